@@ -1,0 +1,238 @@
+// Package soniq holds the database schema that Soniq's packages and Python
+// Soniq share. The job worker is in soniq/engine, the dead-letter queue in
+// soniq/deadletter.
+package soniq
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Version is this release, in the form of semver.org. Workers write it to
+// soniq_workers.version with the prefix of [WorkerVersion].
+const Version = "0.1.0"
+
+// WorkerVersion is what a worker of this release writes to
+// soniq_workers.version. Python Soniq leaves that column NULL: a version that
+// begins with 'go/' is how one language knows its own workers.
+const WorkerVersion = "go/" + Version
+
+// Schema is the whole schema as SQL: idempotent, and run by [Setup].
+//
+//go:embed schema.sql
+var Schema string
+
+// migrationsLock is the session advisory lock that Python Soniq takes for its
+// migrations: blake2b-64 of 'soniq.leadership.v1/soniq.migrations' as a signed
+// big-endian integer.
+const migrationsLock int64 = -3170183739012905038
+
+// minServerVersion is PostgreSQL 14: CREATE OR REPLACE TRIGGER.
+const minServerVersion = 140000
+
+// ErrServerTooOld is returned by [Setup] for a server before PostgreSQL 14.
+var ErrServerTooOld = errors.New("soniq needs PostgreSQL 14 or later")
+
+// migration is a row of soniq_migrations. The first two are Python Soniq's;
+// ours begin at 0150, within the range it leaves to plugins, and never reach
+// 0006 and up, which it will use itself.
+type migration struct{ version, name string }
+
+var migrations = []migration{
+	{"0001", "core"},
+	{"0002", "dead_letter"},
+	{"0150", "soniq_go"},
+}
+
+// SetupResult tells what [Setup] did.
+type SetupResult struct {
+	// Applied lists the migrations that were recorded by this call, such as
+	// '0150_soniq_go'; empty when the schema was already up to date.
+	Applied []string
+}
+
+// The table as Python Soniq makes it; applied_at is without a time zone there.
+const migrationsTableSQL = `
+create table if not exists soniq_migrations (
+  id serial primary key,
+  version varchar(255) not null unique,
+  name text not null,
+  applied_at timestamp default now(),
+  checksum text
+);
+create index if not exists idx_soniq_migrations_version on soniq_migrations (version)`
+
+const migrationsAppliedSQL = `select version from soniq_migrations`
+
+const migrationsRecordSQL = `
+insert into soniq_migrations (version, name, applied_at)
+values ($1, $2, now() at time zone 'utc')
+on conflict (version) do nothing`
+
+// Setup creates or completes the schema: on an empty database, on one that
+// Python Soniq made, and on one that is up to date already, where it changes
+// nothing. It may run in several processes at once: it holds the migration
+// lock, which Python Soniq's setup takes too. The whole of it is one
+// transaction.
+//
+// It waits for the lock as long as ctx allows.
+func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
+	var result SetupResult
+	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			pending, err := pendingMigrations(ctx, tx)
+			if err != nil || len(pending) == 0 {
+				return err
+			}
+			if _, err := tx.Exec(ctx, Schema); err != nil {
+				return fmt.Errorf("apply schema: %w", err)
+			}
+			for _, m := range pending {
+				if _, err := tx.Exec(ctx, migrationsRecordSQL, m.version, m.name); err != nil {
+					return fmt.Errorf("record migration %s: %w", m.version, err)
+				}
+				result.Applied = append(result.Applied, m.version+"_"+m.name)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return SetupResult{}, fmt.Errorf("set up schema: %w", err)
+	}
+	return result, nil
+}
+
+func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {
+	var serverVersion int
+	err := tx.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&serverVersion)
+	if err != nil {
+		return nil, fmt.Errorf("read server version: %w", err)
+	}
+	if serverVersion < minServerVersion {
+		return nil, fmt.Errorf("%w; this server is version %d", ErrServerTooOld, serverVersion/10000)
+	}
+	if _, err := tx.Exec(ctx, migrationsTableSQL); err != nil {
+		return nil, fmt.Errorf("create soniq_migrations: %w", err)
+	}
+	rows, err := tx.Query(ctx, migrationsAppliedSQL)
+	if err != nil {
+		return nil, fmt.Errorf("read soniq_migrations: %w", err)
+	}
+	applied := map[string]bool{}
+	var version string
+	if _, err := pgx.ForEachRow(rows, []any{&version}, func() error {
+		applied[version] = true
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read soniq_migrations: %w", err)
+	}
+	var pending []migration
+	for _, m := range migrations {
+		if !applied[m.version] {
+			pending = append(pending, m)
+		}
+	}
+	return pending, nil
+}
+
+// redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
+// neither program's claim gains from once idx_soniq_jobs_claim exists. The two
+// unique arbiters, worker_id and expires_at are not among them.
+var redundantIndexes = []string{
+	"idx_soniq_jobs_status_priority",
+	"idx_soniq_jobs_queue_status",
+	"idx_soniq_jobs_queue_status_priority",
+	"idx_soniq_jobs_scheduled_at",
+	"idx_soniq_jobs_args_hash",
+}
+
+const indexExistsSQL = `
+select exists (
+  select from pg_index i
+  join pg_class c on c.oid = i.indexrelid
+  where i.indrelid = 'soniq_jobs'::regclass
+    and c.relname = $1
+)`
+
+// Optimize drops, by name, the indexes on soniq_jobs that Python Soniq made
+// and that only slow both programs down: with all nine a claim costs four
+// times as much. It returns the names of those it dropped, none on a database
+// that [Setup] made. Each is dropped CONCURRENTLY, so that workers go on.
+func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
+	var dropped []string
+	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
+		for _, name := range redundantIndexes {
+			var exists bool
+			if err := conn.QueryRow(ctx, indexExistsSQL, name).Scan(&exists); err != nil {
+				return fmt.Errorf("look up index %s: %w", name, err)
+			}
+			if !exists {
+				continue
+			}
+			if _, err := conn.Exec(ctx, "drop index concurrently if exists "+pgx.Identifier{name}.Sanitize()); err != nil {
+				return fmt.Errorf("drop index %s: %w", name, err)
+			}
+			dropped = append(dropped, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return dropped, fmt.Errorf("optimize schema: %w", err)
+	}
+	return dropped, nil
+}
+
+// withMigrationLock runs do on one connection under the migration lock.
+func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Conn) error) error {
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) (err error) {
+		conn := c.Conn()
+		if err := lockMigrations(ctx, conn); err != nil {
+			return fmt.Errorf("take migration lock: %w", err)
+		}
+		defer func() {
+			// ctx may be over; a session that still holds the lock must not
+			// go back to the pool.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			if _, unlockErr := conn.Exec(ctx, `select pg_advisory_unlock($1)`, migrationsLock); unlockErr != nil {
+				err = errors.Join(err, fmt.Errorf("release migration lock: %w", unlockErr), conn.Close(ctx))
+			}
+		}()
+		return do(conn)
+	})
+}
+
+// lockMigrations takes the lock by trying. A wait inside pg_advisory_lock would
+// end by the role's lock_timeout or statement_timeout, which are meant for
+// quick statements, and not by ctx; and it would hold back vacuum meanwhile.
+func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
+	const interval = 20 * time.Millisecond
+	for {
+		var locked bool
+		if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, migrationsLock).Scan(&locked); err != nil {
+			return err
+		}
+		if locked {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(interval):
+		}
+	}
+}
+
+// IsMissing reports whether err says that the schema has not been set up:
+// PostgreSQL's undefined_table or undefined_column.
+func IsMissing(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "42703")
+}

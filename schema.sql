@@ -1,0 +1,386 @@
+-- Soniq's whole schema. Idempotent: it makes an empty database, one that
+-- Python Soniq made, and one that an older Soniq for Go made, the same.
+-- soniq.Setup runs it in one transaction under the migration lock; psql can
+-- run it too. Tables land in the first schema of the search_path.
+--
+-- The first two parts have the names, types and defaults of Python Soniq's
+-- migrations 0001 and 0002: both programs serve one database. What we add
+-- comes after them and is nullable or defaulted, so that Python's INSERTs,
+-- which know nothing of it, go on working.
+
+---------------------------------------------------------------------------
+-- 0001: jobs, workers, task registry (shared with Python Soniq)
+---------------------------------------------------------------------------
+
+create table if not exists soniq_workers (
+  id uuid primary key,
+  hostname text not null,
+  pid integer not null,
+  queues text[] default '{}',
+  concurrency integer not null default 1,
+  status text not null default 'active'
+    check (status in ('active', 'stopping', 'stopped')),
+  last_heartbeat timestamptz not null default now(),
+  started_at timestamptz not null default now(),
+  version text,
+  metadata jsonb default '{}'
+);
+
+create unique index if not exists idx_soniq_workers_host_pid
+  on soniq_workers (hostname, pid);
+
+create table if not exists soniq_jobs (
+  id uuid primary key,
+  job_name text not null,
+  args jsonb not null,
+  args_hash text,
+  status text not null default 'queued'
+    check (status in ('queued', 'processing', 'done', 'cancelled')),
+  attempts integer default 0,
+  max_attempts integer default 3,
+  queue text default 'default',
+  priority integer default 100,
+  unique_job boolean default false,
+  dedup_key text,
+  scheduled_at timestamptz,
+  expires_at timestamptz,
+  last_error text,
+  result jsonb,
+  producer_id text,
+  created_at timestamptz default now(),
+  updated_at timestamptz default now()
+);
+
+-- Python adds this column after the table, so it is last in its databases.
+alter table soniq_jobs add column if not exists worker_id uuid;
+
+do $$
+begin
+  if not exists (
+    select from pg_constraint
+    where conname = 'soniq_jobs_worker_id_fkey'
+      and conrelid = 'soniq_jobs'::regclass
+  ) then
+    alter table soniq_jobs
+      add constraint soniq_jobs_worker_id_fkey
+      foreign key (worker_id) references soniq_workers (id) on delete set null;
+  end if;
+end
+$$;
+
+-- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
+-- it is queued.
+create unique index if not exists idx_soniq_jobs_unique_queued
+  on soniq_jobs (job_name, args_hash)
+  where status = 'queued' and unique_job = true;
+create unique index if not exists idx_soniq_jobs_dedup_key
+  on soniq_jobs (dedup_key)
+  where status = 'queued' and dedup_key is not null;
+
+-- Recovery of a dead worker's jobs, and the foreign key's own look-up.
+create index if not exists idx_soniq_jobs_worker_id
+  on soniq_jobs (worker_id) where worker_id is not null;
+-- Expiry of results.
+create index if not exists idx_soniq_jobs_expires_at
+  on soniq_jobs (expires_at) where expires_at is not null;
+
+-- Python's five other indexes on soniq_jobs are not made here: with all nine
+-- a claim costs four times as much. Where Python made them they stay, until
+-- 'soniq setup --optimize'.
+
+create table if not exists soniq_task_registry (
+  task_name text not null,
+  worker_id text not null,
+  last_seen_at timestamptz not null,
+  args_model_repr text,
+  primary key (task_name, worker_id)
+);
+
+---------------------------------------------------------------------------
+-- 0002: the dead-letter table (shared with Python Soniq)
+---------------------------------------------------------------------------
+
+create table if not exists soniq_dead_letter_jobs (
+  id uuid primary key,
+  job_name text not null,
+  args jsonb not null,
+  queue text not null,
+  priority integer not null,
+  max_attempts integer not null,
+  attempts integer not null,
+  last_error text,
+  dead_letter_reason text not null,
+  original_created_at timestamptz not null,
+  moved_to_dead_letter_at timestamptz not null,
+  resurrection_count integer default 0,
+  last_resurrection_at timestamptz,
+  tags jsonb,
+  created_at timestamptz default now()
+);
+
+create index if not exists idx_soniq_dead_letter_jobs_job_name
+  on soniq_dead_letter_jobs (job_name);
+create index if not exists idx_soniq_dead_letter_jobs_queue
+  on soniq_dead_letter_jobs (queue);
+create index if not exists idx_soniq_dead_letter_jobs_reason
+  on soniq_dead_letter_jobs (dead_letter_reason);
+create index if not exists idx_soniq_dead_letter_jobs_moved_at
+  on soniq_dead_letter_jobs (moved_to_dead_letter_at);
+
+---------------------------------------------------------------------------
+-- 0150: what Soniq for Go adds
+---------------------------------------------------------------------------
+
+-- claim_token: fresh for each claim; every outcome is written under it.
+-- replay_of: the dead letter that this job replays.
+alter table soniq_jobs
+  add column if not exists claim_token bigint,
+  add column if not exists replay_of uuid;
+
+-- The claim's order: queue, priority, due time. NULLs, which Python's schema
+-- allows, are read as the defaults. A row without any time is due at once.
+create index if not exists idx_soniq_jobs_claim
+  on soniq_jobs (
+    coalesce(queue, 'default'),
+    coalesce(priority, 100),
+    coalesce(scheduled_at, created_at, timestamptz '-infinity')
+  )
+  where status = 'queued';
+
+-- state: dead, replaying (replay_job_id is the latest try) or resolved (a
+-- replay succeeded).
+-- moved_xid: the cursor of those who read after a disconnect; see
+-- docs/channel.md.
+-- error_*, decided_by, fingerprint: what happened last, and who called it
+-- final.
+-- The rest is what Python's move loses of the job.
+alter table soniq_dead_letter_jobs
+  add column if not exists state text not null default 'dead'
+    check (state in ('dead', 'replaying', 'resolved')),
+  add column if not exists replay_job_id uuid,
+  add column if not exists replay_of uuid,
+  add column if not exists moved_xid xid8,
+  add column if not exists error_kind text,
+  add column if not exists error_type text,
+  add column if not exists error_code text,
+  add column if not exists decided_by text,
+  add column if not exists fingerprint text,
+  add column if not exists args_hash text,
+  add column if not exists unique_job boolean,
+  add column if not exists dedup_key text,
+  add column if not exists producer_id text,
+  add column if not exists worker_id uuid,
+  add column if not exists scheduled_at timestamptz;
+
+-- Set apart from the column: a volatile default in ADD COLUMN would rewrite
+-- the table.
+alter table soniq_dead_letter_jobs
+  alter column moved_xid set default pg_current_xact_id();
+
+create index if not exists idx_soniq_dead_letter_jobs_cursor
+  on soniq_dead_letter_jobs (moved_xid, id);
+
+-- Trigger functions never hurt the application. They run as their owner (a
+-- role with rights on soniq_jobs alone can enqueue), under a search_path of
+-- their own (set below), and they are total: nothing that a row can hold
+-- makes them fail. 'set local soniq.notify = off' silences them, for
+-- two-phase commit, which refuses NOTIFY.
+
+-- A payload is under 8,000 bytes; a queue with a longer name sends the empty
+-- one, which means 'all'.
+create or replace function soniq_notify_queue(queue text) returns void
+language plpgsql volatile as $$
+begin
+  perform pg_notify('soniq_new_job', case when octet_length(queue) < 8000 then queue else '' end);
+end
+$$;
+
+-- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
+-- a job that is due later wakes nobody now.
+create or replace function soniq_jobs_inserted() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform soniq_notify_queue(q.queue)
+    from (
+      select distinct coalesce(n.queue, 'default') as queue
+      from soniq_new_rows n
+      where n.status = 'queued'
+        and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+    ) q;
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_jobs_inserted
+  after insert on soniq_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_jobs_inserted();
+
+-- Rows that become runnable without an INSERT: a retry, a snooze, Python's
+-- sweep, an UPDATE in psql. For each row, under a WHEN: a statement trigger
+-- would copy every claimed and finished row into its transition tables. The
+-- server merges equal payloads of one transaction.
+create or replace function soniq_jobs_requeued() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform soniq_notify_queue(coalesce(new.queue, 'default'));
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_jobs_requeued
+  after update on soniq_jobs
+  for each row
+  when (
+    new.status = 'queued'
+    and (
+      old.status is distinct from new.status
+      or old.scheduled_at is distinct from new.scheduled_at
+      or old.queue is distinct from new.queue
+      or old.job_name is distinct from new.job_name
+    )
+    and (new.scheduled_at is null or new.scheduled_at <= now() + interval '10 minutes')
+  )
+  execute function soniq_jobs_requeued();
+
+-- The public notification; its fields are documented in docs/channel.md.
+-- Under 1,000 bytes whatever the row holds: a character is at most six bytes
+-- in JSON, so 24 of each of the five texts always fit.
+create or replace function soniq_dead_letter_payload(d soniq_dead_letter_jobs) returns text
+language plpgsql volatile as $$
+declare
+  room integer;
+  payload text;
+begin
+  foreach room in array array[120, 24] loop
+    payload := jsonb_strip_nulls(jsonb_build_object(
+      'v', 1,
+      'id', d.id,
+      'job_name', left(d.job_name, room),
+      'queue', left(d.queue, room),
+      'reason', left(d.dead_letter_reason, room),
+      'kind', left(d.error_kind, room),
+      'fingerprint', left(d.fingerprint, room),
+      'attempts', d.attempts,
+      'moved_at', to_char(d.moved_to_dead_letter_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'replay_of', d.replay_of,
+      'truncated', case when greatest(
+        length(d.job_name), length(d.queue), length(d.dead_letter_reason),
+        length(d.error_kind), length(d.fingerprint)) > room then true end
+    ))::text;
+    exit when octet_length(payload) < 1000;
+  end loop;
+  return payload;
+end
+$$;
+
+create or replace function soniq_dead_letters_inserted() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(n))
+    from soniq_new_rows n;
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_dead_letters_inserted
+  after insert on soniq_dead_letter_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_dead_letters_inserted();
+
+-- An id that dies again keeps its row, and is announced again.
+create or replace function soniq_dead_letter_died_again() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(new));
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_dead_letter_died_again
+  after update on soniq_dead_letter_jobs
+  for each row
+  when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
+  execute function soniq_dead_letter_died_again();
+
+-- What became of a replay, whoever ran or removed it. Success resolves the
+-- dead letter and those that it replays in turn; anything else makes it dead
+-- again, unless a later replay is under way.
+create or replace function soniq_replay_ended() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if tg_op = 'UPDATE' and new.status = 'done' then
+    with recursive chain (id, parent) as (
+      select d.id, d.replay_of
+      from soniq_dead_letter_jobs d
+      where d.id = old.replay_of
+      union
+      select d.id, d.replay_of
+      from soniq_dead_letter_jobs d
+      join chain c on d.id = c.parent
+    )
+    update soniq_dead_letter_jobs d
+    set state = 'resolved'
+    from chain
+    where d.id = chain.id;
+  else
+    update soniq_dead_letter_jobs d
+    set state = 'dead'
+    where d.id = old.replay_of
+      and d.state = 'replaying'
+      and d.replay_job_id = old.id;
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_replay_ended
+  after update on soniq_jobs
+  for each row
+  when (
+    old.replay_of is not null
+    and old.status is distinct from new.status
+    and new.status in ('done', 'cancelled')
+  )
+  execute function soniq_replay_ended();
+
+create or replace trigger soniq_replay_deleted
+  after delete on soniq_jobs
+  for each row
+  when (old.replay_of is not null and old.status in ('queued', 'processing'))
+  execute function soniq_replay_ended();
+
+-- The functions resolve names in the tables' own schema, whatever the
+-- caller's search_path.
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure
+    from pg_proc p
+    where p.pronamespace = (
+        select c.relnamespace from pg_class c where c.oid = 'soniq_jobs'::regclass
+      )
+      and p.proname in (
+        'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
+        'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
+        'soniq_dead_letter_died_again', 'soniq_replay_ended'
+      )
+  loop
+    execute format(
+      'alter function %s set search_path = pg_catalog, %I, pg_temp',
+      f, (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.oid = 'soniq_jobs'::regclass)
+    );
+  end loop;
+end
+$$;
