@@ -1,0 +1,194 @@
+package notify_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/notify"
+)
+
+// patience bounds every wait of these tests. Nothing takes that long; it is
+// what a busy machine may need.
+const patience = 20 * time.Second
+
+// connected is what a recorder records for Connected.
+const connected = "<connected>"
+
+// recorder is a Handler that keeps all that it is told, in order.
+type recorder chan string
+
+func newRecorder() recorder { return make(recorder, 20_000) }
+
+func (r recorder) Connected(context.Context)          { r <- connected }
+func (r recorder) Notify(_ context.Context, p string) { r <- p }
+
+// next is what the handler is told next.
+func (r recorder) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case e := <-r:
+		return e
+	case <-time.After(patience):
+		t.Fatalf("the handler was told nothing for %s", patience)
+		return ""
+	}
+}
+
+// expect fails unless the handler is told exactly these, in this order.
+func (r recorder) expect(t *testing.T, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if got := r.next(t); got != w {
+			t.Fatalf("the handler was told %q, want %q", got, w)
+		}
+	}
+}
+
+// funcs is a Handler made of two functions.
+type funcs struct {
+	connected func(context.Context)
+	notify    func(context.Context, string)
+}
+
+func (f funcs) Connected(ctx context.Context)        { f.connected(ctx) }
+func (f funcs) Notify(ctx context.Context, p string) { f.notify(ctx, p) }
+
+// listen runs a listener for the rest of the test, or until stop is called.
+// Both see to it that Run returned nil.
+func listen(t *testing.T, cfg notify.Config, handlers map[string]notify.Handler) (l *notify.Listener, stop func()) {
+	t.Helper()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	l, err := notify.NewListener(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for channel, h := range handlers {
+		l.Handle(channel, h)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() { result <- l.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		t.Helper()
+		cancel()
+		select {
+		case err := <-result:
+			if err != nil {
+				t.Errorf("Run = %v, want nil", err)
+			}
+		case <-time.After(patience):
+			t.Errorf("Run did not return within %s of the end of its context", patience)
+		}
+	})
+	t.Cleanup(stop)
+	return l, stop
+}
+
+// config leads to the database of pool.
+func config(pool *pgxpool.Pool) notify.Config {
+	return notify.Config{ConnConfig: pool.Config().ConnConfig}
+}
+
+// elsewhere leads to an address of the test's choice.
+func elsewhere(t *testing.T, url string) notify.Config {
+	t.Helper()
+	c, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return notify.Config{ConnConfig: c}
+}
+
+func exec(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := pool.Exec(ctx, sql, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits until ok, which is asked every few milliseconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
+
+const (
+	countListeners = `
+select count(*)
+from pg_stat_activity
+where datname = current_database()
+  and application_name = 'soniq-listener'`
+
+	killListeners = `
+select pg_terminate_backend(pid)
+from pg_stat_activity
+where datname = current_database()
+  and application_name = 'soniq-listener'`
+)
+
+func listeners(t *testing.T, pool *pgxpool.Pool) int {
+	t.Helper()
+	var n int
+	if err := pool.QueryRow(t.Context(), countListeners).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// journal is a log that tests read.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.String()
+}
+
+// lines returns those lines that contain all the words.
+func (j *journal) lines(words ...string) []string {
+	var found []string
+lines:
+	for _, line := range strings.Split(j.String(), "\n") {
+		for _, w := range words {
+			if !strings.Contains(line, w) {
+				continue lines
+			}
+		}
+		found = append(found, line)
+	}
+	return found
+}

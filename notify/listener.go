@@ -1,0 +1,113 @@
+package notify
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// maxChannelBytes is the longest name that LISTEN takes whole. The server cuts
+// a longer one with no more than a notice, and its notifications would come
+// under a name that nobody handles.
+const maxChannelBytes = 63
+
+// Config says where and how to listen.
+type Config struct {
+	// ConnConfig is the server, as made by pgx.ParseConfig. It must lead to a
+	// session of its own: a pooler in transaction mode accepts LISTEN and never
+	// delivers. It is copied. In the copy, ConnectTimeout, which bounds the
+	// LISTENs too, is 10 s where it was 0; ValidateConnect asks for a primary
+	// where it was nil (a standby can't LISTEN); application_name is
+	// "soniq-listener" where it was empty; and DialFunc is wrapped to notice a
+	// dead peer within 25 s. Required.
+	ConnConfig *pgx.ConnConfig
+	// Logger is told once when the connection is lost and once when it is
+	// back; each attempt between is a debug record. Default slog.Default().
+	Logger *slog.Logger
+	// MinBackoff is the longest wait before the first attempt after a loss; it
+	// doubles with each failure up to MaxBackoff, and the wait is a random part
+	// of it. Default 100 ms.
+	MinBackoff time.Duration
+	// MaxBackoff is the longest wait between two attempts. Default 30 s.
+	MaxBackoff time.Duration
+}
+
+// Listener keeps one connection that listens, and reconnects it for ever.
+type Listener struct {
+	cfg       Config
+	connected atomic.Bool
+	running   atomic.Bool
+
+	mu       sync.Mutex
+	handlers map[string]Handler
+}
+
+// NewListener returns a listener for Run. The error names the field of cfg
+// that is wrong. It does not connect.
+func NewListener(cfg Config) (*Listener, error) {
+	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, 100*time.Millisecond)
+	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 30*time.Second)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	switch {
+	case cfg.ConnConfig == nil:
+		return nil, errors.New("new listener: ConnConfig is required")
+	case cfg.ConnConfig.DialFunc == nil || cfg.ConnConfig.BuildFrontend == nil:
+		// pgx panics on these.
+		return nil, errors.New("new listener: ConnConfig must be made by pgx.ParseConfig")
+	case cfg.MinBackoff < 0:
+		return nil, fmt.Errorf("new listener: MinBackoff is negative: %s", cfg.MinBackoff)
+	case cfg.MaxBackoff < cfg.MinBackoff:
+		return nil, fmt.Errorf("new listener: MaxBackoff %s is below MinBackoff %s", cfg.MaxBackoff, cfg.MinBackoff)
+	}
+	cfg.ConnConfig = cfg.ConnConfig.Copy()
+	return &Listener{cfg: cfg, handlers: make(map[string]Handler)}, nil
+}
+
+// Handle sets the handler of a channel, in place of one set before. Call it
+// before Run, which takes the handlers as they are when it starts and refuses
+// a nil handler and a name that LISTEN can't take.
+func (l *Listener) Handle(channel string, h Handler) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.handlers[channel] = h
+}
+
+// Connected reports whether every channel is being listened to, as far as
+// this end of the connection knows.
+func (l *Listener) Connected() bool { return l.connected.Load() }
+
+// Run listens until ctx ends and then returns nil, with the connection closed
+// and no goroutine left. An unreachable server is never an error: it is tried
+// again. Errors are those of the set-up: no handler, a handler that is nil, an
+// impossible channel name, a second Run beside the first.
+func (l *Listener) Run(ctx context.Context) error {
+	if !l.running.CompareAndSwap(false, true) {
+		return errors.New("run listener: it is running already")
+	}
+	defer l.running.Store(false)
+
+	l.mu.Lock()
+	handlers := maps.Clone(l.handlers)
+	l.mu.Unlock()
+	if len(handlers) == 0 {
+		return errors.New("run listener: no channel has a handler")
+	}
+	for channel, h := range handlers {
+		switch {
+		case h == nil:
+			return fmt.Errorf("run listener: the handler of channel %q is nil", channel)
+		case channel == "" || len(channel) > maxChannelBytes:
+			return fmt.Errorf("run listener: channel name %q: must have 1 to %d bytes", channel, maxChannelBytes)
+		}
+	}
+	defer l.connected.Store(false)
+	return newSession(l, handlers).run(ctx)
+}

@@ -1,0 +1,180 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgxlisten"
+)
+
+// setupTimeout bounds two steps where ConnConfig doesn't: connecting, and all
+// the LISTENs. pgx has no bound of its own: a server that accepts and never
+// answers would hold us for ever.
+const setupTimeout = 10 * time.Second
+
+// session is one Run of a listener. All of it belongs to that one goroutine;
+// what others may see is in the Listener.
+type session struct {
+	log       *slog.Logger
+	connected *atomic.Bool // the Listener's
+	handlers  map[string]Handler
+	conf      *pgx.ConnConfig
+	line      *line
+	backoff   backoff
+
+	attempts int       // since the connection was last up
+	toListen int       // channels that the current connection doesn't listen to yet
+	upSince  time.Time // zero: not up
+	wasUp    bool      // ever
+	lostAt   time.Time // zero: nothing is lost
+	lastErr  error     // why the last attempt ended
+}
+
+func newSession(l *Listener, handlers map[string]Handler) *session {
+	s := &session{
+		log:       l.cfg.Logger,
+		connected: &l.connected,
+		handlers:  handlers,
+		conf:      l.cfg.ConnConfig.Copy(),
+		line:      newLine(l.cfg.ConnConfig.DialFunc),
+		backoff:   backoff{min: l.cfg.MinBackoff, max: l.cfg.MaxBackoff},
+	}
+	s.conf.DialFunc = s.line.Dial
+	s.conf.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler { return goodbye{c.Conn()} }
+	s.conf.OnNotification = nil // pgx then keeps notifications for us to wait for
+	if s.conf.ConnectTimeout == 0 {
+		s.conf.ConnectTimeout = setupTimeout
+	}
+	if s.conf.ValidateConnect == nil {
+		s.conf.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
+	if s.conf.RuntimeParams["application_name"] == "" {
+		s.conf.RuntimeParams["application_name"] = "soniq-listener"
+	}
+	return s
+}
+
+func (s *session) run(ctx context.Context) error {
+	defer s.line.HangUp()
+	listener := pgxlisten.Listener{
+		Connect:        s.connect,
+		LogError:       func(_ context.Context, err error) { s.lastErr = err },
+		ReconnectDelay: -1, // connect waits; pgxlisten's own delay is fixed
+	}
+	for channel, h := range s.handlers {
+		listener.Handle(channel, adapter{s, h})
+	}
+	if err := listener.Listen(ctx); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("run listener: %w", err)
+	}
+	return nil
+}
+
+// connect dials a new connection. Being asked for one means that there is
+// none: it is the one place where a loss is seen, however it came about.
+func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
+	if s.attempts > 0 || s.wasUp {
+		if err := s.afterLoss(ctx); err != nil {
+			return nil, err
+		}
+	}
+	s.attempts++
+	conn, err := pgx.ConnectConfig(ctx, s.conf)
+	if err != nil {
+		return nil, err
+	}
+	s.toListen = len(s.handlers)
+	if err := conn.PgConn().Conn().SetDeadline(time.Now().Add(s.conf.ConnectTimeout)); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
+	}
+	return conn, nil
+}
+
+// afterLoss tells of the loss, once, and waits until the next attempt.
+func (s *session) afterLoss(ctx context.Context) error {
+	s.connected.Store(false)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var lived time.Duration
+	if !s.upSince.IsZero() {
+		lived = time.Since(s.upSince)
+		s.upSince = time.Time{}
+	}
+	wait := s.backoff.next(lived)
+	switch {
+	case !s.lostAt.IsZero():
+		s.log.DebugContext(ctx, "listener still has no connection", "error", s.lastErr, "attempt", s.attempts, "retry_in", wait)
+	case s.wasUp:
+		s.lostAt = time.Now()
+		s.log.WarnContext(ctx, "listener lost its connection, reconnecting", "error", s.lastErr, "retry_in", wait)
+	default:
+		s.lostAt = time.Now()
+		s.log.WarnContext(ctx, "listener can't connect, retrying until it can", "error", s.lastErr, "retry_in", wait)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// listening notes that one more channel is listened to on conn.
+func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
+	s.toListen--
+	if s.toListen > 0 {
+		return nil
+	}
+	// From here on silence is no fault.
+	if err := conn.PgConn().Conn().SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if s.lostAt.IsZero() {
+		s.log.DebugContext(ctx, "listener is connected")
+	} else {
+		s.log.InfoContext(ctx, "listener is connected again", "away", time.Since(s.lostAt), "attempts", s.attempts)
+	}
+	s.upSince, s.lostAt = time.Now(), time.Time{}
+	s.wasUp, s.attempts = true, 0
+	s.connected.Store(true)
+	return nil
+}
+
+// guarded calls a handler. One that panics has missed what it was told; the
+// others, and its own next call, go on.
+func (s *session) guarded(ctx context.Context, channel string, call func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.ErrorContext(ctx, "a notification handler panicked", "channel", channel, "panic", r, "stack", string(debug.Stack()))
+		}
+	}()
+	call()
+}
+
+// adapter is a Handler as pgxlisten knows it.
+type adapter struct {
+	s *session
+	h Handler
+}
+
+func (a adapter) HandleBacklog(ctx context.Context, channel string, conn *pgx.Conn) error {
+	err := a.s.listening(ctx, conn)
+	a.s.guarded(ctx, channel, func() { a.h.Connected(ctx) })
+	return err
+}
+
+func (a adapter) HandleNotification(ctx context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	a.s.guarded(ctx, n.Channel, func() { a.h.Notify(ctx, n.Payload) })
+	return nil
+}
