@@ -1,0 +1,170 @@
+package engine
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// encodeArgs turns args into the JSON object that is stored. Nothing that
+// PostgreSQL's jsonb refuses gets through, so that the mistake is named here.
+func encodeArgs(args any, limit int) (json.RawMessage, error) {
+	raw, err := marshal(args)
+	if err != nil {
+		return nil, &ArgumentError{"args", "can't be JSON: " + err.Error()}
+	}
+	if len(raw) > limit {
+		return nil, &ArgumentError{"args", fmt.Sprintf(
+			"are %d bytes, over the limit of %d; store large data elsewhere and enqueue a reference to it", len(raw), limit)}
+	}
+	if err := checkJSON(raw); err != nil {
+		return nil, &ArgumentError{"args", err.Error()}
+	}
+	if trimmed := bytes.TrimLeft(raw, " \t\r\n"); trimmed[0] != '{' {
+		return nil, &ArgumentError{"args", `must be a JSON object, such as {"user_id": 42}, not ` + jsonKind(trimmed[0])}
+	}
+	return raw, nil
+}
+
+// marshal is [json.Marshal] that leaves <, > and & as they are. Raw JSON goes
+// through untouched.
+func marshal(v any) (json.RawMessage, error) {
+	switch v := v.(type) {
+	case nil:
+		return json.RawMessage("{}"), nil
+	case json.RawMessage:
+		return v, nil
+	case []byte:
+		return v, nil
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+func jsonKind(first byte) string {
+	switch first {
+	case '[':
+		return "an array"
+	case '"':
+		return "a string"
+	case 't', 'f':
+		return "a boolean"
+	case 'n':
+		return "null"
+	default:
+		return "a number"
+	}
+}
+
+// checkJSON reports what keeps raw from being stored as jsonb: a syntax
+// error, invalid UTF-8, or an escape of U+0000 or of half a surrogate pair.
+// encoding/json lets the last three pass and replaces them in silence.
+func checkJSON(raw []byte) error {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return errors.New("are empty; write {} for none")
+	}
+	if !utf8.Valid(raw) {
+		return errors.New("are not valid UTF-8")
+	}
+	if !json.Valid(raw) {
+		return errors.New("are not valid JSON: " + syntaxError(raw))
+	}
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '\\' {
+			continue
+		}
+		i++
+		if raw[i] != 'u' {
+			continue
+		}
+		switch unit := hex4(raw[i+1:]); {
+		case unit == 0:
+			return errors.New(`contain \u0000, which PostgreSQL can't store`)
+		case unit >= 0xdc00 && unit <= 0xdfff:
+			return errors.New("contain half of a surrogate pair, which PostgreSQL can't store")
+		case unit >= 0xd800 && unit <= 0xdbff:
+			rest := raw[i+5:]
+			if len(rest) < 6 || rest[0] != '\\' || rest[1] != 'u' || hex4(rest[2:])&0xfc00 != 0xdc00 {
+				return errors.New("contain half of a surrogate pair, which PostgreSQL can't store")
+			}
+			i += 6
+		}
+		i += 4
+	}
+	return nil
+}
+
+func syntaxError(raw []byte) string {
+	var v any
+	err := json.Unmarshal(raw, &v)
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return fmt.Sprintf("%s (at byte %d)", strings.TrimPrefix(syntax.Error(), "json: "), syntax.Offset)
+	}
+	return "unknown error"
+}
+
+// hex4 reads the four hex digits that json.Valid has vouched for.
+func hex4(b []byte) uint64 {
+	n, _ := strconv.ParseUint(string(b[:4]), 16, 32)
+	return n
+}
+
+// decodeArgs fills args from raw, strictly, and names the field that is
+// wrong. Numbers in untyped places keep all their digits.
+func decodeArgs(raw json.RawMessage, args any) error {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	dec.UseNumber()
+	if err := dec.Decode(args); err != nil {
+		return describeDecodeError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("arguments: more than one JSON value")
+	}
+	if v, ok := args.(Validator); ok {
+		if err := v.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func describeDecodeError(err error) error {
+	var mismatch *json.UnmarshalTypeError
+	if errors.As(err, &mismatch) {
+		field := mismatch.Field
+		if field == "" {
+			return fmt.Errorf("arguments: want %s, got a JSON %s", mismatch.Type, mismatch.Value)
+		}
+		return fmt.Errorf("field %q: want %s, got a JSON %s", field, mismatch.Type, mismatch.Value)
+	}
+	// The decoder's error for an unknown field has no type of its own.
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("field %s: not known to this job", name)
+	}
+	return fmt.Errorf("arguments: %w", err)
+}
+
+// checkText reports why s can't be a name in the database.
+func checkText(field, s string) error {
+	switch {
+	case s == "":
+		return &ArgumentError{field, "must not be empty"}
+	case !utf8.ValidString(s):
+		return &ArgumentError{field, "must be valid UTF-8"}
+	case strings.ContainsRune(s, 0):
+		return &ArgumentError{field, "must not contain a NUL byte"}
+	}
+	return nil
+}

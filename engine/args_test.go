@@ -1,0 +1,194 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+)
+
+// The vectors were computed by Python's json.dumps and hashlib.
+func TestArgsHash_equalsPythons(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		`{}`:                        "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+		`{"b": 2, "a": 1}`:          "43258cff783fe7036d8a43033f830adfc60ec037382473548ac742b888292777",
+		`{"n":1.0}`:                 "3b6b06ecd1c968c8e738e0f11c4bb361fca80a9a694de22fe66a05286afbd081",
+		`{"n":10000000000000000.0}`: "3b2cb112e050812d03ee42b0c83897293d662709d335a4f1ce7e59d29de23ac1",
+		`{"n":0.00001}`:             "a4aaff4cb2776bd827d3e6a14a54ccc534ca6b62e36579fc1c53b537c89752a4",
+		`{"n":-0.0}`:                "a8a313cade05001e69f7ddb5db01e1e2d06fb8f6913ab492cc4506d4e65d465a",
+		`{"u":{"z":1,"a":[1,2,{"y":null,"x":true}]}}`:             "dd1eb51ee499cd29969d4d4e079e734c87c68a1b18ae49363da870aa2ac24d93",
+		"{\"\U0001F600\":4,\"a\":2,\"Z\":1,\"\uffff\":5,\"é\":3}": "5a76bec5e9b6b8ae197f10d5cd03136f589ba5e355fb43f4f80a3fb74bce5a67",
+		`{"s":"é\u2028😀\u007f<>&\"\\/\b\f\n\r\t\u0001"}`:          "b19b12eda7e65c37be69ac7f8e649766b0f032e25760d55d2ededa1e70dad01d",
+	} {
+		got, err := argsHash(json.RawMessage(raw))
+		if err != nil || got != want {
+			t.Errorf("argsHash(%s) = %s, %v; want %s", raw, got, err, want)
+		}
+	}
+}
+
+func TestPythonFloat_isRepr(t *testing.T) {
+	t.Parallel()
+	for f, want := range map[float64]string{
+		1:                      "1.0",
+		0.1:                    "0.1",
+		1e15:                   "1000000000000000.0",
+		1e16:                   "1e+16",
+		1.5e300:                "1.5e+300",
+		0.0001:                 "0.0001",
+		0.00001:                "1e-05",
+		123456789.125:          "123456789.125",
+		math.Inf(1):            "Infinity",
+		math.Inf(-1):           "-Infinity",
+		math.Copysign(0, -1):   "-0.0",
+		5e-324:                 "5e-324",
+		9007199254740993:       "9007199254740992.0",
+		1.7976931348623157e308: "1.7976931348623157e+308",
+	} {
+		if got := pythonFloat(f); got != want {
+			t.Errorf("pythonFloat(%g) = %s, want %s", f, got, want)
+		}
+	}
+}
+
+func TestArgsHash_bigIntegersKeepTheirDigits(t *testing.T) {
+	t.Parallel()
+	a, _ := argsHash(json.RawMessage(`{"n":12345678901234567890123}`))
+	b, _ := argsHash(json.RawMessage(`{"n":12345678901234567890124}`))
+	if a == b {
+		t.Error("two big integers hash alike")
+	}
+}
+
+func TestEncodeArgs_badInputIsNamed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		args any
+		want string
+	}{
+		"array":         {json.RawMessage(`[1]`), "must be a JSON object"},
+		"string":        {"x", "not a string"},
+		"number":        {json.RawMessage(` 4`), "not a number"},
+		"null":          {json.RawMessage(`null`), "not null"},
+		"empty":         {json.RawMessage(``), "are empty"},
+		"syntax":        {json.RawMessage(`{"a":}`), "at byte 6"},
+		"two values":    {json.RawMessage(`{} {}`), "not valid JSON"},
+		"NUL":           {json.RawMessage(`{"a":"x\u0000"}`), `contain \u0000`},
+		"NUL in struct": {struct{ A string }{"\x00"}, `contain \u0000`},
+		"bad UTF-8":     {json.RawMessage("{\"a\":\"\xff\"}"), "not valid UTF-8"},
+		"half high":     {json.RawMessage(`{"a":"\ud800x"}`), "half of a surrogate pair"},
+		"half high end": {json.RawMessage(`{"a":"\ud800"}`), "half of a surrogate pair"},
+		"half low":      {json.RawMessage(`{"a":"\udc00"}`), "half of a surrogate pair"},
+		"two highs":     {json.RawMessage(`{"a":"\ud800\ud800"}`), "half of a surrogate pair"},
+		"NaN":           {map[string]any{"a": math.NaN()}, "can't be JSON"},
+		"channel":       {make(chan int), "can't be JSON"},
+		"too big":       {map[string]string{"a": strings.Repeat("x", 200)}, "over the limit of 100"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := encodeArgs(c.args, 100)
+			var argErr *ArgumentError
+			if !errors.As(err, &argErr) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an ArgumentError with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestEncodeArgs_goodInputIsUntouched(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args any
+		want string
+	}{
+		{nil, `{}`},
+		{json.RawMessage(`{"a":"\\u0000 \ud83d\ude00"}`), `{"a":"\\u0000 \ud83d\ude00"}`},
+		{map[string]string{"html": "<&>"}, `{"html":"<&>"}`},
+		{struct {
+			N int `json:"n"`
+		}{3}, `{"n":3}`},
+	} {
+		got, err := encodeArgs(c.args, 1000)
+		if err != nil || string(got) != c.want {
+			t.Errorf("encodeArgs(%v) = %s, %v; want %s", c.args, got, err, c.want)
+		}
+	}
+}
+
+type welcome struct {
+	UserID int    `json:"user_id"`
+	Email  string `json:"email"`
+}
+
+func (w *welcome) Validate() error {
+	if !strings.Contains(w.Email, "@") {
+		return errors.New(`field "email": no @ in it`)
+	}
+	return nil
+}
+
+func TestDecodeArgs_namesTheField(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		`{"user_id":"x","email":"a@b"}`:         `field "user_id": want int, got a JSON string`,
+		`{"user_id":1,"email":"a@b","color":1}`: `field "color": not known to this job`,
+		`{"user_id":1,"email":"nobody"}`:        `field "email": no @ in it`,
+		`{"user_id":1.5,"email":"a@b"}`:         `field "user_id": want int, got a JSON number 1.5`,
+		`[]`:                                    `arguments: want engine.welcome, got a JSON array`,
+	} {
+		var w welcome
+		if err := decodeArgs(json.RawMessage(raw), &w); err == nil || err.Error() != want {
+			t.Errorf("decodeArgs(%s) = %v, want %s", raw, err, want)
+		}
+	}
+	var w welcome
+	if err := decodeArgs(json.RawMessage(`{"user_id":1,"email":"a@b"}`), &w); err != nil || w.UserID != 1 {
+		t.Errorf("good arguments: %v, %v", w, err)
+	}
+	var m map[string]any
+	if err := decodeArgs(json.RawMessage(`{"n":12345678901234567890123}`), &m); err != nil || m["n"] != json.Number("12345678901234567890123") {
+		t.Errorf("big integer: %v, %v", m, err)
+	}
+}
+
+// FuzzEncodeArgs holds encodeArgs to its word: what it lets through is a JSON
+// object without anything that jsonb refuses.
+func FuzzEncodeArgs(f *testing.F) {
+	for _, s := range []string{`{}`, `{"a":"\u0000"}`, `{"a":"\ud83d\ude00"}`, `{"a":"\\\ud800"}`, "{\"\xff\":1}", `[]`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		got, err := encodeArgs(json.RawMessage(raw), 1<<16)
+		if err != nil {
+			return
+		}
+		var v map[string]any
+		if err := json.Unmarshal(got, &v); err != nil {
+			t.Fatalf("%q passed: %v", raw, err)
+		}
+		if hash, err := argsHash(got); err != nil || len(hash) != 64 {
+			t.Fatalf("%q can't be hashed: %v", raw, err)
+		}
+		var walk func(any)
+		walk = func(v any) {
+			switch v := v.(type) {
+			case string:
+				if strings.ContainsRune(v, 0) {
+					t.Fatalf("%q passed with a NUL", raw)
+				}
+			case []any:
+				for _, e := range v {
+					walk(e)
+				}
+			case map[string]any:
+				for k, e := range v {
+					walk(k)
+					walk(e)
+				}
+			}
+		}
+		walk(v)
+	})
+}

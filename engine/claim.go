@@ -1,0 +1,146 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// laneSQL lists the lanes (queue, priority) of the served queues that have a
+// queued job, by a loose scan of idx_soniq_jobs_claim: one index probe a lane,
+// however many jobs wait in it or are scheduled far ahead. due is the due time
+// of each lane's first job. Parameter $1: queues.
+const laneSQL = `
+with recursive lane (queue, priority, due) as (
+  select served.queue, head.priority, head.due
+  from unnest($1::text[]) as served (queue)
+  cross join lateral (
+    select
+      coalesce(j.priority, 100) as priority,
+      coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
+    from soniq_jobs j
+    where j.status = 'queued'
+      and coalesce(j.queue, 'default') = served.queue
+    order by coalesce(j.priority, 100), coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
+    limit 1
+  ) head
+  union all
+  select lane.queue, head.priority, head.due
+  from lane
+  cross join lateral (
+    select
+      coalesce(j.priority, 100) as priority,
+      coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
+    from soniq_jobs j
+    where j.status = 'queued'
+      and coalesce(j.queue, 'default') = lane.queue
+      and coalesce(j.priority, 100) > lane.priority
+    order by coalesce(j.priority, 100), coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
+    limit 1
+  ) head
+)`
+
+// claimSQL takes the due jobs of each lane in order of priority; among lanes
+// of one priority, the one whose first job has waited longest goes first, so
+// that no queue starves another. Parameters: $2 job names, $3 how many,
+// $4 worker, $5 token.
+const claimSQL = laneSQL + `
+, picked as materialized (
+  select head.id
+  from (
+    select queue, priority
+    from lane
+    where due <= now()
+    order by priority, due
+  ) due_lane
+  cross join lateral (
+    select j.id
+    from soniq_jobs j
+    where j.status = 'queued'
+      and coalesce(j.queue, 'default') = due_lane.queue
+      and coalesce(j.priority, 100) = due_lane.priority
+      and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') <= now()
+      and j.job_name = any ($2::text[])
+    order by coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
+    limit $3
+    for update skip locked
+  ) head
+  limit $3
+)
+update soniq_jobs j
+set status = 'processing',
+  attempts = coalesce(j.attempts, 0) + 1,
+  worker_id = $4,
+  claim_token = $5,
+  updated_at = now()
+from picked
+where j.id = picked.id
+returning
+  j.id, j.job_name, j.args, coalesce(j.queue, 'default'), coalesce(j.priority, 100),
+  j.attempts, coalesce(j.max_attempts, 3), j.scheduled_at,
+  coalesce(j.created_at, now()), coalesce(j.last_error, ''),
+  coalesce(j.producer_id, ''), coalesce(j.dedup_key, ''), j.replay_of`
+
+// nextDueSQL tells in how many seconds the next job that this worker could run
+// is due, by the database's clock. It takes no locks: a row that someone else
+// holds counts too, and may show up as overdue. Parameter $2: job names.
+const nextDueSQL = laneSQL + `
+select extract(epoch from min(greatest(head.due, now() - interval '1 day')) - now())::float8
+from lane
+cross join lateral (
+  select coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
+  from soniq_jobs j
+  where j.status = 'queued'
+    and coalesce(j.queue, 'default') = lane.queue
+    and coalesce(j.priority, 100) = lane.priority
+    and j.job_name = any ($2::text[])
+  order by coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
+  limit 1
+) head`
+
+// claims is the claiming side of one worker.
+type claims struct {
+	pool   *pgxpool.Pool
+	worker uuid.UUID
+	queues []string
+	names  []string
+}
+
+// take claims up to n due jobs under a fresh token, the most urgent first.
+func (c *claims) take(ctx context.Context, n int) ([]*Job, error) {
+	token := rand.Int64()
+	rows, _ := c.pool.Query(ctx, claimSQL, c.queues, c.names, n, c.worker, token)
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
+		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
+		err := row.Scan(
+			&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority,
+			&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
+			&j.CreatedAt, &j.LastError,
+			&j.ProducerID, &j.DedupKey, &j.ReplayOf,
+		)
+		return j, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("claim jobs: %w", err)
+	}
+	return jobs, nil
+}
+
+// untilNext returns the time until the next job is due, negative if one is
+// overdue. ok is false if there is none.
+func (c *claims) untilNext(ctx context.Context) (wait time.Duration, ok bool, err error) {
+	var seconds *float64
+	if err := c.pool.QueryRow(ctx, nextDueSQL, c.queues, c.names).Scan(&seconds); err != nil {
+		return 0, false, fmt.Errorf("read next due time: %w", err)
+	}
+	if seconds == nil {
+		return 0, false, nil
+	}
+	// Beyond a day it makes no difference, and a far date would overflow.
+	return time.Duration(min(*seconds, 86400) * float64(time.Second)), true, nil
+}

@@ -1,0 +1,195 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"soniq/deadletter"
+)
+
+// OutcomeKind says what becomes of an attempt.
+type OutcomeKind string
+
+// What can become of an attempt.
+const (
+	// OutcomeDone: the handler succeeded.
+	OutcomeDone OutcomeKind = "done"
+	// OutcomeRetry: it failed and will be tried again after Delay.
+	OutcomeRetry OutcomeKind = "retry"
+	// OutcomeSnooze: it asked to run again after Delay; not charged.
+	OutcomeSnooze OutcomeKind = "snooze"
+	// OutcomeReleased: it was given back at shutdown; not charged.
+	OutcomeReleased OutcomeKind = "released"
+	// OutcomeDeadLetter: it was moved to the dead-letter table.
+	OutcomeDeadLetter OutcomeKind = "dead_letter"
+	// OutcomeLost: its claim had been lost, so nothing was written.
+	OutcomeLost OutcomeKind = "lost"
+)
+
+// Outcome is the end of one attempt.
+type Outcome struct {
+	Job  *Job
+	Kind OutcomeKind
+	// Delay is the time until a retry or a snoozed job is due.
+	Delay time.Duration
+	// Verdict is how a failure was classified; zero for the other kinds.
+	Verdict deadletter.Verdict
+	// Duration is how long the handler ran.
+	Duration time.Duration
+
+	result json.RawMessage
+	// refuse judges the attempt anew when the database refuses its result.
+	refuse func(error) Outcome
+}
+
+// execution is one attempt under way.
+type execution struct {
+	job     *Job
+	handler *handler
+	// timeout bounds the attempt; 0 is none.
+	timeout time.Duration
+}
+
+// run calls the handler and judges what came of it. It returns on a panic and
+// on [runtime.Goexit] too: report is called exactly once, from a deferred
+// function, because after Goexit nothing else runs.
+func (e *execution) run(ctx context.Context, report func(Outcome)) {
+	started := time.Now()
+	finish := func(o Outcome) {
+		o.Job = e.job
+		o.Duration = time.Since(started)
+		report(o)
+	}
+	if e.job.Attempts > e.job.MaxAttempts {
+		// Earlier workers died with the job each time, or gave up on telling.
+		finish(e.fail(deadletter.KindCrash, nil, e.crashMessage(), ""))
+		return
+	}
+	ctx = context.WithValue(ctx, jobKey{}, e.job)
+	if e.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, e.timeout, ErrJobTimeout)
+		defer cancel()
+	}
+	var (
+		result   any
+		err      error
+		returned bool
+	)
+	defer func() {
+		panicked := recover()
+		switch {
+		case returned:
+			finish(e.judge(ctx, result, err))
+		case panicked != nil:
+			cause, _ := panicked.(error)
+			finish(e.fail(deadletter.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack())))
+		default:
+			finish(e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack())))
+		}
+	}()
+	result, err = e.handler.run(ctx, e.job)
+	returned = true
+}
+
+func (e *execution) crashMessage() string {
+	if e.job.LastError != "" {
+		return e.job.LastError
+	}
+	return "the worker died with this job each time, or lost its claim"
+}
+
+// judge turns what the handler returned into an outcome. The context's cause
+// decides what a deadline or a cancellation was, never the error alone: a
+// handler's own HTTP timeout is an error like any other.
+func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
+	if err == nil {
+		return e.succeed(result)
+	}
+	var snooze *snoozeError
+	var invalid *invalidArgumentsError
+	switch {
+	case errors.As(err, &snooze):
+		return Outcome{Kind: OutcomeSnooze, Delay: snooze.delay}
+	case errors.As(err, &invalid):
+		return e.fail(deadletter.KindDecode, err, "", "")
+	case errors.Is(context.Cause(ctx), ErrShutdown):
+		return Outcome{Kind: OutcomeReleased}
+	case errors.Is(context.Cause(ctx), ErrJobTimeout):
+		return e.fail(deadletter.KindTimeout, e.timeoutError(err), "", "")
+	}
+	return e.fail(deadletter.KindError, err, "", "")
+}
+
+// timeoutError keeps what the handler said, unless it only passed on the
+// context's error.
+func (e *execution) timeoutError(err error) error {
+	if err == context.DeadlineExceeded || err == ErrJobTimeout { //nolint:errorlint // a wrapped one says more, and is kept
+		return &timeoutError{e.timeout}
+	}
+	return err
+}
+
+// timeoutError is a job's own timeout.
+type timeoutError struct{ after time.Duration }
+
+func (e *timeoutError) Error() string { return fmt.Sprintf("timed out after %s", e.after) }
+func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
+
+// succeed stores the result as JSON. One that can't be stored is a failed
+// attempt: whoever waits for it would wait in vain.
+func (e *execution) succeed(result any) Outcome {
+	if result == nil {
+		return Outcome{Kind: OutcomeDone}
+	}
+	raw, err := marshal(result)
+	if err != nil {
+		return e.fail(deadletter.KindError, fmt.Errorf("store result: %w", err), "", "")
+	}
+	if err := checkJSON(raw); err != nil {
+		return e.fail(deadletter.KindError, fmt.Errorf("store result: its contents %w", err), "", "")
+	}
+	return Outcome{Kind: OutcomeDone, result: raw, refuse: func(err error) Outcome {
+		o := e.fail(deadletter.KindError, err, "", "")
+		o.Job = e.job
+		return o
+	}}
+}
+
+// fail has the failure classified: another attempt, or a dead letter.
+func (e *execution) fail(kind deadletter.Kind, err error, message, stack string) Outcome {
+	verdict := deadletter.Classify(deadletter.Attempt{
+		JobName:     e.job.Name,
+		Attempt:     e.job.Attempts,
+		MaxAttempts: e.job.MaxAttempts,
+		Kind:        kind,
+		Err:         err,
+		Message:     message,
+		Permanent:   e.handler.permanent,
+		Stack:       stack,
+	})
+	if !verdict.Retry {
+		return Outcome{Kind: OutcomeDeadLetter, Verdict: verdict}
+	}
+	return Outcome{Kind: OutcomeRetry, Verdict: verdict, Delay: e.retryDelay(err)}
+}
+
+// retryDelay asks the error first, then the handler's policy. A policy that
+// panics must not lose the job.
+func (e *execution) retryDelay(err error) (delay time.Duration) {
+	defer func() {
+		if recover() != nil {
+			delay = Exponential{}.Delay(e.job.Attempts, err)
+		}
+		delay = max(delay, 0)
+	}()
+	var wish interface{ RetryAfter() time.Duration }
+	if errors.As(err, &wish) {
+		return wish.RetryAfter()
+	}
+	return e.handler.retry.Delay(e.job.Attempts, err)
+}

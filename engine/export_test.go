@@ -1,0 +1,7 @@
+package engine
+
+// The statements whose plans are tested.
+const (
+	ClaimSQL   = claimSQL
+	NextDueSQL = nextDueSQL
+)

@@ -1,0 +1,69 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// JobStatus is where a job is in its life, as text on the wire.
+type JobStatus string
+
+// The statuses of soniq_jobs, and the one of a job that has left it.
+const (
+	StatusQueued     JobStatus = "queued"
+	StatusProcessing JobStatus = "processing"
+	StatusDone       JobStatus = "done"
+	StatusCancelled  JobStatus = "cancelled"
+	// StatusDeadLetter is never in soniq_jobs: the row is in
+	// soniq_dead_letter_jobs.
+	StatusDeadLetter JobStatus = "dead_letter"
+)
+
+// Job is one row of soniq_jobs, or what is left of it in
+// soniq_dead_letter_jobs. Times are UTC.
+type Job struct {
+	ID   uuid.UUID `json:"id"`
+	Name string    `json:"job_name"`
+	// Args is a JSON object.
+	Args     json.RawMessage `json:"args"`
+	Queue    string          `json:"queue"`
+	Priority int             `json:"priority"`
+	Status   JobStatus       `json:"status"`
+	// Attempts counts the claims so far: in a handler it is the number of
+	// this attempt, and 1 is the first.
+	Attempts    int `json:"attempts"`
+	MaxAttempts int `json:"max_attempts"`
+	// ScheduledAt is when the job is, or was, due; nil is at once.
+	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
+	CreatedAt   time.Time  `json:"created_at"`
+	UpdatedAt   time.Time  `json:"updated_at"`
+	// LastError is the error of the latest failed attempt; empty if none
+	// failed.
+	LastError string `json:"last_error,omitempty"`
+	// Result is what the handler returned, as JSON; nil if nothing.
+	Result json.RawMessage `json:"result,omitempty"`
+	// ExpiresAt is when a done job's row is deleted.
+	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
+	ProducerID string     `json:"producer_id,omitempty"`
+	DedupKey   string     `json:"dedup_key,omitempty"`
+	// WorkerID is the worker that runs the job, or ran it last.
+	WorkerID *uuid.UUID `json:"worker_id,omitempty"`
+	// ReplayOf is the dead letter that this job replays.
+	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
+	// DeadLetterReason is set where Status is StatusDeadLetter.
+	DeadLetterReason string `json:"dead_letter_reason,omitempty"`
+
+	token int64
+}
+
+type jobKey struct{}
+
+// JobFromContext returns the job that a handler's context belongs to, or nil
+// outside a handler.
+func JobFromContext(ctx context.Context) *Job {
+	job, _ := ctx.Value(jobKey{}).(*Job)
+	return job
+}

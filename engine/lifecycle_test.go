@@ -1,0 +1,307 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+// slowJob registers a job that tells when it starts and runs until it is
+// released or its context ends.
+func slowJob(reg *engine.Registry, name string) (started chan *engine.Job, release chan struct{}) {
+	started, release = make(chan *engine.Job, 100), make(chan struct{})
+	engine.HandleRaw(reg, name, func(ctx context.Context, job *engine.Job) (any, error) {
+		started <- job
+		select {
+		case <-release:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}, soon)
+	return started, release
+}
+
+func TestWorker_shutdown_letsRunningJobsFinish(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
+	client := newClient(t, pool)
+	id, waiting := enqueue(t, client, "slow", nil), enqueue(t, client, "slow", nil)
+	receive(t, "start", started)
+	stopped := make(chan error)
+	go func() { stopped <- w.stop() }()
+	close(release)
+	if err := receive(t, "stop", stopped); err != nil {
+		t.Error(err)
+	}
+	if job := getJob(t, client, id); job.Status != engine.StatusDone {
+		t.Errorf("the running job is %s", job.Status)
+	}
+	if job := getJob(t, client, waiting); job.Status != engine.StatusQueued || job.Attempts != 0 {
+		t.Errorf("the waiting job is %s after %d attempts", job.Status, job.Attempts)
+	}
+	if s := queryValue[string](t, pool, `select status from soniq_workers where id = $1`, w.ID()); s != "stopped" {
+		t.Errorf("the worker's row is %s", s)
+	}
+}
+
+func TestWorker_shutdownTimeout_givesJobsBackUncharged(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	started, _ := slowJob(reg, "slow")
+	stubborn := make(chan struct{})
+	ended := make(chan struct{})
+	engine.HandleRaw(reg, "stubborn", func(context.Context, *engine.Job) (any, error) {
+		defer close(ended)
+		<-stubborn
+		return nil, errors.New("too late")
+	})
+	w := start(t, pool, reg, engine.WorkerConfig{ShutdownTimeout: 10 * time.Millisecond, CancelGrace: 10 * time.Millisecond})
+	client := newClient(t, pool)
+	slow, stubbornID := enqueue(t, client, "slow", nil), enqueue(t, client, "stubborn", nil)
+	receive(t, "start", started)
+	processing := func() bool {
+		return queryValue[int](t, pool, `select count(*) from soniq_jobs where status = 'processing'`) == 2
+	}
+	for deadline := time.Now().Add(patience); !processing() && time.Now().Before(deadline); {
+	}
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	for _, id := range []uuid.UUID{slow, stubbornID} {
+		if job := getJob(t, client, id); job.Status != engine.StatusQueued || job.Attempts != 0 || job.LastError != "" || job.WorkerID != nil {
+			t.Errorf("%s: %s, %d attempts, error %q, worker %v", job.Name, job.Status, job.Attempts, job.LastError, job.WorkerID)
+		}
+	}
+	// What the stubborn handler says in the end changes nothing.
+	close(stubborn)
+	receive(t, "end of the stubborn handler", ended)
+}
+
+func TestWorker_cancel_endsTheDrainAtOnce(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	started, _ := slowJob(reg, "slow")
+	w := start(t, pool, reg, engine.WorkerConfig{ShutdownTimeout: time.Hour})
+	client := newClient(t, pool)
+	id := enqueue(t, client, "slow", nil)
+	receive(t, "start", started)
+	w.Cancel()
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	if job := getJob(t, client, id); job.Status != engine.StatusQueued || job.Attempts != 0 {
+		t.Errorf("%s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+// Someone else got hold of the job while we ran it: our outcome, whatever it
+// is, must not touch their row.
+func TestWorker_lostClaim_outcomeIsNotWritten(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	for name, take := range map[string]string{
+		"other worker": `update soniq_jobs set worker_id = null where id = $1`,
+		"same worker, later claim": `
+			update soniq_jobs set claim_token = claim_token + 1 where id = $1`,
+		"later attempt": `update soniq_jobs set attempts = attempts + 1 where id = $1`,
+		"queued again":  `update soniq_jobs set status = 'cancelled', attempts = 7 where id = $1`,
+	} {
+		for outcome, err := range map[string]error{
+			"done": nil, "retry": errors.New("x"), "dead letter": engine.Permanent(errors.New("x")), "snooze": engine.Snooze(0),
+		} {
+			t.Run(name+"/"+outcome, func(t *testing.T) {
+				t.Parallel()
+				reg := engine.NewRegistry()
+				started, goOn := make(chan struct{}), make(chan struct{})
+				engine.HandleRaw(reg, t.Name(), func(context.Context, *engine.Job) (any, error) {
+					started <- struct{}{}
+					<-goOn
+					return nil, err
+				})
+				w := start(t, pool, reg, engine.WorkerConfig{})
+				id := enqueue(t, newClient(t, pool), t.Name(), nil)
+				receive(t, "start", started)
+				exec(t, pool, take, id)
+				before := queryValue[string](t, pool, `select j::text from soniq_jobs j where id = $1`, id)
+				close(goOn)
+				outcomes := w.waitFor(t, "an outcome", func(o []engine.Outcome) bool { return len(o) > 0 })
+				if outcomes[0].Kind != engine.OutcomeLost {
+					t.Errorf("outcome %s, want lost", outcomes[0].Kind)
+				}
+				if after := queryValue[string](t, pool, `select j::text from soniq_jobs j where id = $1`, id); after != before {
+					t.Errorf("the row changed:\n%s\n%s", before, after)
+				}
+			})
+		}
+	}
+}
+
+// A unique job that fails while its twin is queued can't go back as unique.
+func TestWorker_retryBesideQueuedTwin_isNotLost(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	goOn := make(chan error)
+	started := make(chan uuid.UUID, 10)
+	engine.HandleRaw(reg, "unique", func(_ context.Context, job *engine.Job) (any, error) {
+		started <- job.ID
+		return nil, <-goOn
+	}, soon)
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
+	client := newClient(t, pool)
+	first := enqueue(t, client, "unique", nil, engine.Unique(), engine.DedupKey("k"))
+	receive(t, "start", started)
+	second := enqueue(t, client, "unique", nil, engine.Unique(), engine.DedupKey("k"))
+	if first == second {
+		t.Fatal("a running job must not count as a duplicate")
+	}
+	goOn <- errors.New("fails beside its twin")
+	for range 2 {
+		receive(t, "start", started)
+		goOn <- nil
+	}
+	for _, id := range []uuid.UUID{first, second} {
+		w.waitForJob(t, id)
+		if job := getJob(t, client, id); job.Status != engine.StatusDone {
+			t.Errorf("job is %s", job.Status)
+		}
+	}
+}
+
+func TestWorker_crashedOnEveryAttempt_isADeadLetter(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	engine.HandleRaw(reg, "killer", func(context.Context, *engine.Job) (any, error) {
+		t.Error("a job without attempts left was run")
+		return nil, nil
+	})
+	client := newClient(t, pool)
+	id := enqueue(t, client, "killer", nil, engine.MaxAttempts(2))
+	exec(t, pool, `update soniq_jobs set attempts = 2 where id = $1`, id)
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	w.waitForJob(t, id)
+	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dead.Reason != deadletter.MaxRetriesExceeded || dead.ErrorKind != deadletter.KindCrash {
+		t.Errorf("reason %s, kind %s", dead.Reason, dead.ErrorKind)
+	}
+}
+
+func TestWorker_databaseRestarts_outcomesAreWrittenAndWorkGoesOn(t *testing.T) {
+	t.Parallel()
+	server := testdb.StartServer(t)
+	pool := connect(t, server.URL())
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "survivor")
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	client := newClient(t, pool)
+	id := enqueue(t, client, "survivor", nil)
+	receive(t, "start", started)
+	if err := server.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.waitForJob(t, id)
+	var next engine.Enqueued
+	for deadline := time.Now().Add(patience); ; {
+		var err error
+		if next, err = client.Enqueue(t.Context(), "survivor", nil); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	w.waitForJob(t, next.ID)
+	if job := getJob(t, client, id); job.Status != engine.StatusDone || job.Attempts != 1 {
+		t.Errorf("%s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+func TestNewWorker_mistakes_areNamed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	ok := func() *engine.Registry {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "a", func(context.Context, *engine.Job) (any, error) { return nil, nil })
+		return reg
+	}
+	handler := func(context.Context, *engine.Job) (any, error) { return nil, nil }
+	for want, make := range map[string]func() (*engine.Registry, engine.WorkerConfig){
+		"no handlers": func() (*engine.Registry, engine.WorkerConfig) { return engine.NewRegistry(), engine.WorkerConfig{} },
+		`"a" is registered twice`: func() (*engine.Registry, engine.WorkerConfig) {
+			r := ok()
+			engine.HandleRaw(r, "a", handler)
+			return r, engine.WorkerConfig{}
+		},
+		"job name must not be empty": func() (*engine.Registry, engine.WorkerConfig) {
+			r := ok()
+			engine.HandleRaw(r, "", handler)
+			return r, engine.WorkerConfig{}
+		},
+		"queue must not be empty": func() (*engine.Registry, engine.WorkerConfig) {
+			r := ok()
+			engine.HandleRaw(r, "b", handler, engine.Queue(""))
+			return r, engine.WorkerConfig{}
+		},
+		"max attempts must be at least 1": func() (*engine.Registry, engine.WorkerConfig) {
+			r := ok()
+			engine.HandleRaw(r, "b", handler, engine.MaxAttempts(0))
+			return r, engine.WorkerConfig{}
+		},
+		"retry policy must not be nil": func() (*engine.Registry, engine.WorkerConfig) {
+			r := ok()
+			engine.HandleRaw(r, "b", handler, engine.Retry(nil))
+			return r, engine.WorkerConfig{}
+		},
+		"Concurrency must be":         func() (*engine.Registry, engine.WorkerConfig) { return ok(), engine.WorkerConfig{Concurrency: -1} },
+		"Queues: queue must not be":   func() (*engine.Registry, engine.WorkerConfig) { return ok(), engine.WorkerConfig{Queues: []string{""}} },
+		"SafetyPoll must not be nega": func() (*engine.Registry, engine.WorkerConfig) { return ok(), engine.WorkerConfig{SafetyPoll: -1} },
+	} {
+		reg, config := make()
+		if _, err := engine.NewWorker(pool, reg, config); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+func TestWorker_secondRun_isRefused(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	engine.HandleRaw(reg, "a", func(context.Context, *engine.Job) (any, error) { return nil, nil })
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Run(t.Context()); err == nil {
+		t.Error("a second run was not refused")
+	}
+}

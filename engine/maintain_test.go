@@ -1,0 +1,178 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+func connect(t *testing.T, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+func noop(reg *engine.Registry, name string) {
+	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil })
+}
+
+func addWorker(t *testing.T, pool *pgxpool.Pool, version *string, queues []string, silent, age time.Duration) uuid.UUID {
+	t.Helper()
+	id := uuid.New()
+	exec(t, pool, `
+		insert into soniq_workers (id, hostname, pid, queues, version, last_heartbeat, started_at)
+		values ($1, $1::uuid::text, 1, $2, $3, now() - $4::interval, now() - $5::interval)`, id, queues, version, silent, age)
+	return id
+}
+
+// waitUntil polls the database for what no worker announces.
+func waitUntil(t *testing.T, pool *pgxpool.Pool, what, sql string, args ...any) {
+	t.Helper()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(patience); !queryValue[bool](t, pool, sql, args...); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
+}
+
+const deadSQL = `select exists (select from soniq_dead_letter_jobs where id = $1 and dead_letter_reason = 'job_not_found')`
+
+func TestWorker_unknownJob_isBuriedAfterTheGrace(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "known")
+	client := newClient(t, pool)
+	start(t, pool, reg, engine.WorkerConfig{UnknownGrace: time.Second})
+	id := enqueue(t, client, "unknown", map[string]int{"n": 1})
+	waitUntil(t, pool, "dead letter", deadSQL, id)
+	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if dead.ErrorKind != deadletter.KindUnregistered || dead.Attempts != 0 || string(dead.Args) != `{"n": 1}` {
+		t.Errorf("%+v", dead)
+	}
+	if age := dead.MovedAt.Sub(dead.OriginalCreatedAt); age < time.Second {
+		t.Errorf("buried after %s, before the grace of 1 s", age)
+	}
+}
+
+// Each of these jobs has someone who may run it yet. The witness, which has
+// nobody, is buried in the same pass or a later one.
+func TestWorker_unknownJob_isSparedWhileSomeoneMayRunIt(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "known")
+	client := newClient(t, pool)
+	ours := "go/0.1.0"
+	addWorker(t, pool, nil, []string{"python"}, 200*time.Second, time.Hour)
+	addWorker(t, pool, &ours, []string{"other"}, 0, time.Hour)
+	exec(t, pool, `insert into soniq_task_registry values ('registered', 'some worker', now() - interval '30 s')`)
+	spared := map[string]uuid.UUID{
+		"a live Python worker serves the queue": enqueue(t, client, "unknown", nil, engine.Queue("python")),
+		"its name was registered lately":        enqueue(t, client, "registered", nil),
+		"its queue isn't ours":                  enqueue(t, client, "unknown", nil, engine.Queue("other")),
+		"nobody serves its queue":               enqueue(t, client, "unknown", nil, engine.Queue("unserved")),
+		"it isn't due":                          enqueue(t, client, "unknown", nil, engine.After(time.Hour)),
+	}
+	witness := enqueue(t, client, "unknown", nil)
+	exec(t, pool, `update soniq_jobs set created_at = now() - interval '1 hour'`)
+	start(t, pool, reg, engine.WorkerConfig{UnknownGrace: 500 * time.Millisecond, Queues: []string{"default", "python"}})
+	waitUntil(t, pool, "the witness's death", deadSQL, witness)
+	for why, id := range spared {
+		if job := getJob(t, client, id); job.Status != engine.StatusQueued {
+			t.Errorf("%s, yet the job is %s", why, job.Status)
+		}
+	}
+}
+
+func TestWorker_orphans_ofDeadWorkersRunAgain(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "orphan")
+	client := newClient(t, pool)
+	ours := "go/0.1.0"
+	claimedBy := func(worker uuid.UUID, opts ...engine.EnqueueOption) uuid.UUID {
+		id := enqueue(t, client, "orphan", nil, opts...)
+		exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, worker)
+		return id
+	}
+	dead := claimedBy(addWorker(t, pool, &ours, nil, time.Minute, time.Hour), engine.Unique())
+	deadPython := claimedBy(addWorker(t, pool, nil, nil, 10*time.Minute, time.Hour))
+	live := claimedBy(addWorker(t, pool, &ours, nil, 10*time.Second, time.Hour))
+	livePython := claimedBy(addWorker(t, pool, nil, nil, 200*time.Second, time.Hour))
+	stopped := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
+	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, stopped)
+	stranded := claimedBy(stopped)
+	nobodysNew, nobodysOld := enqueue(t, client, "orphan", nil), enqueue(t, client, "orphan", nil)
+	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1 where id in ($1, $2)`, nobodysNew, nobodysOld)
+	exec(t, pool, `update soniq_jobs set updated_at = now() - interval '1 hour' where id = $1`, nobodysOld)
+	// The unique twin of an orphan must not stand in the way of the others.
+	twin := enqueue(t, client, "orphan", nil, engine.Unique())
+
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	for _, id := range []uuid.UUID{dead, deadPython, stranded, nobodysOld, twin} {
+		w.waitForJob(t, id)
+	}
+	if job := getJob(t, client, dead); job.Attempts != 2 {
+		t.Errorf("the crash was not charged: %d attempts", job.Attempts)
+	}
+	for _, id := range []uuid.UUID{live, livePython, nobodysNew} {
+		if job := getJob(t, client, id); job.Status != engine.StatusProcessing {
+			t.Errorf("a job that is perhaps still run is %s", job.Status)
+		}
+	}
+}
+
+func TestWorker_expiredResults_areDeleted(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "ok")
+	client := newClient(t, pool)
+	expired, kept, queued := enqueue(t, client, "x", nil), enqueue(t, client, "x", nil), enqueue(t, client, "x", nil)
+	exec(t, pool, `update soniq_jobs set status = 'done', expires_at = now() - interval '1 s' where id = $1`, expired)
+	exec(t, pool, `update soniq_jobs set status = 'done', expires_at = now() + interval '1 h' where id = $1`, kept)
+	exec(t, pool, `update soniq_jobs set expires_at = now() - interval '1 s' where id = $1`, queued)
+	start(t, pool, reg, engine.WorkerConfig{})
+	waitUntil(t, pool, "expiry", `select not exists (select from soniq_jobs where id = $1)`, expired)
+	for _, id := range []uuid.UUID{kept, queued} {
+		if _, err := client.Job(t.Context(), id); errors.Is(err, engine.ErrJobNotFound) {
+			t.Error("a job that hadn't expired is gone")
+		}
+	}
+}
+
+func TestWorker_registersItselfAndItsNames(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	noop(reg, "b")
+	// Two workers of one process share hostname and pid.
+	first, second := start(t, pool, reg, engine.WorkerConfig{}), start(t, pool, reg, engine.WorkerConfig{Queues: []string{"q"}})
+	for _, w := range []*running{first, second} {
+		waitUntil(t, pool, "registration", `
+			select count(*) = 1 from soniq_workers
+			where id = $1 and status = 'active' and version like 'go/%' and concurrency = 10`, w.ID())
+		waitUntil(t, pool, "names", `
+			select coalesce(array_agg(task_name order by task_name) = '{a,b}', false) from soniq_task_registry where worker_id = $1::uuid::text`, w.ID())
+	}
+}

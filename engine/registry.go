@@ -1,0 +1,129 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Registry maps job names to their handlers. Fill it before it is given to a
+// worker; it isn't safe for concurrent change. The zero value is not usable:
+// see [NewRegistry].
+type Registry struct {
+	handlers map[string]*handler
+	errs     []error
+}
+
+// handler is how the jobs of one name are run.
+type handler struct {
+	name        string
+	run         func(ctx context.Context, job *Job) (result any, err error)
+	queue       *string
+	maxAttempts *int
+	timeout     time.Duration
+	retry       RetryPolicy
+	permanent   func(error) bool
+	argsType    string
+}
+
+// NewRegistry returns an empty registry.
+func NewRegistry() *Registry {
+	return &Registry{handlers: map[string]*handler{}}
+}
+
+// Validator is implemented by arguments that check themselves. An error makes
+// the job a dead letter with the reason invalid_arguments, at once; it should
+// name the field.
+type Validator interface{ Validate() error }
+
+// Handle registers fn for the jobs called name. Their arguments are decoded
+// from JSON into a T, strictly: an unknown field, a wrong type or a failing
+// Validate method (see [Validator]) is invalid_arguments, and fn isn't called.
+//
+// A mistake (an empty name, a name registered twice, a bad option) is kept and
+// reported by [NewWorker].
+func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T) error, opts ...HandleOption) {
+	HandleResult(r, name, func(ctx context.Context, args T) (any, error) {
+		return nil, fn(ctx, args)
+	}, opts...)
+}
+
+// HandleResult is [Handle] for a function whose result is stored, as JSON,
+// with the done job until the worker's ResultTTL has passed. A result that
+// can't be JSON is a failed attempt.
+func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Context, args T) (R, error), opts ...HandleOption) {
+	h := r.add(name, opts)
+	h.argsType = fmt.Sprintf("%T", *new(T))
+	h.run = func(ctx context.Context, job *Job) (any, error) {
+		var args T
+		if err := decodeArgs(job.Args, &args); err != nil {
+			return nil, InvalidArguments(err)
+		}
+		return fn(ctx, args)
+	}
+}
+
+// HandleRaw registers fn for the jobs called name and leaves their arguments
+// as they are. A result of nil stores none; a [json.RawMessage] is stored as
+// it is.
+func HandleRaw(r *Registry, name string, fn func(ctx context.Context, job *Job) (result any, err error), opts ...HandleOption) {
+	h := r.add(name, opts)
+	h.argsType = fmt.Sprintf("%T", json.RawMessage(nil))
+	h.run = fn
+}
+
+func (r *Registry) add(name string, opts []HandleOption) *handler {
+	h := &handler{name: name, retry: Exponential{}}
+	for _, o := range opts {
+		o.applyHandle(h)
+	}
+	if err := h.validate(); err != nil {
+		r.errs = append(r.errs, err)
+	} else if _, ok := r.handlers[name]; ok {
+		r.errs = append(r.errs, fmt.Errorf("handler %q is registered twice", name))
+	} else {
+		r.handlers[name] = h
+	}
+	return h
+}
+
+func (h *handler) validate() error {
+	if err := checkText("job name", h.name); err != nil {
+		return fmt.Errorf("handler %q: %w", h.name, err)
+	}
+	if h.queue != nil {
+		if err := checkText("queue", *h.queue); err != nil {
+			return fmt.Errorf("handler %q: %w", h.name, err)
+		}
+	}
+	if h.maxAttempts != nil && *h.maxAttempts < 1 {
+		return fmt.Errorf("handler %q: max attempts must be at least 1, not %d", h.name, *h.maxAttempts)
+	}
+	if h.retry == nil {
+		return fmt.Errorf("handler %q: retry policy must not be nil", h.name)
+	}
+	return nil
+}
+
+// Names returns the registered job names, sorted.
+func (r *Registry) Names() []string {
+	return slices.Sorted(maps.Keys(r.handlers))
+}
+
+// Err reports all mistakes made so far, or nil.
+func (r *Registry) Err() error { return errors.Join(r.errs...) }
+
+// queues returns 'default' and the handlers' queues, sorted.
+func (r *Registry) queues() []string {
+	set := map[string]bool{defaultQueue: true}
+	for _, h := range r.handlers {
+		if h.queue != nil {
+			set[*h.queue] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}

@@ -1,0 +1,342 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+)
+
+// maxSettleBatch bounds one statement, so that a retry of it stays cheap.
+const maxSettleBatch = 500
+
+// The three statements below, and deadletter.Move, write outcomes. All are
+// fenced by the claim: a row that matches no longer belongs to someone else.
+// Parameters $1 to $4: worker, ids, attempts, tokens.
+
+const settleDoneSQL = `
+update soniq_jobs j
+set status = 'done',
+  result = d.result::jsonb,
+  expires_at = now() + $6::interval,
+  updated_at = now()
+from unnest($2::uuid[], $3::int[], $4::bigint[], $5::text[]) as d (id, attempts, token, result)
+where j.id = d.id
+  and j.status = 'processing'
+  and j.worker_id = $1
+  and j.attempts = d.attempts
+  and j.claim_token = d.token
+returning j.id`
+
+const settleDeleteSQL = `
+delete from soniq_jobs j
+using unnest($2::uuid[], $3::int[], $4::bigint[]) as d (id, attempts, token)
+where j.id = d.id
+  and j.status = 'processing'
+  and j.worker_id = $1
+  and j.attempts = d.attempts
+  and j.claim_token = d.token
+returning j.id`
+
+// A NULL delay keeps the due time: the job goes back to its old place. $7
+// gives the attempt back. $8 is false only for a job whose unique twin has
+// been queued meanwhile: it goes on without being unique rather than be lost.
+const settleRequeueSQL = `
+update soniq_jobs j
+set status = 'queued',
+  attempts = greatest(j.attempts - d.refund, 0),
+  scheduled_at = coalesce(now() + d.delay, j.scheduled_at),
+  last_error = coalesce(d.error, j.last_error),
+  unique_job = j.unique_job and $8,
+  dedup_key = case when $8 then j.dedup_key end,
+  worker_id = null,
+  claim_token = null,
+  updated_at = now()
+from unnest($2::uuid[], $3::int[], $4::bigint[], $5::interval[], $6::text[], $7::int[])
+  as d (id, attempts, token, delay, error, refund)
+where j.id = d.id
+  and j.status = 'processing'
+  and j.worker_id = $1
+  and j.attempts = d.attempts
+  and j.claim_token = d.token
+returning j.id`
+
+// settler writes outcomes, in batches that form by themselves: while one
+// batch is on its way to the database, the next gathers.
+type settler struct {
+	pool     *pgxpool.Pool
+	worker   uuid.UUID
+	ttl      time.Duration
+	logger   *slog.Logger
+	outcomes chan Outcome
+	// settled is told of each outcome after it was written.
+	settled func(context.Context, Outcome)
+}
+
+// run writes outcomes until the channel is closed and empty, or ctx ends: then
+// what could not be written is given up, and recovery will find it.
+func (s *settler) run(ctx context.Context) error {
+	for {
+		batch, open := s.gather(ctx)
+		if len(batch) > 0 {
+			if err := s.write(ctx, batch); err != nil {
+				return fmt.Errorf("settle %d jobs: %w", len(batch), err)
+			}
+		}
+		if !open {
+			return nil
+		}
+	}
+}
+
+// gather waits for one outcome and takes what else is there.
+func (s *settler) gather(ctx context.Context) (batch []Outcome, open bool) {
+	select {
+	case o, ok := <-s.outcomes:
+		if !ok {
+			return nil, false
+		}
+		batch = append(batch, o)
+	case <-ctx.Done():
+		return nil, false
+	}
+	for len(batch) < maxSettleBatch {
+		select {
+		case o, ok := <-s.outcomes:
+			if !ok {
+				return batch, false
+			}
+			batch = append(batch, o)
+		default:
+			return batch, true
+		}
+	}
+	return batch, true
+}
+
+// write settles the batch, one statement for each way to write.
+func (s *settler) write(ctx context.Context, batch []Outcome) error {
+	groups := make(map[writer][]Outcome, 4)
+	for _, o := range batch {
+		w := s.writerOf(o)
+		groups[w] = append(groups[w], o)
+	}
+	for w, group := range groups {
+		if err := s.writeGroup(ctx, w, group); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writer is a way to write outcomes.
+type writer int
+
+const (
+	writeDone writer = iota
+	writeDelete
+	writeRequeue
+	// writeRequeuePlain is writeRequeue for a job that can't be unique any
+	// more.
+	writeRequeuePlain
+	writeDead
+)
+
+func (s *settler) writerOf(o Outcome) writer {
+	switch o.Kind {
+	case OutcomeDone:
+		// A replay's success is read off its row, so that row is kept for the
+		// moment and expires at once.
+		if s.ttl == 0 && o.Job.ReplayOf == nil {
+			return writeDelete
+		}
+		return writeDone
+	case OutcomeDeadLetter:
+		return writeDead
+	default:
+		return writeRequeue
+	}
+}
+
+// writeGroup writes a group, again and again while the database is away. A row
+// that the database refuses doesn't hold up the others: the group is then
+// written row by row.
+func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) error {
+	ambiguous := false
+	attempt := func() ([]uuid.UUID, error) {
+		ids, err := s.exec(ctx, w, group)
+		switch {
+		case err == nil:
+			return ids, nil
+		case isDataError(err):
+			return nil, backoff.Permanent(err)
+		}
+		// The statement may have been committed before the connection broke.
+		ambiguous = true
+		return nil, err
+	}
+	warned := false
+	ids, err := backoff.Retry(ctx, attempt,
+		backoff.WithBackOff(&backoff.ExponentialBackOff{
+			InitialInterval:     50 * time.Millisecond,
+			RandomizationFactor: 0.5,
+			Multiplier:          2,
+			MaxInterval:         5 * time.Second,
+		}),
+		backoff.WithMaxElapsedTime(0),
+		backoff.WithNotify(func(err error, _ time.Duration) {
+			if !warned {
+				s.logger.Warn("outcomes can't be written; trying until they are", "jobs", len(group), "error", err)
+				warned = true
+			}
+		}),
+	)
+	if err != nil && isDataError(err) {
+		return s.writeRows(ctx, w, group, err)
+	}
+	if err != nil {
+		return err
+	}
+	if warned {
+		s.logger.Info("outcomes are written again", "jobs", len(group))
+	}
+	s.announce(ctx, group, ids, ambiguous)
+	return nil
+}
+
+// writeRows is for a group, or at last a row, that the database refuses. A row
+// is never left behind as 'processing' under a live worker, where nobody would
+// look for it: it goes back to its queue if all else fails.
+func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refusal error) error {
+	if len(group) > 1 {
+		for _, o := range group {
+			if err := s.writeGroup(ctx, w, []Outcome{o}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	o := group[0]
+	switch {
+	case w == writeRequeue:
+		// Its unique twin is queued.
+		return s.writeGroup(ctx, writeRequeuePlain, group)
+	case w == writeDone && o.result != nil:
+		return s.write(ctx, []Outcome{o.refuse(fmt.Errorf("store result: %w", refusal))})
+	case w == writeDead && o.Verdict.Message != unstorableError:
+		o.Verdict.Message = unstorableError
+		return s.writeGroup(ctx, w, []Outcome{o})
+	}
+	s.logger.Error("the database refuses a job's outcome",
+		"job", o.Job.ID, "name", o.Job.Name, "outcome", string(o.Kind), "error", refusal)
+	if w == writeRequeuePlain {
+		// Released without a word already: nothing of the outcome is left.
+		o.Kind = OutcomeLost
+		s.settled(ctx, o)
+		return nil
+	}
+	o.Kind = OutcomeReleased
+	return s.writeGroup(ctx, writeRequeuePlain, []Outcome{o})
+}
+
+// unstorableError stands in for an error text that the database refused.
+const unstorableError = "the error could not be stored"
+
+// isDataError reports whether err is about a value or a constraint: trying the
+// same again would end the same. Class 21 is a cardinality violation, 22 a data
+// exception, 23 a constraint, 54 a value too complex.
+func isDataError(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code[:2] {
+	case "21", "22", "23", "54":
+		return true
+	}
+	return false
+}
+
+func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.UUID, error) {
+	// Bounded, so that a connection that hangs is given up and tried anew.
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if w == writeDead {
+		deaths := make([]deadletter.Death, len(group))
+		for i, o := range group {
+			deaths[i] = deadletter.Death{ID: o.Job.ID, Attempts: o.Job.Attempts, Token: o.Job.token, Verdict: o.Verdict}
+		}
+		return deadletter.Move(ctx, s.pool, s.worker, deaths)
+	}
+	var (
+		n        = len(group)
+		ids      = make([]uuid.UUID, n)
+		attempts = make([]int32, n)
+		tokens   = make([]int64, n)
+	)
+	for i, o := range group {
+		ids[i], attempts[i], tokens[i] = o.Job.ID, int32(o.Job.Attempts), o.Job.token
+	}
+	var rows pgx.Rows
+	switch w {
+	case writeDone:
+		results := make([]*string, n)
+		for i, o := range group {
+			if o.result != nil {
+				results[i] = new(string(o.result))
+			}
+		}
+		rows, _ = s.pool.Query(ctx, settleDoneSQL, s.worker, ids, attempts, tokens, results, s.ttl)
+	case writeDelete:
+		rows, _ = s.pool.Query(ctx, settleDeleteSQL, s.worker, ids, attempts, tokens)
+	case writeRequeue, writeRequeuePlain:
+		delays, errs, refunds := requeueColumns(group)
+		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, ids, attempts, tokens,
+			delays, errs, refunds, w == writeRequeue)
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+func requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32) {
+	delays = make([]*time.Duration, len(group))
+	errs = make([]*string, len(group))
+	refunds = make([]int32, len(group))
+	for i, o := range group {
+		switch o.Kind {
+		case OutcomeRetry:
+			delays[i], errs[i] = &o.Delay, &o.Verdict.Message
+		case OutcomeSnooze:
+			delays[i], refunds[i] = &o.Delay, 1
+		default:
+			refunds[i] = 1
+		}
+	}
+	return delays, errs, refunds
+}
+
+// announce tells of each outcome. One that matched no row was lost: after the
+// job's worker was taken for dead, someone else has the job. Where an earlier
+// try may have been committed unseen, it counts as written.
+func (s *settler) announce(ctx context.Context, group []Outcome, written []uuid.UUID, ambiguous bool) {
+	wrote := make(map[uuid.UUID]bool, len(written))
+	for _, id := range written {
+		wrote[id] = true
+	}
+	for _, o := range group {
+		if !wrote[o.Job.ID] && !ambiguous {
+			s.logger.Warn("lost the claim of a job; its outcome was not written",
+				"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts, "outcome", string(o.Kind))
+			o.Kind = OutcomeLost
+		}
+		s.settled(ctx, o)
+	}
+}

@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Status is the whole system at one moment.
+type Status struct {
+	// Queues lists each queue that has jobs, by name.
+	Queues []QueueStatus `json:"queues"`
+	// DeadLetters counts soniq_dead_letter_jobs by state: dead, replaying,
+	// resolved.
+	DeadLetters map[string]int64 `json:"dead_letters"`
+	// Workers lists those that are not stopped, the longest running first.
+	Workers []WorkerStatus `json:"workers"`
+}
+
+// QueueStatus counts one queue's jobs.
+type QueueStatus struct {
+	Queue string `json:"queue"`
+	// Due jobs are queued and could run now; Scheduled ones are queued for
+	// later.
+	Due        int64 `json:"due"`
+	Scheduled  int64 `json:"scheduled"`
+	Processing int64 `json:"processing"`
+	Done       int64 `json:"done"`
+	Cancelled  int64 `json:"cancelled"`
+	// OldestDue is how long the job that waits longest has been due, in
+	// seconds; 0 where none is.
+	OldestDue float64 `json:"oldest_due_seconds"`
+}
+
+// WorkerStatus is one row of soniq_workers.
+type WorkerStatus struct {
+	ID       uuid.UUID `json:"id"`
+	Hostname string    `json:"hostname"`
+	PID      int       `json:"pid"`
+	// Queues is empty for a worker that serves all of them (Python's may).
+	Queues      []string `json:"queues"`
+	Concurrency int      `json:"concurrency"`
+	Status      string   `json:"status"`
+	// Version is empty for a Python worker.
+	Version       string    `json:"version"`
+	LastHeartbeat time.Time `json:"last_heartbeat"`
+	StartedAt     time.Time `json:"started_at"`
+	// Live is false for a worker whose heartbeat is overdue.
+	Live bool `json:"live"`
+}
+
+const statusQueuesSQL = `
+select
+  coalesce(queue, 'default'),
+  count(*) filter (where status = 'queued' and (scheduled_at is null or scheduled_at <= now())),
+  count(*) filter (where status = 'queued' and scheduled_at > now()),
+  count(*) filter (where status = 'processing'),
+  count(*) filter (where status = 'done'),
+  count(*) filter (where status = 'cancelled'),
+  coalesce(extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
+    where status = 'queued' and (scheduled_at is null or scheduled_at <= now()))), 0)::float8
+from soniq_jobs
+group by 1
+order by 1`
+
+const statusDeadLettersSQL = `
+select state, count(*)
+from soniq_dead_letter_jobs
+group by 1`
+
+const statusWorkersSQL = `
+select
+  id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
+  last_heartbeat, started_at,
+  last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
+from soniq_workers
+where status <> 'stopped'
+order by started_at, id`
+
+// Status reads the three tables in one snapshot.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	s := Status{Queues: []QueueStatus{}, DeadLetters: map[string]int64{}, Workers: []WorkerStatus{}}
+	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
+		IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly,
+	}, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, statusQueuesSQL)
+		var q QueueStatus
+		if _, err := pgx.ForEachRow(rows, []any{
+			&q.Queue, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
+		}, func() error {
+			s.Queues = append(s.Queues, q)
+			return nil
+		}); err != nil {
+			return err
+		}
+		rows, _ = tx.Query(ctx, statusDeadLettersSQL)
+		var state string
+		var n int64
+		if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+			s.DeadLetters[state] = n
+			return nil
+		}); err != nil {
+			return err
+		}
+		rows, _ = tx.Query(ctx, statusWorkersSQL, workerDeadAfter, pythonDeadAfter)
+		var err error
+		s.Workers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w WorkerStatus, err error) {
+			err = row.Scan(&w.ID, &w.Hostname, &w.PID, &w.Queues, &w.Concurrency, &w.Status, &w.Version,
+				&w.LastHeartbeat, &w.StartedAt, &w.Live)
+			return w, err
+		})
+		return err
+	})
+	if err != nil {
+		return Status{}, fmt.Errorf("read status: %w", err)
+	}
+	return s, nil
+}

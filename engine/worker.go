@@ -1,0 +1,487 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"soniq/notify"
+)
+
+// WorkerConfig configures a [Worker]. Its zero value works.
+type WorkerConfig struct {
+	// Queues are the queues to serve. Default: 'default' and the queues of
+	// the registered handlers.
+	Queues []string
+	// Concurrency is how many jobs run at once. Default 10.
+	Concurrency int
+	// JobTimeout bounds an attempt whose handler doesn't set its own.
+	// Negative is no bound. Default 5 min, as Python Soniq's.
+	JobTimeout time.Duration
+	// ResultTTL is how long a done job's row, with its result, is kept.
+	// Negative deletes it at once. Default 5 min, as Python Soniq's.
+	ResultTTL time.Duration
+	// ShutdownTimeout is how long running jobs may go on once Run's context
+	// has ended; then they are cancelled and given back. Default 30 s.
+	ShutdownTimeout time.Duration
+	// CancelGrace is how long cancelled jobs have to return. Those that don't
+	// are given back all the same. Default 5 s.
+	CancelGrace time.Duration
+	// UnknownGrace is how long a due job whose name nobody has registered
+	// waits before it becomes a dead letter (job_not_found). Negative never
+	// does that. Default 5 min.
+	UnknownGrace time.Duration
+	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
+	// give or take a fifth. Default 30 s.
+	SafetyPoll time.Duration
+	// ListenConfig is the connection to LISTEN on, for people whose pool goes
+	// through a pooler in transaction mode. Default: that of the pool.
+	ListenConfig *pgx.ConnConfig
+	// Logger takes what an operator should know. Default [slog.Default].
+	Logger *slog.Logger
+	// Observer is told the outcome of each attempt. Default none.
+	Observer Observer
+}
+
+// Observer is told what becomes of each attempt, once that has been written to
+// the database. It is called from one goroutine at a time, which writes
+// outcomes: it must not block.
+type Observer interface {
+	Settled(ctx context.Context, outcome Outcome)
+}
+
+// Heartbeats. A worker of ours is taken for dead after three missed beats, a
+// Python worker after its own default timeout.
+const (
+	heartbeatInterval = 10 * time.Second
+	// namesEvery is how many beats pass between two refreshes of the job
+	// names in soniq_task_registry.
+	namesEvery      = 3
+	workerDeadAfter = 30 * time.Second
+	pythonDeadAfter = 300 * time.Second
+)
+
+func (c WorkerConfig) withDefaults() WorkerConfig {
+	c.Concurrency = cmp.Or(c.Concurrency, 10)
+	c.JobTimeout = cmp.Or(c.JobTimeout, 5*time.Minute)
+	c.ResultTTL = max(cmp.Or(c.ResultTTL, 5*time.Minute), 0)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
+	c.CancelGrace = cmp.Or(c.CancelGrace, 5*time.Second)
+	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
+	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func (c WorkerConfig) validate() error {
+	if c.Concurrency < 0 || c.Concurrency > 10_000 {
+		return fmt.Errorf("config: Concurrency must be from 1 to 10000, not %d", c.Concurrency)
+	}
+	for _, q := range c.Queues {
+		if err := checkText("queue", q); err != nil {
+			return fmt.Errorf("config: Queues: %w", err)
+		}
+	}
+	for name, d := range map[string]time.Duration{
+		"ShutdownTimeout": c.ShutdownTimeout, "CancelGrace": c.CancelGrace, "SafetyPoll": c.SafetyPoll,
+	} {
+		if d < 0 {
+			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
+		}
+	}
+	return nil
+}
+
+// Worker claims the due jobs of its queues whose names are registered and runs
+// them. It sleeps until PostgreSQL wakes it or the next job is due.
+type Worker struct {
+	id       uuid.UUID
+	pool     *pgxpool.Pool
+	registry *Registry
+	config   WorkerConfig
+	logger   *slog.Logger
+	queues   []string
+
+	claims  claims
+	wakeups *notify.Wakeups
+
+	// outcomes leads from the jobs to the settler. Each running job has a
+	// place in it reserved (see freeSlots), so that sending never blocks.
+	outcomes chan Outcome
+	// freed is readable when a slot may have become free since it was last
+	// read.
+	freed chan struct{}
+
+	cancelOnce sync.Once
+	cancelled  chan struct{}
+
+	mu      sync.Mutex
+	started bool
+	running map[uuid.UUID]*Job
+	// idle, once draining, is closed when the last job ends.
+	idle     chan struct{}
+	draining bool
+}
+
+// NewWorker checks registry and config and returns a worker on pool, which
+// stays the caller's to close. A worker uses few of the pool's connections at
+// once, whatever its concurrency, and one more of its own to listen on.
+func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Worker, error) {
+	if pool == nil {
+		return nil, errors.New("new worker: pool is nil")
+	}
+	if registry == nil || len(registry.handlers) == 0 && registry.Err() == nil {
+		return nil, errors.New("new worker: no handlers are registered")
+	}
+	if err := registry.Err(); err != nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
+	config = config.withDefaults()
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("new worker: make id: %w", err)
+	}
+	queues := config.Queues
+	if len(queues) == 0 {
+		queues = registry.queues()
+	}
+	w := &Worker{
+		id:        id,
+		pool:      pool,
+		registry:  registry,
+		config:    config,
+		logger:    config.Logger.With("worker", id.String()),
+		queues:    queues,
+		claims:    claims{pool: pool, worker: id, queues: queues, names: registry.Names()},
+		wakeups:   notify.NewWakeups(queues...),
+		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
+		freed:     make(chan struct{}, 1),
+		cancelled: make(chan struct{}),
+		running:   map[uuid.UUID]*Job{},
+		idle:      make(chan struct{}),
+	}
+	return w, nil
+}
+
+// ID is the worker's id in soniq_workers.
+func (w *Worker) ID() uuid.UUID { return w.id }
+
+// Queues are the queues that the worker serves.
+func (w *Worker) Queues() []string { return w.queues }
+
+// Cancel ends a drain early: running jobs are cancelled at once and given
+// back without charging the attempt. It has an effect once Run's context has
+// ended.
+func (w *Worker) Cancel() { w.cancelOnce.Do(func() { close(w.cancelled) }) }
+
+// Run works until ctx ends. Then it claims nothing more, lets running jobs go
+// on for ShutdownTimeout, gives back those that are left, writes all
+// outcomes, and returns nil. A worker runs once.
+//
+// An error means that it could not start, or that outcomes could not be
+// written at the end. While it runs, a database that is away is waited for.
+func (w *Worker) Run(ctx context.Context) error {
+	w.mu.Lock()
+	if w.started {
+		w.mu.Unlock()
+		return errors.New("run worker: it has run already")
+	}
+	w.started = true
+	w.mu.Unlock()
+
+	err := w.register(ctx)
+	if err == nil {
+		err = w.registerNames(ctx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("run worker: %w", err)
+	}
+	w.logger.Info("worker started", "queues", w.queues, "jobs", w.registry.Names(), "concurrency", w.config.Concurrency)
+	if err := w.work(ctx); err != nil {
+		return fmt.Errorf("run worker: %w", err)
+	}
+	w.logger.Info("worker stopped")
+	return nil
+}
+
+// work runs the worker's parts and stops them in order: fetching first, then
+// the jobs, then the settler that writes their outcomes, then the heartbeat.
+func (w *Worker) work(ctx context.Context) error {
+	listenConfig := w.config.ListenConfig
+	if listenConfig == nil {
+		listenConfig = w.pool.Config().ConnConfig
+	}
+	listener, err := notify.NewListener(notify.Config{ConnConfig: listenConfig, Logger: w.logger})
+	if err != nil {
+		return err
+	}
+	listener.Handle(notify.NewJob, w.wakeups)
+
+	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
+	background := context.WithoutCancel(ctx)
+	jobsCtx, cancelJobs := context.WithCancelCause(background)
+	defer cancelJobs(nil)
+
+	beatCtx, stopBeating := context.WithCancel(background)
+	defer stopBeating()
+	var beat errgroup.Group
+	beat.Go(func() error { return w.beat(beatCtx) })
+
+	settleCtx, stopSettling := context.WithCancel(background)
+	defer stopSettling()
+	var settling errgroup.Group
+	settling.Go(func() error {
+		s := &settler{
+			pool: w.pool, worker: w.id, ttl: w.config.ResultTTL, logger: w.logger,
+			outcomes: w.outcomes, settled: w.settled,
+		}
+		return s.run(settleCtx)
+	})
+
+	awake, awakeCtx := errgroup.WithContext(ctx)
+	awake.Go(func() error { return listener.Run(awakeCtx) })
+	awake.Go(func() error { return w.maintain(awakeCtx) })
+	awake.Go(func() error { return w.fetch(awakeCtx, jobsCtx) })
+	err = awake.Wait()
+
+	w.drain(cancelJobs)
+	// All outcomes are in the channel now, and handlers that never returned
+	// have nobody left to tell.
+	close(w.outcomes)
+	// The database may be away for good: don't wait for it for ever.
+	giveUp := time.AfterFunc(w.config.ShutdownTimeout+w.config.CancelGrace, stopSettling)
+	defer giveUp.Stop()
+	err = errors.Join(err, settling.Wait())
+	stopBeating()
+	return errors.Join(err, beat.Wait(), w.unregister(background))
+}
+
+// fetch claims jobs and starts them until ctx ends.
+func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
+	// trouble paces the retries while the database is away.
+	trouble := &backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+	}
+	trouble.Reset()
+	inTrouble := false
+	// overdue paces the second looks at a due job that someone else holds.
+	overdue := time.Duration(0)
+	for ctx.Err() == nil {
+		free := w.freeSlots()
+		if free == 0 {
+			w.sleep(ctx, -1, false)
+			continue
+		}
+		// Cleared before the fetch, never after: what commits while the fetch
+		// runs sets the bit again.
+		w.wakeups.Clear()
+		wait, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !inTrouble {
+				w.logger.Warn("can't claim jobs; trying until that works", "error", err)
+				inTrouble = true
+			}
+			w.sleep(ctx, trouble.NextBackOff(), false)
+			continue
+		}
+		if inTrouble {
+			w.logger.Info("claiming jobs again")
+			inTrouble = false
+			trouble.Reset()
+		}
+		if wait != 0 {
+			w.sleep(ctx, wait, true)
+		}
+	}
+	return nil
+}
+
+// fetchOnce claims up to free jobs, starts them, and returns how long to
+// sleep: 0 after a full fetch, since more may wait.
+func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (time.Duration, error) {
+	// A claim that has begun is finished, so that no claimed row is left
+	// without a runner; but not for ever.
+	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	jobs, err := w.claims.take(claimCtx, free)
+	if err != nil {
+		return 0, err
+	}
+	w.start(jobsCtx, jobs)
+	if len(jobs) == free {
+		return 0, nil
+	}
+	next, ok, err := w.claims.untilNext(ctx)
+	if err != nil {
+		return 0, err
+	}
+	poll := w.config.SafetyPoll
+	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
+	switch {
+	case !ok || next > poll:
+		*overdue = 0
+		return poll, nil
+	case next > 0:
+		*overdue = 0
+		// Waking a hair early would only cost a fetch that finds nothing.
+		return next + time.Millisecond, nil
+	default:
+		// Due, yet not claimed: someone holds the row's lock, or it has just
+		// become due. Look again soon, and ever less often.
+		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
+		return *overdue, nil
+	}
+}
+
+// sleep returns when d has passed (negative: never), ctx ends, a slot is
+// freed while none was (wakeable false), or the worker is woken (wakeable).
+func (w *Worker) sleep(ctx context.Context, d time.Duration, wakeable bool) {
+	var woken <-chan struct{}
+	freed := w.freed
+	if wakeable {
+		woken, freed = w.wakeups.C(), nil
+	}
+	var timeout <-chan time.Time
+	if d >= 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-freed:
+	case <-timeout:
+	}
+}
+
+// freeSlots is how many jobs may be claimed. While outcomes can't be written
+// it falls to none: a job is claimed only if its outcome has a place to go.
+func (w *Worker) freeSlots() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	places := cap(w.outcomes) - len(w.outcomes)
+	return max(min(w.config.Concurrency, places)-len(w.running), 0)
+}
+
+func (w *Worker) signalFreed() {
+	select {
+	case w.freed <- struct{}{}:
+	default:
+	}
+}
+
+// start runs each job in a goroutine of its own.
+func (w *Worker) start(ctx context.Context, jobs []*Job) {
+	w.mu.Lock()
+	for _, job := range jobs {
+		w.running[job.ID] = job
+	}
+	w.mu.Unlock()
+	for _, job := range jobs {
+		e := &execution{job: job, handler: w.registry.handlers[job.Name], timeout: w.config.JobTimeout}
+		if e.handler.timeout != 0 {
+			e.timeout = e.handler.timeout
+		}
+		go e.run(ctx, w.finish)
+	}
+}
+
+// finish hands an outcome to the settler and frees the job's slot, unless the
+// job was given back at shutdown already.
+func (w *Worker) finish(o Outcome) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running[o.Job.ID] != o.Job {
+		return
+	}
+	// Sent under the lock: the channel is closed once the map is empty.
+	w.outcomes <- o
+	delete(w.running, o.Job.ID)
+	w.signalFreed()
+	if w.draining && len(w.running) == 0 {
+		close(w.idle)
+	}
+}
+
+// drain waits for the running jobs, cancels them after ShutdownTimeout or on
+// Cancel, and gives back those that even then don't return.
+func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
+	w.mu.Lock()
+	n := len(w.running)
+	w.draining = true
+	if n == 0 {
+		close(w.idle)
+	}
+	w.mu.Unlock()
+	if n > 0 {
+		w.logger.Info("draining", "running", n, "timeout", w.config.ShutdownTimeout.String())
+	}
+	deadline := time.NewTimer(w.config.ShutdownTimeout)
+	defer deadline.Stop()
+	select {
+	case <-w.idle:
+		return
+	case <-deadline.C:
+	case <-w.cancelled:
+	}
+	cancelJobs(ErrShutdown)
+	grace := time.NewTimer(w.config.CancelGrace)
+	defer grace.Stop()
+	select {
+	case <-w.idle:
+		return
+	case <-grace.C:
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id, job := range w.running {
+		w.logger.Warn("a handler ignores its cancellation; its job is given back while it still runs",
+			"job", id, "name", job.Name)
+		w.outcomes <- Outcome{Job: job, Kind: OutcomeReleased}
+		delete(w.running, id)
+	}
+}
+
+// settled logs an outcome and tells the observer.
+func (w *Worker) settled(ctx context.Context, o Outcome) {
+	w.signalFreed()
+	attrs := []any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}
+	switch o.Kind {
+	case OutcomeDeadLetter:
+		w.logger.Warn("job is a dead letter", append(attrs,
+			"reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
+	case OutcomeRetry:
+		w.logger.Info("job failed, will retry", append(attrs,
+			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
+	case OutcomeReleased:
+		w.logger.Info("job given back", attrs...)
+	default:
+		w.logger.Debug("job settled", append(attrs, "outcome", string(o.Kind))...)
+	}
+	if w.config.Observer != nil {
+		w.config.Observer.Settled(ctx, o)
+	}
+}
