@@ -120,11 +120,17 @@ func (o Options) shared() (*cluster, error) {
 	}, nil
 }
 
-// DefaultDir is where development databases live: /var/lib/soniq for root,
-// because the server then runs as another user, who can't enter root's home;
-// else $XDG_DATA_HOME/soniq, ~/Library/Application Support/soniq on macOS, or
+// DefaultDir is where development databases live: $SONIQ_DEV_DIR if that is
+// set; /var/lib/soniq for root, because the server then runs as another user,
+// who can't enter root's home; else $XDG_DATA_HOME/soniq, ~/Library/Application Support/soniq on macOS, or
 // ~/.local/share/soniq.
 func DefaultDir() (string, error) {
+	if dir := os.Getenv("SONIQ_DEV_DIR"); dir != "" {
+		if !filepath.IsAbs(dir) {
+			return "", fmt.Errorf("find data folder: SONIQ_DEV_DIR must be an absolute path, not %q", dir)
+		}
+		return dir, nil
+	}
 	if os.Geteuid() == 0 {
 		return "/var/lib/soniq", nil
 	}

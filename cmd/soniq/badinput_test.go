@@ -1,0 +1,241 @@
+package main
+
+import (
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"soniq/internal/testdb"
+)
+
+// Each mistake gets one line on standard error, its exit code, and changes
+// nothing.
+func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	id := seed(t, pool, letter{}).String()
+	dir := t.TempDir()
+	missing := uuid.Must(uuid.NewV7()).String()
+	tooLong := `{"a": "` + strings.Repeat("x", 1<<20) + `"}`
+	for _, test := range []struct {
+		name  string
+		args  []string
+		stdin string
+		code  int
+		want  string
+	}{
+		{name: "unknown command", args: []string{"lst"}, code: 2, want: "unexpected argument lst"},
+		{name: "unknown subcommand", args: []string{"dead-letter", "lst"}, code: 2, want: `did you mean "list"`},
+		{name: "no subcommand", args: []string{"dead-letter"}, code: 2, want: `expected one of "list"`},
+		{name: "unknown flag", args: []string{"dead-letter", "list", "--limits", "3"}, code: 2, want: "unknown flag --limits, did you mean \"--limit\"? (see 'soniq dead-letter list --help')"},
+		{name: "control characters in a flag", args: []string{"dead-letter", "list", "--\x1b[2J"}, code: 2, want: `\x1b[2J`},
+		{name: "negative limit", args: []string{"dead-letter", "list", "--limit=-1"}, code: 2, want: "--limit must not be negative"},
+		{name: "log level", args: []string{"status", "--log-level", "loud"}, code: 2, want: "--log-level must be one of"},
+		{name: "short id", args: []string{"dead-letter", "replay", "abc123-def456"}, code: 2, want: `"abc123-def456" is not a job id`},
+		{name: "bad id after a good one", args: []string{"dead-letter", "delete", id, "abc"}, code: 2, want: `"abc" is not a job id`},
+		{name: "bad id to show", args: []string{"dead-letter", "show", "42"}, code: 2, want: `"42" is not a job id`},
+		{name: "bad job id", args: []string{"job", "42"}, code: 2, want: `"42" is not a job id`},
+		{name: "missing to show", args: []string{"dead-letter", "show", missing}, code: 1, want: missing + ": no such dead letter"},
+		{name: "missing job", args: []string{"job", missing}, code: 1, want: missing + ": no such job"},
+		{name: "missing to replay", args: []string{"dead-letter", "replay", missing}, code: 1, want: missing + ": no such dead letter"},
+		{name: "missing to delete", args: []string{"dead-letter", "delete", missing}, code: 1, want: missing + ": no such dead letter"},
+		{name: "delete what", args: []string{"dead-letter", "delete", "--yes"}, code: 2, want: "which dead letters?"},
+		{name: "replay what", args: []string{"dead-letter", "replay", "--limit", "3"}, code: 2, want: "which dead letters?"},
+		{name: "ids and all", args: []string{"dead-letter", "delete", id, "--all"}, code: 2, want: "either ids, or --all"},
+		{name: "ids and a filter", args: []string{"dead-letter", "replay", id, "--reason", "timeout"}, code: 2, want: "either ids, or --all"},
+		{name: "ids and a limit", args: []string{"dead-letter", "delete", id, "--limit", "1"}, code: 2, want: "either ids, or --all"},
+		{name: "empty filter", args: []string{"dead-letter", "delete", "--yes", "--filter", ""}, code: 2, want: "--filter is empty"},
+		{name: "empty job", args: []string{"dead-letter", "delete", "--yes", "--job", ""}, code: 2, want: "--job is empty"},
+		{name: "empty queue filter", args: []string{"dead-letter", "delete", "--yes", "--queue="}, code: 2, want: "--queue is empty"},
+		{name: "unknown reason", args: []string{"dead-letter", "delete", "--yes", "--reason", "bad_luck"}, code: 2, want: "bad_luck"},
+		{name: "unknown state", args: []string{"dead-letter", "list", "--state", "zombie"}, code: 2, want: "--state must be"},
+		{name: "bad tag", args: []string{"dead-letter", "list", "--tag", "team"}, code: 2, want: "KEY=VALUE"},
+		{name: "bad since", args: []string{"dead-letter", "list", "--since", "yesterday"}, code: 2, want: "--since must be"},
+		{name: "until before since", args: []string{"dead-letter", "list", "--since", "1h", "--until", "2h"}, code: 2, want: "before"},
+		{name: "limit 0 in bulk", args: []string{"dead-letter", "delete", "--all", "--yes", "--limit", "0"}, code: 2, want: "--limit must be at least 1"},
+		{name: "bulk without a terminal", args: []string{"dead-letter", "delete", "--all"}, stdin: "y\n", code: 2, want: "permanently delete 1 dead letter. This cannot be undone. Nobody is there to confirm it: add --yes"},
+		{name: "bulk replay without a terminal", args: []string{"dead-letter", "replay", "--all"}, stdin: "y\n", code: 2, want: "queue 1 dead letter again"},
+		{name: "nothing to delete", args: []string{"dead-letter", "delete", "--filter", "nope", "--yes"}, code: 3, want: "no dead letter matches"},
+		{name: "nothing to replay", args: []string{"dead-letter", "replay", "--filter", "nope", "--yes"}, code: 3, want: "no dead letter matches"},
+		{name: "nothing to preview", args: []string{"dead-letter", "delete", "--state", "resolved", "--dry-run"}, code: 3, want: "no dead letter matches"},
+		{name: "cleanup 0", args: []string{"dead-letter", "cleanup", "--days", "0"}, code: 2, want: "--days must be from 1"},
+		{name: "cleanup -1", args: []string{"dead-letter", "cleanup", "--days", "-1"}, code: 2, want: "--days"},
+		{name: "cleanup =-1", args: []string{"dead-letter", "cleanup", "--days=-1"}, code: 2, want: "--days must be from 1"},
+		{name: "cleanup a million", args: []string{"dead-letter", "cleanup", "--days", "1000000"}, code: 2, want: "--days must be from 1"},
+		{name: "stats", args: []string{"dead-letter", "stats", "--hours=-1"}, code: 2, want: "--hours must be"},
+		{name: "replay attempts", args: []string{"dead-letter", "replay", id, "--new-max-attempts", "0"}, code: 2, want: "--new-max-attempts must be"},
+		{name: "replay queue", args: []string{"dead-letter", "replay", id, "--new-queue", ""}, code: 2, want: "--new-queue must be"},
+		{name: "replay without attempts left", args: []string{"dead-letter", "replay", id, "--keep-attempts"}, code: 1, want: "needs --new-max-attempts above 3"},
+		{name: "bulk replay without attempts left", args: []string{"dead-letter", "replay", "--all", "--yes", "--keep-attempts"}, code: 1, want: "nothing was changed"},
+		{name: "force in bulk", args: []string{"dead-letter", "replay", "--all", "--yes", "--force"}, code: 2, want: "--force is for ids"},
+		{name: "export format", args: []string{"dead-letter", "export", "--format", "xml"}, code: 2, want: "--format must be json, jsonl or csv"},
+		{name: "export to nowhere", args: []string{"dead-letter", "export", "--output", filepath.Join(dir, "no", "such.json")}, code: 1, want: "no such file or directory"},
+		{name: "export to a folder", args: []string{"dead-letter", "export", "--output", dir}, code: 1, want: "is a directory"},
+
+		{name: "no name", args: []string{"enqueue"}, code: 2, want: `expected "<name>"`},
+		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "job name must not be empty"},
+		{name: "args an array", args: []string{"enqueue", "j", "--args", "[1]"}, code: 2, want: "must be a JSON object"},
+		{name: "args a string", args: []string{"enqueue", "j", "--args", `"x"`}, code: 2, want: "must be a JSON object"},
+		{name: "args no JSON", args: []string{"enqueue", "j", "--args", "{user_id: 42}"}, code: 2, want: "not valid JSON"},
+		{name: "args empty", args: []string{"enqueue", "j", "--args", ""}, code: 2, want: "empty"},
+		{name: "args NUL escape", args: []string{"enqueue", "j", "--args", `{"a": "\u0000"}`}, code: 2, want: `\u0000`},
+		{name: "args NUL byte", args: []string{"enqueue", "j", "--args", "-"}, stdin: "{\"a\": \"\x00\"}", code: 2, want: "not valid JSON"},
+		{name: "args invalid UTF-8", args: []string{"enqueue", "j", "--args", "{\"a\": \"\xff\"}"}, code: 2, want: "not valid UTF-8"},
+		{name: "args invalid UTF-8 from stdin", args: []string{"enqueue", "j", "--args", "-"}, stdin: "{\"a\": \"\xff\"}", code: 2, want: "not valid UTF-8"},
+		{name: "args over 1 MiB", args: []string{"enqueue", "j", "--args", "-"}, stdin: tooLong, code: 2, want: "over the limit of 1048576"},
+		{name: "args over a limit", args: []string{"enqueue", "j", "--args", `{"a":1}`, "--max-args-bytes", "6"}, code: 2, want: "over the limit of 6"},
+		{name: "args file", args: []string{"enqueue", "j", "--args", "@" + filepath.Join(dir, "none.json")}, code: 2, want: "no such file"},
+		{name: "empty queue", args: []string{"enqueue", "j", "--queue", ""}, code: 2, want: "queue must not be empty"},
+		{name: "empty dedup key", args: []string{"enqueue", "j", "--dedup-key", ""}, code: 2, want: "dedup key must not be empty"},
+		{name: "no attempts", args: []string{"enqueue", "j", "--max-attempts", "0"}, code: 2, want: "max attempts must be"},
+		{name: "huge priority", args: []string{"enqueue", "j", "--priority", "3000000000"}, code: 2, want: "priority must fit"},
+		{name: "negative delay", args: []string{"enqueue", "j", "--delay=-1s"}, code: 2, want: "delay must not be negative"},
+		{name: "bad delay", args: []string{"enqueue", "j", "--delay", "soon"}, code: 2, want: "--delay"},
+		{name: "bad time", args: []string{"enqueue", "j", "--at", "noon"}, code: 2, want: "--at must be a time"},
+		{name: "delay and time", args: []string{"enqueue", "j", "--delay", "1s", "--at", "2026-01-01T00:00:00Z"}, code: 2, want: "can't be used together"},
+
+		{name: "no handler", args: []string{"worker"}, code: 2, want: "no handler"},
+		{name: "handler without =", args: []string{"worker", "--handle", "j"}, code: 2, want: "has no '='"},
+		{name: "handler without name", args: []string{"worker", "--handle", "=exec:true"}, code: 2, want: "has no name"},
+		{name: "handler of no kind", args: []string{"worker", "--handle", "j=true"}, code: 2, want: `comes "true", not exec:`},
+		{name: "handler without command", args: []string{"worker", "--handle", "j=exec: "}, code: 2, want: "has no command"},
+		{name: "handler twice", args: []string{"worker", "--handle", "j=exec:a", "--handle", "j=exec:b"}, code: 2, want: `names "j" twice`},
+		{name: "empty queues", args: []string{"worker", "--handle", "j=exec:a", "--queues", "a,,b"}, code: 2, want: "--queues has an empty name"},
+		{name: "no slots", args: []string{"worker", "--handle", "j=exec:a", "--concurrency", "0"}, code: 2, want: "--concurrency must be"},
+		{name: "negative timeout", args: []string{"worker", "--handle", "j=exec:a", "--timeout=-1s"}, code: 2, want: "--timeout must not be negative"},
+		{name: "bad listen URL", args: []string{"worker", "--handle", "j=exec:a", "--listen-url", "postgres://u:hunter2@h:x/y"}, code: 2, want: "--listen-url is not a database URL"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newShell(t, database)
+			s.stdin = test.stdin
+			r := s.run(test.args...)
+			wantCode(t, r, test.code)
+			wantIn(t, "stderr", r.err, "soniq: ", test.want)
+			checkComplaint(t, r)
+		})
+	}
+	if n := countLetters(t, pool); n != 1 {
+		t.Errorf("%d dead letters, want 1", n)
+	}
+	if n := countJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs, want none", n)
+	}
+	if n := count(t, pool, `select count(*) from soniq_dead_letter_jobs where state = 'dead' and resurrection_count = 0`); n != 1 {
+		t.Error("the dead letter was touched")
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		t.Errorf("files were left behind: %v, %v", entries, err)
+	}
+}
+
+// checkComplaint fails unless r is one safe line, without the password of any
+// URL in this file.
+func checkComplaint(t *testing.T, r result) {
+	t.Helper()
+	if strings.Count(r.err, "\n") != 1 || !strings.HasSuffix(r.err, "\n") || r.out != "" {
+		t.Errorf("not one line on standard error: %q, stdout %q", r.err, r.out)
+	}
+	if strings.Contains(r.out+r.err, "hunter2") {
+		t.Errorf("the password was printed: %q", r.err)
+	}
+	checkSafe(t, r.err)
+}
+
+func TestBadDatabase_oneLineWithoutThePassword(t *testing.T) {
+	t.Parallel()
+	empty := testdb.EmptyURL(t)
+	good, err := url.Parse(empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noDatabase := *good
+	noDatabase.Path = "/no_such"
+	secret, _ := good.User.Password()
+	closed := closedPort(t)
+	for _, test := range []struct {
+		name, url string
+		code      int
+		want      string
+	}{
+		{"malformed", "postgres://soniq:hunter2@h:port/x", 2, "--database-url is not a database URL"},
+		{"malformed password", "postgres://soniq:hunter2 /@:%zz@h/x", 2, "--database-url is not a database URL"},
+		{"malformed keywords", "host=h user='x password=hunter2", 2, "--database-url is not a database URL"},
+		{"another database's", "mysql://soniq:hunter2@h/x", 2, "does not begin with postgres://"},
+		{"bad sslmode", "postgres://soniq:hunter2@h/x?sslmode=perhaps", 2, "sslmode is invalid"},
+		{"bad pool size", "postgres://soniq:hunter2@h/x?pool_max_conns=many", 2, "pool_max_conns"},
+		{"nobody listens", "postgres://soniq:hunter2@" + closed + "/x", 1, "cannot reach PostgreSQL at " + closed + ": connection refused"},
+		{"no such host", "postgres://soniq:hunter2@soniq.invalid/x", 1, "cannot reach PostgreSQL at soniq.invalid:5432: "},
+		{"no such socket", "postgres://soniq:hunter2@/x?host=/no/such/folder", 1, "cannot reach PostgreSQL at /no/such/folder: no such file or directory"},
+		{"no such database", noDatabase.String(), 1, `has no database "no_such"`},
+		{"wrong password", "postgres://soniq:hunter2@" + refusingServer(t) + "/x?sslmode=disable", 1, `refused user "soniq": password authentication failed`},
+		{"no tables", empty, 1, "run 'soniq setup'"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			for _, command := range [][]string{
+				{"dead-letter", "list"}, {"status"}, {"enqueue", "j"}, {"worker", "--handle", "j=exec:true"},
+			} {
+				s := newShell(t, "")
+				r := s.run(append(command, "--database-url", test.url, "--log-level", "error")...)
+				wantCode(t, r, test.code)
+				wantIn(t, "stderr", r.err, test.want)
+				checkComplaint(t, r)
+				if secret != "" && strings.Contains(r.err, secret) {
+					t.Errorf("the password was printed: %q", r.err)
+				}
+			}
+		})
+	}
+}
+
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// refusingServer is a PostgreSQL that no password is right for: one that is
+// given to the tests may let everybody in.
+func refusingServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			backend := pgproto3.NewBackend(conn, conn)
+			if _, err := backend.ReceiveStartupMessage(); err == nil {
+				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+				_ = backend.Flush()
+				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+				_, _ = backend.Receive()
+				backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: `password authentication failed for user "soniq"`})
+				_ = backend.Flush()
+			}
+			_ = conn.Close()
+		}
+	}()
+	return l.Addr().String()
+}

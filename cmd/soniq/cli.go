@@ -1,0 +1,40 @@
+package main
+
+import "github.com/alecthomas/kong"
+
+// grammar is the whole command line.
+type grammar struct {
+	globals
+
+	Demo   demoCmd   `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
+	Setup  setupCmd  `cmd:"" group:"start" help:"Create or complete the tables in the database."`
+	Status statusCmd `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
+
+	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands, until stopped."`
+	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job."`
+	Job     jobCmd     `cmd:"" group:"jobs" help:"Show a job."`
+
+	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
+
+	Version     versionCmd       `cmd:"" group:"start" help:"Print the version."`
+	VersionFlag kong.VersionFlag `name:"version" hidden:""`
+}
+
+const description = "Soniq runs jobs from PostgreSQL and keeps those that fail for good in a dead-letter queue."
+
+var groups = []kong.Group{
+	{Key: "start", Title: "Getting started:"},
+	{Key: "jobs", Title: "Jobs:"},
+	{Key: "dead", Title: "Dead letters:"},
+	{Key: "global", Title: "Everywhere:"},
+}
+
+// globals are the flags of every command.
+type globals struct {
+	DatabaseURL string `group:"global" name:"database-url" placeholder:"URL" help:"The database: postgres://USER:PASSWORD@HOST:PORT/NAME. Default $$SONIQ_DATABASE_URL, then $$DATABASE_URL."`
+	Dev         bool   `group:"global" help:"Use a private PostgreSQL on this machine, started when needed (or set SONIQ_DEV=1)."`
+	JSON        bool   `group:"global" name:"json" help:"Print JSON."`
+	LogFormat   string `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
+	LogLevel    string `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
+	NoColor     bool   `group:"global" help:"Log without colours (or set NO_COLOR)."`
+}

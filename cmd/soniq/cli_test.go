@@ -1,0 +1,148 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+func TestHelp_everyCommandHasOne(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, "")
+	var g grammar
+	parser, err := kong.New(&g, kong.ExplicitGroups(groups), kong.Vars{"version": ""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range parser.Model.Leaves(false) {
+		path := strings.Fields(strings.ReplaceAll(node.Path(), "(dlq) ", ""))
+		var command []string
+		for _, word := range path {
+			if !strings.HasPrefix(word, "<") && !strings.HasPrefix(word, "[") {
+				command = append(command, word)
+			}
+		}
+		r := s.ok(append(command, "--help")...)
+		wantIn(t, "help", r.out, "Usage: soniq", "--database-url", "--json")
+		if node.Help == "" || r.err != "" {
+			t.Errorf("%s: help %q, stderr %q", command, node.Help, r.err)
+		}
+	}
+}
+
+func TestSoniq_alonePrintsHelp(t *testing.T) {
+	t.Parallel()
+	r := newShell(t, "").ok()
+	wantIn(t, "help", r.out, "Usage: soniq <command>", "dead-letter (dlq)", "Getting started:")
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, "")
+	wantIn(t, "version", s.ok("version").out, "soniq 0.")
+	wantIn(t, "--version", s.ok("--version").out, "soniq 0.")
+	if v := decode[map[string]string](t, s.ok("version", "--json").out); v["version"] == "" {
+		t.Errorf("no version: %v", v)
+	}
+}
+
+func TestDatabase_selection(t *testing.T) {
+	t.Parallel()
+	const own, shared, flag = "postgres://own", "postgres://shared", "postgres://flag"
+	for _, test := range []struct {
+		name string
+		args globals
+		env  map[string]string
+		want database
+		fail string
+	}{
+		{name: "nothing", fail: "no database: give --database-url (or set SONIQ_DATABASE_URL or DATABASE_URL), or use --dev"},
+		{name: "a misspelt variable", env: map[string]string{"SONIQ_DATABSE_URL": own}, fail: "no database"},
+		{name: "empty variables", env: map[string]string{"SONIQ_DATABASE_URL": "", "DATABASE_URL": "", "SONIQ_DEV": ""}, fail: "no database"},
+		{name: "own", env: map[string]string{"SONIQ_DATABASE_URL": own, "DATABASE_URL": shared}, want: database{url: own, source: "SONIQ_DATABASE_URL"}},
+		{name: "shared", env: map[string]string{"DATABASE_URL": shared}, want: database{url: shared, source: "DATABASE_URL"}},
+		{name: "flag", args: globals{DatabaseURL: flag}, env: map[string]string{"SONIQ_DATABASE_URL": own, "SONIQ_DEV": "1"}, want: database{url: flag, source: "--database-url"}},
+		{name: "dev flag", args: globals{Dev: true}, env: map[string]string{"SONIQ_DATABASE_URL": own}, want: database{dev: true, source: "--dev"}},
+		{name: "dev variable", env: map[string]string{"SONIQ_DEV": "1", "DATABASE_URL": shared}, want: database{dev: true, source: "SONIQ_DEV"}},
+		{name: "dev off", env: map[string]string{"SONIQ_DEV": "0", "DATABASE_URL": shared}, want: database{url: shared, source: "DATABASE_URL"}},
+		{name: "dev of two minds", env: map[string]string{"SONIQ_DEV": "1", "SONIQ_DATABASE_URL": own}, fail: "both set"},
+		{name: "dev nonsense", env: map[string]string{"SONIQ_DEV": "maybe"}, fail: "neither 1 nor 0"},
+		{name: "both flags", args: globals{Dev: true, DatabaseURL: flag}, fail: "exclude each other"},
+	} {
+		a := &app{globals: test.args, world: world{getenv: func(name string) string { return test.env[name] }}}
+		got, err := a.database()
+		switch {
+		case test.fail == "" && (err != nil || got != test.want):
+			t.Errorf("%s: %+v, %v, want %+v", test.name, got, err, test.want)
+		case test.fail != "" && (err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.fail)):
+			t.Errorf("%s: %v (exit %d), want %q (exit 2)", test.name, err, exitCode(err), test.fail)
+		}
+	}
+}
+
+func TestMoment(t *testing.T) {
+	t.Parallel()
+	berlin := time.FixedZone("CET", 3600)
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, berlin)
+	for text, want := range map[string]time.Time{
+		"":                     {},
+		"90m":                  now.Add(-90 * time.Minute),
+		"7d":                   now.AddDate(0, 0, -7),
+		"2w":                   now.AddDate(0, 0, -14),
+		"2026-11-01":           time.Date(2026, 11, 1, 0, 0, 0, 0, berlin),
+		"2026-11-01 08:30":     time.Date(2026, 11, 1, 8, 30, 0, 0, berlin),
+		"2026-11-01T08:30:00Z": time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+	} {
+		got, err := moment("--since", text, now)
+		if err != nil || !got.Equal(want) {
+			t.Errorf("moment(%q) = %s, %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"yesterday", "-1h", "d", "99999999d", "2026-13-01"} {
+		if _, err := moment("--since", text, now); exitCode(err) != exitUsage {
+			t.Errorf("moment(%q): %v", text, err)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int64]string{0: "0 dead letters", 1: "1 dead letter", 999: "999 dead letters", 1234: "1,234 dead letters", 1234567: "1,234,567 dead letters"} {
+		if got := letters(n); got != want {
+			t.Errorf("letters(%d) = %q, want %q", n, got, want)
+		}
+	}
+	now := time.Now()
+	for d, want := range map[time.Duration]string{-time.Hour: "0s", 59 * time.Second: "59s", time.Minute: "1m", 47 * time.Hour: "47h", 72 * time.Hour: "3d"} {
+		if got := age(now, now.Add(-d)); got != want {
+			t.Errorf("age(%s) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestNameLike(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"send_welcome_email", "myapp.tasks.send_welcome_email", true},
+		{"Send", "send", false},
+		{"%", "send", false},
+		{"myapp.*", "myapp.tasks.send", true},
+		{"tasks*", "myapp.tasks.send", false},
+		{"*send", "myapp.tasks.send", true},
+		{"*s*s*d", "myapp.tasks.send", true},
+		{"a?c", "abc", true},
+		{"a?c", "aéc", true},
+		{"a?c", "ac", false},
+		{"*", "", true},
+		{"a*b*c", "axxbxx", false},
+	} {
+		if got := nameLike(test.pattern, test.name); got != test.want {
+			t.Errorf("nameLike(%q, %q) = %v", test.pattern, test.name, got)
+		}
+	}
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq"
+	"soniq/internal/devdb"
+)
+
+// connectTimeout is how long one server may take to answer, unless the URL
+// says connect_timeout. A person waits no longer than that before looking
+// whether the host is right.
+const connectTimeout = 5 * time.Second
+
+// errNoDatabase names both ways out. Falling back to a private database would
+// let a misspelt variable enqueue into an empty one.
+var errNoDatabase = &exitError{exitUsage, errors.New(
+	"no database: give --database-url (or set SONIQ_DATABASE_URL or DATABASE_URL), or use --dev for a private one on this machine",
+)}
+
+// database is where a command's tables are.
+type database struct {
+	url    string
+	source string // what named it, for messages
+	dev    bool
+}
+
+// database chooses among the flags and the environment. A flag beats a
+// variable, and what is Soniq's own beats DATABASE_URL, which other programs
+// read too.
+func (a *app) database() (database, error) {
+	devVariable := false
+	if v := a.getenv("SONIQ_DEV"); v != "" {
+		var err error
+		if devVariable, err = strconv.ParseBool(v); err != nil {
+			return database{}, usagef("SONIQ_DEV is neither 1 nor 0: %q", v)
+		}
+	}
+	own, shared := a.getenv("SONIQ_DATABASE_URL"), a.getenv("DATABASE_URL")
+	switch {
+	case a.Dev && a.DatabaseURL != "":
+		return database{}, usagef("--dev and --database-url exclude each other")
+	case a.Dev:
+		return database{source: "--dev", dev: true}, nil
+	case a.DatabaseURL != "":
+		return database{url: a.DatabaseURL, source: "--database-url"}, nil
+	case devVariable && own != "":
+		return database{}, usagef("SONIQ_DEV and SONIQ_DATABASE_URL are both set: unset one of them, or say --dev or --database-url")
+	case devVariable:
+		return database{source: "SONIQ_DEV", dev: true}, nil
+	case own != "":
+		return database{url: own, source: "SONIQ_DATABASE_URL"}, nil
+	case shared != "":
+		return database{url: shared, source: "DATABASE_URL"}, nil
+	default:
+		return database{}, errNoDatabase
+	}
+}
+
+// open connects to the database, with one connection until a command needs
+// more, and makes sure that it answers. A private database is started, and
+// gets its tables. All of it is closed when the command ends.
+func (a *app) open() (*pgxpool.Pool, error) {
+	db, err := a.database()
+	if err != nil {
+		return nil, err
+	}
+	if db.dev {
+		lease, err := devdb.Acquire(a.ctx, devdb.Options{Logger: a.log})
+		if err != nil {
+			return nil, fmt.Errorf("start the private database: %w", err)
+		}
+		a.atExit(lease.Close)
+		db.url = lease.URL()
+	}
+	config, err := poolConfig(db.url, db.source)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(a.ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	a.atExit(func() error { pool.Close(); return nil })
+	if err := pool.Ping(a.ctx); err != nil {
+		return nil, err
+	}
+	if db.dev {
+		if _, err := soniq.Setup(a.ctx, pool); err != nil {
+			return nil, fmt.Errorf("set up the private database: %w", err)
+		}
+	}
+	return pool, nil
+}
+
+// poolConfig parses a URL that source named.
+func poolConfig(databaseURL, source string) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, usagef("%s is not a database URL like postgres://USER:PASSWORD@HOST:PORT/NAME%s", source, whyNoURL(databaseURL, err))
+	}
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if config.ConnConfig.RuntimeParams["application_name"] == "" {
+		config.ConnConfig.RuntimeParams["application_name"] = "soniq"
+	}
+	return config, nil
+}
+
+// whyNoURL says what is wrong with a database URL, if that can be said without
+// a word of the URL itself: a password may be anywhere in a malformed one, and
+// the parser's own message quotes it.
+func whyNoURL(databaseURL string, err error) string {
+	known := []string{
+		"invalid port", "invalid connect_timeout", "sslmode is invalid",
+		"invalid sslcertmode", "invalid require_auth", "failed to read service",
+		"cannot parse pool_max_conns", "pool_max_conns too small",
+	}
+	text := strings.ReplaceAll(err.Error(), databaseURL, "")
+	if i := slices.IndexFunc(known, func(k string) bool { return strings.Contains(text, k) }); i >= 0 {
+		return ": " + known[i]
+	}
+	if scheme, _, found := strings.Cut(databaseURL, "://"); found && scheme != "postgres" && scheme != "postgresql" {
+		return ": it does not begin with postgres://"
+	}
+	return ""
+}
+
+// describe is err in one line for a person: what failed, and what to do where
+// that is known.
+func describe(err error) string {
+	if soniq.IsMissing(err) {
+		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
+	}
+	var connectErr *pgconn.ConnectError
+	if errors.As(err, &connectErr) {
+		return describeConnect(connectErr)
+	}
+	if errors.Is(err, context.Canceled) {
+		return "interrupted"
+	}
+	return err.Error()
+}
+
+// describeConnect leaves out the attempts with other TLS modes and addresses,
+// which pgx lists one a line.
+func describeConnect(err *pgconn.ConnectError) string {
+	where := "PostgreSQL at " + address(err.Config)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "3D000":
+			return fmt.Sprintf("%s has no database %q: create it first (createdb %[2]s)", where, err.Config.Database)
+		case "28P01", "28000":
+			return fmt.Sprintf("%s refused user %q: %s", where, err.Config.User, pgErr.Message)
+		default:
+			return fmt.Sprintf("%s refused the connection: %s", where, pgErr.Message)
+		}
+	}
+	var dnsErr *net.DNSError
+	var netErr net.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case errors.As(err, &dnsErr):
+		return fmt.Sprintf("cannot reach %s: %s", where, dnsErr.Err)
+	case pgconn.Timeout(err) || errors.As(err, &netErr) && netErr.Timeout():
+		return fmt.Sprintf("%s did not answer within %s", where, err.Config.ConnectTimeout)
+	default:
+		return fmt.Sprintf("cannot reach %s: %s", where, innermost(err))
+	}
+}
+
+// address is where config leads, without anything else of the URL.
+func address(config *pgconn.Config) string {
+	if strings.HasPrefix(config.Host, "/") {
+		return config.Host
+	}
+	return net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port)))
+}
+
+// innermost is the text of the last error in err's chain: 'connection
+// refused' instead of every dial that led there.
+func innermost(err error) string {
+	for {
+		next := errors.Unwrap(err)
+		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
+			next = joined.Unwrap()[len(joined.Unwrap())-1]
+		}
+		if next == nil {
+			return err.Error()
+		}
+		err = next
+	}
+}

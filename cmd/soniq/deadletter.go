@@ -1,0 +1,200 @@
+package main
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+)
+
+// deadLetterCmd groups what can be done with dead letters.
+type deadLetterCmd struct {
+	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
+	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, history."`
+	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
+	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
+	Cleanup cleanupCmd `cmd:"" help:"Delete dead letters older than some days."`
+	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
+	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
+	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
+}
+
+func (deadLetterCmd) Help() string {
+	return `A dead letter is a job that cannot succeed: it failed on every attempt, failed for good, has arguments that its handler refuses, timed out, or no worker knows its name.
+
+    soniq dead-letter list
+    soniq dead-letter show ID
+    soniq dead-letter replay ID`
+}
+
+// selection picks dead letters by what they are.
+type selection struct {
+	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason []string `placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
+	State  string   `placeholder:"STATE" help:"dead, replaying or resolved."`
+	Since  string   `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
+	Until  string   `placeholder:"TIME" help:"Died at or before TIME."`
+	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+}
+
+// given reports whether any of the flags was used.
+func (s *selection) given() bool {
+	return s.Filter != nil || len(s.Job)+len(s.Queue)+len(s.Reason)+len(s.Tag) > 0 ||
+		s.State != "" || s.Since != "" || s.Until != ""
+}
+
+// filter turns the flags into a filter. An empty value is refused: in a
+// script it is a variable that isn't set, and it must not mean 'any'.
+func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
+	if s.Filter != nil {
+		if f.NameLike = *s.Filter; f.NameLike == "" {
+			return f, usagef("--filter is empty; leave it out to match any job")
+		}
+	}
+	for flag, values := range map[string][]string{"--job": s.Job, "--queue": s.Queue} {
+		for _, v := range values {
+			if v == "" {
+				return f, usagef("%s is empty; leave it out to match any", flag)
+			}
+		}
+	}
+	if len(s.Job) > 0 {
+		f.JobNames = s.Job
+	}
+	if len(s.Queue) > 0 {
+		f.Queues = s.Queue
+	}
+	for _, text := range s.Reason {
+		reason, err := deadletter.ParseReason(text)
+		if err != nil {
+			return f, usagef("--reason: %w", err)
+		}
+		f.Reasons = append(f.Reasons, reason)
+	}
+	switch s.State {
+	case "", deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
+		f.State = s.State
+	default:
+		return f, usagef("--state must be dead, replaying or resolved, not %q", s.State)
+	}
+	if f.From, err = moment("--since", s.Since, now); err != nil {
+		return f, err
+	}
+	if f.To, err = moment("--until", s.Until, now); err != nil {
+		return f, err
+	}
+	for _, tag := range s.Tag {
+		key, value, ok := strings.Cut(tag, "=")
+		if !ok || key == "" {
+			return f, usagef("--tag must be KEY=VALUE, not %q", tag)
+		}
+		if f.Tags == nil {
+			f.Tags = map[string]string{}
+		}
+		f.Tags[key] = value
+	}
+	if err := f.Validate(); err != nil {
+		return f, usagef("%w", err)
+	}
+	return f, nil
+}
+
+// moment reads a time: an age before now, or a date or time, which is local
+// where it doesn't say. Empty is the zero time.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if age, err := parseAge(text); err == nil && age >= 0 {
+		return now.Add(-age), nil
+	}
+	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
+}
+
+// parseAge is time.ParseDuration with days and weeks: 7d, 2w.
+func parseAge(text string) (time.Duration, error) {
+	day := 24 * time.Hour
+	for suffix, unit := range map[string]time.Duration{"d": day, "w": 7 * day} {
+		if digits, ok := strings.CutSuffix(text, suffix); ok {
+			// A century of weeks is far within a Duration.
+			if n, err := strconv.ParseUint(digits, 10, 12); err == nil {
+				return time.Duration(n) * unit, nil
+			}
+		}
+	}
+	return time.ParseDuration(text)
+}
+
+// parseIDs checks all ids before anything is done with one of them. An id
+// that is named twice counts once.
+func parseIDs(texts []string) ([]uuid.UUID, error) {
+	seen := make(map[uuid.UUID]bool, len(texts))
+	ids := make([]uuid.UUID, 0, len(texts))
+	for _, text := range texts {
+		id, err := parseID(text)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func parseID(text string) (uuid.UUID, error) {
+	id, err := uuid.Parse(text)
+	if err != nil {
+		return id, usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057, as 'soniq dead-letter list' shows them", text)
+	}
+	return id, nil
+}
+
+// letters is '1 dead letter' or '37 dead letters'.
+func letters(n int64) string { return plural(n, "dead letter") }
+
+func plural(n int64, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return thousands(n) + " " + noun
+}
+
+// thousands writes n with a comma between groups of three digits.
+func thousands(n int64) string {
+	digits := strconv.FormatInt(n, 10)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+// age is how long ago t was, in its largest unit: 12s, 5m, 3h, 40d.
+func age(now, t time.Time) string {
+	d := max(now.Sub(t), 0)
+	switch {
+	case d < time.Minute:
+		return strconv.Itoa(int(d.Seconds())) + "s"
+	case d < time.Hour:
+		return strconv.Itoa(int(d.Minutes())) + "m"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + "h"
+	default:
+		return strconv.Itoa(int(d.Hours())/24) + "d"
+	}
+}

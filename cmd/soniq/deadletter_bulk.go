@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+)
+
+// target is what replay and delete work on: single ids, or in bulk.
+type target struct {
+	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them."`
+	All bool     `help:"All of them; replay takes those that are dead."`
+	selection
+	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
+	DryRun bool `help:"Say what would be done, and change nothing."`
+	Yes    bool `short:"y" help:"Don't ask."`
+}
+
+// resolve checks the whole command line before anything is done. Exactly one
+// of ids and filter is meant; ids is nil in bulk.
+func (t *target) resolve(now time.Time) (ids []uuid.UUID, f deadletter.Filter, err error) {
+	if len(t.IDs) > 0 {
+		if t.All || t.given() || t.Limit != nil {
+			return nil, f, usagef("give either ids, or --all and filters")
+		}
+		ids, err = parseIDs(t.IDs)
+		return ids, f, err
+	}
+	if !t.All && !t.given() {
+		return nil, f, usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
+	}
+	if f, err = t.filter(now); err != nil {
+		return nil, f, err
+	}
+	f.All = t.All
+	if t.Limit != nil {
+		if f.Limit = *t.Limit; f.Limit < 1 {
+			return nil, f, usagef("--limit must be at least 1, not %d", f.Limit)
+		}
+	}
+	return nil, f, nil
+}
+
+const serverTimeSQL = `select clock_timestamp()`
+
+// pin bounds f to the dead letters of this moment, by the server's clock: what
+// dies while a person reads the question is not what they agreed to.
+func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
+	var now time.Time
+	if err := pool.QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
+		return fmt.Errorf("read the server's time: %w", err)
+	}
+	// A --since in the future stays alone: it matches nothing, as it should.
+	if (f.To.IsZero() || f.To.After(now)) && !f.From.After(now) {
+		f.To = now
+	}
+	return nil
+}
+
+// confirm asks before a bulk command, unless the person said --yes. Without a
+// terminal there is nobody to ask.
+func (a *app) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !a.stdinIsTTY {
+		return usagef("%s Nobody is there to confirm it: add --yes", question)
+	}
+	_, _ = fmt.Fprintf(a.notes, "%s Continue? [y/N] ", question)
+	answer := make(chan string, 1)
+	// A read from a terminal can't be cancelled: after Ctrl-C this goroutine
+	// ends with the process.
+	go func() {
+		line, _ := bufio.NewReader(a.stdin).ReadString('\n')
+		answer <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-a.ctx.Done():
+		a.note("")
+		return a.ctx.Err()
+	case text := <-answer:
+		if text == "y" || text == "yes" {
+			return nil
+		}
+		return errors.New("aborted; nothing was changed")
+	}
+}
+
+// failure is what went wrong with one of several ids.
+type failure struct {
+	ID    uuid.UUID `json:"id"`
+	Error string    `json:"error"`
+}
+
+// outcome ends a command on several ids: failures are named, each on its own
+// line of standard error.
+func (a *app) outcome(asked int, failed []failure) error {
+	for _, f := range failed {
+		a.note("soniq: %s: %s", f.ID, oneLine(f.Error))
+	}
+	switch {
+	case len(failed) == 0:
+		return nil
+	case len(failed) == asked:
+		return &exitError{exitFailed, errReported}
+	default:
+		return &exitError{exitPartly, errReported}
+	}
+}
+
+// preview shows up to ten of the dead letters that a bulk command would take.
+func (a *app) preview(queue *deadletter.Queue, f deadletter.Filter, verb string, n int64) error {
+	if a.JSON {
+		return a.out.document(map[string]any{"dry_run": true, "count": n})
+	}
+	a.out.printf("Would %s %s.", verb, letters(n))
+	const shown = 10
+	f.Limit = int(min(n, shown))
+	jobs, err := queue.List(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	if err := a.printLetters(jobs); err != nil {
+		return err
+	}
+	if rest := n - int64(len(jobs)); rest > 0 {
+		a.out.printf("... and %s more", thousands(rest))
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+)
+
+type deleteCmd struct {
+	target
+}
+
+func (deleteCmd) Help() string {
+	return `Examples:
+
+    soniq dead-letter delete 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter delete --state resolved --dry-run
+    soniq dead-letter delete --all --yes`
+}
+
+func (c *deleteCmd) Run(a *app) error {
+	ids, f, err := c.resolve(a.now())
+	if err != nil {
+		return err
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	queue := deadletter.NewQueue(pool)
+	if ids == nil {
+		return c.bulk(a, pool, queue, f)
+	}
+	return c.single(a, queue, ids)
+}
+
+func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID) error {
+	deleted, failed := []uuid.UUID{}, []failure{}
+	done := "Deleted"
+	if c.DryRun {
+		done = "Would delete"
+	}
+	for _, id := range ids {
+		var err error
+		if c.DryRun {
+			_, err = queue.Get(a.ctx, id)
+		} else {
+			err = queue.Delete(a.ctx, id)
+		}
+		switch {
+		case errors.Is(err, deadletter.ErrNotFound):
+			failed = append(failed, failure{id, deadletter.ErrNotFound.Error()})
+		case err != nil:
+			return err
+		default:
+			deleted = append(deleted, id)
+			if !a.JSON {
+				a.out.printf("%s %s", done, id)
+			}
+		}
+	}
+	if a.JSON {
+		result := map[string]any{"deleted": deleted, "failed": failed}
+		if c.DryRun {
+			result = map[string]any{"dry_run": true, "ids": deleted, "failed": failed}
+		}
+		if err := a.out.document(result); err != nil {
+			return err
+		}
+	}
+	return a.outcome(len(ids), failed)
+}
+
+func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {
+	if err := pin(a.ctx, pool, &f); err != nil {
+		return err
+	}
+	n, err := queue.Count(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	if f.Limit > 0 {
+		n = min(n, int64(f.Limit))
+	}
+	if n == 0 {
+		return errNothingMatched
+	}
+	if c.DryRun {
+		return a.preview(queue, f, "delete", n)
+	}
+	if err := a.confirm(c.Yes, fmt.Sprintf("This will permanently delete %s. This cannot be undone.", letters(n))); err != nil {
+		return err
+	}
+	deleted, err := queue.DeleteAll(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{"deleted": deleted})
+	}
+	a.out.printf("Deleted %s.", letters(deleted))
+	return nil
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"soniq/deadletter"
+)
+
+type exportCmd struct {
+	selection
+	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with, else json."`
+	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default."`
+	Limit  int    `placeholder:"N" help:"At most N. Default all."`
+}
+
+func (exportCmd) Help() string {
+	return `The file appears once it is complete. Dead letters come oldest first.
+
+    soniq dead-letter export --format json --output dead_jobs.json
+    soniq dead-letter export --format csv --output dead_jobs.csv
+    soniq dead-letter export --format jsonl | jq .last_error`
+}
+
+func (c *exportCmd) format() (deadletter.Format, error) {
+	if c.Format != "" {
+		format, err := deadletter.ParseFormat(c.Format)
+		if err != nil {
+			return "", usagef("--format must be json, jsonl or csv, not %q", c.Format)
+		}
+		return format, nil
+	}
+	switch strings.ToLower(filepath.Ext(c.Output)) {
+	case ".csv":
+		return deadletter.FormatCSV, nil
+	case ".jsonl", ".ndjson":
+		return deadletter.FormatJSONL, nil
+	default:
+		return deadletter.FormatJSON, nil
+	}
+}
+
+func (c *exportCmd) Run(a *app) error {
+	f, err := c.filter(a.now())
+	if err != nil {
+		return err
+	}
+	if c.Limit < 0 {
+		return usagef("--limit must not be negative: %d", c.Limit)
+	}
+	f.Limit = c.Limit
+	format, err := c.format()
+	if err != nil {
+		return err
+	}
+	if c.Output == "" || c.Output == "-" {
+		return c.toStdout(a, f, format)
+	}
+	// The file first: a wrong path is known before the database is asked.
+	file, err := createFile(c.Output)
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	defer file.abandon()
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	buffered := bufio.NewWriter(file)
+	n, err := deadletter.NewQueue(pool).Export(a.ctx, buffered, f, format)
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err == nil {
+		err = file.commit()
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{"exported": n, "format": format, "output": c.Output})
+	}
+	a.note("Exported %s to %s", letters(n), oneLine(c.Output))
+	return nil
+}
+
+func (c *exportCmd) toStdout(a *app, f deadletter.Filter, format deadletter.Format) error {
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	// JSON means the same with its controls escaped. CSV has no escapes: a
+	// program gets it as it is, a person's terminal only what is safe.
+	w := io.Writer(a.out.json)
+	if format == deadletter.FormatCSV {
+		w = a.out.raw
+		if a.stdoutIsTTY {
+			w = a.out.text
+		}
+	}
+	buffered := bufio.NewWriter(w)
+	n, err := deadletter.NewQueue(pool).Export(a.ctx, buffered, f, format)
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err != nil {
+		return err
+	}
+	a.note("Exported %s", letters(n))
+	return nil
+}
+
+// newFile is written beside its final name and takes it over when complete:
+// nobody reads half an export, and an old one stays until then.
+type newFile struct {
+	*os.File
+	path string // the final name; empty if File is what was asked for
+}
+
+// createFile makes sure that path can be written. What is no regular file (a
+// pipe, a terminal) is written to directly.
+func createFile(path string) (*newFile, error) {
+	// Through a symbolic link the file it names is replaced, not the link.
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	mode := fs.FileMode(0o666) // before the umask, as any new file
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, &fs.PathError{Op: "write", Path: path, Err: errors.New("is a directory")}
+	case err == nil && !info.Mode().IsRegular():
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		return &newFile{File: f}, err
+	case err == nil:
+		// A file that may not be written must not be replaced either.
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		mode = info.Mode().Perm()
+	}
+	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text()[:8])
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		// The person knows the name they gave, not ours.
+		return nil, &fs.PathError{Op: "create", Path: path, Err: errors.Unwrap(err)}
+	}
+	return &newFile{File: f, path: path}, nil
+}
+
+// commit gives the file its name.
+func (f *newFile) commit() error {
+	if f.path == "" {
+		return nil
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), f.path); err != nil {
+		return err
+	}
+	f.path = ""
+	return nil
+}
+
+// abandon leaves nothing behind of a file that was not committed.
+func (f *newFile) abandon() {
+	_ = f.Close()
+	if f.path != "" {
+		_ = os.Remove(f.Name())
+	}
+}

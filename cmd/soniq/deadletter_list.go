@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"math"
+
+	"soniq/deadletter"
+)
+
+type listCmd struct {
+	selection
+	Limit int `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+}
+
+func (listCmd) Help() string {
+	return `Examples:
+
+    soniq dead-letter list
+    soniq dead-letter list --filter send_welcome_email --since 24h
+    soniq dead-letter list --reason timeout --json`
+}
+
+func (c *listCmd) Run(a *app) error {
+	f, err := c.filter(a.now())
+	if err != nil {
+		return err
+	}
+	if c.Limit < 0 {
+		return usagef("--limit must not be negative: %d", c.Limit)
+	}
+	if f.Limit = c.Limit; f.Limit == 0 {
+		f.Limit = math.MaxInt32
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	queue := deadletter.NewQueue(pool)
+	jobs, err := queue.List(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	total := int64(len(jobs))
+	if len(jobs) == f.Limit {
+		f.Limit = 0
+		if total, err = queue.Count(a.ctx, f); err != nil {
+			return err
+		}
+	}
+	if a.JSON {
+		if jobs == nil {
+			jobs = []deadletter.Job{}
+		}
+		err = a.out.document(jobs)
+	} else if len(jobs) > 0 {
+		err = a.printLetters(jobs)
+	}
+	switch {
+	case err != nil:
+		return err
+	case total == 0 && c.given():
+		a.note("no dead letter matches")
+	case total == 0:
+		a.note("no dead letters")
+	case total > int64(len(jobs)):
+		a.note("%s of %s; --limit 0 for all", thousands(int64(len(jobs))), letters(total))
+	default:
+		a.note("%s", letters(total))
+	}
+	return nil
+}
+
+// printLetters prints a table that fits the terminal. On a narrow one the
+// error goes first: 'show' has all of it.
+func (a *app) printLetters(jobs []deadletter.Job) error {
+	t := table{columns: []column{
+		{title: "ID"},
+		{title: "JOB", min: 14},
+		{title: "REASON"},
+		{title: "ATTEMPTS", right: true, drop: 3},
+		{title: "AGE", right: true},
+		{title: "STATE", drop: 2},
+		{title: "ERROR", min: 16, drop: 4},
+	}}
+	now := a.now()
+	for _, j := range jobs {
+		t.add(
+			j.ID.String(), j.JobName, string(j.Reason),
+			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.MovedAt), state(j), firstLine(j.LastError),
+		)
+	}
+	return t.write(a.out, a.tableWidth())
+}
+
+// state is the dead letter's state for people.
+func state(j deadletter.Job) string {
+	if j.OutcomeUnknown() {
+		return "replayed, outcome unknown"
+	}
+	return j.State
+}
+
+// tableWidth is the width of the terminal that tables go to, or 0.
+func (a *app) tableWidth() int {
+	if a.stdoutIsTTY {
+		return a.width
+	}
+	return 0
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+)
+
+type replayCmd struct {
+	target
+	ResetAttempts  bool    `default:"true" negatable:"keep-attempts" help:"Start over at attempt 0; or go on counting, which needs --new-max-attempts above the attempts made."`
+	NewMaxAttempts *int    `placeholder:"N" help:"Give it N attempts."`
+	NewQueue       *string `placeholder:"QUEUE" help:"Put it into another queue."`
+	NewPriority    *int    `placeholder:"N" help:"Give it another priority; lower runs first."`
+	Force          bool    `help:"With ids: even where a replay is under way or has succeeded."`
+}
+
+func (replayCmd) Help() string {
+	return `A replay is a new job with the same name and arguments. The dead letter stays as the record; it is resolved once a replay succeeds.
+
+    soniq dead-letter replay 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter replay --filter send_welcome_email --dry-run
+    soniq dead-letter replay --all --reason timeout --yes`
+}
+
+func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
+	if bulk && c.Force {
+		return o, usagef("--force is for ids: in bulk only what is dead is replayed")
+	}
+	o = deadletter.ReplayOptions{
+		KeepAttempts: !c.ResetAttempts,
+		Priority:     c.NewPriority,
+		Force:        c.Force,
+	}
+	if c.NewQueue != nil {
+		if o.Queue = *c.NewQueue; o.Queue == "" || !utf8.ValidString(o.Queue) {
+			return o, usagef("--new-queue must be the name of a queue, not %q", o.Queue)
+		}
+	}
+	if p := c.NewPriority; p != nil && int(int32(*p)) != *p {
+		return o, usagef("--new-priority must fit into 32 bits, not %d", *p)
+	}
+	if c.NewMaxAttempts != nil {
+		if o.MaxAttempts = *c.NewMaxAttempts; o.MaxAttempts < 1 || o.MaxAttempts > math.MaxInt32 {
+			return o, usagef("--new-max-attempts must be from 1 to %d, not %d", math.MaxInt32, o.MaxAttempts)
+		}
+	}
+	return o, nil
+}
+
+func (c *replayCmd) Run(a *app) error {
+	ids, f, err := c.resolve(a.now())
+	if err != nil {
+		return err
+	}
+	o, err := c.options(ids == nil)
+	if err != nil {
+		return err
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	queue := deadletter.NewQueue(pool)
+	if ids == nil {
+		return c.bulk(a, pool, queue, f, o)
+	}
+	return c.single(a, queue, ids, o)
+}
+
+func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, o deadletter.ReplayOptions) error {
+	replayed, failed := []deadletter.Replayed{}, []failure{}
+	for _, id := range ids {
+		if c.DryRun {
+			j, err := queue.Get(a.ctx, id)
+			switch {
+			case errors.Is(err, deadletter.ErrNotFound):
+				failed = append(failed, failure{id, err.Error()})
+			case err != nil:
+				return err
+			case j.State != deadletter.StateDead && !o.Force:
+				failed = append(failed, failure{id, replayRefused(&deadletter.StateError{ID: id, State: j.State, ReplayJobID: j.ReplayJobID})})
+			default:
+				replayed = append(replayed, deadletter.Replayed{From: id})
+				if !a.JSON {
+					a.out.printf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason)))
+				}
+			}
+			continue
+		}
+		newID, err := queue.Replay(a.ctx, id, o)
+		if err != nil {
+			text, single := replayError(err)
+			if !single {
+				return err
+			}
+			failed = append(failed, failure{id, text})
+			continue
+		}
+		replayed = append(replayed, deadletter.Replayed{From: id, To: newID})
+		if !a.JSON {
+			a.out.printf("Replayed %s as %s", id, newID)
+		}
+	}
+	if a.JSON {
+		if err := a.out.document(c.result(replayed, failed)); err != nil {
+			return err
+		}
+	}
+	return a.outcome(len(ids), failed)
+}
+
+func (c *replayCmd) result(replayed []deadletter.Replayed, failed []failure) any {
+	if !c.DryRun {
+		return map[string]any{"replayed": replayed, "failed": failed}
+	}
+	ids := make([]uuid.UUID, len(replayed))
+	for i, r := range replayed {
+		ids[i] = r.From
+	}
+	return map[string]any{"dry_run": true, "ids": ids, "failed": failed}
+}
+
+// replayError is the text of an error that concerns one dead letter; single is
+// false for one that would meet every other, too.
+func replayError(err error) (text string, single bool) {
+	var attempts *deadletter.AttemptsError
+	var duplicate *deadletter.DuplicateError
+	var stateErr *deadletter.StateError
+	switch {
+	case errors.As(err, &stateErr):
+		return replayRefused(stateErr), true
+	case errors.Is(err, deadletter.ErrNotFound):
+		return deadletter.ErrNotFound.Error(), true
+	case errors.As(err, &duplicate):
+		return fmt.Sprintf("an equal job is queued already: %s", duplicate.ID), true
+	case errors.As(err, &attempts):
+		return fmt.Sprintf("it made %d of %d attempts: with --keep-attempts it needs --new-max-attempts above %d",
+			attempts.Attempts, attempts.MaxAttempts, attempts.Attempts), true
+	default:
+		return "", false
+	}
+}
+
+func replayRefused(e *deadletter.StateError) string {
+	text := e.State
+	switch e.State {
+	case deadletter.StateReplaying:
+		text = "a replay is under way"
+	case deadletter.StateResolved:
+		text = "a replay succeeded already"
+	}
+	if e.ReplayJobID != nil {
+		text += fmt.Sprintf(" (job %s)", *e.ReplayJobID)
+	}
+	return text + "; --force replays it again"
+}
+
+func (c *replayCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
+	if err := pin(a.ctx, pool, &f); err != nil {
+		return err
+	}
+	n, err := queue.ReplayCount(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errNothingMatched
+	}
+	if c.DryRun {
+		if a.JSON {
+			return a.out.document(map[string]any{"dry_run": true, "count": n})
+		}
+		a.out.printf("Would replay %s.", letters(n))
+		return nil
+	}
+	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", letters(n))
+	if err := a.confirm(c.Yes, question); err != nil {
+		return err
+	}
+	result, err := queue.ReplayAll(a.ctx, f, o)
+	if err != nil {
+		if text, single := replayError(err); single {
+			return errors.New(text + "; nothing was changed")
+		}
+		return err
+	}
+	if a.JSON {
+		if result.Replayed == nil {
+			result.Replayed = []deadletter.Replayed{}
+		}
+		if err := a.out.document(result); err != nil {
+			return err
+		}
+	} else {
+		for _, r := range result.Replayed {
+			a.out.printf("Replayed %s as %s", r.From, r.To)
+		}
+	}
+	a.note("replayed %s", letters(int64(len(result.Replayed))))
+	if result.Skipped == 0 {
+		return nil
+	}
+	code := exitPartly
+	if len(result.Replayed) == 0 {
+		code = exitFailed
+	}
+	return &exitError{code, fmt.Errorf("skipped %s: an equal unique job is queued already", letters(int64(result.Skipped)))}
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"soniq/deadletter"
+)
+
+type showCmd struct {
+	ID string `arg:"" name:"id" help:"The dead letter's id."`
+}
+
+func (showCmd) Help() string {
+	return `Example:
+
+    soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057`
+}
+
+func (c *showCmd) Run(a *app) error {
+	id, err := parseID(c.ID)
+	if err != nil {
+		return err
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	j, err := deadletter.NewQueue(pool).Get(a.ctx, id)
+	if errors.Is(err, deadletter.ErrNotFound) {
+		return fmt.Errorf("%s: %w", id, deadletter.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(j)
+	}
+	a.printLetter(j)
+	return nil
+}
+
+// whyDead says in a sentence what each reason means, and what to do.
+func whyDead(j deadletter.Job) string {
+	switch j.Reason {
+	case deadletter.MaxRetriesExceeded:
+		return "It failed, and no attempt remains."
+	case deadletter.PermanentFailure:
+		if j.DecidedBy == "rule" {
+			return "The job's own rule says that this error is permanent: no retry can help."
+		}
+		return "Its handler said that the failure is permanent: no retry can help."
+	case deadletter.JobNotFound:
+		return "No worker registered a handler for this name: deploy one, then replay."
+	case deadletter.InvalidArguments:
+		return "Its handler refused the arguments, so it was not tried again."
+	case deadletter.Timeout:
+		return "Its last attempt ran into the timeout, and none remains."
+	case deadletter.ManualMove:
+		return "Somebody moved it here by hand."
+	default:
+		return "Another program wrote this reason."
+	}
+}
+
+// printLetter prints the whole story of a dead letter.
+func (a *app) printLetter(j deadletter.Job) {
+	p := a.out.printf
+	field := func(name, format string, args ...any) {
+		p("%-12s %s", name, oneLine(fmt.Sprintf(format, args...)))
+	}
+	optional := func(name string, value *string) {
+		if value != nil && *value != "" {
+			field(name, "%s", *value)
+		}
+	}
+	field("Dead letter", "%s", j.ID)
+	field("Job", "%s", j.JobName)
+	field("State", "%s", a.lineage(j))
+	field("Reason", "%s. %s", j.Reason, whyDead(j))
+	field("Attempts", "%d of %d", j.Attempts, j.MaxAttempts)
+	field("Queue", "%s, priority %d", j.Queue, j.Priority)
+	field("Created", "%s", a.when(j.OriginalCreatedAt))
+	if j.ScheduledAt != nil {
+		field("Due", "%s", a.when(*j.ScheduledAt))
+	}
+	field("Died", "%s", a.when(j.MovedAt))
+	if j.ResurrectionCount > 0 {
+		last := ""
+		if j.LastResurrectionAt != nil {
+			last = ", last " + a.when(*j.LastResurrectionAt)
+		}
+		field("Replayed", "%s%s", plural(int64(j.ResurrectionCount), "time"), last)
+	}
+	if j.ReplayOf != nil {
+		field("Replay of", "%s", *j.ReplayOf)
+	}
+	if j.UniqueJob {
+		field("Unique", "yes")
+	}
+	optional("Dedup key", j.DedupKey)
+	optional("Producer", j.ProducerID)
+	if j.WorkerID != nil {
+		field("Worker", "%s", *j.WorkerID)
+	}
+	if len(j.Tags) > 0 && string(j.Tags) != "null" {
+		field("Tags", "%s", compactJSON(j.Tags))
+	}
+	optional("Fingerprint", &j.Fingerprint)
+
+	var about []string
+	for _, part := range []string{string(j.ErrorKind), j.ErrorType, j.ErrorCode} {
+		if part != "" {
+			about = append(about, oneLine(part))
+		}
+	}
+	title := "Error"
+	if len(about) > 0 {
+		title += " (" + strings.Join(about, ", ") + ")"
+	}
+	p("\n%s", title)
+	if j.LastError == "" {
+		p("  none recorded")
+	} else {
+		p("%s", indent(j.LastError, "  "))
+	}
+	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
+	p("\nReplay it\n  %s", a.replayCommand(j))
+}
+
+// lineage says where the dead letter stands, and which job replays it.
+func (a *app) lineage(j deadletter.Job) string {
+	s := state(j)
+	if j.ReplayJobID != nil {
+		switch j.State {
+		case deadletter.StateReplaying:
+			s += fmt.Sprintf(", as job %s", *j.ReplayJobID)
+		case deadletter.StateResolved:
+			s += fmt.Sprintf(": job %s succeeded", *j.ReplayJobID)
+		default:
+			s += fmt.Sprintf(", after job %s did not succeed", *j.ReplayJobID)
+		}
+	}
+	return s
+}
+
+// replayCommand is the command line that replays j on the same database,
+// without the URL: it may hold a password.
+func (a *app) replayCommand(j deadletter.Job) string {
+	command := "soniq dead-letter replay " + j.ID.String()
+	if a.Dev {
+		command += " --dev"
+	}
+	if j.State != deadletter.StateDead {
+		command += " --force"
+	}
+	return command
+}
+
+// when is a time on the wall and as an age.
+func (a *app) when(t time.Time) string {
+	now := a.now()
+	text := t.In(now.Location()).Format("2006-01-02 15:04:05 MST")
+	if t.After(now) {
+		return text + " (in " + age(t, now) + ")"
+	}
+	return text + " (" + age(now, t) + " ago)"
+}
+
+// indent puts prefix before each line of s.
+func indent(s, prefix string) string {
+	return prefix + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+prefix)
+}
+
+// prettyJSON is raw over several lines; what isn't JSON stays as it is.
+func prettyJSON(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if err := json.Indent(&b, raw, "", "  "); err != nil {
+		return string(raw)
+	}
+	return b.String()
+}
+
+func compactJSON(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return string(raw)
+	}
+	return b.String()
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"soniq/deadletter"
+)
+
+// devDir is a folder for private databases that the server's user can enter.
+func devDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "soniq-demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server may run as another user
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// The demo is the first thing that anybody runs: the whole program, on a
+// database that doesn't exist yet, and what it leads to.
+func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
+	t.Parallel()
+	dir := devDir(t)
+	soniq := func(args ...string) (stdout string) {
+		t.Helper()
+		p := program(t, dir, "", args...)
+		p.Env = append(p.Env, "SONIQ_DEV_DIR="+dir)
+		if err := p.Run(); err != nil {
+			t.Fatalf("soniq %q: %v: %s", args, err, p.err.String())
+		}
+		return p.out.String()
+	}
+
+	out := soniq("demo", "--json")
+	var report demoReport
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	if report.Done != 3 || report.Retries != 6 || report.ReplayState != deadletter.StateResolved {
+		t.Errorf("%d done, %d retries, replay %s; want 3, 6, resolved", report.Done, report.Retries, report.ReplayState)
+	}
+	reasons := map[deadletter.Reason]string{}
+	for _, j := range report.DeadLetters {
+		reasons[j.Reason] = j.JobName
+	}
+	for reason, job := range map[deadletter.Reason]string{
+		deadletter.PermanentFailure:   "payments.charge",
+		deadletter.InvalidArguments:   "invoices.render",
+		deadletter.MaxRetriesExceeded: "inventory.sync",
+		deadletter.Timeout:            "videos.transcode",
+		deadletter.JobNotFound:        "faxes.send",
+	} {
+		if reasons[reason] != job {
+			t.Errorf("%s: %q, want %q", reason, reasons[reason], job)
+		}
+	}
+
+	// Once more, for people, on the database that is there now.
+	out = soniq("demo")
+	_, hints, _ := strings.Cut(out, "Try:")
+	commands := 0
+	for line := range strings.Lines(hints) {
+		if _, command, ok := strings.Cut(line, " dead-letter "); ok {
+			commands++
+			soniq(append([]string{"dead-letter"}, strings.Fields(command)...)...)
+		}
+	}
+	if commands != 4 {
+		t.Errorf("the demo suggests %d commands, want 4:\n%s", commands, out)
+	}
+	if info, err := os.Stat(dir + "/dead_jobs.csv"); err != nil || info.Size() == 0 {
+		t.Errorf("the export that it suggests: %v, %v", info, err)
+	}
+}
+
+func TestDemo_databaseURL_isRefused(t *testing.T) {
+	t.Parallel()
+	r := newShell(t, "").run("demo", "--database-url", "postgres://x@127.0.0.1:1/x")
+	if r.code != exitUsage || !strings.Contains(r.err, "takes no --database-url") {
+		t.Errorf("exit %d: %s", r.code, r.err)
+	}
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"soniq/engine"
+)
+
+type jobCmd struct {
+	ID string `arg:"" name:"id" help:"The job's id."`
+}
+
+func (jobCmd) Help() string {
+	return `Example:
+
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json`
+}
+
+func (c *jobCmd) Run(a *app) error {
+	id, err := parseID(c.ID)
+	if err != nil {
+		return err
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	client, err := engine.NewClient(pool, engine.ClientConfig{})
+	if err != nil {
+		return err
+	}
+	j, err := client.Job(a.ctx, id)
+	if errors.Is(err, engine.ErrJobNotFound) {
+		return fmt.Errorf("%s: %w: it never was, or its result has expired", id, engine.ErrJobNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(j)
+	}
+	a.printJob(j)
+	return nil
+}
+
+func (a *app) printJob(j *engine.Job) {
+	p := a.out.printf
+	field := func(name, value string) {
+		if value != "" {
+			p("%-12s %s", name, oneLine(value))
+		}
+	}
+	field("Job", j.ID.String())
+	field("Name", j.Name)
+	field("Status", string(j.Status))
+	field("Reason", j.DeadLetterReason)
+	field("Attempts", fmt.Sprintf("%d of %d", j.Attempts, j.MaxAttempts))
+	field("Queue", fmt.Sprintf("%s, priority %d", j.Queue, j.Priority))
+	field("Created", a.when(j.CreatedAt))
+	if j.ScheduledAt != nil {
+		field("Due", a.when(*j.ScheduledAt))
+	}
+	field("Updated", a.when(j.UpdatedAt))
+	if j.ExpiresAt != nil {
+		field("Expires", a.when(*j.ExpiresAt))
+	}
+	if j.ReplayOf != nil {
+		field("Replay of", j.ReplayOf.String())
+	}
+	field("Dedup key", j.DedupKey)
+	field("Producer", j.ProducerID)
+	if j.WorkerID != nil {
+		field("Worker", j.WorkerID.String())
+	}
+	if j.LastError != "" {
+		p("\nLast error\n%s", indent(j.LastError, "  "))
+	}
+	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
+	if j.Result != nil {
+		p("\nResult\n%s", indent(prettyJSON(j.Result), "  "))
+	}
+	if j.Status == engine.StatusDeadLetter {
+		a.note("\nMore: soniq dead-letter show %s", j.ID)
+	}
+}

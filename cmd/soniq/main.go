@@ -1,0 +1,56 @@
+// Command soniq sets up the database, runs workers whose handlers are
+// commands, enqueues jobs, and inspects, replays, cleans and exports the
+// dead-letter queue.
+//
+// The grammar is in cli.go: structs with tags, which kong parses. Each command
+// has a file of its own with a Run method that gets an *app: its streams,
+// clock, environment, signals and database. Nothing else reaches for the
+// process, so the tests parse and run commands in theirs.
+//
+// Data goes to standard output, notes and logs to standard error. Exit codes
+// are in exit.go.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+)
+
+func main() {
+	// Room for three: drain, cancel, exit.
+	signals := make(chan os.Signal, 3)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	width := 0
+	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
+		width = w
+	}
+	os.Exit(run(world{
+		self:        invocation(os.Args[0]),
+		stdin:       os.Stdin,
+		stdout:      os.Stdout,
+		stderr:      os.Stderr,
+		stdinIsTTY:  term.IsTerminal(int(os.Stdin.Fd())),
+		stdoutIsTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		stderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		width:       width,
+		getenv:      os.Getenv,
+		now:         time.Now,
+		signals:     signals,
+		exit:        os.Exit,
+	}, os.Args[1:]))
+}
+
+// invocation is how to run this program again from the same folder. A program
+// that 'go run' built is gone when it ends.
+func invocation(arg0 string) string {
+	if strings.Contains(filepath.ToSlash(arg0), "/go-build") {
+		return "go run ./cmd/soniq"
+	}
+	return "soniq"
+}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// errReported ends a command that has said on standard error what went wrong.
+var errReported = errors.New("reported")
+
+// report prints err on one line of standard error. Of a usage error's command
+// it names the help.
+func (a *app) report(cmd *kong.Context, err error) {
+	if errors.Is(err, errReported) {
+		return
+	}
+	text := strings.Join(strings.FieldsFunc(describe(err), func(r rune) bool { return r == '\n' }), "; ")
+	if exitCode(err) == exitUsage && !errors.Is(err, errNoDatabase) {
+		text += " (see '" + commandPath(cmd) + " --help')"
+	}
+	a.note("soniq: %s", oneLine(text))
+}
+
+// commandPath is the selected command as one would type it.
+func commandPath(cmd *kong.Context) string {
+	path := ""
+	if cmd != nil {
+		for node := cmd.Selected(); node != nil && node.Parent != nil; node = node.Parent {
+			path = " " + node.Name + path
+		}
+	}
+	return "soniq" + path
+}

@@ -1,0 +1,51 @@
+package main
+
+import "soniq"
+
+type setupCmd struct {
+	Optimize bool `help:"Also drop the indexes of Python Soniq that only slow both programs down."`
+}
+
+func (setupCmd) Help() string {
+	return `Safe to run again, several times at once, and on a database that Python Soniq made.
+
+    soniq setup --database-url postgres://app@db.internal/app`
+}
+
+func (c *setupCmd) Run(a *app) error {
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	result, err := soniq.Setup(a.ctx, pool)
+	if err != nil {
+		return err
+	}
+	dropped := []string{}
+	if c.Optimize {
+		names, err := soniq.Optimize(a.ctx, pool)
+		if err != nil {
+			return err
+		}
+		dropped = append(dropped, names...)
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{
+			"applied":         append([]string{}, result.Applied...),
+			"dropped_indexes": dropped,
+		})
+	}
+	if len(result.Applied) == 0 {
+		a.out.printf("The tables are up to date.")
+	}
+	for _, name := range result.Applied {
+		a.out.printf("Applied %s", name)
+	}
+	for _, name := range dropped {
+		a.out.printf("Dropped index %s", name)
+	}
+	if c.Optimize && len(dropped) == 0 {
+		a.out.printf("There was no index to drop.")
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"soniq/deadletter"
+	"soniq/engine"
+)
+
+type statusCmd struct{}
+
+func (statusCmd) Help() string {
+	return `Example:
+
+    soniq status --json`
+}
+
+func (statusCmd) Run(a *app) error {
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	client, err := engine.NewClient(pool, engine.ClientConfig{})
+	if err != nil {
+		return err
+	}
+	s, err := client.Status(a.ctx)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(s)
+	}
+	if err := a.printQueues(s.Queues); err != nil {
+		return err
+	}
+	a.out.printf("")
+	if err := a.printWorkers(s.Workers); err != nil {
+		return err
+	}
+	a.out.printf("")
+	dead := s.DeadLetters[deadletter.StateDead]
+	a.out.printf("Dead letters: %s dead, %s being replayed, %s resolved", thousands(dead),
+		thousands(s.DeadLetters[deadletter.StateReplaying]), thousands(s.DeadLetters[deadletter.StateResolved]))
+	if dead > 0 {
+		a.note("see 'soniq dead-letter list'")
+	}
+	return nil
+}
+
+func (a *app) printQueues(queues []engine.QueueStatus) error {
+	if len(queues) == 0 {
+		a.out.printf("No jobs.")
+		return nil
+	}
+	t := table{columns: []column{
+		{title: "QUEUE", min: 10},
+		{title: "DUE", right: true},
+		{title: "WAITING", right: true, drop: 1},
+		{title: "SCHEDULED", right: true},
+		{title: "RUNNING", right: true},
+		{title: "DONE", right: true},
+		{title: "CANCELLED", right: true, drop: 2},
+	}}
+	for _, q := range queues {
+		waiting := "-"
+		if q.Due > 0 {
+			now := a.now()
+			waiting = age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
+		}
+		t.add(q.Queue, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
+	}
+	return t.write(a.out, a.tableWidth())
+}
+
+func (a *app) printWorkers(workers []engine.WorkerStatus) error {
+	if len(workers) == 0 {
+		a.out.printf("No workers.")
+		return nil
+	}
+	t := table{columns: []column{
+		{title: "WORKER", min: 12},
+		{title: "STATUS"},
+		{title: "SLOTS", right: true, drop: 1},
+		{title: "UP", right: true},
+		{title: "SEEN", right: true},
+		{title: "VERSION", drop: 2},
+		{title: "QUEUES", min: 10},
+	}}
+	now := a.now()
+	for _, w := range workers {
+		status, version, queues := w.Status, w.Version, strings.Join(w.Queues, ",")
+		if !w.Live {
+			status = "silent"
+		}
+		if version == "" {
+			version = "python"
+		}
+		if queues == "" {
+			queues = "all"
+		}
+		// A Go worker's hostname ends with its id, to be unique; the process is
+		// enough for a person.
+		host := strings.TrimSuffix(w.Hostname, "/"+w.ID.String())
+		t.add(fmt.Sprintf("%s:%d", host, w.PID), status, fmt.Sprint(w.Concurrency),
+			age(now, w.StartedAt), age(now, w.LastHeartbeat), version, queues)
+	}
+	return t.write(a.out, a.tableWidth())
+}

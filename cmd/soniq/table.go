@@ -1,0 +1,158 @@
+package main
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/width"
+)
+
+// column of a table. A narrow terminal first takes room from the columns that
+// may shrink, then drops whole columns, those with the highest drop first; one
+// with drop 0 always stays.
+type column struct {
+	title string
+	right bool // aligned to the right
+	min   int  // may shrink to this width; 0 keeps its full width
+	drop  int
+}
+
+// columnGap is the space between two columns: two, so that a cell may hold
+// single spaces.
+const columnGap = 2
+
+type table struct {
+	columns []column
+	rows    [][]string
+}
+
+// add appends a row; its cells are made safe and put on one line.
+func (t *table) add(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = oneLine(cell)
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// write prints the table at most room columns wide; room 0 means as wide as it
+// needs.
+func (t *table) write(w io.Writer, room int) error {
+	shown, widths := t.layout(room)
+	var out strings.Builder
+	titles := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		titles[i] = c.title
+	}
+	for _, row := range append([][]string{titles}, t.rows...) {
+		var line strings.Builder
+		for n, i := range shown {
+			if n > 0 {
+				line.WriteString(strings.Repeat(" ", columnGap))
+			}
+			cell := cutWidth(row[i], widths[i])
+			pad := ""
+			if last := n == len(shown)-1; !last || t.columns[i].right {
+				pad = strings.Repeat(" ", widths[i]-textWidth(cell))
+			}
+			if t.columns[i].right {
+				cell, pad = pad, cell
+			}
+			line.WriteString(cell)
+			line.WriteString(pad)
+		}
+		out.WriteString(strings.TrimRight(line.String(), " "))
+		out.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// layout says which columns are shown, and how wide each is.
+func (t *table) layout(room int) (shown, widths []int) {
+	full := make([]int, len(t.columns))
+	for i, c := range t.columns {
+		full[i] = textWidth(c.title)
+		for _, row := range t.rows {
+			full[i] = max(full[i], textWidth(row[i]))
+		}
+		shown = append(shown, i)
+	}
+	for {
+		widths = slices.Clone(full)
+		if room <= 0 || t.shrink(shown, widths, room) {
+			return shown, widths
+		}
+		drop := -1
+		for n, i := range shown {
+			if d := t.columns[i].drop; d > 0 && (drop < 0 || d > t.columns[shown[drop]].drop) {
+				drop = n
+			}
+		}
+		if drop < 0 {
+			return shown, widths
+		}
+		shown = slices.Delete(shown, drop, drop+1)
+	}
+}
+
+// shrink lowers the widths of the shown columns, the widest first, until they
+// fit room; it reports whether they do.
+func (t *table) shrink(shown, widths []int, room int) bool {
+	total := columnGap * (len(shown) - 1)
+	for _, i := range shown {
+		total += widths[i]
+	}
+	for total > room {
+		widest := -1
+		for _, i := range shown {
+			least := t.columns[i].min
+			if least > 0 && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
+				widest = i
+			}
+		}
+		if widest < 0 {
+			return false
+		}
+		widths[widest]--
+		total--
+	}
+	return true
+}
+
+// textWidth is how many columns of a terminal s takes.
+func textWidth(s string) int {
+	n := 0
+	for _, r := range s {
+		n += runeWidth(r)
+	}
+	return n
+}
+
+func runeWidth(r rune) int {
+	if unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	default:
+		return 1
+	}
+}
+
+// cutWidth cuts s to at most limit columns, with an ellipsis where something
+// is missing.
+func cutWidth(s string, limit int) string {
+	if textWidth(s) <= limit {
+		return s
+	}
+	n := 0
+	for i, r := range s {
+		if n += runeWidth(r); n > limit-1 {
+			return s[:i] + "…"
+		}
+	}
+	return s
+}

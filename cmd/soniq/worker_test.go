@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+// workerProcess is a worker in a process of its own with one job under way,
+// which has written the ids of its processes to a file.
+type workerProcess struct {
+	*process
+	pool *pgxpool.Pool
+	s    *shell
+	job  string
+	pids string
+}
+
+// startWorkerProcess runs a command of three parts: before, writing the ids of
+// its processes, and after.
+func startWorkerProcess(t *testing.T, before, after string) *workerProcess {
+	t.Helper()
+	w := &workerProcess{pool: testdb.New(t), pids: filepath.Join(t.TempDir(), "pids")}
+	url := w.pool.Config().ConnString()
+	w.s = newShell(t, url)
+	command := before + "echo $$ > " + w.pids + ".new; sleep 300 & echo $! >> " + w.pids + ".new; mv " + w.pids + ".new " + w.pids + "; " + after
+	w.process = program(t, t.TempDir(), url, "worker", "--handle", "j=exec:"+command)
+	w.begin(t)
+	w.job = strings.TrimSpace(w.s.ok("enqueue", "j", "--max-attempts", "1").out)
+	eventually(t, "the job to start", func() bool { _, err := os.Stat(w.pids); return err == nil })
+	return w
+}
+
+func (w *workerProcess) status(t *testing.T) engine.Job {
+	t.Helper()
+	return decode[engine.Job](t, w.s.ok("job", w.job, "--json").out)
+}
+
+func (w *workerProcess) signal(t *testing.T, answer string) {
+	t.Helper()
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the answer to a signal", func() bool { return strings.Contains(w.err.String(), answer) })
+}
+
+func TestWorker_killed_itsCommandsDieWithIt(t *testing.T) {
+	t.Parallel()
+	w := startWorkerProcess(t, "", "wait")
+	if err := w.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Wait()
+	wantGone(t, w.pids)
+}
+
+func TestWorker_firstSignal_letsJobsEnd(t *testing.T) {
+	t.Parallel()
+	gate := filepath.Join(t.TempDir(), "gate")
+	if err := syscall.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := startWorkerProcess(t, "", "read -r x < "+gate+"; echo '[true]'")
+	w.signal(t, "stopping once running jobs have ended")
+	f, err := os.OpenFile(gate, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("go\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Wait(); err != nil {
+		t.Errorf("%v: %s", err, w.err.String())
+	}
+	if job := w.status(t); job.Status != engine.StatusDone || !sameJSON(t, job.Result, "[true]") {
+		t.Errorf("%+v", job)
+	}
+	wantGone(t, w.pids)
+}
+
+func TestWorker_secondSignal_givesJobsBackUncharged(t *testing.T) {
+	t.Parallel()
+	w := startWorkerProcess(t, "", "wait")
+	w.signal(t, "stopping once running jobs have ended")
+	w.signal(t, "giving running jobs back")
+	if err := w.Wait(); err != nil {
+		t.Errorf("%v: %s", err, w.err.String())
+	}
+	if job := w.status(t); job.Status != engine.StatusQueued || job.Attempts != 0 {
+		t.Errorf("%+v", job)
+	}
+	wantGone(t, w.pids)
+}
+
+func TestWorker_thirdSignal_exitsAtOnce(t *testing.T) {
+	t.Parallel()
+	w := startWorkerProcess(t, "trap '' TERM; ", "wait")
+	w.signal(t, "stopping once running jobs have ended")
+	w.signal(t, "giving running jobs back")
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Wait()
+	if code := w.ProcessState.ExitCode(); code != exitFailed {
+		t.Errorf("exit %d", code)
+	}
+	wantGone(t, w.pids)
+}
+
+// The README's promise to people without Go: psql is enough to enqueue.
+func TestWorker_plainInsert_startsWithoutAPoll(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	running := s.start("worker", "--handle", "j=exec:cat")
+	eventually(t, "the worker", func() bool { return strings.Contains(running.err.String(), "worker started") })
+	if _, err := pool.Exec(context.Background(), `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{"n": 1}')`); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the job", func() bool {
+		return count(t, pool, `select count(*) from soniq_jobs where status = 'done' and result = '{"n": 1}'`) == 1
+	})
+	status := s.ok("status")
+	wantIn(t, "status", status.out, "QUEUE", "default", "WORKER", "active")
+	s.signals <- syscall.SIGINT
+	if code := running.wait(t); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
