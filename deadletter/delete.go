@@ -1,0 +1,171 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// deleteBatch is how many rows one statement deletes: some 50 ms of locks, and
+// few enough trips that their latency doesn't count.
+const deleteBatch = 5000
+
+const deleteSQL = `
+delete from soniq_dead_letter_jobs
+where id = $1`
+
+const selectIDs = "select d.id\nfrom soniq_dead_letter_jobs d"
+
+// deleteFree deletes the rows of a query that nobody holds. Materialised, since
+// a plan that ran the query again would pick other rows under its limit.
+func deleteFree(picked string) string {
+	return "with picked as materialized (\n" + picked + "\nfor update skip locked\n)\n" +
+		"delete from soniq_dead_letter_jobs d\nusing picked\nwhere d.id = picked.id"
+}
+
+// Delete deletes one dead letter for good, or returns ErrNotFound.
+func (q *Queue) Delete(ctx context.Context, id uuid.UUID) error {
+	tag, err := q.pool.Exec(ctx, deleteSQL, id)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("delete dead letter %s: %w", id, err)
+	}
+	return nil
+}
+
+// DeleteAll deletes for good what the filter picks and returns how many that
+// were: what Count says, unless other people change the rows meanwhile. With a
+// Limit it takes the newest, as List shows them. A filter without a condition
+// is refused with ErrFilterEmpty unless All is set.
+//
+// The rows are picked at the start, so that none is deleted which died later.
+// They are deleted in batches, each for itself: after an error, what was
+// deleted stays deleted, and is counted.
+func (q *Queue) DeleteAll(ctx context.Context, f Filter) (int64, error) {
+	if err := f.validateBulk(); err != nil {
+		return 0, fmt.Errorf("delete dead letters: %w", err)
+	}
+	w := f.where()
+	ids, err := q.ids(ctx, selectIDs+w.sql()+newestFirst+w.limit(f.Limit), w.params)
+	if err != nil {
+		return 0, fmt.Errorf("delete dead letters: %w", err)
+	}
+	var deleted int64
+	for batch := range slices.Chunk(ids, deleteBatch) {
+		n, err := q.deletePicked(ctx, f, batch)
+		deleted += n
+		if err != nil {
+			return deleted, fmt.Errorf("delete dead letters: %w", err)
+		}
+	}
+	return deleted, nil
+}
+
+// deletePicked deletes those of the ids that the filter still picks.
+//
+// A worker's outcome can hold several dead letters at once, in any order: to
+// wait for one of them while holding others could deadlock with it. So the
+// batch takes what is free, and waits for the rest one by one, holding nothing.
+func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (deleted int64, err error) {
+	w := f.where()
+	w.and("d.id = any(" + w.param(ids) + ")")
+	picked := selectIDs + w.sql()
+
+	tag, err := q.pool.Exec(ctx, deleteFree(picked), w.params...)
+	if err != nil {
+		return 0, err
+	}
+	deleted = tag.RowsAffected()
+	if deleted == int64(len(ids)) {
+		return deleted, nil
+	}
+
+	held, err := q.ids(ctx, picked, w.params)
+	if err != nil {
+		return deleted, err
+	}
+	for _, id := range held {
+		w := f.where()
+		w.and("d.id = " + w.param(id))
+		tag, err := q.pool.Exec(ctx, "delete from soniq_dead_letter_jobs d"+w.sql(), w.params...)
+		if err != nil {
+			return deleted, err
+		}
+		deleted += tag.RowsAffected()
+	}
+	return deleted, nil
+}
+
+func (q *Queue) ids(ctx context.Context, sql string, params []any) ([]uuid.UUID, error) {
+	rows, err := q.pool.Query(ctx, sql, params...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+var errNotOlder = errors.New("the age must be above zero")
+
+// The database's clock decides what is old, as it stamped the rows.
+// $1 the age in seconds.
+const cutoffSQL = "select clock_timestamp() - make_interval(secs => $1)"
+
+// old is the condition that Cleanup and CleanupCount share.
+func (q *Queue) old(ctx context.Context, olderThan time.Duration) (*where, error) {
+	if olderThan <= 0 {
+		return nil, fmt.Errorf("%s: %w", olderThan, errNotOlder)
+	}
+	var cutoff time.Time
+	if err := q.pool.QueryRow(ctx, cutoffSQL, olderThan.Seconds()).Scan(&cutoff); err != nil {
+		return nil, err
+	}
+	w := &where{}
+	w.and("d.moved_to_dead_letter_at < " + w.param(cutoff))
+	return w, nil
+}
+
+// CleanupCount returns how many dead letters Cleanup would delete.
+func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration) (int64, error) {
+	w, err := q.old(ctx, olderThan)
+	if err != nil {
+		return 0, fmt.Errorf("count old dead letters: %w", err)
+	}
+	n, err := q.count(ctx, w, 0)
+	if err != nil {
+		return 0, fmt.Errorf("count old dead letters: %w", err)
+	}
+	return n, nil
+}
+
+// Cleanup deletes for good the dead letters that died longer ago than that, in
+// whatever state they are, and returns how many that were. The age must be
+// above zero.
+//
+// It deletes in batches, each for itself, and never waits for a lock: a row
+// that somebody works on at that moment is left for the next time. After an
+// error, what was deleted stays deleted, and is counted.
+func (q *Queue) Cleanup(ctx context.Context, olderThan time.Duration) (int64, error) {
+	w, err := q.old(ctx, olderThan)
+	if err != nil {
+		return 0, fmt.Errorf("clean up dead letters: %w", err)
+	}
+	sql := deleteFree(selectIDs + w.sql() + oldestFirst + w.limit(deleteBatch))
+	var deleted int64
+	for {
+		tag, err := q.pool.Exec(ctx, sql, w.params...)
+		if err != nil {
+			return deleted, fmt.Errorf("clean up dead letters: %w", err)
+		}
+		deleted += tag.RowsAffected()
+		if tag.RowsAffected() < deleteBatch {
+			return deleted, nil
+		}
+	}
+}

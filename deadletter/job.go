@@ -1,0 +1,152 @@
+package deadletter
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// The states of a dead letter.
+const (
+	// StateDead: nothing is under way for it.
+	StateDead = "dead"
+	// StateReplaying: its latest replay, the job ReplayJobID, hasn't ended.
+	StateReplaying = "replaying"
+	// StateResolved: a replay of it succeeded.
+	StateResolved = "resolved"
+)
+
+// A Job is a dead letter: a row of soniq_dead_letter_jobs. Its JSON has the
+// names of the columns. All times are UTC; a text that is NULL in the database
+// is empty here.
+type Job struct {
+	// ID is the id that the job had in the queue.
+	ID      uuid.UUID `json:"id"`
+	JobName string    `json:"job_name"`
+	// Args are the arguments as they are stored: numbers keep their digits.
+	Args  json.RawMessage `json:"args"`
+	Queue string          `json:"queue"`
+	// Priority: the lower number runs first.
+	Priority    int `json:"priority"`
+	MaxAttempts int `json:"max_attempts"`
+	// Attempts is how often the job was started.
+	Attempts int `json:"attempts"`
+	// LastError is the text of the last attempt's error.
+	LastError string `json:"last_error"`
+	Reason    Reason `json:"dead_letter_reason"`
+	// OriginalCreatedAt is when the job was enqueued.
+	OriginalCreatedAt time.Time `json:"original_created_at"`
+	// MovedAt is when it died.
+	MovedAt time.Time `json:"moved_to_dead_letter_at"`
+	// ResurrectionCount is how often it was replayed.
+	ResurrectionCount int `json:"resurrection_count"`
+	// LastResurrectionAt is when it was last replayed, or nil.
+	LastResurrectionAt *time.Time `json:"last_resurrection_at"`
+	// Tags is a JSON object, or nil.
+	Tags json.RawMessage `json:"tags"`
+
+	// State is StateDead, StateReplaying or StateResolved.
+	State string `json:"state"`
+	// ReplayJobID is the job that the latest replay made, or nil.
+	ReplayJobID *uuid.UUID `json:"replay_job_id"`
+	// ReplayOf is the dead letter that this job was a replay of, or nil.
+	ReplayOf *uuid.UUID `json:"replay_of"`
+	// ErrorKind, ErrorType, ErrorCode, DecidedBy and Fingerprint are the
+	// verdict's. They are empty where another program moved the job.
+	ErrorKind   Kind   `json:"error_kind"`
+	ErrorType   string `json:"error_type"`
+	ErrorCode   string `json:"error_code"`
+	DecidedBy   string `json:"decided_by"`
+	Fingerprint string `json:"fingerprint"`
+
+	// What the job had in the queue; nil or false where another program, which
+	// doesn't keep it, moved the job.
+	ArgsHash   *string `json:"args_hash"`
+	UniqueJob  bool    `json:"unique_job"`
+	DedupKey   *string `json:"dedup_key"`
+	ProducerID *string `json:"producer_id"`
+	// WorkerID is the worker that ran the last attempt.
+	WorkerID *uuid.UUID `json:"worker_id"`
+	// ScheduledAt is when the last attempt was due, if it had to wait.
+	ScheduledAt *time.Time `json:"scheduled_at"`
+
+	// MovedXID is the transaction of the death: the cursor for those who read
+	// the table in order. Nil on rows from before Soniq for Go.
+	MovedXID *uint64 `json:"moved_xid"`
+	// CreatedAt is when the row was made, or nil.
+	CreatedAt *time.Time `json:"created_at"`
+}
+
+// OutcomeUnknown reports whether a program that keeps no lineage (Python
+// Soniq) replayed the job since it died. The state says dead then, and whether
+// the replay succeeded can't be known.
+func (j Job) OutcomeUnknown() bool {
+	return j.State == StateDead && j.ReplayJobID == nil &&
+		j.LastResurrectionAt != nil && j.LastResurrectionAt.After(j.MovedAt)
+}
+
+// outcomeUnknown is OutcomeUnknown in SQL. It can be null.
+const outcomeUnknown = `(
+    d.state = 'dead' and d.replay_job_id is null
+    and d.last_resurrection_at > d.moved_to_dead_letter_at
+  )`
+
+// jobColumns are what scanJob reads, in its order. Infinite times, which Go
+// has no value for, are read as none.
+const jobColumns = `
+  d.id, d.job_name, d.args, d.queue, d.priority, d.max_attempts, d.attempts,
+  coalesce(d.last_error, ''), d.dead_letter_reason,
+  case when isfinite(d.original_created_at) then d.original_created_at else d.moved_to_dead_letter_at end,
+  d.moved_to_dead_letter_at,
+  coalesce(d.resurrection_count, 0), d.last_resurrection_at, d.tags,
+  d.state, d.replay_job_id, d.replay_of,
+  coalesce(d.error_kind, ''), coalesce(d.error_type, ''), coalesce(d.error_code, ''),
+  coalesce(d.decided_by, ''), coalesce(d.fingerprint, ''),
+  d.args_hash, coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.worker_id,
+  case when isfinite(d.scheduled_at) then d.scheduled_at end,
+  d.moved_xid::text::bigint, d.created_at`
+
+// scanJob reads a row of jobColumns.
+func scanJob(row pgx.CollectableRow) (Job, error) {
+	var j Job
+	err := row.Scan(
+		&j.ID, &j.JobName, &j.Args, &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
+		&j.LastError, &j.Reason,
+		&j.OriginalCreatedAt,
+		&j.MovedAt,
+		&j.ResurrectionCount, &j.LastResurrectionAt, &j.Tags,
+		&j.State, &j.ReplayJobID, &j.ReplayOf,
+		&j.ErrorKind, &j.ErrorType, &j.ErrorCode,
+		&j.DecidedBy, &j.Fingerprint,
+		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &j.WorkerID,
+		&j.ScheduledAt,
+		&j.MovedXID, &j.CreatedAt,
+	)
+	if err != nil {
+		return Job{}, err
+	}
+	j.OriginalCreatedAt = j.OriginalCreatedAt.UTC()
+	j.MovedAt = j.MovedAt.UTC()
+	for _, t := range []*time.Time{j.LastResurrectionAt, j.ScheduledAt, j.CreatedAt} {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
+	j.Tags = decodeTags(j.Tags)
+	return j, nil
+}
+
+// decodeTags undoes a double encoding: Python Soniq stores the tags as a JSON
+// string that holds the object.
+func decodeTags(tags json.RawMessage) json.RawMessage {
+	var inner string
+	if len(tags) == 0 || tags[0] != '"' || json.Unmarshal(tags, &inner) != nil {
+		return tags
+	}
+	if !json.Valid([]byte(inner)) {
+		return tags
+	}
+	return json.RawMessage(inner)
+}

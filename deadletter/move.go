@@ -1,0 +1,240 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// DBTX runs a statement. A pgxpool.Pool, a pgx.Conn and a pgx.Tx are one.
+type DBTX interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// A Death is a claimed job that won't run again.
+type Death struct {
+	// ID is the job's.
+	ID uuid.UUID
+	// Attempts and Token are those of the claim whose attempt failed. The job
+	// moves only while it is still under that claim.
+	Attempts int
+	Token    int64
+	// Verdict is what Classify made of the failure. It must have a Reason.
+	Verdict Verdict
+}
+
+// The insert that both moves end with. It reads a relation 'gone': the columns
+// of soniq_jobs and the verdict's.
+//
+// A NULL is read as the worker reads it. moved_to_dead_letter_at is the clock's
+// time and not the transaction's, so that a job which dies twice in one
+// transaction is announced twice.
+//
+// An id can be there already, when someone put a dead job back by hand. The row
+// then tells of the new death, and keeps what happened to the old one: when
+// the job was first made, how often it was replayed, its tags.
+const insertGone = `
+insert into soniq_dead_letter_jobs as d (
+  id, job_name, args, queue, priority, max_attempts, attempts,
+  last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
+  replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
+  args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at
+)
+select
+  g.id, g.job_name, g.args,
+  coalesce(g.queue, 'default'), coalesce(g.priority, 100),
+  coalesce(g.max_attempts, 3), coalesce(g.attempts, 0),
+  coalesce(nullif(g.message, ''), g.last_error), g.reason,
+  coalesce(g.created_at, now()), clock_timestamp(),
+  g.replay_of, nullif(g.error_kind, ''), nullif(g.error_type, ''),
+  nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
+  g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at
+from gone g
+on conflict (id) do update set
+  job_name = excluded.job_name,
+  args = excluded.args,
+  queue = excluded.queue,
+  priority = excluded.priority,
+  max_attempts = excluded.max_attempts,
+  attempts = excluded.attempts,
+  last_error = excluded.last_error,
+  dead_letter_reason = excluded.dead_letter_reason,
+  moved_to_dead_letter_at = excluded.moved_to_dead_letter_at,
+  moved_xid = pg_current_xact_id(),
+  state = 'dead',
+  replay_job_id = null,
+  replay_of = excluded.replay_of,
+  error_kind = excluded.error_kind,
+  error_type = excluded.error_type,
+  error_code = excluded.error_code,
+  decided_by = excluded.decided_by,
+  fingerprint = excluded.fingerprint,
+  args_hash = excluded.args_hash,
+  unique_job = excluded.unique_job,
+  dedup_key = excluded.dedup_key,
+  producer_id = excluded.producer_id,
+  worker_id = excluded.worker_id,
+  scheduled_at = excluded.scheduled_at
+returning d.id`
+
+// $1 the worker, $2 to $4 the claims, $5 to $11 their verdicts.
+const moveSQL = `
+with death as (
+  select *
+  from unnest(
+    $2::uuid[], $3::integer[], $4::bigint[],
+    $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]
+  ) as u (
+    id, attempts, token,
+    reason, message, error_kind, error_type, error_code, decided_by, fingerprint
+  )
+), gone as (
+  delete from soniq_jobs j
+  using death u
+  where j.id = u.id
+    and j.status = 'processing'
+    and j.worker_id = $1
+    and j.attempts = u.attempts
+    and j.claim_token = u.token
+  returning
+    j.*,
+    u.reason, u.message, u.error_kind, u.error_type, u.error_code, u.decided_by, u.fingerprint
+)` + insertGone
+
+// Move moves jobs that the worker has claimed to the dead letters, in one
+// statement: delete there, insert here. The insert announces them.
+//
+// It returns the ids that it moved. A job that is missing among them is no
+// longer under the claim: somebody else has it, or it is gone. That is no
+// error. It keeps their order.
+func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved []uuid.UUID, err error) {
+	if len(deaths) == 0 {
+		return nil, nil
+	}
+	ids := make([]uuid.UUID, len(deaths))
+	attempts := make([]int, len(deaths))
+	tokens := make([]int64, len(deaths))
+	verdicts := newVerdictColumns(len(deaths))
+	for i, d := range deaths {
+		ids[i], attempts[i], tokens[i] = d.ID, d.Attempts, d.Token
+		if err := verdicts.set(i, d.Verdict); err != nil {
+			return nil, fmt.Errorf("move job %s to dead letters: %w", d.ID, err)
+		}
+	}
+	args := []any{worker, ids, attempts, tokens}
+	for _, column := range verdicts {
+		args = append(args, column)
+	}
+	rows, err := db.Query(ctx, moveSQL, args...)
+	if err != nil {
+		return nil, fmt.Errorf("move to dead letters: %w", err)
+	}
+	moved, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("move to dead letters: %w", err)
+	}
+	return inOrder(ids, moved), nil
+}
+
+// $1 the ids, $2 to $8 the verdict, which all of them share. A row that
+// somebody holds is about to run or to change: it is left alone.
+const moveQueuedSQL = `
+with picked as (
+  select j.id
+  from soniq_jobs j
+  where j.id = any($1)
+    and j.status = 'queued'
+  order by j.id
+  for update skip locked
+), gone as (
+  delete from soniq_jobs j
+  using picked p
+  where j.id = p.id
+    and j.status = 'queued'
+  returning
+    j.*,
+    $2::text as reason, $3::text as message,
+    $4::text as error_kind, $5::text as error_type, $6::text as error_code,
+    $7::text as decided_by, $8::text as fingerprint
+)` + insertGone
+
+// MoveQueued moves jobs that wait in the queue to the dead letters, for
+// verdicts that no attempt has led to: JobNotFound and ManualMove. Where the
+// verdict has no Message, the job keeps the last error it had.
+//
+// It returns the ids that it moved, in the order of ids. One that is missing
+// among them is gone, no longer queued, or held by someone at this moment.
+func MoveQueued(ctx context.Context, db DBTX, ids []uuid.UUID, v Verdict) (moved []uuid.UUID, err error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	verdict := newVerdictColumns(1)
+	if err := verdict.set(0, v); err != nil {
+		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
+	}
+	args := []any{ids}
+	for _, column := range verdict {
+		args = append(args, column[0])
+	}
+	rows, err := db.Query(ctx, moveQueuedSQL, args...)
+	if err != nil {
+		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
+	}
+	moved, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
+	}
+	return inOrder(ids, moved), nil
+}
+
+var errNoReason = errors.New("the verdict has no reason")
+
+// verdictColumns holds verdicts as the arrays that unnest takes: reason,
+// message, kind, type, code, decided by, fingerprint.
+type verdictColumns [7][]string
+
+func newVerdictColumns(n int) *verdictColumns {
+	var c verdictColumns
+	for i := range c {
+		c[i] = make([]string, n)
+	}
+	return &c
+}
+
+// set makes the texts storable once more: a verdict may come from elsewhere
+// than Classify, and one bad byte would fail the whole batch.
+func (c *verdictColumns) set(i int, v Verdict) error {
+	if v.Reason == "" {
+		return errNoReason
+	}
+	c[0][i] = Storable(string(v.Reason), maxNameBytes)
+	c[1][i] = Storable(v.Message, MaxErrorBytes)
+	c[2][i] = Storable(string(v.Kind), maxNameBytes)
+	c[3][i] = Storable(v.Type, maxNameBytes)
+	c[4][i] = Storable(v.Code, maxNameBytes)
+	c[5][i] = Storable(v.DecidedBy, maxNameBytes)
+	c[6][i] = Storable(v.Fingerprint, maxNameBytes)
+	return nil
+}
+
+// inOrder returns the ids of asked that are in moved, each once.
+func inOrder(asked, moved []uuid.UUID) []uuid.UUID {
+	left := make(map[uuid.UUID]struct{}, len(moved))
+	for _, id := range moved {
+		left[id] = struct{}{}
+	}
+	ordered := make([]uuid.UUID, 0, len(moved))
+	for _, id := range asked {
+		if _, ok := left[id]; ok {
+			ordered = append(ordered, id)
+			delete(left, id)
+		}
+	}
+	return ordered
+}

@@ -1,0 +1,92 @@
+package deadletter
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/testdb"
+)
+
+// explain returns the plan of a statement, as it is for these parameters.
+func explain(t *testing.T, pool *pgxpool.Pool, sql string, params ...any) string {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), "explain "+sql, params...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestQueue_plansUseTheIndexes(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const fill = `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at
+		)
+		select gen_random_uuid(), 'job.' || n % 500, '{}', 'q' || n % 500, 100, 3, 3, 'r' || n % 500, now(), now() - n * interval '1 minute'
+		from generate_series(1, 20000) n`
+	for _, sql := range []string{"set soniq.notify = off; " + fill, "analyze soniq_dead_letter_jobs"} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(f Filter) (string, []any) {
+		w := f.where()
+		return selectJobs + w.sql() + newestFirst + w.limit(50), w.params
+	}
+	tests := map[string]struct {
+		filter Filter
+		index  string
+	}{
+		"a name":   {Filter{JobNames: []string{"job.7"}}, "idx_soniq_dead_letter_jobs_job_name"},
+		"a queue":  {Filter{Queues: []string{"q7"}}, "idx_soniq_dead_letter_jobs_queue"},
+		"a reason": {Filter{Reasons: []Reason{"r7"}}, "idx_soniq_dead_letter_jobs_reason"},
+		"nothing":  {Filter{}, "idx_soniq_dead_letter_jobs_moved_at"},
+	}
+	for name, tt := range tests {
+		sql, params := list(tt.filter)
+		plan := explain(t, pool, sql, params...)
+		if !strings.Contains(plan, tt.index) || strings.Contains(plan, "Seq Scan") {
+			t.Errorf("%s: %s isn't used:\n%s", name, tt.index, plan)
+		}
+	}
+
+	old := &where{}
+	old.and("d.moved_to_dead_letter_at < now() - interval '13 days'")
+	plan := explain(t, pool, deleteFree(selectIDs+old.sql()+oldestFirst+old.limit(deleteBatch)), old.params...)
+	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
+		t.Errorf("cleanup reads the whole table:\n%s", plan)
+	}
+}
+
+func TestMove_planLooksUpEachJobByItsID(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const fill = `
+		insert into soniq_jobs (id, job_name, args, status, attempts, claim_token)
+		select gen_random_uuid(), 'x', '{}', 'processing', 3, 7 from generate_series(1, 20000)`
+	for _, sql := range []string{fill, "analyze soniq_jobs"} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	texts := []string{"", ""}
+	params := []any{uuid.New(), []uuid.UUID{uuid.New(), uuid.New()}, []int{3, 3}, []int64{7, 7}, texts, texts, texts, texts, texts, texts, texts}
+	if plan := explain(t, pool, moveSQL, params...); strings.Contains(plan, "Seq Scan on soniq_jobs") {
+		t.Errorf("the move reads the whole table:\n%s", plan)
+	}
+	params = []any{[]uuid.UUID{uuid.New()}, "", "", "", "", "", "", ""}
+	if plan := explain(t, pool, moveQueuedSQL, params...); strings.Contains(plan, "Seq Scan on soniq_jobs") {
+		t.Errorf("the move of queued jobs reads the whole table:\n%s", plan)
+	}
+}

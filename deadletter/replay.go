@@ -1,0 +1,325 @@
+package deadletter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// replayBatch is how many jobs one statement of ReplayAll makes. All of them
+// are one transaction; the batch only bounds a statement's parameters.
+const replayBatch = 10_000
+
+// duplicateTries is how often a replay tries again when the equal job that
+// stood in its way has left the queue before it could be named.
+const duplicateTries = 10
+
+// replayTx: a replay waits for a row and must then see what the one before made
+// of it, whatever level the database has by default.
+var replayTx = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+
+// ReplayOptions change what a replay makes. The zero value makes an equal job
+// that starts afresh.
+type ReplayOptions struct {
+	// KeepAttempts leaves the attempts used up that the dead letter has used.
+	// It needs a higher maximum, or the job would die without having run.
+	// Default false: the job starts with none.
+	KeepAttempts bool
+	// MaxAttempts is the new job's. Default the dead letter's.
+	MaxAttempts int
+	// Priority is the new job's; 0 is one. Default the dead letter's.
+	Priority *int
+	// Queue is the new job's. Default the dead letter's.
+	Queue string
+	// Force replays what is being replayed or was resolved. The work may then
+	// be done twice; so it is for Replay alone, and ReplayAll refuses it.
+	// Default false.
+	Force bool
+}
+
+func (o ReplayOptions) validate() error {
+	if o.MaxAttempts < 0 || o.MaxAttempts > math.MaxInt32 {
+		return fmt.Errorf("replay options: MaxAttempts: %d is not between 0 and %d", o.MaxAttempts, math.MaxInt32)
+	}
+	if o.Priority != nil && (*o.Priority < math.MinInt32 || *o.Priority > math.MaxInt32) {
+		return fmt.Errorf("replay options: Priority: %d is not between %d and %d", *o.Priority, math.MinInt32, math.MaxInt32)
+	}
+	if !acceptable(o.Queue) {
+		return errors.New("replay options: Queue: not valid UTF-8, or with a NUL byte in it")
+	}
+	return nil
+}
+
+// check returns an AttemptsError for a dead letter that keeps its attempts and
+// has none left.
+func (o ReplayOptions) check(id uuid.UUID, attempts, maxAttempts int) error {
+	if o.MaxAttempts > 0 {
+		maxAttempts = o.MaxAttempts
+	}
+	if o.KeepAttempts && attempts >= maxAttempts {
+		return &AttemptsError{ID: id, Attempts: attempts, MaxAttempts: maxAttempts}
+	}
+	return nil
+}
+
+// Replayed is a dead letter and the job that its replay made.
+type Replayed struct {
+	From uuid.UUID `json:"from"`
+	To   uuid.UUID `json:"to"`
+}
+
+// ReplayResult is what ReplayAll did.
+type ReplayResult struct {
+	// Replayed are the dead letters that were replayed, oldest first.
+	Replayed []Replayed `json:"replayed"`
+	// Skipped counts the dead letters that were picked and stay dead, because
+	// an equal unique job, or one with the same dedup key, is queued.
+	Skipped int `json:"skipped"`
+}
+
+// makeJobs inserts a queued job for each dead letter and links the two. It
+// returns both ids of those that it made.
+//
+// A job that is equal to a queued one (by either of the two unique indexes)
+// isn't made, and its dead letter isn't touched. The trigger on the insert
+// wakes the workers. created_at is the clock's time and not the transaction's,
+// so that jobs of one transaction run in their order.
+//
+// $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0,
+// $5 priority or null, $6 queue or ”.
+const makeJobs = `
+with made as (
+  insert into soniq_jobs (
+    id, job_name, args, args_hash, status, attempts, max_attempts,
+    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at
+  )
+  select
+    u.job_id, d.job_name, d.args, d.args_hash, 'queued',
+    case when $3 then d.attempts else 0 end,
+    case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
+    coalesce(nullif($6, ''), d.queue),
+    coalesce($5, d.priority),
+    coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp()
+  from unnest($1::uuid[], $2::uuid[]) with ordinality as u (id, job_id, place)
+  join soniq_dead_letter_jobs d on d.id = u.id
+  order by u.place
+  on conflict do nothing
+  returning id, replay_of
+)
+update soniq_dead_letter_jobs d
+set
+  state = 'replaying',
+  replay_job_id = made.id,
+  resurrection_count = coalesce(d.resurrection_count, 0) + 1,
+  last_resurrection_at = clock_timestamp()
+from made
+where d.id = made.replay_of
+returning d.id, made.id`
+
+func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]Replayed, error) {
+	fresh := make([]uuid.UUID, len(ids))
+	for i := range fresh {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, err
+		}
+		fresh[i] = id
+	}
+	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Replayed])
+}
+
+const lockSQL = `
+select d.state, d.replay_job_id, d.attempts, d.max_attempts
+from soniq_dead_letter_jobs d
+where d.id = $1
+for update`
+
+// The queued job that has $1's place under one of the unique indexes.
+const duplicateSQL = `
+select j.id
+from soniq_dead_letter_jobs d
+join soniq_jobs j on j.status = 'queued' and (
+  d.unique_job and j.unique_job and j.job_name = d.job_name and j.args_hash = d.args_hash
+  or j.dedup_key = d.dedup_key
+)
+where d.id = $1
+limit 1`
+
+// Replay enqueues a dead letter's job again, under a new id, which it returns.
+// The dead letter stays as the record: its state becomes replaying, and
+// resolved or dead when the new job ends. No handler needs to be known here.
+//
+// It returns ErrNotFound, a *StateError where an earlier replay runs or has
+// succeeded, an *AttemptsError for KeepAttempts without any left, or a
+// *DuplicateError where an equal job is queued; nothing has changed then. Two
+// who replay one dead letter at the same time make one job.
+func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid.UUID, error) {
+	if err := o.validate(); err != nil {
+		return uuid.Nil, fmt.Errorf("replay dead letter %s: %w", id, err)
+	}
+	var job uuid.UUID
+	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
+		job, err = o.replay(ctx, tx, id)
+		return err
+	})
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("replay dead letter %s: %w", id, err)
+	}
+	return job, nil
+}
+
+func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
+	var (
+		state                 string
+		replayJobID           *uuid.UUID
+		attempts, maxAttempts int
+	)
+	err := tx.QueryRow(ctx, lockSQL, id).Scan(&state, &replayJobID, &attempts, &maxAttempts)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return uuid.Nil, ErrNotFound
+	}
+	if err != nil {
+		return uuid.Nil, err
+	}
+	if state != StateDead && !o.Force {
+		return uuid.Nil, &StateError{ID: id, State: state, ReplayJobID: replayJobID}
+	}
+	if err := o.check(id, attempts, maxAttempts); err != nil {
+		return uuid.Nil, err
+	}
+	for range duplicateTries {
+		made, err := o.makeJobs(ctx, tx, []uuid.UUID{id})
+		if err != nil {
+			return uuid.Nil, err
+		}
+		if len(made) == 1 {
+			return made[0].To, nil
+		}
+		var queued uuid.UUID
+		err = tx.QueryRow(ctx, duplicateSQL, id).Scan(&queued)
+		if err == nil {
+			return uuid.Nil, &DuplicateError{ID: queued}
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return uuid.Nil, err
+		}
+	}
+	return uuid.Nil, fmt.Errorf("an equal job came and left the queue %d times meanwhile", duplicateTries)
+}
+
+// replayable adds to the filter's conditions those of ReplayAll and
+// ReplayCount.
+//
+// A dead letter whose replay died has a younger dead letter, which holds the
+// newer error: that is the one to replay.
+func (f Filter) replayable() *where {
+	w := f.where()
+	w.and("d.state = 'dead'")
+	w.and(outcomeUnknown + " is not true")
+	w.and("not exists (select from soniq_dead_letter_jobs s where s.id = d.replay_job_id)")
+	return w
+}
+
+// ReplayCount returns how many dead letters ReplayAll would pick: those that it
+// would replay, and those that it would skip because an equal job is queued.
+func (q *Queue) ReplayCount(ctx context.Context, f Filter) (int64, error) {
+	if err := f.Validate(); err != nil {
+		return 0, fmt.Errorf("count dead letters to replay: %w", err)
+	}
+	n, err := q.count(ctx, f.replayable(), f.Limit)
+	if err != nil {
+		return 0, fmt.Errorf("count dead letters to replay: %w", err)
+	}
+	return n, nil
+}
+
+var errForceAll = errors.New("replay options: Force: only for a single dead letter")
+
+// ReplayAll replays what the filter picks, oldest first, in one transaction:
+// all of it or, on an error, nothing. A filter without a condition is refused
+// with ErrFilterEmpty unless All is set.
+//
+// It takes dead letters in the state dead alone, so that running it again
+// doubles nothing, and leaves out two kinds of those: the ones whose replay
+// died too, for which the younger dead letter stands, and the ones whose
+// OutcomeUnknown is true. Two at the same time make each job once: the second
+// waits for the first.
+//
+// With KeepAttempts, one dead letter without attempts left fails it all with an
+// *AttemptsError.
+func (q *Queue) ReplayAll(ctx context.Context, f Filter, o ReplayOptions) (ReplayResult, error) {
+	if err := f.validateBulk(); err != nil {
+		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)
+	}
+	if err := o.validate(); err != nil {
+		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)
+	}
+	if o.Force {
+		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", errForceAll)
+	}
+	var result ReplayResult
+	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
+		result, err = replayAll(ctx, tx, f, o)
+		return err
+	})
+	if err != nil {
+		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)
+	}
+	return result, nil
+}
+
+func replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) (ReplayResult, error) {
+	result := ReplayResult{Replayed: []Replayed{}}
+	ids, err := lockReplayable(ctx, tx, f, o)
+	if err != nil {
+		return result, err
+	}
+	for batch := range slices.Chunk(ids, replayBatch) {
+		made, err := o.makeJobs(ctx, tx, batch)
+		if err != nil {
+			return result, err
+		}
+		jobs := make(map[uuid.UUID]uuid.UUID, len(made))
+		for _, m := range made {
+			jobs[m.From] = m.To
+		}
+		for _, id := range batch {
+			if job, ok := jobs[id]; ok {
+				result.Replayed = append(result.Replayed, Replayed{From: id, To: job})
+			}
+		}
+	}
+	result.Skipped = len(ids) - len(result.Replayed)
+	return result, nil
+}
+
+// lockReplayable locks the rows to replay and returns their ids, oldest first.
+// One lock order for all means that two at the same time can't deadlock.
+func lockReplayable(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) ([]uuid.UUID, error) {
+	w := f.replayable()
+	rows, err := tx.Query(ctx, "select d.id, d.attempts, d.max_attempts\nfrom soniq_dead_letter_jobs d"+
+		w.sql()+oldestFirst+w.limit(f.Limit)+"\nfor update of d", w.params...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var (
+		ids                   []uuid.UUID
+		id                    uuid.UUID
+		attempts, maxAttempts int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &attempts, &maxAttempts}, func() error {
+		ids = append(ids, id)
+		return o.check(id, attempts, maxAttempts)
+	})
+	return ids, err
+}

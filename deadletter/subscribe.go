@@ -1,0 +1,191 @@
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"soniq/notify"
+)
+
+// eventVersion is the version of the notification that this package reads.
+// Fields that are added don't change it.
+const eventVersion = 1
+
+// maxPending bounds the events that wait for a slow subscriber. At some 400
+// bytes each that is 25 MB; beyond it, reading the table is cheaper.
+const maxPending = 1 << 16
+
+// An Event is a notification on the channel soniq_dead_letter: one for each
+// death. It points to a row and has neither arguments nor error text; Queue.Get
+// has them.
+type Event struct {
+	// Version is that of the notification.
+	Version int `json:"v"`
+	// ID is the dead letter.
+	ID      uuid.UUID `json:"id"`
+	JobName string    `json:"job_name"`
+	Queue   string    `json:"queue"`
+	Reason  Reason    `json:"reason"`
+	// Kind and Fingerprint are empty where another program moved the job.
+	Kind        Kind   `json:"kind,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+	Attempts    int    `json:"attempts"`
+	// MovedAt is when the job died, in UTC.
+	MovedAt time.Time `json:"moved_at"`
+	// ReplayOf is the dead letter that the job was a replay of, or nil.
+	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
+	// Truncated tells that a text above is only the start of what the row has.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// ParseEvent reads the payload of a notification.
+func ParseEvent(payload string) (Event, error) {
+	var e Event
+	if err := json.Unmarshal([]byte(payload), &e); err != nil {
+		return Event{}, fmt.Errorf("read dead-letter notification: %w", err)
+	}
+	if e.Version != eventVersion {
+		return Event{}, fmt.Errorf("read dead-letter notification: version %d, want %d", e.Version, eventVersion)
+	}
+	if e.ID == uuid.Nil {
+		return Event{}, fmt.Errorf("read dead-letter notification: no id")
+	}
+	return e, nil
+}
+
+// SubscribeOptions are the options of Subscribe.
+type SubscribeOptions struct {
+	// Logger hears of lost connections and of notifications that can't be
+	// read. Default slog.Default().
+	Logger *slog.Logger
+	// OnConnect is called before the first event and each time when events may
+	// have been missed: after a connection was lost, or when fn was so slow
+	// that events had to be dropped. What happened meanwhile is in the table;
+	// an event may be of a row that was read there. It is called by the same
+	// goroutine as fn. Default nothing.
+	OnConnect func(context.Context)
+}
+
+// Subscribe calls fn for each dead letter, whichever program made it, until ctx
+// ends; then it returns nil. fn is called by one goroutine, in the order of the
+// commits, and should return when its context ends.
+//
+// Postgres announces to those who listen: an event can be missed while the
+// connection is down, which OnConnect tells of. cfg must lead to a session of
+// its own, not through a pooler in transaction mode.
+//
+// A payload that can't be read, which anybody can send, is logged and skipped.
+// Subscribe returns an error only for a configuration that can't work.
+func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn func(context.Context, Event)) error {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	listener, err := notify.NewListener(notify.Config{ConnConfig: cfg, Logger: o.Logger})
+	if err != nil {
+		return fmt.Errorf("subscribe to dead letters: %w", err)
+	}
+	s := &subscription{log: o.Logger, wake: make(chan struct{}, 1)}
+	listener.Handle(notify.DeadLetter, s)
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return listener.Run(ctx) })
+	group.Go(func() error {
+		s.deliver(ctx, o.OnConnect, fn)
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("subscribe to dead letters: %w", err)
+	}
+	return nil
+}
+
+// A subscription holds events between the listener, which must not be blocked,
+// and a subscriber that takes its time.
+type subscription struct {
+	log  *slog.Logger
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending []announcement
+	dropped int
+}
+
+// An announcement is an event or, without one, a reconnect.
+type announcement struct {
+	event *Event
+}
+
+// Connected implements notify.Handler.
+func (s *subscription) Connected(context.Context) {
+	s.push(announcement{})
+}
+
+// Notify implements notify.Handler.
+func (s *subscription) Notify(ctx context.Context, payload string) {
+	e, err := ParseEvent(payload)
+	if err != nil {
+		s.log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", Storable(payload, maxNameBytes))
+		return
+	}
+	s.push(announcement{event: &e})
+}
+
+func (s *subscription) push(a announcement) {
+	s.mu.Lock()
+	if len(s.pending) < maxPending {
+		s.pending = append(s.pending, a)
+	} else {
+		s.dropped++
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what has come in since the last time.
+func (s *subscription) take() (pending []announcement, dropped int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pending, dropped = s.pending, s.dropped
+	s.pending, s.dropped = nil, 0
+	return pending, dropped
+}
+
+// deliver calls the subscriber until ctx ends.
+func (s *subscription) deliver(ctx context.Context, onConnect func(context.Context), fn func(context.Context, Event)) {
+	if onConnect == nil {
+		onConnect = func(context.Context) {}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		}
+		pending, dropped := s.take()
+		for _, a := range pending {
+			if ctx.Err() != nil {
+				return
+			}
+			if a.event == nil {
+				onConnect(ctx)
+			} else {
+				fn(ctx, *a.event)
+			}
+		}
+		if dropped > 0 && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "dropped dead-letter notifications: the subscriber is too slow", "dropped", dropped)
+			onConnect(ctx)
+		}
+	}
+}

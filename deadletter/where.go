@@ -1,0 +1,136 @@
+package deadletter
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+)
+
+// A where collects conditions on a dead letter, under the alias d, and their
+// parameters. Every verb and its preview take their conditions from here.
+//
+// Only the conditions that are set are in the text. One text with
+// "$1 is null or ..." for each would be simpler, and could not use an index.
+type where struct {
+	conditions []string
+	params     []any
+}
+
+// param adds a parameter and returns its placeholder.
+func (w *where) param(v any) string {
+	w.params = append(w.params, v)
+	return "$" + strconv.Itoa(len(w.params))
+}
+
+func (w *where) and(condition string) {
+	w.conditions = append(w.conditions, condition)
+}
+
+// sql returns the where clause, or nothing where all rows are meant.
+func (w *where) sql() string {
+	if len(w.conditions) == 0 {
+		return ""
+	}
+	return "\nwhere " + strings.Join(w.conditions, "\n  and ")
+}
+
+// limit returns the limit clause. 0 is none.
+func (w *where) limit(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return "\nlimit " + w.param(n)
+}
+
+// where returns the filter's conditions. The filter must be valid.
+func (f Filter) where() *where {
+	w := &where{}
+	if f.JobNames != nil {
+		w.and("d.job_name = any(" + w.param(f.JobNames) + ")")
+	}
+	if f.Queues != nil {
+		w.and("d.queue = any(" + w.param(f.Queues) + ")")
+	}
+	if strings.ContainsAny(f.NameLike, "*?") {
+		w.and("d.job_name like " + w.param(globToLike(f.NameLike)))
+	} else if f.NameLike != "" {
+		w.and("strpos(d.job_name, " + w.param(f.NameLike) + ") > 0")
+	}
+	if f.Reasons != nil {
+		reasons := make([]string, len(f.Reasons))
+		for i, r := range f.Reasons {
+			reasons[i] = string(r)
+		}
+		w.and("d.dead_letter_reason = any(" + w.param(reasons) + ")")
+	}
+	if !f.From.IsZero() {
+		w.and("d.moved_to_dead_letter_at >= " + w.param(f.From))
+	}
+	if !f.To.IsZero() {
+		w.and("d.moved_to_dead_letter_at <= " + w.param(f.To))
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.Tags)) {
+		w.tag(key, f.Tags[key])
+	}
+	if f.State != "" {
+		w.and("d.state = " + w.param(f.State))
+	}
+	return w
+}
+
+// globToLike makes a LIKE pattern of one with * and ?.
+func globToLike(glob string) string {
+	return strings.NewReplacer(
+		`\`, `\\`, `%`, `\%`, `_`, `\_`,
+		`*`, `%`, `?`, `_`,
+	).Replace(glob)
+}
+
+// tag adds the condition for one tag.
+//
+// Python stores tags encoded twice: the column holds a JSON string whose text
+// is an object. Postgres 15 can't try whether a text is JSON, so such a string
+// is searched for the pair as Python writes it. An object with another one
+// inside is left out, since its inner pairs would look the same: a filter that
+// deletes must not find too much.
+func (w *where) tag(key, value string) {
+	pair := pythonString(key) + ": "
+	// A value that is no string ends at a comma or at the brace.
+	written := []string{pair + pythonString(value), pair + value + ",", pair + value + "}"}
+	w.and(fmt.Sprintf(`(
+    d.tags ->> %s = %s
+    or jsonb_typeof(d.tags) = 'string'
+      and strpos(substr(d.tags #>> '{}', 2), '{') = 0
+      and exists (
+        select from unnest(%s::text[]) written
+        where strpos(d.tags #>> '{}', written) > 0
+      )
+  )`, w.param(key)+"::text", w.param(value)+"::text", w.param(written)))
+}
+
+// pythonString writes a JSON string as Python's json.dumps does: ASCII only.
+func pythonString(s string) string {
+	short := map[rune]string{
+		'"': `\"`, '\\': `\\`, '\b': `\b`, '\f': `\f`, '\n': `\n`, '\r': `\r`, '\t': `\t`,
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch esc, ok := short[r]; {
+		case ok:
+			b.WriteString(esc)
+		case r >= ' ' && r < 0x7f:
+			b.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
