@@ -53,6 +53,18 @@ func Retry(policy RetryPolicy) HandleOption {
 	return handleOption(func(h *handler) { h.retry = policy })
 }
 
+// Concurrency bounds how many of a handler's jobs this worker runs at once,
+// beside the worker's own bound. Default none. Less than 1 is an error.
+func Concurrency(n int) HandleOption {
+	return handleOption(func(h *handler) { h.concurrency = &n })
+}
+
+// AttemptLimit replaces, in this worker, the max attempts that a job was
+// enqueued with. Default: what the job says. Less than 1 is an error.
+func AttemptLimit(n int) HandleOption {
+	return handleOption(func(h *handler) { h.attemptLimit = &n })
+}
+
 // PermanentIf is a handler's own rule for errors that no retry can mend. It
 // is asked after the markers of [Permanent].
 func PermanentIf(rule func(error) bool) HandleOption {

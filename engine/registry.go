@@ -27,7 +27,10 @@ type handler struct {
 	timeout     time.Duration
 	retry       RetryPolicy
 	permanent   func(error) bool
-	argsType    string
+	concurrency *int
+	// attemptLimit, if set, beats a job's own max attempts.
+	attemptLimit *int
+	argsType     string
 }
 
 // NewRegistry returns an empty registry.
@@ -102,6 +105,12 @@ func (h *handler) validate() error {
 	}
 	if h.maxAttempts != nil && *h.maxAttempts < 1 {
 		return fmt.Errorf("handler %q: max attempts must be at least 1, not %d", h.name, *h.maxAttempts)
+	}
+	if h.concurrency != nil && *h.concurrency < 1 {
+		return fmt.Errorf("handler %q: concurrency must be at least 1, not %d", h.name, *h.concurrency)
+	}
+	if h.attemptLimit != nil && *h.attemptLimit < 1 {
+		return fmt.Errorf("handler %q: attempt limit must be at least 1, not %d", h.name, *h.attemptLimit)
 	}
 	if h.retry == nil {
 		return fmt.Errorf("handler %q: retry policy must not be nil", h.name)

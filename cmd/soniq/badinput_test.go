@@ -38,7 +38,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "control characters in a flag", args: []string{"dead-letter", "list", "--\x1b[2J"}, code: 2, want: `\x1b[2J`},
 		{name: "negative limit", args: []string{"dead-letter", "list", "--limit=-1"}, code: 2, want: "--limit must not be negative"},
 		{name: "log level", args: []string{"status", "--log-level", "loud"}, code: 2, want: "--log-level must be one of"},
-		{name: "short id", args: []string{"dead-letter", "replay", "abc123-def456"}, code: 2, want: `"abc123-def456" is not a job id`},
+		{name: "beginning of no id", args: []string{"dead-letter", "replay", "abc123-def456"}, code: 1, want: "abc123-def456: no such dead letter"},
 		{name: "bad id after a good one", args: []string{"dead-letter", "delete", id, "abc"}, code: 2, want: `"abc" is not a job id`},
 		{name: "bad id to show", args: []string{"dead-letter", "show", "42"}, code: 2, want: `"42" is not a job id`},
 		{name: "bad job id", args: []string{"job", "42"}, code: 2, want: `"42" is not a job id`},

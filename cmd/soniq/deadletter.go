@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -135,28 +137,51 @@ func parseAge(text string) (time.Duration, error) {
 	return time.ParseDuration(text)
 }
 
-// parseIDs checks all ids before anything is done with one of them. An id
-// that is named twice counts once.
-func parseIDs(texts []string) ([]uuid.UUID, error) {
-	seen := make(map[uuid.UUID]bool, len(texts))
-	ids := make([]uuid.UUID, 0, len(texts))
+// checkIDs checks all ids before anything is done with one of them. The
+// beginning of an id will do.
+func checkIDs(texts []string) error {
 	for _, text := range texts {
-		id, err := parseID(text)
-		if err != nil {
-			return nil, err
+		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
+			return usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
+				text, deadletter.MinPrefix)
 		}
-		if !seen[id] {
+	}
+	return nil
+}
+
+// findID completes an id that checkIDs has let through.
+func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(text); err == nil {
+		return id, nil
+	}
+	return queue.Find(ctx, text)
+}
+
+// findIDs completes ids. One that is named twice counts once; those that can't
+// be found, or are not unique, come back as failures.
+func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids []uuid.UUID, failed []failure, err error) {
+	seen := make(map[uuid.UUID]bool, len(texts))
+	ids, failed = []uuid.UUID{}, []failure{}
+	for _, text := range texts {
+		id, err := findID(ctx, queue, text)
+		var ambiguous *deadletter.AmbiguousError
+		switch {
+		case errors.As(err, &ambiguous), errors.Is(err, deadletter.ErrNotFound):
+			failed = append(failed, failure{text, err.Error()})
+		case err != nil:
+			return nil, nil, err
+		case !seen[id]:
 			seen[id] = true
 			ids = append(ids, id)
 		}
 	}
-	return ids, nil
+	return ids, failed, nil
 }
 
 func parseID(text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		return id, usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057, as 'soniq dead-letter list' shows them", text)
+		return id, usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057", text)
 	}
 	return id, nil
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -16,7 +15,7 @@ import (
 
 // target is what replay and delete work on: single ids, or in bulk.
 type target struct {
-	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them."`
+	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them; the first digits will do."`
 	All bool     `help:"All of them; replay takes those that are dead."`
 	selection
 	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
@@ -25,28 +24,27 @@ type target struct {
 }
 
 // resolve checks the whole command line before anything is done. Exactly one
-// of ids and filter is meant; ids is nil in bulk.
-func (t *target) resolve(now time.Time) (ids []uuid.UUID, f deadletter.Filter, err error) {
+// of ids and filter is meant: bulk says which.
+func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err error) {
 	if len(t.IDs) > 0 {
 		if t.All || t.given() || t.Limit != nil {
-			return nil, f, usagef("give either ids, or --all and filters")
+			return false, f, usagef("give either ids, or --all and filters")
 		}
-		ids, err = parseIDs(t.IDs)
-		return ids, f, err
+		return false, f, checkIDs(t.IDs)
 	}
 	if !t.All && !t.given() {
-		return nil, f, usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
+		return true, f, usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
 	}
 	if f, err = t.filter(now); err != nil {
-		return nil, f, err
+		return true, f, err
 	}
 	f.All = t.All
 	if t.Limit != nil {
 		if f.Limit = *t.Limit; f.Limit < 1 {
-			return nil, f, usagef("--limit must be at least 1, not %d", f.Limit)
+			return true, f, usagef("--limit must be at least 1, not %d", f.Limit)
 		}
 	}
-	return nil, f, nil
+	return true, f, nil
 }
 
 const serverTimeSQL = `select clock_timestamp()`
@@ -96,20 +94,20 @@ func (a *app) confirm(yes bool, question string) error {
 
 // failure is what went wrong with one of several ids.
 type failure struct {
-	ID    uuid.UUID `json:"id"`
-	Error string    `json:"error"`
+	ID    string `json:"id"`
+	Error string `json:"error"`
 }
 
 // outcome ends a command on several ids: failures are named, each on its own
 // line of standard error.
-func (a *app) outcome(asked int, failed []failure) error {
+func (a *app) outcome(done int, failed []failure) error {
 	for _, f := range failed {
-		a.note("soniq: %s: %s", f.ID, oneLine(f.Error))
+		a.note("soniq: %s: %s", oneLine(f.ID), oneLine(f.Error))
 	}
 	switch {
 	case len(failed) == 0:
 		return nil
-	case len(failed) == asked:
+	case done == 0:
 		return &exitError{exitFailed, errReported}
 	default:
 		return &exitError{exitPartly, errReported}

@@ -23,7 +23,7 @@ func (deleteCmd) Help() string {
 }
 
 func (c *deleteCmd) Run(a *app) error {
-	ids, f, err := c.resolve(a.now())
+	bulk, f, err := c.resolve(a.now())
 	if err != nil {
 		return err
 	}
@@ -32,14 +32,18 @@ func (c *deleteCmd) Run(a *app) error {
 		return err
 	}
 	queue := deadletter.NewQueue(pool)
-	if ids == nil {
+	if bulk {
 		return c.bulk(a, pool, queue, f)
 	}
-	return c.single(a, queue, ids)
+	ids, failed, err := findIDs(a.ctx, queue, c.IDs)
+	if err != nil {
+		return err
+	}
+	return c.single(a, queue, ids, failed)
 }
 
-func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID) error {
-	deleted, failed := []uuid.UUID{}, []failure{}
+func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure) error {
+	deleted := []uuid.UUID{}
 	done := "Deleted"
 	if c.DryRun {
 		done = "Would delete"
@@ -53,7 +57,7 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID) err
 		}
 		switch {
 		case errors.Is(err, deadletter.ErrNotFound):
-			failed = append(failed, failure{id, deadletter.ErrNotFound.Error()})
+			failed = append(failed, failure{id.String(), deadletter.ErrNotFound.Error()})
 		case err != nil:
 			return err
 		default:
@@ -72,7 +76,7 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID) err
 			return err
 		}
 	}
-	return a.outcome(len(ids), failed)
+	return a.outcome(len(deleted), failed)
 }
 
 func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {

@@ -55,11 +55,11 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 }
 
 func (c *replayCmd) Run(a *app) error {
-	ids, f, err := c.resolve(a.now())
+	bulk, f, err := c.resolve(a.now())
 	if err != nil {
 		return err
 	}
-	o, err := c.options(ids == nil)
+	o, err := c.options(bulk)
 	if err != nil {
 		return err
 	}
@@ -68,24 +68,28 @@ func (c *replayCmd) Run(a *app) error {
 		return err
 	}
 	queue := deadletter.NewQueue(pool)
-	if ids == nil {
+	if bulk {
 		return c.bulk(a, pool, queue, f, o)
 	}
-	return c.single(a, queue, ids, o)
+	ids, failed, err := findIDs(a.ctx, queue, c.IDs)
+	if err != nil {
+		return err
+	}
+	return c.single(a, queue, ids, failed, o)
 }
 
-func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, o deadletter.ReplayOptions) error {
-	replayed, failed := []deadletter.Replayed{}, []failure{}
+func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure, o deadletter.ReplayOptions) error {
+	replayed := []deadletter.Replayed{}
 	for _, id := range ids {
 		if c.DryRun {
 			j, err := queue.Get(a.ctx, id)
 			switch {
 			case errors.Is(err, deadletter.ErrNotFound):
-				failed = append(failed, failure{id, err.Error()})
+				failed = append(failed, failure{id.String(), err.Error()})
 			case err != nil:
 				return err
 			case j.State != deadletter.StateDead && !o.Force:
-				failed = append(failed, failure{id, replayRefused(&deadletter.StateError{ID: id, State: j.State, ReplayJobID: j.ReplayJobID})})
+				failed = append(failed, failure{id.String(), replayRefused(&deadletter.StateError{ID: id, State: j.State, ReplayJobID: j.ReplayJobID})})
 			default:
 				replayed = append(replayed, deadletter.Replayed{From: id})
 				if !a.JSON {
@@ -100,7 +104,7 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, o d
 			if !single {
 				return err
 			}
-			failed = append(failed, failure{id, text})
+			failed = append(failed, failure{id.String(), text})
 			continue
 		}
 		replayed = append(replayed, deadletter.Replayed{From: id, To: newID})
@@ -113,7 +117,7 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, o d
 			return err
 		}
 	}
-	return a.outcome(len(ids), failed)
+	return a.outcome(len(replayed), failed)
 }
 
 func (c *replayCmd) result(replayed []deadletter.Replayed, failed []failure) any {

@@ -12,7 +12,7 @@ import (
 )
 
 type showCmd struct {
-	ID string `arg:"" name:"id" help:"The dead letter's id."`
+	ID string `arg:"" name:"id" help:"The dead letter's id; its first digits will do."`
 }
 
 func (showCmd) Help() string {
@@ -22,15 +22,19 @@ func (showCmd) Help() string {
 }
 
 func (c *showCmd) Run(a *app) error {
-	id, err := parseID(c.ID)
-	if err != nil {
+	if err := checkIDs([]string{c.ID}); err != nil {
 		return err
 	}
 	pool, err := a.open()
 	if err != nil {
 		return err
 	}
-	j, err := deadletter.NewQueue(pool).Get(a.ctx, id)
+	queue := deadletter.NewQueue(pool)
+	id, err := findID(a.ctx, queue, c.ID)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.ID, err)
+	}
+	j, err := queue.Get(a.ctx, id)
 	if errors.Is(err, deadletter.ErrNotFound) {
 		return fmt.Errorf("%s: %w", id, deadletter.ErrNotFound)
 	}

@@ -210,7 +210,7 @@ func TestDelete_ids(t *testing.T) {
 		Deleted []uuid.UUID
 		Failed  []failure
 	}](t, r.out)
-	if len(got.Deleted) != 1 || got.Deleted[0] != two || len(got.Failed) != 1 || got.Failed[0].ID != missing {
+	if len(got.Deleted) != 1 || got.Deleted[0] != two || len(got.Failed) != 1 || got.Failed[0].ID != missing.String() {
 		t.Errorf("%+v", got)
 	}
 	if n := countLetters(t, pool); n != 0 {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
 	"soniq/engine"
@@ -114,10 +117,23 @@ func TestDocument_worksAsWritten(t *testing.T) {
 		t.Errorf("after the delete: %+v", r)
 	}
 
-	// The document's example id is none.
+	// The document's own id, which is the beginning of one.
+	const example = "abc123de-f456-4000-8000-000000000001"
+	must(`soniq enqueue send_welcome_email --args {"user_id":43}`)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), `update soniq_jobs set id = $1, max_attempts = 1 where status = 'queued'`, example); err != nil {
+		t.Fatal(err)
+	}
+	work("exit 1", func() bool { return strings.Contains(must("soniq dead-letter list").out, example) })
+	wantIn(t, "replay", must("soniq dead-letter replay abc123-def456").out, "Replayed "+example+" as ")
+	wantIn(t, "delete", must("soniq dead-letter delete abc123-def456").out, "Deleted "+example)
 	p := prepare("soniq dead-letter replay abc123-def456")
 	_ = p.Run()
-	if p.ProcessState.ExitCode() != exitUsage || !strings.Contains(p.err.String(), `"abc123-def456" is not a job id`) {
+	if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "abc123-def456: no such dead letter") {
 		t.Errorf("exit %d: %s", p.ProcessState.ExitCode(), p.err.String())
 	}
 }

@@ -1,0 +1,63 @@
+package deadletter
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// MinPrefix is the least number of hex digits that [Queue.Find] takes for the
+// beginning of an id. An id in order of time spends them on the minute: fewer
+// would hardly ever be enough.
+const MinPrefix = 8
+
+// An AmbiguousError says that more than one dead letter's id begins so.
+type AmbiguousError struct {
+	// Prefix is what was asked for.
+	Prefix string
+	// IDs are the first of them, in order; at most ten.
+	IDs []uuid.UUID
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("%d or more dead letters have an id that begins with %s: give more of it", len(e.IDs), e.Prefix)
+}
+
+// IsPrefix reports whether s can be the beginning of an id: at least
+// [MinPrefix] hex digits, dashes anywhere among them.
+func IsPrefix(s string) bool {
+	digits := strings.ReplaceAll(s, "-", "")
+	return len(digits) >= MinPrefix && len(digits) <= 32 && strings.Trim(digits, "0123456789abcdefABCDEF") == ""
+}
+
+const findSQL = `
+select id
+from soniq_dead_letter_jobs
+where id between $1 and $2
+order by id
+limit 10`
+
+// Find returns the id of the one dead letter whose id begins with prefix, or
+// [ErrNotFound], or an [*AmbiguousError]. A prefix for which [IsPrefix] is
+// false finds nothing.
+func (q *Queue) Find(ctx context.Context, prefix string) (uuid.UUID, error) {
+	if !IsPrefix(prefix) {
+		return uuid.Nil, ErrNotFound
+	}
+	digits := strings.ReplaceAll(prefix, "-", "")
+	missing := 32 - len(digits)
+	rows, _ := q.pool.Query(ctx, findSQL, digits+strings.Repeat("0", missing), digits+strings.Repeat("f", missing))
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	switch {
+	case err != nil:
+		return uuid.Nil, fmt.Errorf("find dead letter: %w", err)
+	case len(ids) == 0:
+		return uuid.Nil, ErrNotFound
+	case len(ids) > 1:
+		return uuid.Nil, &AmbiguousError{Prefix: prefix, IDs: ids}
+	}
+	return ids[0], nil
+}
