@@ -84,7 +84,10 @@ func TestListener_handlerPanics_listenerGoesOn(t *testing.T) {
 	listen(t, cfg, map[string]notify.Handler{
 		notify.NewJob: r,
 		notify.DeadLetter: funcs{
-			connected: func(context.Context) { panic("on connect") },
+			connected: func(context.Context) {
+				r <- connected
+				panic("on connect")
+			},
 			notify: func(_ context.Context, p string) {
 				if p == "bad" {
 					panic("on notify")
@@ -94,7 +97,8 @@ func TestListener_handlerPanics_listenerGoesOn(t *testing.T) {
 		},
 	})
 
-	r.expect(t, connected)
+	// Once for each channel, in whatever order they are listened on.
+	r.expect(t, connected, connected)
 	exec(t, pool, `select pg_notify('soniq_dead_letter', 'bad')`)
 	exec(t, pool, `select pg_notify('soniq_dead_letter', 'good')`)
 	exec(t, pool, `select pg_notify('soniq_new_job', 'emails')`)
