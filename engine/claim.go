@@ -48,7 +48,7 @@ with recursive lane (queue, priority, due) as (
 // claimSQL takes the due jobs of each lane in order of priority; among lanes
 // of one priority, the one whose first job has waited longest goes first, so
 // that no queue starves another. Parameters: $2 job names, $3 how many,
-// $4 worker, $5 token.
+// $4 worker, $5 token, $6 the attempt limits of this worker by job name.
 const claimSQL = laneSQL + `
 , picked as materialized (
   select head.id
@@ -77,6 +77,7 @@ set status = 'processing',
   attempts = coalesce(j.attempts, 0) + 1,
   worker_id = $4,
   claim_token = $5,
+  max_attempts = coalesce(($6::jsonb ->> j.job_name)::int, j.max_attempts),
   updated_at = now()
 from picked
 where j.id = picked.id
@@ -108,13 +109,15 @@ type claims struct {
 	pool   *pgxpool.Pool
 	worker uuid.UUID
 	queues []string
-	names  []string
+	// limits are the handlers' attempt limits, by job name.
+	limits map[string]int
 }
 
-// take claims up to n due jobs under a fresh token, the most urgent first.
-func (c *claims) take(ctx context.Context, n int) ([]*Job, error) {
+// take claims up to n due jobs of these names under a fresh token, the most
+// urgent first.
+func (c *claims) take(ctx context.Context, names []string, n int) ([]*Job, error) {
 	token := rand.Int64()
-	rows, _ := c.pool.Query(ctx, claimSQL, c.queues, c.names, n, c.worker, token)
+	rows, _ := c.pool.Query(ctx, claimSQL, c.queues, names, n, c.worker, token, c.limits)
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
 		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		err := row.Scan(
@@ -131,11 +134,11 @@ func (c *claims) take(ctx context.Context, n int) ([]*Job, error) {
 	return jobs, nil
 }
 
-// untilNext returns the time until the next job is due, negative if one is
-// overdue. ok is false if there is none.
-func (c *claims) untilNext(ctx context.Context) (wait time.Duration, ok bool, err error) {
+// untilNext returns the time until the next job of these names is due,
+// negative if one is overdue. ok is false if there is none.
+func (c *claims) untilNext(ctx context.Context, names []string) (wait time.Duration, ok bool, err error) {
 	var seconds *float64
-	if err := c.pool.QueryRow(ctx, nextDueSQL, c.queues, c.names).Scan(&seconds); err != nil {
+	if err := c.pool.QueryRow(ctx, nextDueSQL, c.queues, names).Scan(&seconds); err != nil {
 		return 0, false, fmt.Errorf("read next due time: %w", err)
 	}
 	if seconds == nil {

@@ -136,3 +136,14 @@ func (r *Registry) queues() []string {
 	}
 	return slices.Sorted(maps.Keys(set))
 }
+
+// attemptLimits returns the handlers' attempt limits by name.
+func (r *Registry) attemptLimits() map[string]int {
+	limits := map[string]int{}
+	for name, h := range r.handlers {
+		if h.attemptLimit != nil {
+			limits[name] = *h.attemptLimit
+		}
+	}
+	return limits
+}

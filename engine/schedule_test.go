@@ -2,7 +2,9 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -224,7 +226,7 @@ func TestClaim_plan_readsOnlyTheHeadOfEachLane(t *testing.T) {
 				if _, err := tx.Exec(t.Context(), `insert into soniq_workers (id, hostname, pid) values ($1, 'x', 1)`, worker); err != nil {
 					t.Fatal(err)
 				}
-				args = append(args, 20, worker, int64(1))
+				args = append(args, 20, worker, int64(1), "{}")
 			}
 			rows, _ := tx.Query(t.Context(), "explain (analyze, buffers, costs off, timing off) "+sql, args...)
 			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -250,5 +252,83 @@ func TestClaim_plan_readsOnlyTheHeadOfEachLane(t *testing.T) {
 				t.Errorf("%d pages read:\n%s", hits, plan)
 			}
 		})
+	}
+}
+
+func TestWorker_handlerConcurrency_boundsItsJobsAndNoOthers(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	var mu sync.Mutex
+	running, most := 0, 0
+	engine.HandleRaw(reg, "heavy", func(context.Context, *engine.Job) (any, error) {
+		mu.Lock()
+		running++
+		most = max(most, running)
+		mu.Unlock()
+		runtime.Gosched()
+		mu.Lock()
+		running--
+		mu.Unlock()
+		return nil, nil
+	}, engine.Concurrency(2))
+	started, release := slowJob(reg, "blocker")
+	noop(reg, "light")
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 5})
+	client := newClient(t, pool)
+	enqueue(t, client, "blocker", nil)
+	receive(t, "the blocker", started)
+	var inserts []engine.Insert
+	for range 200 {
+		inserts = append(inserts, engine.Insert{Name: "heavy"}, engine.Insert{Name: "light"})
+	}
+	if _, err := client.EnqueueMany(t.Context(), inserts); err != nil {
+		t.Fatal(err)
+	}
+	w.waitFor(t, "all jobs but the blocker", func(o []engine.Outcome) bool { return len(o) == len(inserts) })
+	close(release)
+	if most > 2 {
+		t.Errorf("%d heavy jobs ran at once, want at most 2", most)
+	}
+}
+
+func TestWorker_handlerAtItsBound_nextJobStartsWhenOneEnds(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	goOn := make(chan struct{})
+	began := make(chan struct{}, 10)
+	engine.HandleRaw(reg, "single", func(context.Context, *engine.Job) (any, error) {
+		began <- struct{}{}
+		<-goOn
+		return nil, nil
+	}, engine.Concurrency(1))
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 5})
+	client := newClient(t, pool)
+	first, second := enqueue(t, client, "single", nil), enqueue(t, client, "single", nil)
+	receive(t, "the first", began)
+	goOn <- struct{}{}
+	// No notification announces the second: the freed slot does.
+	receive(t, "the second", began)
+	goOn <- struct{}{}
+	w.waitForJob(t, first)
+	w.waitForJob(t, second)
+}
+
+func TestWorker_attemptLimit_beatsTheJobsOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	engine.HandleRaw(reg, "limited", func(context.Context, *engine.Job) (any, error) {
+		return nil, errors.New("no")
+	}, soon, engine.AttemptLimit(2))
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	client := newClient(t, pool)
+	id := enqueue(t, client, "limited", nil, engine.MaxAttempts(9))
+	if outcomes := w.waitForJob(t, id); len(outcomes) != 2 {
+		t.Errorf("%d attempts, want 2", len(outcomes))
+	}
+	if job := getJob(t, client, id); job.MaxAttempts != 2 || job.Attempts != 2 {
+		t.Errorf("dead after %d of %d attempts, want 2 of 2", job.Attempts, job.MaxAttempts)
 	}
 }

@@ -116,6 +116,7 @@ type Worker struct {
 	queues   []string
 
 	claims  claims
+	slots   slots
 	wakeups *notify.Wakeups
 
 	// outcomes leads from the jobs to the settler. Each running job has a
@@ -168,7 +169,8 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),
 		queues:    queues,
-		claims:    claims{pool: pool, worker: id, queues: queues, names: registry.Names()},
+		claims:    claims{pool: pool, worker: id, queues: queues, limits: registry.attemptLimits()},
+		slots:     newSlots(config.Concurrency, registry),
 		wakeups:   notify.NewWakeups(queues...),
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
@@ -288,13 +290,13 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 	for ctx.Err() == nil {
 		free := w.freeSlots()
 		if free == 0 {
-			w.sleep(ctx, -1, false)
+			sleep(ctx, -1, nil, w.freed)
 			continue
 		}
 		// Cleared before the fetch, never after: what commits while the fetch
 		// runs sets the bit again.
 		w.wakeups.Clear()
-		wait, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		wait, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -303,7 +305,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 				w.logger.Warn("can't claim jobs; trying until that works", "error", err)
 				inTrouble = true
 			}
-			w.sleep(ctx, trouble.NextBackOff(), false)
+			sleep(ctx, trouble.NextBackOff(), nil, nil)
 			continue
 		}
 		if inTrouble {
@@ -311,58 +313,75 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			inTrouble = false
 			trouble.Reset()
 		}
-		if wait != 0 {
-			w.sleep(ctx, wait, true)
+		if wait == 0 {
+			continue
 		}
+		var freed <-chan struct{}
+		if capped {
+			freed = w.freed
+		}
+		sleep(ctx, wait, w.wakeups.C(), freed)
 	}
 	return nil
 }
 
 // fetchOnce claims up to free jobs, starts them, and returns how long to
-// sleep: 0 after a full fetch, since more may wait.
-func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (time.Duration, error) {
+// sleep: 0 after a full fetch, since more may wait. capped says that a handler
+// runs all that it may: its jobs were not asked for.
+func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, capped bool, err error) {
 	// A claim that has begun is finished, so that no claimed row is left
 	// without a runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	jobs, err := w.claims.take(claimCtx, free)
-	if err != nil {
-		return 0, err
+	w.mu.Lock()
+	asks := w.slots.asks(free)
+	capped = w.slots.full()
+	w.mu.Unlock()
+	var names []string
+	more := false
+	for _, ask := range asks {
+		names = append(names, ask.names...)
+		n := min(ask.n, free)
+		if n == 0 {
+			more = true
+			break
+		}
+		jobs, err := w.claims.take(claimCtx, ask.names, n)
+		if err != nil {
+			return 0, capped, err
+		}
+		w.start(jobsCtx, jobs)
+		free -= len(jobs)
+		more = more || len(jobs) == n
 	}
-	w.start(jobsCtx, jobs)
-	if len(jobs) == free {
-		return 0, nil
+	if more {
+		return 0, capped, nil
 	}
-	next, ok, err := w.claims.untilNext(ctx)
+	next, ok, err := w.claims.untilNext(ctx, names)
 	if err != nil {
-		return 0, err
+		return 0, capped, err
 	}
 	poll := w.config.SafetyPoll
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
 	switch {
 	case !ok || next > poll:
 		*overdue = 0
-		return poll, nil
+		return poll, capped, nil
 	case next > 0:
 		*overdue = 0
 		// Waking a hair early would only cost a fetch that finds nothing.
-		return next + time.Millisecond, nil
+		return next + time.Millisecond, capped, nil
 	default:
 		// Due, yet not claimed: someone holds the row's lock, or it has just
 		// become due. Look again soon, and ever less often.
 		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
-		return *overdue, nil
+		return *overdue, capped, nil
 	}
 }
 
-// sleep returns when d has passed (negative: never), ctx ends, a slot is
-// freed while none was (wakeable false), or the worker is woken (wakeable).
-func (w *Worker) sleep(ctx context.Context, d time.Duration, wakeable bool) {
-	var woken <-chan struct{}
-	freed := w.freed
-	if wakeable {
-		woken, freed = w.wakeups.C(), nil
-	}
+// sleep returns when d has passed (negative: never), ctx ends, or one of the
+// channels, which may be nil, has something.
+func sleep(ctx context.Context, d time.Duration, woken, freed <-chan struct{}) {
 	var timeout <-chan time.Time
 	if d >= 0 {
 		timer := time.NewTimer(d)
@@ -371,9 +390,9 @@ func (w *Worker) sleep(ctx context.Context, d time.Duration, wakeable bool) {
 	}
 	select {
 	case <-ctx.Done():
+	case <-timeout:
 	case <-woken:
 	case <-freed:
-	case <-timeout:
 	}
 }
 
@@ -398,6 +417,7 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	w.mu.Lock()
 	for _, job := range jobs {
 		w.running[job.ID] = job
+		w.slots.started(job.Name)
 	}
 	w.mu.Unlock()
 	for _, job := range jobs {
@@ -420,6 +440,7 @@ func (w *Worker) finish(o Outcome) {
 	// Sent under the lock: the channel is closed once the map is empty.
 	w.outcomes <- o
 	delete(w.running, o.Job.ID)
+	w.slots.ended(o.Job.Name)
 	w.signalFreed()
 	if w.draining && len(w.running) == 0 {
 		close(w.idle)
