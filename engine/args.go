@@ -122,7 +122,11 @@ func hex4(b []byte) uint64 {
 
 // decodeArgs fills args from raw, strictly, and names the field that is
 // wrong. Numbers in untyped places keep all their digits.
-func decodeArgs(raw json.RawMessage, args any) error {
+func decodeArgs[T any](raw json.RawMessage, args *T) error {
+	if string(bytes.TrimSpace(raw)) == "null" {
+		// Decoding it would change nothing, and a pointer would stay nil.
+		return errors.New("arguments: want a JSON object, got null")
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	dec.UseNumber()
@@ -132,10 +136,13 @@ func decodeArgs(raw json.RawMessage, args any) error {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("arguments: more than one JSON value")
 	}
-	if v, ok := args.(Validator); ok {
-		if err := v.Validate(); err != nil {
-			return err
-		}
+	v, ok := any(args).(Validator)
+	if !ok {
+		// T may be a pointer, or an interface, that has the method.
+		v, ok = any(*args).(Validator)
+	}
+	if ok {
+		return v.Validate()
 	}
 	return nil
 }

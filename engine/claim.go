@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -45,6 +44,10 @@ with recursive lane (queue, priority, due) as (
   ) head
 )`
 
+// One bad row must not fail the claim of the others, and never after it was
+// committed: attempts can't overflow, and times at infinity, which Go can't
+// hold, are read like NULL.
+//
 // claimSQL takes the due jobs of each lane in order of priority; among lanes
 // of one priority, the one whose first job has waited longest goes first, so
 // that no queue starves another. Parameters: $2 job names, $3 how many,
@@ -74,7 +77,7 @@ const claimSQL = laneSQL + `
 )
 update soniq_jobs j
 set status = 'processing',
-  attempts = coalesce(j.attempts, 0) + 1,
+  attempts = least(coalesce(j.attempts, 0), 2147483646) + 1,
   worker_id = $4,
   claim_token = $5,
   max_attempts = coalesce(($6::jsonb ->> j.job_name)::int, j.max_attempts),
@@ -83,15 +86,19 @@ from picked
 where j.id = picked.id
 returning
   j.id, j.job_name, j.args, coalesce(j.queue, 'default'), coalesce(j.priority, 100),
-  j.attempts, coalesce(j.max_attempts, 3), j.scheduled_at,
-  coalesce(j.created_at, now()), coalesce(j.last_error, ''),
+  j.attempts, coalesce(j.max_attempts, 3),
+  case when isfinite(j.scheduled_at) then j.scheduled_at end,
+  case when isfinite(j.created_at) then j.created_at else now() end,
+  j.updated_at, coalesce(j.last_error, ''),
   coalesce(j.producer_id, ''), coalesce(j.dedup_key, ''), j.replay_of`
 
 // nextDueSQL tells in how many seconds the next job that this worker could run
 // is due, by the database's clock. It takes no locks: a row that someone else
-// holds counts too, and may show up as overdue. Parameter $2: job names.
+// holds counts too, and may show up as overdue. Farther than a day, which may
+// be infinity, is cut. Parameter $2: job names.
 const nextDueSQL = laneSQL + `
-select extract(epoch from min(greatest(head.due, now() - interval '1 day')) - now())::float8
+select extract(epoch from
+  min(least(greatest(head.due, now() - interval '1 day'), now() + interval '1 day')) - now())::float8
 from lane
 cross join lateral (
   select coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
@@ -113,19 +120,19 @@ type claims struct {
 	limits map[string]int
 }
 
-// take claims up to n due jobs of these names under a fresh token, the most
-// urgent first.
-func (c *claims) take(ctx context.Context, names []string, n int) ([]*Job, error) {
-	token := rand.Int64()
+// take claims up to n due jobs of these names, the most urgent ones, under a
+// fresh token.
+func (c *claims) take(ctx context.Context, token int64, names []string, n int) ([]*Job, error) {
 	rows, _ := c.pool.Query(ctx, claimSQL, c.queues, names, n, c.worker, token, c.limits)
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
 		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		err := row.Scan(
 			&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority,
 			&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
-			&j.CreatedAt, &j.LastError,
+			&j.CreatedAt, &j.UpdatedAt, &j.LastError,
 			&j.ProducerID, &j.DedupKey, &j.ReplayOf,
 		)
+		j.inUTC()
 		return j, err
 	})
 	if err != nil {
@@ -144,6 +151,5 @@ func (c *claims) untilNext(ctx context.Context, names []string) (wait time.Durat
 	if seconds == nil {
 		return 0, false, nil
 	}
-	// Beyond a day it makes no difference, and a far date would overflow.
-	return time.Duration(min(*seconds, 86400) * float64(time.Second)), true, nil
+	return time.Duration(*seconds * float64(time.Second)), true, nil
 }

@@ -127,8 +127,8 @@ func (c *Client) enqueue(ctx context.Context, db querier, name string, args any,
 	return done[0], nil
 }
 
-// EnqueueMany inserts all jobs, in order, or none, in one transaction and one
-// round trip (a few more where some are duplicates).
+// EnqueueMany inserts all jobs, in order, or none, in one transaction of one
+// statement (a few more where some are duplicates).
 func (c *Client) EnqueueMany(ctx context.Context, jobs []Insert) ([]Enqueued, error) {
 	var done []Enqueued
 	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) (err error) {
@@ -393,26 +393,30 @@ func findDuplicates(ctx context.Context, db querier, rows []*insert, missing map
 // mistake: class 22 is a value out of range, class 54 a value too complex.
 func describeInsertError(err error) error {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && (pgErr.Code[:2] == "22" || pgErr.Code[:2] == "54") {
+	if class := sqlClass(err); (class == "22" || class == "54") && errors.As(err, &pgErr) {
 		return &ArgumentError{"job", "can't be stored: " + pgErr.Message}
 	}
 	return err
 }
 
+// Times at infinity, which Go can't hold, are read like NULL.
 const jobSQL = `
 select
   id, job_name, args, coalesce(queue, 'default'), coalesce(priority, 100), status,
-  coalesce(attempts, 0), coalesce(max_attempts, 3), scheduled_at,
-  coalesce(created_at, now()), coalesce(updated_at, created_at, now()),
-  coalesce(last_error, ''), result, expires_at,
+  coalesce(attempts, 0), coalesce(max_attempts, 3),
+  case when isfinite(scheduled_at) then scheduled_at end,
+  case when isfinite(created_at) then created_at else now() end,
+  case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
+  coalesce(last_error, ''), result, case when isfinite(expires_at) then expires_at end,
   coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, ''
 from soniq_jobs
 where id = $1
 union all
 select
   id, job_name, args, queue, priority, 'dead_letter',
-  attempts, max_attempts, scheduled_at,
-  original_created_at, moved_to_dead_letter_at,
+  attempts, max_attempts,
+  case when isfinite(scheduled_at) then scheduled_at end,
+  case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
   coalesce(last_error, ''), null, null,
   coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason
 from soniq_dead_letter_jobs
@@ -436,11 +440,6 @@ func (c *Client) Job(ctx context.Context, id uuid.UUID) (*Job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read job: %w", err)
 	}
-	j.CreatedAt, j.UpdatedAt = j.CreatedAt.UTC(), j.UpdatedAt.UTC()
-	for _, t := range []*time.Time{j.ScheduledAt, j.ExpiresAt} {
-		if t != nil {
-			*t = t.UTC()
-		}
-	}
+	j.inUTC()
 	return &j, nil
 }

@@ -11,6 +11,10 @@ import (
 	"soniq/deadletter"
 )
 
+// maxResultBytes bounds a result as JSON. A full batch of results must fit
+// into one message to the server, which takes 1 GB.
+const maxResultBytes = 1 << 20
+
 // OutcomeKind says what becomes of an attempt.
 type OutcomeKind string
 
@@ -59,14 +63,22 @@ type execution struct {
 // function, because after Goexit nothing else runs.
 func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	started := time.Now()
-	finish := func(o Outcome) {
-		o.Job = e.job
-		o.Duration = time.Since(started)
-		report(o)
-	}
+	var outcome Outcome // without a Kind until the attempt is judged
+	defer func() {
+		// Judging calls the job's code too: methods of its error, and of its
+		// result.
+		if panicked := recover(); panicked != nil {
+			cause, _ := panicked.(error)
+			outcome = e.fail(deadletter.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack()))
+		} else if outcome.Kind == "" {
+			outcome = e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack()))
+		}
+		outcome.Job, outcome.Duration = e.job, time.Since(started)
+		report(outcome)
+	}()
 	if e.job.Attempts > e.job.MaxAttempts {
 		// Earlier workers died with the job each time, or gave up on telling.
-		finish(e.fail(deadletter.KindCrash, nil, e.crashMessage(), ""))
+		outcome = e.fail(deadletter.KindCrash, nil, e.crashMessage(), "")
 		return
 	}
 	ctx = context.WithValue(ctx, jobKey{}, e.job)
@@ -75,25 +87,8 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		ctx, cancel = context.WithTimeoutCause(ctx, e.timeout, ErrJobTimeout)
 		defer cancel()
 	}
-	var (
-		result   any
-		err      error
-		returned bool
-	)
-	defer func() {
-		panicked := recover()
-		switch {
-		case returned:
-			finish(e.judge(ctx, result, err))
-		case panicked != nil:
-			cause, _ := panicked.(error)
-			finish(e.fail(deadletter.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack())))
-		default:
-			finish(e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack())))
-		}
-	}()
-	result, err = e.handler.run(ctx, e.job)
-	returned = true
+	result, err := e.handler.run(ctx, e.job)
+	outcome = e.judge(ctx, result, err)
 }
 
 func (e *execution) crashMessage() string {
@@ -110,19 +105,30 @@ func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 	if err == nil {
 		return e.succeed(result)
 	}
-	var snooze *snoozeError
-	var invalid *invalidArgumentsError
-	switch {
-	case errors.As(err, &snooze):
+	if snooze, ok := find[*snoozeError](err); ok {
 		return Outcome{Kind: OutcomeSnooze, Delay: snooze.delay}
-	case errors.As(err, &invalid):
+	}
+	if _, ok := find[*invalidArgumentsError](err); ok {
 		return e.fail(deadletter.KindDecode, err, "", "")
+	}
+	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return Outcome{Kind: OutcomeReleased}
 	case errors.Is(context.Cause(ctx), ErrJobTimeout):
 		return e.fail(deadletter.KindTimeout, e.timeoutError(err), "", "")
 	}
 	return e.fail(deadletter.KindError, err, "", "")
+}
+
+// find is [errors.AsType] for errors whose methods may panic, as those of a
+// nil pointer often do.
+func find[E error](err error) (found E, ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	return errors.AsType[E](err)
 }
 
 // timeoutError keeps what the handler said, unless it only passed on the
@@ -143,20 +149,23 @@ func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
 // succeed stores the result as JSON. One that can't be stored is a failed
 // attempt: whoever waits for it would wait in vain.
 func (e *execution) succeed(result any) Outcome {
-	if result == nil {
+	if raw, ok := result.(json.RawMessage); result == nil || ok && raw == nil {
 		return Outcome{Kind: OutcomeDone}
 	}
 	raw, err := marshal(result)
 	if err != nil {
 		return e.fail(deadletter.KindError, fmt.Errorf("store result: %w", err), "", "")
 	}
+	if len(raw) > maxResultBytes {
+		return e.fail(deadletter.KindError, fmt.Errorf(
+			"store result: it has %d bytes, over the limit of %d; store large data elsewhere and return a reference to it",
+			len(raw), maxResultBytes), "", "")
+	}
 	if err := checkJSON(raw); err != nil {
 		return e.fail(deadletter.KindError, fmt.Errorf("store result: its contents %w", err), "", "")
 	}
 	return Outcome{Kind: OutcomeDone, result: raw, refuse: func(err error) Outcome {
-		o := e.fail(deadletter.KindError, err, "", "")
-		o.Job = e.job
-		return o
+		return e.fail(deadletter.KindError, err, "", "")
 	}}
 }
 
@@ -187,8 +196,10 @@ func (e *execution) retryDelay(err error) (delay time.Duration) {
 		}
 		delay = max(delay, 0)
 	}()
-	var wish interface{ RetryAfter() time.Duration }
-	if errors.As(err, &wish) {
+	if wish, ok := find[interface {
+		error
+		RetryAfter() time.Duration
+	}](err); ok {
 		return wish.RetryAfter()
 	}
 	return e.handler.retry.Delay(e.job.Attempts, err)

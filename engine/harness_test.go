@@ -76,7 +76,9 @@ func (o *observed) waitForJob(t *testing.T, id uuid.UUID) []engine.Outcome {
 type running struct {
 	*observed
 	*engine.Worker
-	stop func() error
+	// cancel tells it to stop, and stop waits for that too.
+	cancel context.CancelFunc
+	stop   func() error
 }
 
 // start runs a worker until the test ends, or until stop, which may be called
@@ -84,13 +86,15 @@ type running struct {
 func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine.WorkerConfig) *running {
 	t.Helper()
 	r := &running{observed: newObserved()}
-	config.Observer = r.observed
+	if config.Observer == nil {
+		config.Observer = r.observed
+	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
 	if config.SafetyPoll == 0 {
 		// No test is saved by the poll: all must be woken.
-		config.SafetyPoll = time.Hour
+		config.SafetyPoll = 8 * time.Minute
 	}
 	w, err := engine.NewWorker(pool, reg, config)
 	if err != nil {
@@ -104,6 +108,7 @@ func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine
 		defer close(done)
 		runErr = w.Run(ctx)
 	}()
+	r.cancel = cancel
 	r.stop = func() error {
 		cancel()
 		select {

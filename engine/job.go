@@ -59,6 +59,15 @@ type Job struct {
 	token int64
 }
 
+// inUTC turns the times that were read, which are local ones.
+func (j *Job) inUTC() {
+	for _, t := range []*time.Time{&j.CreatedAt, &j.UpdatedAt, j.ScheduledAt, j.ExpiresAt} {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
+}
+
 type jobKey struct{}
 
 // JobFromContext returns the job that a handler's context belongs to, or nil

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/deadletter"
 )
@@ -24,9 +23,6 @@ const (
 	recoverInterval = 15 * time.Second
 	// expireBatch keeps a pass's locks and its transaction short.
 	expireBatch = 5000
-	// orphanGrace is how long after its timeout a processing job without a
-	// worker may still be run by someone who leaves no trace.
-	orphanGrace = 10 * time.Minute
 	// registryWindow is how long a registered name is remembered at the
 	// least: three refreshes.
 	registryWindow = 3 * namesEvery * heartbeatInterval
@@ -93,119 +89,34 @@ func (w *Worker) doChore(ctx context.Context, c *chore) {
 	}
 }
 
-const expireLockSQL = `select pg_try_advisory_xact_lock($1)`
-
+// The lock is asked for once, before the rows; without it nothing is done.
 const expireSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
 delete from soniq_jobs
 where id in (
   select id
   from soniq_jobs
-  where status = 'done'
+  where (select elected from leader)
+    and status = 'done'
     and expires_at < now()
   order by expires_at
-  limit $1
+  limit $2
   for update skip locked
 )`
 
 // expire deletes the rows of done jobs whose time has come, in batches.
 func (w *Worker) expire(ctx context.Context) error {
 	for {
-		var deleted int64
-		err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-			var locked bool
-			if err := tx.QueryRow(ctx, expireLockSQL, maintenanceLock).Scan(&locked); err != nil || !locked {
-				return err
-			}
-			tag, err := tx.Exec(ctx, expireSQL, expireBatch)
-			deleted = tag.RowsAffected()
-			return err
-		})
+		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch)
 		if err != nil {
 			return fmt.Errorf("expire results: %w", err)
 		}
-		if deleted < expireBatch {
+		if tag.RowsAffected() < expireBatch {
 			return nil
 		}
 	}
-}
-
-// orphanCondition holds for a job j, with its worker's row o if there is one,
-// that nobody runs any more. Parameters: $1 this worker, $2 and $3 the silence
-// after which a Go and a Python worker is dead, $4 that of a job without a
-// worker.
-const orphanCondition = `
-  j.status = 'processing'
-  and j.worker_id is distinct from $1
-  and case
-    when o.id is null then j.updated_at < now() - $4::interval
-    when o.version like 'go/%' then o.last_heartbeat < now() - $2::interval
-    else o.last_heartbeat < now() - $3::interval
-  end`
-
-const orphansSQL = `
-select j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0)
-from soniq_jobs j
-left join soniq_workers o on o.id = j.worker_id
-where` + orphanCondition + `
-limit 1000`
-
-// The condition is asked again for the row alone, under its lock: its worker
-// may have come back, or someone else may have been faster. $7 is false for a
-// job whose unique twin is queued.
-const requeueOrphanSQL = `
-update soniq_jobs
-set status = 'queued',
-  unique_job = unique_job and $7,
-  dedup_key = case when $7 then dedup_key end,
-  worker_id = null,
-  claim_token = null,
-  updated_at = now()
-where id = (
-    select j.id
-    from soniq_jobs j
-    left join soniq_workers o on o.id = j.worker_id
-    where j.id = $5
-      and coalesce(j.attempts, 0) = $6
-      and` + orphanCondition + `
-    for update of j skip locked
-  )`
-
-// recoverOrphans queues again, one by one, the jobs whose worker is dead. The
-// attempt stays charged; where it was the last, the next claim makes the job a
-// dead letter.
-func (w *Worker) recoverOrphans(ctx context.Context) error {
-	withoutWorker := max(w.config.JobTimeout, 0) + orphanGrace
-	type orphan struct {
-		ID       uuid.UUID
-		WorkerID *uuid.UUID
-		Name     string
-		Attempts int
-	}
-	rows, _ := w.pool.Query(ctx, orphansSQL, w.id, workerDeadAfter, pythonDeadAfter, withoutWorker)
-	orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
-	if err != nil {
-		return fmt.Errorf("find orphans: %w", err)
-	}
-	for _, o := range orphans {
-		requeue := func(unique bool) (bool, error) {
-			tag, err := w.pool.Exec(ctx, requeueOrphanSQL,
-				w.id, workerDeadAfter, pythonDeadAfter, withoutWorker, o.ID, o.Attempts, unique)
-			return tag.RowsAffected() > 0, err
-		}
-		requeued, err := requeue(true)
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && pgErr.Code == "23505" {
-			requeued, err = requeue(false)
-		}
-		if err != nil {
-			return fmt.Errorf("requeue job %s: %w", o.ID, err)
-		}
-		if requeued {
-			w.logger.Warn("the worker of a job is dead; the job is queued again",
-				"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
-		}
-	}
-	return nil
 }
 
 // unknownSQL finds due jobs that the fleet has disowned: for the whole grace
@@ -256,6 +167,7 @@ func (w *Worker) buryUnknown(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("find unknown jobs: %w", err)
 	}
+	var errs []error
 	for name, ids := range byName {
 		verdict := deadletter.Classify(deadletter.Attempt{
 			JobName: name,
@@ -264,12 +176,13 @@ func (w *Worker) buryUnknown(ctx context.Context) error {
 		})
 		moved, err := deadletter.MoveQueued(ctx, w.pool, ids, verdict)
 		if err != nil {
-			return fmt.Errorf("bury unknown jobs: %w", err)
+			errs = append(errs, fmt.Errorf("bury jobs called %s: %w", describeName(name), err))
+			continue
 		}
 		for _, id := range moved {
 			w.logger.Warn("job is a dead letter", "job", id, "name", name,
 				"reason", string(verdict.Reason), "error", verdict.Message)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }

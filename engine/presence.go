@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"soniq"
 )
 
@@ -31,14 +33,14 @@ update soniq_workers
 set status = 'stopped', last_heartbeat = now()
 where id = $1`
 
-// register writes, or renews, the worker's row and the names it handles. A
-// worker that someone declared stopped is active again after its next beat.
-func (w *Worker) register(ctx context.Context) error {
+// register writes, or renews, the worker's row. A worker that someone declared
+// stopped is active again after its next beat.
+func (w *Worker) register(ctx context.Context, db querier) error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	_, err = w.pool.Exec(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
+	_, err = db.Exec(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
 		w.queues, w.config.Concurrency, soniq.WorkerVersion)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
@@ -46,13 +48,14 @@ func (w *Worker) register(ctx context.Context) error {
 	return nil
 }
 
-func (w *Worker) registerNames(ctx context.Context) error {
+// registerNames writes, or renews, the names that the worker handles.
+func (w *Worker) registerNames(ctx context.Context, db querier) error {
 	names := w.registry.Names()
 	types := make([]string, len(names))
 	for i, name := range names {
 		types[i] = w.registry.handlers[name].argsType
 	}
-	if _, err := w.pool.Exec(ctx, registerNamesSQL, w.id.String(), names, types); err != nil {
+	if _, err := db.Exec(ctx, registerNamesSQL, w.id.String(), names, types); err != nil {
 		return fmt.Errorf("register job names: %w", err)
 	}
 	return nil
@@ -70,10 +73,7 @@ func (w *Worker) beat(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		beatCtx, cancel := context.WithTimeout(ctx, heartbeatInterval)
-		err := w.register(beatCtx)
-		if err == nil && beats%namesEvery == 0 {
-			err = w.registerNames(beatCtx)
-		}
+		err := w.renew(beatCtx, beats%namesEvery == 0)
 		cancel()
 		switch {
 		case err != nil && !failing && ctx.Err() == nil:
@@ -84,6 +84,55 @@ func (w *Worker) beat(ctx context.Context) error {
 			failing = false
 		}
 	}
+}
+
+// poolPatience is how long a heartbeat waits for a connection of the pool.
+const poolPatience = 2 * time.Second
+
+// renew is one heartbeat. Handlers may hold all connections of the pool for as
+// long as they like; their worker must not be taken for dead, nor their jobs
+// be run by someone else. So where the pool has no connection to spare, the
+// beat makes one of its own.
+func (w *Worker) renew(ctx context.Context, names bool) error {
+	write := func(ctx context.Context, db querier) error {
+		err := w.register(ctx, db)
+		if err == nil && names {
+			err = w.registerNames(ctx, db)
+		}
+		return err
+	}
+	poolCtx, cancel := context.WithTimeout(ctx, poolPatience)
+	defer cancel()
+	err := write(poolCtx, w.pool)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	conn, err := w.connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connect for the heartbeat: %w", err)
+	}
+	defer conn.Close(ctx)
+	return write(ctx, conn)
+}
+
+// connect makes a connection as the pool makes its own.
+func (w *Worker) connect(ctx context.Context) (*pgx.Conn, error) {
+	config := w.pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if config.AfterConnect != nil {
+		if err := config.AfterConnect(ctx, conn); err != nil {
+			return nil, errors.Join(err, conn.Close(ctx))
+		}
+	}
+	return conn, nil
 }
 
 // unregister marks the worker stopped. The database may be away: that is no

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -44,22 +45,25 @@ func NewRegistry() *Registry {
 type Validator interface{ Validate() error }
 
 // Handle registers fn for the jobs called name. Their arguments are decoded
-// from JSON into a T, strictly: an unknown field, a wrong type or a failing
-// Validate method (see [Validator]) is invalid_arguments, and fn isn't called.
+// from JSON into a T, strictly: an unknown field, a wrong type, null or a
+// failing Validate method (see [Validator]) is invalid_arguments, and fn isn't
+// called.
 //
-// A mistake (an empty name, a name registered twice, a bad option) is kept and
-// reported by [NewWorker].
+// A mistake (an empty name, a name registered twice, a nil fn, a bad option) is
+// kept and reported by [NewWorker].
 func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T) error, opts ...HandleOption) {
-	HandleResult(r, name, func(ctx context.Context, args T) (any, error) {
-		return nil, fn(ctx, args)
-	}, opts...)
+	var withResult func(ctx context.Context, args T) (any, error)
+	if fn != nil {
+		withResult = func(ctx context.Context, args T) (any, error) { return nil, fn(ctx, args) }
+	}
+	HandleResult(r, name, withResult, opts...)
 }
 
 // HandleResult is [Handle] for a function whose result is stored, as JSON,
 // with the done job until the worker's ResultTTL has passed. A result that
-// can't be JSON is a failed attempt.
+// can't be JSON, or is over 1 MiB as JSON, is a failed attempt.
 func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Context, args T) (R, error), opts ...HandleOption) {
-	h := r.add(name, opts)
+	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", *new(T))
 	h.run = func(ctx context.Context, job *Job) (any, error) {
 		var args T
@@ -72,20 +76,22 @@ func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Contex
 
 // HandleRaw registers fn for the jobs called name and leaves their arguments
 // as they are. A result of nil stores none; a [json.RawMessage] is stored as
-// it is.
+// it is. See [HandleResult] for those that can't be stored.
 func HandleRaw(r *Registry, name string, fn func(ctx context.Context, job *Job) (result any, err error), opts ...HandleOption) {
-	h := r.add(name, opts)
+	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", json.RawMessage(nil))
 	h.run = fn
 }
 
-func (r *Registry) add(name string, opts []HandleOption) *handler {
+func (r *Registry) add(name string, hasFunc bool, opts []HandleOption) *handler {
 	h := &handler{name: name, retry: Exponential{}}
 	for _, o := range opts {
 		o.applyHandle(h)
 	}
 	if err := h.validate(); err != nil {
 		r.errs = append(r.errs, err)
+	} else if !hasFunc {
+		r.errs = append(r.errs, fmt.Errorf("handler %q: function must not be nil", name))
 	} else if _, ok := r.handlers[name]; ok {
 		r.errs = append(r.errs, fmt.Errorf("handler %q is registered twice", name))
 	} else {
@@ -103,14 +109,12 @@ func (h *handler) validate() error {
 			return fmt.Errorf("handler %q: %w", h.name, err)
 		}
 	}
-	if h.maxAttempts != nil && *h.maxAttempts < 1 {
-		return fmt.Errorf("handler %q: max attempts must be at least 1, not %d", h.name, *h.maxAttempts)
-	}
-	if h.concurrency != nil && *h.concurrency < 1 {
-		return fmt.Errorf("handler %q: concurrency must be at least 1, not %d", h.name, *h.concurrency)
-	}
-	if h.attemptLimit != nil && *h.attemptLimit < 1 {
-		return fmt.Errorf("handler %q: attempt limit must be at least 1, not %d", h.name, *h.attemptLimit)
+	for what, n := range map[string]*int{
+		"max attempts": h.maxAttempts, "concurrency": h.concurrency, "attempt limit": h.attemptLimit,
+	} {
+		if n != nil && (*n < 1 || *n > math.MaxInt32) {
+			return fmt.Errorf("handler %q: %s must be from 1 to %d, not %d", h.name, what, math.MaxInt32, *n)
+		}
 	}
 	if h.retry == nil {
 		return fmt.Errorf("handler %q: retry policy must not be nil", h.name)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,7 +87,7 @@ type settler struct {
 // what could not be written is given up, and recovery will find it.
 func (s *settler) run(ctx context.Context) error {
 	for {
-		batch, open := s.gather(ctx)
+		batch, open := s.gather()
 		if len(batch) > 0 {
 			if err := s.write(ctx, batch); err != nil {
 				return fmt.Errorf("settle %d jobs: %w", len(batch), err)
@@ -99,16 +100,12 @@ func (s *settler) run(ctx context.Context) error {
 }
 
 // gather waits for one outcome and takes what else is there.
-func (s *settler) gather(ctx context.Context) (batch []Outcome, open bool) {
-	select {
-	case o, ok := <-s.outcomes:
-		if !ok {
-			return nil, false
-		}
-		batch = append(batch, o)
-	case <-ctx.Done():
+func (s *settler) gather() (batch []Outcome, open bool) {
+	o, ok := <-s.outcomes
+	if !ok {
 		return nil, false
 	}
+	batch = append(batch, o)
 	for len(batch) < maxSettleBatch {
 		select {
 		case o, ok := <-s.outcomes:
@@ -172,6 +169,7 @@ func (s *settler) writerOf(o Outcome) writer {
 // written row by row.
 func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) error {
 	ambiguous := false
+	var trouble error
 	attempt := func() ([]uuid.UUID, error) {
 		ids, err := s.exec(ctx, w, group)
 		switch {
@@ -181,7 +179,7 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 			return nil, backoff.Permanent(err)
 		}
 		// The statement may have been committed before the connection broke.
-		ambiguous = true
+		ambiguous, trouble = true, cmp.Or(trouble, err)
 		return nil, err
 	}
 	warned := false
@@ -204,7 +202,7 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 		return s.writeRows(ctx, w, group, err)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("gave up: %w", cmp.Or(trouble, err))
 	}
 	if warned {
 		s.logger.Info("outcomes are written again", "jobs", len(group))
@@ -214,8 +212,9 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 }
 
 // writeRows is for a group, or at last a row, that the database refuses. A row
-// is never left behind as 'processing' under a live worker, where nobody would
-// look for it: it goes back to its queue if all else fails.
+// is not left behind as 'processing' under a live worker: if all else fails
+// it goes back to its queue, charged and after a while, because the next
+// outcome may be refused too.
 func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refusal error) error {
 	if len(group) > 1 {
 		for _, o := range group {
@@ -231,7 +230,9 @@ func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refu
 		// Its unique twin is queued.
 		return s.writeGroup(ctx, writeRequeuePlain, group)
 	case w == writeDone && o.result != nil:
-		return s.write(ctx, []Outcome{o.refuse(fmt.Errorf("store result: %w", refusal))})
+		refused := o.refuse(fmt.Errorf("store result: %w", refusal))
+		refused.Job, refused.Duration = o.Job, o.Duration
+		return s.write(ctx, []Outcome{refused})
 	case w == writeDead && o.Verdict.Message != unstorableError:
 		o.Verdict.Message = unstorableError
 		return s.writeGroup(ctx, w, []Outcome{o})
@@ -239,31 +240,41 @@ func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refu
 	s.logger.Error("the database refuses a job's outcome",
 		"job", o.Job.ID, "name", o.Job.Name, "outcome", string(o.Kind), "error", refusal)
 	if w == writeRequeuePlain {
-		// Released without a word already: nothing of the outcome is left.
 		o.Kind = OutcomeLost
 		s.settled(ctx, o)
 		return nil
 	}
-	o.Kind = OutcomeReleased
+	o.Kind, o.Delay, o.result = OutcomeRetry, refusedDelay, nil
+	o.Verdict = deadletter.Verdict{Retry: true, Message: deadletter.Storable(
+		"the database refuses the outcome: "+refusal.Error(), deadletter.MaxErrorBytes)}
 	return s.writeGroup(ctx, writeRequeuePlain, []Outcome{o})
 }
+
+// refusedDelay keeps a job whose outcome is refused from running in a circle.
+const refusedDelay = time.Minute
 
 // unstorableError stands in for an error text that the database refused.
 const unstorableError = "the error could not be stored"
 
 // isDataError reports whether err is about a value or a constraint: trying the
 // same again would end the same. Class 21 is a cardinality violation, 22 a data
-// exception, 23 a constraint, 54 a value too complex.
+// exception, 23 a constraint, 54 a value too complex, P0 what a trigger raises.
 func isDataError(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return false
-	}
-	switch pgErr.Code[:2] {
-	case "21", "22", "23", "54":
+	switch sqlClass(err) {
+	case "21", "22", "23", "54", "P0":
 		return true
 	}
 	return false
+}
+
+// sqlClass returns the first two characters of the server's error code, or
+// none for an error that isn't the server's.
+func sqlClass(err error) string {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || len(pgErr.Code) < 2 {
+		return ""
+	}
+	return pgErr.Code[:2]
 }
 
 func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.UUID, error) {

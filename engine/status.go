@@ -61,7 +61,8 @@ select
   count(*) filter (where status = 'done'),
   count(*) filter (where status = 'cancelled'),
   coalesce(extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
-    where status = 'queued' and (scheduled_at is null or scheduled_at <= now()))), 0)::float8
+    where status = 'queued' and (scheduled_at is null or scheduled_at <= now())
+      and isfinite(coalesce(scheduled_at, created_at)))), 0)::float8
 from soniq_jobs
 group by 1
 order by 1`

@@ -1,109 +1,23 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"soniq/notify"
 )
-
-// WorkerConfig configures a [Worker]. Its zero value works.
-type WorkerConfig struct {
-	// Queues are the queues to serve. Default: 'default' and the queues of
-	// the registered handlers.
-	Queues []string
-	// Concurrency is how many jobs run at once. Default 10.
-	Concurrency int
-	// JobTimeout bounds an attempt whose handler doesn't set its own.
-	// Negative is no bound. Default 5 min, as Python Soniq's.
-	JobTimeout time.Duration
-	// ResultTTL is how long a done job's row, with its result, is kept.
-	// Negative deletes it at once. Default 5 min, as Python Soniq's.
-	ResultTTL time.Duration
-	// ShutdownTimeout is how long running jobs may go on once Run's context
-	// has ended; then they are cancelled and given back. Default 30 s.
-	ShutdownTimeout time.Duration
-	// CancelGrace is how long cancelled jobs have to return. Those that don't
-	// are given back all the same. Default 5 s.
-	CancelGrace time.Duration
-	// UnknownGrace is how long a due job whose name nobody has registered
-	// waits before it becomes a dead letter (job_not_found). Negative never
-	// does that. Default 5 min.
-	UnknownGrace time.Duration
-	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
-	// give or take a fifth. Default 30 s.
-	SafetyPoll time.Duration
-	// ListenConfig is the connection to LISTEN on, for people whose pool goes
-	// through a pooler in transaction mode. Default: that of the pool.
-	ListenConfig *pgx.ConnConfig
-	// Logger takes what an operator should know. Default [slog.Default].
-	Logger *slog.Logger
-	// Observer is told the outcome of each attempt. Default none.
-	Observer Observer
-}
-
-// Observer is told what becomes of each attempt, once that has been written to
-// the database. It is called from one goroutine at a time, which writes
-// outcomes: it must not block.
-type Observer interface {
-	Settled(ctx context.Context, outcome Outcome)
-}
-
-// Heartbeats. A worker of ours is taken for dead after three missed beats, a
-// Python worker after its own default timeout.
-const (
-	heartbeatInterval = 10 * time.Second
-	// namesEvery is how many beats pass between two refreshes of the job
-	// names in soniq_task_registry.
-	namesEvery      = 3
-	workerDeadAfter = 30 * time.Second
-	pythonDeadAfter = 300 * time.Second
-)
-
-func (c WorkerConfig) withDefaults() WorkerConfig {
-	c.Concurrency = cmp.Or(c.Concurrency, 10)
-	c.JobTimeout = cmp.Or(c.JobTimeout, 5*time.Minute)
-	c.ResultTTL = max(cmp.Or(c.ResultTTL, 5*time.Minute), 0)
-	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
-	c.CancelGrace = cmp.Or(c.CancelGrace, 5*time.Second)
-	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
-	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	return c
-}
-
-func (c WorkerConfig) validate() error {
-	if c.Concurrency < 0 || c.Concurrency > 10_000 {
-		return fmt.Errorf("config: Concurrency must be from 1 to 10000, not %d", c.Concurrency)
-	}
-	for _, q := range c.Queues {
-		if err := checkText("queue", q); err != nil {
-			return fmt.Errorf("config: Queues: %w", err)
-		}
-	}
-	for name, d := range map[string]time.Duration{
-		"ShutdownTimeout": c.ShutdownTimeout, "CancelGrace": c.CancelGrace, "SafetyPoll": c.SafetyPoll,
-	} {
-		if d < 0 {
-			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
-		}
-	}
-	return nil
-}
 
 // Worker claims the due jobs of its queues whose names are registered and runs
 // them. It sleeps until PostgreSQL wakes it or the next job is due.
@@ -131,7 +45,13 @@ type Worker struct {
 
 	mu      sync.Mutex
 	started bool
-	running map[uuid.UUID]*Job
+	// running is by job and not by id: a job whose claim was lost can be
+	// claimed again here while its earlier run still goes on.
+	running map[*Job]struct{}
+	// held counts, by token, what may still write an outcome: claims whose
+	// answer is awaited, and jobs until they are settled. A row of ours under
+	// another token has nobody.
+	held map[int64]int
 	// idle, once draining, is closed when the last job ends.
 	idle     chan struct{}
 	draining bool
@@ -158,7 +78,8 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	if err != nil {
 		return nil, fmt.Errorf("new worker: make id: %w", err)
 	}
-	queues := config.Queues
+	// A queue named twice would be walked twice by each claim.
+	queues := slices.Compact(slices.Sorted(slices.Values(config.Queues)))
 	if len(queues) == 0 {
 		queues = registry.queues()
 	}
@@ -175,7 +96,8 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
-		running:   map[uuid.UUID]*Job{},
+		running:   map[*Job]struct{}{},
+		held:      map[int64]int{},
 		idle:      make(chan struct{}),
 	}
 	return w, nil
@@ -207,9 +129,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.started = true
 	w.mu.Unlock()
 
-	err := w.register(ctx)
+	err := w.register(ctx, w.pool)
 	if err == nil {
-		err = w.registerNames(ctx)
+		err = w.registerNames(ctx, w.pool)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -270,11 +192,19 @@ func (w *Worker) work(ctx context.Context) error {
 	// have nobody left to tell.
 	close(w.outcomes)
 	// The database may be away for good: don't wait for it for ever.
-	giveUp := time.AfterFunc(w.config.ShutdownTimeout+w.config.CancelGrace, stopSettling)
+	giveUp := time.AfterFunc(plus(w.config.ShutdownTimeout, w.config.CancelGrace), stopSettling)
 	defer giveUp.Stop()
 	err = errors.Join(err, settling.Wait())
 	stopBeating()
 	return errors.Join(err, beat.Wait(), w.unregister(background))
+}
+
+// plus adds two durations that aren't negative; the longest stands for 'never'.
+func plus(a, b time.Duration) time.Duration {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // fetch claims jobs and starts them until ctx ends.
@@ -325,13 +255,16 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 	return nil
 }
 
+// claimTimeout is when a connection that doesn't answer is given up.
+const claimTimeout = 10 * time.Second
+
 // fetchOnce claims up to free jobs, starts them, and returns how long to
 // sleep: 0 after a full fetch, since more may wait. capped says that a handler
 // runs all that it may: its jobs were not asked for.
 func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, capped bool, err error) {
 	// A claim that has begun is finished, so that no claimed row is left
 	// without a runner; but not for ever.
-	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	w.mu.Lock()
 	asks := w.slots.asks(free)
@@ -346,18 +279,19 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 			more = true
 			break
 		}
-		jobs, err := w.claims.take(claimCtx, ask.names, n)
+		claimed, err := w.claim(claimCtx, jobsCtx, ask.names, n)
 		if err != nil {
 			return 0, capped, err
 		}
-		w.start(jobsCtx, jobs)
-		free -= len(jobs)
-		more = more || len(jobs) == n
+		free -= claimed
+		more = more || claimed == n
 	}
 	if more {
 		return 0, capped, nil
 	}
-	next, ok, err := w.claims.untilNext(ctx, names)
+	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
+	defer cancelNext()
+	next, ok, err := w.claims.untilNext(nextCtx, names)
 	if err != nil {
 		return 0, capped, err
 	}
@@ -377,6 +311,19 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
 		return *overdue, capped, nil
 	}
+}
+
+// claim makes one claim and starts its jobs.
+func (w *Worker) claim(ctx, jobsCtx context.Context, names []string, n int) (claimed int, err error) {
+	token := rand.Int64()
+	w.hold(token, 1)
+	defer w.hold(token, -1)
+	jobs, err := w.claims.take(ctx, token, names, n)
+	if err != nil {
+		return 0, err
+	}
+	w.start(jobsCtx, jobs)
+	return len(jobs), nil
 }
 
 // sleep returns when d has passed (negative: never), ctx ends, or one of the
@@ -416,7 +363,8 @@ func (w *Worker) signalFreed() {
 func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	w.mu.Lock()
 	for _, job := range jobs {
-		w.running[job.ID] = job
+		w.running[job] = struct{}{}
+		w.held[job.token]++
 		w.slots.started(job.Name)
 	}
 	w.mu.Unlock()
@@ -434,12 +382,12 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 func (w *Worker) finish(o Outcome) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.running[o.Job.ID] != o.Job {
+	if _, ok := w.running[o.Job]; !ok {
 		return
 	}
 	// Sent under the lock: the channel is closed once the map is empty.
 	w.outcomes <- o
-	delete(w.running, o.Job.ID)
+	delete(w.running, o.Job)
 	w.slots.ended(o.Job.Name)
 	w.signalFreed()
 	if w.draining && len(w.running) == 0 {
@@ -478,16 +426,17 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for id, job := range w.running {
+	for job := range w.running {
 		w.logger.Warn("a handler ignores its cancellation; its job is given back while it still runs",
-			"job", id, "name", job.Name)
+			"job", job.ID, "name", job.Name)
 		w.outcomes <- Outcome{Job: job, Kind: OutcomeReleased}
-		delete(w.running, id)
+		delete(w.running, job)
 	}
 }
 
 // settled logs an outcome and tells the observer.
 func (w *Worker) settled(ctx context.Context, o Outcome) {
+	w.hold(o.Job.token, -1)
 	w.signalFreed()
 	attrs := []any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}
 	switch o.Kind {
@@ -502,7 +451,13 @@ func (w *Worker) settled(ctx context.Context, o Outcome) {
 	default:
 		w.logger.Debug("job settled", append(attrs, "outcome", string(o.Kind))...)
 	}
-	if w.config.Observer != nil {
-		w.config.Observer.Settled(ctx, o)
+	if w.config.Observer == nil {
+		return
 	}
+	defer func() {
+		if r := recover(); r != nil {
+			w.logger.Error("the observer panicked", append(attrs, "panic", r)...)
+		}
+	}()
+	w.config.Observer.Settled(ctx, o)
 }

@@ -1,0 +1,106 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// WorkerConfig configures a [Worker]. Its zero value works.
+type WorkerConfig struct {
+	// Queues are the queues to serve. Default: 'default' and the queues of
+	// the registered handlers.
+	Queues []string
+	// Concurrency is how many jobs run at once. Default 10.
+	Concurrency int
+	// JobTimeout is after how long the context of an attempt ends whose
+	// handler doesn't set its own Timeout. Negative is never. Default 5 min,
+	// as Python Soniq's.
+	JobTimeout time.Duration
+	// ResultTTL is how long a done job's row, with its result, is kept.
+	// Negative deletes it at once. Default 5 min, as Python Soniq's.
+	ResultTTL time.Duration
+	// ShutdownTimeout is how long running jobs may go on once Run's context
+	// has ended; then they are cancelled and given back. Default 30 s.
+	ShutdownTimeout time.Duration
+	// CancelGrace is how long cancelled jobs have to return. Those that don't
+	// are given back all the same. Default 5 s.
+	CancelGrace time.Duration
+	// UnknownGrace is how long a due job whose name nobody has registered
+	// waits before it becomes a dead letter (job_not_found). Negative never
+	// does that. Default 5 min.
+	UnknownGrace time.Duration
+	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
+	// give or take a fifth. At most 8 min: an insert that is due in 10 min or
+	// more wakes nobody. Default 30 s.
+	SafetyPoll time.Duration
+	// ListenConfig is the connection to LISTEN on, for people whose pool goes
+	// through a pooler in transaction mode. Default: that of the pool.
+	ListenConfig *pgx.ConnConfig
+	// Logger takes what an operator should know. Default [slog.Default].
+	Logger *slog.Logger
+	// Observer is told the outcome of each attempt. Default none.
+	Observer Observer
+}
+
+// Observer is told what becomes of each attempt, once that has been written to
+// the database. It is called from one goroutine at a time, which writes
+// outcomes: it must not block. A panic in it is logged.
+type Observer interface {
+	Settled(ctx context.Context, outcome Outcome)
+}
+
+// Heartbeats. A worker of ours is taken for dead after three missed beats, a
+// Python worker after its own default timeout.
+const (
+	heartbeatInterval = 10 * time.Second
+	// namesEvery is how many beats pass between two refreshes of the job
+	// names in soniq_task_registry.
+	namesEvery      = 3
+	workerDeadAfter = 30 * time.Second
+	pythonDeadAfter = 300 * time.Second
+)
+
+// maxSafetyPoll and a fifth is less than the 10 min for which the INSERT trigger
+// relies on the poll.
+const maxSafetyPoll = 8 * time.Minute
+
+func (c WorkerConfig) withDefaults() WorkerConfig {
+	c.Concurrency = cmp.Or(c.Concurrency, 10)
+	c.JobTimeout = cmp.Or(c.JobTimeout, 5*time.Minute)
+	c.ResultTTL = max(cmp.Or(c.ResultTTL, 5*time.Minute), 0)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
+	c.CancelGrace = cmp.Or(c.CancelGrace, 5*time.Second)
+	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
+	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c
+}
+
+func (c WorkerConfig) validate() error {
+	if c.Concurrency < 0 || c.Concurrency > 10_000 {
+		return fmt.Errorf("config: Concurrency must be from 1 to 10000, not %d", c.Concurrency)
+	}
+	for _, q := range c.Queues {
+		if err := checkText("queue", q); err != nil {
+			return fmt.Errorf("config: Queues: %w", err)
+		}
+	}
+	for name, d := range map[string]time.Duration{
+		"ShutdownTimeout": c.ShutdownTimeout, "CancelGrace": c.CancelGrace, "SafetyPoll": c.SafetyPoll,
+	} {
+		if d < 0 {
+			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
+		}
+	}
+	if c.SafetyPoll > maxSafetyPoll {
+		return fmt.Errorf("config: SafetyPoll must be at most %s, not %s", maxSafetyPoll, c.SafetyPoll)
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Try runs one attempt of a job by its handler as a worker would, without a
+// database, and says what would become of it: nothing is claimed and nothing
+// is written. Args must be a JSON object that could be enqueued, else the
+// error is an [*ArgumentError]; so it is for a name that isn't registered.
+//
+// The job is the first attempt of one that was enqueued with the defaults of
+// its handler. It is in the outcome, with its result. timeout bounds the
+// attempt where the handler doesn't; 0 is none.
+func (r *Registry) Try(ctx context.Context, name string, args any, timeout time.Duration) (Outcome, error) {
+	h, ok := r.handlers[name]
+	if !ok {
+		return Outcome{}, &ArgumentError{"job name", "has no handler: " + name}
+	}
+	raw, err := encodeArgs(args, defaultMaxArgsBytes)
+	if err != nil {
+		return Outcome{}, err
+	}
+	now := time.Now().UTC()
+	job := &Job{
+		ID: uuid.Must(uuid.NewV7()), Name: name, Args: raw, Queue: defaultQueue, Priority: defaultPriority,
+		Status: StatusProcessing, Attempts: 1, MaxAttempts: defaultMaxAttempts, CreatedAt: now, UpdatedAt: now,
+	}
+	if h.queue != nil {
+		job.Queue = *h.queue
+	}
+	for _, limit := range []*int{h.maxAttempts, h.attemptLimit} {
+		if limit != nil {
+			job.MaxAttempts = *limit
+		}
+	}
+	e := &execution{job: job, handler: h, timeout: timeout}
+	if h.timeout != 0 {
+		e.timeout = h.timeout
+	}
+	outcome := make(chan Outcome, 1)
+	// A handler may end its goroutine, which must not be the caller's.
+	go e.run(ctx, func(o Outcome) { outcome <- o })
+	o := <-outcome
+	o.Job.Result = o.result
+	return o, nil
+}
