@@ -5,13 +5,29 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build test race lint fmt demo ci
+.PHONY: help build release test race lint fmt demo ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./soniq
 	$(GO) build -o soniq ./cmd/soniq
+
+# Without cgo they need nothing of the machine they run on. The version is that
+# of schema.go; Go itself stamps the commit ('soniq version' shows both).
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+VERSION   = $(shell sed -n 's/^const Version = "\(.*\)"/\1/p' schema.go)
+SHA256SUM ?= $(shell command -v sha256sum || echo shasum -a 256)
+
+release: ## build static binaries and their checksums in dist/
+	rm -rf dist && mkdir dist
+	@set -e; for platform in $(PLATFORMS); do \
+		os=$${platform%/*} arch=$${platform#*/}; \
+		echo "building soniq_$(VERSION)_$${os}_$$arch"; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w' \
+			-o "dist/soniq_$(VERSION)_$${os}_$$arch" ./cmd/soniq; \
+	done
+	cd dist && $(SHA256SUM) soniq_* > SHA256SUMS
 
 test: ## run the tests; they bring their own Postgres
 	$(GO) test ./...

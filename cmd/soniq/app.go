@@ -85,6 +85,7 @@ func (a *app) parse(args []string) (cmd *kong.Context, done bool, err error) {
 		kong.Writers(a.out, a.notes),
 		// Help exits in the middle of parsing; the rest of it is ignored.
 		kong.Exit(func(int) { done = true }),
+		kong.Help(printHelp),
 		kong.ConfigureHelp(kong.HelpOptions{
 			Compact:             true,
 			NoExpandSubcommands: true,

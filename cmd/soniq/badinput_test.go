@@ -79,7 +79,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "export to nowhere", args: []string{"dead-letter", "export", "--output", filepath.Join(dir, "no", "such.json")}, code: 1, want: "no such file or directory"},
 		{name: "export to a folder", args: []string{"dead-letter", "export", "--output", dir}, code: 1, want: "is a directory"},
 
-		{name: "no name", args: []string{"enqueue"}, code: 2, want: `expected "<name>"`},
+		{name: "no name", args: []string{"enqueue"}, code: 2, want: "which job? give its NAME"},
 		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "job name must not be empty"},
 		{name: "args an array", args: []string{"enqueue", "j", "--args", "[1]"}, code: 2, want: "must be a JSON object"},
 		{name: "args a string", args: []string{"enqueue", "j", "--args", `"x"`}, code: 2, want: "must be a JSON object"},

@@ -10,11 +10,15 @@ type grammar struct {
 	Setup  setupCmd  `cmd:"" group:"start" help:"Create or complete the tables in the database."`
 	Status statusCmd `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
 
-	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands, until stopped."`
-	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job."`
+	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job, or many."`
 	Job     jobCmd     `cmd:"" group:"jobs" help:"Show a job."`
 
 	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
+
+	Dev        devCmd        `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
+	Completion completionCmd `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
+	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" passthrough:""`
 
 	Version     versionCmd       `cmd:"" group:"start" help:"Print the version."`
 	VersionFlag kong.VersionFlag `name:"version" hidden:""`
@@ -26,6 +30,7 @@ var groups = []kong.Group{
 	{Key: "start", Title: "Getting started:"},
 	{Key: "jobs", Title: "Jobs:"},
 	{Key: "dead", Title: "Dead letters:"},
+	{Key: "more", Title: "More:"},
 	{Key: "global", Title: "Everywhere:"},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,11 @@ func TestHelp_everyCommandHasOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	example := regexp.MustCompile(`(?m)^ {2,}(\S.*[|<(] ?)?soniq [a-z]`)
 	for _, node := range parser.Model.Leaves(false) {
+		if node.Name == "__complete" {
+			continue // for shells, and not for people
+		}
 		path := strings.Fields(strings.ReplaceAll(node.Path(), "(dlq) ", ""))
 		var command []string
 		for _, word := range path {
@@ -26,6 +31,9 @@ func TestHelp_everyCommandHasOne(t *testing.T) {
 		}
 		r := s.ok(append(command, "--help")...)
 		wantIn(t, "help", r.out, "Usage: soniq", "--database-url", "--json")
+		if !example.MatchString(r.out) {
+			t.Errorf("the help of %s has no example: %s", command, r.out)
+		}
 		if node.Help == "" || r.err != "" {
 			t.Errorf("%s: help %q, stderr %q", command, node.Help, r.err)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,6 +92,7 @@ type demo struct {
 	news    chan any
 	// repaired is set before the replay: what was down is up again.
 	repaired atomic.Bool
+	logged   logHead
 
 	jobs    []demoJob
 	done    int
@@ -107,6 +110,35 @@ type demoJob struct {
 
 type demoConnected struct{}
 
+// shortLog leaves out of the log what only tells runs apart.
+func shortLog(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey || a.Key == "worker" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// logHead keeps the first line of a log.
+type logHead struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (f *logHead) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.text == "" {
+		f.text = strings.TrimSpace(string(p))
+	}
+	return len(p), nil
+}
+
+func (f *logHead) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.text
+}
+
 // Settled implements [engine.Observer].
 func (d *demo) Settled(ctx context.Context, o engine.Outcome) { d.tell(ctx, o) }
 
@@ -119,7 +151,7 @@ func (d *demo) tell(ctx context.Context, news any) {
 
 func (d *demo) run(ctx context.Context) error {
 	registry := d.registry()
-	log := slog.New(slog.DiscardHandler)
+	log := slog.New(slog.NewTextHandler(&d.logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortLog}))
 	if d.LogLevel == "debug" {
 		log = d.log
 	}
@@ -371,6 +403,9 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 	}
 	d.say("\n%s done, %d retries, %s announced, 1 replayed and %s.",
 		plural(int64(d.done), "job"), d.retries, plural(int64(len(d.buried)), "dead letter"), replayed.State)
+	if line := d.logged.String(); line != "" {
+		d.say("\nThe worker's log has a line for each death:\n\n  %s", line)
+	}
 	d.say("\nThey are still there. Try:\n")
 	for _, command := range []string{
 		"list", "show " + report.DeadLetters[0].ID.String(), "stats", "export --output dead_jobs.csv",

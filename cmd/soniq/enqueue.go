@@ -9,12 +9,16 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"soniq/engine"
 )
 
 type enqueueCmd struct {
-	Name        string         `arg:"" help:"The job's name."`
+	Name        *string        `arg:"" optional:"" help:"The job's name; with --from, the name of lines that have none."`
 	Args        string         `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
+	From        string         `placeholder:"FILE" help:"Add many jobs, all or none: one JSON object a line, from FILE or - for standard input."`
 	Queue       *string        `placeholder:"QUEUE" help:"Default 'default'."`
 	Priority    *int           `placeholder:"N" help:"Lower runs first. Default 100."`
 	MaxAttempts *int           `placeholder:"N" help:"Tries in all. Default 4."`
@@ -23,37 +27,54 @@ type enqueueCmd struct {
 	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
+	waitFlags
 }
 
 func (enqueueCmd) Help() string {
-	return `Prints the job's id.
+	return `Prints the job's id. With --wait it waits for the outcome and prints the result; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
 
     soniq enqueue emails.send --args '{"user_id": 42}'
     soniq enqueue reports.build --args @report.json --delay 10m
-    jq -c .payload event.json | soniq enqueue events.handle --args -`
+    soniq enqueue reports.build --wait --wait-timeout 1m
+    jq -c .payload event.json | soniq enqueue events.handle --args -
+
+Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m"), scheduled_at (RFC 3339), unique and dedup_key; what a line leaves out is as the flags say. All lines are checked before the first is enqueued, in one transaction. The ids are printed in the order of the lines.
+
+    soniq enqueue --from jobs.jsonl --queue bulk
+    jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`
 }
 
 func (c *enqueueCmd) Run(a *app) error {
-	opts, err := c.options()
+	defaults, err := c.order()
 	if err != nil {
 		return err
 	}
 	if c.MaxArgs < 0 {
 		return usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
 	}
-	args, err := c.args(a)
+	if err := c.check(); err != nil {
+		return err
+	}
+	switch {
+	case c.From == "" && c.Name == nil:
+		return usagef("which job? give its NAME, or --from FILE for many")
+	case c.From == "":
+	case c.DedupKey != nil:
+		return usagef("--dedup-key would make one job of all lines of --from: give each line its dedup_key")
+	case c.From == "-" && c.Args == "-":
+		return usagef("--args - and --from - would both read standard input")
+	}
+	if defaults.args, err = c.args(a); err != nil {
+		return err
+	}
+	if c.From != "" {
+		return c.many(a, defaults)
+	}
+	pool, client, err := c.client(a)
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
-	if err != nil {
-		return err
-	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{MaxArgsBytes: c.MaxArgs})
-	if err != nil {
-		return err
-	}
-	job, err := client.Enqueue(a.ctx, c.Name, args, opts...)
+	job, err := client.Enqueue(a.ctx, defaults.name, defaults.args, defaults.options()...)
 	var wrong *engine.ArgumentError
 	if errors.As(err, &wrong) {
 		return usagef("%w", wrong)
@@ -64,40 +85,87 @@ func (c *enqueueCmd) Run(a *app) error {
 	if job.Duplicate {
 		a.note("an equal job is queued already")
 	}
+	if c.Wait {
+		a.note("job %s", job.ID)
+		return c.waitForResult(a, pool, client, job)
+	}
 	if a.JSON {
-		return a.out.document(map[string]any{"id": job.ID, "duplicate": job.Duplicate})
+		return a.out.document(enqueued{job.ID, job.Duplicate})
 	}
 	a.out.printf("%s", job.ID)
 	return nil
 }
 
-func (c *enqueueCmd) options() (opts []engine.EnqueueOption, err error) {
-	if c.Queue != nil {
-		opts = append(opts, engine.Queue(*c.Queue))
+// enqueued is what --json says of a job.
+type enqueued struct {
+	ID        uuid.UUID `json:"id"`
+	Duplicate bool      `json:"duplicate"`
+}
+
+func (c *enqueueCmd) client(a *app) (*pgxpool.Pool, *engine.Client, error) {
+	pool, err := a.open()
+	if err != nil {
+		return nil, nil, err
 	}
-	if c.Priority != nil {
-		opts = append(opts, engine.Priority(*c.Priority))
+	client, err := engine.NewClient(pool, engine.ClientConfig{MaxArgsBytes: c.MaxArgs})
+	return pool, client, err
+}
+
+// order is one job to be.
+type order struct {
+	name        string
+	args        json.RawMessage
+	queue       *string
+	priority    *int
+	maxAttempts *int
+	delay       *time.Duration
+	at          *time.Time
+	unique      bool
+	dedupKey    *string
+}
+
+// order is what the flags say, without the arguments.
+func (c *enqueueCmd) order() (order, error) {
+	o := order{
+		queue: c.Queue, priority: c.Priority, maxAttempts: c.MaxAttempts,
+		delay: c.Delay, unique: c.Unique, dedupKey: c.DedupKey,
 	}
-	if c.MaxAttempts != nil {
-		opts = append(opts, engine.MaxAttempts(*c.MaxAttempts))
-	}
-	if c.Delay != nil {
-		opts = append(opts, engine.After(*c.Delay))
+	if c.Name != nil {
+		o.name = *c.Name
 	}
 	if c.At != "" {
 		at, err := time.Parse(time.RFC3339, c.At)
 		if err != nil {
-			return nil, usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
+			return o, usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
 		}
-		opts = append(opts, engine.At(at))
+		o.at = &at
 	}
-	if c.Unique {
+	return o, nil
+}
+
+func (o *order) options() (opts []engine.EnqueueOption) {
+	if o.queue != nil {
+		opts = append(opts, engine.Queue(*o.queue))
+	}
+	if o.priority != nil {
+		opts = append(opts, engine.Priority(*o.priority))
+	}
+	if o.maxAttempts != nil {
+		opts = append(opts, engine.MaxAttempts(*o.maxAttempts))
+	}
+	if o.delay != nil {
+		opts = append(opts, engine.After(*o.delay))
+	}
+	if o.at != nil {
+		opts = append(opts, engine.At(*o.at))
+	}
+	if o.unique {
 		opts = append(opts, engine.Unique())
 	}
-	if c.DedupKey != nil {
-		opts = append(opts, engine.DedupKey(*c.DedupKey))
+	if o.dedupKey != nil {
+		opts = append(opts, engine.DedupKey(*o.dedupKey))
 	}
-	return opts, nil
+	return opts
 }
 
 // args reads the arguments from where the flag says. What they are is the

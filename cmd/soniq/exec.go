@@ -3,17 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"soniq/engine"
 )
@@ -46,10 +46,17 @@ const gateScript = `read -r go <&3 && exec 3<&- /bin/sh -c "$1"`
 // execHandler runs a job by a shell command.
 type execHandler struct {
 	command string
-	warden  *warden
+	// env is added to the worker's environment, as NAME=value.
+	env []string
+	// dir is the command's working folder. Default the worker's.
+	dir string
+	// permanentCodes are exit codes that mean the same as 78.
+	permanentCodes []int
+	warden         *warden
 	// grace is the time between SIGTERM and SIGKILL.
 	grace time.Duration
 	log   *slog.Logger
+	tap   taps
 }
 
 // run has the signature of [engine.HandleRaw]: the arguments are the command's
@@ -63,8 +70,9 @@ func (h *execHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	stdout, stderr := &head{limit: maxStdout}, &tail{limit: maxStderr}
 	cmd := exec.Command("/bin/sh", "-c", gateScript, "/bin/sh", h.command)
 	cmd.Stdin = bytes.NewReader(job.Args)
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	cmd.Env = append(os.Environ(),
+	cmd.Stdout, cmd.Stderr = tee(stdout, h.tap.stdout), tee(stderr, h.tap.stderr)
+	cmd.Dir = h.dir
+	cmd.Env = append(append(os.Environ(), h.env...),
 		"SONIQ_JOB_ID="+job.ID.String(),
 		"SONIQ_JOB_NAME="+job.Name,
 		"SONIQ_QUEUE="+job.Queue,
@@ -150,12 +158,12 @@ func (h *execHandler) verdict(ctx context.Context, job *engine.Job, err error, s
 		return fmt.Errorf("%w; standard error ended with: %s", cause, stderr)
 	}
 	failed := &commandError{status: exit.ProcessState.String(), stderr: stderr}
-	switch exit.ExitCode() {
-	case statusInvalidArguments:
+	switch code := exit.ExitCode(); {
+	case code == statusInvalidArguments:
 		return engine.InvalidArguments(failed)
-	case statusPermanent:
+	case code == statusPermanent || slices.Contains(h.permanentCodes, code):
 		return engine.Permanent(failed)
-	case statusNotFound, statusNotExecutable:
+	case code == statusNotFound || code == statusNotExecutable:
 		h.log.Error("the command of a handler can't be run: jobs fail until it is mended",
 			"name", job.Name, "command", h.command, "status", failed.status, "error", stderr)
 	}
@@ -188,25 +196,23 @@ func (h *execHandler) result(job *engine.Job, stdout *head) any {
 	case stdout.more:
 		h.log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "name", job.Name, "limit", stdout.limit)
 		return nil
-	case !utf8.Valid(raw) || !json.Valid(raw):
-		return nil
-	case !bytes.Contains(raw, []byte(`\u`)):
-		return json.RawMessage(raw)
 	}
-	// PostgreSQL refuses half a surrogate pair and U+0000. Decoding replaces
-	// the one; the other keeps the result from being stored.
-	var v any
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
-	if err := decoder.Decode(&v); err != nil {
-		return nil
-	}
-	clean, err := json.Marshal(v)
-	if err != nil || bytes.Contains(clean, []byte(`\u0000`)) {
+	result, storable := storableJSON(raw)
+	if !storable {
 		h.log.Warn("the output of a command can't be stored as the job's result: it holds U+0000", "job", job.ID, "name", job.Name)
+	}
+	if result == nil {
 		return nil
 	}
-	return json.RawMessage(clean)
+	return result
+}
+
+// tee writes to second too, if there is one.
+func tee(first, second io.Writer) io.Writer {
+	if second == nil {
+		return first
+	}
+	return io.MultiWriter(first, second)
 }
 
 // head keeps the first limit bytes written to it.

@@ -55,6 +55,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 		{name: "again", command: `echo flaky >&2; exit 1`, attempts: "5", status: engine.StatusQueued, error: "flaky"},
 		{name: "killed", command: `kill -KILL $$`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "signal: killed", code: "signal: killed"},
 		{name: "not-found", command: `no-such-command-anywhere`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "not found", code: "exit status 127"},
+		{name: "not-executable", command: `/`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "/", code: "exit status 126"},
 		{name: "hostile", command: `printf 'a\000b\377c\033[2J' >&2; exit 1`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "\x1b[2J"},
 		{name: "timeout", command: `echo working >&2; sleep 60`, status: engine.StatusDeadLetter, reason: deadletter.Timeout, error: "working"},
 		{name: "polite", command: `trap 'echo "[\"saved\"]"; exit 0' TERM; sleep 60 & wait`, status: engine.StatusDone, result: `["saved"]`},
@@ -194,6 +195,29 @@ func TestExec_error_isTheEndOfStandardError(t *testing.T) {
 	_, err := h.run(t.Context(), testJob())
 	if err == nil || len(err.Error()) > maxStderr+4 || !strings.HasPrefix(err.Error(), "...\nline ") || !strings.HasSuffix(err.Error(), "line 1999") {
 		t.Errorf("%d bytes: %.60s", len(err.Error()), err)
+	}
+}
+
+func TestExec_exitCodes_ofTheUsersOwn_arePermanent(t *testing.T) {
+	t.Parallel()
+	for status, permanent := range map[string]bool{"3": true, "4": false, "78": true, "255": true} {
+		h := newHandler(t, "echo said >&2; exit "+status)
+		h.permanentCodes = []int{3, 255}
+		_, err := h.run(t.Context(), testJob())
+		var marker interface{ Permanent() bool }
+		if err == nil || err.Error() != "said" || errors.As(err, &marker) != permanent {
+			t.Errorf("exit %s: %v, permanent is not %v", status, err, permanent)
+		}
+	}
+}
+
+func TestExec_environment_cannotHideTheJobsOwn(t *testing.T) {
+	t.Parallel()
+	h := newHandler(t, `printf '"%s %s"' "$ADDED" "$SONIQ_JOB_NAME"`)
+	h.env = []string{"ADDED=yes", "SONIQ_JOB_NAME=forged"}
+	result, err := h.run(t.Context(), testJob())
+	if raw, _ := result.(json.RawMessage); err != nil || string(raw) != `"yes j"` {
+		t.Errorf("%s, %v", result, err)
 	}
 }
 

@@ -4,22 +4,30 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"soniq/engine"
 )
 
 type jobCmd struct {
 	ID string `arg:"" name:"id" help:"The job's id."`
+	waitFlags
 }
 
 func (jobCmd) Help() string {
-	return `Example:
+	return `With --wait it is shown once it has ended.
 
-    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json`
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m`
 }
 
 func (c *jobCmd) Run(a *app) error {
 	id, err := parseID(c.ID)
 	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
 		return err
 	}
 	pool, err := a.open()
@@ -37,11 +45,36 @@ func (c *jobCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if a.JSON {
-		return a.out.document(j)
+	if c.Wait {
+		j, err = c.wait(a, pool, client, j)
+		if err != nil {
+			return err
+		}
 	}
-	a.printJob(j)
-	return nil
+	if !a.JSON {
+		a.printJob(j)
+	} else if err := a.out.document(j); err != nil {
+		return err
+	}
+	if !c.Wait {
+		return nil
+	}
+	outcome := outcomeOf(engine.Enqueued{ID: id}, j)
+	return outcome.failure()
+}
+
+// wait returns the job as it is when it has ended. Of one whose row is gone
+// then, it is what was seen last.
+func (c *jobCmd) wait(a *app, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
+	err := c.await(a, pool, client, []uuid.UUID{j.ID}, func(_ uuid.UUID, now *engine.Job) {
+		if now == nil {
+			j.Status, j.WorkerID = engine.StatusDone, nil
+			a.note(goneText)
+			return
+		}
+		j = now
+	})
+	return j, err
 }
 
 func (a *app) printJob(j *engine.Job) {

@@ -1,6 +1,6 @@
 // Command soniq sets up the database, runs workers whose handlers are
-// commands, enqueues jobs, and inspects, replays, cleans and exports the
-// dead-letter queue.
+// commands and HTTP endpoints, enqueues jobs, and inspects, replays, cleans
+// and exports the dead-letter queue.
 //
 // The grammar is in cli.go: structs with tags, which kong parses. Each command
 // has a file of its own with a Run method that gets an *app: its streams,

@@ -23,12 +23,15 @@ func (a *app) report(cmd *kong.Context, err error) {
 	a.note("soniq: %s", oneLine(text))
 }
 
-// commandPath is the selected command as one would type it.
+// commandPath is the selected command as one would type it: what runs by
+// default is hidden.
 func commandPath(cmd *kong.Context) string {
 	path := ""
 	if cmd != nil {
 		for node := cmd.Selected(); node != nil && node.Parent != nil; node = node.Parent {
-			path = " " + node.Name + path
+			if !node.Hidden {
+				path = " " + node.Name + path
+			}
 		}
 	}
 	return "soniq" + path

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,19 +9,42 @@ import (
 	"soniq/engine"
 )
 
+// workerCmd has a default subcommand, so that 'soniq worker' alone is the
+// worker and 'soniq worker run-once' its dry run.
 type workerCmd struct {
-	Handle          []string       `sep:"none" placeholder:"NAME=exec:COMMAND" help:"Run jobs called NAME by COMMAND, through /bin/sh -c. Repeatable; at least one."`
-	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default'."`
+	Serve   workerRunCmd     `cmd:"" name:"run" default:"withargs" hidden:"" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	RunOnce workerRunOnceCmd `cmd:"" help:"Try a handler once, without a database."`
+}
+
+func (workerCmd) Help() string { return workerRunCmd{}.Help() }
+
+type workerRunCmd struct {
+	handlerFlags
+	CheckConfig     bool           `help:"Only check the handlers and show what would be served. Needs no database."`
+	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default' and those of the handlers."`
 	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
-	Timeout         *time.Duration `placeholder:"DURATION" help:"End a command that takes longer; 0 for never. Default 5m."`
+	Timeout         *time.Duration `placeholder:"DURATION" help:"End a handler that takes longer and has no timeout of its own; 0 for never. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
 	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
-func (workerCmd) Help() string {
-	return `A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, SONIQ_JOB_NAME, SONIQ_QUEUE, SONIQ_ATTEMPT and SONIQ_MAX_ATTEMPTS in its environment. How it exits is the verdict:
+func (workerRunCmd) Help() string {
+	return `Handlers come from soniq.yaml, from --config FILE, or from --handle. A flag beats what the file says; docs/worker.md has everything that a file may hold:
+
+    queues: [default, emails]
+    jobs:
+      emails.send:
+        exec: ./send-email
+        queue: emails
+        timeout: 30s
+        retry: [1s, 10s, 1m]
+      reports.build:
+        http: https://reports.example.com/jobs
+        secret: env:REPORTS_SECRET
+
+A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, SONIQ_JOB_NAME, SONIQ_QUEUE, SONIQ_ATTEMPT and SONIQ_MAX_ATTEMPTS in its environment. How it exits is the verdict:
 
     0     done; standard output, if it is JSON, is the result
     65    the arguments are invalid: dead letter at once
@@ -31,23 +53,46 @@ func (workerCmd) Help() string {
 
 The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does what it has started. What it leaves running in its process group when it exits is killed.
 
+An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 408, 425, other 5xx and network errors are tried again; anything else has failed for good.
+
 Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their queue at once; a third one exits.
 
-    soniq worker --handle emails.send='exec:./send-email' --handle 'reports.build=exec:python build.py'`
+    soniq worker --handle emails.send='exec:./send-email' --handle reports.build=https://reports.example.com/jobs
+    soniq worker --config soniq.yaml --check-config
+    soniq worker run-once emails.send --args '{"to": "ada@example.com"}'`
 }
 
 // readsSignals makes the worker count them itself.
-func (workerCmd) readsSignals() {}
+func (workerRunCmd) readsSignals() {}
 
-func (c *workerCmd) Run(a *app) error {
-	commands, err := c.commands()
+// served is what a worker will do, checked.
+type served struct {
+	file   *workerFile
+	config engine.WorkerConfig
+}
+
+// load checks the file and the flags as a whole.
+func (c *workerRunCmd) load(a *app) (*served, error) {
+	file, err := c.handlerFlags.load(a)
+	if err != nil {
+		return nil, err
+	}
+	config, err := c.config(file)
+	if err != nil {
+		return nil, err
+	}
+	return &served{file, config}, nil
+}
+
+func (c *workerRunCmd) Run(a *app) error {
+	s, err := c.load(a)
 	if err != nil {
 		return err
 	}
-	config, err := c.config()
-	if err != nil {
-		return err
+	if c.CheckConfig {
+		return s.check(a)
 	}
+	config := s.config
 	config.Logger = a.log
 
 	ctx, stop := context.WithCancel(a.ctx)
@@ -70,18 +115,9 @@ func (c *workerCmd) Run(a *app) error {
 	)()
 	a.ctx = ctx
 
-	warden, err := newWarden()
+	registry, err := a.register(s.file.jobs, a.log, taps{})
 	if err != nil {
 		return err
-	}
-	a.atExit(warden.close)
-	registry := engine.NewRegistry()
-	for _, h := range commands {
-		handler := &execHandler{command: h.command, warden: warden, grace: killGrace, log: a.log}
-		engine.HandleRaw(registry, h.name, handler.run)
-	}
-	if err := registry.Err(); err != nil {
-		return usagef("--handle: %w", err)
 	}
 	pool, err := a.open()
 	if err != nil {
@@ -92,50 +128,18 @@ func (c *workerCmd) Run(a *app) error {
 		return err
 	}
 	started <- worker
+	for i := range s.file.jobs {
+		spec := &s.file.jobs[i]
+		a.log.Info("serving", "name", spec.name, spec.kind(), spec.target(), "from", s.file.origin(spec))
+	}
 	return worker.Run(ctx)
 }
 
-// command is one --handle.
-type command struct{ name, command string }
-
-// commands takes the flags apart.
-func (c *workerCmd) commands() ([]command, error) {
-	const form = "NAME=exec:COMMAND"
-	if len(c.Handle) == 0 {
-		return nil, usagef("no handler: give --handle %s at least once", form)
-	}
-	seen := map[string]bool{}
-	var commands []command
-	for _, text := range c.Handle {
-		name, handler, ok := strings.Cut(text, "=")
-		name = strings.TrimSpace(name)
-		if !ok {
-			return nil, usagef("--handle must be %s: %q has no '='", form, text)
-		}
-		if name == "" {
-			return nil, usagef("--handle must be %s: %q has no name", form, text)
-		}
-		line, ok := strings.CutPrefix(handler, "exec:")
-		if !ok {
-			return nil, usagef("--handle must be %s: after %q comes %q, not exec:", form, name+"=", handler)
-		}
-		if strings.TrimSpace(line) == "" {
-			return nil, usagef("--handle must be %s: %q has no command", form, text)
-		}
-		if seen[name] {
-			return nil, usagef("--handle names %q twice", name)
-		}
-		seen[name] = true
-		commands = append(commands, command{name, line})
-	}
-	return commands, nil
-}
-
-// config turns the flags into a configuration. On the command line 0 is what
-// it says; in the configuration it is the default, and negative is none.
-func (c *workerCmd) config() (config engine.WorkerConfig, err error) {
+// config joins the file and the flags, which win. In both 0 is what it says;
+// in the engine's configuration it is the default, and negative is none.
+func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err error) {
 	config = engine.WorkerConfig{
-		Queues: c.Queues,
+		Queues: file.queues,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
 		CancelGrace: killGrace + 2*pipeGrace,
@@ -145,31 +149,40 @@ func (c *workerCmd) config() (config engine.WorkerConfig, err error) {
 			return config, usagef("--queues has an empty name")
 		}
 	}
+	if len(c.Queues) > 0 {
+		config.Queues = c.Queues
+	}
+	if file.concurrency != nil {
+		config.Concurrency = *file.concurrency
+	}
 	if c.Concurrency != nil {
-		const most = 10_000 // the engine's bound
-		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > most {
-			return config, usagef("--concurrency must be from 1 to %d, not %d", most, config.Concurrency)
+		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > maxConcurrency {
+			return config, usagef("--concurrency must be from 1 to %d, not %d", maxConcurrency, config.Concurrency)
 		}
 	}
 	for _, d := range []struct {
-		flag   string
-		given  *time.Duration
-		target *time.Duration
-		zero   time.Duration
+		flag        string
+		given, file *time.Duration
+		target      *time.Duration
+		zero        time.Duration
 	}{
-		{"--timeout", c.Timeout, &config.JobTimeout, -1},
-		{"--result-ttl", c.ResultTTL, &config.ResultTTL, -1},
-		{"--shutdown-timeout", c.ShutdownTimeout, &config.ShutdownTimeout, 1},
-		{"--unknown-grace", c.UnknownGrace, &config.UnknownGrace, -1},
+		{"--timeout", c.Timeout, file.timeout, &config.JobTimeout, -1},
+		{"--result-ttl", c.ResultTTL, file.resultTTL, &config.ResultTTL, -1},
+		{"--shutdown-timeout", c.ShutdownTimeout, file.shutdownTimeout, &config.ShutdownTimeout, 1},
+		{"--unknown-grace", c.UnknownGrace, file.unknownGrace, &config.UnknownGrace, -1},
 	} {
+		value := d.given
+		if value == nil {
+			value = d.file // checked already
+		}
 		switch {
-		case d.given == nil:
-		case *d.given < 0:
-			return config, usagef("%s must not be negative: %s", d.flag, *d.given)
-		case *d.given == 0:
+		case value == nil:
+		case *value < 0:
+			return config, usagef("%s must not be negative: %s", d.flag, *value)
+		case *value == 0:
 			*d.target = d.zero
 		default:
-			*d.target = *d.given
+			*d.target = *value
 		}
 	}
 	if c.ListenURL != "" {

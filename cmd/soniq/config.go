@@ -1,0 +1,140 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// defaultConfig is the file that a worker reads where no flag names one.
+const defaultConfig = "soniq.yaml"
+
+// maxConfig is the longest configuration file. A thousand handlers take a
+// fifth of it; what is longer is some other file.
+const maxConfig = 1 << 20
+
+// workerFile is what a configuration file says.
+type workerFile struct {
+	path            string
+	queues          []string
+	concurrency     *int
+	timeout         *time.Duration
+	resultTTL       *time.Duration
+	shutdownTimeout *time.Duration
+	unknownGrace    *time.Duration
+	jobs            []handlerSpec
+}
+
+// origin is where a handler was named.
+func (f *workerFile) origin(spec *handlerSpec) string {
+	if spec.line == 0 {
+		return "--handle"
+	}
+	return fmt.Sprintf("%s:%d", f.path, spec.line)
+}
+
+// mistake is one thing that is wrong in a configuration file.
+type mistake struct {
+	line int
+	text string
+}
+
+// configError is all that is wrong in a configuration file.
+type configError struct {
+	path     string
+	mistakes []mistake
+}
+
+func (e *configError) Error() string {
+	if len(e.mistakes) == 1 {
+		return e.path + " has a mistake"
+	}
+	return fmt.Sprintf("%s has %d mistakes", e.path, len(e.mistakes))
+}
+
+// list is the mistakes from top to bottom, each with its place.
+func (e *configError) list() (lines []string) {
+	slices.SortStableFunc(e.mistakes, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
+	for _, m := range e.mistakes {
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", e.path, m.line, m.text))
+	}
+	return lines
+}
+
+// readConfig reads and checks a whole configuration file. A *configError has
+// every mistake in it; another error says why it can't be read. Values that
+// refer to the environment are looked up by getenv.
+func readConfig(path string, getenv func(string) string) (*workerFile, error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &configReader{path: path, getenv: getenv}
+	file := &workerFile{path: path}
+	if root := r.document(data); root != nil {
+		r.worker(root, file)
+	}
+	if len(r.mistakes) > 0 {
+		return nil, &configError{path, r.mistakes}
+	}
+	return file, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, pathProblem(path, err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return nil, pathProblem(path, err)
+	}
+	if len(data) > maxConfig {
+		return nil, fmt.Errorf("%s is longer than %d bytes: it can't be a configuration file", path, maxConfig)
+	}
+	return data, nil
+}
+
+// pathProblem names the path once, without the system call.
+func pathProblem(path string, err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// worker reads the top of the file.
+func (r *configReader) worker(root *yaml.Node, file *workerFile) {
+	var jobs *yaml.Node
+	r.fields(root, "", map[string]func(*yaml.Node){
+		"queues": func(n *yaml.Node) {
+			file.queues = r.names(n, "queues")
+			r.queues, r.queuesLine = file.queues, n.Line
+		},
+		"concurrency":      func(n *yaml.Node) { file.concurrency = r.count(n, "concurrency", maxConcurrency) },
+		"timeout":          func(n *yaml.Node) { file.timeout = r.duration(n, "timeout") },
+		"result_ttl":       func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
+		"shutdown_timeout": func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
+		"unknown_grace":    func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
+		"jobs":             func(n *yaml.Node) { jobs = n },
+	})
+	if jobs == nil {
+		return // handlers may come from flags
+	}
+	for _, entry := range r.entries(jobs, "jobs") {
+		if entry.key == "" {
+			r.wrong(entry.keyNode, "a job's name must not be empty")
+			continue
+		}
+		file.jobs = append(file.jobs, r.job(entry))
+	}
+}

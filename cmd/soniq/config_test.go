@@ -1,0 +1,323 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"soniq/engine"
+)
+
+const testSecret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5"
+
+// writeConfig writes a configuration file into a folder of the test's own.
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "soniq.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// mistakesIn are the mistakes in text, as 'line: text'.
+func mistakesIn(t *testing.T, text string) []string {
+	t.Helper()
+	path := writeConfig(t, text)
+	_, err := readConfig(path, func(string) string { return "" })
+	if err == nil {
+		return nil
+	}
+	var wrong *configError
+	if !errors.As(err, &wrong) {
+		t.Fatalf("%q: %v", text, err)
+	}
+	lines := wrong.list()
+	for i, line := range lines {
+		lines[i] = strings.TrimPrefix(line, path+":")
+	}
+	return lines
+}
+
+// Each line of the file says what is told of it, '|' between two mistakes.
+// Nothing tells a secret.
+func TestConfig_everyMistake_namedByItsLine(t *testing.T) {
+	t.Parallel()
+	const file = `queues: [default, emails, emails, 3] # queues: "emails" stands there twice | queues must be text, not a number; put it in quotes
+concurency: 3                        # unknown key "concurency"; did you mean "concurrency"?
+concurrency: 0                       # concurrency must be from 1 to 10000, not 0
+timeout: 30                          # timeout: 30 has no unit: write 30s, 30m or 30h
+timeout: 5m                          # "timeout" stands in line 4 already
+result_ttl: 5 minutes                # result_ttl must be a duration such as 90s, 5m or 1h30m (the units are ms, s, m and h), not "5 minutes"
+shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
+unknown_grace:                       # unknown_grace has no value
+<<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, jobs, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
+jobs:
+  both:                              # both: has both exec and http; a job has one handler
+    exec: a
+    http: http://h/
+  neither:                           # neither: has no handler: give it exec: COMMAND or http: URL
+    timout: 3s                       # neither: unknown key "timout"; did you mean "timeout"?
+  misnamed:
+    command: a                       # misnamed: unknown key "command"; did you mean "exec"?
+  short: exec:a                      # short: must be a mapping with exec: COMMAND or http: URL, not text
+  exec:
+    exec: 42                         # exec: exec must be text, not a number; put it in quotes
+    queue: other                     # exec: queue "other" is not among the queues of line 1: its jobs would never be fetched
+    max_attempts: 0                  # exec: max_attempts must be from 1 to 2147483647, not 0
+    concurrency: 1.5                 # exec: concurrency must be a whole number, not "1.5"
+    permanent_exit_codes:
+    - 0                              # exec: permanent_exit_codes: 0 means done
+    - 256                            # exec: permanent_exit_codes: 256 is no exit code: they are from 1 to 255
+    - -1                             # exec: permanent_exit_codes: -1 is no exit code: they are from 1 to 255
+    - 65                             # exec: permanent_exit_codes: 65 means invalid arguments already
+    - 127                            # exec: permanent_exit_codes: 127 is the shell's own for a command that it can't run: a broken deployment must not bury jobs
+    - three                          # exec: permanent_exit_codes must be a whole number, not "three"
+    - 3
+    - 3                              # exec: permanent_exit_codes: 3 stands there twice
+    env:
+      SONIQ_QUEUE: q                 # exec: env: SONIQ_QUEUE is set by the worker
+      "A=B": c                       # exec: env: "A=B" can't be the name of a variable
+      C: env:NO_SUCH_THING           # exec: env: C: the environment has no NO_SUCH_THING, or it is empty
+      D: [d]                         # exec: env: D must be text, not a list
+    dir: no/such/folder              # exec: dir: FOLDER/no/such/folder: no such file or directory
+    secret: whsec_hunter2            # exec: secret: the secret must be base64 after whsec_, with the standard alphabet and padding | exec: secret is for http, not for exec
+    retry: []                        # exec: retry is an empty list
+  exec: {exec: a}                    # jobs: "exec" stands in line 20 already
+  http:
+    http: ftp://u:hunter2@h/         # http: http: the URL must begin with http:// or https://, not ftp://
+    secret: env:NO_SUCH_SECRET       # http: secret: the environment has no NO_SUCH_SECRET, or it is empty
+    headers:
+      "not a name": hunter2          # http: headers: header "not a name": is not a header's name: letters, digits and - are
+      Content-Length: "3"            # http: headers: header "Content-Length": is set by soniq and can't be changed
+      X-One: a
+      x-one: b                       # http: headers: "x-one" stands in line 49 already
+      X-Two: 3                       # http: headers: X-Two must be text, not a number; put it in quotes
+    dir: .                           # http: dir is for exec, not for http
+    retry:                           # -
+      base: 0s                       # http: retry: base must be longer than 0
+      max: 10                        # http: retry: max: 10 has no unit: write 10s, 10m or 10h
+      jitter: perhaps                # http: retry: jitter must be true or false, not "perhaps"
+      step: 3                        # http: retry: unknown key "step"; known are base, jitter, max
+  shrinking:
+    exec: a
+    retry: {base: 1m, max: 1s}       # shrinking: retry: max is 1s, below base, which is 1m0s
+  scalar:
+    exec: a
+    retry: 5s                        # scalar: retry must be a list such as [1s, 10s, 1m], or {base: 1s, max: 1h, jitter: true}
+  both-auths:                        # both-auths: header "Authorization": the URL has a user name, which becomes that header too; give one of them
+    http: http://u:hunter2@h/
+    headers: {Authorization: hunter2}
+  "": {exec: a}                      # a job's name must not be empty
+  7: {exec: a}                       # jobs: a key must be text, not a number; put it in quotes
+  blank: {exec: " "}                 # blank: exec must not be empty
+  nul: {exec: "a\0b"}                # nul: exec must not contain a NUL byte
+`
+	path := writeConfig(t, file)
+	var want []string
+	for i, line := range strings.Split(file, "\n") {
+		if _, texts, found := strings.Cut(line, " # "); found && texts != "-" {
+			for _, text := range strings.Split(texts, " | ") {
+				want = append(want, fmt.Sprintf("%s:%d: %s", path, i+1, strings.ReplaceAll(text, "FOLDER", filepath.Dir(path))))
+			}
+		}
+	}
+	r := newShell(t, "").run("worker", "--config", path, "--check-config")
+	wantCode(t, r, exitUsage)
+	got := strings.Split(strings.TrimSuffix(r.err, "\n"), "\n")
+	last := fmt.Sprintf("soniq: %s has %d mistakes (see 'soniq worker --help')", path, len(want))
+	if got[len(got)-1] != last {
+		t.Errorf("last line %q, want %q", got[len(got)-1], last)
+	}
+	got = got[:len(got)-1]
+	slices.Sort(got)
+	slices.Sort(want)
+	for _, line := range got {
+		if !slices.Contains(want, line) {
+			t.Errorf("unexpected: %s", line)
+		}
+	}
+	for _, line := range want {
+		if !slices.Contains(got, line) {
+			t.Errorf("missing: %s", line)
+		}
+	}
+	if strings.Contains(r.err+r.out, "hunter2") || r.out != "" {
+		t.Errorf("stdout %q, or a secret was printed", r.out)
+	}
+}
+
+func TestConfig_notYAML_namesTheLine(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		"":                                   {"1: the file is empty"},
+		"# a comment\n":                      {"1: the file is empty"},
+		"---\n":                              {"1: the file is empty"},
+		"a word\n":                           {"1: the file must be a mapping ('key: value' lines), not text"},
+		"- a\n":                              {"1: the file must be a mapping ('key: value' lines), not a list"},
+		"jobs:\n":                            {"1: jobs has no value"},
+		"jobs: {}\n":                         {"1: jobs has no entries"},
+		"jobs:\n\ta:\n\t\tb: c":              {"2: is indented with a tab; YAML wants spaces", "3: is indented with a tab; YAML wants spaces"},
+		"timeout: 1s\n---\na: b":             {"2: a second document begins here; a file is one"},
+		"timeout: 1s\n---\n":                 {"2: a second document begins here; a file is one"},
+		"a: b\n---\nb: \"\\q\"\n":            {"3: not YAML: found unknown escape character"},
+		"jobs:\n  a: {exec: x}\n   b: 1\n":   {"3: not YAML: did not find expected key"},
+		"jobs:\n  a: {exec: b\n  c: d\n":     {"2: not YAML: did not find expected ',' or '}'"},
+		"jobs:\n  a:\n    exec: echo a: b\n": {"3: not YAML: mapping values are not allowed in this context"},
+		"timeout: 1s\nqueues: *x\n":          {"2: not YAML: unknown anchor 'x' referenced"},
+		"timeout: 1s\nresult_ttl: \xff\n":    {"2: is not valid UTF-8"},
+		"timeout: 1s\n\x1b[2J: 1s\n":         {`2: has a control character ('\x1b')`},
+		"timeout: 1s\nresult_ttl:\r 1s\n":    {`2: has a control character ('\r')`},
+		"queues: [a]\njobs:\n  x: {exec: a, queue: b}\n":   {`3: x: queue "b" is not among the queues of line 1: its jobs would never be fetched`},
+		"jobs: &a {a: *a}\n":                               {`1: a: unknown key "a"; known are concurrency, dir, env, exec, headers, http, max_attempts, permanent_exit_codes, queue, retry, secret, timeout`, "1: a: has no handler: give it exec: COMMAND or http: URL"},
+		"jobs:\n  a:\n    exec: |\n      a\n      \ttab\n": nil,
+		"jobs: {a: {exec: b}}\r\ntimeout: 1h\r\n":          nil,
+		"\ufeff%YAML 1.1\n---\njobs: {a: {exec: b}}\n...":  nil,
+	} {
+		if got := mistakesIn(t, text); !slices.Equal(got, want) {
+			t.Errorf("%q:\n got %q\nwant %q", text, got, want)
+		}
+	}
+}
+
+func TestConfig_unreadable_isOneLine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for path, want := range map[string]string{
+		filepath.Join(dir, "none.yaml"): "none.yaml: no such file or directory",
+		dir:                             "is a directory",
+		"/dev/zero":                     "is longer than 1048576 bytes",
+		"":                              "--config is empty",
+	} {
+		for _, command := range [][]string{{"worker"}, {"worker", "run-once", "j"}, {"worker", "--check-config", "--json", "--handle", "j=exec:a"}} {
+			r := newShell(t, "").run(append(command, "--config", path)...)
+			wantCode(t, r, exitUsage)
+			wantIn(t, "stderr", r.err, want)
+			checkComplaint(t, r)
+		}
+	}
+}
+
+// Everything that a file may hold, read back.
+func TestConfig_wholeFile(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, `
+queues: [default, q]
+concurrency: 7
+timeout: 0
+result_ttl: 1h
+shutdown_timeout: 90s
+unknown_grace: 500ms
+jobs:
+  a:
+    exec: ./run --x
+    queue: q
+    timeout: 1h30m
+    max_attempts: 5
+    retry: &delays [0s, 1m]
+    concurrency: 2
+    permanent_exit_codes: [3, 255]
+    env: {PORT: 8080, FLAG: on, SECRET: env:SECRET}
+    dir: .
+  b:
+    http: env:URL
+    secret: env:SECRET
+    headers: {Accept: application/json, Authorization: env:SECRET}
+    retry: {base: 2s, max: 1m, jitter: false}
+    timeout: 0s
+  c: {exec: x, retry: *delays}
+`)
+	env := map[string]string{"URL": "https://h/x?y=z", "SECRET": testSecret}
+	file, err := readConfig(path, func(name string) string { return env[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &workerFile{
+		path: path, queues: []string{"default", "q"}, concurrency: new(7), timeout: new(time.Duration(0)), resultTTL: new(time.Hour),
+		shutdownTimeout: new(90 * time.Second), unknownGrace: new(500 * time.Millisecond),
+		jobs: []handlerSpec{
+			{
+				name: "a", line: 9, exec: "./run --x", permanentCodes: []int{3, 255}, env: []string{"PORT=8080", "FLAG=on", "SECRET=" + testSecret},
+				dir: filepath.Dir(path), queue: "q", timeout: new(90 * time.Minute), maxAttempts: new(5), retry: engine.Delays{0, time.Minute}, concurrency: new(2),
+			},
+			{
+				name: "b", line: 19, shownURL: "env:URL", timeout: new(time.Duration(0)),
+				http:  httpSpec{URL: env["URL"], Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
+				retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
+			},
+			{name: "c", line: 25, exec: "x", retry: engine.Delays{0, time.Minute}},
+		},
+	}
+	if got, want := dump(file), dump(want); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// dump is v with what its pointers lead to.
+func dump(file *workerFile) string {
+	var b strings.Builder
+	at := func(d *time.Duration) string {
+		if d == nil {
+			return "-"
+		}
+		return d.String()
+	}
+	fmt.Fprintln(&b, file.path, file.queues, *file.concurrency, at(file.timeout), at(file.resultTTL), at(file.shutdownTimeout), at(file.unknownGrace))
+	for _, s := range file.jobs {
+		timeout, attempts, concurrency := at(s.timeout), 0, 0
+		if s.maxAttempts != nil {
+			attempts, concurrency = *s.maxAttempts, *s.concurrency
+		}
+		s.timeout, s.maxAttempts, s.concurrency = nil, nil, nil
+		fmt.Fprintf(&b, "%+v %s %d %d\n", s, timeout, attempts, concurrency)
+	}
+	return b.String()
+}
+
+func TestClosest(t *testing.T) {
+	t.Parallel()
+	known := []string{"concurrency", "exec", "http", "max_attempts", "queue", "retry", "timeout"}
+	for word, want := range map[string]string{
+		"maxAttempts": "max_attempts", "max-attempts": "max_attempts", "Timeout": "timeout", "timout": "timeout", "queues": "queue",
+		"htpp": "http", "cmd": "exec", "URL": "http", "backoff": "retry", "x": "", "": "", "priority": "", "labels": "", "été": "",
+	} {
+		if got := closest(word, known); got != want {
+			t.Errorf("closest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+// Whatever a file holds, it is read or has mistakes at lines that it has.
+func FuzzConfig(f *testing.F) {
+	for _, text := range []string{
+		"", "jobs:\n  a: {exec: b}\n", "jobs: &a {a: *a}\n", "a: [\n", "jobs:\n  a:\n\tb\n", "{a: b, ? [c] : d}", "!!binary a: b", "&a *a", "- \x00",
+		"jobs: {a: {http: 'http://h', headers: {a: b}, secret: " + testSecret + "}}", "<<: *x", "timeout: 1e3", "? \n: \n",
+	} {
+		f.Add(text)
+	}
+	place := regexp.MustCompile(`^x\.yaml:(\d+): .`)
+	f.Fuzz(func(t *testing.T, text string) {
+		r := &configReader{path: "x.yaml", getenv: func(string) string { return "" }}
+		if root := r.document([]byte(text)); root != nil {
+			r.worker(root, &workerFile{})
+		}
+		most := strings.Count(text, "\n") + 1
+		for _, m := range r.mistakes {
+			if m.line < 1 || m.line > most {
+				t.Errorf("line %d of %d: %s", m.line, most, m.text)
+			}
+		}
+		for _, line := range (&configError{"x.yaml", r.mistakes}).list() {
+			if !place.MatchString(line) {
+				t.Errorf("no place: %q", line)
+			}
+		}
+	})
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/schollz/progressbar/v3"
+
+	"soniq/engine"
+)
+
+const (
+	// batchJobs and batchBytes bound one INSERT of --from. A thousand rows is
+	// where a larger batch no longer gains; eight megabytes of arguments bound
+	// the memory.
+	batchJobs  = 1_000
+	batchBytes = 8 << 20
+	// shownMistakes is how many mistakes of a file are named; the others are
+	// counted. More is no list that a person works through.
+	shownMistakes = 20
+	// progressFrom is how many jobs are worth a progress bar: some tenths of a
+	// second.
+	progressFrom = 5_000
+	// lineOverhead is what a line may have beside its arguments.
+	lineOverhead = 64 << 10
+)
+
+// many enqueues the lines of --from: a first pass checks them all, a second
+// one inserts them, in one transaction.
+func (c *enqueueCmd) many(a *app, defaults order) error {
+	lines, err := openLines(a, c.From, cmp.Or(c.MaxArgs, 1<<20)+lineOverhead)
+	if err != nil {
+		return err
+	}
+	defer lines.close()
+	pool, client, err := c.client(a)
+	if err != nil {
+		return err
+	}
+	if c.From == "-" && a.stdinIsTTY {
+		a.note("One JSON object a line; Ctrl-D ends the input.")
+	}
+	total, err := checkLines(a, client, lines, defaults)
+	if err != nil {
+		return err
+	}
+	if err := lines.again(); err != nil {
+		return err
+	}
+	jobs, err := insertLines(a, pool, client, lines, defaults, total)
+	if err != nil {
+		return err
+	}
+	duplicates := 0
+	for _, j := range jobs {
+		if j.Duplicate {
+			duplicates++
+		}
+	}
+	if !c.Wait {
+		for _, j := range jobs {
+			if !a.JSON {
+				a.out.printf("%s", j.ID)
+			} else if err := a.out.record(enqueued{j.ID, j.Duplicate}); err != nil {
+				return err
+			}
+		}
+	}
+	text := plural(int64(len(jobs)-duplicates), "job") + " enqueued"
+	switch duplicates {
+	case 0:
+	case 1:
+		text += ", 1 was a duplicate"
+	default:
+		text += fmt.Sprintf(", %s were duplicates", thousands(int64(duplicates)))
+	}
+	a.note("%s", text)
+	if c.Wait {
+		return c.waitForResults(a, pool, client, jobs)
+	}
+	return nil
+}
+
+// checkLines counts the jobs. Every mistake is named, by line.
+func checkLines(a *app, client *engine.Client, lines *lineFile, defaults order) (total int, err error) {
+	mistakes := 0
+	err = lines.each(func(number int, text []byte, tooLong bool) error {
+		if err := a.ctx.Err(); err != nil {
+			return err
+		}
+		total++
+		err := checkLine(client, text, tooLong, lines.limit, defaults)
+		if err == nil {
+			return nil
+		}
+		if mistakes++; mistakes <= shownMistakes {
+			a.note("soniq: line %d: %s", number, oneLine(err.Error()))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if mistakes == 0 {
+		return total, nil
+	}
+	if more := mistakes - shownMistakes; more > 0 {
+		a.note("soniq: and %s more", plural(int64(more), "line"))
+	}
+	verb := "are"
+	if mistakes == 1 {
+		verb = "is"
+	}
+	a.note("soniq: %s of %s %s wrong; nothing was enqueued (see 'soniq enqueue --help')",
+		thousands(int64(mistakes)), plural(int64(total), "line"), verb)
+	return 0, &exitError{exitUsage, errReported}
+}
+
+func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defaults order) error {
+	if tooLong {
+		return fmt.Errorf("longer than %d bytes; store large data elsewhere and enqueue a reference to it", limit)
+	}
+	o, err := parseLine(text, defaults)
+	if err != nil {
+		return err
+	}
+	return client.Check(o.name, o.args, o.options()...)
+}
+
+// insertLines enqueues all lines, or none.
+func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, error) {
+	done := make([]engine.Enqueued, 0, total)
+	bar := a.progress(total)
+	defer func() { _ = bar.Clear() }()
+	err := pgx.BeginFunc(a.ctx, pool, func(tx pgx.Tx) error {
+		var batch []engine.Insert
+		var size, from, to int
+		flush := func() error {
+			if len(batch) == 0 {
+				return nil
+			}
+			jobs, err := client.EnqueueManyTx(a.ctx, tx, batch)
+			if err != nil {
+				return fmt.Errorf("lines %d to %d: %w", from, to, err)
+			}
+			done = append(done, jobs...)
+			_ = bar.Add(len(jobs))
+			batch, size = batch[:0], 0
+			return nil
+		}
+		err := lines.each(func(number int, text []byte, tooLong bool) error {
+			o, err := parseLine(text, defaults)
+			if err != nil || tooLong {
+				return fmt.Errorf("line %d has changed since it was checked", number)
+			}
+			if len(batch) == 0 {
+				from = number
+			}
+			to = number
+			// The line's memory is the next line's too.
+			o.args = json.RawMessage(bytes.Clone(o.args))
+			batch = append(batch, engine.Insert{Name: o.name, Args: o.args, Options: o.options()})
+			if size += len(text); len(batch) == batchJobs || size >= batchBytes {
+				return flush()
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return flush()
+	})
+	var wrong *engine.ArgumentError
+	if errors.As(err, &wrong) {
+		return nil, usagef("%w; nothing was enqueued", err)
+	}
+	return done, err
+}
+
+// progress is a bar on the terminal, or nothing where there is none or no time
+// to see it.
+func (a *app) progress(total int) *progressbar.ProgressBar {
+	return progressbar.NewOptions(total,
+		progressbar.OptionSetWriter(a.stderr),
+		progressbar.OptionSetVisibility(a.stderrIsTTY && total >= progressFrom),
+		progressbar.OptionSetDescription("enqueueing"),
+		progressbar.OptionSetWidth(30),
+		progressbar.OptionShowCount(),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+	)
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"soniq/internal/testdb"
+)
+
+const linesSQL = `
+select count(*)
+from soniq_jobs
+where job_name = $1 and queue = $2 and priority = $3 and max_attempts = $4`
+
+func TestEnqueueMany_linesOverFlags(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	s.stdin = "\ufeff" + `{"args": {"n": 1}}
+
+{"name": "own", "queue": "q", "priority": 7, "max_attempts": 2, "delay": "90m", "dedup_key": "k"}
+  {"job_name": "own", "dedup_key": "k", "queue": null}` + "\r\n" + `{"args": {"n": 2}, "scheduled_at": "2099-01-01T00:00:00Z"}
+{"args": {"n": 1}, "unique": true}
+{"args": {"n": 1}, "unique": true}`
+	r := s.ok("enqueue", "default.name", "--from", "-", "--queue", "flag", "--priority", "9", "--max-attempts", "5", "--delay", "1m")
+	ids := strings.Fields(r.out)
+	if len(ids) != 6 || ids[1] != ids[2] || ids[4] != ids[5] || ids[0] == ids[4] {
+		t.Errorf("ids: %q", ids)
+	}
+	if r.err != "4 jobs enqueued, 2 were duplicates\n" {
+		t.Errorf("stderr: %q", r.err)
+	}
+	for want, args := range map[int][]any{
+		3: {"default.name", "flag", 9, 5},
+		1: {"own", "q", 7, 2},
+	} {
+		if n := count(t, pool, linesSQL, args...); n != want {
+			t.Errorf("%d jobs of %v, want %d", n, args, want)
+		}
+	}
+	for sql, want := range map[string]int{
+		`select count(*) from soniq_jobs where scheduled_at = '2099-01-01T00:00:00Z'`:                            1,
+		`select count(*) from soniq_jobs where scheduled_at > now() and scheduled_at < now() + interval '2 min'`: 2,
+		`select count(*) from soniq_jobs where scheduled_at > now() + interval '80 min' and dedup_key = 'k'`:     1,
+	} {
+		if n := count(t, pool, sql); n != want {
+			t.Errorf("%d of %s, want %d", n, sql, want)
+		}
+	}
+}
+
+func TestEnqueueMany_mistakes_eachByItsLine_nothingEnqueued(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	bad := []struct{ line, want string }{
+		{`{"args": {}}`, `job_name is missing`},
+		{`{"job_name": "j", "name": "j"}`, `the same: give one`},
+		{`{"job_name": ""}`, `job name must not be empty`},
+		{`{"job_name": "j", "args": [1]}`, `args must be a JSON object`},
+		{`{"job_name": "j", "args": {"a": "\u0000"}}`, `contain \u0000`},
+		{`{"job_name": "j", "max_attempts": 0}`, `max attempts must be`},
+		{`{"job_name": "j", "priority": "high"}`, `priority must be a whole number, not a JSON string`},
+		{`{"job_name": "j", "priority": 1.5}`, `priority must be a whole number`},
+		{`{"job_name": "j", "unique": 1}`, `unique must be true or false`},
+		{`{"job_name": "j", "delay": "soon"}`, `delay must be a duration`},
+		{`{"job_name": "j", "delay": "-1s"}`, `delay must not be negative`},
+		{`{"job_name": "j", "scheduled_at": "noon"}`, `scheduled_at must be a time`},
+		{`{"job_name": "j", "delay": "1s", "scheduled_at": "2099-01-01T00:00:00Z"}`, `exclude each other`},
+		{`{"job_name": "j", "prio": 1}`, `unknown field "prio"; a line has job_name`},
+		{`{"job_name": "j"`, `the line ends within the object`},
+		{`{"job_name" "j"}`, `not valid JSON`},
+		{`{"job_name": "j"} {}`, `something behind the object`},
+		{`[{"job_name": "j"}]`, `an array, not an object`},
+		{`"j"`, `not a JSON object`},
+		{"{\"job_name\": \"\xff\"}", `not valid UTF-8`},
+		{`{"job_name": "j", "args": {"a": "` + strings.Repeat("x", 1<<20) + `"}}`, `over the limit of 1048576`},
+		{`{"job_name": "j", "args": {"a": "` + strings.Repeat("x", 2<<20) + `"}}`, `longer than`},
+		{"{\"job_name\": \"j\", \"\x1b[2J\": 1}", `not valid JSON`},
+	}
+	// Twenty are named: the first half in one file, the second in another.
+	for start := 0; start < len(bad); start += 12 {
+		part := bad[start:min(start+12, len(bad))]
+		var in strings.Builder
+		for _, b := range part {
+			in.WriteString("{\"job_name\": \"good\"}\n" + b.line + "\n")
+		}
+		s.stdin = in.String()
+		r := s.run("enqueue", "--from", "-")
+		wantCode(t, r, exitUsage)
+		lines := strings.Split(strings.TrimSuffix(r.err, "\n"), "\n")
+		if len(lines) != len(part)+1 || r.out != "" {
+			t.Fatalf("%d lines of complaints, want %d: %s%s", len(lines), len(part)+1, r.err, r.out)
+		}
+		for i, b := range part {
+			wantIn(t, "a complaint", lines[i], fmt.Sprintf("soniq: line %d: ", 2*i+2), b.want)
+		}
+		wantIn(t, "the end", lines[len(part)], fmt.Sprintf("%d of %d lines are wrong; nothing was enqueued", len(part), 2*len(part)))
+		checkSafe(t, r.err)
+	}
+	s.stdin = strings.Repeat("{}\n", 1234)
+	r := s.run("enqueue", "--from", "-")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, "line 20: ", "and 1,214 lines more", "1,234 of 1,234 lines are wrong")
+	if strings.Contains(r.err, "line 21:") {
+		t.Error("more than 20 mistakes are named")
+	}
+	if n := countJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs were enqueued", n)
+	}
+}
+
+// What only the database can refuse comes after other batches have gone in.
+func TestEnqueueMany_refusedByTheDatabase_takesAllBack(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	s.stdin = strings.Repeat("{}\n", 2_500) + `{"args": {"n": 1e999999}}` + "\n"
+	r := s.run("enqueue", "j", "--from", "-")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, "lines 2001 to 2501: ", "can't be stored", "nothing was enqueued")
+	if n := countJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs were enqueued", n)
+	}
+}
+
+func TestEnqueueMany_tenThousand_fromAFileAndAPipe(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	var in bytes.Buffer
+	for i := range 10_000 {
+		_, _ = fmt.Fprintf(&in, `{"job_name": "j", "args": {"i": %d}, "dedup_key": "%d"}`+"\n", i, i%9_997)
+	}
+	file := filepath.Join(t.TempDir(), "jobs.jsonl")
+	if err := os.WriteFile(file, in.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := s.ok("enqueue", "--from", file, "--json")
+	if n := strings.Count(r.out, "\n"); n != 10_000 || strings.Count(r.out, `"duplicate":true`) != 3 {
+		t.Errorf("%d lines", n)
+	}
+	if r.err != "9,997 jobs enqueued, 3 were duplicates\n" {
+		t.Errorf("stderr: %q", r.err)
+	}
+	first := decode[enqueued](t, r.out[:strings.Index(r.out, "\n")])
+	// In the order of the lines: the first is the first's.
+	if n := count(t, pool, `select count(*) from soniq_jobs where id = $1 and args = '{"i": 0}'`, first.ID); n != 1 {
+		t.Error("the first id isn't the first line's")
+	}
+	s.tty, s.stdin = true, in.String()
+	r = s.ok("enqueue", "--from", "-")
+	wantIn(t, "the bar", r.err, "enqueueing", "0 jobs enqueued, 10,000 were duplicates")
+	s.tty = false
+	if r := s.ok("enqueue", "--from", os.DevNull); r.err != "0 jobs enqueued\n" {
+		t.Errorf("nothing: %+v", r)
+	}
+}
+
+func TestEnqueueMany_interruptedWhileReading_enqueuesNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	in, out := io.Pipe()
+	w := s.world(io.Discard, io.Discard)
+	w.stdin = in
+	code := make(chan int, 1)
+	go func() { code <- run(w, []string{"enqueue", "--from", "-"}) }()
+	if _, err := io.WriteString(out, `{"job_name": "j"}`+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.signals <- syscall.SIGINT
+	if c := <-code; c != exitFailed {
+		t.Errorf("exit code %d", c)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := countJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs were enqueued", n)
+	}
+}
+
+func TestEnqueueMany_usage(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, "postgres://nowhere.invalid/x")
+	for want, args := range map[string][]string{
+		"which job?":                {"enqueue"},
+		"--dedup-key would make":    {"enqueue", "--from", "-", "--dedup-key", "k"},
+		"both read standard input":  {"enqueue", "--from", "-", "--args", "-"},
+		"no such file":              {"enqueue", "--from", "/no/such"},
+		"is a folder":               {"enqueue", "--from", "/"},
+		"--wait-timeout needs":      {"enqueue", "j", "--wait-timeout", "1s"},
+		"--wait-timeout must be":    {"enqueue", "j", "--wait", "--wait-timeout", "0s"},
+		"'soniq job --help'":        {"job", "01890a5d-ac96-774b-bcce-b302099a8057", "--wait-timeout", "1s"},
+		"dev is about the private ": {"dev", "reset", "--database-url", "postgres://h/x"},
+	} {
+		r := s.run(args...)
+		wantCode(t, r, exitUsage)
+		wantIn(t, "stderr", r.err, want)
+		checkComplaint(t, r)
+	}
+}

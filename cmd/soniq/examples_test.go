@@ -1,0 +1,153 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+const examplesDir = "../../docs/examples"
+
+// exampleJob is a job for one of the examples, and how it must end.
+type exampleJob struct {
+	interpreter, name, args string
+
+	status   engine.JobStatus
+	reason   deadletter.Reason
+	attempts int
+	result   string
+	error    string
+}
+
+// The examples of docs/examples, by the worker and the configuration that lie
+// beside them. An interpreter that a machine lacks is named in the test's log;
+// SONIQ_TEST_EXAMPLES=must makes it a failure.
+func TestExamples_eachVerdict(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "busy"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	jobs := []exampleJob{
+		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "a.png", "width": 64}`, status: engine.StatusDone, attempts: 1, result: `{"thumbnail": "a.png-64", "attempt": 1}`},
+		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "flaky.png"}`, status: engine.StatusDone, attempts: 2, result: `{"thumbnail": "flaky.png-200", "attempt": 2}`},
+		{interpreter: "python3", name: "thumbnails.make", args: `{"width": 64}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "KeyError('image')"},
+		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "a.exe"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "never be an image"},
+		{interpreter: "node", name: "emails.send", args: `{"to": "ada@example.com"}`, status: engine.StatusDone, attempts: 1},
+		{interpreter: "node", name: "emails.send", args: `{"to": "flaky@example.com"}`, status: engine.StatusDone, attempts: 2},
+		{interpreter: "node", name: "emails.send", args: `{"to": 42}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "not an address: 42"},
+		{interpreter: "node", name: "emails.send", args: `{"to": "ada@closed.example"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "closed for good"},
+		{interpreter: "sh", name: "folders.backup", args: `{"folder": "` + folder + `"}`, status: engine.StatusDone, attempts: 2, result: `{"files": 1}`},
+		{interpreter: "sh", name: "folders.backup", args: `{}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "folder is missing"},
+		{interpreter: "sh", name: "folders.backup", args: `{"folder": "/no/such"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "no such folder"},
+	}
+	installed := map[string]bool{}
+	for _, j := range jobs {
+		if _, known := installed[j.interpreter]; !known {
+			installed[j.interpreter] = isInstalled(t, j.interpreter)
+		}
+	}
+	worker := s.start("worker", "--config", filepath.Join(examplesDir, "soniq.yaml"))
+	ids := make([]string, len(jobs))
+	for i, j := range jobs {
+		if installed[j.interpreter] {
+			ids[i] = strings.TrimSpace(s.ok("enqueue", j.name, "--args", j.args).out)
+		}
+	}
+	for i, j := range jobs {
+		if installed[j.interpreter] {
+			t.Run(j.name+" "+j.args, func(t *testing.T) { j.check(t, s.env, ids[i]) })
+		}
+	}
+	s.signals <- syscall.SIGTERM
+	if code := worker.wait(t); code != exitDone {
+		t.Errorf("the worker's exit code is %d: %s", code, worker.err.String())
+	}
+}
+
+func isInstalled(t *testing.T, interpreter string) bool {
+	t.Helper()
+	err := exec.Command(interpreter, "-c", "").Run()
+	if interpreter == "node" {
+		err = exec.Command(interpreter, "--version").Run()
+	}
+	if err == nil {
+		return true
+	}
+	if os.Getenv("SONIQ_TEST_EXAMPLES") == "must" {
+		t.Errorf("%s is not installed, and SONIQ_TEST_EXAMPLES=must: %v", interpreter, err)
+	}
+	t.Logf("%s is not installed: its example was not run", interpreter)
+	return false
+}
+
+func (j *exampleJob) check(t *testing.T, env map[string]string, id string) {
+	t.Helper()
+	r := (&shell{t: t, env: env}).run("job", id, "--wait", "--json")
+	got := decode[engine.Job](t, r.out)
+	if got.Status != j.status || got.DeadLetterReason != string(j.reason) || got.Attempts != j.attempts {
+		t.Errorf("%s %s on attempt %d, want %s %s on attempt %d: %s",
+			got.Status, got.DeadLetterReason, got.Attempts, j.status, j.reason, j.attempts, got.LastError)
+	}
+	wantIn(t, "the error", got.LastError, j.error)
+	if j.result != "" && !sameJSON(t, got.Result, j.result) {
+		t.Errorf("result %s, want %s", got.Result, j.result)
+	}
+	want := exitDone
+	if j.status != engine.StatusDone {
+		want = exitFailed
+	}
+	wantCode(t, r, want)
+}
+
+func TestExamples_goWorker(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	url := pool.Config().ConnString()
+	binary := filepath.Join(t.TempDir(), "goworker")
+	if out, err := exec.Command("go", "build", "-o", binary, examplesDir+"/goworker").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	p := program(t, t.TempDir(), url)
+	p.Path, p.Args = binary, []string{"goworker"}
+	p.begin(t)
+	s := newShell(t, url)
+	if r := s.ok("enqueue", "numbers.add", "--args", `{"A": 2, "B": 40}`, "--wait"); r.out != "42\n" {
+		t.Errorf("2 + 40 = %q", r.out)
+	}
+	r := s.run("enqueue", "numbers.add", "--args", `{"A": -2}`, "--wait")
+	wantCode(t, r, exitFailed)
+	wantIn(t, "stderr", r.err, "dead letter, permanent_failure: a is negative")
+	if err := p.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+	if n := count(t, pool, `select count(*) from soniq_jobs where status = 'processing'`); n != 0 {
+		t.Errorf("%d jobs are still processing", n)
+	}
+	wantIn(t, "its log", p.err.String(), "stopped: <nil>")
+	source, err := os.ReadFile(filepath.Join(examplesDir, "goworker", "main.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for line := range strings.Lines(string(source)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
+			lines++
+		}
+	}
+	if lines > 30 {
+		t.Errorf("the example has grown to %d lines", lines)
+	}
+}

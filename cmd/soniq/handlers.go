@@ -1,0 +1,277 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"soniq/engine"
+)
+
+// maxConcurrency is the engine's bound.
+const maxConcurrency = 10_000
+
+// handlerSpec is how the jobs of one name are run: by a command or by an HTTP
+// endpoint, never both.
+type handlerSpec struct {
+	name string
+	// line is where it stands in the configuration file; 0 for a flag.
+	line int
+
+	exec           string
+	permanentCodes []int
+	env            []string // NAME=value
+	dir            string
+
+	http httpSpec
+	// shownURL is the endpoint without what may be secret in it.
+	shownURL string
+
+	queue       string
+	timeout     *time.Duration // 0 is none, nil is the worker's
+	maxAttempts *int
+	retry       engine.RetryPolicy
+	concurrency *int
+}
+
+// options are what the engine should know.
+func (s *handlerSpec) options() (opts []engine.HandleOption) {
+	if s.queue != "" {
+		opts = append(opts, engine.Queue(s.queue))
+	}
+	if s.timeout != nil {
+		d := *s.timeout
+		if d == 0 {
+			d = -1
+		}
+		opts = append(opts, engine.Timeout(d))
+	}
+	if s.maxAttempts != nil {
+		opts = append(opts, engine.AttemptLimit(*s.maxAttempts))
+	}
+	if s.retry != nil {
+		opts = append(opts, engine.Retry(s.retry))
+	}
+	if s.concurrency != nil {
+		opts = append(opts, engine.Concurrency(*s.concurrency))
+	}
+	return opts
+}
+
+// handlerFlags say where handlers come from.
+type handlerFlags struct {
+	Config *string  `placeholder:"FILE" help:"Read handlers and settings from FILE. Default soniq.yaml, if there is one and no --handle."`
+	Handle []string `sep:"none" placeholder:"NAME=HANDLER" help:"Run jobs called NAME by HANDLER: exec:COMMAND, through /bin/sh -c, or the http:// or https:// URL of an endpoint. Repeatable."`
+}
+
+// load reads the configuration file, if there is one, and adds the flags'
+// handlers. Every mistake in the file is told to the person; the error is for
+// the last line.
+func (f *handlerFlags) load(a *app) (*workerFile, error) {
+	file := &workerFile{}
+	var wrong *configError
+	if f.Config != nil && *f.Config == "" {
+		return nil, usagef("--config is empty")
+	}
+	if path, optional := f.path(); path != "" {
+		read, err := readConfig(path, a.getenv)
+		switch {
+		case optional && errors.Is(err, fs.ErrNotExist):
+		case errors.As(err, &wrong):
+			for _, line := range wrong.list() {
+				a.note("%s", oneLine(line))
+			}
+			return nil, usagef("%w", wrong)
+		case err != nil:
+			return nil, usagef("--config: %w", err)
+		default:
+			file = read
+		}
+	}
+	for _, text := range f.Handle {
+		spec, err := parseHandle(text)
+		if err != nil {
+			return nil, err
+		}
+		same := slices.IndexFunc(file.jobs, func(s handlerSpec) bool { return s.name == spec.name })
+		switch {
+		case same < 0:
+			file.jobs = append(file.jobs, spec)
+		case file.jobs[same].line == 0:
+			return nil, usagef("--handle names %q twice", spec.name)
+		default:
+			return nil, usagef("--handle names %q, which %s has in line %d already", spec.name, file.path, file.jobs[same].line)
+		}
+	}
+	if len(file.jobs) == 0 {
+		if file.path != "" {
+			return nil, usagef("no handler: %s has no jobs; add some there, or give --handle NAME=exec:COMMAND or --handle NAME=https://...", file.path)
+		}
+		return nil, usagef("no handler: write a soniq.yaml, name another file by --config, or give --handle NAME=exec:COMMAND or --handle NAME=https://...")
+	}
+	return file, nil
+}
+
+func (f *handlerFlags) path() (path string, optional bool) {
+	switch {
+	case f.Config != nil:
+		return *f.Config, false
+	case len(f.Handle) > 0:
+		return "", true
+	default:
+		return defaultConfig, true
+	}
+}
+
+// parseHandle takes one --handle apart. What it says of a URL never shows the
+// URL, which may hold a password.
+func parseHandle(text string) (handlerSpec, error) {
+	const form = "NAME=exec:COMMAND or NAME=https://..."
+	name, handler, ok := strings.Cut(text, "=")
+	name = strings.TrimSpace(name)
+	switch {
+	case strings.Contains(name, "://"):
+		return handlerSpec{}, usagef("--handle must be %s: a URL stands where the name should", form)
+	case !ok:
+		return handlerSpec{}, usagef("--handle must be %s: %q has no '='", form, text)
+	case name == "":
+		return handlerSpec{}, usagef("--handle must be %s: it has no name before '='", form)
+	case strings.ContainsRune(text, 0):
+		return handlerSpec{}, usagef("--handle must not contain a NUL byte")
+	}
+	spec := handlerSpec{name: name}
+	scheme, rest, _ := strings.Cut(handler, ":")
+	switch strings.ToLower(scheme) {
+	case "exec":
+		if strings.TrimSpace(rest) == "" {
+			return spec, usagef("--handle must be %s: %q has no command", form, name)
+		}
+		spec.exec = rest
+	case "http", "https":
+		if err := checkEndpoint(httpSpec{URL: handler}); err != nil {
+			return spec, usagef("--handle %s: %w", name, err)
+		}
+		spec.http.URL, spec.shownURL = handler, showURL(handler)
+	default:
+		return spec, usagef("--handle must be %s: after %q comes %q, not exec:, http:// or https://", form, name+"=", scheme)
+	}
+	return spec, nil
+}
+
+// showURL leaves out what may be secret in an endpoint: the user name, the
+// password and the query.
+func showURL(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "(not a URL)"
+	}
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
+	if u.RawQuery != "" {
+		return shown.String() + "?..."
+	}
+	return shown.String()
+}
+
+// kind is how the handler is called in a list.
+func (s *handlerSpec) kind() string {
+	if s.exec != "" {
+		return "exec"
+	}
+	return "http"
+}
+
+// target is what runs, fit to be shown.
+func (s *handlerSpec) target() string {
+	if s.exec != "" {
+		return s.exec
+	}
+	return s.shownURL
+}
+
+// taps get a copy of what commands print; nil gets none.
+type taps struct{ stdout, stderr io.Writer }
+
+// register makes handlers of the specs. What they hold is given back when the
+// command ends.
+func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
+	registry := engine.NewRegistry()
+	var guard *warden
+	for _, spec := range specs {
+		if spec.exec == "" {
+			handler, err := newHTTPHandler(spec.http, log)
+			if err != nil {
+				return nil, usagef("%s: %w", spec.name, err)
+			}
+			a.atExit(func() error { handler.close(); return nil })
+			engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
+			continue
+		}
+		if guard == nil {
+			var err error
+			if guard, err = newWarden(); err != nil {
+				return nil, err
+			}
+			a.atExit(guard.close)
+		}
+		handler := &execHandler{
+			command:        spec.exec,
+			env:            spec.env,
+			dir:            spec.dir,
+			permanentCodes: spec.permanentCodes,
+			warden:         guard,
+			grace:          killGrace,
+			log:            log,
+			tap:            tap,
+		}
+		engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
+	}
+	if err := registry.Err(); err != nil {
+		return nil, usagef("%w", err)
+	}
+	return registry, nil
+}
+
+// retryText is a retry policy in words.
+func retryText(policy engine.RetryPolicy) string {
+	switch p := policy.(type) {
+	case engine.Delays:
+		delays := make([]string, len(p))
+		for i, d := range p {
+			delays[i] = shortDuration(d)
+		}
+		return strings.Join(delays, ", ")
+	case engine.Exponential:
+		base, longest := p.Base, p.Max
+		if base == 0 {
+			base = time.Second
+		}
+		if longest == 0 {
+			longest = time.Hour
+		}
+		text := fmt.Sprintf("%s, doubled up to %s", shortDuration(base), shortDuration(longest))
+		if p.NoJitter {
+			text += ", exact"
+		}
+		return text
+	default:
+		return retryText(engine.Exponential{})
+	}
+}
+
+// shortDuration is d without the zero units that Go writes: 5m, not 5m0s.
+func shortDuration(d time.Duration) string {
+	text := d.String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	if short, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = short + "h"
+	}
+	return text
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"soniq"
+	"soniq/engine"
+)
+
+const (
+	// httpConnectTimeout bounds a TCP connect, and a TLS handshake: less than
+	// the shortest job timeout that people choose, and more than a lost SYN or
+	// two (1 s and 3 s). After it nothing but the job's timeout applies.
+	httpConnectTimeout = 10 * time.Second
+	// httpIdleTimeout is less than the 5 s after which Node's and uvicorn's
+	// servers close an idle connection: a request that meets such a close is
+	// lost.
+	httpIdleTimeout = 4 * time.Second
+	// httpPingAfter is how long an HTTP/2 connection may be silent, and then
+	// how long a ping may take, before it is taken for dead.
+	httpPingAfter = 15 * time.Second
+	// httpMaxIdle is the most jobs that one worker runs at once.
+	httpMaxIdle = 10_000
+	// httpMaxHeader bounds a response's header.
+	httpMaxHeader = 64 << 10
+	// httpBodyGrace is how long the body of a failure is waited for: only its
+	// text is wanted, the verdict is known.
+	httpBodyGrace = 5 * time.Second
+	// httpDrain is how much of a failure's body is read and dropped so that
+	// its connection can be used again; a new one is cheaper than more.
+	httpDrain = 64 << 10
+)
+
+// httpHandler runs a job by a request to an HTTP endpoint.
+//
+// Its connections go through the proxy that HTTP_PROXY, HTTPS_PROXY and
+// NO_PROXY name, if they do: the endpoint is the operator's choice, and so is
+// the environment. Redirects are not followed, and no cookies are kept.
+type httpHandler struct {
+	url       *url.URL // without user name and password
+	endpoint  string   // scheme and host, which may be shown
+	header    http.Header
+	secrets   [][]byte
+	maxResult int64
+	bodyGrace time.Duration
+	now       func() time.Time
+	transport *http.Transport
+	log       *slog.Logger
+}
+
+// newHTTPHandler checks the whole spec; the error has one line for each
+// mistake, and nothing in it that the spec may keep secret.
+func newHTTPHandler(spec httpSpec, log *slog.Logger) (*httpHandler, error) {
+	h := &httpHandler{
+		bodyGrace: httpBodyGrace,
+		now:       time.Now,
+		log:       log,
+		transport: &http.Transport{
+			Proxy:                  httpProxy,
+			DialContext:            (&net.Dialer{Timeout: httpConnectTimeout}).DialContext,
+			TLSHandshakeTimeout:    httpConnectTimeout,
+			IdleConnTimeout:        httpIdleTimeout,
+			MaxIdleConnsPerHost:    httpMaxIdle,
+			MaxResponseHeaderBytes: httpMaxHeader,
+			ForceAttemptHTTP2:      true,
+			HTTP2:                  &http.HTTP2Config{SendPingTimeout: httpPingAfter, PingTimeout: httpPingAfter},
+		},
+	}
+	if err := spec.resolve(h); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// httpProxy is [http.ProxyFromEnvironment] with an error that does not show
+// the variable, which may hold a password.
+func httpProxy(r *http.Request) (*url.URL, error) {
+	proxy, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, errors.New("the proxy that HTTP_PROXY or HTTPS_PROXY names is not a valid URL")
+	}
+	return proxy, nil
+}
+
+// close closes the connections that no request uses.
+func (h *httpHandler) close() { h.transport.CloseIdleConnections() }
+
+// run has the signature of [engine.HandleRaw]: it posts the arguments, the
+// status is the verdict, the response's body the result if it is JSON, or the
+// error. One attempt sends one request.
+func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
+	started := h.now()
+	request, stop := context.WithCancel(ctx)
+	defer stop()
+	req, err := h.request(request, job)
+	if err != nil {
+		return nil, err
+	}
+	// Not by an http.Client: it would follow redirects, and put the URL with
+	// its query into each error.
+	resp, err := h.transport.RoundTrip(req)
+	if err != nil {
+		return nil, h.failed(ctx, started, "", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return nil, h.verdict(job, resp, stop)
+	}
+	body, err := readAtMost(resp.Body, h.maxResult)
+	if err != nil {
+		return nil, h.failed(ctx, started, "read response: ", err)
+	}
+	return h.result(job, resp, body)
+}
+
+// request is the job as a request. Its headers are documented in
+// docs/worker.md.
+func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(job.Args))
+	if err != nil {
+		return nil, err
+	}
+	req.URL, req.Host = h.url, h.url.Host
+	req.Header = h.header.Clone()
+	id := job.ID.String()
+	for name, value := range map[string]string{
+		"Content-Type":       "application/json",
+		"User-Agent":         "Soniq/" + soniq.Version,
+		"Soniq-Job-Id":       id,
+		"Soniq-Job-Name":     headerText(job.Name),
+		"Soniq-Queue":        headerText(job.Queue),
+		"Soniq-Attempt":      strconv.Itoa(job.Attempts),
+		"Soniq-Max-Attempts": strconv.Itoa(job.MaxAttempts),
+	} {
+		req.Header.Set(name, value)
+	}
+	// Spelt so on purpose: under its usual spelling net/http takes it for
+	// leave to send the request again when a connection is lost, and an
+	// endpoint that dies of a job would get it twice in one attempt. Names of
+	// headers have no case.
+	req.Header["idempotency-key"] = []string{id}
+	if len(h.secrets) > 0 {
+		timestamp := h.now().Unix()
+		req.Header.Set("Webhook-Id", id)
+		req.Header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
+		req.Header.Set("Webhook-Signature", signatures(h.secrets, id, timestamp, job.Args))
+	}
+	return req, nil
+}
+
+// headerText is a name as a header's value: what is not visible ASCII, and
+// the percent sign, is percent-encoded. A queue's name is whatever the job's
+// producer wrote.
+func headerText(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c > ' ' && c < 0x7f && c != '%' {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
+}
+
+// failed is the error of a request without a whole response: the job's
+// timeout or the worker's shutdown if one of them ended it, else the network's.
+func (h *httpHandler) failed(ctx context.Context, started time.Time, during string, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		what := "no response"
+		if during != "" {
+			what = "no whole response"
+		}
+		return fmt.Errorf("%s from %s within %s: %w", what, h.endpoint, h.now().Sub(started).Round(time.Millisecond), cause)
+	}
+	return fmt.Errorf("POST %s: %s%w", h.endpoint, during, err)
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"soniq/engine"
+)
+
+const (
+	// httpMaxError is how much of a failure's body becomes the error.
+	httpMaxError = 2 << 10
+	// A pause is at least a second, so that an endpoint that asks for none
+	// can't make a hot loop of a job that is never charged for it, and at most
+	// a day, so that a slip of the endpoint's is noticed.
+	minPause, maxPause = time.Second, 24 * time.Hour
+)
+
+// httpError is a response that says no.
+type httpError struct {
+	status int
+	text   string
+}
+
+func (e *httpError) Error() string {
+	if e.text == "" {
+		return fmt.Sprintf("HTTP %d", e.status)
+	}
+	return fmt.Sprintf("HTTP %d: %s", e.status, e.text)
+}
+
+// ErrorCode is recorded with a dead letter.
+func (e *httpError) ErrorCode() string { return strconv.Itoa(e.status) }
+
+// verdict is the error of a response whose status is not 2xx:
+//
+//	429, 503 with Retry-After      again then, not charged
+//	400, 422                       the arguments are invalid
+//	401, 403, 404, 408, 425, 429   again, while attempts remain
+//	500 and above                  again, while attempts remain
+//	anything else                  failed for good
+//
+// 401, 403 and 404 are mostly an endpoint that isn't ready, or was configured
+// wrongly: to be mended, not to lose jobs by. stop aborts the request.
+func (h *httpHandler) verdict(job *engine.Job, resp *http.Response, stop context.CancelFunc) error {
+	status := resp.StatusCode
+	failed := &httpError{status: status, text: h.errorText(resp, stop)}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		if pause, ok := retryAfter(resp.Header, h.now()); ok {
+			h.log.Info("the endpoint of a handler asks for a pause", "job", job.ID, "name", job.Name, "status", status, "pause", pause)
+			return engine.Snooze(pause)
+		}
+		return failed
+	}
+	switch status {
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return engine.InvalidArguments(failed)
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		h.log.Warn("the endpoint of a handler is not there or lets nobody in: jobs fail until it is mended",
+			"name", job.Name, "endpoint", h.endpoint, "status", status)
+		return failed
+	case http.StatusRequestTimeout, http.StatusTooEarly:
+		return failed
+	}
+	if status >= 500 {
+		return failed
+	}
+	return engine.Permanent(failed)
+}
+
+// errorText is the beginning of the body, or what the status means. A body
+// that does not come, or not wholly, is no failure of its own.
+func (h *httpHandler) errorText(resp *http.Response, stop context.CancelFunc) string {
+	meaning := http.StatusText(resp.StatusCode)
+	switch {
+	case resp.StatusCode < 200:
+		// After 101 the body is the connection itself, which no context ends.
+		return meaning
+	case resp.StatusCode < 400:
+		return strings.TrimSpace(meaning + redirection(resp.Header))
+	}
+	late := time.AfterFunc(h.bodyGrace, stop)
+	defer late.Stop()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, httpMaxError+1))
+	if len(body) <= httpMaxError {
+		return cmp.Or(validText(body), meaning)
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, httpDrain)
+	return validText(wholeRunes(body[:httpMaxError])) + "..."
+}
+
+// redirection says where a redirect leads, without what may be secret in it.
+func redirection(header http.Header) string {
+	const refused = "; redirects are not followed"
+	to, err := url.Parse(header.Get("Location"))
+	if err != nil || to.Host == "" {
+		return refused
+	}
+	return refused + ", this one leads to " + validText([]byte((&url.URL{Scheme: to.Scheme, Host: to.Host}).String()))
+}
+
+// validText is text without space around it and what is not UTF-8 replaced.
+func validText(text []byte) string {
+	return strings.TrimSpace(strings.ToValidUTF8(string(text), "\ufffd"))
+}
+
+// wholeRunes cuts off the beginning of a character at the end of text.
+func wholeRunes(text []byte) []byte {
+	for i := len(text) - 1; i >= 0 && i >= len(text)-utf8.UTFMax; i-- {
+		if utf8.RuneStart(text[i]) {
+			if !utf8.FullRune(text[i:]) {
+				return text[:i]
+			}
+			break
+		}
+	}
+	return text
+}
+
+// retryAfter reads Retry-After, in seconds or as a date. A date is taken by
+// the endpoint's own clock where it tells what that shows. What is neither
+// counts as absent.
+func retryAfter(header http.Header, now time.Time) (pause time.Duration, ok bool) {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	if value != "" && strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil || seconds > int64(maxPause/time.Second) {
+			return maxPause, true
+		}
+		return max(time.Duration(seconds)*time.Second, minPause), true
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	if date, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = date
+	}
+	return min(max(at.Sub(now), minPause), maxPause), true
+}
+
+// readAtMost reads one byte beyond the limit, so that a longer body shows.
+func readAtMost(r io.Reader, limit int64) ([]byte, error) {
+	var body bytes.Buffer
+	_, err := io.Copy(&body, io.LimitReader(r, limit+1))
+	return body.Bytes(), err
+}
+
+// result is the body of a success if it is JSON that can be stored, else nil:
+// the work is done, and its output must not make it fail. One that is too long
+// does: nobody could tell what was lost. It fails for good, because to do the
+// work again would not make it shorter.
+func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) (any, error) {
+	if int64(len(body)) > h.maxResult {
+		return nil, engine.Permanent(&httpError{
+			status: resp.StatusCode,
+			text:   fmt.Sprintf("the work was done, but the response is longer than %d bytes, the most that is kept as a result", h.maxResult),
+		})
+	}
+	result, storable := storableJSON(body)
+	if !storable {
+		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds U+0000", "job", job.ID, "name", job.Name)
+	}
+	if result == nil {
+		return nil, nil
+	}
+	return result, nil
+}
+
+// storableJSON is raw as PostgreSQL takes it, or nil if it is not JSON. Half a
+// surrogate pair is replaced; U+0000 can't be, and is reported.
+func storableJSON(raw []byte) (clean json.RawMessage, storable bool) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 || !utf8.Valid(raw) || !json.Valid(raw) {
+		return nil, true
+	}
+	if !bytes.Contains(raw, []byte(`\u`)) {
+		return raw, true
+	}
+	var v any
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if err := decoder.Decode(&v); err != nil {
+		return nil, true
+	}
+	clean, err := json.Marshal(v)
+	if err != nil {
+		return nil, true
+	}
+	for rest := []byte(clean); ; {
+		i := bytes.IndexByte(rest, '\\')
+		if i < 0 {
+			return clean, true
+		}
+		if bytes.HasPrefix(rest[i:], []byte(`\u0000`)) {
+			return nil, false
+		}
+		rest = rest[i+2:] // a backslash is never the last byte of a string
+	}
+}

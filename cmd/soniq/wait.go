@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"soniq/engine"
+	"soniq/notify"
+)
+
+const (
+	// A done job isn't announced, so it is looked for: often at first, since
+	// most jobs take milliseconds, then once a second.
+	waitMinPause = 20 * time.Millisecond
+	waitMaxPause = time.Second
+	// waitWarnAfter is when a job that nobody has claimed is worth a word. A
+	// worker that is there claims in milliseconds.
+	waitWarnAfter = 3 * time.Second
+	// waitPatience is how long the database may be away during a wait: more
+	// than a restart takes.
+	waitPatience = 30 * time.Second
+)
+
+// waitFlags belong to the commands that can wait for a job.
+type waitFlags struct {
+	Wait        bool           `help:"Wait until the job has ended, and exit 1 unless it is done."`
+	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Wait no longer than DURATION; the job goes on. Default: as long as it takes."`
+}
+
+func (f *waitFlags) check() error {
+	switch {
+	case f.WaitTimeout == nil:
+		return nil
+	case !f.Wait:
+		return usagef("--wait-timeout needs --wait")
+	case *f.WaitTimeout <= 0:
+		return usagef("--wait-timeout must be above 0, not %s", *f.WaitTimeout)
+	}
+	return nil
+}
+
+// waiting is one wait for some jobs.
+type waiting struct {
+	*app
+	pool   *pgxpool.Pool
+	client *engine.Client
+	// ended is called for each job when it has ended. job is nil if its row is
+	// gone.
+	ended func(id uuid.UUID, job *engine.Job)
+
+	open     []uuid.UUID // in the order they were given
+	statuses map[uuid.UUID]engine.JobStatus
+	started  time.Time
+	answered time.Time // when the database last answered
+	warned   bool
+}
+
+// await waits until all jobs of ids have ended. They must have been there:
+// one that isn't has ended, and its row is gone.
+func (f *waitFlags) await(a *app, pool *pgxpool.Pool, client *engine.Client, ids []uuid.UUID, ended func(uuid.UUID, *engine.Job)) error {
+	ctx := a.ctx
+	if f.WaitTimeout != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, *f.WaitTimeout)
+		defer cancel()
+	}
+	w := &waiting{
+		app: a, pool: pool, client: client, ended: ended, open: slices.Clone(ids),
+		statuses: make(map[uuid.UUID]engine.JobStatus, len(ids)), started: a.now(), answered: a.now(),
+	}
+	err := w.run(ctx)
+	if ctx.Err() == nil || err == nil {
+		return err
+	}
+	how := "stopped waiting"
+	if a.ctx.Err() == nil {
+		how = fmt.Sprintf("not done after %s", *f.WaitTimeout)
+	}
+	return w.unfinished(how)
+}
+
+// unfinished ends a wait before its jobs.
+func (w *waiting) unfinished(how string) error {
+	if len(w.open) > 1 {
+		return fmt.Errorf("%s: %s go on (see 'soniq status')", how, plural(int64(len(w.open)), "job"))
+	}
+	status := ""
+	if s, ok := w.statuses[w.open[0]]; ok {
+		status = ", which is " + string(s) + ","
+	}
+	return fmt.Errorf("%s: job %s%s goes on (see 'soniq job %[2]s')", how, w.open[0], status)
+}
+
+// run looks at the jobs and then listens, which the looking goes on beside: a
+// pooler in transaction mode delivers nothing.
+func (w *waiting) run(ctx context.Context) error {
+	deaths := &deathWatch{Wakeups: notify.NewWakeups(), ids: make(map[string]struct{}, len(w.open))}
+	for _, id := range w.open {
+		deaths.ids[id.String()] = struct{}{}
+	}
+	listener, err := notify.NewListener(notify.Config{
+		ConnConfig: w.pool.Config().ConnConfig,
+		// Whoever waits learns of a lost connection from the looking.
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return err
+	}
+	listener.Handle(notify.DeadLetter, deaths)
+	ctx, stop := context.WithCancel(ctx)
+	var parts errgroup.Group
+	parts.Go(func() error { return listener.Run(ctx) })
+	err = w.look(ctx, deaths)
+	stop()
+	return errors.Join(err, parts.Wait())
+}
+
+// deathWatch wakes the wait when one of its jobs has become a dead letter, and
+// when the channel has been connected: what came before was not heard.
+type deathWatch struct {
+	*notify.Wakeups
+	ids map[string]struct{}
+}
+
+// Notify implements [notify.Handler].
+func (d *deathWatch) Notify(_ context.Context, payload string) {
+	var death struct {
+		ID string `json:"id"`
+	}
+	if json.Unmarshal([]byte(payload), &death) != nil {
+		return
+	}
+	if _, ok := d.ids[death.ID]; ok {
+		d.Set()
+	}
+}
+
+func (w *waiting) look(ctx context.Context, deaths *deathWatch) error {
+	pause := waitMinPause
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		deaths.Clear()
+		before := len(w.open)
+		if err := w.round(ctx); err != nil {
+			return err
+		}
+		if len(w.open) == 0 {
+			return nil
+		}
+		if len(w.open) < before {
+			pause = waitMinPause
+		}
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			pause = min(2*pause, waitMaxPause)
+		case <-deaths.C():
+			// A storm of deaths must not become one of queries.
+			pause = waitMinPause
+			if len(w.open) > 1 {
+				timer.Reset(pause)
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-timer.C:
+				}
+			}
+		}
+	}
+}
+
+// round takes the jobs that have ended off the open ones. A database that is
+// away is waited for.
+func (w *waiting) round(ctx context.Context) error {
+	err := w.takeEnded(ctx)
+	if err == nil && !w.warned && w.now().Sub(w.started) >= waitWarnAfter {
+		w.warned = true
+		err = w.warn(ctx)
+	}
+	switch {
+	case err == nil:
+		w.answered = w.now()
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case w.out.err == nil && passing(err) && w.now().Sub(w.answered) < waitPatience:
+		w.log.Debug("could not look at the jobs; trying again", "error", describe(err))
+		return nil
+	default:
+		return err
+	}
+}
+
+// passing reports whether err may mend itself: anything but the server's own
+// answer, and of those the connection exceptions, the lack of connections and
+// the shutdowns.
+func passing(err error) bool {
+	var pgErr *pgconn.PgError
+	return !errors.As(err, &pgErr) || slices.Contains([]string{"08", "53", "57"}, pgErr.Code[:2])
+}
+
+const openJobsSQL = `
+select id, status
+from soniq_jobs
+where id = any($1)
+  and status in ('queued', 'processing')`
+
+func (w *waiting) takeEnded(ctx context.Context) error {
+	statuses := make(map[uuid.UUID]engine.JobStatus, len(w.open))
+	rows, _ := w.pool.Query(ctx, openJobsSQL, w.open)
+	var id uuid.UUID
+	var status engine.JobStatus
+	if _, err := pgx.ForEachRow(rows, []any{&id, &status}, func() error {
+		statuses[id] = status
+		return nil
+	}); err != nil {
+		return fmt.Errorf("look at jobs: %w", err)
+	}
+	w.statuses = statuses
+	still := make([]uuid.UUID, 0, len(statuses))
+	for i, id := range w.open {
+		ended := false
+		if _, ok := statuses[id]; !ok {
+			var err error
+			if ended, err = w.takeOne(ctx, id); err != nil {
+				w.open = append(still, w.open[i:]...)
+				return err
+			}
+		}
+		if !ended {
+			still = append(still, id)
+		}
+	}
+	w.open = still
+	return w.out.err // there is no use in waiting for what nobody reads
+}
+
+func (w *waiting) takeOne(ctx context.Context, id uuid.UUID) (ended bool, err error) {
+	job, err := w.client.Job(ctx, id)
+	switch {
+	case errors.Is(err, engine.ErrJobNotFound):
+		w.ended(id, nil)
+	case err != nil:
+		return false, err
+	case job.Status == engine.StatusQueued || job.Status == engine.StatusProcessing:
+		w.statuses[id] = job.Status
+		return false, nil
+	default:
+		w.ended(id, job)
+	}
+	return true, nil
+}
+
+// warn says why the first open job may wait for long.
+func (w *waiting) warn(ctx context.Context) error {
+	job, err := w.client.Job(ctx, w.open[0])
+	if err != nil || job.Status != engine.StatusQueued {
+		return ignoreNotFound(err)
+	}
+	if job.ScheduledAt != nil && job.ScheduledAt.After(w.now()) {
+		w.note("soniq: the job is due at %s: waiting", w.when(*job.ScheduledAt))
+		return nil
+	}
+	service, err := w.client.Service(ctx, job.Queue, job.Name)
+	switch {
+	case err != nil:
+		return err
+	case !service.Queue:
+		w.note("soniq: no live worker serves queue %s: waiting", oneLine(job.Queue))
+	case !service.Handler:
+		w.note("soniq: no live worker of queue %s has a handler for %s: waiting", oneLine(job.Queue), oneLine(job.Name))
+	}
+	return nil
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, engine.ErrJobNotFound) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/engine"
+)
+
+// jobOutcome is what --json says of a job that was waited for.
+type jobOutcome struct {
+	ID        uuid.UUID        `json:"id"`
+	Duplicate bool             `json:"duplicate"`
+	Name      string           `json:"job_name,omitempty"`
+	Status    engine.JobStatus `json:"status"`
+	Attempts  int              `json:"attempts,omitempty"`
+	Reason    string           `json:"dead_letter_reason,omitempty"`
+	LastError string           `json:"last_error,omitempty"`
+	Result    json.RawMessage  `json:"result"`
+}
+
+// outcomeOf describes a job that has ended. One whose row is gone is done: a
+// worker that keeps no results deletes it at once.
+func outcomeOf(e engine.Enqueued, j *engine.Job) jobOutcome {
+	if j == nil {
+		return jobOutcome{ID: e.ID, Duplicate: e.Duplicate, Status: engine.StatusDone}
+	}
+	return jobOutcome{
+		ID: e.ID, Duplicate: e.Duplicate, Name: j.Name, Status: j.Status, Attempts: j.Attempts,
+		Reason: j.DeadLetterReason, LastError: j.LastError, Result: j.Result,
+	}
+}
+
+// failure is why a job that has ended is not done, or nil.
+func (e *jobOutcome) failure() error {
+	switch e.Status {
+	case engine.StatusDeadLetter:
+		text := fmt.Sprintf("dead letter, %s", e.Reason)
+		if e.LastError != "" {
+			text += ": " + e.LastError
+		}
+		return errors.New(text)
+	case engine.StatusCancelled:
+		return errors.New("cancelled")
+	default:
+		return nil
+	}
+}
+
+const goneText = "done; its row, and a result if there was one, is gone"
+
+// waitForResult prints the result of one job.
+func (f *waitFlags) waitForResult(a *app, pool *pgxpool.Pool, client *engine.Client, job engine.Enqueued) error {
+	var outcome jobOutcome
+	var gone bool
+	err := f.await(a, pool, client, []uuid.UUID{job.ID}, func(_ uuid.UUID, j *engine.Job) {
+		outcome, gone = outcomeOf(job, j), j == nil
+	})
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.JSON:
+		err = a.out.document(outcome)
+	case outcome.Result != nil:
+		err = a.out.document(outcome.Result)
+	case outcome.Status == engine.StatusDone && !gone:
+		a.note("done, without a result")
+	}
+	if gone {
+		a.note(goneText)
+	}
+	if err != nil {
+		return err
+	}
+	if failure := outcome.failure(); failure != nil {
+		return fmt.Errorf("job %s: %w (see 'soniq job %[1]s')", job.ID, failure)
+	}
+	return nil
+}
+
+// waitForResults prints a line for each of many jobs, as they end.
+func (f *waitFlags) waitForResults(a *app, pool *pgxpool.Pool, client *engine.Client, jobs []engine.Enqueued) error {
+	var ids []uuid.UUID
+	first := make(map[uuid.UUID]engine.Enqueued, len(jobs))
+	for _, job := range jobs {
+		// Lines that are duplicates of each other are one job.
+		if _, ok := first[job.ID]; !ok {
+			ids = append(ids, job.ID)
+			first[job.ID] = job
+		}
+	}
+	failed := 0
+	err := f.await(a, pool, client, ids, func(id uuid.UUID, j *engine.Job) {
+		outcome := outcomeOf(first[id], j)
+		if outcome.failure() != nil {
+			failed++
+		}
+		if a.JSON {
+			_ = a.out.record(outcome) // the wait looks at a.out.err
+			return
+		}
+		text := string(outcome.Status)
+		if err := outcome.failure(); err != nil {
+			text = firstLine(err.Error())
+		} else if outcome.Result != nil {
+			text += " " + compactJSON(outcome.Result)
+		}
+		a.out.printf("%s %s", id, oneLine(text))
+	})
+	if err != nil || failed == 0 {
+		return err
+	}
+	code := exitPartly
+	if failed == len(ids) {
+		code = exitFailed
+	}
+	return &exitError{code, fmt.Errorf("%s of %s not done (see 'soniq dead-letter list')",
+		thousands(int64(failed)), plural(int64(len(ids)), "job"))}
+}

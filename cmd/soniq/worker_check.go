@@ -1,0 +1,139 @@
+package main
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// checkedConfig is what --check-config --json prints: what would be served,
+// with the names of secrets and never their values.
+type checkedConfig struct {
+	Config      string       `json:"config,omitempty"`
+	Queues      []string     `json:"queues"`
+	Concurrency int          `json:"concurrency"`
+	Jobs        []checkedJob `json:"jobs"`
+}
+
+type checkedJob struct {
+	Name               string   `json:"name"`
+	Exec               string   `json:"exec,omitempty"`
+	HTTP               string   `json:"http,omitempty"`
+	Signed             bool     `json:"signed,omitempty"`
+	Headers            []string `json:"headers,omitempty"`
+	Env                []string `json:"env,omitempty"`
+	Dir                string   `json:"dir,omitempty"`
+	PermanentExitCodes []int    `json:"permanent_exit_codes,omitempty"`
+	Queue              string   `json:"queue,omitempty"`
+	Timeout            string   `json:"timeout"`
+	MaxAttempts        int      `json:"max_attempts,omitempty"`
+	Retry              string   `json:"retry"`
+	Concurrency        int      `json:"concurrency,omitempty"`
+}
+
+func (s *served) check(a *app) error {
+	if a.JSON {
+		return a.out.document(s.describe())
+	}
+	t := &table{columns: []column{
+		{title: "JOB", min: 12},
+		{title: "HANDLER", min: 16},
+		{title: "QUEUE", min: 8, drop: 2},
+		{title: "TIMEOUT", drop: 1},
+		{title: "ATTEMPTS", right: true, drop: 4},
+		{title: "RETRY", min: 12, drop: 5},
+		{title: "AT ONCE", right: true, drop: 3},
+	}}
+	for i := range s.file.jobs {
+		job := s.job(&s.file.jobs[i])
+		t.add(job.Name, s.file.jobs[i].kind()+" "+s.file.jobs[i].target(), cmp.Or(job.Queue, "-"), job.Timeout,
+			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
+	}
+	if err := t.write(a.out, a.width); err != nil {
+		return err
+	}
+	what := "the handlers are valid"
+	if s.file.path != "" {
+		what = s.file.path + " is valid"
+	}
+	a.note("%s; queues %s; %d jobs at once", what, strings.Join(s.queues(), ", "), s.concurrency())
+	return nil
+}
+
+func (s *served) describe() checkedConfig {
+	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency()}
+	for i := range s.file.jobs {
+		c.Jobs = append(c.Jobs, s.job(&s.file.jobs[i]))
+	}
+	return c
+}
+
+func (s *served) job(spec *handlerSpec) checkedJob {
+	job := checkedJob{
+		Name: spec.name, Exec: spec.exec, HTTP: spec.shownURL, Signed: spec.http.Secret != "",
+		Dir: spec.dir, PermanentExitCodes: spec.permanentCodes, Queue: spec.queue,
+		Timeout: s.timeout(spec), Retry: retryText(spec.retry),
+	}
+	for name := range spec.http.Headers {
+		job.Headers = append(job.Headers, name)
+	}
+	slices.Sort(job.Headers)
+	for _, variable := range spec.env {
+		name, _, _ := strings.Cut(variable, "=")
+		job.Env = append(job.Env, name)
+	}
+	if spec.maxAttempts != nil {
+		job.MaxAttempts = *spec.maxAttempts
+	}
+	if spec.concurrency != nil {
+		job.Concurrency = *spec.concurrency
+	}
+	return job
+}
+
+// queues are those that the worker will serve: the engine's rule.
+func (s *served) queues() []string {
+	if s.config.Queues != nil {
+		return s.config.Queues
+	}
+	queues := []string{"default"}
+	for _, spec := range s.file.jobs {
+		if spec.queue != "" && !slices.Contains(queues, spec.queue) {
+			queues = append(queues, spec.queue)
+		}
+	}
+	slices.Sort(queues)
+	return queues
+}
+
+func (s *served) concurrency() int {
+	if s.config.Concurrency == 0 {
+		return 10 // the engine's default
+	}
+	return s.config.Concurrency
+}
+
+// timeout of a handler: its own, the worker's, or the engine's default.
+func (s *served) timeout(spec *handlerSpec) string {
+	d := s.config.JobTimeout
+	switch {
+	case spec.timeout != nil:
+		d = *spec.timeout
+	case d == 0:
+		d = 5 * time.Minute
+	}
+	if d <= 0 {
+		return "none"
+	}
+	return shortDuration(d)
+}
+
+// number is n, or a dash where n says nothing.
+func number(n int) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.Itoa(n)
+}

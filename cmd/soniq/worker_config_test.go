@@ -1,0 +1,326 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+// A whole life of soniq.yaml: the worker is started in its folder without a
+// flag, and everything in it holds.
+func TestWorker_configFile_isServedAsWritten(t *testing.T) {
+	t.Parallel()
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer hunter2" || r.Header.Get("Webhook-Signature") == "" {
+			w.WriteHeader(http.StatusGone)
+			return
+		}
+		_, _ = io.Copy(w, r.Body)
+	}))
+	t.Cleanup(endpoint.Close)
+	dir, pool := t.TempDir(), testdb.New(t)
+	if err := os.Mkdir(filepath.Join(dir, "inner"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := `
+timeout: 20s
+result_ttl: 1h
+jobs:
+  command:
+    exec: printf '["%s", "%s", "%s"]' "$GREETING" "$TOKEN" "$(basename "$PWD")"
+    queue: side
+    env: {GREETING: hello, TOKEN: env:SONIQ_TEST_TOKEN}
+    dir: inner
+  endpoint:
+    http: ` + endpoint.URL + `/x?token=hunter2
+    headers: {Authorization: env:SONIQ_TEST_TOKEN}
+    secret: ` + testSecret + `
+  permanent: {exec: echo gone >&2; exit 7, permanent_exit_codes: [6, 7]}
+  sent-away: {exec: exit 127, max_attempts: 1}
+  tried-twice: {exec: exit 8, max_attempts: 2, retry: [1ms], permanent_exit_codes: [7]}
+  slow: {exec: sleep 60, timeout: 100ms, max_attempts: 1}
+  later: {exec: exit 1, retry: {base: 90s, jitter: false}}
+`
+	if err := os.WriteFile(filepath.Join(dir, "soniq.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newShell(t, pool.Config().ConnString())
+	w := program(t, dir, pool.Config().ConnString(), "worker")
+	w.Env = append(w.Env, "SONIQ_TEST_TOKEN=Bearer hunter2")
+	w.begin(t)
+	for _, test := range []struct {
+		name   string
+		flags  []string
+		status engine.JobStatus
+		reason deadletter.Reason
+		result string
+	}{
+		{name: "command", flags: []string{"--queue", "side"}, status: engine.StatusDone, result: `["hello", "Bearer hunter2", "inner"]`},
+		{name: "endpoint", flags: []string{"--args", `{"n": 1}`}, status: engine.StatusDone, result: `{"n": 1}`},
+		{name: "permanent", status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure},
+		{name: "sent-away", status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded},
+		{name: "tried-twice", status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded},
+		{name: "slow", status: engine.StatusDeadLetter, reason: deadletter.Timeout},
+		{name: "later", status: engine.StatusQueued},
+	} {
+		id := strings.TrimSpace(s.ok(append([]string{"enqueue", test.name}, test.flags...)...).out)
+		var job engine.Job
+		eventually(t, test.name, func() bool {
+			job = decode[engine.Job](t, s.ok("job", id, "--json").out)
+			return job.Status == test.status && (test.status != engine.StatusQueued || job.LastError != "")
+		})
+		if job.DeadLetterReason != string(test.reason) || !sameJSON(t, job.Result, test.result) {
+			t.Errorf("%s: %+v", test.name, job)
+		}
+		if test.name == "tried-twice" && job.Attempts != 2 {
+			t.Errorf("%s: %d attempts", test.name, job.Attempts)
+		}
+		if test.name == "later" && (job.ScheduledAt == nil || job.ScheduledAt.Sub(job.UpdatedAt).Round(1e9) != 90e9) {
+			t.Errorf("%s: due at %v, failed at %v", test.name, job.ScheduledAt, job.UpdatedAt)
+		}
+	}
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Wait(); err != nil {
+		t.Errorf("%v: %s", err, w.err.String())
+	}
+	wantIn(t, "log", w.err.String(), `"queues":["default","side"]`, `"from":"soniq.yaml:5"`, `"name":"endpoint"`, "the command of a handler can't be run")
+	if strings.Contains(w.err.String(), "hunter2") || strings.Contains(w.err.String(), testSecret) {
+		t.Errorf("a secret was logged: %s", w.err.String())
+	}
+}
+
+func TestWorker_checkConfig_needsNoDatabase_showsNoSecret(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, `
+concurrency: 3
+timeout: 2m
+jobs:
+  a: {exec: ./a, queue: q, timeout: 0, max_attempts: 5, retry: [1s, 1m30s], concurrency: 2, permanent_exit_codes: [3], env: {TOKEN: hunter2}, dir: .}
+  b: {http: "https://user:hunter2@h/path?token=hunter2#", secret: `+testSecret+`}
+  c: {http: "env:URL", headers: {X-Token: hunter2}, secret: "env:SECRET", retry: {base: 2s, max: 1m, jitter: false}}
+`)
+	// A '#' is a mistake: see that it is one, then go on without.
+	s := newShell(t, "")
+	s.env["URL"], s.env["SECRET"] = "http://h/hunter2", testSecret
+	r := s.run("worker", "--config", path, "--check-config")
+	wantCode(t, r, exitUsage)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(data), `hunter2#"`, `hunter2"`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := s.ok("worker", "--config", path, "--check-config", "--handle", "d=exec:./d", "--handle", "e=HTTP://u:hunter2@h:8080/?hunter2", "--queues", "q,r")
+	wantIn(t, "table", text.out,
+		"JOB  HANDLER ", "a    exec ./a ", "none ", "1s, 1m30s ",
+		"b    http https://h/path?... ", "2m ", "1s, doubled up to 1h ",
+		"c    http env:URL ", "2s, doubled up to 1m, exact ", "d    exec ./d", "e    http http://h:8080/?...")
+	if want := path + " is valid; queues q, r; 3 jobs at once\n"; text.err != want {
+		t.Errorf("stderr %q, want %q", text.err, want)
+	}
+	asJSON := s.ok("worker", "--config", path, "--check-config", "--json")
+	c := decode[checkedConfig](t, asJSON.out)
+	if c.Config != path || !slices.Equal(c.Queues, []string{"default", "q"}) || c.Concurrency != 3 || len(c.Jobs) != 3 {
+		t.Errorf("%+v", c)
+	}
+	if a := c.Jobs[0]; a.Timeout != "none" || a.MaxAttempts != 5 || a.Concurrency != 2 || !slices.Equal(a.Env, []string{"TOKEN"}) || !slices.Equal(a.PermanentExitCodes, []int{3}) {
+		t.Errorf("%+v", a)
+	}
+	if b := c.Jobs[2]; !b.Signed || !slices.Equal(b.Headers, []string{"X-Token"}) || b.HTTP != "env:URL" {
+		t.Errorf("%+v", b)
+	}
+	if all := r.err + text.out + text.err + asJSON.out + asJSON.err; strings.Contains(all, "hunter2") || strings.Contains(all, testSecret) {
+		t.Errorf("a secret was printed: %s", all)
+	}
+}
+
+func TestWorker_flagsAndFile_sameName_isAMistake(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, "timeout: 1s\njobs:\n  a: {exec: x}\n")
+	r := newShell(t, "").run("worker", "--config", path, "--handle", "a=exec:y")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, `--handle names "a", which `+path+" has in line 3 already")
+	checkComplaint(t, r)
+}
+
+// A URL in the wrong place may hold a password, which nothing tells.
+func TestWorker_badHandleFlag_isOneLineWithoutTheURL(t *testing.T) {
+	t.Parallel()
+	for handle, want := range map[string]string{
+		"https://u:hunter2@h/":           "a URL stands where the name should",
+		"https://u:hunter2@h/?a=b":       "a URL stands where the name should",
+		"=https://u:hunter2@h/":          "has no name",
+		"j=ftp://u:hunter2@h/":           `comes "ftp", not exec:, http:// or https://`,
+		"j=http://u:hunter2@h:port/":     "--handle j: the URL",
+		"j=https://":                     "--handle j: the URL has no host",
+		"j=https://u:hunter2@h/#hunter2": "--handle j: the URL has a '#'",
+		"j=":                             "not exec:, http:// or https://",
+	} {
+		for _, command := range [][]string{{"worker"}, {"worker", "--check-config"}, {"worker", "run-once", "j"}} {
+			r := newShell(t, "").run(append(command, "--handle", handle)...)
+			wantCode(t, r, exitUsage)
+			wantIn(t, handle, r.err, want)
+			checkComplaint(t, r)
+		}
+	}
+}
+
+// A file without jobs serves nothing by itself; its settings hold for flags.
+func TestWorker_fileOfSettings_takesHandlersFromFlags(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, "timeout: 1s\n")
+	s := newShell(t, "")
+	r := s.run("worker", "--config", path)
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, "no handler", "has no jobs", "--handle NAME=exec:COMMAND")
+	c := decode[checkedConfig](t, s.ok("worker", "--config", path, "--handle", "a=exec:x", "--check-config", "--json").out)
+	if c.Jobs[0].Timeout != "1s" {
+		t.Errorf("%+v", c)
+	}
+	c = decode[checkedConfig](t, s.ok("worker", "--config", path, "--handle", "a=exec:x", "--timeout", "1h", "--concurrency", "2", "--check-config", "--json").out)
+	if c.Jobs[0].Timeout != "1h" || c.Concurrency != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestWorkerHelp_hasTheFlagsOfBothAndTheOtherCommand(t *testing.T) {
+	t.Parallel()
+	r := newShell(t, "").ok("worker", "--help")
+	wantIn(t, "help", r.out, "Usage: soniq worker [<command>] [flags]", "--handle=NAME=HANDLER", "--check-config", "--timeout", "worker run-once", "soniq.yaml")
+}
+
+// Each verdict of a dry run, by real commands and a real server.
+func TestWorkerRunOnce_saysTheVerdict(t *testing.T) {
+	t.Parallel()
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/busy" {
+			w.Header().Set("Retry-After", "30")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_, _ = io.WriteString(w, "to: missing")
+	}))
+	t.Cleanup(endpoint.Close)
+	path := writeConfig(t, `
+timeout: 10s
+jobs:
+  echo: {exec: 'echo "sending" >&2; cat'}
+  where: {exec: 'printf "{\"n\": \"$SONIQ_JOB_NAME\", \"q\": \"$SONIQ_QUEUE\", \"a\": $SONIQ_ATTEMPT, \"m\": $SONIQ_MAX_ATTEMPTS, \"v\": \"$V\"}"', queue: side, max_attempts: 9, env: {V: w}}
+  text: {exec: echo hello}
+  flaky: {exec: 'echo "no route" >&2; exit 3', retry: [1s, 2s]}
+  last: {exec: exit 3, max_attempts: 1}
+  listed: {exec: exit 4, permanent_exit_codes: [4]}
+  permanent: {exec: 'echo "account closed" >&2; exit 78'}
+  invalid: {exec: exit 65}
+  missing: {exec: no-such-command-anywhere, retry: [1s]}
+  slow: {exec: sleep 60, timeout: 50ms, max_attempts: 1}
+  busy: {http: `+endpoint.URL+`/busy}
+  refused: {http: `+endpoint.URL+`}
+`)
+	s := newShell(t, "")
+	s.stdin = `{"from": "stdin"}`
+	for _, test := range []struct {
+		name, args string
+		code       int
+		out        string
+		err        []string
+	}{
+		{name: "echo", args: `{"a": 1}`, out: `{"a": 1}` + "\n", err: []string{"sending\n", "would be done, in "}},
+		{name: "echo", args: "-", out: s.stdin + "\n", err: []string{"would be done"}},
+		{name: "where", args: "{}", out: `{"n": "where", "q": "side", "a": 1, "m": 9, "v": "w"}` + "\n", err: []string{"would be done"}},
+		{name: "text", args: "{}", err: []string{"hello\n", "no JSON that can be kept", "would be done"}},
+		{name: "flaky", args: "{}", code: 1, err: []string{"no route\n", "would be retried in 1s, as attempt 2 of 4: exit status 3"}},
+		{name: "last", args: "{}", code: 1, err: []string{"would be a dead letter: max_retries_exceeded: exit status 3"}},
+		{name: "listed", args: "{}", code: 1, err: []string{"would be a dead letter: permanent_failure: exit status 4"}},
+		{name: "permanent", args: "{}", code: 1, err: []string{"account closed\n", "would be a dead letter: permanent_failure: exit status 78"}},
+		{name: "invalid", args: "{}", code: 1, err: []string{"would be a dead letter: invalid_arguments: exit status 65"}},
+		{name: "missing", args: "{}", code: 1, err: []string{"not found", "the command of a handler can't be run", "would be retried in 1s, as attempt 2 of 4: exit status 127"}},
+		{name: "slow", args: "{}", code: 1, err: []string{"would be a dead letter: timeout: "}},
+		{name: "busy", args: "{}", code: 1, err: []string{"would run again in 30s, without that counting as an attempt"}},
+		{name: "refused", args: "{}", code: 1, err: []string{"would be a dead letter: invalid_arguments: HTTP 422: to: missing"}},
+		{name: "echo", args: "[1]", code: 2, err: []string{"args must be a JSON object"}},
+		{name: "ecco", args: "{}", code: 2, err: []string{`no handler for "ecco"; did you mean "echo"?`}},
+		{name: "zzz", args: "{}", code: 2, err: []string{`no handler for "zzz"; there is one for echo, where, text`}},
+	} {
+		r := s.run("worker", "run-once", test.name, "--args", test.args, "--config", path)
+		wantCode(t, r, test.code)
+		wantIn(t, test.name, r.err, test.err...)
+		if r.out != test.out {
+			t.Errorf("%s: stdout %q, want %q", test.name, r.out, test.out)
+		}
+	}
+	v := decode[tried](t, s.run("worker", "run-once", "flaky", "--config", path, "--json").out)
+	if v.Outcome != engine.OutcomeRetry || v.Delay != "1s" || v.Error != "no route" || v.Code != "exit status 3" || v.Attempt != 1 || v.MaxAttempts != 4 {
+		t.Errorf("%+v", v)
+	}
+	wantIn(t, "by flag", s.ok("worker", "run-once", "x", "--handle", "x=exec:echo 42").out, "42\n")
+	r := s.run("worker", "run-once", "x")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "no handler", r.err, "soniq.yaml", "--config", "--handle NAME=exec:COMMAND", "see 'soniq worker run-once --help'")
+}
+
+func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {
+	t.Parallel()
+	pids := filepath.Join(t.TempDir(), "pids")
+	s := newShell(t, "")
+	running := s.start("worker", "run-once", "x", "--handle", "x=exec:sleep 300 & echo $! $$ > "+pids+".new; mv "+pids+".new "+pids+"; wait")
+	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	s.signals <- syscall.SIGINT
+	if code := running.wait(t); code != exitFailed {
+		t.Errorf("exit %d", code)
+	}
+	wantIn(t, "stderr", running.err.String(), "soniq: interrupted")
+	wantGone(t, pids)
+}
+
+// What the documents tell people to write works.
+func TestDocs_everyConfigIsValid(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{
+		"SMTP_PASSWORD": "p", "REPORTS_AUTHORIZATION": "Bearer t", "REPORTS_SECRET": testSecret, "BUCKET_KEY": "k",
+	}
+	fence := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```$")
+	seen := 0
+	for _, file := range []string{"../../README.md", "../../docs/worker.md"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range fence.FindAllStringSubmatch(string(text), -1) {
+			seen++
+			s := newShell(t, "")
+			s.env = env
+			s.ok("worker", "--check-config", "--config", writeConfig(t, m[1]))
+		}
+	}
+	if seen < 4 {
+		t.Errorf("only %d examples found", seen)
+	}
+	// The one in the help, too.
+	var lines []string
+	for _, line := range strings.Split((&workerRunCmd{}).Help(), "\n") {
+		if yaml, ok := strings.CutPrefix(line, "    "); ok {
+			lines = append(lines, yaml)
+		} else if len(lines) > 0 {
+			break
+		}
+	}
+	s := newShell(t, "")
+	s.env = env
+	s.ok("worker", "--check-config", "--config", writeConfig(t, strings.Join(lines, "\n")))
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"soniq/engine"
+)
+
+type workerRunOnceCmd struct {
+	handlerFlags
+	Name string `arg:"" help:"The name of the job whose handler is tried."`
+	Args string `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
+}
+
+func (workerRunOnceCmd) Help() string {
+	return `Runs the handler as a worker would, with the same environment, timeout and verdict, as the first attempt of a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error. Exits with 0 if the job would be done, else with 1.
+
+    soniq worker run-once emails.send --args '{"to": "ada@example.com"}'
+    soniq worker run-once emails.send --args @job.json --handle emails.send='exec:./send-email'
+    soniq worker run-once reports.build --config soniq.yaml --json`
+}
+
+// tried is what run-once --json prints.
+type tried struct {
+	Name    string             `json:"job_name"`
+	Outcome engine.OutcomeKind `json:"outcome"`
+	Reason  string             `json:"dead_letter_reason,omitempty"`
+	Error   string             `json:"error,omitempty"`
+	Code    string             `json:"error_code,omitempty"`
+	// Delay is the time to the next attempt.
+	Delay       string          `json:"delay,omitempty"`
+	Attempt     int             `json:"attempt"`
+	MaxAttempts int             `json:"max_attempts"`
+	Duration    string          `json:"duration"`
+	Result      json.RawMessage `json:"result,omitempty"`
+}
+
+func (c *workerRunOnceCmd) Run(a *app) error {
+	run := workerRunCmd{handlerFlags: c.handlerFlags}
+	s, err := run.load(a)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(s.file.jobs, func(spec handlerSpec) bool { return spec.name == c.Name })
+	if i < 0 {
+		return usagef("%s", c.unknown(s.file.jobs))
+	}
+	args, err := (&enqueueCmd{Args: c.Args}).args(a)
+	if err != nil {
+		return err
+	}
+	stdout := &head{limit: maxStdout}
+	registry, err := a.register(s.file.jobs[i:i+1], a.log, taps{stdout: stdout, stderr: a.notes})
+	if err != nil {
+		return err
+	}
+	timeout := s.config.JobTimeout
+	if timeout == 0 {
+		timeout = 5 * time.Minute // the engine's default
+	}
+	outcome, err := registry.Try(a.ctx, c.Name, args, timeout)
+	var wrong *engine.ArgumentError
+	switch {
+	case errors.As(err, &wrong):
+		return usagef("%w", wrong)
+	case err != nil:
+		return err
+	case a.ctx.Err() != nil:
+		return a.ctx.Err()
+	}
+	if err := tell(a, &s.file.jobs[i], outcome, stdout); err != nil {
+		return err
+	}
+	if outcome.Kind != engine.OutcomeDone {
+		return errReported
+	}
+	return nil
+}
+
+func (c *workerRunOnceCmd) unknown(jobs []handlerSpec) string {
+	names := make([]string, len(jobs))
+	for i, spec := range jobs {
+		names[i] = spec.name
+	}
+	if guess := closest(c.Name, names); guess != "" {
+		return fmt.Sprintf("no handler for %q; did you mean %q?", c.Name, guess)
+	}
+	return fmt.Sprintf("no handler for %q; there is one for %s", c.Name, strings.Join(names, ", "))
+}
+
+// tell prints the result and the verdict.
+func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *head) error {
+	took := o.Duration.Round(time.Millisecond).String()
+	if a.JSON {
+		t := tried{
+			Name: o.Job.Name, Outcome: o.Kind, Reason: string(o.Verdict.Reason), Error: o.Verdict.Message, Code: o.Verdict.Code,
+			Attempt: o.Job.Attempts, MaxAttempts: o.Job.MaxAttempts, Duration: took, Result: o.Job.Result,
+		}
+		if o.Kind == engine.OutcomeRetry || o.Kind == engine.OutcomeSnooze {
+			t.Delay = o.Delay.String()
+		}
+		return a.out.document(t)
+	}
+	if o.Job.Result != nil {
+		a.out.printf("%s", o.Job.Result)
+	} else if text := strings.TrimSpace(stdout.buf.String()); text != "" {
+		a.note("%s", text)
+		a.note("what it printed is no JSON that can be kept: the job would have no result")
+	}
+	switch o.Kind {
+	case engine.OutcomeDone:
+		a.note("would be done, in %s", took)
+	case engine.OutcomeRetry:
+		a.note("would be retried in %s, as attempt %d of %d: %s", o.Delay.Round(time.Millisecond), o.Job.Attempts+1, o.Job.MaxAttempts, why(spec, o))
+	case engine.OutcomeSnooze:
+		a.note("would run again in %s, without that counting as an attempt", o.Delay)
+	default:
+		a.note("would be a dead letter: %s: %s", o.Verdict.Reason, why(spec, o))
+	}
+	return nil
+}
+
+// why is the error in a line. What a command wrote to standard error has been
+// seen already, so its exit code is enough.
+func why(spec *handlerSpec, o engine.Outcome) string {
+	if spec.exec != "" && o.Verdict.Code != "" {
+		return o.Verdict.Code
+	}
+	return oneLine(o.Verdict.Message)
+}
