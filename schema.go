@@ -49,6 +49,7 @@ var migrations = []migration{
 	{"0001", "core"},
 	{"0002", "dead_letter"},
 	{"0150", "soniq_go"},
+	{"0151", "soniq_go_control"},
 }
 
 // SetupResult tells what [Setup] did.

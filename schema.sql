@@ -358,6 +358,95 @@ create or replace trigger soniq_replay_deleted
   when (old.replay_of is not null and old.status in ('queued', 'processing'))
   execute function soniq_replay_ended();
 
+---------------------------------------------------------------------------
+-- 0151: presence and control
+---------------------------------------------------------------------------
+
+-- The session advisory lock that a worker holds on its listener connection,
+-- and the server process that holds it. NULL where a worker has none: Python's
+-- and ours behind a pooler.
+alter table soniq_workers
+  add column if not exists lock_key bigint,
+  add column if not exists backend_pid integer;
+
+-- Who holds processing jobs, asked twice a second, and the jobs that have no
+-- worker. idx_soniq_jobs_worker_id can't answer: it has the done jobs too. The
+-- claim's time is the same with it, and a job's WAL is 7 % more.
+create index if not exists idx_soniq_jobs_processing
+  on soniq_jobs (worker_id) where status = 'processing';
+
+-- A request to cancel a running job. Its worker is told, and finds it here if
+-- that is lost; whatever ends the attempt but for success, the job does not go
+-- back to its queue.
+alter table soniq_jobs
+  add column if not exists cancel_requested_at timestamptz;
+
+-- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
+-- row of every claim and outcome once more. The day is cancelledTTL in the
+-- engine. The request of a job that is running is announced, each time that it
+-- is made.
+create or replace function soniq_job_cancelled() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if new.status = 'queued' then
+    update soniq_jobs j
+    set status = 'cancelled',
+      last_error = 'cancelled by request' || coalesce('; the last error was: ' || j.last_error, ''),
+      expires_at = now() + interval '1 day',
+      updated_at = now()
+    where j.id = new.id
+      and j.status = 'queued';
+  elsif coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_control', jsonb_build_object('v', 1, 'cancel', new.id)::text);
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_job_cancelled
+  after update on soniq_jobs
+  for each row
+  when (
+    new.cancel_requested_at is not null
+    and old.status = 'processing'
+    and (
+      new.status = 'queued'
+      or (new.status = 'processing' and old.cancel_requested_at is distinct from new.cancel_requested_at)
+    )
+  )
+  execute function soniq_job_cancelled();
+
+-- What is known of a queue beside its jobs. A queue without a row is not
+-- paused.
+create table if not exists soniq_queues (
+  name text primary key,
+  paused_at timestamptz,
+  paused_by text
+);
+
+-- The workers of a queue that goes on are woken: they don't poll.
+create or replace function soniq_queue_resumed() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform soniq_notify_queue(old.name);
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_queue_resumed
+  after update on soniq_queues
+  for each row
+  when (old.paused_at is not null and (new.paused_at is null or old.name <> new.name))
+  execute function soniq_queue_resumed();
+
+create or replace trigger soniq_queue_deleted
+  after delete on soniq_queues
+  for each row
+  when (old.paused_at is not null)
+  execute function soniq_queue_resumed();
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
@@ -373,7 +462,8 @@ begin
       and p.proname in (
         'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
         'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
-        'soniq_dead_letter_died_again', 'soniq_replay_ended'
+        'soniq_dead_letter_died_again', 'soniq_replay_ended',
+        'soniq_job_cancelled', 'soniq_queue_resumed'
       )
   loop
     execute format(

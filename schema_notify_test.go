@@ -226,6 +226,16 @@ func TestTriggers_roleWithRightsOnJobsAlone_worksUnderAnySearchPath(t *testing.T
 			}
 		}
 		exec(t, conn, `delete from public.soniq_jobs`)
+
+		// A request to cancel keeps a running job from its queue.
+		dead := newDeadLetter(t, pool, nil)
+		replay := newReplay(t, pool, dead)
+		exec(t, conn, `update public.soniq_jobs set cancel_requested_at = pg_catalog.now() where id = $1`, replay)
+		exec(t, conn, `update public.soniq_jobs set status = 'queued' where id = $1`, replay)
+		if got := queryValue[string](t, pool, `select status from soniq_jobs where id = $1`, replay) + " " + state(t, pool, dead); got != "cancelled dead" {
+			t.Errorf("search_path %s: a cancelled replay and its dead letter are %s", path, got)
+		}
+		exec(t, conn, `delete from public.soniq_jobs`)
 		_ = l.heard(t, pool)
 	}
 }

@@ -20,6 +20,8 @@ type Service struct {
 	// Handler is whether one of those has a handler for the job's name. Which
 	// names a Python worker handles is not known: it counts as one that does.
 	Handler bool
+	// Paused is whether the queue is paused.
+	Paused bool
 }
 
 const serviceSQL = `
@@ -33,16 +35,18 @@ select
       where r.task_name = $2
         and r.worker_id = w.id::text
     )
-  ), false)
+  ), false),
+  exists (select from soniq_queues p where p.name = $1 and p.paused_at is not null)
 from soniq_workers w
 where w.status = 'active'
   and w.last_heartbeat > now() - case when w.version like 'go/%' then $3::interval else $4::interval end
   and (coalesce(cardinality(w.queues), 0) = 0 or $1 = any(w.queues))`
 
-// Service looks for live workers that could run a job of this queue and name.
+// Service looks for live workers that could run a job of this queue and name,
+// and whether the queue is paused.
 func (c *Client) Service(ctx context.Context, queue, name string) (Service, error) {
 	var s Service
-	err := c.pool.QueryRow(ctx, serviceSQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&s.Queue, &s.Handler)
+	err := c.pool.QueryRow(ctx, serviceSQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&s.Queue, &s.Handler, &s.Paused)
 	if err != nil {
 		return Service{}, fmt.Errorf("look for workers: %w", err)
 	}

@@ -13,7 +13,8 @@ import (
 // laneSQL lists the lanes (queue, priority) of the served queues that have a
 // queued job, by a loose scan of idx_soniq_jobs_claim: one index probe a lane,
 // however many jobs wait in it or are scheduled far ahead. due is the due time
-// of each lane's first job. Parameter $1: queues.
+// of each lane's first job. Paused queues, which are looked up once, have no
+// lanes. Parameter $1: queues.
 const laneSQL = `
 with recursive lane (queue, priority, due) as (
   select served.queue, head.priority, head.due
@@ -28,6 +29,7 @@ with recursive lane (queue, priority, due) as (
     order by coalesce(j.priority, 100), coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
     limit 1
   ) head
+  where served.queue <> all (array(select p.name from soniq_queues p where p.paused_at is not null))
   union all
   select lane.queue, head.priority, head.due
   from lane
@@ -80,6 +82,7 @@ set status = 'processing',
   attempts = least(coalesce(j.attempts, 0), 2147483646) + 1,
   worker_id = $4,
   claim_token = $5,
+  cancel_requested_at = null,
   max_attempts = coalesce(($6::jsonb ->> j.job_name)::int, j.max_attempts),
   updated_at = now()
 from picked

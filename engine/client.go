@@ -400,15 +400,18 @@ func describeInsertError(err error) error {
 }
 
 // Times at infinity, which Go can't hold, are read like NULL.
-const jobSQL = `
-select
+const jobColumns = `
   id, job_name, args, coalesce(queue, 'default'), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
   case when isfinite(scheduled_at) then scheduled_at end,
   case when isfinite(created_at) then created_at else now() end,
   case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
   coalesce(last_error, ''), result, case when isfinite(expires_at) then expires_at end,
-  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, ''
+  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, '',
+  case when isfinite(cancel_requested_at) then cancel_requested_at end`
+
+const jobSQL = `
+select` + jobColumns + `
 from soniq_jobs
 where id = $1
 union all
@@ -418,7 +421,7 @@ select
   case when isfinite(scheduled_at) then scheduled_at end,
   case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
   coalesce(last_error, ''), null, null,
-  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason
+  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason, null
 from soniq_dead_letter_jobs
 where id = $1
 limit 1`
@@ -426,20 +429,27 @@ limit 1`
 // Job returns the job with this id, dead letters included (their Status is
 // [StatusDeadLetter]), or [ErrJobNotFound].
 func (c *Client) Job(ctx context.Context, id uuid.UUID) (*Job, error) {
-	var j Job
-	err := c.pool.QueryRow(ctx, jobSQL, id).Scan(
-		&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority, &j.Status,
-		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
-		&j.CreatedAt, &j.UpdatedAt,
-		&j.LastError, &j.Result, &j.ExpiresAt,
-		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
-	)
+	job, err := scanJob(c.pool.QueryRow(ctx, jobSQL, id))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrJobNotFound
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read job: %w", err)
 	}
+	return job, nil
+}
+
+// scanJob reads a row of jobColumns.
+func scanJob(row pgx.Row) (*Job, error) {
+	var j Job
+	err := row.Scan(
+		&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority, &j.Status,
+		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
+		&j.CreatedAt, &j.UpdatedAt,
+		&j.LastError, &j.Result, &j.ExpiresAt,
+		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
+		&j.CancelRequestedAt,
+	)
 	j.inUTC()
-	return &j, nil
+	return &j, err
 }

@@ -39,7 +39,9 @@ type WorkerConfig struct {
 	// more wakes nobody. Default 30 s.
 	SafetyPoll time.Duration
 	// ListenConfig is the connection to LISTEN on, for people whose pool goes
-	// through a pooler in transaction mode. Default: that of the pool.
+	// through a pooler in transaction mode. It must lead to the same database.
+	// Others notice in seconds that it ended with the process, unless there is
+	// a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
 	// Logger takes what an operator should know. Default [slog.Default].
 	Logger *slog.Logger

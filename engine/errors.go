@@ -16,7 +16,16 @@ var ErrJobTimeout = errors.New("job timed out")
 // attempt is not charged.
 var ErrShutdown = errors.New("worker is shutting down")
 
-// ErrJobNotFound is returned by [Client.Job] for an id that is neither a job
+// ErrCancelled is the [context.Cause] of a handler's context once someone has
+// cancelled the job (see [Client.Cancel]). Unless the handler succeeds all the
+// same, the job ends as cancelled.
+var ErrCancelled = errors.New("cancelled by request")
+
+// ErrClaimLost is returned by [CompleteTx] for a job that is no longer this
+// handler's: its worker was taken for dead, say, and someone else has the job.
+var ErrClaimLost = errors.New("the claim of the job is lost")
+
+// ErrJobNotFound is returned by [Client.Job] and the other methods on a job for an id that is neither a job
 // nor a dead letter: it never was, or its result has expired.
 var ErrJobNotFound = errors.New("no such job")
 

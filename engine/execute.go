@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 
 	"soniq/deadletter"
 )
@@ -28,6 +31,8 @@ const (
 	OutcomeSnooze OutcomeKind = "snooze"
 	// OutcomeReleased: it was given back at shutdown; not charged.
 	OutcomeReleased OutcomeKind = "released"
+	// OutcomeCancelled: it was cancelled by request, and won't run again.
+	OutcomeCancelled OutcomeKind = "cancelled"
 	// OutcomeDeadLetter: it was moved to the dead-letter table.
 	OutcomeDeadLetter OutcomeKind = "dead_letter"
 	// OutcomeLost: its claim had been lost, so nothing was written.
@@ -40,12 +45,15 @@ type Outcome struct {
 	Kind OutcomeKind
 	// Delay is the time until a retry or a snoozed job is due.
 	Delay time.Duration
-	// Verdict is how a failure was classified; zero for the other kinds.
+	// Verdict is how a failure was classified; of a cancelled job it has the
+	// Message alone. Zero for the other kinds.
 	Verdict deadletter.Verdict
 	// Duration is how long the handler ran.
 	Duration time.Duration
 
 	result json.RawMessage
+	// completed says that the handler called CompleteTx.
+	completed bool
 	// refuse judges the attempt anew when the database refuses its result.
 	refuse func(error) Outcome
 }
@@ -56,6 +64,12 @@ type execution struct {
 	handler *handler
 	// timeout bounds the attempt; 0 is none.
 	timeout time.Duration
+
+	// What CompleteTx needs: the worker, which is none in a dry run, how long
+	// the done row is kept, and whether it was called.
+	worker    uuid.UUID
+	ttl       time.Duration
+	completed atomic.Bool
 }
 
 // run calls the handler and judges what came of it. It returns on a panic and
@@ -73,7 +87,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		} else if outcome.Kind == "" {
 			outcome = e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack()))
 		}
-		outcome.Job, outcome.Duration = e.job, time.Since(started)
+		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(started), e.completed.Load()
 		report(outcome)
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {
@@ -82,6 +96,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		return
 	}
 	ctx = context.WithValue(ctx, jobKey{}, e.job)
+	ctx = context.WithValue(ctx, executionKey{}, e)
 	if e.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, e.timeout, ErrJobTimeout)
@@ -104,6 +119,10 @@ func (e *execution) crashMessage() string {
 func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 	if err == nil {
 		return e.succeed(result)
+	}
+	// Before all that the handler may want: nobody wants the job any more.
+	if errors.Is(context.Cause(ctx), ErrCancelled) {
+		return e.cancelled(err)
 	}
 	if snooze, ok := find[*snoozeError](err); ok {
 		return Outcome{Kind: OutcomeSnooze, Delay: snooze.delay}
@@ -149,24 +168,36 @@ func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
 // succeed stores the result as JSON. One that can't be stored is a failed
 // attempt: whoever waits for it would wait in vain.
 func (e *execution) succeed(result any) Outcome {
-	if raw, ok := result.(json.RawMessage); result == nil || ok && raw == nil {
-		return Outcome{Kind: OutcomeDone}
-	}
-	raw, err := marshal(result)
+	raw, err := encodeResult(result)
 	if err != nil {
 		return e.fail(deadletter.KindError, fmt.Errorf("store result: %w", err), "", "")
 	}
-	if len(raw) > maxResultBytes {
-		return e.fail(deadletter.KindError, fmt.Errorf(
-			"store result: it has %d bytes, over the limit of %d; store large data elsewhere and return a reference to it",
-			len(raw), maxResultBytes), "", "")
-	}
-	if err := checkJSON(raw); err != nil {
-		return e.fail(deadletter.KindError, fmt.Errorf("store result: its contents %w", err), "", "")
+	if raw == nil {
+		return Outcome{Kind: OutcomeDone}
 	}
 	return Outcome{Kind: OutcomeDone, result: raw, refuse: func(err error) Outcome {
 		return e.fail(deadletter.KindError, err, "", "")
 	}}
+}
+
+// encodeResult returns a result as JSON that can be stored, or nil for none.
+func encodeResult(result any) (json.RawMessage, error) {
+	if raw, ok := result.(json.RawMessage); result == nil || ok && raw == nil {
+		return nil, nil
+	}
+	raw, err := marshal(result)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxResultBytes {
+		return nil, fmt.Errorf(
+			"it has %d bytes, over the limit of %d; store large data elsewhere and return a reference to it",
+			len(raw), maxResultBytes)
+	}
+	if err := checkJSON(raw); err != nil {
+		return nil, fmt.Errorf("its contents %w", err)
+	}
+	return raw, nil
 }
 
 // fail has the failure classified: another attempt, or a dead letter.

@@ -1,18 +1,94 @@
 package engine
 
-import "context"
+import (
+	"cmp"
+	"context"
+	"errors"
+	"time"
+)
 
 // The statements whose plans are tested.
 const (
 	ClaimSQL   = claimSQL
 	NextDueSQL = nextDueSQL
+	LookSQL    = lookSQL
+	DeadSQL    = deadJobsSQL
+	StraysSQL  = straysSQL
 )
 
-// RecoverOrphans is a turn of the chore.
-func (w *Worker) RecoverOrphans(ctx context.Context) error { return w.recoverOrphans(ctx) }
+// RecoverOrphans is a look and a turn of the chore, by one who has been in
+// contact for long.
+func (w *Worker) RecoverOrphans(ctx context.Context) error {
+	timing := w.timing
+	timing.trust = 0
+	_, err := w.look(ctx, &observer{timing: timing})
+	return errors.Join(err, w.recoverStrays(ctx))
+}
+
+// Timing is what tests shorten; zero leaves the real one.
+type Timing struct{ Beat, Trust, Dead time.Duration }
+
+// SetTiming must be called before Run.
+func (w *Worker) SetTiming(t Timing) {
+	w.timing = timing{
+		beat:  cmp.Or(t.Beat, realTiming.beat),
+		trust: cmp.Or(t.Trust, realTiming.trust),
+		dead:  cmp.Or(t.Dead, realTiming.dead),
+	}
+}
+
+// Advertises reports whether others are told of the worker's lock.
+func (w *Worker) Advertises() bool {
+	key, _ := w.presence.advertised()
+	return key != nil
+}
+
+// Stir is what a notification does to the watch.
+func (w *Worker) Stir() { w.presence.stir() }
+
+// Peer is a worker as an observer sees it.
+type Peer = peer
+
+// Bury is what an observer does to a worker that it found dead.
+func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, p) }
+
+// Witness is an observer without a database.
+type Witness struct {
+	observer observer
+	session  *lockSession
+}
+
+// Reconnect begins a session of the witness's own.
+func (w *Witness) Reconnect(now time.Time) {
+	w.observer.timing = realTiming
+	w.session = &lockSession{since: now}
+}
+
+// Looks judges one peer. Without its own lock in sight, the witness knows
+// nothing of locks.
+func (w *Witness) Looks(p Peer, ownLock bool, contact time.Duration, now time.Time) (dead bool) {
+	session := w.session
+	if !ownLock {
+		session = nil
+	}
+	w.observer.timing = realTiming
+	return len(w.observer.judge([]peer{p}, session, contact, now)) > 0
+}
+
+// Prune is a turn of the chore.
+func (w *Worker) Prune(ctx context.Context) error { return w.prune(ctx) }
 
 // BuryUnknown is a turn of the chore.
 func (w *Worker) BuryUnknown(ctx context.Context) error { return w.buryUnknown(ctx) }
 
+// Cancels hears requests to cancel.
+func (w *Worker) Cancels() *cancelWatch { return w.cancels }
+
+// BeginClaim is the beginning of a claim; it returns its end.
+func (w *Worker) BeginClaim() func() { return w.cancels.claim() }
+
+// LookForCancels is what a worker does with each heartbeat.
+func (w *Worker) LookForCancels(ctx context.Context) error { return w.cancels.look(ctx) }
+
 // Beat is a heartbeat, with the names.
-func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true) }
+func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true, poolPatience) }

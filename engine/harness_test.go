@@ -52,11 +52,12 @@ func (o *observed) waitFor(t *testing.T, what string, enough func([]engine.Outco
 	}
 }
 
-// waitForJob returns the outcomes of one job once it is done or dead.
+// waitForJob returns the outcomes of one job once it is done, dead or
+// cancelled.
 func (o *observed) waitForJob(t *testing.T, id uuid.UUID) []engine.Outcome {
 	t.Helper()
 	var mine []engine.Outcome
-	o.waitFor(t, "job "+id.String()+" done or dead", func(all []engine.Outcome) bool {
+	o.waitFor(t, "the end of job "+id.String(), func(all []engine.Outcome) bool {
 		mine = nil
 		for _, out := range all {
 			if out.Job.ID == id {
@@ -67,7 +68,7 @@ func (o *observed) waitForJob(t *testing.T, id uuid.UUID) []engine.Outcome {
 			return false
 		}
 		last := mine[len(mine)-1].Kind
-		return last == engine.OutcomeDone || last == engine.OutcomeDeadLetter
+		return last == engine.OutcomeDone || last == engine.OutcomeDeadLetter || last == engine.OutcomeCancelled
 	})
 	return mine
 }
@@ -82,8 +83,8 @@ type running struct {
 }
 
 // start runs a worker until the test ends, or until stop, which may be called
-// again.
-func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine.WorkerConfig) *running {
+// again. Its timing is the real one, but for trust.
+func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine.WorkerConfig, timing ...engine.Timing) *running {
 	t.Helper()
 	r := &running{observed: newObserved()}
 	if config.Observer == nil {
@@ -99,6 +100,12 @@ func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine
 	w, err := engine.NewWorker(pool, reg, config)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(timing) > 0 {
+		w.SetTiming(timing[0])
+	} else {
+		// The dead are recovered at the first look.
+		w.SetTiming(engine.Timing{Trust: -1})
 	}
 	r.Worker = w
 	ctx, cancel := context.WithCancel(context.Background())

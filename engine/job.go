@@ -45,10 +45,12 @@ type Job struct {
 	LastError string `json:"last_error,omitempty"`
 	// Result is what the handler returned, as JSON; nil if nothing.
 	Result json.RawMessage `json:"result,omitempty"`
-	// ExpiresAt is when a done job's row is deleted.
+	// ExpiresAt is when a done or cancelled job's row is deleted.
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	ProducerID string     `json:"producer_id,omitempty"`
 	DedupKey   string     `json:"dedup_key,omitempty"`
+	// CancelRequestedAt is when someone last asked to cancel the job.
+	CancelRequestedAt *time.Time `json:"cancel_requested_at,omitempty"`
 	// WorkerID is the worker that runs the job, or ran it last.
 	WorkerID *uuid.UUID `json:"worker_id,omitempty"`
 	// ReplayOf is the dead letter that this job replays.
@@ -61,7 +63,7 @@ type Job struct {
 
 // inUTC turns the times that were read, which are local ones.
 func (j *Job) inUTC() {
-	for _, t := range []*time.Time{&j.CreatedAt, &j.UpdatedAt, j.ScheduledAt, j.ExpiresAt} {
+	for _, t := range []*time.Time{&j.CreatedAt, &j.UpdatedAt, j.ScheduledAt, j.ExpiresAt, j.CancelRequestedAt} {
 		if t != nil {
 			*t = t.UTC()
 		}

@@ -19,8 +19,8 @@ import (
 const maintenanceLock int64 = 4325948971829913621
 
 const (
-	expireInterval  = time.Minute
-	recoverInterval = 15 * time.Second
+	expireInterval = time.Minute
+	strayInterval  = 30 * time.Second
 	// expireBatch keeps a pass's locks and its transaction short.
 	expireBatch = 5000
 	// registryWindow is how long a registered name is remembered at the
@@ -34,7 +34,8 @@ const (
 func (w *Worker) maintain(ctx context.Context) error {
 	chores := []*chore{
 		{name: "expire results", every: expireInterval, do: w.expire},
-		{name: "recover orphans", every: recoverInterval, do: w.recoverOrphans},
+		{name: "recover jobs without a worker", every: strayInterval, do: w.recoverStrays},
+		{name: "prune workers and job names", every: pruneInterval, do: w.prune},
 	}
 	if w.config.UnknownGrace > 0 {
 		chores = append(chores, &chore{
@@ -99,14 +100,14 @@ where id in (
   select id
   from soniq_jobs
   where (select elected from leader)
-    and status = 'done'
+    and status in ('done', 'cancelled')
     and expires_at < now()
   order by expires_at
   limit $2
   for update skip locked
 )`
 
-// expire deletes the rows of done jobs whose time has come, in batches.
+// expire deletes the rows of done and cancelled jobs whose time has come, in batches.
 func (w *Worker) expire(ctx context.Context) error {
 	for {
 		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch)
@@ -122,7 +123,7 @@ func (w *Worker) expire(ctx context.Context) error {
 // unknownSQL finds due jobs that the fleet has disowned: for the whole grace
 // the job was due, a Go worker of today served its queue, and nobody
 // registered its name; and no live Python worker serves the queue, whose names
-// can't be told. An unserved queue buries nothing.
+// can't be told. An unserved or a paused queue buries nothing.
 // Parameters: $1 served queues, $2 job names, $3 grace, $4 memory of names,
 // $5 and $6 the silence after which a Go and a Python worker is dead.
 const unknownSQL = `
@@ -146,6 +147,11 @@ where j.status = 'queued'
       and o.status <> 'stopped'
       and o.last_heartbeat > now() - $6::interval
       and (o.queues = '{}' or coalesce(j.queue, 'default') = any (o.queues))
+  )
+  and not exists (
+    select from soniq_queues p
+    where p.name = coalesce(j.queue, 'default')
+      and p.paused_at is not null
   )
   and not exists (
     select from soniq_task_registry r

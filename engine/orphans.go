@@ -17,41 +17,31 @@ import (
 // may still be run by someone who leaves no trace.
 const orphanGrace = 10 * time.Minute
 
-// orphanCondition holds for a job j, with its worker's row o if there is one,
-// that nobody runs any more. Parameters: $1 this worker, $2 and $3 the silence
-// after which a Go and a Python worker is dead, $4 that of a job without a
-// worker.
-const orphanCondition = `
-  j.status = 'processing'
-  and j.worker_id is distinct from $1
-  and case
-    when o.id is null then j.updated_at < now() - $4::interval
-    when o.version like 'go/%' then o.last_heartbeat < now() - $2::interval
-    else o.last_heartbeat < now() - $3::interval
-  end`
-
-// $5 are the tokens that this worker holds. Its rows under others were claimed
-// by a statement whose answer it never got.
-const orphansSQL = `
+// straysSQL finds processing jobs whose worker nobody can find dead: those
+// without one, and those of this worker under a token that it doesn't hold:
+// claimed by a statement whose answer it never got. Parameters: $1 this
+// worker, $2 the silence after which a job without a worker is an orphan, $3
+// the tokens.
+const straysSQL = `
 select j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0), coalesce(j.claim_token, 0)
 from soniq_jobs j
-left join soniq_workers o on o.id = j.worker_id
-where (` + orphanCondition + `)
-  or (
-    j.status = 'processing'
-    and j.worker_id = $1
-    and j.claim_token <> all ($5::bigint[])
+where j.status = 'processing'
+  and (
+    j.worker_id is null and j.updated_at < now() - $2::interval
+    or j.worker_id = $1 and j.claim_token <> all ($3::bigint[])
   )
 limit 1000`
 
-// The condition is asked again for the row alone, under its lock: its worker
-// may have come back, or someone else may have been faster. $7 is false for a
-// job whose unique twin is queued.
+// All is asked again for the row alone, under its lock: its worker may have
+// come back, or someone else may have been faster. Parameters: $1 to $3 job,
+// attempts and token; $4 the dead worker's last heartbeat, NULL for a job
+// without a worker; $5 the silence of such a job; $6 is false for a job whose
+// unique twin is queued.
 const requeueOrphanSQL = `
 update soniq_jobs
 set status = 'queued',
-  unique_job = unique_job and $7,
-  dedup_key = case when $7 then dedup_key end,
+  unique_job = unique_job and $6,
+  dedup_key = case when $6 then dedup_key end,
   worker_id = null,
   claim_token = null,
   updated_at = now()
@@ -59,9 +49,14 @@ where id = (
     select j.id
     from soniq_jobs j
     left join soniq_workers o on o.id = j.worker_id
-    where j.id = $5
-      and coalesce(j.attempts, 0) = $6
-      and` + orphanCondition + `
+    where j.id = $1
+      and j.status = 'processing'
+      and coalesce(j.attempts, 0) = $2
+      and coalesce(j.claim_token, 0) = $3
+      and (
+        o.last_heartbeat = $4
+        or $4::timestamptz is null and j.worker_id is null and j.updated_at < now() - $5::interval
+      )
     for update of j skip locked
   )`
 
@@ -74,26 +69,14 @@ type orphan struct {
 	Token    int64
 }
 
-// recoverOrphans queues again, one by one, the jobs whose worker is dead. The
-// attempt stays charged; where it was the last, the next claim makes the job a
-// dead letter. A job that can't be recovered doesn't hold up the others.
-func (w *Worker) recoverOrphans(ctx context.Context) error {
-	withoutWorker := plus(w.longestTimeout(), orphanGrace)
-	rows, _ := w.pool.Query(ctx, orphansSQL, w.id, workerDeadAfter, pythonDeadAfter, withoutWorker, w.tokens())
-	orphans, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
-	if err != nil {
-		return fmt.Errorf("find orphans: %w", err)
-	}
+// requeue queues jobs again, one by one: a job that can't be recovered doesn't
+// hold up the others. The attempt stays charged; where it was the last, the
+// next claim makes the job a dead letter.
+func (w *Worker) requeue(ctx context.Context, orphans []orphan, heartbeat *time.Time) error {
 	var errs []error
-	var unanswered []orphan
 	for _, o := range orphans {
-		if o.WorkerID != nil && *o.WorkerID == w.id {
-			unanswered = append(unanswered, o)
-			continue
-		}
 		requeue := func(unique bool) (bool, error) {
-			tag, err := w.pool.Exec(ctx, requeueOrphanSQL,
-				w.id, workerDeadAfter, pythonDeadAfter, withoutWorker, o.ID, o.Attempts, unique)
+			tag, err := w.pool.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique)
 			return tag.RowsAffected() > 0, err
 		}
 		requeued, err := requeue(true)
@@ -112,7 +95,28 @@ func (w *Worker) recoverOrphans(ctx context.Context) error {
 				"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
 		}
 	}
-	return errors.Join(append(errs, w.releaseUnanswered(ctx, unanswered))...)
+	return errors.Join(errs...)
+}
+
+// strayAfter is the silence after which a job without a worker is an orphan.
+func (w *Worker) strayAfter() time.Duration { return plus(w.longestTimeout(), orphanGrace) }
+
+// recoverStrays queues again the jobs that have no worker to be missed.
+func (w *Worker) recoverStrays(ctx context.Context) error {
+	rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens())
+	strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
+	if err != nil {
+		return fmt.Errorf("find orphans: %w", err)
+	}
+	var orphans, unanswered []orphan
+	for _, o := range strays {
+		if o.WorkerID == nil {
+			orphans = append(orphans, o)
+		} else {
+			unanswered = append(unanswered, o)
+		}
+	}
+	return errors.Join(w.requeue(ctx, orphans, nil), w.releaseUnanswered(ctx, unanswered))
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database

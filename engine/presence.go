@@ -2,9 +2,12 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,13 +15,187 @@ import (
 	"soniq"
 )
 
+// How a crash is noticed. Each worker's listener connection holds a session
+// advisory lock, which ends with the process, and the worker's row advertises
+// it beside the heartbeat. The parts:
+//
+//	listener  takes the lock on each new connection    (sessionUp, sessionDown)
+//	watch     sees that it can be seen, and sees others' (watch.go, observer.go)
+//	beat      writes the row, and what it advertises    (beat)
+//
+// Only beat writes the row, so that what was taken back stays back.
+type presence struct {
+	// changed is readable when the row must be written at once.
+	changed chan struct{}
+	// stirred is readable when somebody may have claimed a job.
+	stirred chan struct{}
+
+	mu       sync.Mutex
+	sessions int
+	session  *lockSession
+	// contactSince is since when the database answers without a gap; zero
+	// while it doesn't. Wall clock: a machine that sleeps is out of contact.
+	contactSince, lastContact time.Time
+}
+
+// lockSession is a listener connection that holds a lock.
+type lockSession struct {
+	key   int64
+	pid   uint32
+	since time.Time
+	// visible: through the pool the lock was seen, held by this session. With
+	// a pooler between, or in another database, it never is.
+	visible bool
+}
+
+func newPresence() *presence {
+	return &presence{changed: make(chan struct{}, 1), stirred: make(chan struct{}, 1)}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// stir has the watch look soon: there is a job that somebody may claim.
+func (p *presence) stir() { signal(p.stirred) }
+
+// current returns the session, nil if there is none.
+func (p *presence) current() *lockSession {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.session
+}
+
+// advertised returns what the worker's row says: NULLs unless others can see
+// the lock.
+func (p *presence) advertised() (key *int64, pid *int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session == nil || !p.session.visible {
+		return nil, nil
+	}
+	return &p.session.key, new(int32(p.session.pid))
+}
+
+// sawItself notes whether the lock of session s was seen, held by s. One that
+// was not tells others nothing, whatever this end of the connection believes.
+func (p *presence) sawItself(s *lockSession, held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case s == nil || s != p.session || held && s.visible:
+		return
+	case held:
+		s.visible = true
+	default:
+		p.session = nil
+	}
+	signal(p.changed)
+}
+
+// answered notes whether the database answered.
+func (p *presence) answered(ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now().Round(0)
+	switch {
+	case !ok:
+		p.contactSince = time.Time{}
+	case p.contactSince.IsZero() || now.Sub(p.lastContact) > workerDeadAfter:
+		p.contactSince = now
+	}
+	p.lastContact = now
+}
+
+// contact is how long the database has answered without a gap.
+func (p *presence) contact() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.contactSince.IsZero() {
+		return -1
+	}
+	return time.Now().Round(0).Sub(p.contactSince)
+}
+
+const (
+	backendSQL  = `select pg_backend_pid()`
+	takeLockSQL = `select pg_try_advisory_lock($1)`
+)
+
+// sessionUp takes the lock on a new listener connection, by trying. Without it
+// the worker has its heartbeat: no reason not to listen.
+func (w *Worker) sessionUp(ctx context.Context, conn *pgx.Conn) error {
+	p := w.presence
+	p.mu.Lock()
+	p.sessions++
+	s := &lockSession{key: lockKey(w.id.String(), p.sessions), pid: conn.PgConn().PID()}
+	p.mu.Unlock()
+	var pid uint32
+	var taken bool
+	// Simple protocol: a pooler may not know prepared statements.
+	err := conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+	if err == nil && pid == s.pid {
+		err = conn.QueryRow(ctx, takeLockSQL, pgx.QueryExecModeSimpleProtocol, s.key).Scan(&taken)
+	}
+	switch {
+	case err != nil && conn.IsClosed():
+		return err
+	case pid != s.pid && err == nil:
+		// A pooler's sessions are not ours: they end when it likes.
+		w.logger.Info("a pooler is between listener and server; a crash of this worker is noticed by its heartbeat only",
+			"after", workerDeadAfter.String())
+		return nil
+	case !taken:
+		w.logger.Info("can't take the worker's lock; a crash of this worker is noticed by its heartbeat only",
+			"after", workerDeadAfter.String(), "error", err)
+		return nil
+	}
+	s.since = time.Now()
+	p.mu.Lock()
+	p.session = s
+	p.mu.Unlock()
+	p.stir()
+	return nil
+}
+
+// sessionDown has the lock taken back from the row at once: others see it
+// gone, and would take the worker for dead.
+func (w *Worker) sessionDown() {
+	w.presence.mu.Lock()
+	w.presence.session = nil
+	w.presence.mu.Unlock()
+	signal(w.presence.changed)
+}
+
+// lockKey is for one session of a worker: the server may hold the lock of a
+// session that was cut off for long after we know.
+func lockKey(worker string, session int) int64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "soniq.worker.v1/%s/%d", worker, session))
+	return int64(binary.BigEndian.Uint64(sum[:]))
+}
+
 // The hostname column carries the worker's id too: (hostname, pid) is unique,
-// and containers share both.
+// and containers share both. Returns whether someone had declared the worker
+// stopped.
 const registerSQL = `
-insert into soniq_workers (id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at)
-values ($1, $2, $3, $4, $5, 'active', $6, now(), now())
+with before as (
+  select status
+  from soniq_workers
+  where id = $1
+)
+insert into soniq_workers (
+  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid
+)
+values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8)
 on conflict (id) do update
-set status = 'active', last_heartbeat = now()`
+set status = 'active',
+  last_heartbeat = now(),
+  lock_key = excluded.lock_key,
+  backend_pid = excluded.backend_pid
+returning coalesce((select status from before) = 'stopped', false)`
 
 const registerNamesSQL = `
 insert into soniq_task_registry (task_name, worker_id, last_seen_at, args_model_repr)
@@ -30,7 +207,7 @@ set last_seen_at = now()`
 // The names stay: a fleet between two releases has not forgotten its jobs.
 const unregisterSQL = `
 update soniq_workers
-set status = 'stopped', last_heartbeat = now()
+set status = 'stopped', last_heartbeat = now(), lock_key = null, backend_pid = null
 where id = $1`
 
 // register writes, or renews, the worker's row. A worker that someone declared
@@ -40,10 +217,15 @@ func (w *Worker) register(ctx context.Context, db querier) error {
 	if err != nil {
 		host = "unknown"
 	}
-	_, err = db.Exec(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
-		w.queues, w.config.Concurrency, soniq.WorkerVersion)
+	key, pid := w.presence.advertised()
+	var stopped bool
+	err = db.QueryRow(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
+		w.queues, w.config.Concurrency, soniq.WorkerVersion, key, pid).Scan(&stopped)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
+	}
+	if stopped {
+		w.logger.Warn("this worker was taken for dead; it goes on, and outcomes of jobs it lost are refused")
 	}
 	return nil
 }
@@ -61,20 +243,33 @@ func (w *Worker) registerNames(ctx context.Context, db querier) error {
 	return nil
 }
 
-// beat renews the worker's row until ctx ends, which is after its last job.
+// beat renews the worker's row until ctx ends, which is after its last job: in
+// turn, and at once when what the row advertises has changed.
 func (w *Worker) beat(ctx context.Context) error {
-	ticker := time.NewTicker(heartbeatInterval)
+	ticker := time.NewTicker(w.timing.beat)
 	defer ticker.Stop()
+	retry := time.NewTimer(time.Hour)
+	defer retry.Stop()
 	failing := false
-	for beats := 1; ; beats++ {
+	ticks := 0
+	for {
+		names, patience := false, urgentPatience
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+			ticks++
+			names, patience = ticks%namesEvery == 0, poolPatience
+		case <-w.presence.changed:
+		case <-retry.C:
 		}
 		beatCtx, cancel := context.WithTimeout(ctx, heartbeatInterval)
-		err := w.renew(beatCtx, beats%namesEvery == 0)
+		err := w.renew(beatCtx, names, patience)
 		cancel()
+		w.presence.answered(err == nil)
+		if err != nil {
+			retry.Reset(beatRetry)
+		}
 		switch {
 		case err != nil && !failing && ctx.Err() == nil:
 			w.logger.Warn("heartbeat failed; trying again", "error", err)
@@ -86,14 +281,21 @@ func (w *Worker) beat(ctx context.Context) error {
 	}
 }
 
-// poolPatience is how long a heartbeat waits for a connection of the pool.
-const poolPatience = 2 * time.Second
+const (
+	// poolPatience is how long a heartbeat waits for a connection of the pool;
+	// urgentPatience, one that keeps the worker from being taken for dead.
+	poolPatience   = 2 * time.Second
+	urgentPatience = 200 * time.Millisecond
+	// beatRetry follows a heartbeat that failed. When the server is back,
+	// others wait for ours no longer than trustAfter.
+	beatRetry = time.Second
+)
 
 // renew is one heartbeat. Handlers may hold all connections of the pool for as
 // long as they like; their worker must not be taken for dead, nor their jobs
 // be run by someone else. So where the pool has no connection to spare, the
 // beat makes one of its own.
-func (w *Worker) renew(ctx context.Context, names bool) error {
+func (w *Worker) renew(ctx context.Context, names bool, patience time.Duration) error {
 	write := func(ctx context.Context, db querier) error {
 		err := w.register(ctx, db)
 		if err == nil && names {
@@ -101,7 +303,7 @@ func (w *Worker) renew(ctx context.Context, names bool) error {
 		}
 		return err
 	}
-	poolCtx, cancel := context.WithTimeout(ctx, poolPatience)
+	poolCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := write(poolCtx, w.pool)
 	if !errors.Is(err, context.DeadlineExceeded) {

@@ -234,7 +234,7 @@ func TestClaim_plan_readsOnlyTheHeadOfEachLane(t *testing.T) {
 				t.Fatal(err)
 			}
 			plan := strings.Join(lines, "\n")
-			if strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Bitmap") || !strings.Contains(plan, "idx_soniq_jobs_claim") {
+			if strings.Contains(plan, "Seq Scan on soniq_jobs") || strings.Contains(plan, "Bitmap") || !strings.Contains(plan, "idx_soniq_jobs_claim") {
 				t.Errorf("the plan leaves the index:\n%s", plan)
 			}
 			var hits int

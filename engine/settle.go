@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -20,7 +21,7 @@ import (
 // maxSettleBatch bounds one statement, so that a retry of it stays cheap.
 const maxSettleBatch = 500
 
-// The three statements below, and deadletter.Move, write outcomes. All are
+// The four statements below, and deadletter.Move, write outcomes. All are
 // fenced by the claim: a row that matches no longer belongs to someone else.
 // Parameters $1 to $4: worker, ids, attempts, tokens.
 
@@ -48,9 +49,25 @@ where j.id = d.id
   and j.claim_token = d.token
 returning j.id`
 
+const settleCancelledSQL = `
+update soniq_jobs j
+set status = 'cancelled',
+  last_error = d.error,
+  expires_at = now() + $6::interval,
+  updated_at = now()
+from unnest($2::uuid[], $3::int[], $4::bigint[], $5::text[]) as d (id, attempts, token, error)
+where j.id = d.id
+  and j.status = 'processing'
+  and j.worker_id = $1
+  and j.attempts = d.attempts
+  and j.claim_token = d.token
+returning j.id`
+
 // A NULL delay keeps the due time: the job goes back to its old place. $7
 // gives the attempt back. $8 is false only for a job whose unique twin has
 // been queued meanwhile: it goes on without being unique rather than be lost.
+// Where its cancellation was requested, the trigger soniq_job_cancelled makes
+// the row cancelled.
 const settleRequeueSQL = `
 update soniq_jobs j
 set status = 'queued',
@@ -69,7 +86,7 @@ where j.id = d.id
   and j.worker_id = $1
   and j.attempts = d.attempts
   and j.claim_token = d.token
-returning j.id`
+returning j.id, j.cancel_requested_at is not null`
 
 // settler writes outcomes, in batches that form by themselves: while one
 // batch is on its way to the database, the next gathers.
@@ -146,6 +163,7 @@ const (
 	// more.
 	writeRequeuePlain
 	writeDead
+	writeCancelled
 )
 
 func (s *settler) writerOf(o Outcome) writer {
@@ -159,6 +177,8 @@ func (s *settler) writerOf(o Outcome) writer {
 		return writeDone
 	case OutcomeDeadLetter:
 		return writeDead
+	case OutcomeCancelled:
+		return writeCancelled
 	default:
 		return writeRequeue
 	}
@@ -207,7 +227,11 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 	if warned {
 		s.logger.Info("outcomes are written again", "jobs", len(group))
 	}
-	s.announce(ctx, group, ids, ambiguous)
+	done, err := completed(ctx, s.pool, group, ids)
+	if err != nil {
+		s.logger.Warn("can't tell which jobs were completed by their handlers", "error", err)
+	}
+	s.announce(ctx, group, ids, done, ambiguous)
 	return nil
 }
 
@@ -313,8 +337,37 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.U
 		delays, errs, refunds := requeueColumns(group)
 		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, ids, attempts, tokens,
 			delays, errs, refunds, w == writeRequeue)
+		return collectRequeued(rows, group)
+	case writeCancelled:
+		errs := make([]string, n)
+		for i, o := range group {
+			errs[i] = o.Verdict.Message
+		}
+		rows, _ = s.pool.Query(ctx, settleCancelledSQL, s.worker, ids, attempts, tokens, errs, cancelledTTL)
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+// collectRequeued makes cancelled ones of the outcomes whose jobs were
+// cancelled in place of being queued.
+func collectRequeued(rows pgx.Rows, group []Outcome) ([]uuid.UUID, error) {
+	cancelled := map[uuid.UUID]bool{}
+	var ids []uuid.UUID
+	var id uuid.UUID
+	var requested bool
+	if _, err := pgx.ForEachRow(rows, []any{&id, &requested}, func() error {
+		ids = append(ids, id)
+		cancelled[id] = requested
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	for i, o := range group {
+		if cancelled[o.Job.ID] {
+			group[i].Kind, group[i].Delay = OutcomeCancelled, 0
+		}
+	}
+	return ids, nil
 }
 
 func requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32) {
@@ -337,13 +390,18 @@ func requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, r
 // announce tells of each outcome. One that matched no row was lost: after the
 // job's worker was taken for dead, someone else has the job. Where an earlier
 // try may have been committed unseen, it counts as written.
-func (s *settler) announce(ctx context.Context, group []Outcome, written []uuid.UUID, ambiguous bool) {
+// Those that their handlers completed are done.
+func (s *settler) announce(ctx context.Context, group []Outcome, written, completed []uuid.UUID, ambiguous bool) {
 	wrote := make(map[uuid.UUID]bool, len(written))
 	for _, id := range written {
 		wrote[id] = true
 	}
 	for _, o := range group {
-		if !wrote[o.Job.ID] && !ambiguous {
+		switch {
+		case wrote[o.Job.ID]:
+		case slices.Contains(completed, o.Job.ID):
+			o.Kind, o.Delay, o.Verdict = OutcomeDone, 0, deadletter.Verdict{}
+		case !ambiguous:
 			s.logger.Warn("lost the claim of a job; its outcome was not written",
 				"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts, "outcome", string(o.Kind))
 			o.Kind = OutcomeLost

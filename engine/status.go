@@ -11,7 +11,7 @@ import (
 
 // Status is the whole system at one moment.
 type Status struct {
-	// Queues lists each queue that has jobs, by name.
+	// Queues lists each queue that has jobs or is paused, by name.
 	Queues []QueueStatus `json:"queues"`
 	// DeadLetters counts soniq_dead_letter_jobs by state: dead, replaying,
 	// resolved.
@@ -33,6 +33,10 @@ type QueueStatus struct {
 	// OldestDue is how long the job that waits longest has been due, in
 	// seconds; 0 where none is.
 	OldestDue float64 `json:"oldest_due_seconds"`
+	// PausedAt is when the queue was paused, and PausedBy who did it; nil and
+	// empty if it isn't.
+	PausedAt *time.Time `json:"paused_at,omitempty"`
+	PausedBy string     `json:"paused_by,omitempty"`
 }
 
 // WorkerStatus is one row of soniq_workers.
@@ -53,18 +57,30 @@ type WorkerStatus struct {
 }
 
 const statusQueuesSQL = `
+with counted as (
+  select
+    coalesce(queue, 'default') as name,
+    count(*) filter (where status = 'queued' and (scheduled_at is null or scheduled_at <= now())) as due,
+    count(*) filter (where status = 'queued' and scheduled_at > now()) as scheduled,
+    count(*) filter (where status = 'processing') as processing,
+    count(*) filter (where status = 'done') as done,
+    count(*) filter (where status = 'cancelled') as cancelled,
+    extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
+      where status = 'queued' and (scheduled_at is null or scheduled_at <= now())
+        and isfinite(coalesce(scheduled_at, created_at)))) as oldest
+  from soniq_jobs
+  group by 1
+),
+paused as (
+  select name, case when isfinite(paused_at) then paused_at else now() end as at, coalesce(paused_by, '') as by
+  from soniq_queues
+  where paused_at is not null
+)
 select
-  coalesce(queue, 'default'),
-  count(*) filter (where status = 'queued' and (scheduled_at is null or scheduled_at <= now())),
-  count(*) filter (where status = 'queued' and scheduled_at > now()),
-  count(*) filter (where status = 'processing'),
-  count(*) filter (where status = 'done'),
-  count(*) filter (where status = 'cancelled'),
-  coalesce(extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
-    where status = 'queued' and (scheduled_at is null or scheduled_at <= now())
-      and isfinite(coalesce(scheduled_at, created_at)))), 0)::float8
-from soniq_jobs
-group by 1
+  coalesce(counted.name, paused.name), coalesce(due, 0), coalesce(scheduled, 0), coalesce(processing, 0),
+  coalesce(done, 0), coalesce(cancelled, 0), coalesce(oldest, 0)::float8, paused.at, coalesce(paused.by, '')
+from counted
+full join paused on paused.name = counted.name
 order by 1`
 
 const statusDeadLettersSQL = `
@@ -83,21 +99,15 @@ order by started_at, id`
 
 // Status reads the three tables in one snapshot.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	s := Status{Queues: []QueueStatus{}, DeadLetters: map[string]int64{}, Workers: []WorkerStatus{}}
+	s := Status{DeadLetters: map[string]int64{}}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
 		IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly,
 	}, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, statusQueuesSQL)
-		var q QueueStatus
-		if _, err := pgx.ForEachRow(rows, []any{
-			&q.Queue, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
-		}, func() error {
-			s.Queues = append(s.Queues, q)
-			return nil
-		}); err != nil {
+		var err error
+		if s.Queues, err = readQueues(ctx, tx); err != nil {
 			return err
 		}
-		rows, _ = tx.Query(ctx, statusDeadLettersSQL)
+		rows, _ := tx.Query(ctx, statusDeadLettersSQL)
 		var state string
 		var n int64
 		if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
@@ -106,17 +116,34 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		}); err != nil {
 			return err
 		}
-		rows, _ = tx.Query(ctx, statusWorkersSQL, workerDeadAfter, pythonDeadAfter)
-		var err error
-		s.Workers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (w WorkerStatus, err error) {
-			err = row.Scan(&w.ID, &w.Hostname, &w.PID, &w.Queues, &w.Concurrency, &w.Status, &w.Version,
-				&w.LastHeartbeat, &w.StartedAt, &w.Live)
-			return w, err
-		})
+		s.Workers, err = readWorkers(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return Status{}, fmt.Errorf("read status: %w", err)
 	}
 	return s, nil
+}
+
+// readQueues never returns nil: none is an empty list in JSON.
+func readQueues(ctx context.Context, db querier) ([]QueueStatus, error) {
+	rows, _ := db.Query(ctx, statusQueuesSQL)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (q QueueStatus, err error) {
+		err = row.Scan(&q.Queue, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
+			&q.PausedAt, &q.PausedBy)
+		if q.PausedAt != nil {
+			*q.PausedAt = q.PausedAt.UTC()
+		}
+		return q, err
+	})
+}
+
+// readWorkers never returns nil either.
+func readWorkers(ctx context.Context, db querier) ([]WorkerStatus, error) {
+	rows, _ := db.Query(ctx, statusWorkersSQL, workerDeadAfter, pythonDeadAfter)
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (w WorkerStatus, err error) {
+		err = row.Scan(&w.ID, &w.Hostname, &w.PID, &w.Queues, &w.Concurrency, &w.Status, &w.Version,
+			&w.LastHeartbeat, &w.StartedAt, &w.Live)
+		return w, err
+	})
 }

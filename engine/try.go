@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,10 +13,10 @@ import (
 // is written. Args must be a JSON object that could be enqueued, else the
 // error is an [*ArgumentError]; so it is for a name that isn't registered.
 //
-// The job is the first attempt of one that was enqueued with the defaults of
-// its handler. It is in the outcome, with its result. timeout bounds the
-// attempt where the handler doesn't; 0 is none.
-func (r *Registry) Try(ctx context.Context, name string, args any, timeout time.Duration) (Outcome, error) {
+// The job is one that was enqueued with the defaults of its handler, at the
+// attempt of this number; 1 is the first. It is in the outcome, with its
+// result. timeout bounds the attempt where the handler doesn't; 0 is none.
+func (r *Registry) Try(ctx context.Context, name string, args any, attempt int, timeout time.Duration) (Outcome, error) {
 	h, ok := r.handlers[name]
 	if !ok {
 		return Outcome{}, &ArgumentError{"job name", "has no handler: " + name}
@@ -27,7 +28,7 @@ func (r *Registry) Try(ctx context.Context, name string, args any, timeout time.
 	now := time.Now().UTC()
 	job := &Job{
 		ID: uuid.Must(uuid.NewV7()), Name: name, Args: raw, Queue: defaultQueue, Priority: defaultPriority,
-		Status: StatusProcessing, Attempts: 1, MaxAttempts: defaultMaxAttempts, CreatedAt: now, UpdatedAt: now,
+		Status: StatusProcessing, Attempts: attempt, MaxAttempts: defaultMaxAttempts, CreatedAt: now, UpdatedAt: now,
 	}
 	if h.queue != nil {
 		job.Queue = *h.queue
@@ -36,6 +37,9 @@ func (r *Registry) Try(ctx context.Context, name string, args any, timeout time.
 		if limit != nil {
 			job.MaxAttempts = *limit
 		}
+	}
+	if attempt < 1 || attempt > job.MaxAttempts {
+		return Outcome{}, &ArgumentError{"attempt", fmt.Sprintf("must be from 1 to %d, not %d", job.MaxAttempts, attempt)}
 	}
 	e := &execution{job: job, handler: h, timeout: timeout}
 	if h.timeout != 0 {

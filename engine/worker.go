@@ -32,6 +32,10 @@ type Worker struct {
 	claims  claims
 	slots   slots
 	wakeups *notify.Wakeups
+	cancels *cancelWatch
+
+	presence *presence
+	timing   timing
 
 	// outcomes leads from the jobs to the settler. Each running job has a
 	// place in it reserved (see freeSlots), so that sending never blocks.
@@ -45,9 +49,10 @@ type Worker struct {
 
 	mu      sync.Mutex
 	started bool
-	// running is by job and not by id: a job whose claim was lost can be
-	// claimed again here while its earlier run still goes on.
-	running map[*Job]struct{}
+	// running has what cancels each job's context. It is by job and not by id:
+	// a job whose claim was lost can be claimed again here while its earlier
+	// run still goes on.
+	running map[*Job]context.CancelCauseFunc
 	// held counts, by token, what may still write an outcome: claims whose
 	// answer is awaited, and jobs until they are settled. A row of ours under
 	// another token has nobody.
@@ -96,10 +101,13 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
-		running:   map[*Job]struct{}{},
+		running:   map[*Job]context.CancelCauseFunc{},
 		held:      map[int64]int{},
 		idle:      make(chan struct{}),
+		presence:  newPresence(),
+		timing:    realTiming,
 	}
+	w.cancels = &cancelWatch{Wakeups: notify.NewWakeups(), worker: w}
 	return w, nil
 }
 
@@ -154,11 +162,14 @@ func (w *Worker) work(ctx context.Context) error {
 	if listenConfig == nil {
 		listenConfig = w.pool.Config().ConnConfig
 	}
-	listener, err := notify.NewListener(notify.Config{ConnConfig: listenConfig, Logger: w.logger})
+	listener, err := notify.NewListener(notify.Config{
+		ConnConfig: listenConfig, Logger: w.logger, OnConnect: w.sessionUp, OnDisconnect: w.sessionDown,
+	})
 	if err != nil {
 		return err
 	}
-	listener.Handle(notify.NewJob, w.wakeups)
+	listener.Handle(notify.NewJob, newJobs{w.wakeups, w.presence})
+	listener.Handle(notify.Control, w.cancels)
 
 	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
 	background := context.WithoutCancel(ctx)
@@ -169,6 +180,7 @@ func (w *Worker) work(ctx context.Context) error {
 	defer stopBeating()
 	var beat errgroup.Group
 	beat.Go(func() error { return w.beat(beatCtx) })
+	beat.Go(func() error { return w.cancels.run(beatCtx) })
 
 	settleCtx, stopSettling := context.WithCancel(background)
 	defer stopSettling()
@@ -184,6 +196,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake, awakeCtx := errgroup.WithContext(ctx)
 	awake.Go(func() error { return listener.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintain(awakeCtx) })
+	awake.Go(func() error { return w.watch(awakeCtx) })
 	awake.Go(func() error { return w.fetch(awakeCtx, jobsCtx) })
 	err = awake.Wait()
 
@@ -251,6 +264,10 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			freed = w.freed
 		}
 		sleep(ctx, wait, w.wakeups.C(), freed)
+		if wait < w.config.SafetyPoll*8/10 {
+			// A job is due, and without a notification.
+			w.presence.stir()
+		}
 	}
 	return nil
 }
@@ -318,6 +335,7 @@ func (w *Worker) claim(ctx, jobsCtx context.Context, names []string, n int) (cla
 	token := rand.Int64()
 	w.hold(token, 1)
 	defer w.hold(token, -1)
+	defer w.cancels.claim()()
 	jobs, err := w.claims.take(ctx, token, names, n)
 	if err != nil {
 		return 0, err
@@ -361,19 +379,23 @@ func (w *Worker) signalFreed() {
 
 // start runs each job in a goroutine of its own.
 func (w *Worker) start(ctx context.Context, jobs []*Job) {
+	contexts := make([]context.Context, len(jobs))
 	w.mu.Lock()
-	for _, job := range jobs {
-		w.running[job] = struct{}{}
+	for i, job := range jobs {
+		contexts[i], w.running[job] = context.WithCancelCause(ctx)
 		w.held[job.token]++
 		w.slots.started(job.Name)
 	}
 	w.mu.Unlock()
-	for _, job := range jobs {
-		e := &execution{job: job, handler: w.registry.handlers[job.Name], timeout: w.config.JobTimeout}
+	for i, job := range jobs {
+		e := &execution{
+			job: job, handler: w.registry.handlers[job.Name], timeout: w.config.JobTimeout,
+			worker: w.id, ttl: w.config.ResultTTL,
+		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
 		}
-		go e.run(ctx, w.finish)
+		go e.run(contexts[i], w.finish)
 	}
 }
 
@@ -382,9 +404,11 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 func (w *Worker) finish(o Outcome) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, ok := w.running[o.Job]; !ok {
+	release, ok := w.running[o.Job]
+	if !ok {
 		return
 	}
+	release(nil)
 	// Sent under the lock: the channel is closed once the map is empty.
 	w.outcomes <- o
 	delete(w.running, o.Job)
@@ -426,7 +450,8 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for job := range w.running {
+	for job, release := range w.running {
+		release(nil)
 		w.logger.Warn("a handler ignores its cancellation; its job is given back while it still runs",
 			"job", job.ID, "name", job.Name)
 		w.outcomes <- Outcome{Job: job, Kind: OutcomeReleased}
@@ -448,6 +473,8 @@ func (w *Worker) settled(ctx context.Context, o Outcome) {
 			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
 	case OutcomeReleased:
 		w.logger.Info("job given back", attrs...)
+	case OutcomeCancelled:
+		w.logger.Info("job cancelled", append(attrs, "error", o.Verdict.Message)...)
 	default:
 		w.logger.Debug("job settled", append(attrs, "outcome", string(o.Kind))...)
 	}

@@ -38,6 +38,15 @@ type Config struct {
 	MinBackoff time.Duration
 	// MaxBackoff is the longest wait between two attempts. Default 30 s.
 	MaxBackoff time.Duration
+	// OnConnect is called with each new connection before it listens, for what
+	// shall live as long as this session does, such as an advisory lock. It
+	// must not block longer than ConnectTimeout, which bounds its statements,
+	// nor keep the connection. An error counts as a failure to connect. Default
+	// none.
+	OnConnect func(ctx context.Context, conn *pgx.Conn) error
+	// OnDisconnect is called once for each successful OnConnect, when that
+	// connection is lost or Run ends. It must not block. Default none.
+	OnDisconnect func()
 }
 
 // Listener keeps one connection that listens, and reconnects it for ever.

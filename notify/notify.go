@@ -29,6 +29,9 @@ const (
 	NewJob = "soniq_new_job"
 	// DeadLetter announces one dead letter. The payload is a JSON object.
 	DeadLetter = "soniq_dead_letter"
+	// Control asks workers for something: to cancel a job that they run. The
+	// payload is a JSON object.
+	Control = "soniq_control"
 )
 
 // Handler is told what happens on a channel. Its methods are called one after

@@ -30,6 +30,10 @@ type session struct {
 	line      *line
 	backoff   backoff
 
+	onConnect    func(context.Context, *pgx.Conn) error // the user's, or nil
+	onDisconnect func()                                 // the user's, or nil
+	introduced   bool                                   // onConnect has succeeded on the current connection
+
 	attempts int       // since the connection was last up
 	toListen int       // channels that the current connection doesn't listen to yet
 	upSince  time.Time // zero: not up
@@ -46,6 +50,9 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 		conf:      l.cfg.ConnConfig.Copy(),
 		line:      newLine(l.cfg.ConnConfig.DialFunc),
 		backoff:   backoff{min: l.cfg.MinBackoff, max: l.cfg.MaxBackoff},
+
+		onConnect:    l.cfg.OnConnect,
+		onDisconnect: l.cfg.OnDisconnect,
 	}
 	s.conf.DialFunc = s.line.Dial
 	s.conf.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler { return goodbye{c.Conn()} }
@@ -64,6 +71,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 
 func (s *session) run(ctx context.Context) error {
 	defer s.line.HangUp()
+	defer s.disconnected()
 	listener := pgxlisten.Listener{
 		Connect:        s.connect,
 		LogError:       func(_ context.Context, err error) { s.lastErr = err },
@@ -81,6 +89,7 @@ func (s *session) run(ctx context.Context) error {
 // connect dials a new connection. Being asked for one means that there is
 // none: it is the one place where a loss is seen, however it came about.
 func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
+	s.disconnected()
 	if s.attempts > 0 || s.wasUp {
 		if err := s.afterLoss(ctx); err != nil {
 			return nil, err
@@ -95,7 +104,22 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err := conn.PgConn().Conn().SetDeadline(time.Now().Add(s.conf.ConnectTimeout)); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
+	if s.onConnect != nil {
+		if err := s.onConnect(ctx, conn); err != nil {
+			return nil, errors.Join(fmt.Errorf("prepare the connection: %w", err), conn.Close(ctx))
+		}
+		s.introduced = true
+	}
 	return conn, nil
+}
+
+// disconnected tells the user, once, that the connection of the last OnConnect
+// is gone.
+func (s *session) disconnected() {
+	if s.introduced && s.onDisconnect != nil {
+		s.onDisconnect()
+	}
+	s.introduced = false
 }
 
 // afterLoss tells of the loss, once, and waits until the next attempt.

@@ -1,0 +1,73 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// defaultListLimit is far more than a person reads, and little to hold.
+const defaultListLimit = 1000
+
+// JobFilter selects jobs. The zero value selects all.
+type JobFilter struct {
+	// Statuses, Queues and Names select the jobs that have one of these; nil
+	// is any. Empty but not nil is a mistake, and never 'any'. Dead letters,
+	// which have a queue of their own, are not among the jobs.
+	Statuses []JobStatus
+	Queues   []string
+	Names    []string
+	// Limit is how many jobs are listed at most. Default 1000.
+	Limit int
+}
+
+func (f JobFilter) validate() error {
+	for field, empty := range map[string]bool{
+		"statuses": f.Statuses != nil && len(f.Statuses) == 0,
+		"queues":   f.Queues != nil && len(f.Queues) == 0,
+		"names":    f.Names != nil && len(f.Names) == 0,
+	} {
+		if empty {
+			return &ArgumentError{field, "are an empty list; leave it nil to select any"}
+		}
+	}
+	known := []JobStatus{StatusQueued, StatusProcessing, StatusDone, StatusCancelled}
+	for _, status := range f.Statuses {
+		if !slices.Contains(known, status) {
+			return &ArgumentError{"status", fmt.Sprintf("must be queued, processing, done or cancelled, not %q", string(status))}
+		}
+	}
+	if f.Limit < 0 {
+		return &ArgumentError{"limit", fmt.Sprintf("must not be negative, not %d", f.Limit)}
+	}
+	return nil
+}
+
+// Ids of version 7 are in order of time, which makes them a good tie-break.
+const listSQL = `
+select` + jobColumns + `
+from soniq_jobs
+where ($1::text[] is null or status = any ($1))
+  and ($2::text[] is null or coalesce(queue, 'default') = any ($2))
+  and ($3::text[] is null or job_name = any ($3))
+order by created_at desc nulls last, id desc
+limit $4`
+
+// List returns the jobs that match, the newest first. A mistake in the filter
+// is an [*ArgumentError].
+func (c *Client) List(ctx context.Context, f JobFilter) ([]*Job, error) {
+	if err := f.validate(); err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	if f.Limit == 0 {
+		f.Limit = defaultListLimit
+	}
+	rows, _ := c.pool.Query(ctx, listSQL, f.Statuses, f.Queues, f.Names, f.Limit)
+	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	return jobs, nil
+}

@@ -1,0 +1,304 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+const heldSQL = `
+select exists (
+  select from soniq_workers o
+  join pg_locks l on l.pid = o.backend_pid
+  where o.id = $1
+    and l.locktype = 'advisory'
+    and l.granted
+    and (l.classid::bigint << 32) | l.objid::bigint = o.lock_key
+)`
+
+// Two workers of one process share hostname and pid, as containers do.
+func TestWorker_sameHostnameAndPID_eachHasItsLock(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	first, second := start(t, pool, reg, engine.WorkerConfig{}), start(t, pool, reg, engine.WorkerConfig{})
+	for _, w := range []*running{first, second} {
+		waitUntil(t, pool, "an advertised lock", heldSQL, w.ID())
+	}
+	if n := queryValue[int](t, pool, `select count(distinct lock_key) from soniq_workers`); n != 2 {
+		t.Errorf("%d locks, want 2", n)
+	}
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !queryValue[bool](t, pool, `select status = 'stopped' and lock_key is null and backend_pid is null from soniq_workers where id = $1`, first.ID()) {
+		t.Error("a worker that stopped advertises a lock")
+	}
+}
+
+func TestWorker_listenerKilled_takesAnotherLockAndKeepsItsJob(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
+	start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, Queues: []string{"other"}})
+	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	id := enqueue(t, client, "slow", nil)
+	receive(t, "start", started)
+	defer close(release)
+	const keySQL = `select lock_key from soniq_workers where id = $1`
+	before := queryValue[int64](t, pool, keySQL, w.ID())
+	// So old that without another heartbeat it would be dead.
+	exec(t, pool, `update soniq_workers set last_heartbeat = now() - interval '20 s' where id = $1`, w.ID())
+	exec(t, pool, `select pg_terminate_backend(backend_pid) from soniq_workers where id = $1`, w.ID())
+	waitUntil(t, pool, "another lock", `
+		select coalesce(lock_key <> $2 and last_heartbeat > now() - interval '10 s', false) from soniq_workers where id = $1`,
+		w.ID(), before)
+	if job := getJob(t, client, id); job.Status != engine.StatusProcessing || job.Attempts != 1 {
+		t.Errorf("the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+// pooled is a connection that goes through a pooler: the process that the
+// server greeted with is not the one that runs the statements.
+type pooled struct{ net.Conn }
+
+func (p pooled) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	// BackendKeyData: its type, its length, the process.
+	if i := bytes.Index(b[:n], []byte{'K', 0, 0, 0, 12}); i >= 0 && i+8 < n {
+		b[i+8]++
+	}
+	return n, err
+}
+
+func TestWorker_behindAPooler_advertisesNoLock(t *testing.T) {
+	t.Parallel()
+	pool, sent := traced(t, testdb.NewURL(t))
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config := pool.Config().ConnConfig
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return pooled{conn}, err
+	}
+	wantsNoLock(t, start(t, pool, reg, engine.WorkerConfig{ListenConfig: config}), sent)
+	if n := queryValue[int](t, pool, `
+		select count(*) from pg_locks l join pg_database d on d.oid = l.database
+		where l.locktype = 'advisory' and d.datname = current_database()`); n != 0 {
+		t.Errorf("%d locks are left with the pooler", n)
+	}
+}
+
+func TestWorker_listensInAnotherDatabase_advertisesNoLock(t *testing.T) {
+	t.Parallel()
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config, err := pgx.ParseConfig(testdb.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, sent := traced(t, testdb.NewURL(t))
+	wantsNoLock(t, start(t, pool, reg, engine.WorkerConfig{ListenConfig: config}), sent)
+}
+
+// wantsNoLock has the worker look, and look again: the first may have come
+// before the listener.
+func wantsNoLock(t *testing.T, w *running, sent *statements) {
+	t.Helper()
+	for n := range 2 {
+		waitTrue(t, "a look", func() bool {
+			w.Stir()
+			_, looks := sent.count()
+			return looks > n+1
+		})
+	}
+	if w.Advertises() {
+		t.Error("it advertises a lock")
+	}
+}
+
+func TestRecovery_plans_readNoMoreThanTheyReturn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	ours := "go/0.1.0"
+	worker := addWorker(t, pool, &ours, nil, 0, time.Hour)
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, worker_id, claim_token)
+		select gen_random_uuid(), 'a', '{}', s.status, case when s.status <> 'queued' then $1::uuid end, 1
+		from (select case when n % 2000 = 0 then 'processing' when n % 2 = 0 then 'done' else 'queued' end as status
+			from generate_series(1, 20000) n) s`, worker)
+	exec(t, pool, `analyze`)
+	for name, q := range map[string]struct {
+		sql  string
+		args []any
+	}{
+		"look":   {engine.LookSQL, []any{worker, nil, nil}},
+		"dead":   {engine.DeadSQL, []any{worker}},
+		"strays": {engine.StraysSQL, []any{worker, time.Hour, []int64{1}}},
+	} {
+		rows, _ := pool.Query(t.Context(), "explain "+q.sql, q.args...)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := strings.Join(lines, "\n")
+		if strings.Contains(plan, "Seq Scan on soniq_jobs") || !strings.Contains(plan, "idx_soniq_jobs_processing") {
+			t.Errorf("%s:\n%s", name, plan)
+		}
+	}
+}
+
+// Between the look and the burial, the worker can come back, and another
+// observer can be at it.
+func TestWorker_buries_onlyWhoIsStillDead(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := "go/0.1.0"
+	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
+	id := enqueue(t, client, "a", nil)
+	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2, claim_token = 1 where id = $1`, id, dead)
+	beaten := queryValue[time.Time](t, pool, `select last_heartbeat from soniq_workers where id = $1`, dead)
+	wants := func(job engine.JobStatus, worker string) {
+		t.Helper()
+		if j := getJob(t, client, id); j.Status != job || j.Attempts != 1 {
+			t.Errorf("the job is %s after %d attempts, want %s", j.Status, j.Attempts, job)
+		}
+		if s := queryValue[string](t, pool, `select status from soniq_workers where id = $1`, dead); s != worker {
+			t.Errorf("the worker is %s, want %s", s, worker)
+		}
+	}
+	bury := func(heartbeat time.Time) {
+		t.Helper()
+		if err := w.Bury(t.Context(), engine.Peer{ID: dead, Ours: true, Busy: true, Heartbeat: heartbeat}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bury(beaten.Add(-time.Second))
+	wants(engine.StatusProcessing, "active")
+
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // it was rolled back already
+	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, id); err != nil {
+		t.Fatal(err)
+	}
+	bury(beaten)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wants(engine.StatusProcessing, "active")
+
+	bury(beaten)
+	wants(engine.StatusQueued, "stopped")
+}
+
+func TestWorker_prune_forgetsOnlyTheLongGone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	ours := "go/0.1.0"
+	gone := addWorker(t, pool, &ours, nil, 25*time.Hour, 2*day)
+	gonePython := addWorker(t, pool, nil, nil, 31*day, 40*day)
+	kept := []any{
+		addWorker(t, pool, &ours, nil, 23*time.Hour, 2*day),
+		addWorker(t, pool, nil, nil, 29*day, 40*day),
+		addWorker(t, pool, &ours, nil, 2*day, 3*day), // has a job
+	}
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, status, worker_id) values (gen_random_uuid(), 'a', '{}', 'done', $1)`, kept[2])
+	exec(t, pool, `
+		insert into soniq_task_registry (task_name, worker_id, last_seen_at)
+		values ('old', 'w', now() - interval '31 days'), ('kept', 'w', now() - interval '29 days')`)
+
+	// Python Soniq cleans up just now.
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	const lockSQL = `select pg_advisory_lock(4325948971829913621)`
+	if _, err := conn.Exec(t.Context(), lockSQL); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_workers`); n != 5 {
+		t.Errorf("%d workers are left, want 5: somebody else has the lock", n)
+	}
+	if _, err := conn.Exec(t.Context(), strings.Replace(lockSQL, "lock", "unlock", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_workers where id in ($1, $2)`, gone, gonePython); n != 0 {
+		t.Errorf("%d of 2 are left", n)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_workers where id in ($1, $2, $3)`, kept...); n != 3 {
+		t.Errorf("%d of 3 are left", n)
+	}
+	if names := queryValue[string](t, pool, `select string_agg(task_name, ' ') from soniq_task_registry`); names != "kept" {
+		t.Errorf("the names are %s", names)
+	}
+}
+
+// The bar is 150 a minute, with an idle worker's 20 among them.
+func TestWorker_watchingABusyPeer_sendsFewStatements(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := traced(t, url)
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	busy := start(t, connect(t, url), reg, engine.WorkerConfig{})
+	id := enqueue(t, newClient(t, pool), "slow", nil)
+	receive(t, "start", started)
+	idle := engine.NewRegistry()
+	noop(idle, "idle")
+	start(t, pool, idle, engine.WorkerConfig{SafetyPoll: 30 * time.Second, Queues: []string{"idle"}})
+	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	began := time.Now()
+	before, looks := sent.count()
+	waitTrue(t, "looks", func() bool {
+		_, now := sent.count()
+		return now >= looks+6
+	})
+	all, _ := sent.count()
+	took := time.Since(began)
+	if took < 2500*time.Millisecond {
+		t.Errorf("6 looks took %s", took)
+	}
+	// A chore or two may fall into the time.
+	if other := all - before - 6; other > 4 {
+		t.Errorf("%d statements beside the 6 looks in %s", other, took)
+	}
+	close(release)
+	busy.waitForJob(t, id)
+}

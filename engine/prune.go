@@ -1,0 +1,75 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// What is forgotten, and when. A worker of ours that was away for longer
+// registers anew; Python's can't, and its names are written only once, when it
+// starts.
+const (
+	pruneInterval     = time.Hour
+	workerMemory      = 24 * time.Hour
+	pythonMemory      = 30 * 24 * time.Hour
+	namesMemory       = 30 * 24 * time.Hour
+	pruneBatch        = 100
+	pruneBatchesATurn = 20
+)
+
+// A worker whose jobs are kept is kept too: deleting it would write to each of
+// them. Parameters: $1 the lock, $2 batch, $3 and $4 the memory of our workers
+// and of Python's.
+const pruneWorkersSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+delete from soniq_workers
+where id in (
+  select o.id
+  from soniq_workers o
+  where (select elected from leader)
+    and o.last_heartbeat < now() - case when o.version like 'go/%' then $3::interval else $4::interval end
+    and not exists (select from soniq_jobs j where j.worker_id = o.id)
+  limit $2
+  for update skip locked
+)`
+
+const pruneNamesSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+delete from soniq_task_registry
+where (task_name, worker_id) in (
+  select r.task_name, r.worker_id
+  from soniq_task_registry r
+  where (select elected from leader)
+    and r.last_seen_at < now() - $3::interval
+  limit $2
+  for update skip locked
+)`
+
+// prune deletes, in small batches, the rows of workers and of registered names
+// that nobody has heard of for long. Names are kept for any grace.
+func (w *Worker) prune(ctx context.Context) error {
+	names := max(namesMemory, plus(w.config.UnknownGrace, registryWindow))
+	for _, p := range []struct {
+		what, sql string
+		args      []any
+	}{
+		{"workers", pruneWorkersSQL, []any{maintenanceLock, pruneBatch, workerMemory, pythonMemory}},
+		{"job names", pruneNamesSQL, []any{maintenanceLock, pruneBatch, names}},
+	} {
+		for range pruneBatchesATurn {
+			tag, err := w.pool.Exec(ctx, p.sql, p.args...)
+			if err != nil {
+				return fmt.Errorf("prune %s: %w", p.what, err)
+			}
+			if tag.RowsAffected() < pruneBatch {
+				break
+			}
+		}
+	}
+	return nil
+}
