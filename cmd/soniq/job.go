@@ -10,19 +10,34 @@ import (
 	"soniq/engine"
 )
 
+// jobCmd groups what can be done with jobs. 'soniq job ID' alone shows one.
 type jobCmd struct {
+	Show   jobShowCmd   `cmd:"" default:"withargs" help:"Show a job: status, arguments, result, error. It is what 'soniq job ID' does."`
+	List   jobListCmd   `cmd:"" help:"List jobs, the newest first."`
+	Cancel jobCancelCmd `cmd:"" help:"Cancel jobs that are queued or running."`
+	Retry  jobRetryCmd  `cmd:"" help:"Run jobs now that are scheduled for later or were cancelled."`
+	Delete jobDeleteCmd `cmd:"" help:"Delete jobs that are queued, done or cancelled."`
+}
+
+func (jobCmd) Help() string {
+	return jobShowCmd{}.Help() + `
+    soniq job list --status queued --queue emails
+    soniq job cancel 01890a5d-ac96-774b-bcce-b302099a8057`
+}
+
+type jobShowCmd struct {
 	ID string `arg:"" name:"id" help:"The job's id."`
 	waitFlags
 }
 
-func (jobCmd) Help() string {
+func (jobShowCmd) Help() string {
 	return `With --wait it is shown once it has ended.
 
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m`
 }
 
-func (c *jobCmd) Run(a *app) error {
+func (c *jobShowCmd) Run(a *app) error {
 	id, err := parseID(c.ID)
 	if err != nil {
 		return err
@@ -65,7 +80,7 @@ func (c *jobCmd) Run(a *app) error {
 
 // wait returns the job as it is when it has ended. Of one whose row is gone
 // then, it is what was seen last.
-func (c *jobCmd) wait(a *app, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
+func (c *jobShowCmd) wait(a *app, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
 	err := c.await(a, pool, client, []uuid.UUID{j.ID}, func(_ uuid.UUID, now *engine.Job) {
 		if now == nil {
 			j.Status, j.WorkerID = engine.StatusDone, nil
@@ -97,6 +112,9 @@ func (a *app) printJob(j *engine.Job) {
 	field("Updated", a.when(j.UpdatedAt))
 	if j.ExpiresAt != nil {
 		field("Expires", a.when(*j.ExpiresAt))
+	}
+	if j.CancelRequestedAt != nil && j.Status == engine.StatusProcessing {
+		field("Cancelling", "asked at "+a.when(*j.CancelRequestedAt))
 	}
 	if j.ReplayOf != nil {
 		field("Replay of", j.ReplayOf.String())

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/google/uuid"
+
+	"soniq/engine"
+)
+
+// jobIDs are the jobs that a command changes. Who names each of them is not
+// asked again.
+type jobIDs struct {
+	IDs []string `arg:"" name:"id" help:"Ids, as 'soniq job list' shows them."`
+}
+
+// parse checks all ids before anything is done with one of them. One that is
+// named twice counts once.
+func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
+	seen := map[uuid.UUID]bool{}
+	for _, text := range j.IDs {
+		id, err := parseID(text)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[id] {
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// each changes the jobs one by one, and tells what could not be done.
+func (j *jobIDs) each(a *app, change func(context.Context, *engine.Client, uuid.UUID) error) ([]failure, error) {
+	ids, err := j.parse()
+	if err != nil {
+		return nil, err
+	}
+	client, err := a.client()
+	if err != nil {
+		return nil, err
+	}
+	failed := []failure{}
+	for _, id := range ids {
+		err := change(a.ctx, client, id)
+		var refused *engine.RefusedError
+		var duplicate *engine.DuplicateError
+		switch {
+		case errors.Is(err, engine.ErrJobNotFound), errors.As(err, &refused), errors.As(err, &duplicate):
+			failed = append(failed, failure{id.String(), err.Error()})
+		case err != nil:
+			return nil, err
+		}
+	}
+	return failed, nil
+}
+
+type jobCancelCmd struct {
+	jobIDs
+}
+
+func (jobCancelCmd) Help() string {
+	return `A queued job never runs. A running one is asked to stop: its handler's context ends, a command gets SIGTERM, then SIGKILL, a request is broken off. Unless it succeeds all the same, or is dead for good already, it ends as cancelled. Cancelled jobs are kept for a day; 'soniq job retry' runs them after all.
+
+    soniq job cancel 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq job ID --wait                 # until a running one has ended`
+}
+
+func (c *jobCancelCmd) Run(a *app) error {
+	cancelled, asked := []uuid.UUID{}, []uuid.UUID{}
+	failed, err := c.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
+		status, err := client.Cancel(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case status == engine.StatusProcessing:
+			asked = append(asked, id)
+			if !a.JSON {
+				a.out.printf("Asked the worker of %s to cancel it", id)
+			}
+		default:
+			cancelled = append(cancelled, id)
+			if !a.JSON {
+				a.out.printf("Cancelled %s", id)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		if err := a.out.document(map[string]any{"cancelled": cancelled, "requested": asked, "failed": failed}); err != nil {
+			return err
+		}
+	}
+	return a.outcome(len(cancelled)+len(asked), failed)
+}
+
+type jobRetryCmd struct {
+	jobIDs
+}
+
+func (jobRetryCmd) Help() string {
+	return `A job that is queued for later, be it scheduled or waiting for its next attempt, is made due now and keeps its attempts. A cancelled one is queued again with all its attempts before it. Dead letters are replayed: see 'soniq dead-letter replay'.
+
+    soniq job retry 01890a5d-ac96-774b-bcce-b302099a8057`
+}
+
+func (c *jobRetryCmd) Run(a *app) error {
+	return c.run(a, "retried", "Queued %s to run now", (*engine.Client).Retry)
+}
+
+type jobDeleteCmd struct {
+	jobIDs
+}
+
+func (jobDeleteCmd) Help() string {
+	return `A job that is deleted is gone, with its result. A running one must be cancelled first. Dead letters are deleted by 'soniq dead-letter delete'.
+
+    soniq job delete 01890a5d-ac96-774b-bcce-b302099a8057`
+}
+
+func (c *jobDeleteCmd) Run(a *app) error {
+	return c.run(a, "deleted", "Deleted %s", (*engine.Client).Delete)
+}
+
+// run is a command whose change succeeds in one way.
+func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, context.Context, uuid.UUID) error) error {
+	done := []uuid.UUID{}
+	failed, err := j.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
+		if err := change(client, ctx, id); err != nil {
+			return err
+		}
+		done = append(done, id)
+		if !a.JSON {
+			a.out.printf(line, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		if err := a.out.document(map[string]any{key: done, "failed": failed}); err != nil {
+			return err
+		}
+	}
+	return a.outcome(len(done), failed)
+}
+
+// person is who is at the keyboard, as far as that is known: 'ada@laptop'.
+// Empty leaves it to the client to name the process.
+func (a *app) person() string {
+	user := a.getenv("USER")
+	host, err := os.Hostname()
+	if user == "" || err != nil {
+		return ""
+	}
+	return user + "@" + host
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"soniq/engine"
+)
+
+type jobListCmd struct {
+	Status []string `placeholder:"STATUS" help:"queued, processing, done or cancelled. Repeatable."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Limit  int      `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+}
+
+func (jobListCmd) Help() string {
+	return `Jobs that failed for good are not among them: see 'soniq dead-letter list'.
+
+    soniq job list
+    soniq job list --status queued --status processing --queue emails
+    soniq job list --job emails.send --limit 0 --json`
+}
+
+// filter turns the flags into a filter. An empty value is refused: in a
+// script it is a variable that isn't set, and it must not mean 'any'.
+func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
+	for flag, values := range map[string][]string{"--status": c.Status, "--queue": c.Queue, "--job": c.Job} {
+		if slices.Contains(values, "") {
+			return f, usagef("%s is empty; leave it out to match any", flag)
+		}
+	}
+	for _, text := range c.Status {
+		status := engine.JobStatus(text)
+		if !slices.Contains(jobStatuses(), text) {
+			return f, usagef("--status must be queued, processing, done or cancelled, not %q", text)
+		}
+		f.Statuses = append(f.Statuses, status)
+	}
+	if len(c.Queue) > 0 {
+		f.Queues = c.Queue
+	}
+	if len(c.Job) > 0 {
+		f.Names = c.Job
+	}
+	if c.Limit < 0 {
+		return f, usagef("--limit must not be negative: %d", c.Limit)
+	}
+	if f.Limit = c.Limit; f.Limit == 0 {
+		f.Limit = math.MaxInt32
+	}
+	return f, nil
+}
+
+// jobStatuses are those that a job in its queue can have.
+func jobStatuses() []string {
+	return []string{
+		string(engine.StatusQueued), string(engine.StatusProcessing), string(engine.StatusDone), string(engine.StatusCancelled),
+	}
+}
+
+func (c *jobListCmd) Run(a *app) error {
+	f, err := c.filter()
+	if err != nil {
+		return err
+	}
+	client, err := a.client()
+	if err != nil {
+		return err
+	}
+	jobs, err := client.List(a.ctx, f)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.JSON:
+		err = a.out.document(jobs)
+	case len(jobs) > 0:
+		err = a.printJobs(jobs)
+	}
+	switch given := len(c.Status)+len(c.Queue)+len(c.Job) > 0; {
+	case err != nil:
+		return err
+	case len(jobs) == 0 && given:
+		a.note("no job matches")
+	case len(jobs) == 0:
+		a.note("no jobs")
+	case len(jobs) == f.Limit:
+		a.note("the newest %s; --limit 0 for all", plural(int64(len(jobs)), "job"))
+	default:
+		a.note("%s", plural(int64(len(jobs)), "job"))
+	}
+	return nil
+}
+
+// printJobs prints a table that fits the terminal. On a narrow one the error
+// goes first: 'show' has all of it.
+func (a *app) printJobs(jobs []*engine.Job) error {
+	t := table{columns: []column{
+		{title: "ID"},
+		{title: "JOB", min: 14},
+		{title: "STATUS"},
+		{title: "QUEUE", min: 8, drop: 2},
+		{title: "ATTEMPTS", right: true, drop: 3},
+		{title: "AGE", right: true},
+		{title: "ERROR", min: 16, drop: 4},
+	}}
+	now := a.now()
+	for _, j := range jobs {
+		status := string(j.Status)
+		switch {
+		case j.Status == engine.StatusQueued && j.ScheduledAt != nil && j.ScheduledAt.After(now):
+			// The age is that of now until then.
+			status = "due in " + age(*j.ScheduledAt, now)
+		case j.Status == engine.StatusProcessing && j.CancelRequestedAt != nil:
+			status = "cancelling"
+		}
+		t.add(
+			j.ID.String(), j.Name, status, j.Queue,
+			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.CreatedAt), firstLine(j.LastError),
+		)
+	}
+	return t.write(a.out, a.tableWidth())
+}
+
+// client is a client of the database that the flags lead to.
+func (a *app) client() (*engine.Client, error) {
+	pool, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return engine.NewClient(pool, engine.ClientConfig{ProducerID: a.person()})
+}
