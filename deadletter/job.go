@@ -93,20 +93,31 @@ const outcomeUnknown = `(
     and d.last_resurrection_at > d.moved_to_dead_letter_at
   )`
 
-// jobColumns are what scanJob reads, in its order. Infinite times, which Go
-// has no value for, are read as none.
+// The times that Go has a value for and JSON a text: four digits of year. A row
+// can hold others, infinite ones too, and must not hide all the rest by it.
+const (
+	earliest = "timestamptz '0001-01-01 00:00:00+00'"
+	latest   = "timestamptz '9999-12-31 23:59:59+00'"
+	between  = " between " + earliest + " and " + latest
+	movedAt  = "least(greatest(d.moved_to_dead_letter_at, " + earliest + "), " + latest + ")"
+)
+
+// jobColumns are what scanJob reads, in its order. A time out of range is read
+// as none; those that every row has are read as the nearest one in range (the
+// death), and as that (the enqueueing).
 const jobColumns = `
   d.id, d.job_name, d.args, d.queue, d.priority, d.max_attempts, d.attempts,
   coalesce(d.last_error, ''), d.dead_letter_reason,
-  case when isfinite(d.original_created_at) then d.original_created_at else d.moved_to_dead_letter_at end,
-  d.moved_to_dead_letter_at,
-  coalesce(d.resurrection_count, 0), d.last_resurrection_at, d.tags,
+  case when d.original_created_at` + between + ` then d.original_created_at else ` + movedAt + ` end,
+  ` + movedAt + `,
+  coalesce(d.resurrection_count, 0),
+  case when d.last_resurrection_at` + between + ` then d.last_resurrection_at end, d.tags,
   d.state, d.replay_job_id, d.replay_of,
   coalesce(d.error_kind, ''), coalesce(d.error_type, ''), coalesce(d.error_code, ''),
   coalesce(d.decided_by, ''), coalesce(d.fingerprint, ''),
   d.args_hash, coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.worker_id,
-  case when isfinite(d.scheduled_at) then d.scheduled_at end,
-  d.moved_xid::text::bigint, d.created_at`
+  case when d.scheduled_at` + between + ` then d.scheduled_at end,
+  d.moved_xid::text::bigint, case when d.created_at` + between + ` then d.created_at end`
 
 // scanJob reads a row of jobColumns.
 func scanJob(row pgx.CollectableRow) (Job, error) {

@@ -3,6 +3,7 @@ package deadletter_test
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"math/big"
 	"slices"
 	"strings"
@@ -126,7 +127,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 			"validate":     tt.filter.Validate,
 			"list":         func() error { _, err := q.List(t.Context(), tt.filter); return err },
 			"count":        func() error { _, err := q.Count(t.Context(), tt.filter); return err },
-			"replay count": func() error { _, err := q.ReplayCount(t.Context(), tt.filter); return err },
+			"replay count": func() error { _, err := q.ReplayCount(t.Context(), tt.filter, deadletter.ReplayOptions{}); return err },
 			"replay":       func() error { _, err := q.ReplayAll(t.Context(), tt.filter, deadletter.ReplayOptions{}); return err },
 			"delete":       func() error { _, err := q.DeleteAll(t.Context(), tt.filter); return err },
 			"export": func() error {
@@ -203,5 +204,37 @@ func TestQueue_Get_returnsTheRowAsItIsStored(t *testing.T) {
 	}
 	if !j.OriginalCreatedAt.Equal(j.MovedAt) || j.MovedAt.Location() != time.UTC {
 		t.Errorf("created at %v, moved at %v", j.OriginalCreatedAt, j.MovedAt)
+	}
+}
+
+// A row with a time that Go or JSON has no room for must not hide the others.
+func TestQueue_timesOutOfRange_hideNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool)
+	for _, when := range []string{"infinity", "-infinity", "10000-01-01 00:00:00+00", "0001-12-31 00:00:00+00 BC"} {
+		insertDead(t, pool, columns{
+			"scheduled_at": when, "created_at": when, "last_resurrection_at": when,
+			"original_created_at": when, "moved_to_dead_letter_at": when,
+		})
+	}
+	insertDead(t, pool, nil)
+	jobs, err := q.List(t.Context(), deadletter.Filter{})
+	if err != nil || len(jobs) != 5 {
+		t.Fatalf("%d rows, %v", len(jobs), err)
+	}
+	for _, j := range jobs {
+		if j.ScheduledAt != nil || j.LastResurrectionAt != nil {
+			t.Errorf("due %v, replayed %v", j.ScheduledAt, j.LastResurrectionAt)
+		}
+		jsonOf(t, j)
+	}
+	if !jobs[0].MovedAt.After(jobs[2].MovedAt) || !jobs[2].MovedAt.After(jobs[4].MovedAt) {
+		t.Errorf("died at %v, %v, %v", jobs[0].MovedAt, jobs[2].MovedAt, jobs[4].MovedAt)
+	}
+	for _, format := range []deadletter.Format{deadletter.FormatJSON, deadletter.FormatJSONL, deadletter.FormatCSV} {
+		if n, err := q.Export(t.Context(), io.Discard, deadletter.Filter{}, format); n != 5 || err != nil {
+			t.Errorf("%s: exported %d, %v", format, n, err)
+		}
 	}
 }

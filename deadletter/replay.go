@@ -137,10 +137,12 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Replayed])
 }
 
-const lockSQL = `
+const stateSQL = `
 select d.state, d.replay_job_id, d.attempts, d.max_attempts
 from soniq_dead_letter_jobs d
-where d.id = $1
+where d.id = $1`
+
+const lockSQL = stateSQL + `
 for update`
 
 // The queued job that has $1's place under one of the unique indexes.
@@ -177,23 +179,59 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 	return job, nil
 }
 
-func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
+// CheckReplay returns the error that Replay would return now, or nil. It changes
+// nothing and locks nothing.
+func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) error {
+	err := o.validate()
+	if err == nil {
+		err = o.refusal(ctx, q.pool, stateSQL, id)
+	}
+	if err == nil {
+		err = duplicate(ctx, q.pool, id)
+	}
+	if err != nil {
+		return fmt.Errorf("check replay of dead letter %s: %w", id, err)
+	}
+	return nil
+}
+
+// refusal reads the dead letter by sql and returns why it can't be replayed,
+// apart from duplicates.
+func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid.UUID) error {
 	var (
 		state                 string
 		replayJobID           *uuid.UUID
 		attempts, maxAttempts int
 	)
-	err := tx.QueryRow(ctx, lockSQL, id).Scan(&state, &replayJobID, &attempts, &maxAttempts)
+	err := db.QueryRow(ctx, sql, id).Scan(&state, &replayJobID, &attempts, &maxAttempts)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return uuid.Nil, ErrNotFound
+		return ErrNotFound
 	}
 	if err != nil {
-		return uuid.Nil, err
+		return err
 	}
 	if state != StateDead && !o.Force {
-		return uuid.Nil, &StateError{ID: id, State: state, ReplayJobID: replayJobID}
+		return &StateError{ID: id, State: state, ReplayJobID: replayJobID}
 	}
-	if err := o.check(id, attempts, maxAttempts); err != nil {
+	return o.check(id, attempts, maxAttempts)
+}
+
+// duplicate returns a *DuplicateError if a job that is equal to the dead letter
+// is queued.
+func duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
+	var queued uuid.UUID
+	err := db.QueryRow(ctx, duplicateSQL, id).Scan(&queued)
+	if err == nil {
+		return &DuplicateError{ID: queued}
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
+	if err := o.refusal(ctx, tx, lockSQL, id); err != nil {
 		return uuid.Nil, err
 	}
 	for range duplicateTries {
@@ -204,12 +242,7 @@ func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uui
 		if len(made) == 1 {
 			return made[0].To, nil
 		}
-		var queued uuid.UUID
-		err = tx.QueryRow(ctx, duplicateSQL, id).Scan(&queued)
-		if err == nil {
-			return uuid.Nil, &DuplicateError{ID: queued}
-		}
-		if !errors.Is(err, pgx.ErrNoRows) {
+		if err := duplicate(ctx, tx, id); err != nil {
 			return uuid.Nil, err
 		}
 	}
@@ -229,20 +262,76 @@ func (f Filter) replayable() *where {
 	return w
 }
 
+// ReplayList returns the first dead letters, the oldest first, that ReplayAll
+// would pick: at most n of them, and no more than the filter's Limit.
+func (q *Queue) ReplayList(ctx context.Context, f Filter, n int) ([]Job, error) {
+	if err := f.Validate(); err != nil {
+		return nil, fmt.Errorf("list dead letters to replay: %w", err)
+	}
+	if f.Limit > 0 {
+		n = min(n, f.Limit)
+	}
+	w := f.replayable()
+	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(n), w.params...)
+	if err != nil {
+		return nil, fmt.Errorf("list dead letters to replay: %w", err)
+	}
+	jobs, err := pgx.CollectRows(rows, scanJob)
+	if err != nil {
+		return nil, fmt.Errorf("list dead letters to replay: %w", err)
+	}
+	return jobs, nil
+}
+
 // ReplayCount returns how many dead letters ReplayAll would pick: those that it
 // would replay, and those that it would skip because an equal job is queued.
-func (q *Queue) ReplayCount(ctx context.Context, f Filter) (int64, error) {
-	if err := f.Validate(); err != nil {
-		return 0, fmt.Errorf("count dead letters to replay: %w", err)
-	}
-	n, err := q.count(ctx, f.replayable(), f.Limit)
+// Options that ReplayAll would refuse are an error here too, and so is a dead
+// letter without attempts left under KeepAttempts.
+func (q *Queue) ReplayCount(ctx context.Context, f Filter, o ReplayOptions) (int64, error) {
+	n, err := q.replayCount(ctx, f, o)
 	if err != nil {
 		return 0, fmt.Errorf("count dead letters to replay: %w", err)
 	}
 	return n, nil
 }
 
+func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int64, error) {
+	if err := f.Validate(); err != nil {
+		return 0, err
+	}
+	if err := o.validateAll(); err != nil {
+		return 0, err
+	}
+	n, err := q.count(ctx, f.replayable(), f.Limit)
+	if err != nil || !o.KeepAttempts {
+		return n, err
+	}
+	w := f.replayable()
+	sql := "select p.id, p.attempts, p.max_attempts\nfrom (" + selectReplayable + w.sql() + oldestFirst + w.limit(f.Limit) + ") p" +
+		"\nwhere p.attempts >= coalesce(nullif(" + w.param(o.MaxAttempts) + "::bigint, 0), p.max_attempts)\nlimit 1"
+	var (
+		id                    uuid.UUID
+		attempts, maxAttempts int
+	)
+	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&id, &attempts, &maxAttempts)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return n, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return 0, o.check(id, attempts, maxAttempts)
+}
+
 var errForceAll = errors.New("replay options: Force: only for a single dead letter")
+
+// validateAll is validate for ReplayAll.
+func (o ReplayOptions) validateAll() error {
+	if o.Force {
+		return errForceAll
+	}
+	return o.validate()
+}
 
 // ReplayAll replays what the filter picks, oldest first, in one transaction:
 // all of it or, on an error, nothing. A filter without a condition is refused
@@ -260,11 +349,8 @@ func (q *Queue) ReplayAll(ctx context.Context, f Filter, o ReplayOptions) (Repla
 	if err := f.validateBulk(); err != nil {
 		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)
 	}
-	if err := o.validate(); err != nil {
+	if err := o.validateAll(); err != nil {
 		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)
-	}
-	if o.Force {
-		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", errForceAll)
 	}
 	var result ReplayResult
 	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
@@ -302,12 +388,13 @@ func replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) (Repla
 	return result, nil
 }
 
+const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom soniq_dead_letter_jobs d"
+
 // lockReplayable locks the rows to replay and returns their ids, oldest first.
 // One lock order for all means that two at the same time can't deadlock.
 func lockReplayable(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) ([]uuid.UUID, error) {
 	w := f.replayable()
-	rows, err := tx.Query(ctx, "select d.id, d.attempts, d.max_attempts\nfrom soniq_dead_letter_jobs d"+
-		w.sql()+oldestFirst+w.limit(f.Limit)+"\nfor update of d", w.params...)
+	rows, err := tx.Query(ctx, selectReplayable+w.sql()+oldestFirst+w.limit(f.Limit)+"\nfor update of d", w.params...)
 	if err != nil {
 		return nil, err
 	}

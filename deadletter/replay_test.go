@@ -148,6 +148,9 @@ func TestQueue_Replay_refusalsChangeNothing(t *testing.T) {
 	for _, tt := range tests {
 		id := insertDead(t, pool, tt.dead)
 		before := get(t, q, id)
+		if err := q.CheckReplay(t.Context(), id, tt.options); err == nil || !tt.check(err) {
+			t.Errorf("%s: the check: %v", tt.name, err)
+		}
 		job, err := q.Replay(t.Context(), id, tt.options)
 		if err == nil || job != uuid.Nil || !tt.check(err) {
 			t.Errorf("%s: %s, %v", tt.name, job, err)
@@ -158,6 +161,12 @@ func TestQueue_Replay_refusalsChangeNothing(t *testing.T) {
 	}
 	if _, err := q.Replay(t.Context(), uuid.New(), deadletter.ReplayOptions{}); !errors.Is(err, deadletter.ErrNotFound) {
 		t.Errorf("a missing row: %v", err)
+	}
+	if err := q.CheckReplay(t.Context(), uuid.New(), deadletter.ReplayOptions{}); !errors.Is(err, deadletter.ErrNotFound) {
+		t.Errorf("the check of a missing row: %v", err)
+	}
+	if err := q.CheckReplay(t.Context(), insertDead(t, pool, nil), deadletter.ReplayOptions{}); err != nil {
+		t.Errorf("the check of one that can be replayed: %v", err)
 	}
 	if n := value[int](t, pool, "select count(*) from soniq_jobs"); n != 2 {
 		t.Errorf("%d jobs, want the 2 from before", n)
@@ -354,7 +363,7 @@ func TestQueue_Replay_successResolvesTheWholeLineage(t *testing.T) {
 		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(job)}); err != nil || len(moved) != 1 {
 			t.Fatalf("moved %v, %v", moved, err)
 		}
-		if n, err := q.ReplayCount(t.Context(), unfiltered); n != 1 || err != nil {
+		if n, err := q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{}); n != 1 || err != nil {
 			t.Errorf("%d to replay, %v; want only the youngest", n, err)
 		}
 	}

@@ -35,7 +35,7 @@ func TestQueue_ReplayAll_takesTheDeadOldestFirst(t *testing.T) {
 	cancelled := at(5, columns{"replay_job_id": uuid.New(), "last_resurrection_at": noon.Add(1000)}) // its replay was cancelled
 	diedSince := at(6, columns{"last_resurrection_at": noon, "resurrection_count": 1})
 
-	if n, err := q.ReplayCount(t.Context(), deadletter.Filter{Limit: 2}); n != 2 || err != nil {
+	if n, err := q.ReplayCount(t.Context(), deadletter.Filter{Limit: 2}, deadletter.ReplayOptions{}); n != 2 || err != nil {
 		t.Errorf("a limited count: %d, %v", n, err)
 	}
 	limited, err := q.ReplayAll(t.Context(), deadletter.Filter{All: true, Limit: 2}, deadletter.ReplayOptions{})
@@ -43,7 +43,7 @@ func TestQueue_ReplayAll_takesTheDeadOldestFirst(t *testing.T) {
 		t.Errorf("limited: %v, %v", limited, err)
 	}
 	want := []uuid.UUID{third, younger, cancelled, diedSince}
-	if n, err := q.ReplayCount(t.Context(), unfiltered); n != int64(len(want)) || err != nil {
+	if n, err := q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{}); n != int64(len(want)) || err != nil {
 		t.Errorf("counted %d, %v; want %d", n, err, len(want))
 	}
 	rest, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{Queue: "q", Priority: ptr(0), MaxAttempts: 9})
@@ -103,7 +103,7 @@ func TestQueue_ReplayAll_skipsDuplicatesAndLeavesThemDead(t *testing.T) {
 	twin := insertDead(t, pool, columns{"args_hash": "h", "unique_job": true, "moved_to_dead_letter_at": noon.Add(time.Hour)})
 	free := insertDead(t, pool, columns{"moved_to_dead_letter_at": noon.Add(2 * time.Hour)})
 
-	n, err := q.ReplayCount(t.Context(), unfiltered)
+	n, err := q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{})
 	if err != nil || n != 4 {
 		t.Errorf("counted %d, %v", n, err)
 	}
@@ -129,6 +129,19 @@ func TestQueue_ReplayAll_isAllOrNothing(t *testing.T) {
 	_, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{KeepAttempts: true})
 	if !errors.As(err, &attempts) || attempts.ID != full {
 		t.Errorf("without attempts left: %v", err)
+	}
+	// The preview says the same, and looks no further than the limit.
+	_, err = q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{KeepAttempts: true})
+	if !errors.As(err, &attempts) || attempts.ID != full {
+		t.Errorf("the preview without attempts left: %v", err)
+	}
+	for o, limit := range map[deadletter.ReplayOptions]int{{KeepAttempts: true}: 1, {KeepAttempts: true, MaxAttempts: 4}: 2} {
+		if n, err := q.ReplayCount(t.Context(), deadletter.Filter{Limit: limit}, o); n != int64(limit) || err != nil {
+			t.Errorf("the preview of the first %d: %d, %v", limit, n, err)
+		}
+	}
+	if _, err := q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{Force: true}); err == nil {
+		t.Error("the preview took Force")
 	}
 	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{Force: true}); err == nil {
 		t.Error("took Force")

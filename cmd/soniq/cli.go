@@ -12,7 +12,8 @@ type grammar struct {
 
 	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
 	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job, or many."`
-	Job     jobCmd     `cmd:"" group:"jobs" help:"Show a job."`
+	Job     jobCmd     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
+	Queue   queueCmd   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
 
 	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
 

@@ -179,6 +179,8 @@ func valuesOf(value *kong.Value) []string {
 			reasons = append(reasons, string(r))
 		}
 		return reasons
+	case "status":
+		return jobStatuses()
 	case "state":
 		return []string{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
 	case "format":

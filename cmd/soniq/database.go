@@ -76,11 +76,15 @@ func (a *app) open() (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	if db.dev {
+		if db.source == "SONIQ_DEV" && a.getenv("DATABASE_URL") != "" {
+			a.note("SONIQ_DEV is set: using the private database, not the one of DATABASE_URL")
+		}
 		lease, err := devdb.Acquire(a.ctx, devdb.Options{Logger: a.log})
 		if err != nil {
 			return nil, fmt.Errorf("start the private database: %w", err)
 		}
 		a.atExit(lease.Close)
+		a.atExit(a.endWith(lease))
 		db.url = lease.URL()
 	}
 	config, err := poolConfig(db.url, db.source)
@@ -101,6 +105,44 @@ func (a *app) open() (*pgxpool.Pool, error) {
 		}
 	}
 	return pool, nil
+}
+
+// errPrivateStopped ends a command whose private database was stopped under it:
+// the next one that another command starts would not wait for this one.
+var errPrivateStopped = errors.New("the private database was stopped, by 'soniq dev stop' or a crash")
+
+// endWith ends the command's context when the lease no longer keeps its
+// database. The function it returns ends the watch.
+func (a *app) endWith(lease *devdb.Lease) (stop func() error) {
+	ctx, end := context.WithCancelCause(a.ctx)
+	a.ctx = ctx
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		// How long a command that has lost its database goes on unaware.
+		ticker := time.NewTicker(500 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if !lease.Held() {
+					end(errPrivateStopped)
+					return
+				}
+			}
+		}
+	}()
+	return func() error {
+		stopped := errors.Is(context.Cause(ctx), errPrivateStopped)
+		end(nil)
+		<-watched
+		if stopped {
+			return errPrivateStopped
+		}
+		return nil
+	}
 }
 
 // poolConfig parses a URL that source named.

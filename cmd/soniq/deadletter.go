@@ -15,7 +15,7 @@ import (
 // deadLetterCmd groups what can be done with dead letters.
 type deadLetterCmd struct {
 	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
-	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, history."`
+	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
 	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
 	Cleanup cleanupCmd `cmd:"" help:"Delete dead letters older than some days."`

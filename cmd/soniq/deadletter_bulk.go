@@ -92,10 +92,28 @@ func (a *app) confirm(yes bool, question string) error {
 	}
 }
 
+// brokenOutcome is outcome for a command that may have been kept by err from the
+// ids that come after.
+func (a *app) brokenOutcome(done int, failed []failure, err error) error {
+	outcome := a.outcome(done, failed)
+	if err != nil {
+		return partly(int64(done), err)
+	}
+	return outcome
+}
+
 // failure is what went wrong with one of several ids.
 type failure struct {
 	ID    string `json:"id"`
 	Error string `json:"error"`
+}
+
+// partly is err with the exit code that tells that done things were done before.
+func partly(done int64, err error) error {
+	if err == nil || done == 0 {
+		return err
+	}
+	return &exitError{exitPartly, err}
 }
 
 // outcome ends a command on several ids: failures are named, each on its own
@@ -114,15 +132,16 @@ func (a *app) outcome(done int, failed []failure) error {
 	}
 }
 
-// preview shows up to ten of the dead letters that a bulk command would take.
-func (a *app) preview(queue *deadletter.Queue, f deadletter.Filter, verb string, n int64) error {
+// previewRows is how many dead letters a preview shows.
+const previewRows = 10
+
+// preview shows the first of the n dead letters that a bulk command would take.
+func (a *app) preview(verb string, n int64, list func() ([]deadletter.Job, error)) error {
 	if a.JSON {
 		return a.out.document(map[string]any{"dry_run": true, "count": n})
 	}
 	a.out.printf("Would %s %s.", verb, letters(n))
-	const shown = 10
-	f.Limit = int(min(n, shown))
-	jobs, err := queue.List(a.ctx, f)
+	jobs, err := list()
 	if err != nil {
 		return err
 	}

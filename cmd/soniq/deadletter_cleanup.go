@@ -35,16 +35,17 @@ func (c *cleanupCmd) Run(a *app) error {
 		remove, did = queue.CleanupCount, "Would remove"
 	}
 	n, err := remove(a.ctx, olderThan)
-	if err != nil {
+	if err != nil && n == 0 {
 		return err
 	}
-	if a.JSON {
-		result := map[string]any{"removed": n}
-		if c.DryRun {
-			result = map[string]any{"dry_run": true, "count": n}
-		}
-		return a.out.document(result)
+	result := map[string]any{"removed": n}
+	if c.DryRun {
+		result = map[string]any{"dry_run": true, "count": n}
 	}
-	a.out.printf("%s %s older than %s.", did, letters(n), plural(int64(c.Days), "day"))
-	return nil
+	if !a.JSON {
+		a.out.printf("%s %s older than %s.", did, letters(n), plural(int64(c.Days), "day"))
+	} else if err := a.out.document(result); err != nil {
+		return err
+	}
+	return partly(n, err)
 }

@@ -48,6 +48,7 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 	if c.DryRun {
 		done = "Would delete"
 	}
+	var broken error
 	for _, id := range ids {
 		var err error
 		if c.DryRun {
@@ -55,16 +56,16 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 		} else {
 			err = queue.Delete(a.ctx, id)
 		}
-		switch {
-		case errors.Is(err, deadletter.ErrNotFound):
+		if errors.Is(err, deadletter.ErrNotFound) {
 			failed = append(failed, failure{id.String(), deadletter.ErrNotFound.Error()})
-		case err != nil:
-			return err
-		default:
-			deleted = append(deleted, id)
-			if !a.JSON {
-				a.out.printf("%s %s", done, id)
-			}
+			continue
+		}
+		if broken = err; broken != nil {
+			break
+		}
+		deleted = append(deleted, id)
+		if !a.JSON {
+			a.out.printf("%s %s", done, id)
 		}
 	}
 	if a.JSON {
@@ -76,7 +77,7 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 			return err
 		}
 	}
-	return a.outcome(len(deleted), failed)
+	return a.brokenOutcome(len(deleted), failed, broken)
 }
 
 func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {
@@ -94,18 +95,22 @@ func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f 
 		return errNothingMatched
 	}
 	if c.DryRun {
-		return a.preview(queue, f, "delete", n)
+		return a.preview("delete", n, func() ([]deadletter.Job, error) {
+			f.Limit = int(min(n, previewRows))
+			return queue.List(a.ctx, f)
+		})
 	}
 	if err := a.confirm(c.Yes, fmt.Sprintf("This will permanently delete %s. This cannot be undone.", letters(n))); err != nil {
 		return err
 	}
 	deleted, err := queue.DeleteAll(a.ctx, f)
-	if err != nil {
+	if err != nil && deleted == 0 {
 		return err
 	}
-	if a.JSON {
-		return a.out.document(map[string]any{"deleted": deleted})
+	if !a.JSON {
+		a.out.printf("Deleted %s.", letters(deleted))
+	} else if err := a.out.document(map[string]any{"deleted": deleted}); err != nil {
+		return err
 	}
-	a.out.printf("Deleted %s.", letters(deleted))
-	return nil
+	return partly(deleted, err)
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/term"
+
 	"soniq/deadletter"
 )
 
@@ -42,8 +44,10 @@ func (c *exportCmd) format() (deadletter.Format, error) {
 		return deadletter.FormatCSV, nil
 	case ".jsonl", ".ndjson":
 		return deadletter.FormatJSONL, nil
-	default:
+	case ".json", "":
 		return deadletter.FormatJSON, nil
+	default:
+		return "", usagef("--output %q doesn't end with .json, .jsonl or .csv: say --format", c.Output)
 	}
 }
 
@@ -73,7 +77,15 @@ func (c *exportCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	buffered := bufio.NewWriter(file)
+	// A terminal has a name too.
+	w := io.Writer(file)
+	if term.IsTerminal(int(file.Fd())) {
+		o := newOutput(file)
+		if w = o.text; format != deadletter.FormatCSV {
+			w = o.json
+		}
+	}
+	buffered := bufio.NewWriter(w)
 	n, err := deadletter.NewQueue(pool).Export(a.ctx, buffered, f, format)
 	if err == nil {
 		err = buffered.Flush()

@@ -70,9 +70,15 @@ func (c *listCmd) Run(a *app) error {
 	return nil
 }
 
-// printLetters prints a table that fits the terminal. On a narrow one the
-// error goes first: 'show' has all of it.
+// narrow is the width below which a dead letter takes two lines: the id and the
+// reason alone need some sixty columns.
+const narrow = 110
+
+// printLetters prints a table that fits the terminal.
 func (a *app) printLetters(jobs []deadletter.Job) error {
+	if w := a.tableWidth(); w > 0 && w < narrow {
+		return a.printLettersNarrow(jobs, w)
+	}
 	t := table{columns: []column{
 		{title: "ID"},
 		{title: "JOB", min: 14},
@@ -86,10 +92,22 @@ func (a *app) printLetters(jobs []deadletter.Job) error {
 	for _, j := range jobs {
 		t.add(
 			j.ID.String(), j.JobName, string(j.Reason),
-			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.MovedAt), state(j), firstLine(j.LastError),
+			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.MovedAt), state(j), errorLine(j.LastError),
 		)
 	}
 	return t.write(a.out, a.tableWidth())
+}
+
+// printLettersNarrow prints two lines for each: what an operator types, and
+// what they read.
+func (a *app) printLettersNarrow(jobs []deadletter.Job, width int) error {
+	now := a.now()
+	for _, j := range jobs {
+		head := fmt.Sprintf("%s  %s  %s  %s", j.ID, state(j), age(now, j.MovedAt), oneLine(string(j.Reason)))
+		a.out.printf("%s", cutWidth(head, width))
+		a.out.printf("%s", cutWidth("  "+oneLine(j.JobName)+": "+errorLine(j.LastError), width))
+	}
+	return a.out.err
 }
 
 // state is the dead letter's state for people.

@@ -80,36 +80,21 @@ func (c *replayCmd) Run(a *app) error {
 
 func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure, o deadletter.ReplayOptions) error {
 	replayed := []deadletter.Replayed{}
+	var broken error
 	for _, id := range ids {
-		if c.DryRun {
-			j, err := queue.Get(a.ctx, id)
-			switch {
-			case errors.Is(err, deadletter.ErrNotFound):
-				failed = append(failed, failure{id.String(), err.Error()})
-			case err != nil:
-				return err
-			case j.State != deadletter.StateDead && !o.Force:
-				failed = append(failed, failure{id.String(), replayRefused(&deadletter.StateError{ID: id, State: j.State, ReplayJobID: j.ReplayJobID})})
-			default:
-				replayed = append(replayed, deadletter.Replayed{From: id})
-				if !a.JSON {
-					a.out.printf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason)))
-				}
-			}
-			continue
-		}
-		newID, err := queue.Replay(a.ctx, id, o)
+		said, newID, err := c.one(a, queue, id, o)
 		if err != nil {
 			text, single := replayError(err)
 			if !single {
-				return err
+				broken = err
+				break
 			}
 			failed = append(failed, failure{id.String(), text})
 			continue
 		}
 		replayed = append(replayed, deadletter.Replayed{From: id, To: newID})
 		if !a.JSON {
-			a.out.printf("Replayed %s as %s", id, newID)
+			a.out.printf("%s", said)
 		}
 	}
 	if a.JSON {
@@ -117,7 +102,21 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 			return err
 		}
 	}
-	return a.outcome(len(replayed), failed)
+	return a.brokenOutcome(len(replayed), failed, broken)
+}
+
+// one replays a dead letter, or finds out whether it could be. said is the line
+// for a person.
+func (c *replayCmd) one(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (said string, newID uuid.UUID, err error) {
+	if !c.DryRun {
+		newID, err = queue.Replay(a.ctx, id, o)
+		return fmt.Sprintf("Replayed %s as %s", id, newID), newID, err
+	}
+	j, err := queue.Get(a.ctx, id)
+	if err == nil {
+		err = queue.CheckReplay(a.ctx, id, o)
+	}
+	return fmt.Sprintf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason))), newID, err
 }
 
 func (c *replayCmd) result(replayed []deadletter.Replayed, failed []failure) any {
@@ -152,6 +151,17 @@ func replayError(err error) (text string, single bool) {
 	}
 }
 
+// replayAllError is the error of a bulk replay, which one dead letter without
+// attempts left fails.
+func replayAllError(err error) error {
+	var attempts *deadletter.AttemptsError
+	if errors.As(err, &attempts) {
+		text, _ := replayError(err)
+		return fmt.Errorf("%s: %s; nothing was changed", attempts.ID, text)
+	}
+	return err
+}
+
 func replayRefused(e *deadletter.StateError) string {
 	text := e.State
 	switch e.State {
@@ -170,19 +180,17 @@ func (c *replayCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f 
 	if err := pin(a.ctx, pool, &f); err != nil {
 		return err
 	}
-	n, err := queue.ReplayCount(a.ctx, f)
+	n, err := queue.ReplayCount(a.ctx, f, o)
 	if err != nil {
-		return err
+		return replayAllError(err)
 	}
 	if n == 0 {
 		return errNothingMatched
 	}
 	if c.DryRun {
-		if a.JSON {
-			return a.out.document(map[string]any{"dry_run": true, "count": n})
-		}
-		a.out.printf("Would replay %s.", letters(n))
-		return nil
+		return a.preview("replay", n, func() ([]deadletter.Job, error) {
+			return queue.ReplayList(a.ctx, f, previewRows)
+		})
 	}
 	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", letters(n))
 	if err := a.confirm(c.Yes, question); err != nil {
@@ -190,10 +198,7 @@ func (c *replayCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f 
 	}
 	result, err := queue.ReplayAll(a.ctx, f, o)
 	if err != nil {
-		if text, single := replayError(err); single {
-			return errors.New(text + "; nothing was changed")
-		}
-		return err
+		return replayAllError(err)
 	}
 	if a.JSON {
 		if result.Replayed == nil {

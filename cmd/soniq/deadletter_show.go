@@ -117,7 +117,12 @@ func (a *app) printLetter(j deadletter.Job) {
 	optional("Fingerprint", &j.Fingerprint)
 
 	var about []string
-	for _, part := range []string{string(j.ErrorKind), j.ErrorType, j.ErrorCode} {
+	errorType := j.ErrorType
+	if strings.HasPrefix(errorType, "*main.") {
+		// Of a command or an endpoint: a name from this program's inside.
+		errorType = ""
+	}
+	for _, part := range []string{string(j.ErrorKind), errorType, j.ErrorCode} {
 		if part != "" {
 			about = append(about, oneLine(part))
 		}

@@ -245,6 +245,10 @@ func (d *demo) follow(ctx context.Context, enough func(news any) bool) error {
 func (d *demo) show(news any) {
 	switch n := news.(type) {
 	case engine.Outcome:
+		// A demo that was killed may have left jobs in the queue.
+		if !d.mine(n.Job.ID) && (n.Job.ReplayOf == nil || !d.mine(*n.Job.ReplayOf)) {
+			return
+		}
 		switch n.Kind {
 		case engine.OutcomeDone:
 			d.done++
@@ -398,7 +402,7 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 	for _, j := range report.DeadLetters {
 		t.add(string(j.Reason), j.JobName, fmt.Sprint(j.Attempts), j.State, j.LastError)
 	}
-	if err := t.write(d.out, d.width); err != nil {
+	if err := t.write(d.out, d.tableWidth()); err != nil {
 		return err
 	}
 	d.say("\n%s done, %d retries, %s announced, 1 replayed and %s.",

@@ -66,8 +66,11 @@ func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
 		}
 	}
 
-	// Once more, for people, on the database that is there now.
+	// Once more, for people, on the database that is there now, with a job in it
+	// that a killed demo left.
+	soniq("enqueue", "emails.send_welcome", "--queue", "demo", "--args", `{"user_id": 1}`, "--dev")
 	out = soniq("demo")
+	wantIn(t, "the end", out, "3 jobs done, 6 retries, 5 dead letters announced, 1 replayed and resolved.")
 	_, hints, _ := strings.Cut(out, "Try:")
 	commands := 0
 	for line := range strings.Lines(hints) {

@@ -173,15 +173,20 @@ func (c *devPsqlCmd) Run(a *app, k *kong.Context) error {
 		"--username", server.User, "--dbname", server.Database,
 	}, c.Args...)...)
 	psql.Stdin, psql.Stdout, psql.Stderr = a.stdin, a.stdout, a.stderr
-	// What the environment says of other servers isn't meant.
-	psql.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "PGSSL") || strings.HasPrefix(v, "PGSERVICE") }),
-		"PGPASSWORD="+server.Password)
+	psql.Env = psqlEnvironment(os.Environ(), server.Password)
 	err = a.runBeside(psql)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return &exitError{max(exit.ExitCode(), exitFailed), errReported}
 	}
 	return err
+}
+
+// psqlEnvironment is environ without what libpq reads of other servers: some of
+// it, such as PGHOSTADDR, beats what stands on psql's command line.
+func psqlEnvironment(environ []string, password string) []string {
+	environ = slices.DeleteFunc(slices.Clone(environ), func(v string) bool { return strings.HasPrefix(v, "PG") })
+	return append(environ, "PGPASSWORD="+password)
 }
 
 // runBeside runs a program that shares our terminal, where Ctrl-C reaches it

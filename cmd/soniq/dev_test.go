@@ -13,7 +13,7 @@ func TestDev_fromNothingToReset(t *testing.T) {
 	dir := devDir(t)
 	prepare := func(args ...string) *process {
 		p := program(t, dir, "postgres://elsewhere.invalid/x", args...)
-		p.Env = append(p.Env, "SONIQ_DEV_DIR="+dir, "PGSSLMODE=require")
+		p.Env = append(p.Env, "SONIQ_DEV_DIR="+dir, "PGSSLMODE=require", "PGHOSTADDR=192.0.2.1")
 		return p
 	}
 	soniq := func(code int, args ...string) result {

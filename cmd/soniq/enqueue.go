@@ -171,7 +171,7 @@ func (o *order) options() (opts []engine.EnqueueOption) {
 // args reads the arguments from where the flag says. What they are is the
 // client's to judge.
 func (c *enqueueCmd) args(a *app) (json.RawMessage, error) {
-	source, name := a.stdin, "standard input"
+	source, name := io.Reader(&patientReader{a.ctx, a.stdin}), "standard input"
 	switch {
 	case c.Args == "-":
 	case strings.HasPrefix(c.Args, "@"):

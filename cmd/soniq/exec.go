@@ -183,6 +183,9 @@ func (e *commandError) Error() string {
 	return e.status
 }
 
+// cutOff stands where the beginning of an output was dropped.
+const cutOff = "...\n"
+
 // ErrorCode is recorded with a dead letter.
 func (e *commandError) ErrorCode() string { return e.status }
 
@@ -202,6 +205,9 @@ func (h *execHandler) result(job *engine.Job, stdout *head) any {
 		h.log.Warn("the output of a command can't be stored as the job's result: it holds U+0000", "job", job.ID, "name", job.Name)
 	}
 	if result == nil {
+		if storable {
+			h.log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "name", job.Name)
+		}
 		return nil
 	}
 	return result
@@ -255,7 +261,7 @@ func (t *tail) String() string {
 		if _, rest, found := strings.Cut(text, "\n"); found && rest != "" {
 			text = rest
 		}
-		text = "...\n" + text
+		text = cutOff + text
 	}
 	return strings.TrimSpace(text)
 }

@@ -25,6 +25,10 @@ func printHelp(options kong.HelpOptions, ctx *kong.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(out, strings.Replace(help.String(), " <command>", " [<command>]", 1))
+	usage := " [<command>]"
+	if positional := node.DefaultCmd.Positional; len(positional) > 0 {
+		usage = " " + positional[0].Summary() + " | <command>"
+	}
+	_, err = io.WriteString(out, strings.Replace(help.String(), " <command>", usage, 1))
 	return err
 }

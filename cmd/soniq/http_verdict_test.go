@@ -49,7 +49,7 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 		return verdictRow{handle: handle, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "POST http", says: says}
 	}
 	late := func(handle http.HandlerFunc, text string) verdictRow {
-		return verdictRow{handle: handle, timeout: 200 * time.Millisecond, status: engine.StatusDeadLetter, reason: deadletter.Timeout, error: text}
+		return verdictRow{handle: handle, timeout: 3 * time.Second, status: engine.StatusDeadLetter, reason: deadletter.Timeout, error: text}
 	}
 	snoozed := func(handle http.HandlerFunc, pause time.Duration) verdictRow {
 		return verdictRow{handle: handle, status: engine.StatusQueued, pause: pause}

@@ -23,13 +23,13 @@ func (a *app) report(cmd *kong.Context, err error) {
 	a.note("soniq: %s", oneLine(text))
 }
 
-// commandPath is the selected command as one would type it: what runs by
-// default is hidden.
+// commandPath is the selected command as one would type it: without the name
+// of what runs by default.
 func commandPath(cmd *kong.Context) string {
 	path := ""
 	if cmd != nil {
 		for node := cmd.Selected(); node != nil && node.Parent != nil; node = node.Parent {
-			if !node.Hidden {
+			if node.Parent.DefaultCmd != node {
 				path = " " + node.Name + path
 			}
 		}

@@ -91,6 +91,17 @@ func firstLine(s string) string {
 	return ""
 }
 
+// errorLine is the line of an error text that says the most: the first, but of
+// a Python traceback, and of output whose beginning was cut off, the last.
+func errorLine(s string) string {
+	head := firstLine(s)
+	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(cutOff) {
+		lines := strings.Split(strings.TrimSpace(s), "\n")
+		return oneLine(strings.TrimSpace(lines[len(lines)-1]))
+	}
+	return head
+}
+
 // safeWriter passes text on with everything that could drive a terminal
 // escaped. Line breaks and tabs pass. A character that is split between two
 // writes is held until its end arrives.

@@ -57,6 +57,7 @@ func (a *app) printQueues(queues []engine.QueueStatus) error {
 	}
 	t := table{columns: []column{
 		{title: "QUEUE", min: 10},
+		{title: "STATE"},
 		{title: "DUE", right: true},
 		{title: "WAITING", right: true, drop: 1},
 		{title: "SCHEDULED", right: true},
@@ -64,13 +65,16 @@ func (a *app) printQueues(queues []engine.QueueStatus) error {
 		{title: "DONE", right: true},
 		{title: "CANCELLED", right: true, drop: 2},
 	}}
+	now := a.now()
 	for _, q := range queues {
-		waiting := "-"
+		state, waiting := "open", "-"
+		if q.PausedAt != nil {
+			state = "paused " + age(now, *q.PausedAt)
+		}
 		if q.Due > 0 {
-			now := a.now()
 			waiting = age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
 		}
-		t.add(q.Queue, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
+		t.add(q.Queue, state, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
 	}
 	return t.write(a.out, a.tableWidth())
 }

@@ -80,7 +80,7 @@ func (f *waitFlags) await(a *app, pool *pgxpool.Pool, client *engine.Client, ids
 		statuses: make(map[uuid.UUID]engine.JobStatus, len(ids)), started: a.now(), answered: a.now(),
 	}
 	err := w.run(ctx)
-	if ctx.Err() == nil || err == nil {
+	if ctx.Err() == nil || err == nil || len(w.open) == 0 {
 		return err
 	}
 	how := "stopped waiting"
@@ -279,8 +279,10 @@ func (w *waiting) warn(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
+	case service.Paused:
+		w.note("soniq: queue %s is paused: waiting", oneLine(job.Queue))
 	case !service.Queue:
-		w.note("soniq: no live worker serves queue %s: waiting", oneLine(job.Queue))
+		w.note("soniq: no live worker serves queue %s: waiting (--wait-timeout ends that)", oneLine(job.Queue))
 	case !service.Handler:
 		w.note("soniq: no live worker of queue %s has a handler for %s: waiting", oneLine(job.Queue), oneLine(job.Name))
 	}

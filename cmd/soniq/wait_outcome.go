@@ -41,7 +41,7 @@ func (e *jobOutcome) failure() error {
 	case engine.StatusDeadLetter:
 		text := fmt.Sprintf("dead letter, %s", e.Reason)
 		if e.LastError != "" {
-			text += ": " + e.LastError
+			text += ": " + errorLine(e.LastError)
 		}
 		return errors.New(text)
 	case engine.StatusCancelled:
@@ -78,7 +78,11 @@ func (f *waitFlags) waitForResult(a *app, pool *pgxpool.Pool, client *engine.Cli
 		return err
 	}
 	if failure := outcome.failure(); failure != nil {
-		return fmt.Errorf("job %s: %w (see 'soniq job %[1]s')", job.ID, failure)
+		see := "job"
+		if outcome.Status == engine.StatusDeadLetter {
+			see = "dead-letter show"
+		}
+		return fmt.Errorf("job %s: %w (see 'soniq %s %[1]s')", job.ID, failure, see)
 	}
 	return nil
 }

@@ -47,7 +47,7 @@ func TestWait_theOutcomeIsTheExitCode(t *testing.T) {
 	}
 	r = s.run("enqueue", "closed", "--wait", "--wait-timeout", "1m")
 	wantCode(t, r, exitFailed)
-	wantIn(t, "stderr", r.err, "dead letter, permanent_failure: account closed (see 'soniq job ")
+	wantIn(t, "stderr", r.err, "dead letter, permanent_failure: account closed (see 'soniq dead-letter show ")
 	if r.out != "" {
 		t.Errorf("stdout of a dead letter: %q", r.out)
 	}

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +17,7 @@ import (
 type workerCmd struct {
 	Serve   workerRunCmd     `cmd:"" name:"run" default:"withargs" hidden:"" help:"Run jobs by commands and HTTP endpoints, until stopped."`
 	RunOnce workerRunOnceCmd `cmd:"" help:"Try a handler once, without a database."`
+	List    workerListCmd    `cmd:"" help:"List the workers of all machines."`
 }
 
 func (workerCmd) Help() string { return workerRunCmd{}.Help() }
@@ -132,7 +136,12 @@ func (c *workerRunCmd) Run(a *app) error {
 		spec := &s.file.jobs[i]
 		a.log.Info("serving", "name", spec.name, spec.kind(), spec.target(), "from", s.file.origin(spec))
 	}
-	return worker.Run(ctx)
+	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
+	// not end the jobs: the write fails, and the work goes on.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
+	return worker.Run(a.ctx)
 }
 
 // config joins the file and the flags, which win. In both 0 is what it says;

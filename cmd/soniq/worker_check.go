@@ -8,6 +8,12 @@ import (
 	"time"
 )
 
+// The engine's defaults, where they must be shown or passed on.
+const (
+	defaultConcurrency = 10
+	defaultTimeout     = 5 * time.Minute
+)
+
 // checkedConfig is what --check-config --json prints: what would be served,
 // with the names of secrets and never their values.
 type checkedConfig struct {
@@ -51,7 +57,7 @@ func (s *served) check(a *app) error {
 		t.add(job.Name, s.file.jobs[i].kind()+" "+s.file.jobs[i].target(), cmp.Or(job.Queue, "-"), job.Timeout,
 			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
 	}
-	if err := t.write(a.out, a.width); err != nil {
+	if err := t.write(a.out, a.tableWidth()); err != nil {
 		return err
 	}
 	what := "the handlers are valid"
@@ -110,7 +116,7 @@ func (s *served) queues() []string {
 
 func (s *served) concurrency() int {
 	if s.config.Concurrency == 0 {
-		return 10 // the engine's default
+		return defaultConcurrency
 	}
 	return s.config.Concurrency
 }
@@ -122,7 +128,7 @@ func (s *served) timeout(spec *handlerSpec) string {
 	case spec.timeout != nil:
 		d = *spec.timeout
 	case d == 0:
-		d = 5 * time.Minute
+		d = defaultTimeout
 	}
 	if d <= 0 {
 		return "none"

@@ -240,9 +240,11 @@ jobs:
 		out        string
 		err        []string
 	}{
-		{name: "echo", args: `{"a": 1}`, out: `{"a": 1}` + "\n", err: []string{"sending\n", "would be done, in "}},
-		{name: "echo", args: "-", out: s.stdin + "\n", err: []string{"would be done"}},
-		{name: "where", args: "{}", out: `{"n": "where", "q": "side", "a": 1, "m": 9, "v": "w"}` + "\n", err: []string{"would be done"}},
+		{name: "echo", args: `{"a": 1}`, out: `{"a":1}` + "\n", err: []string{"sending\n", "would be done, in "}},
+		// Whatever stands in it, what is printed is JSON.
+		{name: "echo", args: "{\"a\": \"x\x7f\u202e\U000e0041\"}", out: `{"a":"x\u007f\u202e\udb40\udc41"}` + "\n", err: []string{"would be done"}},
+		{name: "echo", args: "-", out: `{"from":"stdin"}` + "\n", err: []string{"would be done"}},
+		{name: "where", args: "{}", out: `{"n":"where","q":"side","a":1,"m":9,"v":"w"}` + "\n", err: []string{"would be done"}},
 		{name: "text", args: "{}", err: []string{"hello\n", "no JSON that can be kept", "would be done"}},
 		{name: "flaky", args: "{}", code: 1, err: []string{"no route\n", "would be retried in 1s, as attempt 2 of 4: exit status 3"}},
 		{name: "last", args: "{}", code: 1, err: []string{"would be a dead letter: max_retries_exceeded: exit status 3"}},

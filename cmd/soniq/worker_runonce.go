@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,14 +14,16 @@ import (
 
 type workerRunOnceCmd struct {
 	handlerFlags
-	Name string `arg:"" help:"The name of the job whose handler is tried."`
-	Args string `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
+	Name    string `arg:"" help:"The name of the job whose handler is tried."`
+	Args    string `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
+	Attempt int    `default:"1" placeholder:"N" help:"Play the attempt of this number. Default 1, the first."`
 }
 
 func (workerRunOnceCmd) Help() string {
-	return `Runs the handler as a worker would, with the same environment, timeout and verdict, as the first attempt of a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error. Exits with 0 if the job would be done, else with 1.
+	return `Runs the handler as a worker would, with the same environment, timeout and verdict, for a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error. Exits with 0 if the job would be done, else with 1.
 
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}'
+    soniq worker run-once emails.send --args '{"to": "ada@example.com"}' --attempt 2
     soniq worker run-once emails.send --args @job.json --handle emails.send='exec:./send-email'
     soniq worker run-once reports.build --config soniq.yaml --json`
 }
@@ -59,11 +62,7 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	timeout := s.config.JobTimeout
-	if timeout == 0 {
-		timeout = 5 * time.Minute // the engine's default
-	}
-	outcome, err := registry.Try(a.ctx, c.Name, args, timeout)
+	outcome, err := registry.Try(a.ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
 	var wrong *engine.ArgumentError
 	switch {
 	case errors.As(err, &wrong):
@@ -107,7 +106,9 @@ func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *head) error {
 		return a.out.document(t)
 	}
 	if o.Job.Result != nil {
-		a.out.printf("%s", o.Job.Result)
+		if err := a.out.record(o.Job.Result); err != nil {
+			return err
+		}
 	} else if text := strings.TrimSpace(stdout.buf.String()); text != "" {
 		a.note("%s", text)
 		a.note("what it printed is no JSON that can be kept: the job would have no result")

@@ -16,6 +16,7 @@ import (
 type Lease struct {
 	cluster *cluster
 	url     string
+	pid     int // the server's
 
 	mu    sync.Mutex
 	users *fileLock // nil once closed
@@ -68,7 +69,12 @@ func acquire(ctx context.Context, c *cluster) (_ *Lease, err error) {
 		_ = pipe.Close()
 		return nil, err
 	}
-	return &Lease{cluster: c, url: url, users: users, pipe: pipe}, nil
+	pid, err := c.postmaster()
+	if err != nil {
+		_ = pipe.Close()
+		return nil, err
+	}
+	return &Lease{cluster: c, url: url, pid: pid, users: users, pipe: pipe}, nil
 }
 
 // join takes hold of the running server, or of a new one.
@@ -133,6 +139,19 @@ func (l *Lease) URL() string { return l.url }
 
 // Dir is the folder with everything of the server, its log included.
 func (l *Lease) Dir() string { return l.cluster.base }
+
+// Held reports whether the lease still keeps a server alive. It doesn't once
+// [Stop], [Reset] or a crash has ended the server: one that is started anew by
+// others knows nothing of this lease.
+func (l *Lease) Held() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users == nil {
+		return false
+	}
+	pid, err := l.cluster.postmaster()
+	return err != nil || pid == l.pid // not knowing is no reason to give up
+}
 
 // Close lets go of the server. The last one out waits until it is shut down.
 // Further calls do nothing.

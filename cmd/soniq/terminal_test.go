@@ -1,0 +1,118 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"soniq/internal/testdb"
+)
+
+func TestErrorLine_saysTheMost(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":                       "",
+		"connection refused":     "connection refused",
+		"\n  first\nsecond\n":    "first",
+		"exit status 1\nmore...": "exit status 1",
+		"Traceback (most recent call last):\n  File \"x.py\", line 1\n    1/0\nZeroDivisionError: division by zero\n": "ZeroDivisionError: division by zero",
+		cutOff + "half a li\nthe cause\n":      "the cause",
+		"Traceback (most recent call last):":   "Traceback (most recent call last):",
+		cutOff + "\x1b[31mred\x1b[0m and bold": `\x1b[31mred\x1b[0m and bold`,
+	} {
+		if got := errorLine(text); got != want {
+			t.Errorf("errorLine(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
+// On a narrow terminal nothing that an operator needs falls away, and no line
+// is wrapped.
+func TestList_narrowTerminal_takesTwoLinesEach(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := seed(t, pool, letter{job: "thumbnails.make", error: "no such store", state: "resolved", reason: "permanent_failure"})
+	s := newShell(t, pool.Config().ConnString())
+	s.tty = true
+	for _, width := range []int{50, 80, 109} {
+		s.width = width
+		out := s.ok("dead-letter", "list").out
+		wantIn(t, "list", out, id.String(), "resolved", "thumbnails.make: no such store")
+		for line := range strings.Lines(out) {
+			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
+			}
+		}
+	}
+	s.width = 80
+	wantIn(t, "list at 80 columns", s.ok("dead-letter", "list").out, "permanent_failure")
+	s.width = 150
+	wantIn(t, "wide list", s.ok("dead-letter", "list").out, "STATE", "ERROR", "no such store")
+}
+
+func TestExport_unknownEnding_asksForTheFormat(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir() + "/dead.parquet"
+	r := newShell(t, testdb.NewURL(t)).run("dead-letter", "export", "--output", path)
+	if _, err := os.Stat(path); r.code != exitUsage || !strings.Contains(r.err, "say --format") || err == nil {
+		t.Errorf("exit %d: %s; %v", r.code, r.err, err)
+	}
+}
+
+// A terminal that is closed is no crash: the job ends first.
+func TestWorker_hangup_drains(t *testing.T) {
+	t.Parallel()
+	w := startWorkerProcess(t, "", "wait")
+	if err := w.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the answer to a hangup", func() bool { return strings.Contains(w.err.String(), "stopping once running jobs have ended") })
+	w.signal(t, "giving running jobs back")
+	if err := w.Wait(); err != nil {
+		t.Fatalf("worker: %v: %s", err, w.err.String())
+	}
+	if j := w.status(t); j.Status != "queued" || j.Attempts != 0 {
+		t.Errorf("the job is %s after %d attempts, want it given back", j.Status, j.Attempts)
+	}
+}
+
+// A command that runs on must not go on without its database for ever.
+func TestDev_stopped_endsWhatUsesIt(t *testing.T) {
+	t.Parallel()
+	dir := devDir(t)
+	prepare := func(args ...string) *process {
+		p := program(t, dir, "", args...)
+		p.Env = append(p.Env, "SONIQ_DEV_DIR="+dir, "DATABASE_URL=postgres://elsewhere.invalid/x", "SONIQ_DEV=1")
+		return p
+	}
+	watch, worker := prepare("dead-letter", "watch"), prepare("worker", "--handle", "j=exec:cat")
+	watch.begin(t)
+	worker.begin(t)
+	eventually(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
+	eventually(t, "the worker", func() bool { return strings.Contains(worker.err.String(), "worker started") })
+	wantIn(t, "note", watch.err.String(), "not the one of DATABASE_URL")
+
+	stop := prepare("dev", "stop")
+	if err := stop.Run(); err != nil {
+		t.Fatalf("dev stop: %v: %s", err, stop.err.String())
+	}
+	for _, p := range []*process{watch, worker} {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = p.Wait()
+		}()
+		select {
+		case <-ended:
+		case <-time.After(deadline):
+			_ = p.Process.Kill()
+			<-ended
+			t.Fatalf("it goes on without its database: %s", p.err.String())
+		}
+		if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "the private database was stopped") {
+			t.Errorf("exit %d: %s", p.ProcessState.ExitCode(), p.err.String())
+		}
+	}
+}
