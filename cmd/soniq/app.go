@@ -58,10 +58,15 @@ func run(w world, args []string) int {
 
 	cmd, done, err := a.parse(args)
 	if !done && err == nil {
-		if _, ok := cmd.Selected().Target.Addr().Interface().(signalReader); !ok {
+		_, own := cmd.Selected().Target.Addr().Interface().(signalReader)
+		if !own {
 			defer a.onSignals(cancel, func() { a.exit(exitFailed) })()
 		}
 		err = cmd.Run(a)
+		if own {
+			// It has stopped reading them, and closing can take its time.
+			defer a.onSignals(func() { a.exit(exitFailed) })()
+		}
 		for _, c := range a.closers {
 			err = errors.Join(err, c())
 		}
