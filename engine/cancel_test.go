@@ -3,6 +3,8 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,6 +150,38 @@ func TestCancel_handlerReturnsSomethingElse_isCancelled(t *testing.T) {
 		cancelJob(t, client, id)
 		w.waitForJob(t, id)
 		if job := getJob(t, client, id); job.Status != engine.StatusCancelled || want != "" && job.LastError != want {
+			t.Errorf("%s: %s, %q", name, job.Status, job.LastError)
+		}
+	}
+}
+
+// However the handler ends after it was told, its last attempt too.
+func TestCancel_handlerBreaksDown_isCancelled(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	started := make(chan *engine.Job, 2)
+	handle := func(name string, end func()) {
+		engine.HandleRaw(reg, name, func(ctx context.Context, job *engine.Job) (any, error) {
+			started <- job
+			<-ctx.Done()
+			end()
+			return nil, nil
+		})
+	}
+	handle("panics", func() { panic("no more") })
+	handle("exits", runtime.Goexit)
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	client := newClient(t, pool)
+	for name, said := range map[string]string{"panics": "panic: no more", "exits": "runtime.Goexit"} {
+		id := enqueue(t, client, name, nil, engine.MaxAttempts(1))
+		receive(t, name, started)
+		cancelJob(t, client, id)
+		if o := w.waitForJob(t, id); o[0].Kind != engine.OutcomeCancelled {
+			t.Errorf("%s: %+v", name, o)
+		}
+		job := getJob(t, client, id)
+		if job.Status != engine.StatusCancelled || !strings.Contains(job.LastError, said) {
 			t.Errorf("%s: %s, %q", name, job.Status, job.LastError)
 		}
 	}

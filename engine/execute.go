@@ -79,13 +79,17 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	started := time.Now()
 	var outcome Outcome // without a Kind until the attempt is judged
 	defer func() {
+		judged := outcome.Kind != ""
 		// Judging calls the job's code too: methods of its error, and of its
 		// result.
 		if panicked := recover(); panicked != nil {
 			cause, _ := panicked.(error)
 			outcome = e.fail(deadletter.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack()))
-		} else if outcome.Kind == "" {
+		} else if !judged {
 			outcome = e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack()))
+		}
+		if !judged && errors.Is(context.Cause(ctx), ErrCancelled) {
+			outcome = e.cancelled(errors.New(outcome.Verdict.Message))
 		}
 		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(started), e.completed.Load()
 		report(outcome)

@@ -283,8 +283,9 @@ func (w *Worker) beat(ctx context.Context) error {
 
 const (
 	// poolPatience is how long a heartbeat waits for a connection of the pool;
-	// urgentPatience, one that keeps the worker from being taken for dead.
-	poolPatience   = 2 * time.Second
+	// urgentPatience, one that keeps the worker from being taken for dead. That
+	// one may have to wait for the other, so both are within lockMissing.
+	poolPatience   = time.Second
 	urgentPatience = 200 * time.Millisecond
 	// beatRetry follows a heartbeat that failed. When the server is back,
 	// others wait for ours no longer than trustAfter.

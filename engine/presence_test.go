@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
 	"soniq/internal/testdb"
@@ -67,6 +68,43 @@ func TestWorker_listenerKilled_takesAnotherLockAndKeepsItsJob(t *testing.T) {
 		w.ID(), before)
 	if job := getJob(t, client, id); job.Status != engine.StatusProcessing || job.Attempts != 1 {
 		t.Errorf("the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+// The heartbeat that takes the lost lock back may find one before it that waits
+// for the pool. Others bury a worker after 1.5 s.
+func TestWorker_listenerKilledAndPoolInUse_takesItsLockBackInTime(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	config := pool.Config().Copy()
+	config.MaxConns = 1
+	small, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(small.Close)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	// It always waits: the next heartbeat is due before this one is written.
+	w := start(t, small, reg, engine.WorkerConfig{}, engine.Timing{Beat: 20 * time.Millisecond})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	conn, err := small.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	const beatenSQL = `select last_heartbeat from soniq_workers where id = $1`
+	beat := func() time.Time {
+		t.Helper()
+		before := queryValue[time.Time](t, pool, beatenSQL, w.ID())
+		waitUntil(t, pool, "a heartbeat", `select last_heartbeat > $2 from soniq_workers where id = $1`, w.ID(), before)
+		return queryValue[time.Time](t, pool, beatenSQL, w.ID())
+	}
+	beat()
+	last := beat()
+	exec(t, pool, `select pg_terminate_backend(backend_pid) from soniq_workers where id = $1`, w.ID())
+	if silence := beat().Sub(last); silence > 1400*time.Millisecond {
+		t.Errorf("silent for %s", silence)
 	}
 }
 

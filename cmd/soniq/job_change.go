@@ -33,17 +33,18 @@ func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
 	return ids, nil
 }
 
-// each changes the jobs one by one, and tells what could not be done.
-func (j *jobIDs) each(a *app, change func(context.Context, *engine.Client, uuid.UUID) error) ([]failure, error) {
+// each changes the jobs one by one, and tells what could not be done. broken is
+// what kept it from the jobs that come after; err, from all of them.
+func (j *jobIDs) each(a *app, change func(context.Context, *engine.Client, uuid.UUID) error) (failed []failure, broken, err error) {
 	ids, err := j.parse()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	client, err := a.client()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	failed := []failure{}
+	failed = []failure{}
 	for _, id := range ids {
 		err := change(a.ctx, client, id)
 		var refused *engine.RefusedError
@@ -52,10 +53,10 @@ func (j *jobIDs) each(a *app, change func(context.Context, *engine.Client, uuid.
 		case errors.Is(err, engine.ErrJobNotFound), errors.As(err, &refused), errors.As(err, &duplicate):
 			failed = append(failed, failure{id.String(), err.Error()})
 		case err != nil:
-			return nil, err
+			return failed, err, nil
 		}
 	}
-	return failed, nil
+	return failed, nil, nil
 }
 
 type jobCancelCmd struct {
@@ -71,7 +72,7 @@ func (jobCancelCmd) Help() string {
 
 func (c *jobCancelCmd) Run(a *app) error {
 	cancelled, asked := []uuid.UUID{}, []uuid.UUID{}
-	failed, err := c.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
+	failed, broken, err := c.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
 		status, err := client.Cancel(ctx, id)
 		switch {
 		case err != nil:
@@ -97,7 +98,7 @@ func (c *jobCancelCmd) Run(a *app) error {
 			return err
 		}
 	}
-	return a.outcome(len(cancelled)+len(asked), failed)
+	return a.brokenOutcome(len(cancelled)+len(asked), failed, broken)
 }
 
 type jobRetryCmd struct {
@@ -131,7 +132,7 @@ func (c *jobDeleteCmd) Run(a *app) error {
 // run is a command whose change succeeds in one way.
 func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, context.Context, uuid.UUID) error) error {
 	done := []uuid.UUID{}
-	failed, err := j.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
+	failed, broken, err := j.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
 		if err := change(client, ctx, id); err != nil {
 			return err
 		}
@@ -149,7 +150,7 @@ func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, conte
 			return err
 		}
 	}
-	return a.outcome(len(done), failed)
+	return a.brokenOutcome(len(done), failed, broken)
 }
 
 // person is who is at the keyboard, as far as that is known: 'ada@laptop'.

@@ -129,3 +129,41 @@ func TestJob_cancelRunningCommand_getsTerm(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// What was done before the database failed is told, in both forms, and by the
+// exit code.
+func TestJob_brokenMidway_tellsWhatWasDone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	if _, err := pool.Exec(t.Context(), `
+		create function refuse() returns trigger language plpgsql as $$
+		begin
+		  raise exception 'this one is stuck';
+		end
+		$$;
+		create trigger refuse before update or delete on soniq_jobs
+		  for each row when (old.job_name = 'stuck') execute function refuse();
+		create trigger refuse before insert on soniq_queues
+		  for each row when (new.name = 'stuck') execute function refuse()`); err != nil {
+		t.Fatal(err)
+	}
+	s := newShell(t, pool.Config().ConnString())
+	add := func(name string) string { return strings.TrimSpace(s.ok("enqueue", name, "--delay", "1h").out) }
+	first, stuck, last := add("n"), add("stuck"), add("n")
+	for _, step := range []struct{ verb, key string }{{"retry", "retried"}, {"cancel", "cancelled"}, {"delete", "deleted"}} {
+		r := s.run("job", step.verb, stuck, last)
+		wantCode(t, r, exitFailed) // nothing was done before
+		r = s.run("job", step.verb, first, stuck, last, "--json")
+		wantCode(t, r, exitPartly)
+		wantIn(t, step.verb, r.err, "this one is stuck")
+		if done := decode[map[string][]string](t, r.out)[step.key]; len(done) != 1 || done[0] != first {
+			t.Errorf("%s: %v", step.verb, done)
+		}
+	}
+	r := s.run("queue", "pause", "q", "stuck", "other", "--json")
+	wantCode(t, r, exitPartly)
+	wantIn(t, "pause", r.err, "this one is stuck")
+	if paused := decode[map[string][]string](t, r.out)["paused"]; len(paused) != 1 || paused[0] != "q" {
+		t.Errorf("paused %v", paused)
+	}
+}

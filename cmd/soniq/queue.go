@@ -67,7 +67,7 @@ func (q *queueNames) run(a *app, key string, change func(*engine.Client, context
 		return err
 	}
 	done, unchanged := []string{}, []string{}
-	for _, name := range q.Names {
+	one := func(name string) error {
 		changed, err := change(client, a.ctx, name)
 		if err != nil {
 			return err
@@ -82,17 +82,23 @@ func (q *queueNames) run(a *app, key string, change func(*engine.Client, context
 		}
 		// A name that was mistyped pauses nothing.
 		service, err := client.Service(a.ctx, name, "")
-		if err != nil {
-			return err
-		}
-		if !service.Queue {
+		if err == nil && !service.Queue {
 			a.note("no live worker serves queue %s", oneLine(name))
+		}
+		return err
+	}
+	var broken error
+	for _, name := range q.Names {
+		if broken = one(name); broken != nil {
+			break
 		}
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{key: done, "unchanged": unchanged})
+		if err := a.out.document(map[string]any{key: done, "unchanged": unchanged}); err != nil {
+			return err
+		}
 	}
-	return nil
+	return partly(int64(len(done)), broken)
 }
 
 type queuePauseCmd struct {
