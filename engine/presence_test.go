@@ -340,3 +340,32 @@ func TestWorker_watchingABusyPeer_sendsFewStatements(t *testing.T) {
 	close(release)
 	busy.waitForJob(t, id)
 }
+
+// The listener ends before the jobs do. A worker that drains must not look like
+// one that was killed.
+func TestWorker_draining_withdrawsItsLockAndKeepsItsJob(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
+	start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, Queues: []string{"other"}})
+	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	id := enqueue(t, client, "slow", nil)
+	receive(t, "start", started)
+	stopped := make(chan error, 1)
+	go func() { stopped <- w.stop() }()
+	waitUntil(t, pool, "the lock's withdrawal", `
+		select lock_key is null and status = 'active' from soniq_workers where id = $1`, w.ID())
+	if job := getJob(t, client, id); job.Status != engine.StatusProcessing || job.Attempts != 1 {
+		t.Errorf("the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+	close(release)
+	if err := receive(t, "stop", stopped); err != nil {
+		t.Error(err)
+	}
+	if job := getJob(t, client, id); job.Status != engine.StatusDone || job.Attempts != 1 {
+		t.Errorf("in the end the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}

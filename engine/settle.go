@@ -21,9 +21,15 @@ import (
 // maxSettleBatch bounds one statement, so that a retry of it stays cheap.
 const maxSettleBatch = 500
 
-// The four statements below, and deadletter.Move, write outcomes. All are
-// fenced by the claim: a row that matches no longer belongs to someone else.
-// Parameters $1 to $4: worker, ids, attempts, tokens.
+// claimFence holds for a row j that is still under the claim d of the worker
+// $1. The four statements below, and deadletter.Move, write outcomes; a row
+// that doesn't match belongs to someone else by now. Parameters $2 to $4: ids,
+// attempts, tokens.
+const claimFence = `where j.id = d.id
+  and j.status = 'processing'
+  and j.worker_id = $1
+  and j.attempts = d.attempts
+  and j.claim_token = d.token`
 
 const settleDoneSQL = `
 update soniq_jobs j
@@ -32,21 +38,13 @@ set status = 'done',
   expires_at = now() + $6::interval,
   updated_at = now()
 from unnest($2::uuid[], $3::int[], $4::bigint[], $5::text[]) as d (id, attempts, token, result)
-where j.id = d.id
-  and j.status = 'processing'
-  and j.worker_id = $1
-  and j.attempts = d.attempts
-  and j.claim_token = d.token
+` + claimFence + `
 returning j.id`
 
 const settleDeleteSQL = `
 delete from soniq_jobs j
 using unnest($2::uuid[], $3::int[], $4::bigint[]) as d (id, attempts, token)
-where j.id = d.id
-  and j.status = 'processing'
-  and j.worker_id = $1
-  and j.attempts = d.attempts
-  and j.claim_token = d.token
+` + claimFence + `
 returning j.id`
 
 const settleCancelledSQL = `
@@ -56,11 +54,7 @@ set status = 'cancelled',
   expires_at = now() + $6::interval,
   updated_at = now()
 from unnest($2::uuid[], $3::int[], $4::bigint[], $5::text[]) as d (id, attempts, token, error)
-where j.id = d.id
-  and j.status = 'processing'
-  and j.worker_id = $1
-  and j.attempts = d.attempts
-  and j.claim_token = d.token
+` + claimFence + `
 returning j.id`
 
 // A NULL delay keeps the due time: the job goes back to its old place. $7
@@ -81,11 +75,7 @@ set status = 'queued',
   updated_at = now()
 from unnest($2::uuid[], $3::int[], $4::bigint[], $5::interval[], $6::text[], $7::int[])
   as d (id, attempts, token, delay, error, refund)
-where j.id = d.id
-  and j.status = 'processing'
-  and j.worker_id = $1
-  and j.attempts = d.attempts
-  and j.claim_token = d.token
+` + claimFence + `
 returning j.id, j.cancel_requested_at is not null`
 
 // settler writes outcomes, in batches that form by themselves: while one
