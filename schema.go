@@ -8,6 +8,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,6 +52,7 @@ var migrations = []migration{
 	{"0002", "dead_letter"},
 	{"0150", "soniq_go"},
 	{"0151", "soniq_go_control"},
+	{"0152", "soniq_go_errors"},
 }
 
 // SetupResult tells what [Setup] did.
@@ -122,25 +125,52 @@ func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {
 	if _, err := tx.Exec(ctx, migrationsTableSQL); err != nil {
 		return nil, fmt.Errorf("create soniq_migrations: %w", err)
 	}
-	rows, err := tx.Query(ctx, migrationsAppliedSQL)
+	recorded, _ := tx.Query(ctx, migrationsAppliedSQL)
+	return missingMigrations(recorded)
+}
+
+// missingMigrations are those that are not among the recorded versions.
+func missingMigrations(recorded pgx.Rows) ([]migration, error) {
+	applied, err := pgx.CollectRows(recorded, pgx.RowTo[string])
 	if err != nil {
 		return nil, fmt.Errorf("read soniq_migrations: %w", err)
 	}
-	applied := map[string]bool{}
-	var version string
-	if _, err := pgx.ForEachRow(rows, []any{&version}, func() error {
-		applied[version] = true
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read soniq_migrations: %w", err)
-	}
-	var pending []migration
+	var missing []migration
 	for _, m := range migrations {
-		if !applied[m.version] {
-			pending = append(pending, m)
+		if !slices.Contains(applied, m.version) {
+			missing = append(missing, m)
 		}
 	}
-	return pending, nil
+	return missing, nil
+}
+
+// OutdatedError says that the database was set up by an older release.
+type OutdatedError struct {
+	// Missing are the migrations it lacks, such as '0152_soniq_go_errors'.
+	Missing []string
+}
+
+func (e *OutdatedError) Error() string {
+	return "the database's schema is older than this program: it lacks " + strings.Join(e.Missing, ", ") +
+		"; run 'soniq setup', which leaves workers of older releases working"
+}
+
+// Check returns an [*OutdatedError] for a database whose schema lacks what this
+// release needs. One that was never set up is an error that [IsMissing] knows.
+func Check(ctx context.Context, pool *pgxpool.Pool) error {
+	recorded, _ := pool.Query(ctx, migrationsAppliedSQL)
+	missing, err := missingMigrations(recorded)
+	if err != nil {
+		return fmt.Errorf("check schema: %w", err)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	outdated := &OutdatedError{}
+	for _, m := range missing {
+		outdated.Missing = append(outdated.Missing, m.version+"_"+m.name)
+	}
+	return outdated
 }
 
 // redundantIndexes are those of Python Soniq's indexes on soniq_jobs that

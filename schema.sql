@@ -447,6 +447,35 @@ create or replace trigger soniq_queue_deleted
   when (old.paused_at is not null)
   execute function soniq_queue_resumed();
 
+---------------------------------------------------------------------------
+-- 0152: the error of each attempt
+---------------------------------------------------------------------------
+
+-- An array of objects, one for each failed attempt; see docs/dead-letters.md.
+-- NULL while none has failed.
+alter table soniq_jobs
+  add column if not exists errors jsonb;
+alter table soniq_dead_letter_jobs
+  add column if not exists errors jsonb;
+
+-- A history with more at its end: an object, or an array of them. It keeps the
+-- first, which is how it all began, and the last nine. Whatever either holds,
+-- it is an array, or NULL where there is nothing to tell.
+create or replace function soniq_add_errors(history jsonb, more jsonb) returns jsonb
+language sql immutable as $$
+  select case
+    when jsonb_array_length(w.whole) = 0 then null
+    when jsonb_array_length(w.whole) <= 10 then w.whole
+    else jsonb_build_array(w.whole -> 0) || jsonb_path_query_array(w.whole, '$[last - 8 to last]')
+  end
+  from (
+    select
+      case jsonb_typeof(history) when 'array' then history else '[]' end
+      || case jsonb_typeof(more) when 'array' then more when 'object' then jsonb_build_array(more) else '[]' end
+      as whole
+  ) w
+$$;
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
@@ -463,7 +492,7 @@ begin
         'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
         'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
-        'soniq_job_cancelled', 'soniq_queue_resumed'
+        'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors'
       )
   loop
     execute format(

@@ -19,7 +19,7 @@ import (
 	"soniq/internal/testdb"
 )
 
-var allMigrations = []string{"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control"}
+var allMigrations = []string{"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors"}
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
@@ -32,7 +32,11 @@ func TestSetup_emptyDatabase_recordsEachMigration(t *testing.T) {
 	if got := setup(t, pool).Applied; !slices.Equal(got, allMigrations) {
 		t.Errorf("applied %q, want %q", got, allMigrations)
 	}
-	if got, want := migrationRows(t, pool), []string{"0001 core", "0002 dead_letter", "0150 soniq_go", "0151 soniq_go_control"}; !slices.Equal(got, want) {
+	var want []string
+	for _, m := range allMigrations {
+		want = append(want, strings.Replace(m, "_", " ", 1))
+	}
+	if got := migrationRows(t, pool); !slices.Equal(got, want) {
 		t.Errorf("soniq_migrations has %q, want %q", got, want)
 	}
 	if age := queryValue[float64](t, pool, `
@@ -210,14 +214,14 @@ func TestSetup_pythonsDatabase_becomesTheSameAsAnEmptyOne(t *testing.T) {
 
 // What Python's tables hold, but for the columns that are ours.
 const pythonRowsSQL = `
-select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at}'::text[] from soniq_jobs j
+select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at,errors}'::text[] from soniq_jobs j
 union all
 select to_jsonb(w) - '{lock_key,backend_pid}'::text[] from soniq_workers w
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
 select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,
-  fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at}'::text[]
+  fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors}'::text[]
 from soniq_dead_letter_jobs d
 union all
 select to_jsonb(m) from soniq_migrations m where m.version < '0150'

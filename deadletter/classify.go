@@ -29,8 +29,8 @@ type Attempt struct {
 	// Permanent is the job's own rule for errors that no retry can help. May
 	// be nil. A rule that panics has no opinion.
 	Permanent func(error) bool
-	// Stack is the goroutine's stack at a panic, as debug.Stack prints it. May
-	// be empty.
+	// Stack is the goroutine's stack at a panic, as debug.Stack prints it, or
+	// that of a handler which ignores its context. May be empty.
 	Stack string
 }
 
@@ -73,6 +73,8 @@ type Verdict struct {
 	Fingerprint string
 	// Message is the error's own text, without a prefix, as Storable makes it.
 	Message string
+	// Stack is that of the attempt, at most 4 KiB of it.
+	Stack string
 }
 
 // Classify decides what becomes of a job whose attempt failed. The first line
@@ -108,6 +110,7 @@ func Classify(a Attempt) Verdict {
 		v.Code = Storable(errorCode(a.Err), maxNameBytes)
 	}
 	v.Message = Storable(message(a, v.Kind), MaxErrorBytes)
+	v.Stack = Storable(a.Stack, maxStackBytes)
 	v.Fingerprint = fingerprint(a, v)
 
 	exhausted := a.Attempt >= a.MaxAttempts

@@ -182,12 +182,20 @@ var csvHeader = []string{
 	"moved_to_dead_letter_at", "resurrection_count", "last_resurrection_at", "tags",
 	"state", "replay_job_id", "replay_of", "error_kind", "error_type", "error_code",
 	"decided_by", "fingerprint", "args_hash", "unique_job", "dedup_key", "producer_id",
-	"worker_id", "scheduled_at", "moved_xid", "created_at",
+	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
 }
 
 func (e csvTable) begin() error { return e.w.Write(csvHeader) }
 
 func (e csvTable) job(j Job) error {
+	failures := ""
+	if j.Errors != nil {
+		text, err := json.Marshal(j.Errors)
+		if err != nil {
+			return err
+		}
+		failures = string(text)
+	}
 	return e.w.Write([]string{
 		j.ID.String(), defuse(j.JobName), string(j.Args), defuse(j.Queue),
 		strconv.Itoa(j.Priority), strconv.Itoa(j.MaxAttempts), strconv.Itoa(j.Attempts),
@@ -199,6 +207,7 @@ func (e csvTable) job(j Job) error {
 		defuse(j.DecidedBy), defuse(j.Fingerprint), csvText(j.ArgsHash),
 		strconv.FormatBool(j.UniqueJob), csvText(j.DedupKey), csvText(j.ProducerID),
 		csvID(j.WorkerID), csvTime(j.ScheduledAt), csvXID(j.MovedXID), csvTime(j.CreatedAt),
+		failures,
 	})
 }
 

@@ -77,6 +77,10 @@ type Job struct {
 	MovedXID *uint64 `json:"moved_xid"`
 	// CreatedAt is when the row was made, or nil.
 	CreatedAt *time.Time `json:"created_at"`
+
+	// Errors tells of each failed attempt, the oldest first: the first one and
+	// the last nine. Nil where another program ran them.
+	Errors []Failure `json:"errors"`
 }
 
 // OutcomeUnknown reports whether a program that keeps no lineage (Python
@@ -117,11 +121,13 @@ const jobColumns = `
   coalesce(d.decided_by, ''), coalesce(d.fingerprint, ''),
   d.args_hash, coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.worker_id,
   case when d.scheduled_at` + between + ` then d.scheduled_at end,
-  d.moved_xid::text::bigint, case when d.created_at` + between + ` then d.created_at end`
+  d.moved_xid::text::bigint, case when d.created_at` + between + ` then d.created_at end,
+  d.errors`
 
 // scanJob reads a row of jobColumns.
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
+	var failures []byte
 	err := row.Scan(
 		&j.ID, &j.JobName, &j.Args, &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
 		&j.LastError, &j.Reason,
@@ -134,6 +140,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &j.WorkerID,
 		&j.ScheduledAt,
 		&j.MovedXID, &j.CreatedAt,
+		&failures,
 	)
 	if err != nil {
 		return Job{}, err
@@ -146,6 +153,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 		}
 	}
 	j.Tags = decodeTags(j.Tags)
+	j.Errors = DecodeFailures(failures)
 	return j, nil
 }
 

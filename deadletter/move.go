@@ -27,10 +27,13 @@ type Death struct {
 	Token    int64
 	// Verdict is what Classify made of the failure. It must have a Reason.
 	Verdict Verdict
+	// Failure is the attempt's entry in the job's history. Nil for a job that
+	// died without one: its attempts were used up when it was claimed.
+	Failure *Failure
 }
 
-// The insert that both moves end with. It reads a relation 'gone': the columns
-// of soniq_jobs and the verdict's.
+// The insert that all moves end with. It reads a relation 'gone': the columns
+// of soniq_jobs, the verdict's, and 'failure', the last entry of the history.
 //
 // A NULL is read as the worker reads it. moved_to_dead_letter_at is the clock's
 // time and not the transaction's, so that a job which dies twice in one
@@ -44,7 +47,7 @@ insert into soniq_dead_letter_jobs as d (
   id, job_name, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
-  args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at
+  args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors
 )
 select
   g.id, g.job_name, g.args,
@@ -54,7 +57,8 @@ select
   coalesce(g.created_at, now()), clock_timestamp(),
   g.replay_of, nullif(g.error_kind, ''), nullif(g.error_type, ''),
   nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
-  g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at
+  g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
+  soniq_add_errors(g.errors, g.failure::jsonb)
 from gone g
 on conflict (id) do update set
   job_name = excluded.job_name,
@@ -80,19 +84,23 @@ on conflict (id) do update set
   dedup_key = excluded.dedup_key,
   producer_id = excluded.producer_id,
   worker_id = excluded.worker_id,
-  scheduled_at = excluded.scheduled_at
+  scheduled_at = excluded.scheduled_at,
+  errors = soniq_add_errors(d.errors, excluded.errors)
 returning d.id`
 
-// $1 the worker, $2 to $4 the claims, $5 to $11 their verdicts.
+// $1 the worker, $2 to $4 the claims, $5 to $11 their verdicts, $12 their
+// failures.
 const moveSQL = `
 with death as (
   select *
   from unnest(
     $2::uuid[], $3::integer[], $4::bigint[],
-    $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]
+    $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[],
+    $12::text[]
   ) as u (
     id, attempts, token,
-    reason, message, error_kind, error_type, error_code, decided_by, fingerprint
+    reason, message, error_kind, error_type, error_code, decided_by, fingerprint,
+    failure
   )
 ), gone as (
   delete from soniq_jobs j
@@ -104,7 +112,8 @@ with death as (
     and j.claim_token = u.token
   returning
     j.*,
-    u.reason, u.message, u.error_kind, u.error_type, u.error_code, u.decided_by, u.fingerprint
+    u.reason, u.message, u.error_kind, u.error_type, u.error_code, u.decided_by, u.fingerprint,
+    u.failure
 )` + insertGone
 
 // Move moves jobs that the worker has claimed to the dead letters, in one
@@ -121,8 +130,9 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 	attempts := make([]int, len(deaths))
 	tokens := make([]int64, len(deaths))
 	verdicts := newVerdictColumns(len(deaths))
+	failures := make([]*string, len(deaths))
 	for i, d := range deaths {
-		ids[i], attempts[i], tokens[i] = d.ID, d.Attempts, d.Token
+		ids[i], attempts[i], tokens[i], failures[i] = d.ID, d.Attempts, d.Token, d.Failure.JSON()
 		if err := verdicts.set(i, d.Verdict); err != nil {
 			return nil, fmt.Errorf("move job %s to dead letters: %w", d.ID, err)
 		}
@@ -131,6 +141,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 	for _, column := range verdicts {
 		args = append(args, column)
 	}
+	args = append(args, failures)
 	rows, err := db.Query(ctx, moveSQL, args...)
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
@@ -161,7 +172,8 @@ with picked as (
     j.*,
     $2::text as reason, $3::text as message,
     $4::text as error_kind, $5::text as error_type, $6::text as error_code,
-    $7::text as decided_by, $8::text as fingerprint
+    $7::text as decided_by, $8::text as fingerprint,
+    null as failure
 )` + insertGone
 
 // MoveQueued moves jobs that wait in the queue to the dead letters, for
@@ -191,6 +203,42 @@ func MoveQueued(ctx context.Context, db DBTX, ids []uuid.UUID, v Verdict) (moved
 		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
 	}
 	return inOrder(ids, moved), nil
+}
+
+// $1 to $3 the job and its claim, $4 to $10 the verdict, $11 the failure.
+const moveAbandonedSQL = `
+with gone as (
+  delete from soniq_jobs j
+  where j.id = $1
+    and j.status = 'processing'
+    and coalesce(j.attempts, 0) = $2
+    and coalesce(j.claim_token, 0) = $3
+  returning
+    j.*,
+    $4::text as reason, $5::text as message,
+    $6::text as error_kind, $7::text as error_type, $8::text as error_code,
+    $9::text as decided_by, $10::text as fingerprint,
+    $11::text as failure
+)` + insertGone
+
+// MoveAbandoned moves a job whose worker is gone, and whose attempts are used
+// up, to the dead letters. The caller has seen to it that nobody runs the job,
+// and holds its row. Of the claim, attempts and token must still be those; a
+// job that Python claimed has the token 0.
+func MoveAbandoned(ctx context.Context, tx pgx.Tx, d Death) (moved bool, err error) {
+	verdict := newVerdictColumns(1)
+	if err := verdict.set(0, d.Verdict); err != nil {
+		return false, fmt.Errorf("move job %s to dead letters: %w", d.ID, err)
+	}
+	args := []any{d.ID, d.Attempts, d.Token}
+	for _, column := range verdict {
+		args = append(args, column[0])
+	}
+	tag, err := tx.Exec(ctx, moveAbandonedSQL, append(args, d.Failure.JSON())...)
+	if err != nil {
+		return false, fmt.Errorf("move to dead letters: %w", err)
+	}
+	return tag.RowsAffected() > 0, nil
 }
 
 var errNoReason = errors.New("the verdict has no reason")

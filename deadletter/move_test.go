@@ -70,7 +70,7 @@ func TestMove_keepsAllThatTheJobHad(t *testing.T) {
 		`"state":"dead","replay_job_id":null,"replay_of":"` + replayOf.String() + `","error_kind":"error",` +
 		`"error_type":"*net.OpError","error_code":"E1","decided_by":"budget","fingerprint":"0123456789abcdef",` +
 		`"args_hash":"h","unique_job":true,"dedup_key":"k","producer_id":"p","worker_id":"` + worker.String() + `",` +
-		`"scheduled_at":"2026-01-02T03:04:05.000006Z","moved_xid":null,"created_at":null}`
+		`"scheduled_at":"2026-01-02T03:04:05.000006Z","moved_xid":null,"created_at":null,"errors":null}`
 	if got := jsonOf(t, j); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

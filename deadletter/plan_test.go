@@ -81,7 +81,7 @@ func TestMove_planLooksUpEachJobByItsID(t *testing.T) {
 		}
 	}
 	texts := []string{"", ""}
-	params := []any{uuid.New(), []uuid.UUID{uuid.New(), uuid.New()}, []int{3, 3}, []int64{7, 7}, texts, texts, texts, texts, texts, texts, texts}
+	params := []any{uuid.New(), []uuid.UUID{uuid.New(), uuid.New()}, []int{3, 3}, []int64{7, 7}, texts, texts, texts, texts, texts, texts, texts, []*string{nil, nil}}
 	if plan := explain(t, pool, moveSQL, params...); strings.Contains(plan, "Seq Scan on soniq_jobs") {
 		t.Errorf("the move reads the whole table:\n%s", plan)
 	}

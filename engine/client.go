@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
 )
 
 const (
@@ -408,7 +410,7 @@ const jobColumns = `
   case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
   coalesce(last_error, ''), result, case when isfinite(expires_at) then expires_at end,
   coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, '',
-  case when isfinite(cancel_requested_at) then cancel_requested_at end`
+  case when isfinite(cancel_requested_at) then cancel_requested_at end, errors`
 
 const jobSQL = `
 select` + jobColumns + `
@@ -421,7 +423,7 @@ select
   case when isfinite(scheduled_at) then scheduled_at end,
   case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
   coalesce(last_error, ''), null, null,
-  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason, null
+  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason, null, errors
 from soniq_dead_letter_jobs
 where id = $1
 limit 1`
@@ -442,14 +444,16 @@ func (c *Client) Job(ctx context.Context, id uuid.UUID) (*Job, error) {
 // scanJob reads a row of jobColumns.
 func scanJob(row pgx.Row) (*Job, error) {
 	var j Job
+	var failures []byte
 	err := row.Scan(
 		&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority, &j.Status,
 		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
 		&j.CreatedAt, &j.UpdatedAt,
 		&j.LastError, &j.Result, &j.ExpiresAt,
 		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
-		&j.CancelRequestedAt,
+		&j.CancelRequestedAt, &failures,
 	)
+	j.Errors = deadletter.DecodeFailures(failures)
 	j.inUTC()
 	return &j, err
 }

@@ -92,6 +92,7 @@ update soniq_jobs
 set status = 'queued',
   attempts = case status when 'cancelled' then 0 else attempts end,
   last_error = case status when 'cancelled' then null else last_error end,
+  errors = case status when 'cancelled' then null else errors end,
   scheduled_at = case
     when status = 'cancelled' or scheduled_at > now() then now()
     else scheduled_at

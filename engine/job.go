@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/deadletter"
 )
 
 // JobStatus is where a job is in its life, as text on the wire.
@@ -57,6 +59,9 @@ type Job struct {
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
 	// DeadLetterReason is set where Status is StatusDeadLetter.
 	DeadLetterReason string `json:"dead_letter_reason,omitempty"`
+	// Errors tells of each failed attempt, the oldest first: the first one and
+	// the last nine. In a handler it is nil.
+	Errors []deadletter.Failure `json:"errors,omitempty"`
 
 	token int64
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/deadletter"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
@@ -23,7 +25,7 @@ const orphanGrace = 10 * time.Minute
 // worker, $2 the silence after which a job without a worker is an orphan, $3
 // the tokens.
 const straysSQL = `
-select j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0), coalesce(j.claim_token, 0)
+select` + orphanColumns + `
 from soniq_jobs j
 where j.status = 'processing'
   and (
@@ -32,20 +34,31 @@ where j.status = 'processing'
   )
 limit 1000`
 
-// All is asked again for the row alone, under its lock: its worker may have
-// come back, or someone else may have been faster. Parameters: $1 to $3 job,
+// orphanColumns are what an orphan is read from. Its claim's time is that of
+// its last update: nothing else updates a processing row but for its end.
+const orphanColumns = `
+  j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
+  coalesce(j.claim_token, 0), coalesce(j.last_error, ''), j.cancel_requested_at is not null,
+  case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp()`
+
+// orphan is a processing job that nobody runs.
+type orphan struct {
+	ID                    uuid.UUID
+	WorkerID              *uuid.UUID
+	Name                  string
+	Attempts, MaxAttempts int
+	Token                 int64
+	LastError             string
+	CancelRequested       bool
+	ClaimedAt             *time.Time
+	FoundAt               time.Time
+}
+
+// stillOrphan finds the row alone, under its lock: its worker may have come
+// back, or someone else may have been faster. Parameters: $1 to $3 job,
 // attempts and token; $4 the dead worker's last heartbeat, NULL for a job
-// without a worker; $5 the silence of such a job; $6 is false for a job whose
-// unique twin is queued.
-const requeueOrphanSQL = `
-update soniq_jobs
-set status = 'queued',
-  unique_job = unique_job and $6,
-  dedup_key = case when $6 then dedup_key end,
-  worker_id = null,
-  claim_token = null,
-  updated_at = now()
-where id = (
+// without a worker; $5 the silence of such a job.
+const stillOrphan = `
     select j.id
     from soniq_jobs j
     left join soniq_workers o on o.id = j.worker_id
@@ -57,45 +70,99 @@ where id = (
         o.last_heartbeat = $4
         or $4::timestamptz is null and j.worker_id is null and j.updated_at < now() - $5::interval
       )
-    for update of j skip locked
+    for update of j skip locked`
+
+// $6 is false for a job whose unique twin is queued; $7 is the history's entry.
+const requeueOrphanSQL = `
+update soniq_jobs
+set status = 'queued',
+  unique_job = unique_job and $6,
+  dedup_key = case when $6 then dedup_key end,
+  errors = soniq_add_errors(errors, $7::jsonb),
+  worker_id = null,
+  claim_token = null,
+  updated_at = now()
+where id = (` + stillOrphan + `
   )`
 
-// orphan is a processing job that nobody runs.
-type orphan struct {
-	ID       uuid.UUID
-	WorkerID *uuid.UUID
-	Name     string
-	Attempts int
-	Token    int64
+// crashed is the verdict on an attempt that ended with its worker. A job that
+// dies of it keeps the error that it had before: that says more.
+func (o *orphan) crashed() deadletter.Verdict {
+	return deadletter.Classify(deadletter.Attempt{
+		JobName: o.Name, Attempt: o.Attempts, MaxAttempts: o.MaxAttempts, Kind: deadletter.KindCrash,
+	})
 }
 
-// requeue queues jobs again, one by one: a job that can't be recovered doesn't
-// hold up the others. The attempt stays charged; where it was the last, the
-// next claim makes the job a dead letter.
-func (w *Worker) requeue(ctx context.Context, orphans []orphan, heartbeat *time.Time) error {
+func (o *orphan) failure() *deadletter.Failure {
+	return deadletter.NewFailure(o.Attempts, o.WorkerID, o.ClaimedAt, o.FoundAt, o.crashed())
+}
+
+// recoverJobs queues jobs again, or moves those to the dead letters whose attempts
+// are used up. One by one: a job that can't be recovered doesn't hold up the
+// others. The attempt stays charged, and the history tells of the crash.
+func (w *Worker) recoverJobs(ctx context.Context, orphans []orphan, heartbeat *time.Time) error {
 	var errs []error
-	for _, o := range orphans {
-		requeue := func(unique bool) (bool, error) {
-			tag, err := w.pool.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique)
-			return tag.RowsAffected() > 0, err
-		}
-		requeued, err := requeue(true)
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) && pgErr.Code == "23505" {
-			requeued, err = requeue(false)
+	for i := range orphans {
+		o := &orphans[i]
+		var err error
+		// A job that someone wants cancelled is cancelled by its requeue.
+		if o.Attempts >= o.MaxAttempts && !o.CancelRequested {
+			err = w.buryOrphan(ctx, o, heartbeat)
+		} else {
+			err = w.requeueOrphan(ctx, o, heartbeat)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("requeue job %s: %w", o.ID, err))
+			errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
 			if !isDataError(err) {
 				break
 			}
 		}
-		if requeued {
-			w.logger.Warn("the worker of a job is dead; the job is queued again",
-				"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
-		}
 	}
 	return errors.Join(errs...)
+}
+
+func (w *Worker) requeueOrphan(ctx context.Context, o *orphan, heartbeat *time.Time) error {
+	requeue := func(unique bool) (bool, error) {
+		tag, err := w.pool.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique,
+			o.failure().JSON())
+		return tag.RowsAffected() > 0, err
+	}
+	requeued, err := requeue(true)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "23505" {
+		requeued, err = requeue(false)
+	}
+	if requeued {
+		w.logger.Warn("the worker of a job is dead; the job is queued again",
+			"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
+	}
+	return err
+}
+
+// buryOrphan makes a dead letter of a job whose last attempt ended with its
+// worker: nobody need claim it to find that out.
+func (w *Worker) buryOrphan(ctx context.Context, o *orphan, heartbeat *time.Time) error {
+	verdict := o.crashed()
+	if o.LastError != "" {
+		verdict.Message = o.LastError
+	}
+	moved := false
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		var id uuid.UUID
+		err := tx.QueryRow(ctx, stillOrphan, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter()).Scan(&id)
+		if err != nil {
+			return ignoreNoRows(err)
+		}
+		moved, err = deadletter.MoveAbandoned(ctx, tx, deadletter.Death{
+			ID: o.ID, Attempts: o.Attempts, Token: o.Token, Verdict: verdict, Failure: o.failure(),
+		})
+		return err
+	})
+	if err == nil && moved {
+		w.logger.Warn("job is a dead letter", "job", o.ID, "name", o.Name, "attempt", o.Attempts,
+			"reason", string(verdict.Reason), "error", verdict.Message, "dead_worker", o.WorkerID)
+	}
+	return err
 }
 
 // strayAfter is the silence after which a job without a worker is an orphan.
@@ -116,7 +183,7 @@ func (w *Worker) recoverStrays(ctx context.Context) error {
 			unanswered = append(unanswered, o)
 		}
 	}
-	return errors.Join(w.requeue(ctx, orphans, nil), w.releaseUnanswered(ctx, unanswered))
+	return errors.Join(w.recoverJobs(ctx, orphans, nil), w.releaseUnanswered(ctx, unanswered))
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database

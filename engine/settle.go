@@ -70,11 +70,12 @@ set status = 'queued',
   last_error = coalesce(d.error, j.last_error),
   unique_job = j.unique_job and $8,
   dedup_key = case when $8 then j.dedup_key end,
+  errors = soniq_add_errors(j.errors, d.failure::jsonb),
   worker_id = null,
   claim_token = null,
   updated_at = now()
-from unnest($2::uuid[], $3::int[], $4::bigint[], $5::interval[], $6::text[], $7::int[])
-  as d (id, attempts, token, delay, error, refund)
+from unnest($2::uuid[], $3::int[], $4::bigint[], $5::interval[], $6::text[], $7::int[], $9::text[])
+  as d (id, attempts, token, delay, error, refund, failure)
 ` + claimFence + `
 returning j.id, j.cancel_requested_at is not null`
 
@@ -248,7 +249,7 @@ func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refu
 		refused.Job, refused.Duration = o.Job, o.Duration
 		return s.write(ctx, []Outcome{refused})
 	case w == writeDead && o.Verdict.Message != unstorableError:
-		o.Verdict.Message = unstorableError
+		o.Verdict.Message, o.Verdict.Stack = unstorableError, ""
 		return s.writeGroup(ctx, w, []Outcome{o})
 	}
 	s.logger.Error("the database refuses a job's outcome",
@@ -298,7 +299,10 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.U
 	if w == writeDead {
 		deaths := make([]deadletter.Death, len(group))
 		for i, o := range group {
-			deaths[i] = deadletter.Death{ID: o.Job.ID, Attempts: o.Job.Attempts, Token: o.Job.token, Verdict: o.Verdict}
+			deaths[i] = deadletter.Death{
+				ID: o.Job.ID, Attempts: o.Job.Attempts, Token: o.Job.token, Verdict: o.Verdict,
+				Failure: o.failure(s.worker),
+			}
 		}
 		return deadletter.Move(ctx, s.pool, s.worker, deaths)
 	}
@@ -324,9 +328,9 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.U
 	case writeDelete:
 		rows, _ = s.pool.Query(ctx, settleDeleteSQL, s.worker, ids, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
-		delays, errs, refunds := requeueColumns(group)
+		delays, errs, refunds, failures := s.requeueColumns(group)
 		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, ids, attempts, tokens,
-			delays, errs, refunds, w == writeRequeue)
+			delays, errs, refunds, w == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:
 		errs := make([]string, n)
@@ -360,21 +364,34 @@ func collectRequeued(rows pgx.Rows, group []Outcome) ([]uuid.UUID, error) {
 	return ids, nil
 }
 
-func requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32) {
+func (s *settler) requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32, failures []*string) {
 	delays = make([]*time.Duration, len(group))
 	errs = make([]*string, len(group))
 	refunds = make([]int32, len(group))
+	failures = make([]*string, len(group))
 	for i, o := range group {
 		switch o.Kind {
 		case OutcomeRetry:
 			delays[i], errs[i] = &o.Delay, &o.Verdict.Message
+			failures[i] = o.failure(s.worker).JSON()
 		case OutcomeSnooze:
 			delays[i], refunds[i] = &o.Delay, 1
 		default:
 			refunds[i] = 1
 		}
 	}
-	return delays, errs, refunds
+	return delays, errs, refunds, failures
+}
+
+// failure is what the job's history says of a failed attempt. Nil for a job
+// that died when it was claimed: nothing ran.
+func (o *Outcome) failure(worker uuid.UUID) *deadletter.Failure {
+	if o.Verdict.Kind == deadletter.KindCrash {
+		return nil
+	}
+	// The claim's time is the database's.
+	startedAt := o.Job.UpdatedAt
+	return deadletter.NewFailure(o.Job.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
 }
 
 // announce tells of each outcome. One that matched no row was lost: after the

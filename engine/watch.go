@@ -142,10 +142,10 @@ func (n newJobs) Notify(ctx context.Context, payload string) {
 }
 
 const deadJobsSQL = `
-select id, worker_id, job_name, coalesce(attempts, 0), coalesce(claim_token, 0)
-from soniq_jobs
-where worker_id = $1
-  and status = 'processing'
+select` + orphanColumns + `
+from soniq_jobs j
+where j.worker_id = $1
+  and j.status = 'processing'
 limit 1000`
 
 // Nobody who has beaten since, and nobody with jobs left.
@@ -156,7 +156,7 @@ where o.id = $1
   and o.last_heartbeat = $2
   and not exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing')`
 
-// bury queues the jobs of a dead worker again and marks it stopped.
+// bury recovers the jobs of a dead worker and marks it stopped.
 func (w *Worker) bury(ctx context.Context, dead peer) error {
 	if dead.Busy {
 		rows, _ := w.pool.Query(ctx, deadJobsSQL, dead.ID)
@@ -164,7 +164,7 @@ func (w *Worker) bury(ctx context.Context, dead peer) error {
 		if err != nil {
 			return fmt.Errorf("find the jobs of a dead worker: %w", err)
 		}
-		if err := w.requeue(ctx, jobs, &dead.Heartbeat); err != nil {
+		if err := w.recoverJobs(ctx, jobs, &dead.Heartbeat); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"soniq"
 	"soniq/notify"
 )
 
@@ -137,7 +138,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.started = true
 	w.mu.Unlock()
 
-	err := w.register(ctx, w.pool)
+	// Found out now: an outcome that can't be written for want of a column
+	// would be tried for ever.
+	err := soniq.Check(ctx, w.pool)
+	if err == nil {
+		err = w.register(ctx, w.pool)
+	}
 	if err == nil {
 		err = w.registerNames(ctx, w.pool)
 	}

@@ -137,6 +137,7 @@ func (a *app) printLetter(j deadletter.Job) {
 	} else {
 		p("%s", indent(j.LastError, "  "))
 	}
+	a.printAttempts(j.Errors)
 	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
 	p("\nReplay it\n  %s", a.replayCommand(j))
 }

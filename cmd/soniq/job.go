@@ -127,6 +127,7 @@ func (a *app) printJob(j *engine.Job) {
 	if j.LastError != "" {
 		p("\nLast error\n%s", indent(j.LastError, "  "))
 	}
+	a.printAttempts(j.Errors)
 	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
 	if j.Result != nil {
 		p("\nResult\n%s", indent(prettyJSON(j.Result), "  "))

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"soniq/deadletter"
+)
+
+// printAttempts prints a job's history: a line for each failed attempt, and
+// the stack of the last one that has one. A gap stands for the attempts that
+// were not kept.
+func (a *app) printAttempts(failures []deadletter.Failure) {
+	if len(failures) == 0 {
+		return
+	}
+	p := a.out.printf
+	p("\nFailed attempts")
+	last := 0
+	for _, f := range failures {
+		if last > 0 && f.Attempt > last+1 {
+			p("  ...")
+		}
+		last = f.Attempt
+		about := []string{string(f.Kind)}
+		if f.Code != "" {
+			about = append(about, f.Code)
+		}
+		if f.StartedAt != nil {
+			about = append(about, "after "+f.FailedAt.Sub(*f.StartedAt).Round(time.Millisecond).String())
+		}
+		message, _, _ := strings.Cut(f.Message, "\n")
+		p("%s", oneLine(fmt.Sprintf("  %d  %s  %s  %s", f.Attempt, a.when(f.FailedAt), strings.Join(about, ", "), message)))
+	}
+	for i := len(failures) - 1; i >= 0; i-- {
+		if failures[i].Stack != "" {
+			p("\nStack of attempt %d\n%s", failures[i].Attempt, indent(failures[i].Stack, "  "))
+			break
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package deadletter
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// How much of an error an entry of the history keeps, in bytes: ten of them
+// stay near 60 KiB at the worst.
+const (
+	maxFailureBytes = 2 << 10
+	maxStackBytes   = 4 << 10
+)
+
+// A Failure is one entry of a job's history: what one attempt ended with. The
+// column 'errors' of both tables has the first failure and the last nine, as
+// an array, oldest first. Times are by the database's clock.
+type Failure struct {
+	// Attempt is the number of the attempt, from 1.
+	Attempt int `json:"attempt"`
+	// StartedAt is when the attempt was claimed; nil if that isn't known.
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	FailedAt  time.Time  `json:"failed_at"`
+	// Kind, Type, Code and DecidedBy are the verdict's.
+	Kind      Kind   `json:"kind,omitempty"`
+	Type      string `json:"type,omitempty"`
+	Code      string `json:"code,omitempty"`
+	DecidedBy string `json:"decided_by,omitempty"`
+	// Message is the error's text, its middle cut out beyond 2 KiB.
+	Message string `json:"message"`
+	// Stack is the goroutine's stack where there was one to tell: of a panic,
+	// or of a handler that ignored its context.
+	Stack string `json:"stack,omitempty"`
+	// WorkerID is the worker that ran the attempt.
+	WorkerID *uuid.UUID `json:"worker_id,omitempty"`
+}
+
+// NewFailure is the entry of an attempt that was judged so.
+func NewFailure(attempt int, worker *uuid.UUID, startedAt *time.Time, failedAt time.Time, v Verdict) *Failure {
+	return &Failure{
+		Attempt:   attempt,
+		StartedAt: startedAt,
+		FailedAt:  failedAt.UTC(),
+		Kind:      v.Kind,
+		Type:      Storable(v.Type, maxNameBytes),
+		Code:      Storable(v.Code, maxNameBytes),
+		DecidedBy: v.DecidedBy,
+		Message:   Storable(v.Message, maxFailureBytes),
+		Stack:     Storable(v.Stack, maxStackBytes),
+		WorkerID:  worker,
+	}
+}
+
+// JSON returns the entry as the database takes it, nil for nil.
+func (f *Failure) JSON() *string {
+	if f == nil {
+		return nil
+	}
+	entry, err := json.Marshal(f)
+	if err != nil {
+		// A year beyond 9999: the rest is worth more than the times.
+		plain := *f
+		plain.StartedAt, plain.FailedAt = nil, time.Time{}
+		entry, _ = json.Marshal(plain)
+	}
+	return new(string(entry))
+}
+
+// DecodeFailures reads the column 'errors'. What another program may have put
+// there is left out: it must not hide the job.
+func DecodeFailures(column []byte) []Failure {
+	var entries []json.RawMessage
+	if json.Unmarshal(column, &entries) != nil {
+		return nil
+	}
+	var failures []Failure
+	for _, entry := range entries {
+		var f Failure
+		if json.Unmarshal(entry, &f) == nil {
+			failures = append(failures, f)
+		}
+	}
+	return failures
+}
