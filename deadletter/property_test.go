@@ -159,6 +159,22 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 			t.Errorf("pages of %+v: %v, want %v", f, paged, want)
 		}
 
+		if f.Limit == 0 {
+			n = 0
+			groups, err := q.Groups(t.Context(), f)
+			for _, g := range groups {
+				of := f
+				of.Groups = []string{g.ID}
+				if f.Groups == nil {
+					if count, err := q.Count(t.Context(), of); count != g.Count || err != nil {
+						t.Errorf("group %s of %+v: %d, %v; the filter picks %d", g.ID, f, g.Count, err, count)
+					}
+				}
+				n += g.Count
+			}
+			wantSize("groups", n, err)
+		}
+
 		preview, err := q.ReplayCount(t.Context(), f, deadletter.ReplayOptions{})
 		if err != nil {
 			t.Fatal(err)

@@ -48,6 +48,12 @@ func (w *where) limit(n int) string {
 // where returns the filter's conditions. The filter must be valid.
 func (f Filter) where() *where {
 	w := &where{}
+	f.addTo(w)
+	return w
+}
+
+// addTo adds the filter's conditions to w, which may have parameters already.
+func (f Filter) addTo(w *where) {
 	if f.JobNames != nil {
 		w.and("d.job_name = any(" + w.param(f.JobNames) + ")")
 	}
@@ -86,7 +92,6 @@ func (f Filter) where() *where {
 		comparison := map[bool]string{true: "> 0", false: "= 0"}[*f.Replayed]
 		w.and("coalesce(d.resurrection_count, 0) " + comparison)
 	}
-	return w
 }
 
 // nameLike adds the condition for a part of the name or a pattern.

@@ -60,6 +60,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "empty reason", args: []string{"dead-letter", "delete", "--yes", "--reason="}, code: 2, want: "--reason is empty"},
 		{name: "empty group", args: []string{"dead-letter", "delete", "--yes", "--group="}, code: 2, want: "--group is empty"},
 		{name: "empty error text", args: []string{"dead-letter", "delete", "--yes", "--error="}, code: 2, want: "--error is empty"},
+		{name: "no groups", args: []string{"dead-letter", "groups", "--limit", "0"}, code: 2, want: "--limit must be from 1"},
 		{name: "after no id", args: []string{"dead-letter", "list", "--after", "x"}, code: 2, want: "not a job id"},
 		{name: "after a missing one", args: []string{"dead-letter", "list", "--after", missing}, code: 1, want: missing + ": no such dead letter"},
 		{name: "unknown reason", args: []string{"dead-letter", "delete", "--yes", "--reason", "bad_luck"}, code: 2, want: "bad_luck"},

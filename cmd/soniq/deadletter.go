@@ -16,6 +16,7 @@ import (
 // deadLetterCmd groups what can be done with dead letters.
 type deadLetterCmd struct {
 	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
+	Groups  groupsCmd  `cmd:"" help:"Show the causes: dead letters that failed alike, with count and trend."`
 	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
 	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
@@ -28,6 +29,7 @@ type deadLetterCmd struct {
 func (deadLetterCmd) Help() string {
 	return `A dead letter is a job that cannot succeed: it failed on every attempt, failed for good, has arguments that its handler refuses, timed out, or no worker knows its name.
 
+    soniq dead-letter groups
     soniq dead-letter list
     soniq dead-letter show ID
     soniq dead-letter replay ID`
