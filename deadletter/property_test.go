@@ -179,13 +179,36 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, err := q.ReplayList(t.Context(), f, 1000)
+		first, err := q.ReplayList(t.Context(), f, deadletter.ReplayOptions{}, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := q.PlanReplay(t.Context(), f, deadletter.ReplayOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		result, err := q.ReplayAll(t.Context(), f, deadletter.ReplayOptions{})
+		if plan.Picked != preview || plan.Replay != int64(len(result.Replayed)) || plan.Duplicates != int64(result.Skipped) {
+			t.Errorf("replay of %+v: planned %+v, replayed %d, skipped %d", f, plan, len(result.Replayed), result.Skipped)
+		}
+		if f.Limit == 0 && plan.Picked+plan.Replaying+plan.Resolved+plan.Superseded+plan.OutcomeUnknown+plan.Exhausted != int64(len(want)) {
+			t.Errorf("replay of %+v: the plan %+v does not account for all %d", f, plan, len(want))
+		}
 		if err != nil || preview != int64(len(result.Replayed)+result.Skipped) || preview != int64(len(first)) {
 			t.Errorf("replay of %+v: counted %d, listed %d, replayed %d, skipped %d, %v", f, preview, len(first), len(result.Replayed), result.Skipped, err)
+		}
+		restore()
+
+		limited := deadletter.ReplayOptions{MaxReplays: 2}
+		if plan, err = q.PlanReplay(t.Context(), f, limited); err != nil {
+			t.Fatal(err)
+		}
+		op, err := q.StartReplay(t.Context(), f, limited, deadletter.Pace{})
+		if err == nil {
+			op, err = q.ReplayRun(t.Context(), op.ID, nil)
+		}
+		if err != nil || op.Total != plan.Picked || op.Done != plan.Replay || op.Skipped != plan.Duplicates {
+			t.Errorf("replay of %+v as an operation: planned %+v, did %+v, %v", f, plan, op, err)
 		}
 		restore()
 

@@ -20,6 +20,7 @@ const listLimit = 1000
 // any number of goroutines.
 type Queue struct {
 	pool *pgxpool.Pool
+	by   author
 }
 
 // NewQueue returns the dead-letter queue of the pool's database. The caller

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 )
@@ -23,6 +25,8 @@ type deadLetterCmd struct {
 	Cleanup cleanupCmd `cmd:"" help:"Delete dead letters older than some days."`
 	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
+	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
+	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
 	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
 }
 
@@ -48,6 +52,17 @@ type selection struct {
 	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
 	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
 	Tag      []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+}
+
+// authorship says who changes dead letters, and why: it is kept with them.
+type authorship struct {
+	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
+	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
+}
+
+// queue is the dead-letter queue whose changes bear that name.
+func (w *authorship) queue(a *app, pool *pgxpool.Pool) *deadletter.Queue {
+	return deadletter.NewQueue(pool).As(cmp.Or(w.As, a.actor), w.Because)
 }
 
 // given reports whether any of the flags was used.

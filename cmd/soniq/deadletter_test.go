@@ -161,7 +161,7 @@ func TestReplay_bulk_takesWhatThePreviewCounted(t *testing.T) {
 	}
 	seed(t, pool, letter{job: "sync.0", state: "resolved"})
 
-	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 3 dead letters.\nID ") || strings.Count(r.out, "sync.0") != 3 || countJobs(t, pool) != 0 {
+	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 3 dead letters.\nWould leave alone: 1 resolved.\nID ") || strings.Count(r.out, "sync.0") != 3 || countJobs(t, pool) != 0 {
 		t.Errorf("preview: %+v, %d jobs", r, countJobs(t, pool))
 	}
 	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--limit", "2", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 2 dead letters.\n") || strings.Count(r.out, "sync.0") != 2 {
