@@ -212,3 +212,18 @@ func (q *Queue) Get(ctx context.Context, id uuid.UUID) (Job, error) {
 	}
 	return j, nil
 }
+
+// Picks reports whether the filter picks the dead letter, its Limit aside.
+// One that doesn't exist is not picked.
+func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error) {
+	if err := f.Validate(); err != nil {
+		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
+	}
+	w := f.where()
+	w.and("d.id = " + w.param(id))
+	var picked bool
+	if err := q.pool.QueryRow(ctx, "select exists (select from soniq_dead_letter_jobs d"+w.sql()+")", w.params...).Scan(&picked); err != nil {
+		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
+	}
+	return picked, nil
+}

@@ -124,6 +124,8 @@ func (a *app) parse(args []string) (cmd *kong.Context, done bool, err error) {
 		return cmd, false, usagef("%s", err)
 	}
 	a.globals = g.globals
+	// A terminal that doesn't say what it is may show escapes as they are.
+	a.out.colour = a.stdoutIsTTY && a.getenv("TERM") != "" && !a.plain()
 	if a.log, err = a.newLogger(); err != nil {
 		return cmd, false, err
 	}

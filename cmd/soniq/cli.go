@@ -42,5 +42,5 @@ type globals struct {
 	JSON        bool   `group:"global" name:"json" help:"Print JSON."`
 	LogFormat   string `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
 	LogLevel    string `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
-	NoColor     bool   `group:"global" help:"Log without colours (or set NO_COLOR)."`
+	NoColor     bool   `group:"global" help:"No colours (or set NO_COLOR)."`
 }

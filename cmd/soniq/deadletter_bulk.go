@@ -151,6 +151,9 @@ func (a *app) previewRows(n int64, list func() ([]deadletter.Job, error)) error 
 	if err != nil {
 		return err
 	}
+	for i := range jobs {
+		jobs[i] = jobs[i].Redacted()
+	}
 	if err := a.printLetters(jobs); err != nil {
 		return err
 	}

@@ -8,7 +8,8 @@ import (
 
 type groupsCmd struct {
 	selection
-	Limit int `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
+	Limit  int  `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
+	Reveal bool `help:"Show secrets in errors too, such as the password of a URL."`
 }
 
 func (groupsCmd) Help() string {
@@ -41,6 +42,11 @@ func (c *groupsCmd) Run(a *app) error {
 	}
 	more := len(groups) > c.Limit
 	groups = groups[:min(len(groups), c.Limit)]
+	if !c.Reveal {
+		for i := range groups {
+			groups[i].SampleError = deadletter.RedactText(groups[i].SampleError)
+		}
+	}
 	if a.JSON {
 		if groups == nil {
 			groups = []deadletter.Group{}
@@ -76,8 +82,8 @@ func (a *app) printGroups(groups []deadletter.Group) error {
 		{title: "ALL", right: true, drop: 2},
 		{title: "LAST", right: true},
 		{title: "FIRST", right: true, drop: 3},
-		{title: "24 HOURS", drop: 4},
-		{title: "REASON", min: 8, drop: 5},
+		{title: "24 HOURS", drop: 4, style: func(string) style { return cyan }},
+		{title: "REASON", min: 8, drop: 5, style: reasonStyle},
 		{title: "JOB", min: 8},
 		{title: "ERROR", min: 12, drop: 1},
 	}}

@@ -10,8 +10,9 @@ import (
 
 type listCmd struct {
 	selection
-	Limit int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
-	After *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
+	Limit  int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+	Reveal bool    `help:"Show secrets too: of keys such as password or api_key, and in texts."`
+	After  *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
 }
 
 func (listCmd) Help() string {
@@ -51,6 +52,11 @@ func (c *listCmd) Run(a *app) error {
 	jobs, err := queue.ListAfter(a.ctx, f, after)
 	if err != nil {
 		return err
+	}
+	if !c.Reveal {
+		for i := range jobs {
+			jobs[i] = jobs[i].Redacted()
+		}
 	}
 	total := int64(len(jobs))
 	if len(jobs) == f.Limit || c.After != nil {
@@ -114,10 +120,10 @@ func (a *app) printLetters(jobs []deadletter.Job) error {
 	t := table{columns: []column{
 		{title: "ID"},
 		{title: "JOB", min: 14},
-		{title: "REASON"},
+		{title: "REASON", style: reasonStyle},
 		{title: "ATTEMPTS", right: true, drop: 3},
 		{title: "AGE", right: true},
-		{title: "STATE", drop: 2},
+		{title: "STATE", drop: 2, style: stateStyle},
 		{title: "ERROR", min: 16, drop: 4},
 	}}
 	now := a.now()
@@ -135,11 +141,42 @@ func (a *app) printLetters(jobs []deadletter.Job) error {
 func (a *app) printLettersNarrow(jobs []deadletter.Job, width int) error {
 	now := a.now()
 	for _, j := range jobs {
-		head := fmt.Sprintf("%s  %s  %s  %s", j.ID, state(j), age(now, j.MovedAt), oneLine(string(j.Reason)))
-		a.out.printf("%s", cutWidth(head, width))
-		a.out.printf("%s", cutWidth("  "+oneLine(j.JobName)+": "+errorLine(j.LastError), width))
+		head := fmt.Sprintf("%s  %s  %s  ", j.ID, state(j), age(now, j.MovedAt))
+		line := cutWidth(head+oneLine(string(j.Reason)), width)
+		cut := min(len(head), len(line))
+		_ = a.out.spans(span{text: line[:cut]}, span{line[cut:], reasonStyle(string(j.Reason))})
+		a.out.printf("\n%s", cutWidth("  "+oneLine(j.JobName)+": "+errorLine(j.LastError), width))
 	}
 	return a.out.err
+}
+
+// reasonStyle is the colour of a reason: red is for a person to mend, yellow is
+// what may pass by itself.
+func reasonStyle(reason string) style {
+	switch deadletter.Reason(reason) {
+	case deadletter.PermanentFailure, deadletter.InvalidArguments:
+		return red
+	case deadletter.MaxRetriesExceeded:
+		return yellow
+	case deadletter.Timeout:
+		return magenta
+	case deadletter.JobNotFound:
+		return blue
+	default:
+		return cyan
+	}
+}
+
+// stateStyle is the colour of a state: what is settled stands back.
+func stateStyle(state string) style {
+	switch state {
+	case deadletter.StateResolved:
+		return green
+	case deadletter.StateReplaying:
+		return cyan
+	default:
+		return ""
+	}
 }
 
 // state is the dead letter's state for people.

@@ -12,13 +12,15 @@ import (
 )
 
 type showCmd struct {
-	ID string `arg:"" name:"id" help:"The dead letter's id; its first digits will do."`
+	ID     string `arg:"" name:"id" help:"The dead letter's id; its first digits will do."`
+	Reveal bool   `help:"Show secrets too: values of keys such as password or api_key, tokens in texts."`
 }
 
 func (showCmd) Help() string {
-	return `Example:
+	return `The whole story: why it died, the error of each attempt, arguments, replays and what became of them, who did what.
 
-    soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057`
+    soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter show 01890a5d --json --reveal`
 }
 
 func (c *showCmd) Run(a *app) error {
@@ -41,21 +43,56 @@ func (c *showCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if a.JSON {
-		return a.out.document(j)
+	if !c.Reveal {
+		j = j.Redacted()
 	}
-	a.printLetter(j)
+	s := letterStory{Job: j}
+	if s.Lineage, err = queue.Lineage(a.ctx, id); err != nil {
+		return err
+	}
+	if s.History, err = queue.History(a.ctx, id); err != nil {
+		return err
+	}
+	for i := range s.History {
+		if !c.Reveal {
+			s.History[i].Detail = deadletter.Redact(s.History[i].Detail)
+		}
+	}
+	if a.JSON {
+		return a.out.document(s)
+	}
+	a.printLetter(s)
 	return nil
+}
+
+// letterStory is all that is known of a dead letter.
+type letterStory struct {
+	deadletter.Job
+	Lineage deadletter.Lineage  `json:"lineage"`
+	History []deadletter.Record `json:"history"`
 }
 
 // whyDead says in a sentence what each reason means, and what to do.
 func whyDead(j deadletter.Job) string {
+	what := "this error"
+	if t := errorType(j); t != "" {
+		what = t
+	}
+	if j.ErrorCode != "" {
+		what += " with the code " + j.ErrorCode
+	}
 	switch j.Reason {
 	case deadletter.MaxRetriesExceeded:
+		if j.ErrorKind == deadletter.KindCrash {
+			return "Its worker died while it ran, and no attempt remains."
+		}
 		return "It failed, and no attempt remains."
 	case deadletter.PermanentFailure:
-		if j.DecidedBy == "rule" {
-			return "The job's own rule says that this error is permanent: no retry can help."
+		switch j.DecidedBy {
+		case deadletter.ByRule:
+			return "The job's own rule says that " + what + " is permanent: no retry can help."
+		case deadletter.ByMarker:
+			return "Its handler said that " + what + " is permanent: no retry can help."
 		}
 		return "Its handler said that the failure is permanent: no retry can help."
 	case deadletter.JobNotFound:
@@ -72,8 +109,8 @@ func whyDead(j deadletter.Job) string {
 }
 
 // printLetter prints the whole story of a dead letter.
-func (a *app) printLetter(j deadletter.Job) {
-	p := a.out.printf
+func (a *app) printLetter(s letterStory) {
+	j, p := s.Job, a.out.printf
 	field := func(name, format string, args ...any) {
 		p("%-12s %s", name, oneLine(fmt.Sprintf(format, args...)))
 	}
@@ -85,7 +122,10 @@ func (a *app) printLetter(j deadletter.Job) {
 	field("Dead letter", "%s", j.ID)
 	field("Job", "%s", j.JobName)
 	field("State", "%s", a.lineage(j))
-	field("Reason", "%s. %s", j.Reason, whyDead(j))
+	_ = a.out.spans(
+		span{text: fmt.Sprintf("%-12s ", "Reason")}, span{oneLine(string(j.Reason)), reasonStyle(string(j.Reason))},
+		span{text: ". " + oneLine(whyDead(j)) + "\n"},
+	)
 	field("Attempts", "%d of %d", j.Attempts, j.MaxAttempts)
 	field("Queue", "%s, priority %d", j.Queue, j.Priority)
 	field("Created", "%s", a.when(j.OriginalCreatedAt))
@@ -101,7 +141,11 @@ func (a *app) printLetter(j deadletter.Job) {
 		field("Replayed", "%s%s", plural(int64(j.ResurrectionCount), "time"), last)
 	}
 	if j.ReplayOf != nil {
-		field("Replay of", "%s", *j.ReplayOf)
+		origins := j.ReplayOf.String()
+		for _, id := range s.Lineage.Ancestors[min(1, len(s.Lineage.Ancestors)):] {
+			origins += ", of " + id.String()
+		}
+		field("Replay of", "%s", origins)
 	}
 	if j.UniqueJob {
 		field("Unique", "yes")
@@ -114,15 +158,10 @@ func (a *app) printLetter(j deadletter.Job) {
 	if len(j.Tags) > 0 && string(j.Tags) != "null" {
 		field("Tags", "%s", compactJSON(j.Tags))
 	}
-	optional("Fingerprint", &j.Fingerprint)
+	optional("Group", &j.Fingerprint)
 
 	var about []string
-	errorType := j.ErrorType
-	if strings.HasPrefix(errorType, "*main.") {
-		// Of a command or an endpoint: a name from this program's inside.
-		errorType = ""
-	}
-	for _, part := range []string{string(j.ErrorKind), errorType, j.ErrorCode} {
+	for _, part := range []string{string(j.ErrorKind), errorType(j), j.ErrorCode} {
 		if part != "" {
 			about = append(about, oneLine(part))
 		}
@@ -139,7 +178,40 @@ func (a *app) printLetter(j deadletter.Job) {
 	}
 	a.printAttempts(j.Errors)
 	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
+	a.printReplays(s)
 	p("\nReplay it\n  %s", a.replayCommand(j))
+}
+
+// errorType is the Go type of the error, unless it is one of a command or an
+// endpoint: a name from this program's inside.
+func errorType(j deadletter.Job) string {
+	if strings.HasPrefix(j.ErrorType, "*main.") {
+		return ""
+	}
+	return j.ErrorType
+}
+
+// printReplays prints what was made of a dead letter, and who did what to it.
+func (a *app) printReplays(s letterStory) {
+	if len(s.Lineage.Replays) > 0 {
+		a.out.printf("\nReplays")
+	}
+	for _, r := range s.Lineage.Replays {
+		line := "  " + r.JobID.String() + "  " + r.Outcome
+		if r.Outcome == deadletter.OutcomeDied {
+			line += ", see 'soniq dead-letter show " + r.JobID.String() + "'"
+		}
+		if r.At != nil {
+			line += "  " + a.when(*r.At)
+		}
+		a.out.printf("%s", oneLine(line))
+	}
+	if len(s.History) > 0 {
+		a.out.printf("\nHistory")
+	}
+	for _, line := range a.recordLines(s.History) {
+		a.out.printf("  %s", line)
+	}
 }
 
 // lineage says where the dead letter stands, and which job replays it.

@@ -2,9 +2,9 @@ package main
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"soniq/deadletter"
@@ -43,9 +43,13 @@ func (c *statsCmd) Run(a *app) error {
 	}
 	oldest := ""
 	if s.OldestAge > 0 {
-		oldest = "; the oldest still dead is " + age(time.Time{}.Add(s.OldestAge), time.Time{}) + " old"
+		oldest = "the oldest still dead is " + age(time.Time{}.Add(s.OldestAge), time.Time{}) + " old"
 	}
-	a.out.printf("%s%s", letters(s.Total), oldest)
+	a.out.printf("%s: %s dead, %s being replayed, %s resolved", letters(s.Total), thousands(s.ByState[deadletter.StateDead]),
+		thousands(s.ByState[deadletter.StateReplaying]), thousands(s.ByState[deadletter.StateResolved]))
+	if oldest != "" {
+		a.out.printf("%s", oldest)
+	}
 	if s.ReplaysFinished > 0 {
 		a.out.printf("%s ended, %.0f %% of them well", plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
 	}
@@ -57,32 +61,74 @@ func (c *statsCmd) Run(a *app) error {
 		title  string
 		counts map[string]int64
 		byName bool
+		style  func(string) style
 	}{
-		{"REASON", byReason, false},
-		{"JOB", s.ByJob, false},
-		{"QUEUE", s.ByQueue, false},
-		{"STATE", s.ByState, false},
-		{"DAY (UTC)", s.ByDate, true},
+		{"REASON", byReason, false, reasonStyle},
+		{"JOB", s.ByJob, false, nil},
+		{"QUEUE", s.ByQueue, false, nil},
+		{"STATE", s.ByState, false, stateStyle},
+		{"DAY (UTC)", s.ByDate, true, nil},
 	} {
 		a.out.printf("")
-		if err := a.printCounts(part.title, part.counts, part.byName); err != nil {
+		if err := a.printCounts(part.title, part.counts, part.byName, part.style); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// printCounts prints the highest counts first, or by name.
-func (a *app) printCounts(title string, counts map[string]int64, byName bool) error {
+// mostCounts is how many lines of a part are shown: a person asks --json for
+// the ten-thousandth job.
+const mostCounts = 20
+
+// printCounts prints the highest counts first, or by name, each with a bar.
+func (a *app) printCounts(title string, counts map[string]int64, byName bool, paint func(string) style) error {
 	names := slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
 		if byName {
 			return cmp.Compare(x, y)
 		}
 		return cmp.Or(cmp.Compare(counts[y], counts[x]), cmp.Compare(x, y))
 	})
-	t := table{columns: []column{{title: title, min: 20}, {title: "COUNT", right: true}}}
-	for _, name := range names {
-		t.add(name, fmt.Sprint(counts[name]))
+	most, rest := int64(1), 0
+	for _, n := range counts {
+		most = max(most, n)
 	}
-	return t.write(a.out, a.tableWidth())
+	if cut := len(names) - mostCounts; cut > 0 {
+		rest = cut
+		if byName {
+			names = names[cut:] // the latest days
+		} else {
+			names = names[:mostCounts]
+		}
+	}
+	t := table{columns: []column{
+		{title: title, min: 20, style: paint},
+		{title: "COUNT", right: true},
+		{min: 4, drop: 1, style: func(string) style { return cyan }},
+	}}
+	for _, name := range names {
+		t.add(name, thousands(counts[name]), bar(counts[name], most))
+	}
+	err := t.write(a.out, a.tableWidth())
+	if rest > 0 {
+		a.out.printf("... and %s more; --json has all", thousands(int64(rest)))
+	}
+	return err
+}
+
+// barWidth is the length of the longest bar, in columns of a terminal.
+const barWidth = 24
+
+// bar draws n in eighths of a column, where most fills barWidth. What isn't
+// nothing is seen.
+func bar(n, most int64) string {
+	eighths := int(float64(n) / float64(most) * barWidth * 8)
+	if n > 0 {
+		eighths = max(eighths, 1)
+	}
+	s := strings.Repeat("█", eighths/8)
+	if part := eighths % 8; part > 0 {
+		s += string([]rune("▏▎▍▌▋▊▉")[part-1])
+	}
+	return s
 }

@@ -416,7 +416,7 @@ func TestStats(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `update soniq_dead_letter_jobs set replay_job_id = gen_random_uuid(), resurrection_count = 1 where id = $1`, replayed); err != nil {
 		t.Fatal(err)
 	}
-	wantIn(t, "stats", s.ok("dead-letter", "stats").out, "4 dead letters; the oldest still dead is 2d old", "1 replay ended, 100 % of them well", "max_retries_exceeded      3", "timeout                   1")
+	wantIn(t, "stats", s.ok("dead-letter", "stats").out, "4 dead letters: 3 dead, 0 being replayed, 1 resolved\nthe oldest still dead is 2d old", "1 replay ended, 100 % of them well", "max_retries_exceeded      3", "timeout                   1")
 	if got := decode[deadletter.Stats](t, s.ok("dead-letter", "stats", "--hours", "24", "--json").out); got.Total != 3 || got.ByReason["max_retries_exceeded"] != 3 {
 		t.Errorf("%+v", got)
 	}

@@ -16,6 +16,9 @@ type watchCmd struct {
 	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
 	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
 	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died. Repeatable."`
+	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
+	Error  *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
+	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
 }
 
 func (watchCmd) Help() string {
@@ -26,7 +29,7 @@ func (watchCmd) Help() string {
 }
 
 func (c *watchCmd) Run(a *app) error {
-	s := selection{Filter: c.Filter, Job: c.Job, Queue: c.Queue, Reason: c.Reason}
+	s := selection{Filter: c.Filter, Job: c.Job, Queue: c.Queue, Reason: c.Reason, Group: c.Group, Error: c.Error, Tag: c.Tag}
 	f, err := s.filter(a.now())
 	if err != nil {
 		return err
@@ -55,6 +58,17 @@ func (c *watchCmd) Run(a *app) error {
 		if !matches(f, e) {
 			return
 		}
+		// The rest isn't in the notification.
+		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
+			picked, err := deadletter.NewQueue(pool).Picks(ctx, f, e.ID)
+			if err != nil {
+				a.note("soniq: %s: %s", e.ID, oneLine(describe(err)))
+				return
+			}
+			if !picked {
+				return
+			}
+		}
 		if failed = a.printEvent(e); failed != nil {
 			cancel()
 		}
@@ -81,8 +95,11 @@ func (a *app) printEvent(e deadletter.Event) error {
 		return a.out.record(e)
 	}
 	moved := e.MovedAt.In(a.now().Location()).Format(time.DateTime)
-	a.out.printf("%s  %s  %s  %s  %s", moved, e.ID, oneLine(e.JobName), oneLine(string(e.Reason)), plural(int64(e.Attempts), "attempt"))
-	return a.out.err
+	return a.out.spans(
+		span{text: moved + "  " + e.ID.String() + "  " + oneLine(e.JobName) + "  "},
+		span{oneLine(string(e.Reason)), reasonStyle(string(e.Reason))},
+		span{text: "  " + plural(int64(e.Attempts), "attempt") + "\n"},
+	)
 }
 
 // matches is the filter of the queries, for one notification.

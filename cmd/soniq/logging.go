@@ -20,13 +20,18 @@ func (a *app) newLogger() (*slog.Logger, error) {
 	}
 	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{
 		Level:   level,
-		NoColor: a.NoColor || a.getenv("NO_COLOR") != "" || !a.stderrIsTTY || a.getenv("TERM") == "dumb",
+		NoColor: !a.stderrIsTTY || a.plain(),
 		// tint colours with the very escapes that a safeWriter would take
 		// out, so what is logged is made safe before.
 		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 			return slog.Attr{Key: tintSafe(attr.Key), Value: safeValue(attr.Value)}
 		},
 	})), nil
+}
+
+// plain reports whether the person, or their terminal, wants no colours.
+func (a *app) plain() bool {
+	return a.NoColor || a.getenv("NO_COLOR") != "" || a.getenv("TERM") == "dumb"
 }
 
 // tintSafe is oneLine for tint, which turns the four characters \x1b in a

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,51 @@ type output struct {
 	text *safeWriter
 	json *safeWriter
 	err  error
+	// colour: a person's terminal shows it, and they want it.
+	colour bool
+}
+
+// A style is what a terminal is told before a text, without the escape that
+// introduces it and the letter that ends it. Empty is none.
+type style string
+
+const (
+	bold    style = "1"
+	faint   style = "2"
+	red     style = "31"
+	green   style = "32"
+	yellow  style = "33"
+	blue    style = "34"
+	magenta style = "35"
+	cyan    style = "36"
+)
+
+// A span is a part of a line in one style.
+type span struct {
+	text  string
+	style style
+}
+
+// spans prints texts in their styles, or plainly where there is no colour. The
+// texts are made safe all the same: no escape but ours reaches the terminal.
+func (o *output) spans(spans ...span) error {
+	if o.err != nil {
+		return o.err
+	}
+	var b bytes.Buffer
+	safe := newSafeWriter(&b)
+	for _, s := range spans {
+		styled := o.colour && s.style != "" && s.text != ""
+		if styled {
+			b.WriteString("\x1b[" + string(s.style) + "m")
+		}
+		_, _ = safe.Write([]byte(s.text))
+		if styled {
+			b.WriteString("\x1b[0m")
+		}
+	}
+	_, o.err = o.raw.Write(b.Bytes())
+	return o.err
 }
 
 func newOutput(w io.Writer) *output {

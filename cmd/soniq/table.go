@@ -17,6 +17,8 @@ type column struct {
 	right bool // aligned to the right
 	min   int  // may shrink to this width; 0 keeps its full width
 	drop  int
+	// style is that of a cell; nil is none.
+	style func(cell string) style
 }
 
 // columnGap is the space between two columns: two, so that a cell may hold
@@ -40,32 +42,53 @@ func (t *table) add(cells ...string) {
 // needs.
 func (t *table) write(w io.Writer, room int) error {
 	shown, widths := t.layout(room)
-	var out strings.Builder
+	var out []span
 	titles := make([]string, len(t.columns))
 	for i, c := range t.columns {
 		titles[i] = c.title
 	}
-	for _, row := range append([][]string{titles}, t.rows...) {
-		var line strings.Builder
-		for n, i := range shown {
-			if n > 0 {
-				line.WriteString(strings.Repeat(" ", columnGap))
-			}
+	for r, row := range append([][]string{titles}, t.rows...) {
+		gap := 0
+		for _, i := range shown {
 			cell := cutWidth(row[i], widths[i])
-			pad := ""
-			if last := n == len(shown)-1; !last || t.columns[i].right {
-				pad = strings.Repeat(" ", widths[i]-textWidth(cell))
-			}
+			pad := widths[i] - textWidth(cell)
 			if t.columns[i].right {
-				cell, pad = pad, cell
+				gap, pad = gap+pad, 0
 			}
-			line.WriteString(cell)
-			line.WriteString(pad)
+			// The gap comes with the next text: no line ends with spaces.
+			if cell != "" {
+				out = append(out, span{text: strings.Repeat(" ", gap)}, span{cell, t.columns[i].styleOf(r, row[i])})
+				gap = 0
+			}
+			gap += pad + columnGap
 		}
-		out.WriteString(strings.TrimRight(line.String(), " "))
-		out.WriteByte('\n')
+		out = append(out, span{text: "\n"})
 	}
-	_, err := io.WriteString(w, out.String())
+	return writeSpans(w, out)
+}
+
+// styleOf is the style of a cell in a line, the first of which has the titles.
+func (c column) styleOf(line int, cell string) style {
+	switch {
+	case line == 0:
+		return bold
+	case c.style == nil:
+		return ""
+	default:
+		return c.style(cell)
+	}
+}
+
+// writeSpans prints spans in their styles where w can show them.
+func writeSpans(w io.Writer, spans []span) error {
+	if o, ok := w.(*output); ok {
+		return o.spans(spans...)
+	}
+	var b strings.Builder
+	for _, s := range spans {
+		b.WriteString(s.text)
+	}
+	_, err := io.WriteString(w, b.String())
 	return err
 }
 

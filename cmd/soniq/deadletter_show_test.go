@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"soniq/internal/testdb"
+)
+
+func TestShow_tellsTheWholeStory_withoutSecrets(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	id := seed(t, pool, letter{
+		args:  `{"user_id": 42, "api_key": "k-123", "nested": {"note": "dial postgres://ann:s3cr3t@db/app"}}`,
+		error: "dial postgres://ann:s3cr3t@db/app: refused",
+	}).String()
+	s.ok("dead-letter", "replay", id, "--because", "the store is back", "--as", "ann")
+	out := s.ok("dead-letter", "show", id).out
+	wantIn(t, "show", out, "by ann: the store is back", "Replays\n", "queued", `"api_key": "[redacted]"`, `"user_id": 42`, "ann:[redacted]@db")
+	revealed := s.ok("dead-letter", "show", id, "--reveal").out
+	wantIn(t, "show --reveal", revealed, "k-123", "s3cr3t")
+	for _, args := range [][]string{
+		{"show", id},
+		{"show", id, "--json"},
+		{"list"},
+		{"list", "--json"},
+		{"groups"},
+		{"groups", "--json"},
+		{"delete", "--all", "--dry-run"},
+	} {
+		r := s.ok(append([]string{"dead-letter"}, args...)...)
+		for _, secret := range []string{"k-123", "s3cr3t"} {
+			if strings.Contains(r.out+r.err, secret) {
+				t.Errorf("%v shows %s", args, secret)
+			}
+		}
+	}
+	var story struct {
+		ID      string
+		Lineage struct{ Replays []struct{ Outcome string } }
+		History []struct{ Action, Because string }
+	}
+	if err := json.Unmarshal([]byte(s.ok("dead-letter", "show", id, "--json").out), &story); err != nil {
+		t.Fatal(err)
+	}
+	if story.ID != id || len(story.Lineage.Replays) != 1 || story.Lineage.Replays[0].Outcome != "queued" ||
+		len(story.History) != 1 || story.History[0].Because != "the store is back" {
+		t.Errorf("%+v", story)
+	}
+}
+
+func TestColour_isForTerminalsThatWantIt_andOursAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	seed(t, pool, letter{job: "\x1b[31mred", error: "\x1b]0;title\x07", reason: "permanent_failure"})
+	s := newShell(t, pool.Config().ConnString())
+	s.tty, s.width = true, 150
+	s.env["TERM"] = "xterm"
+	colourful := s.ok("dead-letter", "list").out
+	if !strings.Contains(colourful, "\x1b[31mpermanent_failure\x1b[0m") {
+		t.Errorf("no colour: %q", colourful)
+	}
+	for _, escape := range []string{"\x1b[31mred", "\x1b]"} {
+		if strings.Contains(colourful, escape) {
+			t.Errorf("a job's escape %q reached the terminal", escape)
+		}
+	}
+	for name, change := range map[string]func(s *shell){
+		"NO_COLOR":  func(s *shell) { s.env["NO_COLOR"] = "1" },
+		"TERM=dumb": func(s *shell) { s.env["TERM"] = "dumb" },
+		"no TERM":   func(s *shell) { delete(s.env, "TERM") },
+		"a pipe":    func(s *shell) { s.tty = false },
+	} {
+		s := newShell(t, pool.Config().ConnString())
+		s.tty, s.width = true, 150
+		s.env["TERM"] = "xterm"
+		change(s)
+		for _, command := range []string{"list", "groups", "stats"} {
+			if out := s.ok("dead-letter", command).out; strings.Contains(out, "\x1b") {
+				t.Errorf("%s with %s has colours: %q", command, name, out)
+			}
+		}
+	}
+}
+
+func TestStats_barsFitTheTerminal_andTheHighestIsTheLongest(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	for range 8 {
+		seed(t, pool, letter{job: "emails.send", reason: "timeout"})
+	}
+	seed(t, pool, letter{job: "images.resize", reason: "permanent_failure", state: "resolved"})
+	s := newShell(t, pool.Config().ConnString())
+	s.tty = true
+	for _, width := range []int{30, 60, 120} {
+		s.width = width
+		for line := range strings.Lines(s.ok("dead-letter", "stats").out) {
+			if n := textWidth(strings.TrimSuffix(line, "\n")); n > max(width, 70) {
+				t.Errorf("%d columns on a terminal of %d: %s", n, width, line)
+			}
+		}
+	}
+	out := s.ok("dead-letter", "stats").out
+	wantIn(t, "stats", out, "9 dead letters: 8 dead, 0 being replayed, 1 resolved", strings.Repeat("█", barWidth)+"\n", strings.Repeat("█", barWidth/8)+"\n")
+}

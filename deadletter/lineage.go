@@ -1,0 +1,115 @@
+package deadletter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// What became of a replay, as Replay.Outcome tells.
+const (
+	// OutcomeQueued: it waits for a worker.
+	OutcomeQueued = "queued"
+	// OutcomeProcessing: it runs.
+	OutcomeProcessing = "processing"
+	// OutcomeDone: it succeeded.
+	OutcomeDone = "done"
+	// OutcomeDied: it has a dead letter of its own.
+	OutcomeDied = "died"
+	// OutcomeCancelled: somebody cancelled it.
+	OutcomeCancelled = "cancelled"
+	// OutcomeGone: its row was deleted, and nothing tells how it ended.
+	OutcomeGone = "gone"
+)
+
+// A Replay is a job that was made of a dead letter.
+type Replay struct {
+	JobID uuid.UUID `json:"job_id"`
+	// At is when it was made, or nil if that isn't known any more.
+	At *time.Time `json:"at"`
+	// Outcome is one of the Outcome constants.
+	Outcome string `json:"outcome"`
+}
+
+// A Lineage is what a dead letter came from and what was made of it.
+type Lineage struct {
+	// Ancestors are the dead letters that it is a replay of, the nearest first;
+	// at most 100.
+	Ancestors []uuid.UUID `json:"ancestors"`
+	// Replays are the jobs that replays of it made, the oldest first: the last
+	// 100 that are known.
+	Replays []Replay `json:"replays"`
+}
+
+// A replay that was forced leaves the link to the one before to the record and
+// to the job's row. $1 the dead letter.
+const replaysSQL = `
+with replays as (
+  select job_id, at
+  from soniq_dead_letter_audit
+  where dead_letter_id = $1
+    and job_id is not null
+  union all
+  select replay_job_id, last_resurrection_at
+  from soniq_dead_letter_jobs
+  where id = $1
+    and replay_job_id is not null
+), latest as (
+  select job_id, min(at) filter (where at` + between + `) as at
+  from replays
+  group by job_id
+  order by at desc nulls last, job_id desc
+  limit 100
+)
+select
+  l.job_id, l.at,
+  case
+    when x.id is not null then 'died'
+    when j.id is not null then j.status
+    when d.state = 'resolved' and d.replay_job_id = l.job_id then 'done'
+    else 'gone'
+  end
+from latest l
+left join soniq_dead_letter_jobs x on x.id = l.job_id
+left join soniq_jobs j on j.id = l.job_id
+left join soniq_dead_letter_jobs d on d.id = $1
+order by l.at nulls first, l.job_id`
+
+// Rows made by hand can go in a circle.
+const ancestorsSQL = `
+with recursive line as (
+  select d.replay_of as id, 1 as place
+  from soniq_dead_letter_jobs d
+  where d.id = $1
+  union all
+  select d.replay_of, l.place + 1
+  from line l
+  join soniq_dead_letter_jobs d on d.id = l.id
+  where l.place < 100
+)
+select id
+from line
+where id is not null
+order by place`
+
+// Lineage returns what the dead letter came from and what became of its
+// replays. Of one that doesn't exist it is what the records have.
+func (q *Queue) Lineage(ctx context.Context, id uuid.UUID) (l Lineage, err error) {
+	rows, _ := q.pool.Query(ctx, ancestorsSQL, id)
+	if l.Ancestors, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID]); err != nil {
+		return Lineage{}, fmt.Errorf("lineage of dead letter %s: %w", id, err)
+	}
+	rows, _ = q.pool.Query(ctx, replaysSQL, id)
+	if l.Replays, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Replay]); err != nil {
+		return Lineage{}, fmt.Errorf("lineage of dead letter %s: %w", id, err)
+	}
+	for _, r := range l.Replays {
+		if r.At != nil {
+			*r.At = r.At.UTC()
+		}
+	}
+	return l, nil
+}
