@@ -20,16 +20,19 @@ import (
 
 // statements counts what a pool sends, and looks apart.
 type statements struct {
-	mu         sync.Mutex
-	all, looks int
+	mu                sync.Mutex
+	all, looks, claim int
 }
 
 func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all++
-	if data.SQL == engine.LookSQL {
+	switch data.SQL {
+	case engine.LookSQL:
 		s.looks++
+	case engine.ClaimSQL:
+		s.claim++
 	}
 	return ctx
 }
@@ -40,6 +43,12 @@ func (s *statements) count() (all, looks int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.all, s.looks
+}
+
+func (s *statements) claims() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.claim
 }
 
 // traced connects to url and counts.

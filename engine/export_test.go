@@ -92,3 +92,6 @@ func (w *Worker) LookForCancels(ctx context.Context) error { return w.cancels.lo
 
 // Beat is a heartbeat, with the names.
 func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true, poolPatience) }
+
+// Hears reports whether the worker relies on notifications.
+func (w *Worker) Hears() bool { return !w.deaf.Load() }

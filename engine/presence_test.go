@@ -3,8 +3,10 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,5 +369,70 @@ func TestWorker_draining_withdrawsItsLockAndKeepsItsJob(t *testing.T) {
 	}
 	if job := getJob(t, client, id); job.Status != engine.StatusDone || job.Attempts != 1 {
 		t.Errorf("in the end the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+// A worker that no notification reaches finds new jobs by polling, and says so
+// once: here its listener is in another database, as behind a pooler in
+// transaction mode.
+func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
+	t.Parallel()
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config, err := pgx.ParseConfig(testdb.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	var log journal
+	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config, Logger: log.logger()})
+	const warning = "notifications don't arrive"
+	waitTrue(t, "the warning", func() bool { return strings.Contains(log.String(), warning) })
+	for range 3 {
+		begun := time.Now()
+		id := enqueue(t, client, "a", nil)
+		w.waitForJob(t, id)
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("a job took %s to be found", took)
+		}
+	}
+	if n := strings.Count(log.String(), warning); n != 1 {
+		t.Errorf("it warned %d times:\n%s", n, log.String())
+	}
+}
+
+// While the listener is away the worker polls, and once it is back it does not.
+func TestWorker_listenerAway_pollsUntilItIsBack(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := traced(t, url)
+	client := newClient(t, connect(t, url))
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config := pool.Config().ConnConfig
+	dial := config.DialFunc
+	var away atomic.Bool
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if away.Load() {
+			return nil, errors.New("no route")
+		}
+		return dial(ctx, network, addr)
+	}
+	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config})
+	waitTrue(t, "trust in notifications", w.Hears)
+	away.Store(true)
+	exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
+		where datname = current_database() and application_name = 'soniq-listener'`)
+	waitTrue(t, "the loss", func() bool { return !w.Hears() })
+	id := enqueue(t, client, "a", nil)
+	w.waitForJob(t, id)
+	away.Store(false)
+	waitTrue(t, "trust again", w.Hears)
+	before := sent.claims()
+	id = enqueue(t, client, "a", nil)
+	w.waitForJob(t, id)
+	if n := sent.claims() - before; n > 4 {
+		t.Errorf("%d claims for one job", n)
 	}
 }

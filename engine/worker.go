@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -37,6 +38,8 @@ type Worker struct {
 
 	presence *presence
 	timing   timing
+	// deaf says that notifications can't be relied on.
+	deaf atomic.Bool
 
 	// outcomes leads from the jobs to the settler. Each running job has a
 	// place in it reserved (see freeSlots), so that sending never blocks.
@@ -109,6 +112,7 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		timing:    realTiming,
 	}
 	w.cancels = &cancelWatch{Wakeups: notify.NewWakeups(), worker: w}
+	w.deaf.Store(true) // until the listener has proved the contrary
 	return w, nil
 }
 
@@ -142,10 +146,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	// would be tried for ever.
 	err := soniq.Check(ctx, w.pool)
 	if err == nil {
-		err = w.register(ctx, w.pool)
-	}
-	if err == nil {
-		err = w.registerNames(ctx, w.pool)
+		err = w.register(ctx, w.pool, true)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -170,6 +171,7 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	listener, err := notify.NewListener(notify.Config{
 		ConnConfig: listenConfig, Logger: w.logger, OnConnect: w.sessionUp, OnDisconnect: w.sessionDown,
+		Probe: w.probe, OnHealth: w.hearing,
 	})
 	if err != nil {
 		return err
@@ -218,6 +220,23 @@ func (w *Worker) work(ctx context.Context) error {
 	return errors.Join(err, beat.Wait(), w.unregister(background))
 }
 
+const probeSQL = `select pg_notify($1, $2)`
+
+// probe sends a notification to the listener through the pool.
+func (w *Worker) probe(ctx context.Context, channel, payload string) error {
+	_, err := w.pool.Exec(ctx, probeSQL, channel, payload)
+	return err
+}
+
+// hearing notes whether notifications can be relied on. The fetcher is woken:
+// it may be asleep for longer than it should now.
+func (w *Worker) hearing(healthy bool) {
+	w.deaf.Store(!healthy)
+	if !healthy {
+		w.wakeups.Set()
+	}
+}
+
 // plus adds two durations that aren't negative; the longest stands for 'never'.
 func plus(a, b time.Duration) time.Duration {
 	if a > math.MaxInt64-b {
@@ -245,7 +264,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 		// Cleared before the fetch, never after: what commits while the fetch
 		// runs sets the bit again.
 		w.wakeups.Clear()
-		wait, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		wait, due, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -270,8 +289,8 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			freed = w.freed
 		}
 		sleep(ctx, wait, w.wakeups.C(), freed)
-		if wait < w.config.SafetyPoll*8/10 {
-			// A job is due, and without a notification.
+		if due {
+			// Without a notification.
 			w.presence.stir()
 		}
 	}
@@ -281,10 +300,15 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 // claimTimeout is when a connection that doesn't answer is given up.
 const claimTimeout = 10 * time.Second
 
+// deafPoll is how often a worker looks for jobs while notifications can't be
+// relied on.
+const deafPoll = time.Second
+
 // fetchOnce claims up to free jobs, starts them, and returns how long to
-// sleep: 0 after a full fetch, since more may wait. capped says that a handler
-// runs all that it may: its jobs were not asked for.
-func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, capped bool, err error) {
+// sleep: 0 after a full fetch, since more may wait. due says that a job is due
+// then. capped says that a handler runs all that it may: its jobs were not
+// asked for.
+func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, due, capped bool, err error) {
 	// A claim that has begun is finished, so that no claimed row is left
 	// without a runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
@@ -304,35 +328,38 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 		}
 		claimed, err := w.claim(claimCtx, jobsCtx, ask.names, n)
 		if err != nil {
-			return 0, capped, err
+			return 0, false, capped, err
 		}
 		free -= claimed
 		more = more || claimed == n
 	}
 	if more {
-		return 0, capped, nil
+		return 0, false, capped, nil
 	}
 	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
 	defer cancelNext()
 	next, ok, err := w.claims.untilNext(nextCtx, names)
 	if err != nil {
-		return 0, capped, err
+		return 0, false, capped, err
 	}
 	poll := w.config.SafetyPoll
+	if w.deaf.Load() {
+		poll = min(poll, deafPoll)
+	}
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
 	switch {
 	case !ok || next > poll:
 		*overdue = 0
-		return poll, capped, nil
+		return poll, false, capped, nil
 	case next > 0:
 		*overdue = 0
 		// Waking a hair early would only cost a fetch that finds nothing.
-		return next + time.Millisecond, capped, nil
+		return next + time.Millisecond, true, capped, nil
 	default:
 		// Due, yet not claimed: someone holds the row's lock, or it has just
 		// become due. Look again soon, and ever less often.
 		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
-		return *overdue, capped, nil
+		return *overdue, true, capped, nil
 	}
 }
 
