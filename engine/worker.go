@@ -35,6 +35,8 @@ type Worker struct {
 	slots   slots
 	wakeups *notify.Wakeups
 	cancels *cancelWatch
+	// handlers are the registry's, with its middleware around them.
+	handlers map[string]HandlerFunc
 
 	presence *presence
 	timing   timing
@@ -57,6 +59,8 @@ type Worker struct {
 	// a job whose claim was lost can be claimed again here while its earlier
 	// run still goes on.
 	running map[*Job]context.CancelCauseFunc
+	// left are the jobs that were settled while their handlers went on.
+	left map[*Job]struct{}
 	// held counts, by token, what may still write an outcome: claims whose
 	// answer is awaited, and jobs until they are settled. A row of ours under
 	// another token has nobody.
@@ -99,17 +103,29 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),
 		queues:    queues,
-		claims:    claims{pool: pool, worker: id, queues: queues, limits: registry.attemptLimits()},
-		slots:     newSlots(config.Concurrency, registry),
+		claims:    claims{pool: pool, worker: id, limits: registry.attemptLimits()},
+		handlers:  map[string]HandlerFunc{},
+		slots:     newSlots(config.Concurrency, queues, config.QueueConcurrency, registry),
 		wakeups:   notify.NewWakeups(queues...),
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
 		running:   map[*Job]context.CancelCauseFunc{},
+		left:      map[*Job]struct{}{},
 		held:      map[int64]int{},
 		idle:      make(chan struct{}),
 		presence:  newPresence(),
 		timing:    realTiming,
+	}
+	for name, h := range registry.handlers {
+		if w.handlers[name], err = registry.wrap(h); err != nil {
+			return nil, fmt.Errorf("new worker: %w", err)
+		}
+	}
+	for queue := range config.QueueConcurrency {
+		if !slices.Contains(queues, queue) {
+			return nil, fmt.Errorf("new worker: config: QueueConcurrency: queue %q is not served", queue)
+		}
 	}
 	w.cancels = &cancelWatch{Wakeups: notify.NewWakeups(), worker: w}
 	w.deaf.Store(true) // until the listener has proved the contrary
@@ -314,19 +330,24 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	w.mu.Lock()
-	asks := w.slots.asks(free)
+	asks := w.slots.asks()
+	open := w.slots.open()
 	capped = w.slots.full()
 	w.mu.Unlock()
-	var names []string
 	more := false
 	for _, ask := range asks {
-		names = append(names, ask.names...)
-		n := min(ask.n, free)
-		if n == 0 {
+		if free == 0 {
 			more = true
 			break
 		}
-		claimed, err := w.claim(claimCtx, jobsCtx, ask.names, n)
+		w.mu.Lock()
+		n := w.slots.room(ask, free)
+		w.mu.Unlock()
+		if n == 0 {
+			// Another ask took what this one shares with it; more was true then.
+			continue
+		}
+		claimed, err := w.claim(claimCtx, jobsCtx, ask, n)
 		if err != nil {
 			return 0, false, capped, err
 		}
@@ -338,7 +359,7 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 	}
 	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
 	defer cancelNext()
-	next, ok, err := w.claims.untilNext(nextCtx, names)
+	next, ok, err := w.claims.untilNext(nextCtx, open)
 	if err != nil {
 		return 0, false, capped, err
 	}
@@ -364,12 +385,12 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 }
 
 // claim makes one claim and starts its jobs.
-func (w *Worker) claim(ctx, jobsCtx context.Context, names []string, n int) (claimed int, err error) {
+func (w *Worker) claim(ctx, jobsCtx context.Context, a ask, n int) (claimed int, err error) {
 	token := rand.Int64()
 	w.hold(token, 1)
 	defer w.hold(token, -1)
 	defer w.cancels.claim()()
-	jobs, err := w.claims.take(ctx, token, names, n)
+	jobs, err := w.claims.take(ctx, token, a, n)
 	if err != nil {
 		return 0, err
 	}
@@ -417,13 +438,13 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	for i, job := range jobs {
 		contexts[i], w.running[job] = context.WithCancelCause(ctx)
 		w.held[job.token]++
-		w.slots.started(job.Name)
+		w.slots.started(job)
 	}
 	w.mu.Unlock()
 	for i, job := range jobs {
 		e := &execution{
-			job: job, handler: w.registry.handlers[job.Name], timeout: w.config.JobTimeout,
-			worker: w.id, ttl: w.config.ResultTTL,
+			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
+			timeout: w.config.JobTimeout, worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
 		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
@@ -432,24 +453,38 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	}
 }
 
-// finish hands an outcome to the settler and frees the job's slot, unless the
-// job was given back at shutdown already.
-func (w *Worker) finish(o Outcome) {
+// finish takes the outcome of a handler that has returned.
+func (w *Worker) finish(o Outcome) { w.end(o, false) }
+
+// end hands an outcome to the settler and frees the job's slot, unless the job
+// was settled or given back already. left says that its handler goes on: then
+// it returns how many such handlers there are, or 0 if there was nothing to
+// end.
+func (w *Worker) end(o Outcome, left bool) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	release, ok := w.running[o.Job]
 	if !ok {
-		return
+		if _, was := w.left[o.Job]; was && !left {
+			delete(w.left, o.Job)
+			w.logger.Info("a handler that ignored the end of its context has returned",
+				"job", o.Job.ID, "name", o.Job.Name, "after", o.Duration.String())
+		}
+		return 0
 	}
 	release(nil)
+	if left {
+		w.left[o.Job] = struct{}{}
+	}
 	// Sent under the lock: the channel is closed once the map is empty.
 	w.outcomes <- o
 	delete(w.running, o.Job)
-	w.slots.ended(o.Job.Name)
+	w.slots.ended(o.Job)
 	w.signalFreed()
 	if w.draining && len(w.running) == 0 {
 		close(w.idle)
 	}
+	return len(w.left)
 }
 
 // drain waits for the running jobs, cancels them after ShutdownTimeout or on
