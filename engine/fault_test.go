@@ -156,18 +156,6 @@ func TestWorker_connectionBreaks_atEachStatement(t *testing.T) {
 	}
 }
 
-// A connection that hangs is given up: after 10 s where a claim waits for it,
-// 30 s where an outcome does.
-func TestWorker_connectionHangs_isGivenUp(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"claim", "next due", "retry", "heartbeat", "look for cancels"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			faultCases[name].test(t, hangs, 1)
-		})
-	}
-}
-
 func (c faultCase) test(t *testing.T, kind fault, times int) {
 	limit := patience
 	if kind == hangs {
