@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,12 +123,46 @@ var faultCases = map[string]faultCase{
 		sql: engine.CancelsSQL, run: runsUntilTold, act: cancelAll,
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeCancelled}},
 	},
+	"retry of a job to be cancelled": {
+		sql: engine.RequeueSQL,
+		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+			err := silently(ctx, broken.Pool, `update soniq_jobs set cancel_requested_at = now() where id = $1`)
+			return cmp.Or(err, errors.New("failed before it was told"))
+		},
+		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeCancelled}},
+	},
+	"done under a lost claim": {
+		sql: engine.DoneSQL,
+		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+			return silently(ctx, broken.Pool, `update soniq_jobs set status = 'cancelled', claim_token = 0 where id = $1`)
+		},
+		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeLost}},
+	},
+	"dead letter under a lost claim": {
+		sql: moveSQL,
+		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+			err := silently(ctx, broken.Pool, `update soniq_jobs set status = 'cancelled', claim_token = 0 where id = $1`)
+			return engine.Permanent(cmp.Or(err, errors.New("never")))
+		},
+		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeLost}},
+	},
 	"heartbeat": {sql: engine.RegisterSQL, run: runsWell, beats: true, want: isDone},
 	"names":     {sql: engine.RegisterNamesSQL, run: runsWell, beats: true, want: isDone},
 	"look":      {sql: engine.LookSQL, run: runsWell, want: isDone},
 	// Nothing that a handler's transaction does stands before its commit.
 	"complete in a transaction": {sql: engine.DoneSQL, run: completes, want: isDoneLater},
 	"commit of a handler":       {sql: "commit", run: completes, want: isDone, uncommitted: &isDoneLater},
+}
+
+// silently changes the handler's job without telling its worker.
+func silently(ctx context.Context, pool *pgxpool.Pool, sql string) error {
+	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local soniq.notify = off`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql, engine.JobFromContext(ctx).ID)
+		return err
+	})
 }
 
 func cancelAll(t *testing.T, _ *running, client *engine.Client, ids []uuid.UUID) {
@@ -187,7 +222,7 @@ func (c faultCase) test(t *testing.T, kind fault, times int) {
 	config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	w := start(t, broken.Pool, reg, config, timing)
 	// The first job shows that the worker is up.
-	if c.act == nil && c.uncommitted == nil && c.sql != engine.DoneSQL {
+	if c.act == nil && c.uncommitted == nil && c.sql != engine.DoneSQL && c.outcomes[0] == engine.OutcomeDone {
 		warm := enqueue(t, client, "job", nil)
 		w.waitForJob(t, warm)
 	}
