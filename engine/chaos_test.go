@@ -97,17 +97,21 @@ func chaosPlan(seed uint64, rounds int, dead time.Duration) (plan []chaosFault, 
 			add(faultQuit, worker(), between(0, 4), 0)
 			add(faultFreeze, worker(), between(0, 4), between(0, 0.5))
 			add(faultHole, worker(), between(0, 4), between(0, 0.5))
-			// Long enough to be taken for dead.
-			add(faultFreeze, worker(), between(0, 2.5), between(1.2, 1.6))
-			add(faultHole, worker(), between(0, 2.5), between(1.2, 1.6))
 		}
 		for range 3 {
 			add(faultCut, random.IntN(chaosWorkers+1), between(0, 4), 0)
 		}
 		add(faultHole, chaosWorkers, between(0, 4), between(0, 0.5))
-		add(faultCrash, 0, between(0.5, 1), between(0, 0.2))
-		add(faultRestart, 0, between(1.5, 2.5), 0)
-		add(faultCrash, 0, between(3, 3.5), between(0, 0.2))
+		// Long enough to be taken for dead, and each another worker: two while the
+		// server is there, so that others surely take their jobs, two at any time.
+		long := worker()
+		add(faultFreeze, long, between(0.8, 1.2), between(1.3, 1.6))
+		add(faultHole, (long+1)%chaosWorkers, between(0.8, 1.2), between(1.3, 1.6))
+		add(faultFreeze, (long+2)%chaosWorkers, between(0, 2.5), between(1.3, 1.6))
+		add(faultHole, (long+3)%chaosWorkers, between(0, 2.5), between(1.3, 1.6))
+		add(faultCrash, 0, between(0.3, 0.6), between(0, 0.2))
+		add(faultRestart, 0, between(2.8, 3), 0)
+		add(faultCrash, 0, between(3.5, 3.7), between(0, 0.2))
 	}
 	slices.SortStableFunc(plan, func(a, b chaosFault) int { return int(a.at - b.at) })
 	return plan, time.Duration(rounds) * round
@@ -157,6 +161,7 @@ create table chaos_jobs (id uuid primary key, kind text not null);
 create table chaos_ledger (job uuid not null);
 create table chaos_log (
   n bigserial primary key,
+  at timestamptz not null default clock_timestamp(),
   job uuid not null,
   event text not null,
   worker uuid,
@@ -472,5 +477,7 @@ func (c *chaos) strike(f chaosFault, serving *sync.Mutex) {
 		seat.signal(syscall.SIGSTOP)
 		wait()
 		seat.signal(syscall.SIGCONT)
+		// Before the next fault, for it may write what it has by now.
+		<-time.After(time.Second)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,7 @@ import (
 
 // chaosEvent is a row of chaos_log.
 type chaosEvent struct {
+	At           time.Time
 	Job          uuid.UUID
 	Event        string
 	Worker       *uuid.UUID
@@ -25,7 +27,7 @@ type chaosEvent struct {
 }
 
 func (e *chaosEvent) String() string {
-	s := fmt.Sprintf("%s of attempt %d by %s under claim %d of worker %s", e.Event, *e.Attempts, e.Writer, *e.Token, e.Worker)
+	s := e.At.Format("15:04:05.000 ") + fmt.Sprintf("%s of attempt %d by %s under claim %d of worker %s", e.Event, *e.Attempts, e.Writer, *e.Token, e.Worker)
 	if e.Event != "claim" {
 		s += fmt.Sprintf(": %s, attempts %d", e.Status, *e.AttemptsLeft)
 	}
@@ -64,7 +66,7 @@ func (c *chaos) check() {
 		c.Fatal(err)
 	}
 	rows, _ = c.pool.Query(c.Context(), `
-		select job, event, worker, token, attempts, writer, status, attempts_left
+		select at, job, event, worker, token, attempts, writer, status, attempts_left
 		from chaos_log
 		order by n`)
 	events, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[chaosEvent])

@@ -82,7 +82,7 @@ func workInChaos(ctx context.Context, url string) error {
 	defer pool.Close()
 	c := &chaosWorker{records: records, pool: pool}
 	w, err := engine.NewWorker(pool, c.registry(), engine.WorkerConfig{
-		Concurrency: 8, ShutdownTimeout: 20 * time.Millisecond, ResultTTL: 24 * time.Hour,
+		Concurrency: 16, ShutdownTimeout: 20 * time.Millisecond, ResultTTL: 24 * time.Hour,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -137,7 +137,7 @@ var chaosKinds = []chaosKind{
 	// Long enough that a worker which was taken for dead meets the next one at
 	// its job.
 	{name: "long", weight: 20, attempts: many, run: func(_ *chaosWorker, ctx context.Context, job *engine.Job) error {
-		return nap(ctx, 500*time.Millisecond+time.Duration(job.ID[15])*8*time.Millisecond)
+		return nap(ctx, 2*time.Second+time.Duration(job.ID[15])*16*time.Millisecond)
 	}},
 	{name: "flaky", weight: 90, attempts: many, run: func(_ *chaosWorker, _ context.Context, job *engine.Job) error {
 		if job.Attempts < 3 {
