@@ -18,21 +18,19 @@ import (
 	"soniq/internal/testdb"
 )
 
-// statements counts what a pool sends, and looks apart.
+// statements counts what a pool sends, and one statement apart: looks.
 type statements struct {
-	mu                sync.Mutex
-	all, looks, claim int
+	apart      string
+	mu         sync.Mutex
+	all, looks int
 }
 
 func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all++
-	switch data.SQL {
-	case engine.LookSQL:
+	if data.SQL == s.apart {
 		s.looks++
-	case engine.ClaimSQL:
-		s.claim++
 	}
 	return ctx
 }
@@ -45,20 +43,19 @@ func (s *statements) count() (all, looks int) {
 	return s.all, s.looks
 }
 
-func (s *statements) claims() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.claim
-}
-
 // traced connects to url and counts.
 func traced(t *testing.T, url string) (*pgxpool.Pool, *statements) {
+	t.Helper()
+	return tracedFor(t, url, engine.LookSQL)
+}
+
+func tracedFor(t *testing.T, url, apart string) (*pgxpool.Pool, *statements) {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &statements{}
+	s := &statements{apart: apart}
 	config.ConnConfig.Tracer = s
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {

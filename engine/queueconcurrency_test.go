@@ -79,7 +79,7 @@ func TestWorker_queueConcurrency_boundsItsJobsAndNoOthers(t *testing.T) {
 func TestWorker_queueAtItsBound_sleepsUntilAJobEnds(t *testing.T) {
 	t.Parallel()
 	url := testdb.NewURL(t)
-	pool, sent := traced(t, url)
+	pool, sent := tracedFor(t, url, engine.ClaimSQL)
 	reg := engine.NewRegistry()
 	started, release := make(chan *engine.Job, 10), make(chan struct{}, 10)
 	engine.HandleRaw(reg, "a", func(_ context.Context, job *engine.Job) (any, error) {
@@ -94,15 +94,15 @@ func TestWorker_queueAtItsBound_sleepsUntilAJobEnds(t *testing.T) {
 	if job := receive(t, "the first", started); job.ID != first {
 		t.Errorf("job %s first, want %s", job.ID, first)
 	}
-	before := sent.claims()
+	_, before := sent.count()
 	// A third one wakes it, and finds no room.
 	third := enqueue(t, client, "a", nil)
 	release <- struct{}{}
 	if job := receive(t, "the second", started); job.ID != second {
 		t.Errorf("job %s, want %s", job.ID, second)
 	}
-	if n := sent.claims() - before; n > 3 {
-		t.Errorf("%d claims while the queue was at its bound", n)
+	if _, n := sent.count(); n-before > 3 {
+		t.Errorf("%d claims while the queue was at its bound", n-before)
 	}
 	release <- struct{}{}
 	release <- struct{}{}

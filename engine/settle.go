@@ -260,11 +260,7 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 	if warned {
 		s.logger.Info("outcomes are written again", "jobs", len(group))
 	}
-	done, err := completed(ctx, s.pool, group, ids)
-	if err != nil {
-		s.logger.Warn("can't tell which jobs were completed by their handlers", "error", err)
-	}
-	s.announce(ctx, group, ids, done, ambiguous)
+	s.announce(ctx, group, ids, ambiguous)
 	return nil
 }
 
@@ -478,27 +474,4 @@ func (o *Outcome) failure(worker uuid.UUID) *deadletter.Failure {
 	// The claim's time is the database's.
 	startedAt := o.Job.UpdatedAt
 	return deadletter.NewFailure(o.Job.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
-}
-
-// announce tells of each outcome. One that matched no row was lost: after the
-// job's worker was taken for dead, someone else has the job. Where an earlier
-// try may have been committed unseen, it counts as written.
-// Those that their handlers completed are done.
-func (s *settler) announce(ctx context.Context, group []Outcome, written, completed []uuid.UUID, ambiguous bool) {
-	wrote := make(map[uuid.UUID]bool, len(written))
-	for _, id := range written {
-		wrote[id] = true
-	}
-	for _, o := range group {
-		switch {
-		case wrote[o.Job.ID]:
-		case slices.Contains(completed, o.Job.ID):
-			o.Kind, o.Delay, o.Verdict = OutcomeDone, 0, deadletter.Verdict{}
-		case !ambiguous && !o.wasAside:
-			s.logger.Warn("lost the claim of a job; its outcome was not written",
-				"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts, "outcome", string(o.Kind))
-			o.Kind = OutcomeLost
-		}
-		s.settled(ctx, o)
-	}
 }

@@ -49,6 +49,9 @@ type Worker struct {
 	// freed is readable when a slot may have become free since it was last
 	// read.
 	freed chan struct{}
+	// doubt is readable when a claim failed since it was last read, and
+	// the database has answered again: it may have committed that claim.
+	doubt chan struct{}
 
 	cancelOnce sync.Once
 	cancelled  chan struct{}
@@ -109,6 +112,7 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		wakeups:   notify.NewWakeups(queues...),
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
+		doubt:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
 		running:   map[*Job]context.CancelCauseFunc{},
 		left:      map[*Job]struct{}{},
@@ -296,6 +300,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			w.logger.Info("claiming jobs again")
 			inTrouble = false
 			trouble.Reset()
+			signal(w.doubt)
 		}
 		if wait == 0 {
 			continue
