@@ -50,7 +50,7 @@ func (w *Worker) Stir() { w.presence.stir() }
 type Peer = peer
 
 // Bury is what an observer does to a worker that it found dead.
-func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, p) }
+func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, w.pool, p) }
 
 // Witness is an observer without a database.
 type Witness struct {

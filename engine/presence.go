@@ -247,6 +247,7 @@ func (w *Worker) beat(ctx context.Context) error {
 	defer retry.Stop()
 	failing := false
 	ticks := 0
+	seen := false // others were told to look
 	for {
 		names, patience := false, urgentPatience
 		select {
@@ -265,6 +266,9 @@ func (w *Worker) beat(ctx context.Context) error {
 		if err != nil {
 			retry.Reset(beatRetry)
 		}
+		if key, _ := w.presence.advertised(); key != nil && err == nil && !seen {
+			seen = w.tellOthers(ctx)
+		}
 		switch {
 		case err != nil && !failing && ctx.Err() == nil:
 			w.logger.Warn("heartbeat failed; trying again", "error", err)
@@ -276,8 +280,20 @@ func (w *Worker) beat(ctx context.Context) error {
 	}
 }
 
+const joinedSQL = `select pg_notify('soniq_control', jsonb_build_object('v', 1, 'joined', $1::uuid)::text)`
+
+// tellOthers has the other workers look at this one, once its lock can be seen:
+// they look rarely while nobody works, and would not know a lock that was lost
+// before they ever saw it.
+func (w *Worker) tellOthers(ctx context.Context) (told bool) {
+	ctx, cancel := context.WithTimeout(ctx, poolPatience)
+	defer cancel()
+	_, err := w.pool.Exec(ctx, joinedSQL, w.id)
+	return err == nil
+}
+
 const (
-	// poolPatience is how long a heartbeat waits for a connection of the pool;
+	// poolPatience is how long a heartbeat, or a look, waits for the pool;
 	// urgentPatience, one that keeps the worker from being taken for dead. That
 	// one may have to wait for the other, so both are within lockMissing.
 	poolPatience   = time.Second
@@ -287,23 +303,37 @@ const (
 	beatRetry = time.Second
 )
 
-// renew is one heartbeat. Handlers may hold all connections of the pool for as
-// long as they like; their worker must not be taken for dead, nor their jobs
-// be run by someone else. So where the pool has no connection to spare, the
-// beat makes one of its own.
+// renew is one heartbeat.
 func (w *Worker) renew(ctx context.Context, names bool, patience time.Duration) error {
+	return w.borrow(ctx, patience, func(ctx context.Context, db session) error {
+		return w.register(ctx, db, names)
+	})
+}
+
+// session is a connection, or a pool of them.
+type session interface {
+	querier
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// borrow is for what must not wait for handlers, which may hold all connections
+// of the pool for as long as they like: their worker must not be taken for
+// dead, must hear of cancellations, and must see who else is dead. Where the
+// pool has not done it within patience, it is done on a connection of its own.
+// do may be called twice.
+func (w *Worker) borrow(ctx context.Context, patience time.Duration, do func(context.Context, session) error) error {
 	poolCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := w.register(poolCtx, w.pool, names)
+	err := do(poolCtx, w.pool)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	conn, err := w.connect(ctx)
 	if err != nil {
-		return fmt.Errorf("connect for the heartbeat: %w", err)
+		return fmt.Errorf("connect beside the pool: %w", err)
 	}
 	defer conn.Close(ctx)
-	return w.register(ctx, conn, names)
+	return do(ctx, conn)
 }
 
 // connect makes a connection as the pool makes its own.

@@ -436,3 +436,53 @@ func TestWorker_listenerAway_pollsUntilItIsBack(t *testing.T) {
 		t.Errorf("%d claims for one job", n-before)
 	}
 }
+
+// Handlers may hold the whole pool of the only worker that could notice.
+func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	config := pool.Config().Copy()
+	config.MaxConns = 1
+	small, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(small.Close)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w := start(t, small, reg, engine.WorkerConfig{Concurrency: 1})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	conn, err := small.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	client := newClient(t, pool)
+	ours := "go/0.1.0"
+	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
+	id := enqueue(t, client, "orphan", nil)
+	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
+	w.Stir()
+	waitUntil(t, pool, "the recovery", `select status = 'queued' from soniq_jobs where id = $1`, id)
+}
+
+// A worker at rest looks each 30 s; the lock of one that joins and dies before
+// that would never have been seen.
+func TestWorker_anotherJoins_isSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := traced(t, url)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	start(t, pool, reg, engine.WorkerConfig{})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	waitTrue(t, "a first look", func() bool { _, looks := sent.count(); return looks > 0 })
+	begun := time.Now()
+	other := start(t, connect(t, url), reg, engine.WorkerConfig{})
+	waitTrue(t, "the other's lock", other.Advertises)
+	_, before := sent.count()
+	waitTrue(t, "a look after that", func() bool { _, looks := sent.count(); return looks > before })
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("the one who joined was seen after %s", took)
+	}
+}
