@@ -244,8 +244,10 @@ func TestChaos_everyFault_eachJobEndsOnceAndEachDeathIsAnnounced(t *testing.T) {
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer c.killAll()
-	for i := range chaosWorkers {
+	for range chaosWorkers {
 		c.seats = append(c.seats, &chaosSeat{})
+	}
+	for i := range c.seats {
 		workers.Go(func() { c.keep(i) })
 	}
 	faultsBegan := time.Now()
