@@ -281,7 +281,9 @@ $$;
 create or replace function soniq_dead_letters_inserted() returns trigger
 language plpgsql volatile security definer as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+    and coalesce(current_setting('soniq.silent', true), '') <> 'on'
+  then
     perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(n))
     from soniq_new_rows n;
   end if;
@@ -298,7 +300,9 @@ create or replace trigger soniq_dead_letters_inserted
 create or replace function soniq_dead_letter_died_again() returns trigger
 language plpgsql volatile security definer as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+    and coalesce(current_setting('soniq.silent', true), '') <> 'on'
+  then
     perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(new));
   end if;
   return null;
@@ -476,6 +480,117 @@ language sql immutable as $$
   ) w
 $$;
 
+---------------------------------------------------------------------------
+-- 0153: working the dead letters
+---------------------------------------------------------------------------
+
+-- 'set local soniq.silent = on' keeps a dead letter from being announced that
+-- is no news: one that an import restores.
+
+-- A page of one job, queue, reason or group, the newest or the oldest first.
+-- Python's indexes on the first column alone would read and sort all of it.
+create index if not exists idx_soniq_dead_letter_jobs_job_name_moved
+  on soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
+create index if not exists idx_soniq_dead_letter_jobs_queue_moved
+  on soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
+create index if not exists idx_soniq_dead_letter_jobs_reason_moved
+  on soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
+
+-- The group of a dead letter: its fingerprint or, where another program has
+-- written none, a digest of the job, the reason and the error's first line
+-- without its numbers and ids. The expression is groupKey in the package
+-- deadletter, to the letter.
+create index if not exists idx_soniq_dead_letter_jobs_group_moved
+  on soniq_dead_letter_jobs (
+    coalesce(fingerprint, lpad(to_hex(hashtextextended(job_name || '|' || dead_letter_reason || '|' || regexp_replace(left(split_part(coalesce(last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
+    moved_to_dead_letter_at, id
+  );
+
+-- What somebody did to many dead letters at once. 'options' is what a replay
+-- needs to be resumed; 'stopped_by' tells why one is not done.
+create table if not exists soniq_dead_letter_operations (
+  id uuid primary key,
+  action text not null,
+  state text not null default 'running'
+    check (state in ('running', 'done', 'stopped')),
+  stopped_by text,
+  actor text,
+  because text,
+  filter jsonb,
+  options jsonb,
+  total bigint not null default 0,
+  done bigint not null default 0,
+  skipped bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+
+create index if not exists idx_soniq_dead_letter_operations_created_at
+  on soniq_dead_letter_operations (created_at);
+
+-- What an operation has still to do, in its order: picked at its start, and
+-- taken away with each batch that is done.
+create table if not exists soniq_dead_letter_selections (
+  operation_id uuid not null
+    references soniq_dead_letter_operations (id) on delete cascade,
+  place bigint not null,
+  dead_letter_id uuid not null,
+  primary key (operation_id, place)
+);
+
+-- Who did what to one dead letter, and why. It outlives the dead letter.
+create table if not exists soniq_dead_letter_audit (
+  id bigint generated always as identity primary key,
+  dead_letter_id uuid not null,
+  operation_id uuid,
+  action text not null,
+  actor text,
+  because text,
+  job_id uuid,
+  detail jsonb,
+  at timestamptz not null default clock_timestamp()
+);
+
+create index if not exists idx_soniq_dead_letter_audit_dead_letter
+  on soniq_dead_letter_audit (dead_letter_id, id);
+create index if not exists idx_soniq_dead_letter_audit_operation
+  on soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
+
+-- How long dead letters are kept: workers delete those that are older. NULL
+-- means any.
+create table if not exists soniq_dead_letter_retention (
+  name text primary key,
+  reason text,
+  queue text,
+  state text,
+  older_than interval not null check (older_than > interval '0'),
+  actor text,
+  created_at timestamptz not null default now()
+);
+
+-- How often the work of a dead letter has been replayed: itself, and those that
+-- it is a replay of. Hand-made rows may go in a circle.
+create or replace function soniq_dead_letter_replays(letter uuid) returns integer
+language plpgsql stable as $$
+declare
+  replays integer := 0;
+  row_count integer;
+  row_parent uuid;
+begin
+  for step in 1..100 loop
+    exit when letter is null;
+    select coalesce(d.resurrection_count, 0), d.replay_of
+    into row_count, row_parent
+    from soniq_dead_letter_jobs d
+    where d.id = letter;
+    exit when not found;
+    replays := least(replays::bigint + row_count, 1000000);
+    letter := row_parent;
+  end loop;
+  return replays;
+end
+$$;
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
@@ -492,7 +607,8 @@ begin
         'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
         'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
-        'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors'
+        'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
+        'soniq_dead_letter_replays'
       )
   loop
     execute format(

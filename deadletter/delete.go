@@ -15,9 +15,16 @@ import (
 // few enough trips that their latency doesn't count.
 const deleteBatch = 5000
 
+// $1 the id, $2 who, $3 why.
 const deleteSQL = `
-delete from soniq_dead_letter_jobs
-where id = $1`
+with gone as (
+  delete from soniq_dead_letter_jobs
+  where id = $1
+  returning id
+)
+insert into soniq_dead_letter_audit (dead_letter_id, action, actor, because)
+select id, 'delete', nullif($2, ''), nullif($3, '')
+from gone`
 
 const selectIDs = "select d.id\nfrom soniq_dead_letter_jobs d"
 
@@ -30,7 +37,7 @@ func deleteFree(picked string) string {
 
 // Delete deletes one dead letter for good, or returns ErrNotFound.
 func (q *Queue) Delete(ctx context.Context, id uuid.UUID) error {
-	tag, err := q.pool.Exec(ctx, deleteSQL, id)
+	tag, err := q.pool.Exec(ctx, deleteSQL, id, q.by.actor, q.by.because)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = ErrNotFound
 	}
@@ -57,15 +64,25 @@ func (q *Queue) DeleteAll(ctx context.Context, f Filter) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("delete dead letters: %w", err)
 	}
-	var deleted int64
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	op := Operation{Action: ActionDelete, State: OperationRunning, Total: int64(len(ids))}
+	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
+		return 0, fmt.Errorf("delete dead letters: %w", err)
+	}
 	for batch := range slices.Chunk(ids, deleteBatch) {
 		n, err := q.deletePicked(ctx, f, batch)
-		deleted += n
+		op.Done += n
 		if err != nil {
-			return deleted, fmt.Errorf("delete dead letters: %w", err)
+			return op.Done, fmt.Errorf("delete dead letters: %w", q.endOperation(ctx, &op, err))
 		}
 	}
-	return deleted, nil
+	op.Skipped = op.Total - op.Done
+	if err := q.endOperation(ctx, &op, nil); err != nil {
+		return op.Done, fmt.Errorf("delete dead letters: %w", err)
+	}
+	return op.Done, nil
 }
 
 // deletePicked deletes those of the ids that the filter still picks.

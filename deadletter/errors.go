@@ -10,6 +10,10 @@ import (
 var (
 	// ErrNotFound: there is no dead letter with that id.
 	ErrNotFound = errors.New("no such dead letter")
+	// ErrNoOperation: there is no operation with that id.
+	ErrNoOperation = errors.New("no such operation")
+	// ErrNotResumable: the operation is no replay, or is done already.
+	ErrNotResumable = errors.New("the operation is no replay that can go on")
 	// ErrReplaying: a replay of the dead letter is under way.
 	ErrReplaying = errors.New("a replay is under way")
 	// ErrResolved: a replay of the dead letter has succeeded.
@@ -73,4 +77,19 @@ type AttemptsError struct {
 func (e *AttemptsError) Error() string {
 	return fmt.Sprintf("dead letter %s has used %d of %d attempts: to keep them, give it a maximum of %d or more",
 		e.ID, e.Attempts, e.MaxAttempts, e.Attempts+1)
+}
+
+// A ReplaysError refuses a replay of what was replayed too often already, under
+// ReplayOptions.MaxReplays. ReplayOptions.Force overrides it.
+type ReplaysError struct {
+	// ID is the dead letter.
+	ID uuid.UUID
+	// Replays is how often it was replayed, with those that it is a replay of.
+	Replays int
+	// MaxReplays is the limit.
+	MaxReplays int
+}
+
+func (e *ReplaysError) Error() string {
+	return fmt.Sprintf("dead letter %s was replayed %d times already, and the limit is %d", e.ID, e.Replays, e.MaxReplays)
 }

@@ -33,6 +33,14 @@ type Filter struct {
 	Tags map[string]string
 	// State is StateDead, StateReplaying or StateResolved. Default any.
 	State string
+	// Groups are fingerprints, as Queue.Groups lists them: dead letters of one
+	// cause. Default any.
+	Groups []string
+	// ErrorLike is a part of the last error's text, taken literally but for
+	// upper and lower case. Default any.
+	ErrorLike string
+	// Replayed picks what was replayed at least once, or never. Default both.
+	Replayed *bool
 	// Limit is the highest number of rows, the same for a count and for the
 	// verb that it previews. Default no limit, but 1,000 for List.
 	Limit int
@@ -51,6 +59,9 @@ func (f Filter) Validate() error {
 	}
 	if f.Reasons != nil && len(f.Reasons) == 0 {
 		return fmt.Errorf("filter: Reasons: %w", ErrEmptyFilterField)
+	}
+	if f.Groups != nil && len(f.Groups) == 0 {
+		return fmt.Errorf("filter: Groups: %w", ErrEmptyFilterField)
 	}
 	if f.Tags != nil && len(f.Tags) == 0 {
 		return fmt.Errorf("filter: Tags: %w", ErrEmptyFilterField)
@@ -74,9 +85,11 @@ func (f Filter) Validate() error {
 // validateTexts finds what Postgres would refuse as a parameter.
 func (f Filter) validateTexts() error {
 	texts := map[string][]string{
-		"JobNames": f.JobNames,
-		"Queues":   f.Queues,
-		"NameLike": {f.NameLike},
+		"JobNames":  f.JobNames,
+		"Queues":    f.Queues,
+		"NameLike":  {f.NameLike},
+		"Groups":    f.Groups,
+		"ErrorLike": {f.ErrorLike},
 	}
 	for _, r := range f.Reasons {
 		texts["Reasons"] = append(texts["Reasons"], string(r))
@@ -84,7 +97,7 @@ func (f Filter) validateTexts() error {
 	for k, v := range f.Tags {
 		texts["Tags"] = append(texts["Tags"], k, v)
 	}
-	for _, field := range []string{"JobNames", "Queues", "NameLike", "Reasons", "Tags"} {
+	for _, field := range []string{"JobNames", "Queues", "NameLike", "Reasons", "Tags", "Groups", "ErrorLike"} {
 		if slices.ContainsFunc(texts[field], func(s string) bool { return !acceptable(s) }) {
 			return fmt.Errorf("filter: %s: not valid UTF-8, or with a NUL byte in it", field)
 		}
@@ -99,7 +112,8 @@ func acceptable(s string) bool {
 // narrow reports whether the filter has any condition.
 func (f Filter) narrow() bool {
 	return f.JobNames != nil || f.Queues != nil || f.NameLike != "" || f.Reasons != nil ||
-		!f.From.IsZero() || !f.To.IsZero() || f.Tags != nil || f.State != ""
+		!f.From.IsZero() || !f.To.IsZero() || f.Tags != nil || f.State != "" ||
+		f.Groups != nil || f.ErrorLike != "" || f.Replayed != nil
 }
 
 // validateBulk is Validate for a verb that changes what it picks.

@@ -3,6 +3,7 @@ package deadletter
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -41,8 +42,8 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		}
 	}
 	list := func(f Filter) (string, []any) {
-		w := f.where()
-		return selectJobs + w.sql() + newestFirst + w.limit(50), w.params
+		f.Limit = 50
+		return f.pageSQL(Cursor{})
 	}
 	tests := map[string]struct {
 		filter Filter
@@ -51,6 +52,8 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		"a name":   {Filter{JobNames: []string{"job.7"}}, "idx_soniq_dead_letter_jobs_job_name"},
 		"a queue":  {Filter{Queues: []string{"q7"}}, "idx_soniq_dead_letter_jobs_queue"},
 		"a reason": {Filter{Reasons: []Reason{"r7"}}, "idx_soniq_dead_letter_jobs_reason"},
+		"names":    {Filter{JobNames: []string{"job.7", "job.8"}}, "idx_soniq_dead_letter_jobs_job_name_moved"},
+		"a group":  {Filter{Groups: []string{"0123456789abcdef"}}, "idx_soniq_dead_letter_jobs_group_moved"},
 		"nothing":  {Filter{}, "idx_soniq_dead_letter_jobs_moved_at"},
 	}
 	for name, tt := range tests {
@@ -59,6 +62,14 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		if !strings.Contains(plan, tt.index) || strings.Contains(plan, "Seq Scan") {
 			t.Errorf("%s: %s isn't used:\n%s", name, tt.index, plan)
 		}
+	}
+
+	if plan := explain(t, pool, namesSQL+"true)", 2000); strings.Contains(plan, "Seq Scan") {
+		t.Errorf("the names that there are: reads the whole table:\n%s", plan)
+	}
+	sql, params := Filter{From: time.Now().Add(-time.Hour), Limit: 5}.groupsSQL()
+	if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_group_moved") || strings.Contains(plan, "Seq Scan") {
+		t.Errorf("the groups of an hour read the whole table:\n%s", plan)
 	}
 
 	old := &where{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -18,6 +20,7 @@ const listLimit = 1000
 // any number of goroutines.
 type Queue struct {
 	pool *pgxpool.Pool
+	by   author
 }
 
 // NewQueue returns the dead-letter queue of the pool's database. The caller
@@ -36,22 +39,139 @@ const oldestFirst = "\norder by d.moved_to_dead_letter_at, d.id"
 
 // List returns the dead letters that the filter picks, newest first.
 func (q *Queue) List(ctx context.Context, f Filter) ([]Job, error) {
-	if err := f.Validate(); err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	if f.Limit == 0 {
-		f.Limit = listLimit
-	}
-	w := f.where()
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+newestFirst+w.limit(f.Limit), w.params...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	jobs, err := pgx.CollectRows(rows, scanJob)
+	return q.ListAfter(ctx, f, Cursor{})
+}
+
+// A Cursor is a place in the order of List: that of the dead letter with this
+// time of death and this id. The zero value is the place before the first one.
+type Cursor struct {
+	MovedAt time.Time
+	ID      uuid.UUID
+}
+
+// Cursor returns the dead letter's place in the order of List.
+func (j Job) Cursor() Cursor { return Cursor{MovedAt: j.MovedAt, ID: j.ID} }
+
+// ListAfter returns the page that follows a place: the Cursor of the last row
+// of the page before. What dies or is deleted meanwhile moves nothing: no row
+// is shown twice or left out.
+func (q *Queue) ListAfter(ctx context.Context, f Filter, after Cursor) ([]Job, error) {
+	jobs, err := q.page(ctx, f, after)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters: %w", err)
 	}
 	return jobs, nil
+}
+
+func (q *Queue) page(ctx context.Context, f Filter, after Cursor) ([]Job, error) {
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	if f.Limit == 0 {
+		f.Limit = listLimit
+	}
+	f, err := q.resolveName(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	sql, params := f.pageSQL(after)
+	rows, err := q.pool.Query(ctx, sql, params...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanJob)
+}
+
+// pageSQL is the statement of a page. Of several job names it takes a page
+// each and merges them: an index gives one name's rows in their order, and not
+// those of many.
+func (f Filter) pageSQL(after Cursor) (sql string, params []any) {
+	names := f.JobNames
+	if len(names) > 1 {
+		f.JobNames = nil
+	}
+	w := f.where()
+	w.after(after)
+	if len(names) <= 1 {
+		return selectJobs + w.sql() + newestFirst + w.limit(f.Limit), w.params
+	}
+	unique := slices.Compact(slices.Sorted(slices.Values(names)))
+	from := "unnest(" + w.param(unique) + "::text[]) as n (name)"
+	w.and("d.job_name = n.name")
+	limit := w.limit(f.Limit)
+	return "select" + jobColumns + "\nfrom " + from + "\ncross join lateral (\n" +
+		"select d.*\nfrom soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit, w.params
+}
+
+// after adds the condition of a page that follows a place. While the row is
+// there its own time counts, which can be one that Go has no value for.
+func (w *where) after(c Cursor) {
+	if c == (Cursor{}) {
+		return
+	}
+	id := w.param(c.ID)
+	w.and("(d.moved_to_dead_letter_at, d.id) < (coalesce((" +
+		"select c.moved_to_dead_letter_at from soniq_dead_letter_jobs c where c.id = " + id + "), " +
+		w.param(c.MovedAt) + "), " + id + ")")
+}
+
+const (
+	// mostNames is how many names a pattern may stand for until its rows are
+	// read in the order of time and compared one by one: a pattern that fits so
+	// many finds a page soon.
+	mostNames = 64
+	// mostNamesRead bounds the search for them, at some 10 us each.
+	mostNamesRead = 2000
+)
+
+// A loose scan: one look into the index for each name that there is, however
+// many rows have it. $1 is mostNamesRead; the pattern's condition comes last,
+// and a row without a name tells that there are more names than that.
+const namesSQL = `
+with recursive names as (
+  (select d.job_name, 1 as place from soniq_dead_letter_jobs d order by d.job_name limit 1)
+  union all
+  select
+    (
+      select d.job_name
+      from soniq_dead_letter_jobs d
+      where d.job_name > n.job_name
+      order by d.job_name
+      limit 1
+    ),
+    n.place + 1
+  from names n
+  where n.job_name is not null
+    and n.place <= $1
+)
+select case when d.place <= $1 then d.job_name end
+from names d
+where d.job_name is not null
+  and (d.place > $1 or `
+
+// resolveName puts the names that there are in the place of a pattern, where
+// they are few. It picks the same rows.
+func (q *Queue) resolveName(ctx context.Context, f Filter) (Filter, error) {
+	if f.NameLike == "" || f.JobNames != nil {
+		return f, nil
+	}
+	w := &where{}
+	w.param(mostNamesRead)
+	w.nameLike(f.NameLike)
+	rows, err := q.pool.Query(ctx, namesSQL+w.conditions[0]+")"+w.limit(mostNames+1), w.params...)
+	if err != nil {
+		return f, err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[*string])
+	if err != nil || len(found) > mostNames || slices.Contains(found, nil) {
+		return f, err
+	}
+	names := make([]string, len(found))
+	for i, name := range found {
+		names[i] = *name
+	}
+	f.JobNames, f.NameLike = names, ""
+	return f, nil
 }
 
 // Count returns how many dead letters the filter picks. With a Limit it is

@@ -24,11 +24,11 @@ func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 	q := deadletter.NewQueue(pool)
 	rows := map[string]uuid.UUID{
 		"a": insertDead(t, pool, columns{"job_name": "emails.send", "queue": "emails", "dead_letter_reason": "timeout", "moved_to_dead_letter_at": noon, "tags": `{"team": "core", "n": 5}`}),
-		"b": insertDead(t, pool, columns{"job_name": "emails.send_all", "queue": "emails", "moved_to_dead_letter_at": noon.Add(time.Hour), "state": "resolved"}),
+		"b": insertDead(t, pool, columns{"job_name": "emails.send_all", "queue": "emails", "moved_to_dead_letter_at": noon.Add(time.Hour), "state": "resolved", "resurrection_count": 2}),
 		"c": insertDead(t, pool, columns{"job_name": "emailsXsend", "queue": "", "dead_letter_reason": "resource_exhausted", "moved_to_dead_letter_at": noon.Add(2 * time.Hour)}),
 		"d": insertDead(t, pool, columns{"job_name": `50%_off\now*?`, "moved_to_dead_letter_at": noon.Add(3 * time.Hour), "tags": `"{\"team\": \"core\", \"n\": 5, \"who\": \"J\\u00fcrgen \\\"J\\\"\"}"`}),
-		"e": insertDead(t, pool, columns{"job_name": "nested", "moved_to_dead_letter_at": noon.Add(4 * time.Hour), "tags": `"{\"owner\": {\"team\": \"core\"}}"`}),
-		"f": insertDead(t, pool, columns{"job_name": "othertag", "moved_to_dead_letter_at": noon.Add(5 * time.Hour), "tags": `{"team": "web", "n": "55"}`, "state": "replaying"}),
+		"e": insertDead(t, pool, columns{"job_name": "nested", "fingerprint": "0123456789abcdef", "moved_to_dead_letter_at": noon.Add(4 * time.Hour), "tags": `"{\"owner\": {\"team\": \"core\"}}"`}),
+		"f": insertDead(t, pool, columns{"job_name": "othertag", "last_error": `timed out after 5%_\n`, "moved_to_dead_letter_at": noon.Add(5 * time.Hour), "tags": `{"team": "web", "n": "55"}`, "state": "replaying"}),
 		"g": insertDead(t, pool, columns{"job_name": "notags", "moved_to_dead_letter_at": noon.Add(6 * time.Hour), "tags": `"not json"`}),
 	}
 	type filter = deadletter.Filter
@@ -65,6 +65,11 @@ func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 		{"two tags", filter{Tags: map[string]string{"n": "5", "team": "web"}}, ""},
 		{"a tag beyond ASCII", filter{Tags: map[string]string{"who": `Jürgen "J"`}}, "d"},
 		{"a tag that isn't there", filter{Tags: map[string]string{"nobody": ""}}, ""},
+		{"a group", filter{Groups: []string{"0123456789abcdef", "none"}}, "e"},
+		{"a part of the error", filter{ErrorLike: `TIMED out after 5%_\n`}, "f"},
+		{"a part of the error is literal", filter{ErrorLike: `%`}, "f"},
+		{"replayed", filter{Replayed: ptr(true)}, "b"},
+		{"never replayed", filter{Replayed: ptr(false)}, "gfedca"},
 		{"all of it", filter{JobNames: []string{"emails.send"}, Queues: []string{"emails"}, NameLike: "send", Reasons: []deadletter.Reason{"timeout"}, From: noon, To: noon, Tags: map[string]string{"team": "core"}, State: "dead", Limit: 1}, "a"},
 	}
 	for _, tt := range tests {
@@ -110,6 +115,9 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 		{filter{Queues: []string{}}, "Queues", deadletter.ErrEmptyFilterField},
 		{filter{Reasons: []deadletter.Reason{}}, "Reasons", deadletter.ErrEmptyFilterField},
 		{filter{Tags: map[string]string{}}, "Tags", deadletter.ErrEmptyFilterField},
+		{filter{Groups: []string{}}, "Groups", deadletter.ErrEmptyFilterField},
+		{filter{Groups: []string{"\xff"}}, "Groups", nil},
+		{filter{ErrorLike: "\x00"}, "ErrorLike", nil},
 		{filter{State: "deceased"}, "State", nil},
 		{filter{Limit: -1}, "Limit", nil},
 		{filter{From: noon, To: noon.Add(-1)}, "To", nil},

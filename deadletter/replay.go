@@ -1,14 +1,20 @@
 package deadletter
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/argshash"
 )
 
 // replayBatch is how many jobs one statement of ReplayAll makes. All of them
@@ -29,17 +35,26 @@ type ReplayOptions struct {
 	// KeepAttempts leaves the attempts used up that the dead letter has used.
 	// It needs a higher maximum, or the job would die without having run.
 	// Default false: the job starts with none.
-	KeepAttempts bool
+	KeepAttempts bool `json:"keep_attempts,omitempty"`
 	// MaxAttempts is the new job's. Default the dead letter's.
-	MaxAttempts int
+	MaxAttempts int `json:"max_attempts,omitempty"`
 	// Priority is the new job's; 0 is one. Default the dead letter's.
-	Priority *int
+	Priority *int `json:"priority,omitempty"`
 	// Queue is the new job's. Default the dead letter's.
-	Queue string
+	Queue string `json:"queue,omitempty"`
+	// Delay is how long the new job waits before it is due. Default none.
+	Delay time.Duration `json:"delay,omitempty"`
+	// MaxReplays leaves out what was replayed that often already, itself or the
+	// dead letters that it is a replay of: what dies again each time is no
+	// longer helped by another time. Default 0, which is no limit.
+	MaxReplays int `json:"max_replays,omitempty"`
+	// Args are the new job's arguments, a JSON object; the dead letter keeps
+	// its own. For Replay alone. Default the dead letter's.
+	Args json.RawMessage `json:"args,omitempty"`
 	// Force replays what is being replayed or was resolved. The work may then
 	// be done twice; so it is for Replay alone, and ReplayAll refuses it.
 	// Default false.
-	Force bool
+	Force bool `json:"force,omitempty"`
 }
 
 func (o ReplayOptions) validate() error {
@@ -52,7 +67,52 @@ func (o ReplayOptions) validate() error {
 	if !acceptable(o.Queue) {
 		return errors.New("replay options: Queue: not valid UTF-8, or with a NUL byte in it")
 	}
+	if o.Delay < 0 || o.Delay > maxDelay {
+		return fmt.Errorf("replay options: Delay: %s is not between 0 and %s", o.Delay, maxDelay)
+	}
+	if o.MaxReplays < 0 {
+		return fmt.Errorf("replay options: MaxReplays: %d is negative", o.MaxReplays)
+	}
+	if o.Args != nil {
+		if err := checkArgs(o.Args); err != nil {
+			return fmt.Errorf("replay options: Args: %w", err)
+		}
+	}
 	return nil
+}
+
+// maxDelay is a century: what is longer overflows a Duration sooner or later.
+const maxDelay = 36500 * 24 * time.Hour
+
+var errNoObject = errors.New("not a JSON object")
+
+// checkArgs finds what a handler or the database would refuse as arguments.
+func checkArgs(args json.RawMessage) error {
+	if trimmed := bytes.TrimLeft(args, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !json.Valid(args) {
+		return errNoObject
+	}
+	if !utf8.Valid(args) {
+		return errors.New("not valid UTF-8")
+	}
+	if hasNULEscape(args) {
+		return errors.New(`\u0000 can't be stored`)
+	}
+	return nil
+}
+
+// hasNULEscape reports whether valid JSON has the escape of a NUL: one behind
+// an even number of backslashes.
+func hasNULEscape(doc []byte) bool {
+	for i := 0; i+1 < len(doc); i++ {
+		if doc[i] != '\\' {
+			continue
+		}
+		if bytes.HasPrefix(doc[i+1:], []byte("u0000")) {
+			return true
+		}
+		i++
+	}
+	return false
 }
 
 // check returns an AttemptsError for a dead letter that keeps its attempts and
@@ -91,37 +151,49 @@ type ReplayResult struct {
 // so that jobs of one transaction run in their order.
 //
 // $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0,
-// $5 priority or null, $6 queue or ”.
+// $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 other arguments and
+// their hash or null; for the record $10 the operation, $11 who and $12 why.
 const makeJobs = `
 with made as (
   insert into soniq_jobs (
     id, job_name, args, args_hash, status, attempts, max_attempts,
-    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at
+    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
   )
   select
-    u.job_id, d.job_name, d.args, d.args_hash, 'queued',
+    u.job_id, d.job_name, coalesce($8::jsonb, d.args),
+    case when $8::jsonb is not null and d.args_hash is not null then $9 else d.args_hash end, 'queued',
     case when $3 then d.attempts else 0 end,
     case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
     coalesce(nullif($6, ''), d.queue),
     coalesce($5, d.priority),
-    coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp()
+    coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp(),
+    case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
   from unnest($1::uuid[], $2::uuid[]) with ordinality as u (id, job_id, place)
   join soniq_dead_letter_jobs d on d.id = u.id
   order by u.place
   on conflict do nothing
   returning id, replay_of
+), linked as (
+  update soniq_dead_letter_jobs d
+  set
+    state = 'replaying',
+    replay_job_id = made.id,
+    resurrection_count = coalesce(d.resurrection_count, 0) + 1,
+    last_resurrection_at = clock_timestamp()
+  from made
+  where d.id = made.replay_of
+  returning d.id, made.id as job_id
+), recorded as (
+  insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
+  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id,
+    case when $8::jsonb is not null then jsonb_build_object('args', $8::jsonb) end
+  from linked l
 )
-update soniq_dead_letter_jobs d
-set
-  state = 'replaying',
-  replay_job_id = made.id,
-  resurrection_count = coalesce(d.resurrection_count, 0) + 1,
-  last_resurrection_at = clock_timestamp()
-from made
-where d.id = made.replay_of
-returning d.id, made.id`
+select id, job_id
+from linked`
 
-func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]Replayed, error) {
+// makeJobs makes the jobs and records who did it, within which operation or nil.
+func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, by author, operation *uuid.UUID) ([]Replayed, error) {
 	fresh := make([]uuid.UUID, len(ids))
 	for i := range fresh {
 		id, err := uuid.NewV7()
@@ -130,7 +202,16 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID)
 		}
 		fresh[i] = id
 	}
-	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue)
+	var args, hash *string
+	if o.Args != nil {
+		sum, err := argshash.Sum(o.Args)
+		if err != nil {
+			return nil, err
+		}
+		args, hash = new(string(o.Args)), &sum
+	}
+	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hash,
+		operation, by.actor, by.because)
 	if err != nil {
 		return nil, err
 	}
@@ -138,19 +219,21 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID)
 }
 
 const stateSQL = `
-select d.state, d.replay_job_id, d.attempts, d.max_attempts
+select d.state, d.replay_job_id, d.attempts, d.max_attempts, soniq_dead_letter_replays(d.id)
 from soniq_dead_letter_jobs d
 where d.id = $1`
 
 const lockSQL = stateSQL + `
 for update`
 
-// The queued job that has $1's place under one of the unique indexes.
+// The queued job that has $1's place under one of the unique indexes. $2 is the
+// hash of other arguments, or null.
 const duplicateSQL = `
 select j.id
 from soniq_dead_letter_jobs d
 join soniq_jobs j on j.status = 'queued' and (
-  d.unique_job and j.unique_job and j.job_name = d.job_name and j.args_hash = d.args_hash
+  d.unique_job and j.unique_job and j.job_name = d.job_name
+    and j.args_hash = case when d.args_hash is not null then coalesce($2, d.args_hash) end
   or j.dedup_key = d.dedup_key
 )
 where d.id = $1
@@ -170,7 +253,7 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 	}
 	var job uuid.UUID
 	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
-		job, err = o.replay(ctx, tx, id)
+		job, err = o.replay(ctx, tx, id, q.by)
 		return err
 	})
 	if err != nil {
@@ -187,7 +270,7 @@ func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) 
 		err = o.refusal(ctx, q.pool, stateSQL, id)
 	}
 	if err == nil {
-		err = duplicate(ctx, q.pool, id)
+		err = o.duplicate(ctx, q.pool, id)
 	}
 	if err != nil {
 		return fmt.Errorf("check replay of dead letter %s: %w", id, err)
@@ -202,8 +285,9 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 		state                 string
 		replayJobID           *uuid.UUID
 		attempts, maxAttempts int
+		replays               int
 	)
-	err := db.QueryRow(ctx, sql, id).Scan(&state, &replayJobID, &attempts, &maxAttempts)
+	err := db.QueryRow(ctx, sql, id).Scan(&state, &replayJobID, &attempts, &maxAttempts, &replays)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrNotFound
 	}
@@ -213,14 +297,25 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 	if state != StateDead && !o.Force {
 		return &StateError{ID: id, State: state, ReplayJobID: replayJobID}
 	}
+	if o.MaxReplays > 0 && replays >= o.MaxReplays && !o.Force {
+		return &ReplaysError{ID: id, Replays: replays, MaxReplays: o.MaxReplays}
+	}
 	return o.check(id, attempts, maxAttempts)
 }
 
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter
 // is queued.
-func duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
+func (o ReplayOptions) duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
+	var hash *string
+	if o.Args != nil {
+		sum, err := argshash.Sum(o.Args)
+		if err != nil {
+			return err
+		}
+		hash = &sum
+	}
 	var queued uuid.UUID
-	err := db.QueryRow(ctx, duplicateSQL, id).Scan(&queued)
+	err := db.QueryRow(ctx, duplicateSQL, id, hash).Scan(&queued)
 	if err == nil {
 		return &DuplicateError{ID: queued}
 	}
@@ -230,19 +325,19 @@ func duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
 	return err
 }
 
-func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
+func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID, by author) (uuid.UUID, error) {
 	if err := o.refusal(ctx, tx, lockSQL, id); err != nil {
 		return uuid.Nil, err
 	}
 	for range duplicateTries {
-		made, err := o.makeJobs(ctx, tx, []uuid.UUID{id})
+		made, err := o.makeJobs(ctx, tx, []uuid.UUID{id}, by, nil)
 		if err != nil {
 			return uuid.Nil, err
 		}
 		if len(made) == 1 {
 			return made[0].To, nil
 		}
-		if err := duplicate(ctx, tx, id); err != nil {
+		if err := o.duplicate(ctx, tx, id); err != nil {
 			return uuid.Nil, err
 		}
 	}
@@ -254,24 +349,40 @@ func (o ReplayOptions) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uui
 //
 // A dead letter whose replay died has a younger dead letter, which holds the
 // newer error: that is the one to replay.
-func (f Filter) replayable() *where {
+func (f Filter) replayable(o ReplayOptions) *where {
 	w := f.where()
 	w.and("d.state = 'dead'")
 	w.and(outcomeUnknown + " is not true")
-	w.and("not exists (select from soniq_dead_letter_jobs s where s.id = d.replay_job_id)")
+	w.and("not " + superseded)
+	if o.MaxReplays > 0 {
+		w.and("not " + w.exhausted(o.MaxReplays))
+	}
 	return w
+}
+
+// superseded: a replay of the row died, and has a dead letter of its own.
+const superseded = "exists (select from soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
+
+// exhausted: the row was replayed most times or more. Hardly any row is itself
+// a replay: those alone pay for the walk.
+func (w *where) exhausted(most int) string {
+	n := w.param(most)
+	return `(case
+    when d.replay_of is null then coalesce(d.resurrection_count, 0)
+    else soniq_dead_letter_replays(d.id)
+  end >= ` + n + `)`
 }
 
 // ReplayList returns the first dead letters, the oldest first, that ReplayAll
 // would pick: at most n of them, and no more than the filter's Limit.
-func (q *Queue) ReplayList(ctx context.Context, f Filter, n int) ([]Job, error) {
+func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int) ([]Job, error) {
 	if err := f.Validate(); err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
 	}
 	if f.Limit > 0 {
 		n = min(n, f.Limit)
 	}
-	w := f.replayable()
+	w := f.replayable(o)
 	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(n), w.params...)
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
@@ -302,11 +413,11 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 	if err := o.validateAll(); err != nil {
 		return 0, err
 	}
-	n, err := q.count(ctx, f.replayable(), f.Limit)
+	n, err := q.count(ctx, f.replayable(o), f.Limit)
 	if err != nil || !o.KeepAttempts {
 		return n, err
 	}
-	w := f.replayable()
+	w := f.replayable(o)
 	sql := "select p.id, p.attempts, p.max_attempts\nfrom (" + selectReplayable + w.sql() + oldestFirst + w.limit(f.Limit) + ") p" +
 		"\nwhere p.attempts >= coalesce(nullif(" + w.param(o.MaxAttempts) + "::bigint, 0), p.max_attempts)\nlimit 1"
 	var (
@@ -323,12 +434,18 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 	return 0, o.check(id, attempts, maxAttempts)
 }
 
-var errForceAll = errors.New("replay options: Force: only for a single dead letter")
+var (
+	errForceAll = errors.New("replay options: Force: only for a single dead letter")
+	errArgsAll  = errors.New("replay options: Args: only for a single dead letter")
+)
 
 // validateAll is validate for ReplayAll.
 func (o ReplayOptions) validateAll() error {
 	if o.Force {
 		return errForceAll
+	}
+	if o.Args != nil {
+		return errArgsAll
 	}
 	return o.validate()
 }
@@ -354,7 +471,7 @@ func (q *Queue) ReplayAll(ctx context.Context, f Filter, o ReplayOptions) (Repla
 	}
 	var result ReplayResult
 	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
-		result, err = replayAll(ctx, tx, f, o)
+		result, err = q.replayAll(ctx, tx, f, o)
 		return err
 	})
 	if err != nil {
@@ -363,38 +480,56 @@ func (q *Queue) ReplayAll(ctx context.Context, f Filter, o ReplayOptions) (Repla
 	return result, nil
 }
 
-func replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) (ReplayResult, error) {
+func (q *Queue) replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) (ReplayResult, error) {
 	result := ReplayResult{Replayed: []Replayed{}}
-	ids, err := lockReplayable(ctx, tx, f, o)
-	if err != nil {
+	ids, err := lockReplayable(ctx, tx, f.replayable(o), f.Limit, o.check)
+	if err != nil || len(ids) == 0 {
+		return result, err
+	}
+	op := Operation{Action: ActionReplay, State: OperationDone, Total: int64(len(ids))}
+	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}); err != nil {
 		return result, err
 	}
 	for batch := range slices.Chunk(ids, replayBatch) {
-		made, err := o.makeJobs(ctx, tx, batch)
+		made, err := o.replayInOrder(ctx, tx, batch, q.by, &op.ID)
 		if err != nil {
 			return result, err
 		}
-		jobs := make(map[uuid.UUID]uuid.UUID, len(made))
-		for _, m := range made {
-			jobs[m.From] = m.To
-		}
-		for _, id := range batch {
-			if job, ok := jobs[id]; ok {
-				result.Replayed = append(result.Replayed, Replayed{From: id, To: job})
-			}
-		}
+		result.Replayed = append(result.Replayed, made...)
 	}
 	result.Skipped = len(ids) - len(result.Replayed)
-	return result, nil
+	op.Done, op.Skipped = int64(len(result.Replayed)), int64(result.Skipped)
+	return result, op.save(ctx, tx)
+}
+
+// replayInOrder is makeJobs whose answer has the order of the ids.
+func (o ReplayOptions) replayInOrder(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, by author, operation *uuid.UUID) ([]Replayed, error) {
+	made, err := o.makeJobs(ctx, tx, ids, by, operation)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make(map[uuid.UUID]uuid.UUID, len(made))
+	for _, m := range made {
+		jobs[m.From] = m.To
+	}
+	ordered := make([]Replayed, 0, len(made))
+	for _, id := range ids {
+		if job, ok := jobs[id]; ok {
+			ordered = append(ordered, Replayed{From: id, To: job})
+		}
+	}
+	return ordered, nil
 }
 
 const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom soniq_dead_letter_jobs d"
 
 // lockReplayable locks the rows to replay and returns their ids, oldest first.
-// One lock order for all means that two at the same time can't deadlock.
-func lockReplayable(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) ([]uuid.UUID, error) {
-	w := f.replayable()
-	rows, err := tx.Query(ctx, selectReplayable+w.sql()+oldestFirst+w.limit(f.Limit)+"\nfor update of d", w.params...)
+// One lock order for all means that two at the same time can't deadlock. An
+// error of check ends it.
+func lockReplayable(
+	ctx context.Context, tx pgx.Tx, w *where, limit int, check func(id uuid.UUID, attempts, maxAttempts int) error,
+) ([]uuid.UUID, error) {
+	rows, err := tx.Query(ctx, selectReplayable+w.sql()+oldestFirst+w.limit(limit)+"\nfor update of d", w.params...)
 	if err != nil {
 		return nil, err
 	}
@@ -406,7 +541,7 @@ func lockReplayable(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOptions) (
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &attempts, &maxAttempts}, func() error {
 		ids = append(ids, id)
-		return o.check(id, attempts, maxAttempts)
+		return check(id, attempts, maxAttempts)
 	})
 	return ids, err
 }

@@ -135,7 +135,8 @@ func TestQueue_ReplayAll_isAllOrNothing(t *testing.T) {
 	if !errors.As(err, &attempts) || attempts.ID != full {
 		t.Errorf("the preview without attempts left: %v", err)
 	}
-	for o, limit := range map[deadletter.ReplayOptions]int{{KeepAttempts: true}: 1, {KeepAttempts: true, MaxAttempts: 4}: 2} {
+	for limit, maximum := range map[int]int{1: 0, 2: 4} {
+		o := deadletter.ReplayOptions{KeepAttempts: true, MaxAttempts: maximum}
 		if n, err := q.ReplayCount(t.Context(), deadletter.Filter{Limit: limit}, o); n != int64(limit) || err != nil {
 			t.Errorf("the preview of the first %d: %d, %v", limit, n, err)
 		}

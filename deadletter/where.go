@@ -48,16 +48,20 @@ func (w *where) limit(n int) string {
 // where returns the filter's conditions. The filter must be valid.
 func (f Filter) where() *where {
 	w := &where{}
+	f.addTo(w)
+	return w
+}
+
+// addTo adds the filter's conditions to w, which may have parameters already.
+func (f Filter) addTo(w *where) {
 	if f.JobNames != nil {
 		w.and("d.job_name = any(" + w.param(f.JobNames) + ")")
 	}
 	if f.Queues != nil {
 		w.and("d.queue = any(" + w.param(f.Queues) + ")")
 	}
-	if strings.ContainsAny(f.NameLike, "*?") {
-		w.and("d.job_name like " + w.param(globToLike(f.NameLike)))
-	} else if f.NameLike != "" {
-		w.and("strpos(d.job_name, " + w.param(f.NameLike) + ") > 0")
+	if f.NameLike != "" {
+		w.nameLike(f.NameLike)
 	}
 	if f.Reasons != nil {
 		reasons := make([]string, len(f.Reasons))
@@ -78,16 +82,44 @@ func (f Filter) where() *where {
 	if f.State != "" {
 		w.and("d.state = " + w.param(f.State))
 	}
-	return w
+	if f.Groups != nil {
+		w.and(groupKey + " = any(" + w.param(f.Groups) + ")")
+	}
+	if f.ErrorLike != "" {
+		w.and("d.last_error ilike " + w.param("%"+escapeLike(f.ErrorLike)+"%"))
+	}
+	if f.Replayed != nil {
+		comparison := map[bool]string{true: "> 0", false: "= 0"}[*f.Replayed]
+		w.and("coalesce(d.resurrection_count, 0) " + comparison)
+	}
+}
+
+// nameLike adds the condition for a part of the name or a pattern.
+func (w *where) nameLike(pattern string) {
+	if strings.ContainsAny(pattern, "*?") {
+		w.and("d.job_name like " + w.param(globToLike(pattern)))
+	} else {
+		w.and("strpos(d.job_name, " + w.param(pattern) + ") > 0")
+	}
 }
 
 // globToLike makes a LIKE pattern of one with * and ?.
 func globToLike(glob string) string {
-	return strings.NewReplacer(
-		`\`, `\\`, `%`, `\%`, `_`, `\_`,
-		`*`, `%`, `?`, `_`,
-	).Replace(glob)
+	return strings.NewReplacer(`*`, `%`, `?`, `_`).Replace(escapeLike(glob))
 }
+
+// escapeLike makes a LIKE pattern of a literal text.
+func escapeLike(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s)
+}
+
+// groupKey is the group of the row d: its fingerprint or, where another
+// program has written none, a digest of what is alike in failures of one cause.
+// It is the expression of an index in schema.sql, to the letter.
+const groupKey = `coalesce(d.fingerprint, lpad(to_hex(hashtextextended(` +
+	`d.job_name || '|' || d.dead_letter_reason || '|' || ` +
+	`regexp_replace(left(split_part(coalesce(d.last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi')` +
+	`, 0)), 16, '0'))`
 
 // tag adds the condition for one tag.
 //

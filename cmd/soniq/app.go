@@ -18,7 +18,9 @@ import (
 // from the process, tests as they like.
 type world struct {
 	// self is how a person runs this program: 'soniq'.
-	self           string
+	self string
+	// actor is who runs it, for the records: 'ann@host'.
+	actor          string
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	// Whether a person is at the other end.

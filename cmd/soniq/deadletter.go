@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 )
@@ -15,18 +18,22 @@ import (
 // deadLetterCmd groups what can be done with dead letters.
 type deadLetterCmd struct {
 	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
+	Groups  groupsCmd  `cmd:"" help:"Show the causes: dead letters that failed alike, with count and trend."`
 	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
 	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
 	Cleanup cleanupCmd `cmd:"" help:"Delete dead letters older than some days."`
 	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
+	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
+	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
 	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
 }
 
 func (deadLetterCmd) Help() string {
 	return `A dead letter is a job that cannot succeed: it failed on every attempt, failed for good, has arguments that its handler refuses, timed out, or no worker knows its name.
 
+    soniq dead-letter groups
     soniq dead-letter list
     soniq dead-letter show ID
     soniq dead-letter replay ID`
@@ -34,36 +41,61 @@ func (deadLetterCmd) Help() string {
 
 // selection picks dead letters by what they are.
 type selection struct {
-	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
-	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
-	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []string `placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
-	State  string   `placeholder:"STATE" help:"dead, replaying or resolved."`
-	Since  string   `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
-	Until  string   `placeholder:"TIME" help:"Died at or before TIME."`
-	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+	Filter   *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
+	Job      []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Queue    []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason   []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
+	Group    []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
+	Error    *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
+	State    *string  `placeholder:"STATE" help:"dead, replaying or resolved."`
+	Replayed *bool    `negatable:"" help:"Replayed at least once, or never."`
+	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
+	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
+	Tag      []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+}
+
+// authorship says who changes dead letters, and why: it is kept with them.
+type authorship struct {
+	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
+	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
+}
+
+// queue is the dead-letter queue whose changes bear that name.
+func (w *authorship) queue(a *app, pool *pgxpool.Pool) *deadletter.Queue {
+	return deadletter.NewQueue(pool).As(cmp.Or(w.As, a.actor), w.Because)
 }
 
 // given reports whether any of the flags was used.
 func (s *selection) given() bool {
-	return s.Filter != nil || len(s.Job)+len(s.Queue)+len(s.Reason)+len(s.Tag) > 0 ||
-		s.State != "" || s.Since != "" || s.Until != ""
+	return s.Filter != nil || len(s.Job)+len(s.Queue)+len(s.Reason)+len(s.Group)+len(s.Tag) > 0 ||
+		s.Error != nil || s.State != nil || s.Replayed != nil || s.Since != nil || s.Until != nil
 }
 
 // filter turns the flags into a filter. An empty value is refused: in a
 // script it is a variable that isn't set, and it must not mean 'any'.
 func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
-	if s.Filter != nil {
-		if f.NameLike = *s.Filter; f.NameLike == "" {
-			return f, usagef("--filter is empty; leave it out to match any job")
+	// kong makes no value at all of an empty one where it splits them.
+	reasons, groups := splitAll(s.Reason), splitAll(s.Group)
+	for _, flag := range []struct {
+		name   string
+		values []string
+	}{
+		{"--filter", one(s.Filter)},
+		{"--job", s.Job},
+		{"--queue", s.Queue},
+		{"--reason", reasons},
+		{"--group", groups},
+		{"--error", one(s.Error)},
+		{"--state", one(s.State)},
+		{"--since", one(s.Since)},
+		{"--until", one(s.Until)},
+	} {
+		if slices.Contains(flag.values, "") {
+			return f, usagef("%s is empty; leave it out to match any", flag.name)
 		}
 	}
-	for flag, values := range map[string][]string{"--job": s.Job, "--queue": s.Queue} {
-		for _, v := range values {
-			if v == "" {
-				return f, usagef("%s is empty; leave it out to match any", flag)
-			}
-		}
+	if s.Filter != nil {
+		f.NameLike = *s.Filter
 	}
 	if len(s.Job) > 0 {
 		f.JobNames = s.Job
@@ -71,18 +103,27 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	if len(s.Queue) > 0 {
 		f.Queues = s.Queue
 	}
-	for _, text := range s.Reason {
+	if len(groups) > 0 {
+		f.Groups = groups
+	}
+	if s.Error != nil {
+		f.ErrorLike = *s.Error
+	}
+	f.Replayed = s.Replayed
+	for _, text := range reasons {
 		reason, err := deadletter.ParseReason(text)
 		if err != nil {
 			return f, usagef("--reason: %w", err)
 		}
 		f.Reasons = append(f.Reasons, reason)
 	}
-	switch s.State {
-	case "", deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
-		f.State = s.State
-	default:
-		return f, usagef("--state must be dead, replaying or resolved, not %q", s.State)
+	if s.State != nil {
+		switch *s.State {
+		case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
+			f.State = *s.State
+		default:
+			return f, usagef("--state must be dead, replaying or resolved, not %q", *s.State)
+		}
 	}
 	if f.From, err = moment("--since", s.Since, now); err != nil {
 		return f, err
@@ -106,12 +147,29 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	return f, nil
 }
 
+// splitAll splits each value at its commas.
+func splitAll(values []string) (parts []string) {
+	for _, v := range values {
+		parts = append(parts, strings.Split(v, ",")...)
+	}
+	return parts
+}
+
+// one is a flag's value as a list, empty where the flag wasn't given.
+func one(value *string) []string {
+	if value == nil {
+		return nil
+	}
+	return []string{*value}
+}
+
 // moment reads a time: an age before now, or a date or time, which is local
-// where it doesn't say. Empty is the zero time.
-func moment(flag, text string, now time.Time) (time.Time, error) {
-	if text == "" {
+// where it doesn't say. Of a flag that wasn't given it is the zero time.
+func moment(flag string, value *string, now time.Time) (time.Time, error) {
+	if value == nil {
 		return time.Time{}, nil
 	}
+	text := *value
 	if age, err := parseAge(text); err == nil && age >= 0 {
 		return now.Add(-age), nil
 	}

@@ -21,6 +21,7 @@ type target struct {
 	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
 	DryRun bool `help:"Say what would be done, and change nothing."`
 	Yes    bool `short:"y" help:"Don't ask."`
+	authorship
 }
 
 // resolve checks the whole command line before anything is done. Exactly one
@@ -132,8 +133,8 @@ func (a *app) outcome(done int, failed []failure) error {
 	}
 }
 
-// previewRows is how many dead letters a preview shows.
-const previewRows = 10
+// shownRows is how many dead letters a preview shows.
+const shownRows = 10
 
 // preview shows the first of the n dead letters that a bulk command would take.
 func (a *app) preview(verb string, n int64, list func() ([]deadletter.Job, error)) error {
@@ -141,6 +142,11 @@ func (a *app) preview(verb string, n int64, list func() ([]deadletter.Job, error
 		return a.out.document(map[string]any{"dry_run": true, "count": n})
 	}
 	a.out.printf("Would %s %s.", verb, letters(n))
+	return a.previewRows(n, list)
+}
+
+// previewRows prints the first of n dead letters, and how many more there are.
+func (a *app) previewRows(n int64, list func() ([]deadletter.Job, error)) error {
 	jobs, err := list()
 	if err != nil {
 		return err

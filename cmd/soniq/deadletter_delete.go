@@ -31,7 +31,7 @@ func (c *deleteCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := c.queue(a, pool)
 	if bulk {
 		return c.bulk(a, pool, queue, f)
 	}
@@ -96,7 +96,7 @@ func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f 
 	}
 	if c.DryRun {
 		return a.preview("delete", n, func() ([]deadletter.Job, error) {
-			f.Limit = int(min(n, previewRows))
+			f.Limit = int(min(n, shownRows))
 			return queue.List(a.ctx, f)
 		})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -9,7 +10,8 @@ import (
 
 type listCmd struct {
 	selection
-	Limit int `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+	Limit int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+	After *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
 }
 
 func (listCmd) Help() string {
@@ -17,6 +19,7 @@ func (listCmd) Help() string {
 
     soniq dead-letter list
     soniq dead-letter list --filter send_welcome_email --since 24h
+    soniq dead-letter list --error "connection refused" --no-replayed
     soniq dead-letter list --reason timeout --json`
 }
 
@@ -28,6 +31,11 @@ func (c *listCmd) Run(a *app) error {
 	if c.Limit < 0 {
 		return usagef("--limit must not be negative: %d", c.Limit)
 	}
+	if c.After != nil {
+		if err := checkIDs([]string{*c.After}); err != nil {
+			return err
+		}
+	}
 	if f.Limit = c.Limit; f.Limit == 0 {
 		f.Limit = math.MaxInt32
 	}
@@ -36,12 +44,16 @@ func (c *listCmd) Run(a *app) error {
 		return err
 	}
 	queue := deadletter.NewQueue(pool)
-	jobs, err := queue.List(a.ctx, f)
+	after, err := c.cursor(a, queue)
+	if err != nil {
+		return err
+	}
+	jobs, err := queue.ListAfter(a.ctx, f, after)
 	if err != nil {
 		return err
 	}
 	total := int64(len(jobs))
-	if len(jobs) == f.Limit {
+	if len(jobs) == f.Limit || c.After != nil {
 		f.Limit = 0
 		if total, err = queue.Count(a.ctx, f); err != nil {
 			return err
@@ -62,12 +74,32 @@ func (c *listCmd) Run(a *app) error {
 		a.note("no dead letter matches")
 	case total == 0:
 		a.note("no dead letters")
+	case len(jobs) == 0:
+		a.note("nothing comes after that; %s in all", letters(total))
+	case len(jobs) == c.Limit && total > int64(len(jobs)):
+		a.note("%s of %s; --limit 0 for all, --after %s for the next", thousands(int64(len(jobs))), letters(total), jobs[len(jobs)-1].ID)
 	case total > int64(len(jobs)):
-		a.note("%s of %s; --limit 0 for all", thousands(int64(len(jobs))), letters(total))
+		a.note("the last %s of %s", thousands(int64(len(jobs))), letters(total))
 	default:
 		a.note("%s", letters(total))
 	}
 	return nil
+}
+
+// cursor is the place that --after names.
+func (c *listCmd) cursor(a *app, queue *deadletter.Queue) (deadletter.Cursor, error) {
+	if c.After == nil {
+		return deadletter.Cursor{}, nil
+	}
+	id, err := findID(a.ctx, queue, *c.After)
+	if err != nil {
+		return deadletter.Cursor{}, fmt.Errorf("--after %s: %w", *c.After, err)
+	}
+	j, err := queue.Get(a.ctx, id)
+	if errors.Is(err, deadletter.ErrNotFound) {
+		return deadletter.Cursor{}, fmt.Errorf("--after %s: %w", *c.After, deadletter.ErrNotFound)
+	}
+	return j.Cursor(), err
 }
 
 // narrow is the width below which a dead letter takes two lines: the id and the

@@ -7,7 +7,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 )
@@ -18,7 +17,11 @@ type replayCmd struct {
 	NewMaxAttempts *int    `placeholder:"N" help:"Give it N attempts."`
 	NewQueue       *string `placeholder:"QUEUE" help:"Put it into another queue."`
 	NewPriority    *int    `placeholder:"N" help:"Give it another priority; lower runs first."`
+	Delay          string  `placeholder:"AGE" help:"Let it wait first: 90s, 10m, 2h."`
 	Force          bool    `help:"With ids: even where a replay is under way or has succeeded."`
+
+	replayPace
+	Resume *string `placeholder:"OPERATION" help:"Go on with a bulk replay that was stopped."`
 }
 
 func (replayCmd) Help() string {
@@ -26,12 +29,19 @@ func (replayCmd) Help() string {
 
     soniq dead-letter replay 01890a5d-ac96-774b-bcce-b302099a8057
     soniq dead-letter replay --filter send_welcome_email --dry-run
-    soniq dead-letter replay --all --reason timeout --yes`
+    soniq dead-letter replay --reason timeout --rate 50/s --canary 5 --because "the store is back"
+
+In bulk, only what is dead is replayed, the oldest first. Ctrl-C stops it after the batch that is under way; --resume goes on.`
 }
 
 func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 	if bulk && c.Force {
 		return o, usagef("--force is for ids: in bulk only what is dead is replayed")
+	}
+	if !bulk {
+		if flag := c.used(); flag != "" {
+			return o, usagef("%s is for a bulk replay, by a filter or --all", flag)
+		}
 	}
 	o = deadletter.ReplayOptions{
 		KeepAttempts: !c.ResetAttempts,
@@ -51,10 +61,18 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 			return o, usagef("--new-max-attempts must be from 1 to %d, not %d", math.MaxInt32, o.MaxAttempts)
 		}
 	}
+	if c.Delay != "" {
+		if o.Delay, err = parseAge(c.Delay); err != nil || o.Delay <= 0 {
+			return o, usagef("--delay must be an age such as 90s or 10m, not %q", c.Delay)
+		}
+	}
 	return o, nil
 }
 
 func (c *replayCmd) Run(a *app) error {
+	if c.Resume != nil {
+		return c.resume(a)
+	}
 	bulk, f, err := c.resolve(a.now())
 	if err != nil {
 		return err
@@ -63,13 +81,17 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	pace, err := c.pace(&o)
+	if err != nil {
+		return err
+	}
 	pool, err := a.open()
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := c.queue(a, pool)
 	if bulk {
-		return c.bulk(a, pool, queue, f, o)
+		return c.bulk(a, pool, queue, f, o, pace)
 	}
 	ids, failed, err := findIDs(a.ctx, queue, c.IDs)
 	if err != nil {
@@ -174,51 +196,4 @@ func replayRefused(e *deadletter.StateError) string {
 		text += fmt.Sprintf(" (job %s)", *e.ReplayJobID)
 	}
 	return text + "; --force replays it again"
-}
-
-func (c *replayCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
-	if err := pin(a.ctx, pool, &f); err != nil {
-		return err
-	}
-	n, err := queue.ReplayCount(a.ctx, f, o)
-	if err != nil {
-		return replayAllError(err)
-	}
-	if n == 0 {
-		return errNothingMatched
-	}
-	if c.DryRun {
-		return a.preview("replay", n, func() ([]deadletter.Job, error) {
-			return queue.ReplayList(a.ctx, f, previewRows)
-		})
-	}
-	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", letters(n))
-	if err := a.confirm(c.Yes, question); err != nil {
-		return err
-	}
-	result, err := queue.ReplayAll(a.ctx, f, o)
-	if err != nil {
-		return replayAllError(err)
-	}
-	if a.JSON {
-		if result.Replayed == nil {
-			result.Replayed = []deadletter.Replayed{}
-		}
-		if err := a.out.document(result); err != nil {
-			return err
-		}
-	} else {
-		for _, r := range result.Replayed {
-			a.out.printf("Replayed %s as %s", r.From, r.To)
-		}
-	}
-	a.note("replayed %s", letters(int64(len(result.Replayed))))
-	if result.Skipped == 0 {
-		return nil
-	}
-	code := exitPartly
-	if len(result.Replayed) == 0 {
-		code = exitFailed
-	}
-	return &exitError{code, fmt.Errorf("skipped %s: an equal unique job is queued already", letters(int64(result.Skipped)))}
 }

@@ -42,8 +42,10 @@ func TestList_showsFiftyAndSaysHowManyThereAre(t *testing.T) {
 	if n := strings.Count(r.out, "\n"); n != 51 {
 		t.Errorf("%d lines, want 51", n)
 	}
-	if r.err != "50 of 55 dead letters; --limit 0 for all\n" {
-		t.Errorf("stderr %q", r.err)
+	wantIn(t, "stderr", r.err, "50 of 55 dead letters; --limit 0 for all, --after ")
+	_, last, _ := strings.Cut(strings.TrimSuffix(r.err, " for the next\n"), "--after ")
+	if next := s.ok("dead-letter", "list", "--after", last); strings.Count(next.out, "\n") != 6 || next.err != "the last 5 of 55 dead letters\n" {
+		t.Errorf("the next page: %+v", next)
 	}
 	wantIn(t, "table", r.out, "ID ", "ERROR", "emails.send", "max_retries_exceeded", "3/3", " 1m ", "dead", "first")
 	if strings.Contains(r.out, "second") {
@@ -68,6 +70,7 @@ func TestList_filters(t *testing.T) {
 		"state":  seed(t, pool, letter{state: "resolved"}),
 		"tags":   seed(t, pool, letter{tags: &tags}),
 		"age":    seed(t, pool, letter{age: 48 * time.Hour}),
+		"error":  seed(t, pool, letter{error: "out of 100%_MEMORY"}),
 	}
 	s := newShell(t, pool.Config().ConnString())
 	for name, flags := range map[string][]string{
@@ -77,6 +80,7 @@ func TestList_filters(t *testing.T) {
 		"state":  {"--state", "resolved"},
 		"tags":   {"--tag", "team=red"},
 		"age":    {"--until", "1d"},
+		"error":  {"--error", "Out of 100%_memory"},
 	} {
 		jobs := decode[[]deadletter.Job](t, s.ok(append([]string{"dead-letter", "list", "--json"}, flags...)...).out)
 		if len(jobs) != 1 || jobs[0].ID != want[name] {
@@ -84,8 +88,9 @@ func TestList_filters(t *testing.T) {
 		}
 	}
 	for flags, n := range map[string]int{
-		"--filter myapp.*": 1, "--filter *welcome*": 1, "--filter send*": 0, "--job emails.send": 5,
-		"--job emails.send --queue slow": 1, "--since 1d": 5, "--reason timeout --reason max_retries_exceeded": 6,
+		"--filter myapp.*": 1, "--filter *welcome*": 1, "--filter send*": 0, "--job emails.send": 6,
+		"--job emails.send --queue slow": 1, "--since 1d": 6, "--reason timeout --reason max_retries_exceeded": 7,
+		"--replayed": 0, "--no-replayed": 7,
 	} {
 		args := append([]string{"dead-letter", "list", "--json"}, strings.Fields(flags)...)
 		if jobs := decode[[]deadletter.Job](t, s.ok(args...).out); len(jobs) != n {
@@ -156,7 +161,7 @@ func TestReplay_bulk_takesWhatThePreviewCounted(t *testing.T) {
 	}
 	seed(t, pool, letter{job: "sync.0", state: "resolved"})
 
-	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 3 dead letters.\nID ") || strings.Count(r.out, "sync.0") != 3 || countJobs(t, pool) != 0 {
+	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 3 dead letters.\nWould leave alone: 1 resolved.\nID ") || strings.Count(r.out, "sync.0") != 3 || countJobs(t, pool) != 0 {
 		t.Errorf("preview: %+v, %d jobs", r, countJobs(t, pool))
 	}
 	if r := s.ok("dead-letter", "replay", "--filter", "sync.0", "--limit", "2", "--dry-run"); !strings.HasPrefix(r.out, "Would replay 2 dead letters.\n") || strings.Count(r.out, "sync.0") != 2 {

@@ -15,7 +15,7 @@ type watchCmd struct {
 	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
 	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
 	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []string `placeholder:"REASON" help:"Why they died. Repeatable."`
+	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died. Repeatable."`
 }
 
 func (watchCmd) Help() string {

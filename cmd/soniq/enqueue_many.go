@@ -136,7 +136,7 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 // insertLines enqueues all lines, or none.
 func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, error) {
 	done := make([]engine.Enqueued, 0, total)
-	bar := a.progress(total)
+	bar := a.progress("enqueueing", total, progressFrom)
 	defer func() { _ = bar.Clear() }()
 	err := pgx.BeginFunc(a.ctx, pool, func(tx pgx.Tx) error {
 		var batch []engine.Insert
@@ -185,11 +185,11 @@ func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineF
 
 // progress is a bar on the terminal, or nothing where there is none or no time
 // to see it.
-func (a *app) progress(total int) *progressbar.ProgressBar {
+func (a *app) progress(doing string, total, from int) *progressbar.ProgressBar {
 	return progressbar.NewOptions(total,
 		progressbar.OptionSetWriter(a.stderr),
-		progressbar.OptionSetVisibility(a.stderrIsTTY && total >= progressFrom),
-		progressbar.OptionSetDescription("enqueueing"),
+		progressbar.OptionSetVisibility(a.stderrIsTTY && total >= from),
+		progressbar.OptionSetDescription(doing),
 		progressbar.OptionSetWidth(30),
 		progressbar.OptionShowCount(),
 		progressbar.OptionThrottle(100*time.Millisecond),

@@ -93,7 +93,7 @@ type result struct {
 
 func (s *shell) world(out, notes io.Writer) world {
 	return world{
-		self:  "soniq",
+		self: "soniq", actor: "tester@host",
 		stdin: strings.NewReader(s.stdin), stdout: out, stderr: notes,
 		stdinIsTTY: s.tty, stdoutIsTTY: s.tty, stderrIsTTY: s.tty, width: s.width,
 		getenv:  func(name string) string { return s.env[name] },

@@ -14,6 +14,7 @@ package main
 import (
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -37,6 +38,7 @@ func main() {
 	}
 	os.Exit(run(world{
 		self:        invocation(os.Args[0]),
+		actor:       actor(),
 		stdin:       os.Stdin,
 		stdout:      os.Stdout,
 		stderr:      os.Stderr,
@@ -49,6 +51,18 @@ func main() {
 		signals:     signals,
 		exit:        os.Exit,
 	}, os.Args[1:]))
+}
+
+// actor is the person at the keyboard, as far as the machine knows.
+func actor() string {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
 }
 
 // invocation is how to run this program again from the same folder. A program

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"soniq/deadletter"
+	"soniq/internal/testdb"
+)
+
+func TestSpark_drawsCounts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		counts []int64
+		bars   int
+		want   string
+	}{
+		{[]int64{0, 0, 0, 0}, 2, "··"},
+		{[]int64{1, 0, 0, 8}, 4, "▁··█"},
+		{[]int64{1, 1, 0, 1}, 2, "█▄"},
+		{[]int64{1, 1000}, 2, "▁█"},
+		{make([]int64, 24), 12, "············"},
+	} {
+		if got := spark(c.counts, c.bars); got != c.want {
+			t.Errorf("spark(%v, %d) = %q, want %q", c.counts, c.bars, got, c.want)
+		}
+	}
+}
+
+func TestGroups_showsCausesAndEachVerbTakesOne(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	if r := s.ok("dead-letter", "groups"); r.out != "" || r.err != "no dead letters\n" {
+		t.Errorf("of nothing: %+v", r)
+	}
+	if r := s.ok("dead-letter", "groups", "--json"); r.out != "[]\n" {
+		t.Errorf("of nothing: %+v", r)
+	}
+	for i := range 7 {
+		seed(t, pool, letter{error: strings.Repeat("connection to 10.0.0.", 1) + string(rune('1'+i)) + " refused", age: time.Duration(i+1) * time.Hour})
+	}
+	seed(t, pool, letter{job: "other\x1b[2J", error: "bad\x1b[31m"})
+	r := s.ok("dead-letter", "groups")
+	checkSafe(t, r.out)
+	wantIn(t, "groups", r.out, "GROUP", "DEAD", "24 HOURS", "emails.send", "refused", "   7  ", `other\x1b[2J`)
+	if r.err != "8 dead letters in 2 groups\n" {
+		t.Errorf("stderr %q", r.err)
+	}
+	if r := s.ok("dead-letter", "groups", "--limit", "1"); strings.Count(r.out, "\n") != 2 || r.err != "the first 1 group with 7 dead letters; --limit N for more\n" {
+		t.Errorf("limited: %+v", r)
+	}
+	groups := decode[[]deadletter.Group](t, s.ok("dlq", "groups", "--json").out)
+	if len(groups) != 2 || groups[0].Count != 7 {
+		t.Fatalf("%+v", groups)
+	}
+	group := groups[0].ID
+	if n := len(decode[[]deadletter.Job](t, s.ok("dlq", "list", "--group", group, "--json").out)); n != 7 {
+		t.Errorf("listed %d", n)
+	}
+	wantIn(t, "preview", s.ok("dlq", "replay", "--group", group, "--dry-run").out, "Would replay 7 dead letters")
+	if n := len(decode[[]deadletter.Job](t, s.ok("dlq", "export", "--group", group).out)); n != 7 {
+		t.Errorf("exported %d", n)
+	}
+	s.ok("dlq", "delete", "--group", group, "--yes")
+	if n := countLetters(t, pool); n != 1 {
+		t.Errorf("%d left", n)
+	}
+	s.tty = true
+	for _, width := range []int{60, 80, 100, 140} {
+		s.width = width
+		for line := range strings.Lines(s.ok("dlq", "groups").out) {
+			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
+			}
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+const lockTagsSQL = `
+select tags
+from soniq_dead_letter_jobs
+where id = $1
+for update`
+
+const setTagsSQL = `
+update soniq_dead_letter_jobs
+set tags = $2::jsonb
+where id = $1`
+
+var errNoTags = errors.New("no tag is named")
+
+// Tag gives a dead letter these tags beside those that it has; one of the same
+// key is replaced, and one with an empty value is taken away. It returns
+// ErrNotFound if there is no such dead letter. Two who tag the same one at the
+// same time lose nothing. Tags that are no JSON object are replaced.
+func (q *Queue) Tag(ctx context.Context, id uuid.UUID, tags map[string]string) error {
+	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) error {
+		return q.tag(ctx, tx, id, tags)
+	})
+	if err != nil {
+		return fmt.Errorf("tag dead letter %s: %w", id, err)
+	}
+	return nil
+}
+
+func (q *Queue) tag(ctx context.Context, tx pgx.Tx, id uuid.UUID, tags map[string]string) error {
+	if len(tags) == 0 {
+		return errNoTags
+	}
+	var stored json.RawMessage
+	err := tx.QueryRow(ctx, lockTagsSQL, id).Scan(&stored)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	all := map[string]json.RawMessage{}
+	if json.Unmarshal(decodeTags(stored), &all) != nil || all == nil {
+		all = map[string]json.RawMessage{}
+	}
+	for key, value := range tags {
+		if key == "" || !acceptable(key) || !acceptable(value) {
+			return fmt.Errorf("tag %q: empty, not valid UTF-8, or with a NUL byte in it", key)
+		}
+		if value == "" {
+			delete(all, key)
+			continue
+		}
+		if all[key], err = json.Marshal(value); err != nil {
+			return err
+		}
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, setTagsSQL, id, string(text)); err != nil {
+		return err
+	}
+	detail, err := json.Marshal(map[string]any{"tags": tags})
+	if err != nil {
+		return err
+	}
+	return q.record(ctx, tx, []uuid.UUID{id}, ActionTag, new(string(detail)))
+}
