@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -33,8 +32,6 @@ type faultCase struct {
 	config engine.WorkerConfig
 	// beats has the worker's heart beat fast.
 	beats bool
-	// skip has the kinds of faults that make no sense here.
-	skip []fault
 	want
 	// uncommitted is what is wanted instead where the fault came before a
 	// commit.
@@ -179,9 +176,6 @@ func TestWorker_connectionBreaks_atEachStatement(t *testing.T) {
 	t.Parallel()
 	for name, c := range faultCases {
 		for _, kind := range []fault{breaksBefore, breaksAfter, breaksWithin} {
-			if slices.Contains(c.skip, kind) {
-				continue
-			}
 			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {
 				t.Parallel()
 				c.test(t, kind, 2)
