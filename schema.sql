@@ -556,18 +556,6 @@ create index if not exists idx_soniq_dead_letter_audit_dead_letter
 create index if not exists idx_soniq_dead_letter_audit_operation
   on soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
 
--- How long dead letters are kept: workers delete those that are older. NULL
--- means any.
-create table if not exists soniq_dead_letter_retention (
-  name text primary key,
-  reason text,
-  queue text,
-  state text,
-  older_than interval not null check (older_than > interval '0'),
-  actor text,
-  created_at timestamptz not null default now()
-);
-
 -- How often the work of a dead letter has been replayed: itself, and those that
 -- it is a replay of. Hand-made rows may go in a circle.
 create or replace function soniq_dead_letter_replays(letter uuid) returns integer

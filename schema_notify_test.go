@@ -258,11 +258,13 @@ func TestDeadLetterTrigger_eachDeath_isAnnounced(t *testing.T) {
 	}
 	exec(t, pool, `update soniq_dead_letter_jobs set state = 'replaying', tags = '{"a": 1}', resurrection_count = 1`)
 	exec(t, pool, `delete from soniq_dead_letter_jobs`)
-	exec(t, pool, `begin; set local soniq.notify = off;
-		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
-		  dead_letter_reason, original_created_at, moved_to_dead_letter_at)
-		values (gen_random_uuid(), 'n', '{}', 'q', 1, 3, 3, 'timeout', now(), now());
-		update soniq_dead_letter_jobs set moved_to_dead_letter_at = clock_timestamp(); commit`)
+	for _, setting := range []string{"soniq.notify = off", "soniq.silent = on"} {
+		exec(t, pool, `begin; set local `+setting+`;
+			insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
+			  dead_letter_reason, original_created_at, moved_to_dead_letter_at)
+			values (gen_random_uuid(), 'n', '{}', 'q', 1, 3, 3, 'timeout', now(), now());
+			update soniq_dead_letter_jobs set moved_to_dead_letter_at = clock_timestamp(); commit`)
+	}
 	if got := l.heard(t, pool); len(got) > 0 {
 		t.Errorf("what is no death announced %q", got)
 	}

@@ -135,22 +135,21 @@ var errNotOlder = errors.New("the age must be above zero")
 const cutoffSQL = "select clock_timestamp() - make_interval(secs => $1)"
 
 // old is the condition that Cleanup and CleanupCount share.
-func (q *Queue) old(ctx context.Context, olderThan time.Duration) (*where, error) {
+func (q *Queue) old(ctx context.Context, olderThan time.Duration) (w *where, cutoff time.Time, err error) {
 	if olderThan <= 0 {
-		return nil, fmt.Errorf("%s: %w", olderThan, errNotOlder)
+		return nil, cutoff, fmt.Errorf("%s: %w", olderThan, errNotOlder)
 	}
-	var cutoff time.Time
 	if err := q.pool.QueryRow(ctx, cutoffSQL, olderThan.Seconds()).Scan(&cutoff); err != nil {
-		return nil, err
+		return nil, cutoff, err
 	}
-	w := &where{}
+	w = &where{}
 	w.and("d.moved_to_dead_letter_at < " + w.param(cutoff))
-	return w, nil
+	return w, cutoff, nil
 }
 
 // CleanupCount returns how many dead letters Cleanup would delete.
 func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration) (int64, error) {
-	w, err := q.old(ctx, olderThan)
+	w, _, err := q.old(ctx, olderThan)
 	if err != nil {
 		return 0, fmt.Errorf("count old dead letters: %w", err)
 	}
@@ -168,21 +167,35 @@ func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration) (int6
 // It deletes in batches, each for itself, and never waits for a lock: a row
 // that somebody works on at that moment is left for the next time. After an
 // error, what was deleted stays deleted, and is counted.
+//
+// A cleanup that finds something is an operation in the history.
 func (q *Queue) Cleanup(ctx context.Context, olderThan time.Duration) (int64, error) {
-	w, err := q.old(ctx, olderThan)
+	w, cutoff, err := q.old(ctx, olderThan)
 	if err != nil {
 		return 0, fmt.Errorf("clean up dead letters: %w", err)
 	}
 	sql := deleteFree(selectIDs + w.sql() + oldestFirst + w.limit(deleteBatch))
-	var deleted int64
-	for {
+	op := Operation{Action: ActionCleanup, State: OperationRunning}
+	for more := true; more; {
 		tag, err := q.pool.Exec(ctx, sql, w.params...)
+		op.Done += tag.RowsAffected()
+		op.Total = op.Done
+		if err == nil && op.ID == uuid.Nil && op.Done > 0 {
+			err = q.beginOperation(ctx, q.pool, &op, Filter{To: cutoff}, nil)
+		}
+		if err != nil && op.ID != uuid.Nil {
+			err = q.endOperation(ctx, &op, err)
+		}
 		if err != nil {
-			return deleted, fmt.Errorf("clean up dead letters: %w", err)
+			return op.Done, fmt.Errorf("clean up dead letters: %w", err)
 		}
-		deleted += tag.RowsAffected()
-		if tag.RowsAffected() < deleteBatch {
-			return deleted, nil
-		}
+		more = tag.RowsAffected() == deleteBatch
 	}
+	if op.Done == 0 {
+		return 0, nil
+	}
+	if err := q.endOperation(ctx, &op, nil); err != nil {
+		return op.Done, fmt.Errorf("clean up dead letters: %w", err)
+	}
+	return op.Done, nil
 }

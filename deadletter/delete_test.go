@@ -206,6 +206,26 @@ func TestQueue_Cleanup_deletesWhatItsCountSaid(t *testing.T) {
 	}
 }
 
+func TestQueue_Cleanup_isInTheHistory(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool).As("cron", "quota")
+	insertDead(t, pool, columns{"moved_to_dead_letter_at": time.Now().Add(-48 * time.Hour)})
+	for range 2 { // the second finds nothing, and is no operation
+		if _, err := q.Cleanup(t.Context(), 24*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ops, err := q.Operations(t.Context(), 10)
+	if err != nil || len(ops) != 1 {
+		t.Fatalf("%d operations, %v; want one", len(ops), err)
+	}
+	if op := ops[0]; op.Action != deadletter.ActionCleanup || op.State != deadletter.OperationDone ||
+		op.Done != 1 || op.Total != 1 || op.Actor != "cron" || op.Because != "quota" {
+		t.Errorf("the history says %+v", op)
+	}
+}
+
 func TestQueue_Cleanup_goesInBatchesAndNeverWaits(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

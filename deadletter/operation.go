@@ -17,7 +17,6 @@ const (
 	ActionReplay  = "replay"
 	ActionDelete  = "delete"
 	ActionCleanup = "cleanup"
-	ActionImport  = "import"
 	ActionTag     = "tag"
 )
 
@@ -57,7 +56,7 @@ func (q *Queue) As(actor, because string) *Queue {
 // An Operation is what somebody did to many dead letters at once.
 type Operation struct {
 	ID uuid.UUID `json:"id"`
-	// Action is ActionReplay, ActionDelete, ActionCleanup or ActionImport.
+	// Action is ActionReplay, ActionDelete or ActionCleanup.
 	Action string `json:"action"`
 	// State is OperationRunning, OperationDone or OperationStopped.
 	State string `json:"state"`

@@ -41,8 +41,15 @@ type cancelWatch struct {
 func (c *cancelWatch) Notify(_ context.Context, payload string) {
 	var control struct {
 		Cancel uuid.UUID `json:"cancel"`
+		Joined uuid.UUID `json:"joined"`
 	}
-	if json.Unmarshal([]byte(payload), &control) != nil || control.Cancel == uuid.Nil {
+	if json.Unmarshal([]byte(payload), &control) != nil {
+		return
+	}
+	if control.Joined != uuid.Nil && control.Joined != c.worker.id {
+		c.worker.presence.stir()
+	}
+	if control.Cancel == uuid.Nil {
 		return
 	}
 	c.worker.mu.Lock()
@@ -128,26 +135,14 @@ type claimed struct {
 	Token int64
 }
 
-// requested asks the database. A handler that hangs with all connections of the
-// pool in its hands can be cancelled too: like the heartbeat, the question then
-// gets a connection of its own.
-func (c *cancelWatch) requested(ctx context.Context, ids []uuid.UUID, tokens []int64) ([]claimed, error) {
-	read := func(ctx context.Context, db querier) ([]claimed, error) {
+// requested asks the database.
+func (c *cancelWatch) requested(ctx context.Context, ids []uuid.UUID, tokens []int64) (found []claimed, err error) {
+	err = c.worker.borrow(ctx, poolPatience, func(ctx context.Context, db session) (err error) {
 		rows, _ := db.Query(ctx, cancelsSQL, ids, tokens)
-		return pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
-	}
-	poolCtx, cancel := context.WithTimeout(ctx, poolPatience)
-	defer cancel()
-	found, err := read(poolCtx, c.worker.pool)
-	if !errors.Is(err, context.DeadlineExceeded) {
-		return found, err
-	}
-	conn, err := c.worker.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(ctx)
-	return read(ctx, conn)
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+		return err
+	})
+	return found, err
 }
 
 // cancelled is the outcome of an attempt whose context ended by request. What

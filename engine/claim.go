@@ -118,15 +118,14 @@ cross join lateral (
 type claims struct {
 	pool   *pgxpool.Pool
 	worker uuid.UUID
-	queues []string
 	// limits are the handlers' attempt limits, by job name.
 	limits map[string]int
 }
 
-// take claims up to n due jobs of these names, the most urgent ones, under a
+// take claims up to n due jobs that a asks for, the most urgent ones, under a
 // fresh token.
-func (c *claims) take(ctx context.Context, token int64, names []string, n int) ([]*Job, error) {
-	rows, _ := c.pool.Query(ctx, claimSQL, c.queues, names, n, c.worker, token, c.limits)
+func (c *claims) take(ctx context.Context, token int64, a ask, n int) ([]*Job, error) {
+	rows, _ := c.pool.Query(ctx, claimSQL, a.queues, a.names, n, c.worker, token, c.limits)
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
 		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		err := row.Scan(
@@ -144,11 +143,11 @@ func (c *claims) take(ctx context.Context, token int64, names []string, n int) (
 	return jobs, nil
 }
 
-// untilNext returns the time until the next job of these names is due,
+// untilNext returns the time until the next job that a asks for is due,
 // negative if one is overdue. ok is false if there is none.
-func (c *claims) untilNext(ctx context.Context, names []string) (wait time.Duration, ok bool, err error) {
+func (c *claims) untilNext(ctx context.Context, a ask) (wait time.Duration, ok bool, err error) {
 	var seconds *float64
-	if err := c.pool.QueryRow(ctx, nextDueSQL, c.queues, names).Scan(&seconds); err != nil {
+	if err := c.pool.QueryRow(ctx, nextDueSQL, a.queues, a.names).Scan(&seconds); err != nil {
 		return 0, false, fmt.Errorf("read next due time: %w", err)
 	}
 	if seconds == nil {

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 type executionKey struct{}
@@ -48,31 +46,4 @@ func CompleteTx(ctx context.Context, tx pgx.Tx, result any) error {
 	}
 	e.completed.Store(true)
 	return nil
-}
-
-// completedSQL finds the jobs that were done under a claim. Parameters: ids,
-// tokens.
-const completedSQL = `
-select j.id
-from unnest($1::uuid[], $2::bigint[]) as d (id, token)
-join soniq_jobs j on j.id = d.id
-where j.status = 'done'
-  and j.claim_token = d.token`
-
-// completed returns those of the jobs without a row to write to that their
-// handlers have made done themselves.
-func completed(ctx context.Context, pool *pgxpool.Pool, outcomes []Outcome, written []uuid.UUID) (ids []uuid.UUID, err error) {
-	var tokens []int64
-	for _, o := range outcomes {
-		if o.completed {
-			ids, tokens = append(ids, o.Job.ID), append(tokens, o.Job.token)
-		}
-	}
-	if len(ids) == 0 || len(written) == len(outcomes) {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	rows, _ := pool.Query(ctx, completedSQL, ids, tokens)
-	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }

@@ -17,6 +17,10 @@ type WorkerConfig struct {
 	Queues []string
 	// Concurrency is how many jobs run at once. Default 10.
 	Concurrency int
+	// QueueConcurrency bounds how many jobs of a queue this worker runs at
+	// once, beside its own bound and those of the handlers. Each queue must be
+	// served. Default none.
+	QueueConcurrency map[string]int
 	// JobTimeout is after how long the context of an attempt ends whose
 	// handler doesn't set its own Timeout. Negative is never. Default 5 min,
 	// as Python Soniq's.
@@ -27,8 +31,11 @@ type WorkerConfig struct {
 	// ShutdownTimeout is how long running jobs may go on once Run's context
 	// has ended; then they are cancelled and given back. Default 30 s.
 	ShutdownTimeout time.Duration
-	// CancelGrace is how long cancelled jobs have to return. Those that don't
-	// are given back all the same. Default 5 s.
+	// CancelGrace is how long a handler has to return once its context has
+	// ended: by its timeout, by request, or at shutdown. The job of one that
+	// doesn't is settled all the same (timed out, cancelled, or given back),
+	// its slot goes to another job, and its goroutine is left to itself: Go
+	// can't stop it. Default 5 s.
 	CancelGrace time.Duration
 	// UnknownGrace is how long a due job whose name nobody has registered
 	// waits before it becomes a dead letter (job_not_found). Negative never
@@ -40,7 +47,8 @@ type WorkerConfig struct {
 	SafetyPoll time.Duration
 	// ListenConfig is the connection to LISTEN on, for people whose pool goes
 	// through a pooler in transaction mode. It must lead to the same database.
-	// Others notice in seconds that it ended with the process, unless there is
+	// Where notifications don't arrive, the worker warns once and looks for jobs
+	// each second until they do. Others notice in seconds that it ended with the process, unless there is
 	// a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
 	// Logger takes what an operator should know. Default [slog.Default].
@@ -92,6 +100,11 @@ func (c WorkerConfig) validate() error {
 	for _, q := range c.Queues {
 		if err := checkText("queue", q); err != nil {
 			return fmt.Errorf("config: Queues: %w", err)
+		}
+	}
+	for queue, n := range c.QueueConcurrency {
+		if n < 1 {
+			return fmt.Errorf("config: QueueConcurrency: queue %q: must be at least 1, not %d", queue, n)
 		}
 	}
 	for name, d := range map[string]time.Duration{

@@ -18,8 +18,9 @@ import (
 	"soniq/internal/testdb"
 )
 
-// statements counts what a pool sends, and looks apart.
+// statements counts what a pool sends, and one statement apart: looks.
 type statements struct {
+	apart      string
 	mu         sync.Mutex
 	all, looks int
 }
@@ -28,7 +29,7 @@ func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all++
-	if data.SQL == engine.LookSQL {
+	if data.SQL == s.apart {
 		s.looks++
 	}
 	return ctx
@@ -45,11 +46,16 @@ func (s *statements) count() (all, looks int) {
 // traced connects to url and counts.
 func traced(t *testing.T, url string) (*pgxpool.Pool, *statements) {
 	t.Helper()
+	return tracedFor(t, url, engine.LookSQL)
+}
+
+func tracedFor(t *testing.T, url, apart string) (*pgxpool.Pool, *statements) {
+	t.Helper()
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &statements{}
+	s := &statements{apart: apart}
 	config.ConnConfig.Tracer = s
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {

@@ -54,6 +54,9 @@ type Outcome struct {
 	result json.RawMessage
 	// completed says that the handler called CompleteTx.
 	completed bool
+	// wasAside says that a statement with it was given up, since someone held
+	// the row: it may have been written all the same.
+	wasAside bool
 	// refuse judges the attempt anew when the database refuses its result.
 	refuse func(error) Outcome
 }
@@ -62,8 +65,17 @@ type Outcome struct {
 type execution struct {
 	job     *Job
 	handler *handler
+	// handle is the handler's function with its middleware around it.
+	handle HandlerFunc
 	// timeout bounds the attempt; 0 is none.
 	timeout time.Duration
+
+	// When the run began and, as stackOf knows it, in which goroutine.
+	started   time.Time
+	goroutine string
+	// overdue, if set, is told when the handler's context has ended before the
+	// handler.
+	overdue func(ctx context.Context, e *execution)
 
 	// What CompleteTx needs: the worker, which is none in a dry run, how long
 	// the done row is kept, and whether it was called.
@@ -76,7 +88,7 @@ type execution struct {
 // on [runtime.Goexit] too: report is called exactly once, from a deferred
 // function, because after Goexit nothing else runs.
 func (e *execution) run(ctx context.Context, report func(Outcome)) {
-	started := time.Now()
+	e.started = time.Now()
 	var outcome Outcome // without a Kind until the attempt is judged
 	defer func() {
 		judged := outcome.Kind != ""
@@ -91,7 +103,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		if !judged && errors.Is(context.Cause(ctx), ErrCancelled) {
 			outcome = e.cancelled(errors.New(outcome.Verdict.Message))
 		}
-		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(started), e.completed.Load()
+		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(e.started), e.completed.Load()
 		report(outcome)
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {
@@ -106,7 +118,11 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		ctx, cancel = context.WithTimeoutCause(ctx, e.timeout, ErrJobTimeout)
 		defer cancel()
 	}
-	result, err := e.handler.run(ctx, e.job)
+	if e.overdue != nil {
+		e.goroutine = goroutine()
+		defer context.AfterFunc(ctx, func() { e.overdue(ctx, e) })()
+	}
+	result, err := e.handle(ctx, e.job)
 	outcome = e.judge(ctx, result, err)
 }
 

@@ -50,7 +50,7 @@ func (w *Worker) Stir() { w.presence.stir() }
 type Peer = peer
 
 // Bury is what an observer does to a worker that it found dead.
-func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, p) }
+func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, w.pool, p) }
 
 // Witness is an observer without a database.
 type Witness struct {
@@ -92,3 +92,6 @@ func (w *Worker) LookForCancels(ctx context.Context) error { return w.cancels.lo
 
 // Beat is a heartbeat, with the names.
 func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true, poolPatience) }
+
+// Hears reports whether the worker relies on notifications.
+func (w *Worker) Hears() bool { return !w.deaf.Load() }

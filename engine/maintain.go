@@ -32,9 +32,10 @@ const (
 // of them: none needs an election, and each finds little to do where another
 // was faster.
 func (w *Worker) maintain(ctx context.Context) error {
+	strays := &chore{name: "recover jobs without a worker", every: strayInterval, do: w.recoverStrays}
 	chores := []*chore{
 		{name: "expire results", every: expireInterval, do: w.expire},
-		{name: "recover jobs without a worker", every: strayInterval, do: w.recoverStrays},
+		strays,
 		{name: "prune workers and job names", every: pruneInterval, do: w.prune},
 	}
 	if w.config.UnknownGrace > 0 {
@@ -61,6 +62,9 @@ func (w *Worker) maintain(ctx context.Context) error {
 			timer.Stop()
 			return nil
 		case <-timer.C:
+		case <-w.doubt:
+			timer.Stop()
+			strays.last = time.Time{}
 		}
 	}
 }

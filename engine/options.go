@@ -41,9 +41,10 @@ func (o maxAttemptsOption) applyEnqueue(in *insert) { in.maxAttempts = new(int(o
 // Default 4, as Python Soniq's three retries. Less than 1 is an error.
 func MaxAttempts(n int) Option { return maxAttemptsOption(n) }
 
-// Timeout ends the context of one attempt of a handler. A handler that doesn't
-// heed its context keeps its slot; what it returns then still counts. Default
-// is the worker's JobTimeout; a negative timeout means none.
+// Timeout ends the context of one attempt of a handler. What the handler returns
+// then counts, if it does so within the worker's CancelGrace; of one that takes
+// longer, the attempt has failed by timeout. Default is the worker's
+// JobTimeout; a negative timeout means none.
 func Timeout(d time.Duration) HandleOption {
 	return handleOption(func(h *handler) { h.timeout = d })
 }

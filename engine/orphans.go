@@ -100,16 +100,16 @@ func (o *orphan) failure() *deadletter.Failure {
 // recoverJobs queues jobs again, or moves those to the dead letters whose attempts
 // are used up. One by one: a job that can't be recovered doesn't hold up the
 // others. The attempt stays charged, and the history tells of the crash.
-func (w *Worker) recoverJobs(ctx context.Context, orphans []orphan, heartbeat *time.Time) error {
+func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, heartbeat *time.Time) error {
 	var errs []error
 	for i := range orphans {
 		o := &orphans[i]
 		var err error
 		// A job that someone wants cancelled is cancelled by its requeue.
 		if o.Attempts >= o.MaxAttempts && !o.CancelRequested {
-			err = w.buryOrphan(ctx, o, heartbeat)
+			err = w.buryOrphan(ctx, db, o, heartbeat)
 		} else {
-			err = w.requeueOrphan(ctx, o, heartbeat)
+			err = w.requeueOrphan(ctx, db, o, heartbeat)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
@@ -121,9 +121,9 @@ func (w *Worker) recoverJobs(ctx context.Context, orphans []orphan, heartbeat *t
 	return errors.Join(errs...)
 }
 
-func (w *Worker) requeueOrphan(ctx context.Context, o *orphan, heartbeat *time.Time) error {
+func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
 	requeue := func(unique bool) (bool, error) {
-		tag, err := w.pool.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique,
+		tag, err := db.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique,
 			o.failure().JSON())
 		return tag.RowsAffected() > 0, err
 	}
@@ -141,13 +141,13 @@ func (w *Worker) requeueOrphan(ctx context.Context, o *orphan, heartbeat *time.T
 
 // buryOrphan makes a dead letter of a job whose last attempt ended with its
 // worker: nobody need claim it to find that out.
-func (w *Worker) buryOrphan(ctx context.Context, o *orphan, heartbeat *time.Time) error {
+func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
 	verdict := o.crashed()
 	if o.LastError != "" {
 		verdict.Message = o.LastError
 	}
 	moved := false
-	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		var id uuid.UUID
 		err := tx.QueryRow(ctx, stillOrphan, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter()).Scan(&id)
 		if err != nil {
@@ -183,7 +183,7 @@ func (w *Worker) recoverStrays(ctx context.Context) error {
 			unanswered = append(unanswered, o)
 		}
 	}
-	return errors.Join(w.recoverJobs(ctx, orphans, nil), w.releaseUnanswered(ctx, unanswered))
+	return errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database

@@ -179,12 +179,19 @@ func lockKey(worker string, session int) int64 {
 
 // The hostname column carries the worker's id too: (hostname, pid) is unique,
 // and containers share both. Returns whether someone had declared the worker
-// stopped.
+// stopped. Parameters: $9 and $10 the job names and their arguments' types, or
+// none.
 const registerSQL = `
 with before as (
   select status
   from soniq_workers
   where id = $1
+), named as (
+  insert into soniq_task_registry (task_name, worker_id, last_seen_at, args_model_repr)
+  select n.task_name, $1::uuid::text, now(), n.args_model_repr
+  from unnest($9::text[], $10::text[]) as n (task_name, args_model_repr)
+  on conflict (task_name, worker_id) do update
+  set last_seen_at = now()
 )
 insert into soniq_workers (
   id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid
@@ -197,48 +204,36 @@ set status = 'active',
   backend_pid = excluded.backend_pid
 returning coalesce((select status from before) = 'stopped', false)`
 
-const registerNamesSQL = `
-insert into soniq_task_registry (task_name, worker_id, last_seen_at, args_model_repr)
-select n.task_name, $1, now(), n.args_model_repr
-from unnest($2::text[], $3::text[]) as n (task_name, args_model_repr)
-on conflict (task_name, worker_id) do update
-set last_seen_at = now()`
-
 // The names stay: a fleet between two releases has not forgotten its jobs.
 const unregisterSQL = `
 update soniq_workers
 set status = 'stopped', last_heartbeat = now(), lock_key = null, backend_pid = null
 where id = $1`
 
-// register writes, or renews, the worker's row. A worker that someone declared
-// stopped is active again after its next beat.
-func (w *Worker) register(ctx context.Context, db querier) error {
+// register writes, or renews, the worker's row, and with names those that it
+// handles. A worker that someone declared stopped is active again after its
+// next beat.
+func (w *Worker) register(ctx context.Context, db querier, names bool) error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
 	key, pid := w.presence.advertised()
+	var handled, types []string
+	if names {
+		handled = w.registry.Names()
+		for _, name := range handled {
+			types = append(types, w.registry.handlers[name].argsType)
+		}
+	}
 	var stopped bool
 	err = db.QueryRow(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
-		w.queues, w.config.Concurrency, soniq.WorkerVersion, key, pid).Scan(&stopped)
+		w.queues, w.config.Concurrency, soniq.WorkerVersion, key, pid, handled, types).Scan(&stopped)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
 	}
 	if stopped {
 		w.logger.Warn("this worker was taken for dead; it goes on, and outcomes of jobs it lost are refused")
-	}
-	return nil
-}
-
-// registerNames writes, or renews, the names that the worker handles.
-func (w *Worker) registerNames(ctx context.Context, db querier) error {
-	names := w.registry.Names()
-	types := make([]string, len(names))
-	for i, name := range names {
-		types[i] = w.registry.handlers[name].argsType
-	}
-	if _, err := db.Exec(ctx, registerNamesSQL, w.id.String(), names, types); err != nil {
-		return fmt.Errorf("register job names: %w", err)
 	}
 	return nil
 }
@@ -252,6 +247,7 @@ func (w *Worker) beat(ctx context.Context) error {
 	defer retry.Stop()
 	failing := false
 	ticks := 0
+	seen := false // others were told to look
 	for {
 		names, patience := false, urgentPatience
 		select {
@@ -270,6 +266,9 @@ func (w *Worker) beat(ctx context.Context) error {
 		if err != nil {
 			retry.Reset(beatRetry)
 		}
+		if key, _ := w.presence.advertised(); key != nil && err == nil && !seen {
+			seen = w.tellOthers(ctx)
+		}
 		switch {
 		case err != nil && !failing && ctx.Err() == nil:
 			w.logger.Warn("heartbeat failed; trying again", "error", err)
@@ -281,8 +280,20 @@ func (w *Worker) beat(ctx context.Context) error {
 	}
 }
 
+const joinedSQL = `select pg_notify('soniq_control', jsonb_build_object('v', 1, 'joined', $1::uuid)::text)`
+
+// tellOthers has the other workers look at this one, once its lock can be seen:
+// they look rarely while nobody works, and would not know a lock that was lost
+// before they ever saw it.
+func (w *Worker) tellOthers(ctx context.Context) (told bool) {
+	ctx, cancel := context.WithTimeout(ctx, poolPatience)
+	defer cancel()
+	_, err := w.pool.Exec(ctx, joinedSQL, w.id)
+	return err == nil
+}
+
 const (
-	// poolPatience is how long a heartbeat waits for a connection of the pool;
+	// poolPatience is how long a heartbeat, or a look, waits for the pool;
 	// urgentPatience, one that keeps the worker from being taken for dead. That
 	// one may have to wait for the other, so both are within lockMissing.
 	poolPatience   = time.Second
@@ -292,30 +303,37 @@ const (
 	beatRetry = time.Second
 )
 
-// renew is one heartbeat. Handlers may hold all connections of the pool for as
-// long as they like; their worker must not be taken for dead, nor their jobs
-// be run by someone else. So where the pool has no connection to spare, the
-// beat makes one of its own.
+// renew is one heartbeat.
 func (w *Worker) renew(ctx context.Context, names bool, patience time.Duration) error {
-	write := func(ctx context.Context, db querier) error {
-		err := w.register(ctx, db)
-		if err == nil && names {
-			err = w.registerNames(ctx, db)
-		}
-		return err
-	}
+	return w.borrow(ctx, patience, func(ctx context.Context, db session) error {
+		return w.register(ctx, db, names)
+	})
+}
+
+// session is a connection, or a pool of them.
+type session interface {
+	querier
+	Begin(ctx context.Context) (pgx.Tx, error)
+}
+
+// borrow is for what must not wait for handlers, which may hold all connections
+// of the pool for as long as they like: their worker must not be taken for
+// dead, must hear of cancellations, and must see who else is dead. Where the
+// pool has not done it within patience, it is done on a connection of its own.
+// do may be called twice.
+func (w *Worker) borrow(ctx context.Context, patience time.Duration, do func(context.Context, session) error) error {
 	poolCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	err := write(poolCtx, w.pool)
+	err := do(poolCtx, w.pool)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	conn, err := w.connect(ctx)
 	if err != nil {
-		return fmt.Errorf("connect for the heartbeat: %w", err)
+		return fmt.Errorf("connect beside the pool: %w", err)
 	}
 	defer conn.Close(ctx)
-	return write(ctx, conn)
+	return do(ctx, conn)
 }
 
 // connect makes a connection as the pool makes its own.

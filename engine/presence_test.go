@@ -3,8 +3,10 @@ package engine_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -367,5 +369,120 @@ func TestWorker_draining_withdrawsItsLockAndKeepsItsJob(t *testing.T) {
 	}
 	if job := getJob(t, client, id); job.Status != engine.StatusDone || job.Attempts != 1 {
 		t.Errorf("in the end the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
+// A worker that no notification reaches finds new jobs by polling, and says so
+// once: here its listener is in another database, as behind a pooler in
+// transaction mode.
+func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
+	t.Parallel()
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config, err := pgx.ParseConfig(testdb.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	var log journal
+	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config, Logger: log.logger()})
+	const warning = "notifications don't arrive"
+	waitTrue(t, "the warning", func() bool { return strings.Contains(log.String(), warning) })
+	for range 3 {
+		begun := time.Now()
+		id := enqueue(t, client, "a", nil)
+		w.waitForJob(t, id)
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("a job took %s to be found", took)
+		}
+	}
+	if n := strings.Count(log.String(), warning); n != 1 {
+		t.Errorf("it warned %d times:\n%s", n, log.String())
+	}
+}
+
+// While the listener is away the worker polls, and once it is back it does not.
+func TestWorker_listenerAway_pollsUntilItIsBack(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := tracedFor(t, url, engine.ClaimSQL)
+	client := newClient(t, connect(t, url))
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	config := pool.Config().ConnConfig
+	dial := config.DialFunc
+	var away atomic.Bool
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if away.Load() {
+			return nil, errors.New("no route")
+		}
+		return dial(ctx, network, addr)
+	}
+	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config})
+	waitTrue(t, "trust in notifications", w.Hears)
+	away.Store(true)
+	exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity
+		where datname = current_database() and application_name = 'soniq-listener'`)
+	waitTrue(t, "the loss", func() bool { return !w.Hears() })
+	id := enqueue(t, client, "a", nil)
+	w.waitForJob(t, id)
+	away.Store(false)
+	waitTrue(t, "trust again", w.Hears)
+	_, before := sent.count()
+	id = enqueue(t, client, "a", nil)
+	w.waitForJob(t, id)
+	if _, n := sent.count(); n-before > 4 {
+		t.Errorf("%d claims for one job", n-before)
+	}
+}
+
+// Handlers may hold the whole pool of the only worker that could notice.
+func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	config := pool.Config().Copy()
+	config.MaxConns = 1
+	small, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(small.Close)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w := start(t, small, reg, engine.WorkerConfig{Concurrency: 1})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	conn, err := small.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	client := newClient(t, pool)
+	ours := "go/0.1.0"
+	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
+	id := enqueue(t, client, "orphan", nil)
+	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
+	w.Stir()
+	waitUntil(t, pool, "the recovery", `select status = 'queued' from soniq_jobs where id = $1`, id)
+}
+
+// A worker at rest looks each 30 s; the lock of one that joins and dies before
+// that would never have been seen.
+func TestWorker_anotherJoins_isSeenAtOnce(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := traced(t, url)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	start(t, pool, reg, engine.WorkerConfig{})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	waitTrue(t, "a first look", func() bool { _, looks := sent.count(); return looks > 0 })
+	begun := time.Now()
+	other := start(t, connect(t, url), reg, engine.WorkerConfig{})
+	waitTrue(t, "the other's lock", other.Advertises)
+	_, before := sent.count()
+	waitTrue(t, "a look after that", func() bool { _, looks := sent.count(); return looks > before })
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("the one who joined was seen after %s", took)
 	}
 }

@@ -15,14 +15,15 @@ import (
 // worker; it isn't safe for concurrent change. The zero value is not usable:
 // see [NewRegistry].
 type Registry struct {
-	handlers map[string]*handler
-	errs     []error
+	handlers   map[string]*handler
+	middleware []Middleware
+	errs       []error
 }
 
 // handler is how the jobs of one name are run.
 type handler struct {
 	name        string
-	run         func(ctx context.Context, job *Job) (result any, err error)
+	run         HandlerFunc
 	queue       *string
 	maxAttempts *int
 	timeout     time.Duration
@@ -77,7 +78,7 @@ func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Contex
 // HandleRaw registers fn for the jobs called name and leaves their arguments
 // as they are. A result of nil stores none; a [json.RawMessage] is stored as
 // it is. See [HandleResult] for those that can't be stored.
-func HandleRaw(r *Registry, name string, fn func(ctx context.Context, job *Job) (result any, err error), opts ...HandleOption) {
+func HandleRaw(r *Registry, name string, fn HandlerFunc, opts ...HandleOption) {
 	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", json.RawMessage(nil))
 	h.run = fn

@@ -80,7 +80,9 @@ from unnest($2::uuid[], $3::int[], $4::bigint[], $5::interval[], $6::text[], $7:
 returning j.id, j.cancel_requested_at is not null`
 
 // settler writes outcomes, in batches that form by themselves: while one
-// batch is on its way to the database, the next gathers.
+// batch is on its way to the database, the next gathers. A row that someone
+// holds locked (a handler whose transaction never ends, say) must not hold up
+// the others: its outcome is set aside and tried again later.
 type settler struct {
 	pool     *pgxpool.Pool
 	worker   uuid.UUID
@@ -89,31 +91,64 @@ type settler struct {
 	outcomes chan Outcome
 	// settled is told of each outcome after it was written.
 	settled func(context.Context, Outcome)
+	// aside are the outcomes whose rows were locked.
+	aside []Outcome
 }
+
+const (
+	// settlePatience is how long the first try of a statement may take before
+	// it is asked whether some row is locked; maxSettlePatience, a later one:
+	// a connection that hangs is given up then.
+	settlePatience    = 3 * time.Second
+	maxSettlePatience = 30 * time.Second
+	// asideInterval is the pace of the tries of what was set aside.
+	asideInterval = 2 * time.Second
+)
 
 // run writes outcomes until the channel is closed and empty, or ctx ends: then
 // what could not be written is given up, and recovery will find it.
 func (s *settler) run(ctx context.Context) error {
-	for {
-		batch, open := s.gather()
+	for open := true; open || len(s.aside) > 0; {
+		var batch []Outcome
+		batch, open = s.gather(ctx, open)
 		if len(batch) > 0 {
 			if err := s.write(ctx, batch); err != nil {
-				return fmt.Errorf("settle %d jobs: %w", len(batch), err)
+				return fmt.Errorf("settle %d jobs: %w", len(batch)+len(s.aside), err)
 			}
 		}
-		if !open {
-			return nil
+		if ctx.Err() != nil && len(s.aside) > 0 {
+			return fmt.Errorf("settle %d jobs: gave up: someone holds the rows locked", len(s.aside))
 		}
 	}
+	return nil
 }
 
-// gather waits for one outcome and takes what else is there.
-func (s *settler) gather() (batch []Outcome, open bool) {
-	o, ok := <-s.outcomes
-	if !ok {
-		return nil, false
+// gather waits for one outcome and takes what else is there. Where some were
+// set aside, it returns them when their time has come.
+func (s *settler) gather(ctx context.Context, open bool) (batch []Outcome, stillOpen bool) {
+	var aside <-chan time.Time
+	var given <-chan struct{}
+	if len(s.aside) > 0 {
+		timer := time.NewTimer(asideInterval)
+		defer timer.Stop()
+		aside, given = timer.C, ctx.Done()
 	}
-	batch = append(batch, o)
+	outcomes := s.outcomes
+	if !open {
+		outcomes = nil
+	}
+	select {
+	case o, ok := <-outcomes:
+		if !ok {
+			return nil, false
+		}
+		batch = append(batch, o)
+	case <-aside:
+		batch, s.aside = s.aside, nil
+		return s.setAside(ctx, batch), open
+	case <-given:
+		return nil, open
+	}
 	for len(batch) < maxSettleBatch {
 		select {
 		case o, ok := <-s.outcomes:
@@ -181,8 +216,9 @@ func (s *settler) writerOf(o Outcome) writer {
 func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) error {
 	ambiguous := false
 	var trouble error
+	patience := settlePatience
 	attempt := func() ([]uuid.UUID, error) {
-		ids, err := s.exec(ctx, w, group)
+		ids, err := s.exec(ctx, w, group, patience)
 		switch {
 		case err == nil:
 			return ids, nil
@@ -191,6 +227,12 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 		}
 		// The statement may have been committed before the connection broke.
 		ambiguous, trouble = true, cmp.Or(trouble, err)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			patience = min(2*patience, maxSettlePatience)
+			if group = s.setAside(ctx, group); len(group) == 0 {
+				return nil, nil
+			}
+		}
 		return nil, err
 	}
 	warned := false
@@ -218,12 +260,52 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 	if warned {
 		s.logger.Info("outcomes are written again", "jobs", len(group))
 	}
-	done, err := completed(ctx, s.pool, group, ids)
-	if err != nil {
-		s.logger.Warn("can't tell which jobs were completed by their handlers", "error", err)
-	}
-	s.announce(ctx, group, ids, done, ambiguous)
+	s.announce(ctx, group, ids, ambiguous)
 	return nil
+}
+
+// lockedSQL finds those of the jobs whose rows someone else holds, for as long
+// as its own transaction lasts, which is this statement. Parameter $1: ids.
+const lockedSQL = `
+with free as materialized (
+  select j.id
+  from soniq_jobs j
+  where j.id = any ($1)
+  for update skip locked
+)
+select j.id
+from soniq_jobs j
+where j.id = any ($1)
+  and j.id not in (select free.id from free)`
+
+// setAside takes from a group, which took too long to write, the outcomes whose
+// rows are locked, and returns the others. A database that is only slow has
+// none.
+func (s *settler) setAside(ctx context.Context, group []Outcome) (rest []Outcome) {
+	ids := make([]uuid.UUID, len(group))
+	for i, o := range group {
+		ids[i] = o.Job.ID
+	}
+	ctx, cancel := context.WithTimeout(ctx, settlePatience)
+	defer cancel()
+	rows, _ := s.pool.Query(ctx, lockedSQL, ids)
+	locked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil || len(locked) == 0 {
+		return group
+	}
+	for _, o := range group {
+		if !slices.Contains(locked, o.Job.ID) {
+			rest = append(rest, o)
+			continue
+		}
+		if !o.wasAside {
+			s.logger.Warn("the row of a job is locked by someone; its outcome is written when it is free",
+				"job", o.Job.ID, "name", o.Job.Name, "outcome", string(o.Kind))
+		}
+		o.wasAside = true
+		s.aside = append(s.aside, o)
+	}
+	return rest
 }
 
 // writeRows is for a group, or at last a row, that the database refuses. A row
@@ -292,9 +374,9 @@ func sqlClass(err error) string {
 	return pgErr.Code[:2]
 }
 
-func (s *settler) exec(ctx context.Context, w writer, group []Outcome) ([]uuid.UUID, error) {
+func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
 	// Bounded, so that a connection that hangs is given up and tried anew.
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if w == writeDead {
 		deaths := make([]deadletter.Death, len(group))
@@ -392,27 +474,4 @@ func (o *Outcome) failure(worker uuid.UUID) *deadletter.Failure {
 	// The claim's time is the database's.
 	startedAt := o.Job.UpdatedAt
 	return deadletter.NewFailure(o.Job.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
-}
-
-// announce tells of each outcome. One that matched no row was lost: after the
-// job's worker was taken for dead, someone else has the job. Where an earlier
-// try may have been committed unseen, it counts as written.
-// Those that their handlers completed are done.
-func (s *settler) announce(ctx context.Context, group []Outcome, written, completed []uuid.UUID, ambiguous bool) {
-	wrote := make(map[uuid.UUID]bool, len(written))
-	for _, id := range written {
-		wrote[id] = true
-	}
-	for _, o := range group {
-		switch {
-		case wrote[o.Job.ID]:
-		case slices.Contains(completed, o.Job.ID):
-			o.Kind, o.Delay, o.Verdict = OutcomeDone, 0, deadletter.Verdict{}
-		case !ambiguous:
-			s.logger.Warn("lost the claim of a job; its outcome was not written",
-				"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts, "outcome", string(o.Kind))
-			o.Kind = OutcomeLost
-		}
-		s.settled(ctx, o)
-	}
 }

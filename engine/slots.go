@@ -2,50 +2,91 @@ package engine
 
 import "slices"
 
-// slots knows which job names may be claimed while some handlers have a
+// slots knows what may be claimed while some handlers and queues have a
 // concurrency of their own. It is guarded by Worker.mu.
 type slots struct {
-	// open are the names without a bound of their own.
-	open []string
-	// bounded are the others, and bound what each may run.
-	bounded []string
-	bound   map[string]int
-	// busy counts the running jobs of the bounded names.
-	busy map[string]int
+	names, queues bounds
 	// turn rotates the asks, so that a full backlog of one doesn't take all
 	// slots for ever.
 	turn int
 }
 
-// ask is a claim to be made: at most n jobs of these names.
-type ask struct {
-	names []string
-	n     int
+// bounds are those of the job names, or of the queues.
+type bounds struct {
+	// open are those without a bound of their own.
+	open []string
+	// bounded are the others, and bound what each may run.
+	bounded []string
+	bound   map[string]int
+	// busy counts the running jobs of the bounded ones.
+	busy map[string]int
 }
 
-func newSlots(concurrency int, r *Registry) slots {
-	s := slots{bound: map[string]int{}, busy: map[string]int{}}
+// ask is a claim to be made: jobs of these names from these queues.
+type ask struct{ queues, names []string }
+
+func newSlots(concurrency int, queues []string, queueBounds map[string]int, r *Registry) slots {
+	nameBounds := map[string]int{}
 	for _, name := range r.Names() {
-		if c := r.handlers[name].concurrency; c != nil && *c < concurrency {
-			s.bounded = append(s.bounded, name)
-			s.bound[name] = *c
-		} else {
-			s.open = append(s.open, name)
+		if c := r.handlers[name].concurrency; c != nil {
+			nameBounds[name] = *c
 		}
 	}
-	return s
+	return slots{names: newBounds(concurrency, r.Names(), nameBounds), queues: newBounds(concurrency, queues, queueBounds)}
 }
 
-// asks splits free slots among the names that may run more. Together they can
-// ask for more than is free.
-func (s *slots) asks(free int) []ask {
-	var asks []ask
-	if len(s.open) > 0 {
-		asks = append(asks, ask{s.open, free})
+func newBounds(concurrency int, all []string, bound map[string]int) bounds {
+	b := bounds{bound: map[string]int{}, busy: map[string]int{}}
+	for _, what := range all {
+		if n, ok := bound[what]; ok && n < concurrency {
+			b.bounded = append(b.bounded, what)
+			b.bound[what] = n
+		} else {
+			b.open = append(b.open, what)
+		}
 	}
-	for _, name := range s.bounded {
-		if room := s.bound[name] - s.busy[name]; room > 0 {
-			asks = append(asks, ask{[]string{name}, room})
+	return b
+}
+
+// groups are those that may run more: the open ones together, since they share
+// what is free, and each of the others for itself.
+func (b *bounds) groups() (groups [][]string) {
+	if len(b.open) > 0 {
+		groups = append(groups, b.open)
+	}
+	for _, what := range b.bounded {
+		if b.busy[what] < b.bound[what] {
+			groups = append(groups, []string{what})
+		}
+	}
+	return groups
+}
+
+// room is how many more jobs of a group may run, at most free.
+func (b *bounds) room(group []string, free int) int {
+	if n, ok := b.bound[group[0]]; ok {
+		return min(n-b.busy[group[0]], free)
+	}
+	return free
+}
+
+func (b *bounds) full() bool {
+	return slices.ContainsFunc(b.bounded, func(what string) bool { return b.busy[what] >= b.bound[what] })
+}
+
+func (b *bounds) count(what string, n int) {
+	if _, ok := b.bound[what]; ok {
+		b.busy[what] += n
+	}
+}
+
+// asks are the claims that may bring something. Together they can ask for more
+// than there is room for: see room, before each.
+func (s *slots) asks() []ask {
+	var asks []ask
+	for _, queues := range s.queues.groups() {
+		for _, names := range s.names.groups() {
+			asks = append(asks, ask{queues, names})
 		}
 	}
 	if len(asks) > 1 {
@@ -55,16 +96,23 @@ func (s *slots) asks(free int) []ask {
 	return asks
 }
 
-// full reports whether some name runs all that it may.
-func (s *slots) full() bool {
-	return slices.ContainsFunc(s.bounded, func(name string) bool { return s.busy[name] >= s.bound[name] })
+// open is what may run more: any of these names in any of these queues.
+func (s *slots) open() ask {
+	return ask{slices.Concat(s.queues.groups()...), slices.Concat(s.names.groups()...)}
 }
 
-func (s *slots) started(name string) { s.count(name, 1) }
-func (s *slots) ended(name string)   { s.count(name, -1) }
+// room is how many jobs a claim may bring.
+func (s *slots) room(a ask, free int) int {
+	return s.names.room(a.names, s.queues.room(a.queues, free))
+}
 
-func (s *slots) count(name string, n int) {
-	if _, ok := s.bound[name]; ok {
-		s.busy[name] += n
-	}
+// full reports whether something runs all that it may.
+func (s *slots) full() bool { return s.names.full() || s.queues.full() }
+
+func (s *slots) started(j *Job) { s.count(j, 1) }
+func (s *slots) ended(j *Job)   { s.count(j, -1) }
+
+func (s *slots) count(j *Job, n int) {
+	s.names.count(j.Name, n)
+	s.queues.count(j.Queue, n)
 }

@@ -91,7 +91,8 @@ group by 1`
 const statusWorkersSQL = `
 select
   id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
-  last_heartbeat, started_at,
+  case when isfinite(last_heartbeat) then last_heartbeat else to_timestamp(0) end,
+  case when isfinite(started_at) then started_at else to_timestamp(0) end,
   last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
 from soniq_workers
 where status <> 'stopped'

@@ -201,6 +201,19 @@ func TestClient_status_tellsLiveWorkers(t *testing.T) {
 	})
 }
 
+// One row that Go has no value for must not hide the rest.
+func TestClient_status_workerAtInfinity_isListed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		insert into soniq_workers (id, hostname, pid, last_heartbeat, started_at)
+		values (gen_random_uuid(), 'forever', 1, 'infinity', '-infinity')`)
+	s, err := newClient(t, pool).Status(t.Context())
+	if err != nil || len(s.Workers) != 1 || s.Workers[0].Hostname != "forever" {
+		t.Errorf("%+v, %v", s.Workers, err)
+	}
+}
+
 func TestClient_status_emptyIsEmptyJSON(t *testing.T) {
 	t.Parallel()
 	s, err := newClient(t, testdb.New(t)).Status(t.Context())

@@ -41,7 +41,11 @@ func (r *Registry) Try(ctx context.Context, name string, args any, attempt int, 
 	if attempt < 1 || attempt > job.MaxAttempts {
 		return Outcome{}, &ArgumentError{"attempt", fmt.Sprintf("must be from 1 to %d, not %d", job.MaxAttempts, attempt)}
 	}
-	e := &execution{job: job, handler: h, timeout: timeout}
+	run, err := r.wrap(h)
+	if err != nil {
+		return Outcome{}, err
+	}
+	e := &execution{job: job, handler: h, handle: run, timeout: timeout}
 	if h.timeout != 0 {
 		e.timeout = h.timeout
 	}

@@ -44,6 +44,19 @@ where isfinite(o.last_heartbeat)
 // look sees who is there and queues the jobs of the dead again. It returns
 // when to look next.
 func (w *Worker) look(ctx context.Context, o *observer) (next time.Duration, err error) {
+	saw := false
+	err = w.borrow(ctx, poolPatience, func(ctx context.Context, db session) error {
+		next, err = w.lookOn(ctx, db, o, &saw)
+		return err
+	})
+	if !saw {
+		w.presence.answered(false)
+	}
+	return next, err
+}
+
+// lookOn says in saw whether the database answered, whatever came of it then.
+func (w *Worker) lookOn(ctx context.Context, db session, o *observer, saw *bool) (next time.Duration, err error) {
 	session := w.presence.current()
 	var key *int64
 	var pid *int32
@@ -52,7 +65,7 @@ func (w *Worker) look(ctx context.Context, o *observer) (next time.Duration, err
 	}
 	var peers []peer
 	visible, registered := false, false
-	rows, _ := w.pool.Query(ctx, lookSQL, w.id, key, pid)
+	rows, _ := db.Query(ctx, lookSQL, w.id, key, pid)
 	var p peer
 	_, err = pgx.ForEachRow(rows, []any{
 		&p.ID, &p.Ours, &p.LockKey, &p.Heartbeat, &p.Silence, &p.Held, &p.Busy, &visible,
@@ -64,10 +77,11 @@ func (w *Worker) look(ctx context.Context, o *observer) (next time.Duration, err
 		}
 		return nil
 	})
-	w.presence.answered(err == nil)
 	if err != nil {
 		return unlockedLookInterval, fmt.Errorf("look at the other workers: %w", err)
 	}
+	*saw = true
+	w.presence.answered(true)
 	if !registered {
 		// Forgotten, or not there yet: the next heartbeat sees to that.
 		return unlockedLookInterval, nil
@@ -82,7 +96,7 @@ func (w *Worker) look(ctx context.Context, o *observer) (next time.Duration, err
 	dead := o.judge(peers, session, contact, time.Now())
 	var errs []error
 	for _, p := range dead {
-		errs = append(errs, w.bury(ctx, p))
+		errs = append(errs, w.bury(ctx, db, p))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return unlockedLookInterval, err
@@ -157,18 +171,18 @@ where o.id = $1
   and not exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing')`
 
 // bury recovers the jobs of a dead worker and marks it stopped.
-func (w *Worker) bury(ctx context.Context, dead peer) error {
+func (w *Worker) bury(ctx context.Context, db session, dead peer) error {
 	if dead.Busy {
-		rows, _ := w.pool.Query(ctx, deadJobsSQL, dead.ID)
+		rows, _ := db.Query(ctx, deadJobsSQL, dead.ID)
 		jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
 		if err != nil {
 			return fmt.Errorf("find the jobs of a dead worker: %w", err)
 		}
-		if err := w.recoverJobs(ctx, jobs, &dead.Heartbeat); err != nil {
+		if err := w.recoverJobs(ctx, db, jobs, &dead.Heartbeat); err != nil {
 			return err
 		}
 	}
-	if _, err := w.pool.Exec(ctx, markDeadSQL, dead.ID, dead.Heartbeat); err != nil {
+	if _, err := db.Exec(ctx, markDeadSQL, dead.ID, dead.Heartbeat); err != nil {
 		return fmt.Errorf("mark worker %s dead: %w", dead.ID, err)
 	}
 	return nil

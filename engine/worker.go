@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -34,9 +35,13 @@ type Worker struct {
 	slots   slots
 	wakeups *notify.Wakeups
 	cancels *cancelWatch
+	// handlers are the registry's, with its middleware around them.
+	handlers map[string]HandlerFunc
 
 	presence *presence
 	timing   timing
+	// deaf says that notifications can't be relied on.
+	deaf atomic.Bool
 
 	// outcomes leads from the jobs to the settler. Each running job has a
 	// place in it reserved (see freeSlots), so that sending never blocks.
@@ -44,6 +49,9 @@ type Worker struct {
 	// freed is readable when a slot may have become free since it was last
 	// read.
 	freed chan struct{}
+	// doubt is readable when a claim failed since it was last read, and
+	// the database has answered again: it may have committed that claim.
+	doubt chan struct{}
 
 	cancelOnce sync.Once
 	cancelled  chan struct{}
@@ -54,6 +62,8 @@ type Worker struct {
 	// a job whose claim was lost can be claimed again here while its earlier
 	// run still goes on.
 	running map[*Job]context.CancelCauseFunc
+	// left are the jobs that were settled while their handlers went on.
+	left map[*Job]struct{}
 	// held counts, by token, what may still write an outcome: claims whose
 	// answer is awaited, and jobs until they are settled. A row of ours under
 	// another token has nobody.
@@ -96,19 +106,33 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),
 		queues:    queues,
-		claims:    claims{pool: pool, worker: id, queues: queues, limits: registry.attemptLimits()},
-		slots:     newSlots(config.Concurrency, registry),
+		claims:    claims{pool: pool, worker: id, limits: registry.attemptLimits()},
+		handlers:  map[string]HandlerFunc{},
+		slots:     newSlots(config.Concurrency, queues, config.QueueConcurrency, registry),
 		wakeups:   notify.NewWakeups(queues...),
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
 		freed:     make(chan struct{}, 1),
+		doubt:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
 		running:   map[*Job]context.CancelCauseFunc{},
+		left:      map[*Job]struct{}{},
 		held:      map[int64]int{},
 		idle:      make(chan struct{}),
 		presence:  newPresence(),
 		timing:    realTiming,
 	}
+	for name, h := range registry.handlers {
+		if w.handlers[name], err = registry.wrap(h); err != nil {
+			return nil, fmt.Errorf("new worker: %w", err)
+		}
+	}
+	for queue := range config.QueueConcurrency {
+		if !slices.Contains(queues, queue) {
+			return nil, fmt.Errorf("new worker: config: QueueConcurrency: queue %q is not served", queue)
+		}
+	}
 	w.cancels = &cancelWatch{Wakeups: notify.NewWakeups(), worker: w}
+	w.deaf.Store(true) // until the listener has proved the contrary
 	return w, nil
 }
 
@@ -142,10 +166,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	// would be tried for ever.
 	err := soniq.Check(ctx, w.pool)
 	if err == nil {
-		err = w.register(ctx, w.pool)
-	}
-	if err == nil {
-		err = w.registerNames(ctx, w.pool)
+		err = w.register(ctx, w.pool, true)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -170,6 +191,7 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	listener, err := notify.NewListener(notify.Config{
 		ConnConfig: listenConfig, Logger: w.logger, OnConnect: w.sessionUp, OnDisconnect: w.sessionDown,
+		Probe: w.probe, OnHealth: w.hearing,
 	})
 	if err != nil {
 		return err
@@ -218,6 +240,23 @@ func (w *Worker) work(ctx context.Context) error {
 	return errors.Join(err, beat.Wait(), w.unregister(background))
 }
 
+const probeSQL = `select pg_notify($1, $2)`
+
+// probe sends a notification to the listener through the pool.
+func (w *Worker) probe(ctx context.Context, channel, payload string) error {
+	_, err := w.pool.Exec(ctx, probeSQL, channel, payload)
+	return err
+}
+
+// hearing notes whether notifications can be relied on. The fetcher is woken:
+// it may be asleep for longer than it should now.
+func (w *Worker) hearing(healthy bool) {
+	w.deaf.Store(!healthy)
+	if !healthy {
+		w.wakeups.Set()
+	}
+}
+
 // plus adds two durations that aren't negative; the longest stands for 'never'.
 func plus(a, b time.Duration) time.Duration {
 	if a > math.MaxInt64-b {
@@ -245,7 +284,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 		// Cleared before the fetch, never after: what commits while the fetch
 		// runs sets the bit again.
 		w.wakeups.Clear()
-		wait, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		wait, due, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -261,6 +300,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			w.logger.Info("claiming jobs again")
 			inTrouble = false
 			trouble.Reset()
+			signal(w.doubt)
 		}
 		if wait == 0 {
 			continue
@@ -270,8 +310,8 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			freed = w.freed
 		}
 		sleep(ctx, wait, w.wakeups.C(), freed)
-		if wait < w.config.SafetyPoll*8/10 {
-			// A job is due, and without a notification.
+		if due {
+			// Without a notification.
 			w.presence.stir()
 		}
 	}
@@ -281,68 +321,81 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 // claimTimeout is when a connection that doesn't answer is given up.
 const claimTimeout = 10 * time.Second
 
+// deafPoll is how often a worker looks for jobs while notifications can't be
+// relied on.
+const deafPoll = time.Second
+
 // fetchOnce claims up to free jobs, starts them, and returns how long to
-// sleep: 0 after a full fetch, since more may wait. capped says that a handler
-// runs all that it may: its jobs were not asked for.
-func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, capped bool, err error) {
+// sleep: 0 after a full fetch, since more may wait. due says that a job is due
+// then. capped says that a handler runs all that it may: its jobs were not
+// asked for.
+func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, due, capped bool, err error) {
 	// A claim that has begun is finished, so that no claimed row is left
 	// without a runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
 	defer cancel()
 	w.mu.Lock()
-	asks := w.slots.asks(free)
+	asks := w.slots.asks()
+	open := w.slots.open()
 	capped = w.slots.full()
 	w.mu.Unlock()
-	var names []string
 	more := false
 	for _, ask := range asks {
-		names = append(names, ask.names...)
-		n := min(ask.n, free)
-		if n == 0 {
+		if free == 0 {
 			more = true
 			break
 		}
-		claimed, err := w.claim(claimCtx, jobsCtx, ask.names, n)
+		w.mu.Lock()
+		n := w.slots.room(ask, free)
+		w.mu.Unlock()
+		if n == 0 {
+			// Another ask took what this one shares with it; more was true then.
+			continue
+		}
+		claimed, err := w.claim(claimCtx, jobsCtx, ask, n)
 		if err != nil {
-			return 0, capped, err
+			return 0, false, capped, err
 		}
 		free -= claimed
 		more = more || claimed == n
 	}
 	if more {
-		return 0, capped, nil
+		return 0, false, capped, nil
 	}
 	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
 	defer cancelNext()
-	next, ok, err := w.claims.untilNext(nextCtx, names)
+	next, ok, err := w.claims.untilNext(nextCtx, open)
 	if err != nil {
-		return 0, capped, err
+		return 0, false, capped, err
 	}
 	poll := w.config.SafetyPoll
+	if w.deaf.Load() {
+		poll = min(poll, deafPoll)
+	}
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
 	switch {
 	case !ok || next > poll:
 		*overdue = 0
-		return poll, capped, nil
+		return poll, false, capped, nil
 	case next > 0:
 		*overdue = 0
 		// Waking a hair early would only cost a fetch that finds nothing.
-		return next + time.Millisecond, capped, nil
+		return next + time.Millisecond, true, capped, nil
 	default:
 		// Due, yet not claimed: someone holds the row's lock, or it has just
 		// become due. Look again soon, and ever less often.
 		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
-		return *overdue, capped, nil
+		return *overdue, true, capped, nil
 	}
 }
 
 // claim makes one claim and starts its jobs.
-func (w *Worker) claim(ctx, jobsCtx context.Context, names []string, n int) (claimed int, err error) {
+func (w *Worker) claim(ctx, jobsCtx context.Context, a ask, n int) (claimed int, err error) {
 	token := rand.Int64()
 	w.hold(token, 1)
 	defer w.hold(token, -1)
 	defer w.cancels.claim()()
-	jobs, err := w.claims.take(ctx, token, names, n)
+	jobs, err := w.claims.take(ctx, token, a, n)
 	if err != nil {
 		return 0, err
 	}
@@ -390,13 +443,13 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	for i, job := range jobs {
 		contexts[i], w.running[job] = context.WithCancelCause(ctx)
 		w.held[job.token]++
-		w.slots.started(job.Name)
+		w.slots.started(job)
 	}
 	w.mu.Unlock()
 	for i, job := range jobs {
 		e := &execution{
-			job: job, handler: w.registry.handlers[job.Name], timeout: w.config.JobTimeout,
-			worker: w.id, ttl: w.config.ResultTTL,
+			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
+			timeout: w.config.JobTimeout, worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
 		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
@@ -405,24 +458,38 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	}
 }
 
-// finish hands an outcome to the settler and frees the job's slot, unless the
-// job was given back at shutdown already.
-func (w *Worker) finish(o Outcome) {
+// finish takes the outcome of a handler that has returned.
+func (w *Worker) finish(o Outcome) { w.end(o, false) }
+
+// end hands an outcome to the settler and frees the job's slot, unless the job
+// was settled or given back already. left says that its handler goes on: then
+// it returns how many such handlers there are, or 0 if there was nothing to
+// end.
+func (w *Worker) end(o Outcome, left bool) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	release, ok := w.running[o.Job]
 	if !ok {
-		return
+		if _, was := w.left[o.Job]; was && !left {
+			delete(w.left, o.Job)
+			w.logger.Info("a handler that ignored the end of its context has returned",
+				"job", o.Job.ID, "name", o.Job.Name, "after", o.Duration.String())
+		}
+		return 0
 	}
 	release(nil)
+	if left {
+		w.left[o.Job] = struct{}{}
+	}
 	// Sent under the lock: the channel is closed once the map is empty.
 	w.outcomes <- o
 	delete(w.running, o.Job)
-	w.slots.ended(o.Job.Name)
+	w.slots.ended(o.Job)
 	w.signalFreed()
 	if w.draining && len(w.running) == 0 {
 		close(w.idle)
 	}
+	return len(w.left)
 }
 
 // drain waits for the running jobs, cancels them after ShutdownTimeout or on

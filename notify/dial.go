@@ -69,7 +69,7 @@ func (l *line) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		watchPeer(tcp)
 	}
-	call := &call{Conn: conn, ended: l.open.Done}
+	call := &call{Conn: conn, ended: l.open.Done, ear: make(chan struct{})}
 	call.stop = context.AfterFunc(l.ctx, func() { _ = conn.Close() })
 	return call, nil
 }
@@ -90,6 +90,52 @@ type call struct {
 	stop  func() bool
 	once  sync.Once
 	ended func()
+
+	mu    sync.Mutex
+	reads int           // that brought something
+	at    time.Time     // of the last one; zero before the first
+	ear   chan struct{} // closed at the next one
+}
+
+// Read notes that the peer has given a sign of life.
+func (c *call) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.mu.Lock()
+		c.reads++
+		c.at = time.Now()
+		close(c.ear)
+		c.ear = make(chan struct{})
+		c.mu.Unlock()
+	}
+	return n, err
+}
+
+func (c *call) lastRead() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+// read returns how many reads there were, for heard and readSince.
+func (c *call) read() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
+}
+
+func (c *call) readSince(reads int) bool { return c.read() != reads }
+
+// heard returns a channel that is closed once there were more reads.
+func (c *call) heard(reads int) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reads != reads {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	return c.ear
 }
 
 // Close is called by pgx when it has no more use for the connection.

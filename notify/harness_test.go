@@ -63,7 +63,7 @@ func (f funcs) Notify(ctx context.Context, p string) { f.notify(ctx, p) }
 
 // listen runs a listener for the rest of the test, or until stop is called.
 // Both see to it that Run returned nil.
-func listen(t *testing.T, cfg notify.Config, handlers map[string]notify.Handler) (l *notify.Listener, stop func()) {
+func listen(t *testing.T, cfg notify.Config, handlers map[string]notify.Handler, before ...func(*notify.Listener)) (l *notify.Listener, stop func()) {
 	t.Helper()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -74,6 +74,9 @@ func listen(t *testing.T, cfg notify.Config, handlers map[string]notify.Handler)
 	}
 	for channel, h := range handlers {
 		l.Handle(channel, h)
+	}
+	for _, prepare := range before {
+		prepare(l)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)

@@ -44,6 +44,16 @@ type Config struct {
 	// nor keep the connection. An error counts as a failure to connect. Default
 	// none.
 	OnConnect func(ctx context.Context, conn *pgx.Conn) error
+	// Probe sends a notification by another way than the listener's own
+	// connection: with pg_notify through the pool that the work is done with.
+	// It is called on each new connection and about once a minute while nothing
+	// else arrives; what it sends must arrive here within 5 s. Its error says
+	// nothing of the listener. Default none: whether notifications arrive is
+	// then taken on trust.
+	Probe func(ctx context.Context, channel, payload string) error
+	// OnHealth is told whenever Healthy changes; it was false before the first
+	// time. It must not block, nor call the listener. Default none.
+	OnHealth func(healthy bool)
 	// OnDisconnect is called once for each successful OnConnect, when that
 	// connection is lost or Run ends. It must not block. Default none.
 	OnDisconnect func()
@@ -54,6 +64,8 @@ type Listener struct {
 	cfg       Config
 	connected atomic.Bool
 	running   atomic.Bool
+	timing    timing
+	health    atomic.Pointer[health] // of the last Run
 
 	mu       sync.Mutex
 	handlers map[string]Handler
@@ -77,7 +89,7 @@ func NewListener(cfg Config) (*Listener, error) {
 		return nil, fmt.Errorf("new listener: MaxBackoff %s is below MinBackoff %s", cfg.MaxBackoff, cfg.MinBackoff)
 	}
 	cfg.ConnConfig = cfg.ConnConfig.Copy()
-	return &Listener{cfg: cfg, handlers: make(map[string]Handler)}, nil
+	return &Listener{cfg: cfg, timing: realTiming, handlers: make(map[string]Handler)}, nil
 }
 
 // Handle sets the handler of a channel, in place of one set before. Call it
@@ -92,6 +104,14 @@ func (l *Listener) Handle(channel string, h Handler) {
 // Connected reports whether every channel is being listened to, as far as
 // this end of the connection knows.
 func (l *Listener) Connected() bool { return l.connected.Load() }
+
+// Healthy reports whether notifications can be relied on: every channel is
+// being listened to, and, where there is a Probe, one has arrived. While it is
+// false, look for work by other means.
+func (l *Listener) Healthy() bool {
+	h := l.health.Load()
+	return h != nil && h.isHealthy()
+}
 
 // Run listens until ctx ends and then returns nil, with the connection closed
 // and no goroutine left. An unreachable server is never an error: it is tried

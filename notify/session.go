@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,7 @@ type session struct {
 	conf      *pgx.ConnConfig
 	line      *line
 	backoff   backoff
+	health    *health
 
 	onConnect    func(context.Context, *pgx.Conn) error // the user's, or nil
 	onDisconnect func()                                 // the user's, or nil
@@ -50,9 +52,14 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 		conf:      l.cfg.ConnConfig.Copy(),
 		line:      newLine(l.cfg.ConnConfig.DialFunc),
 		backoff:   backoff{min: l.cfg.MinBackoff, max: l.cfg.MaxBackoff},
+		health:    newHealth(l),
 
 		onConnect:    l.cfg.OnConnect,
 		onDisconnect: l.cfg.OnDisconnect,
+	}
+	l.health.Store(s.health)
+	if s.health.probe != nil {
+		s.handlers[s.health.channel] = s.health
 	}
 	s.conf.DialFunc = s.line.Dial
 	s.conf.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler { return goodbye{c.Conn()} }
@@ -72,6 +79,11 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 func (s *session) run(ctx context.Context) error {
 	defer s.line.HangUp()
 	defer s.disconnected()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	watching.Go(func() { s.health.watch(ctx) })
 	listener := pgxlisten.Listener{
 		Connect:        s.connect,
 		LogError:       func(_ context.Context, err error) { s.lastErr = err },
@@ -116,6 +128,9 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 // disconnected tells the user, once, that the connection of the last OnConnect
 // is gone.
 func (s *session) disconnected() {
+	if cut := s.health.down(); cut != nil {
+		s.lastErr = cut
+	}
 	if s.introduced && s.onDisconnect != nil {
 		s.onDisconnect()
 	}
@@ -172,13 +187,16 @@ func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
 	s.upSince, s.lostAt = time.Now(), time.Time{}
 	s.wasUp, s.attempts = true, 0
 	s.connected.Store(true)
+	s.health.up(conn.PgConn().Conn())
 	return nil
 }
 
 // guarded calls a handler. One that panics has missed what it was told; the
 // others, and its own next call, go on.
 func (s *session) guarded(ctx context.Context, channel string, call func()) {
+	s.health.busy.Add(1)
 	defer func() {
+		s.health.busy.Add(-1)
 		if r := recover(); r != nil {
 			s.log.ErrorContext(ctx, "a notification handler panicked", "channel", channel, "panic", r, "stack", string(debug.Stack()))
 		}
@@ -199,6 +217,7 @@ func (a adapter) HandleBacklog(ctx context.Context, channel string, conn *pgx.Co
 }
 
 func (a adapter) HandleNotification(ctx context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
+	a.s.health.arrived()
 	a.s.guarded(ctx, n.Channel, func() { a.h.Notify(ctx, n.Payload) })
 	return nil
 }

@@ -25,6 +25,7 @@ type workerFile struct {
 	path            string
 	queues          []string
 	concurrency     *int
+	perQueue        map[string]int
 	timeout         *time.Duration
 	resultTTL       *time.Duration
 	shutdownTimeout *time.Duration
@@ -114,27 +115,50 @@ func pathProblem(path string, err error) error {
 
 // worker reads the top of the file.
 func (r *configReader) worker(root *yaml.Node, file *workerFile) {
-	var jobs *yaml.Node
+	var jobs, perQueue *yaml.Node
 	r.fields(root, "", map[string]func(*yaml.Node){
 		"queues": func(n *yaml.Node) {
 			file.queues = r.names(n, "queues")
 			r.queues, r.queuesLine = file.queues, n.Line
 		},
-		"concurrency":      func(n *yaml.Node) { file.concurrency = r.count(n, "concurrency", maxConcurrency) },
-		"timeout":          func(n *yaml.Node) { file.timeout = r.duration(n, "timeout") },
-		"result_ttl":       func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
-		"shutdown_timeout": func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
-		"unknown_grace":    func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
-		"jobs":             func(n *yaml.Node) { jobs = n },
+		"concurrency":       func(n *yaml.Node) { file.concurrency = r.count(n, "concurrency", maxConcurrency) },
+		"queue_concurrency": func(n *yaml.Node) { perQueue = n },
+		"timeout":           func(n *yaml.Node) { file.timeout = r.duration(n, "timeout") },
+		"result_ttl":        func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
+		"shutdown_timeout":  func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
+		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
+		"jobs":              func(n *yaml.Node) { jobs = n },
 	})
-	if jobs == nil {
-		return // handlers may come from flags
+	if jobs != nil {
+		r.jobs(jobs, file)
+	} // else handlers may come from flags
+	if perQueue != nil {
+		r.perQueue(perQueue, file)
 	}
+}
+
+func (r *configReader) jobs(jobs *yaml.Node, file *workerFile) {
 	for _, entry := range r.entries(jobs, "jobs") {
 		if entry.key == "" {
 			r.wrong(entry.keyNode, "a job's name must not be empty")
 			continue
 		}
 		file.jobs = append(file.jobs, r.job(entry))
+	}
+}
+
+// perQueue reads the concurrency of each queue. Whether a queue is served can
+// be told here only where the file says which are.
+func (r *configReader) perQueue(n *yaml.Node, file *workerFile) {
+	file.perQueue = map[string]int{}
+	for _, entry := range r.entries(n, "queue_concurrency") {
+		switch count := r.count(entry.value, "queue_concurrency: "+entry.key, maxConcurrency); {
+		case entry.key == "":
+			r.wrong(entry.keyNode, "queue_concurrency: a queue's name must not be empty")
+		case r.queues != nil && !slices.Contains(r.queues, entry.key):
+			r.wrong(entry.keyNode, "queue_concurrency: queue %q is not among the queues of line %d", entry.key, r.queuesLine)
+		case count != nil:
+			file.perQueue[entry.key] = *count
+		}
 	}
 }

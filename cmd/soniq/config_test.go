@@ -58,7 +58,10 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, jobs, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
+queue_concurrency:
+  emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
+  other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
 jobs:
   both:                              # both: has both exec and http; a job has one handler
     exec: a
@@ -90,7 +93,7 @@ jobs:
     dir: no/such/folder              # exec: dir: FOLDER/no/such/folder: no such file or directory
     secret: whsec_hunter2            # exec: secret: the secret must be base64 after whsec_, with the standard alphabet and padding | exec: secret is for http, not for exec
     retry: []                        # exec: retry is an empty list
-  exec: {exec: a}                    # jobs: "exec" stands in line 20 already
+  exec: {exec: a}                    # jobs: "exec" stands in line 23 already
   http:
     http: ftp://u:hunter2@h/         # http: http: the URL must begin with http:// or https://, not ftp://
     secret: env:NO_SUCH_SECRET       # http: secret: the environment has no NO_SUCH_SECRET, or it is empty
@@ -98,7 +101,7 @@ jobs:
       "not a name": hunter2          # http: headers: header "not a name": is not a header's name: letters, digits and - are
       Content-Length: "3"            # http: headers: header "Content-Length": is set by soniq and can't be changed
       X-One: a
-      x-one: b                       # http: headers: "x-one" stands in line 49 already
+      x-one: b                       # http: headers: "x-one" stands in line 52 already
       X-Two: 3                       # http: headers: X-Two must be text, not a number; put it in quotes
     dir: .                           # http: dir is for exec, not for http
     retry:                           # -
@@ -211,6 +214,7 @@ func TestConfig_wholeFile(t *testing.T) {
 	path := writeConfig(t, `
 queues: [default, q]
 concurrency: 7
+queue_concurrency: {q: 3}
 timeout: 0
 result_ttl: 1h
 shutdown_timeout: 90s
@@ -240,19 +244,19 @@ jobs:
 		t.Fatal(err)
 	}
 	want := &workerFile{
-		path: path, queues: []string{"default", "q"}, concurrency: new(7), timeout: new(time.Duration(0)), resultTTL: new(time.Hour),
+		path: path, queues: []string{"default", "q"}, concurrency: new(7), perQueue: map[string]int{"q": 3}, timeout: new(time.Duration(0)), resultTTL: new(time.Hour),
 		shutdownTimeout: new(90 * time.Second), unknownGrace: new(500 * time.Millisecond),
 		jobs: []handlerSpec{
 			{
-				name: "a", line: 9, exec: "./run --x", permanentCodes: []int{3, 255}, env: []string{"PORT=8080", "FLAG=on", "SECRET=" + testSecret},
+				name: "a", line: 10, exec: "./run --x", permanentCodes: []int{3, 255}, env: []string{"PORT=8080", "FLAG=on", "SECRET=" + testSecret},
 				dir: filepath.Dir(path), queue: "q", timeout: new(90 * time.Minute), maxAttempts: new(5), retry: engine.Delays{0, time.Minute}, concurrency: new(2),
 			},
 			{
-				name: "b", line: 19, shownURL: "env:URL", timeout: new(time.Duration(0)),
+				name: "b", line: 20, shownURL: "env:URL", timeout: new(time.Duration(0)),
 				http:  httpSpec{URL: env["URL"], Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
 				retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
 			},
-			{name: "c", line: 25, exec: "x", retry: engine.Delays{0, time.Minute}},
+			{name: "c", line: 26, exec: "x", retry: engine.Delays{0, time.Minute}},
 		},
 	}
 	if got, want := dump(file), dump(want); got != want {
@@ -269,7 +273,7 @@ func dump(file *workerFile) string {
 		}
 		return d.String()
 	}
-	fmt.Fprintln(&b, file.path, file.queues, *file.concurrency, at(file.timeout), at(file.resultTTL), at(file.shutdownTimeout), at(file.unknownGrace))
+	fmt.Fprintln(&b, file.path, file.queues, *file.concurrency, file.perQueue, at(file.timeout), at(file.resultTTL), at(file.shutdownTimeout), at(file.unknownGrace))
 	for _, s := range file.jobs {
 		timeout, attempts, concurrency := at(s.timeout), 0, 0
 		if s.maxAttempts != nil {

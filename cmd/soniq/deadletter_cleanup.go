@@ -1,12 +1,9 @@
 package main
 
-import (
-	"time"
-
-	"soniq/deadletter"
-)
+import "time"
 
 type cleanupCmd struct {
+	authorship
 	Days   int  `default:"30" placeholder:"N" help:"Older than N days; at least 1. Default 30."`
 	DryRun bool `help:"Say how many would be removed, and change nothing."`
 }
@@ -28,7 +25,7 @@ func (c *cleanupCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := c.queue(a, pool)
 	olderThan := time.Duration(c.Days) * 24 * time.Hour
 	remove, did := queue.Cleanup, "Removed"
 	if c.DryRun {

@@ -16,7 +16,7 @@ type historyCmd struct {
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups and imports are recorded with who did them (--as) and why (--because).
+	return `Replays, deletions, cleanups and tags are recorded with who did them (--as) and why (--because).
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,6 +30,7 @@ type workerRunCmd struct {
 	CheckConfig     bool           `help:"Only check the handlers and show what would be served. Needs no database."`
 	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default' and those of the handlers."`
 	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
+	PerQueue        map[string]int `name:"queue-concurrency" placeholder:"QUEUE=N" mapsep:"," help:"How many jobs of a queue run at once. Default no other limit than --concurrency."`
 	Timeout         *time.Duration `placeholder:"DURATION" help:"End a handler that takes longer and has no timeout of its own; 0 for never. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
@@ -167,6 +171,19 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 	if c.Concurrency != nil {
 		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > maxConcurrency {
 			return config, usagef("--concurrency must be from 1 to %d, not %d", maxConcurrency, config.Concurrency)
+		}
+	}
+	config.QueueConcurrency = map[string]int{}
+	maps.Copy(config.QueueConcurrency, file.perQueue)
+	maps.Copy(config.QueueConcurrency, c.PerQueue)
+	served := (&served{file: file, config: config}).queues()
+	for _, queue := range slices.Sorted(maps.Keys(config.QueueConcurrency)) {
+		n := config.QueueConcurrency[queue]
+		if n < 1 || n > maxConcurrency {
+			return config, usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, maxConcurrency, n)
+		}
+		if !slices.Contains(served, queue) {
+			return config, usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
 		}
 	}
 	for _, d := range []struct {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +18,12 @@ const (
 // checkedConfig is what --check-config --json prints: what would be served,
 // with the names of secrets and never their values.
 type checkedConfig struct {
-	Config      string       `json:"config,omitempty"`
-	Queues      []string     `json:"queues"`
-	Concurrency int          `json:"concurrency"`
-	Jobs        []checkedJob `json:"jobs"`
+	Config      string   `json:"config,omitempty"`
+	Queues      []string `json:"queues"`
+	Concurrency int      `json:"concurrency"`
+	// PerQueue is the concurrency of queues that have one of their own.
+	PerQueue map[string]int `json:"queue_concurrency,omitempty"`
+	Jobs     []checkedJob   `json:"jobs"`
 }
 
 type checkedJob struct {
@@ -64,12 +67,18 @@ func (s *served) check(a *app) error {
 	if s.file.path != "" {
 		what = s.file.path + " is valid"
 	}
-	a.note("%s; queues %s; %d jobs at once", what, strings.Join(s.queues(), ", "), s.concurrency())
+	queues := s.queues()
+	for i, queue := range queues {
+		if n, ok := s.config.QueueConcurrency[queue]; ok {
+			queues[i] = fmt.Sprintf("%s (at most %d)", queue, n)
+		}
+	}
+	a.note("%s; queues %s; %d jobs at once", what, strings.Join(queues, ", "), s.concurrency())
 	return nil
 }
 
 func (s *served) describe() checkedConfig {
-	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency()}
+	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
 	for i := range s.file.jobs {
 		c.Jobs = append(c.Jobs, s.job(&s.file.jobs[i]))
 	}
@@ -102,7 +111,7 @@ func (s *served) job(spec *handlerSpec) checkedJob {
 // queues are those that the worker will serve: the engine's rule.
 func (s *served) queues() []string {
 	if s.config.Queues != nil {
-		return s.config.Queues
+		return slices.Clone(s.config.Queues)
 	}
 	queues := []string{"default"}
 	for _, spec := range s.file.jobs {
