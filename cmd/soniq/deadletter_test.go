@@ -461,3 +461,26 @@ func TestWatch_printsEachDeadLetterUntilStopped(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// What a notification doesn't say is looked up in the row.
+func TestWatch_filtersByWhatOnlyTheRowKnows(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	w := s.start("dead-letter", "watch", "--error", "REFUSED", "--tag", "owner=ann", "--json")
+	eventually(t, "the watch", func() bool { return strings.Contains(w.err.String(), "watching for dead letters") })
+	ann, bob := `{"owner": "ann"}`, `{"owner": "bob"}`
+	first := seed(t, pool, letter{tags: &ann})
+	seed(t, pool, letter{tags: &bob})
+	seed(t, pool, letter{tags: &ann, error: "no such host"})
+	last := seed(t, pool, letter{tags: &ann})
+	eventually(t, "the last one", func() bool { return strings.Contains(w.out.String(), last.String()) })
+	s.signals <- syscall.SIGINT
+	if code := w.wait(t); code != 0 {
+		t.Errorf("exit %d: %s", code, w.err.String())
+	}
+	printed := strings.Split(strings.TrimSpace(w.out.String()), "\n")
+	if len(printed) != 2 || decode[deadletter.Event](t, printed[0]).ID != first || decode[deadletter.Event](t, printed[1]).ID != last {
+		t.Errorf("printed %q", printed)
+	}
+}
