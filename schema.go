@@ -53,6 +53,7 @@ var migrations = []migration{
 	{"0150", "soniq_go"},
 	{"0151", "soniq_go_control"},
 	{"0152", "soniq_go_errors"},
+	{"0154", "soniq_go_hooks"},
 }
 
 // SetupResult tells what [Setup] did.
