@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/deadletter"
 	"soniq/hooks"
 	"soniq/internal/testdb"
 )
@@ -287,5 +288,67 @@ func TestOutbox_silent_writesNothing(t *testing.T) {
 	}
 	if n := value[int](t, pool, `select count(*) from soniq_hook_deliveries`); n != 0 {
 		t.Errorf("%d deliveries", n)
+	}
+}
+
+func TestDispatcher_failingForFiveDays_disablesTheHook(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	addHook(t, pool, "webhook", rc.URL)
+	exec(t, pool, `update soniq_hooks set failures = 4, failing_since = now() - interval '121 hours'`)
+	dispatch(t, pool)
+	die(t, pool, 1, "j", "boom")
+	eventually(t, "the hook to be disabled", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hooks where not enabled and disabled_reason like '%five days%'`) == 1
+	})
+}
+
+func TestDispatcher_fifthFailure_leavesTheHookAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	addHook(t, pool, "webhook", rc.URL)
+	exec(t, pool, `update soniq_hooks set failures = 4`)
+	dispatch(t, pool)
+	die(t, pool, 3, "j", "boom")
+	eventually(t, "the pause", func() bool {
+		return value[int](t, pool, `
+			select count(*) from soniq_hooks
+			where enabled and failures = 5 and blocked_until > now() + interval '50 seconds'`) == 1
+	})
+	if n := len(rc.requests()); n != 1 {
+		t.Errorf("%d requests, want the one that failed", n)
+	}
+}
+
+func TestOutbox_anotherDeathAndReplay_areEventsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `insert into soniq_hooks (name, kind, events) values ('all', 'log', '{job.dead_lettered,job.resurrected,job.resolved}')`)
+	die(t, pool, 1, "j", "boom")
+	if _, err := deadletter.NewQueue(pool).Replay(t.Context(), value[uuid.UUID](t, pool, `select id from soniq_dead_letter_jobs`), deadletter.ReplayOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `update soniq_dead_letter_jobs set moved_to_dead_letter_at = now() + interval '1 second'`)
+	exec(t, pool, `update soniq_jobs set status = 'done'`)
+	got := value[[]string](t, pool, `select array_agg(event order by seq) from soniq_hook_deliveries`)
+	if want := []string{hooks.Dead, hooks.Resurrected, hooks.Dead, hooks.Resolved}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestWebhook_deadLetterDeletedMeanwhile_saysSo(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, nil)
+	addHook(t, pool, "webhook", rc.URL)
+	die(t, pool, 1, "emails.send", "boom")
+	exec(t, pool, `delete from soniq_dead_letter_jobs`)
+	dispatch(t, pool)
+	eventually(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
+	b := string(rc.requests()[0].body)
+	if !strings.Contains(b, `"gone":true`) || !strings.Contains(b, "emails.send") || strings.Contains(b, "boom") {
+		t.Errorf("%s", b)
 	}
 }

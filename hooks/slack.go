@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -41,8 +42,17 @@ func (s *slack) Deliver(ctx context.Context, d *Delivery) error {
 		return fmt.Errorf("write the Slack message: %w", err)
 	}
 	err = s.post(ctx, d, http.Header{}, b)
-	// Slack's own: the same message would be refused again.
-	if refused, ok := err.(*AnswerError); ok && refused.Status == http.StatusBadRequest { //nolint:errorlint // post returns it bare
+	var refused *AnswerError
+	if !errors.As(err, &refused) || refused.Status != http.StatusBadRequest {
+		return err
+	}
+	// Slack doesn't like the blocks: the text alone tells what matters. If that
+	// is refused as well, it always would be.
+	if b, err = json.Marshal(map[string]string{"text": s.message(d).Text}); err != nil {
+		return fmt.Errorf("write the Slack message: %w", err)
+	}
+	err = s.post(ctx, d, http.Header{}, b)
+	if errors.As(err, &refused) && refused.Status == http.StatusBadRequest {
 		refused.Useless = true
 	}
 	return err
@@ -124,7 +134,7 @@ func title(g Group) string {
 func (s *slack) details(g Group) string {
 	l := g.Event.Letter
 	var b strings.Builder
-	fmt.Fprintf(&b, "Queue `%s`, %d attempts, died %s", slackCode(cut(plain(l.Queue), maxSlackName)), l.Attempts, l.MovedAt.UTC().Format(time.DateTime+" MST"))
+	fmt.Fprintf(&b, "Queue `%s`, attempts: %d, died %s", slackCode(cut(plain(l.Queue), maxSlackName)), l.Attempts, l.MovedAt.UTC().Format(time.DateTime+" MST"))
 	if g.Count > 1 {
 		fmt.Fprintf(&b, "; from %s to %s", g.First.UTC().Format(time.TimeOnly), g.Last.UTC().Format(time.TimeOnly))
 	}

@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func TestSlack_death_isToldWithItsReplay(t *testing.T) {
 	p := decode[slackPost](t, rc.requests()[0].body)
 	all := p.all()
 	id := value[string](t, pool, `select id::text from soniq_dead_letter_jobs`)
-	for _, want := range []string{"emails.send", "max_retries_exceeded", "soniq dead-letter replay " + id, "&lt;!channel&gt;", "3 attempts"} {
+	for _, want := range []string{"emails.send", "max_retries_exceeded", "soniq dead-letter replay " + id, "&lt;!channel&gt;", "attempts: 3"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("the message lacks %q: %s", want, all)
 		}
@@ -72,5 +73,25 @@ func TestSlack_storm_isAHandfulOfMessagesThatAddUp(t *testing.T) {
 	}
 	if n := len(rc.requests()); n > 5 || total != 1000 {
 		t.Errorf("%d messages tell of %d deaths, want a handful and 1000", n, total)
+	}
+}
+
+func TestSlack_blocksRefused_sendsTheTextAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, func(n int, w http.ResponseWriter, _ *http.Request) {
+		if n == 1 {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	addHook(t, pool, "slack", rc.URL)
+	dispatch(t, pool)
+	die(t, pool, 1, "emails.send", "boom")
+	eventually(t, "the delivery", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
+	})
+	p := decode[slackPost](t, rc.requests()[1].body)
+	if len(p.Blocks) != 0 || !strings.Contains(p.Text, "emails.send") {
+		t.Errorf("%+v", p)
 	}
 }

@@ -115,3 +115,39 @@ func TestHooks_mistakes_areNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestHooks_killedBetweenSendAndMark_sendsAgainWithTheSameID(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	s := newShell(t, database)
+	ids, hold := make(chan string, 10), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		ids <- r.Header.Get("webhook-id")
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(server.Close)
+	s.ok("hooks", "add", "webhook", server.URL, "--allow", "127.0.0.1")
+	seed(t, pool, letter{job: "j"})
+	first := program(t, t.TempDir(), database, "hooks", "run")
+	first.begin(t)
+	id := receive(t, ids)
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	close(hold)
+	// The lease is over.
+	if _, err := pool.Exec(t.Context(), `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`); err != nil {
+		t.Fatal(err)
+	}
+	second := program(t, t.TempDir(), database, "hooks", "run")
+	second.begin(t)
+	if again := receive(t, ids); again != id {
+		t.Errorf("sent as %s, then as %s", id, again)
+	}
+	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+}
