@@ -300,7 +300,9 @@ create or replace trigger soniq_dead_letters_inserted
 create or replace function soniq_dead_letter_died_again() returns trigger
 language plpgsql volatile security definer as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+    and coalesce(current_setting('soniq.silent', true), '') <> 'on'
+  then
     perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(new));
   end if;
   return null;

@@ -264,20 +264,29 @@ func TestOutbox_broken_neverFailsTheMove(t *testing.T) {
 	}
 }
 
-func TestOutbox_silent_writesNothing(t *testing.T) {
+func TestOutbox_silent_tellsNobody(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	addHook(t, pool, "log", "")
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(t.Context(), `listen soniq_dead_letter`); err != nil {
+		t.Fatal(err)
+	}
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tx.Rollback(t.Context()) }()
+	defer func() { _ = tx.Rollback(context.Background()) }()
 	for _, sql := range []string{
 		`set local soniq.silent = on`,
 		`insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason,
 		  original_created_at, moved_to_dead_letter_at)
 		values (gen_random_uuid(), 'j', '{}', 'default', 1, 1, 1, 'timeout', now(), now())`,
+		`update soniq_dead_letter_jobs set moved_to_dead_letter_at = now() + interval '1 second'`,
 	} {
 		if _, err := tx.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -288,6 +297,20 @@ func TestOutbox_silent_writesNothing(t *testing.T) {
 	}
 	if n := value[int](t, pool, `select count(*) from soniq_hook_deliveries`); n != 0 {
 		t.Errorf("%d deliveries", n)
+	}
+	// What was announced before would arrive before.
+	exec(t, pool, `select pg_notify('soniq_dead_letter', 'marker')`)
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	n, err := conn.Conn().WaitForNotification(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Payload != "marker" {
+		t.Errorf("announced: %s", n.Payload)
+	}
+	if _, err := conn.Exec(t.Context(), `unlisten *`); err != nil {
+		t.Fatal(err)
 	}
 }
 
