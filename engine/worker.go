@@ -198,6 +198,7 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	listener.Handle(notify.NewJob, newJobs{w.wakeups, w.presence})
 	listener.Handle(notify.Control, w.cancels)
+	defer w.accompany(context.WithoutCancel(ctx), listener)()
 
 	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
 	background := context.WithoutCancel(ctx)
