@@ -54,6 +54,7 @@ var migrations = []migration{
 	{"0151", "soniq_go_control"},
 	{"0152", "soniq_go_errors"},
 	{"0153", "soniq_go_operations"},
+	{"0154", "soniq_go_hooks"},
 }
 
 // SetupResult tells what [Setup] did.

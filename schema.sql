@@ -579,6 +579,181 @@ begin
 end
 $$;
 
+---------------------------------------------------------------------------
+-- 0154: hooks
+---------------------------------------------------------------------------
+
+-- Who is told of dead letters, and how. url, secrets and the values of
+-- settings' headers may be 'env:NAME', so that the table holds no secret.
+create table if not exists soniq_hooks (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique,
+  kind text not null,
+  url text,
+  secrets text,
+  settings jsonb not null default '{}',
+  events text[] not null default '{job.dead_lettered}',
+  -- The filter: NULL matches all. jobs are names or globs with * and ?.
+  jobs text[],
+  queues text[],
+  reasons text[],
+  tags jsonb,
+  enabled boolean not null default true,
+  disabled_reason text,
+  -- failures in a row, since when, and until when nothing is sent: the
+  -- breaker's pause, the other side's Retry-After, or the pace of digests.
+  failures integer not null default 0,
+  failing_since timestamptz,
+  blocked_until timestamptz,
+  -- Who is sending a digest, until blocked_until.
+  sender uuid,
+  -- Digests sent in the minute that began at burst_at.
+  burst integer not null default 0,
+  burst_at timestamptz,
+  created_at timestamptz not null default now()
+);
+
+-- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
+-- when it is due or, while one sends it, when its lease ends. A row outlives
+-- its dead letter, which facts is the beginning of; it has no foreign key, as
+-- checking one could fail the move.
+create table if not exists soniq_hook_deliveries (
+  id uuid primary key default gen_random_uuid(),
+  seq bigint generated always as identity,
+  hook_id uuid not null,
+  event text not null,
+  dead_letter_id uuid not null,
+  facts jsonb not null,
+  group_key text not null,
+  occurred_at timestamptz not null default now(),
+  state text not null default 'pending' check (state in ('pending', 'delivered', 'failed')),
+  attempts integer not null default 0,
+  next_attempt_at timestamptz not null default now(),
+  lease uuid,
+  message_id uuid,
+  last_status integer,
+  last_answer text,
+  last_error text,
+  delivered_at timestamptz,
+  created_at timestamptz not null default now()
+);
+create index if not exists idx_soniq_hook_deliveries_due
+  on soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
+create index if not exists idx_soniq_hook_deliveries_made
+  on soniq_hook_deliveries (created_at);
+
+-- When a digest last told of a group, and how long the next one waits.
+create table if not exists soniq_hook_groups (
+  hook_id uuid not null,
+  group_key text not null,
+  sent_at timestamptz not null,
+  hold interval not null,
+  primary key (hook_id, group_key)
+);
+
+-- A name, or a glob with * and ?, that job_name matches as a whole.
+create or replace function soniq_hook_glob(glob text, job_name text) returns boolean
+language sql immutable as $$
+  select job_name like translate(
+    replace(replace(replace(glob, '\', '\\'), '%', '\%'), '_', '\_'), '*?', '%_')
+$$;
+
+-- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
+-- string that holds the object. A filter that can't be told counts as a match:
+-- better a message too many.
+create or replace function soniq_hook_matches(h soniq_hooks, d soniq_dead_letter_jobs) returns boolean
+language plpgsql stable as $$
+declare
+  tags jsonb := d.tags;
+begin
+  if h.tags is not null and jsonb_typeof(tags) = 'string' then
+    tags := (tags #>> '{}')::jsonb;
+  end if;
+  return (h.jobs is null or exists (select from unnest(h.jobs) g where soniq_hook_glob(g, d.job_name)))
+    and (h.queues is null or d.queue = any (h.queues))
+    and (h.reasons is null or d.dead_letter_reason = any (h.reasons))
+    and (h.tags is null or coalesce(tags @> h.tags, false));
+exception when others then
+  return true;
+end
+$$;
+
+-- What an outbox row is grouped by in a digest: a line for each kind of death.
+create or replace function soniq_hook_group(d soniq_dead_letter_jobs) returns text
+language sql immutable as $$
+  select md5(concat_ws('|', d.job_name, d.dead_letter_reason, d.fingerprint))
+$$;
+
+-- Writes the outbox, in the transaction of the death. Whatever goes wrong
+-- here, the move goes on; the server's log tells.
+create or replace function soniq_hook_deaths() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.silent', true), '') = 'on' then
+    return null;
+  end if;
+  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, 'job.dead_lettered', n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  from soniq_new_rows n
+  join soniq_hooks h on h.enabled
+    and 'job.dead_lettered' = any (h.events)
+    and soniq_hook_matches(h, n);
+  if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_deaths
+  after insert on soniq_dead_letter_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_hook_deaths();
+
+-- Another death of the same id, its replay and its resolution.
+create or replace function soniq_hook_changes() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.silent', true), '') = 'on'
+    or not exists (select from soniq_hooks where enabled)
+  then
+    return null;
+  end if;
+  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, e.event, n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  from soniq_new_rows n
+  join soniq_old_rows o on o.id = n.id
+  cross join lateral (
+    select 'job.dead_lettered' as event
+    where n.moved_to_dead_letter_at is distinct from o.moved_to_dead_letter_at
+    union all
+    select 'job.resurrected'
+    where coalesce(n.resurrection_count, 0) > coalesce(o.resurrection_count, 0)
+    union all
+    select 'job.resolved'
+    where n.state = 'resolved' and o.state <> 'resolved'
+  ) e
+  join soniq_hooks h on h.enabled
+    and e.event = any (h.events)
+    and soniq_hook_matches(h, n);
+  if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_changes
+  after update on soniq_dead_letter_jobs
+  referencing old table as soniq_old_rows new table as soniq_new_rows
+  for each statement execute function soniq_hook_changes();
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
@@ -596,7 +771,8 @@ begin
         'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
         'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
-        'soniq_dead_letter_replays'
+        'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
+        'soniq_hook_deaths', 'soniq_hook_changes'
       )
   loop
     execute format(

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/notify"
 )
 
 // WorkerConfig configures a [Worker]. Its zero value works.
@@ -55,6 +57,20 @@ type WorkerConfig struct {
 	Logger *slog.Logger
 	// Observer is told the outcome of each attempt. Default none.
 	Observer Observer
+	// Companions live as long as the worker, on its listener's connection:
+	// the dispatcher of hooks. Default none.
+	Companions []Companion
+}
+
+// A Companion runs beside a worker's jobs: it is started before the first job
+// is claimed, and stopped when the outcomes of the last have been written.
+// That it ends early, even by an error or a panic, is logged and stops nothing.
+type Companion interface {
+	// Channels are the notifications that it must hear. They must not be the
+	// worker's own.
+	Channels() map[string]notify.Handler
+	// Run returns nil soon after ctx has ended.
+	Run(ctx context.Context) error
 }
 
 // Observer is told what becomes of each attempt, once that has been written to

@@ -92,6 +92,41 @@ func TestWorker_shutdownTimeout_givesJobsBackUncharged(t *testing.T) {
 	receive(t, "end of the stubborn handler", ended)
 }
 
+// A worker that is to stop at once still gives back what it has: the database
+// may need a moment.
+func TestWorker_noShutdownTimeout_waitsForABusyDatabase(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	started, _ := slowJob(reg, "slow")
+	w := start(t, pool, reg, engine.WorkerConfig{ShutdownTimeout: time.Nanosecond, CancelGrace: time.Nanosecond})
+	client := newClient(t, pool)
+	id := enqueue(t, client, "slow", nil)
+	receive(t, "start", started)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	if _, err := tx.Exec(t.Context(), `lock table soniq_jobs in share row exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	w.cancel()
+	waitUntil(t, pool, "an outcome that waits", `
+		select exists (
+		  select from pg_stat_activity
+		  where datname = current_database() and wait_event_type = 'Lock' and query like '%update soniq_jobs%')`)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	if job := getJob(t, client, id); job.Status != engine.StatusQueued || job.Attempts != 0 {
+		t.Errorf("the job is %s after %d attempts", job.Status, job.Attempts)
+	}
+}
+
 func TestWorker_cancel_endsTheDrainAtOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -198,6 +198,7 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	listener.Handle(notify.NewJob, newJobs{w.wakeups, w.presence})
 	listener.Handle(notify.Control, w.cancels)
+	defer w.accompany(context.WithoutCancel(ctx), listener)()
 
 	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
 	background := context.WithoutCancel(ctx)
@@ -233,12 +234,17 @@ func (w *Worker) work(ctx context.Context) error {
 	// have nobody left to tell.
 	close(w.outcomes)
 	// The database may be away for good: don't wait for it for ever.
-	giveUp := time.AfterFunc(plus(w.config.ShutdownTimeout, w.config.CancelGrace), stopSettling)
+	giveUp := time.AfterFunc(max(plus(w.config.ShutdownTimeout, w.config.CancelGrace), minSettling), stopSettling)
 	defer giveUp.Stop()
 	err = errors.Join(err, settling.Wait())
 	stopBeating()
 	return errors.Join(err, beat.Wait(), w.unregister(background))
 }
+
+// minSettling is how long the last outcomes are tried at the least: short
+// patience with handlers is none with a busy database, and a job that isn't
+// given back is charged, and waits until its worker is missed.
+const minSettling = 5 * time.Second
 
 const probeSQL = `select pg_notify($1, $2)`
 

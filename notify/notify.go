@@ -32,6 +32,9 @@ const (
 	// Control asks workers for something: to cancel a job that they run. The
 	// payload is a JSON object.
 	Control = "soniq_control"
+	// Hook announces that the hooks' outbox has something to send. The payload
+	// is empty.
+	Hook = "soniq_hook"
 )
 
 // Handler is told what happens on a channel. Its methods are called one after

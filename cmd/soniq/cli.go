@@ -17,6 +17,8 @@ type grammar struct {
 
 	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
 
+	Hooks hooksCmd `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log."`
+
 	Dev        devCmd        `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
 	Completion completionCmd `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" passthrough:""`
@@ -31,6 +33,7 @@ var groups = []kong.Group{
 	{Key: "start", Title: "Getting started:"},
 	{Key: "jobs", Title: "Jobs:"},
 	{Key: "dead", Title: "Dead letters:"},
+	{Key: "hooks", Title: "Hooks:"},
 	{Key: "more", Title: "More:"},
 	{Key: "global", Title: "Everywhere:"},
 }

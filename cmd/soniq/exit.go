@@ -31,6 +31,9 @@ func usagef(format string, args ...any) error {
 // errNothingMatched ends a bulk command that found nothing to do.
 var errNothingMatched = &exitError{exitNothing, errors.New("no dead letter matches; nothing was changed")}
 
+// errNoDelivery is that of 'hooks retry'.
+var errNoDelivery = &exitError{exitNothing, errors.New("no delivery that failed or waits matches; nothing was changed")}
+
 // exitCode is the exit code that err asks for.
 func exitCode(err error) int {
 	if err == nil {

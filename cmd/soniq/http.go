@@ -15,6 +15,7 @@ import (
 
 	"soniq"
 	"soniq/engine"
+	"soniq/hooks"
 )
 
 const (
@@ -153,7 +154,7 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 		timestamp := h.now().Unix()
 		req.Header.Set("Webhook-Id", id)
 		req.Header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
-		req.Header.Set("Webhook-Signature", signatures(h.secrets, id, timestamp, job.Args))
+		req.Header.Set("Webhook-Signature", hooks.Sign(h.secrets, id, timestamp, job.Args))
 	}
 	return req, nil
 }

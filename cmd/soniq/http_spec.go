@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"soniq/hooks"
 )
 
 // httpSpec is an HTTP endpoint as a handler.
@@ -62,7 +64,7 @@ func (s httpSpec) resolve(h *httpHandler) error {
 		}
 		h.header.Set(canonical, value)
 	}
-	if h.secrets, err = parseSecrets(s.Secret); err != nil {
+	if h.secrets, err = hooks.ParseSecrets(s.Secret); err != nil {
 		mistakes = append(mistakes, err)
 	}
 	if h.maxResult = s.MaxResponseBytes; h.maxResult == 0 {

@@ -5,16 +5,18 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+
+	"soniq/hooks"
 )
 
 func TestHTTP_signature_isTheStandardsOwn(t *testing.T) {
 	t.Parallel()
 	sign := func(secret string) string {
-		secrets, err := parseSecrets(secret)
+		secrets, err := hooks.ParseSecrets(secret)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return signatures(secrets, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, []byte(`{"test": 2432232314}`))
+		return hooks.Sign(secrets, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, []byte(`{"test": 2432232314}`))
 	}
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 	if got := sign(vectorSecret); got != want {

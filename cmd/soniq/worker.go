@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/engine"
+	"soniq/hooks"
 )
 
 // workerCmd has a default subcommand, so that 'soniq worker' alone is the
@@ -35,6 +36,7 @@ type workerRunCmd struct {
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
+	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
 	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
@@ -130,6 +132,9 @@ func (c *workerRunCmd) Run(a *app) error {
 	pool, err := a.open()
 	if err != nil {
 		return err
+	}
+	if c.Hooks {
+		config.Companions = append(config.Companions, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}))
 	}
 	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {

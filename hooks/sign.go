@@ -1,7 +1,8 @@
-package main
+package hooks
 
 import (
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -16,9 +17,16 @@ const (
 	minSecret, maxSecret = 24, 64
 )
 
-// parseSecrets decodes the secrets in text, which spaces separate. Its errors
-// show nothing of them.
-func parseSecrets(text string) (secrets [][]byte, err error) {
+// NewSecret returns a fresh secret in its text form, 'whsec_' and base64.
+func NewSecret() string {
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	return secretPrefix + base64.StdEncoding.EncodeToString(raw)
+}
+
+// ParseSecrets decodes the Standard Webhooks secrets in text, which spaces
+// separate; without any it returns none. Its errors show nothing of them.
+func ParseSecrets(text string) (secrets [][]byte, err error) {
 	for _, secret := range strings.Fields(text) {
 		encoded, ok := strings.CutPrefix(secret, secretPrefix)
 		if !ok {
@@ -40,9 +48,10 @@ func parseSecrets(text string) (secrets [][]byte, err error) {
 	return secrets, nil
 }
 
-// signatures is the value of webhook-signature: one for each secret. The id
-// is a UUID, so that the dots part it from the rest.
-func signatures(secrets [][]byte, id string, timestamp int64, body []byte) string {
+// Sign returns the value of the header webhook-signature after Standard
+// Webhooks: a signature for each secret, so that they can be rotated. id must
+// have no dot, which parts it from the rest; timestamp is in seconds.
+func Sign(secrets [][]byte, id string, timestamp int64, body []byte) string {
 	signed := make([]string, len(secrets))
 	for i, secret := range secrets {
 		mac := hmac.New(sha256.New, secret)

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"soniq/hooks"
+)
+
+// hooksCmd groups what can be done with hooks.
+type hooksCmd struct {
+	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack or log."`
+	List         hooksListCmd       `cmd:"" help:"List the hooks."`
+	Show         hooksShowCmd       `cmd:"" help:"Show one hook."`
+	Test         hooksTestCmd       `cmd:"" help:"Send a marked sample and print the answer."`
+	Enable       hooksEnableCmd     `cmd:"" help:"Let hooks go on, with what waits for them."`
+	Disable      hooksDisableCmd    `cmd:"" help:"Stop hooks."`
+	Remove       hooksRemoveCmd     `cmd:"" help:"Remove hooks and their deliveries."`
+	RotateSecret hooksRotateCmd     `cmd:"" help:"Give a webhook a new secret."`
+	Deliveries   hooksDeliveriesCmd `cmd:"" help:"List deliveries: what was sent, what waits, what failed."`
+	Retry        hooksRetryCmd      `cmd:"" help:"Send deliveries again that failed or wait."`
+	Run          hooksRunCmd        `cmd:"" help:"Send what is due until stopped; every worker does it too."`
+}
+
+func (hooksCmd) Help() string {
+	return `A hook is told of dead letters: once for the whole fleet, and again after a failure. Every worker sends what is due.
+
+    soniq hooks add slack https://hooks.slack.com/services/...
+    soniq hooks test slack
+    soniq hooks deliveries`
+}
+
+func (a *app) hookStore() (*hooks.Store, error) {
+	pool, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return hooks.NewStore(pool), nil
+}
+
+// noHook names the hook that does not exist.
+func noHook(name string, err error) error {
+	if errors.Is(err, hooks.ErrNotFound) {
+		return fmt.Errorf("there is no hook %q; 'soniq hooks list' has all", name)
+	}
+	return err
+}
+
+// hookNames are the hooks that a command changes.
+type hookNames struct {
+	Names []string `arg:"" name:"hook" help:"Names of hooks."`
+}
+
+func (h *hookNames) each(a *app, key, told string, change func(*hooks.Store, string) error) error {
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	done := []string{}
+	for _, name := range h.Names {
+		if err = noHook(name, change(store, name)); err != nil {
+			break
+		}
+		done = append(done, name)
+		if !a.JSON {
+			a.out.printf("%s %s", told, oneLine(name))
+		}
+	}
+	if a.JSON {
+		if err := a.out.document(map[string]any{key: done}); err != nil {
+			return err
+		}
+	}
+	return partly(int64(len(done)), err)
+}
+
+type hooksEnableCmd struct{ hookNames }
+
+func (hooksEnableCmd) Help() string {
+	return `Sends what waits, and forgets the failures there were.
+
+    soniq hooks enable slack`
+}
+
+func (c *hooksEnableCmd) Run(a *app) error {
+	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.ctx, name, true) })
+}
+
+type hooksDisableCmd struct{ hookNames }
+
+func (hooksDisableCmd) Help() string {
+	return `Nothing is sent until 'soniq hooks enable'. What waits is kept; what happens meanwhile is not kept for it.
+
+    soniq hooks disable slack`
+}
+
+func (c *hooksDisableCmd) Run(a *app) error {
+	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Enable(a.ctx, name, false) })
+}
+
+type hooksRemoveCmd struct{ hookNames }
+
+func (hooksRemoveCmd) Help() string {
+	return `What waits for it is not sent any more.
+
+    soniq hooks remove slack`
+}
+
+func (c *hooksRemoveCmd) Run(a *app) error {
+	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error { return s.Remove(a.ctx, name) })
+}
+
+type hooksRotateCmd struct {
+	Name string `arg:"" name:"hook" help:"Name of a webhook."`
+	Drop bool   `help:"Sign by the new secret alone: the old one is known to somebody."`
+}
+
+func (hooksRotateCmd) Help() string {
+	return `Prints the new secret, once. Requests are signed by the new and by the old one until the next rotation, so that the receiver can change over.
+
+    soniq hooks rotate-secret orders`
+}
+
+func (c *hooksRotateCmd) Run(a *app) error {
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	secret := hooks.NewSecret()
+	err = store.Rotate(a.ctx, c.Name, secret, c.Drop)
+	if errors.Is(err, hooks.ErrNotFound) {
+		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
+	}
+	if err != nil {
+		return err
+	}
+	return a.printSecret(c.Name, secret)
+}
+
+func (a *app) printSecret(name, secret string) error {
+	if a.JSON {
+		return a.out.document(map[string]string{"name": name, "secret": secret})
+	}
+	a.out.printf("%s", secret)
+	a.note("this secret of %s is not shown again", oneLine(name))
+	return nil
+}
+
+type hooksListCmd struct{}
+
+func (hooksListCmd) Help() string {
+	return `Of an address only the host is shown: the rest can be a secret.
+
+    soniq hooks list --json`
+}
+
+func (hooksListCmd) Run(a *app) error {
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	list, err := store.List(a.ctx)
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.out.document(list)
+	case len(list) == 0:
+		a.note("no hooks; add one with 'soniq hooks add'")
+		return nil
+	}
+	t := table{columns: []column{
+		{title: "HOOK", min: 8},
+		{title: "KIND"},
+		{title: "STATE", min: 10},
+		{title: "PENDING", right: true},
+		{title: "DELIVERED", right: true, drop: 2},
+		{title: "FAILED", right: true},
+		{title: "TARGET", min: 12, drop: 1},
+	}}
+	for _, h := range list {
+		t.add(h.Name, h.Kind, hookState(h), thousands(h.Pending), thousands(h.Delivered), thousands(h.Failed), h.Target)
+	}
+	return t.write(a.out, a.tableWidth())
+}
+
+func hookState(h hooks.Info) string {
+	switch {
+	case !h.Enabled:
+		return "disabled: " + h.DisabledReason
+	case h.Failures > 0:
+		return fmt.Sprintf("failing (%d)", h.Failures)
+	default:
+		return "well"
+	}
+}
+
+type hooksShowCmd struct {
+	Name string `arg:"" name:"hook" help:"Name of a hook."`
+}
+
+func (hooksShowCmd) Help() string {
+	return `Shows its filter, its state and its counts; no secret.
+
+    soniq hooks show slack`
+}
+
+func (c *hooksShowCmd) Run(a *app) error {
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	h, err := store.Get(a.ctx, c.Name)
+	if err != nil {
+		return noHook(c.Name, err)
+	}
+	if a.JSON {
+		return a.out.document(h)
+	}
+	any := func(list []string) string {
+		if list == nil {
+			return "all"
+		}
+		return strings.Join(list, ", ")
+	}
+	signed := "no"
+	if h.Signed {
+		signed = "yes"
+	}
+	for _, field := range [][2]string{
+		{"Hook", h.Name},
+		{"Kind", h.Kind},
+		{"Target", h.Target},
+		{"Signed", signed},
+		{"State", hookState(h)},
+		{"Events", any(h.Events)},
+		{"Jobs", any(h.Jobs)},
+		{"Queues", any(h.Queues)},
+		{"Reasons", any(h.Reasons)},
+		{"Tags", string(h.Tags)},
+		{"Pending", thousands(h.Pending)},
+		{"Delivered", thousands(h.Delivered)},
+		{"Failed", thousands(h.Failed)},
+	} {
+		if field[1] != "" {
+			a.out.printf("%-10s %s", field[0], oneLine(field[1]))
+		}
+	}
+	return nil
+}
+
+type hooksTestCmd struct {
+	Name string `arg:"" name:"hook" help:"Name of a hook."`
+}
+
+func (hooksTestCmd) Help() string {
+	return `Sends it from here, not through the outbox. Exits 1 if it is refused.
+
+    soniq hooks test slack`
+}
+
+func (c *hooksTestCmd) Run(a *app) error {
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	d, err := hooks.NewStore(pool).Test(a.ctx, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}), c.Name)
+	if err != nil {
+		return noHook(c.Name, err)
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
+	}
+	if d.Status == 0 {
+		a.out.printf("Delivered")
+		return nil
+	}
+	a.out.printf("Delivered; the answer was %d %s", d.Status, firstLine(d.Answer))
+	return nil
+}
+
+type hooksDeliveriesCmd struct {
+	Hook  string `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
+	State string `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
+	Limit int    `default:"50" placeholder:"N" help:"How many at most. Default 50."`
+}
+
+func (hooksDeliveriesCmd) Help() string {
+	return `The newest first. Delivered ones are kept a week, failed ones a month.
+
+    soniq hooks deliveries
+    soniq hooks deliveries slack --state failed --json`
+}
+
+func (c *hooksDeliveriesCmd) Run(a *app) error {
+	if !slices.Contains([]string{"", "pending", "delivered", "failed"}, c.State) {
+		return usagef("--state must be pending, delivered or failed, not %q", c.State)
+	}
+	if c.Limit < 1 {
+		return usagef("--limit must be at least 1, not %d", c.Limit)
+	}
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	if c.Hook != "" {
+		if _, err := store.Get(a.ctx, c.Hook); err != nil {
+			return noHook(c.Hook, err)
+		}
+	}
+	list, err := store.Deliveries(a.ctx, c.Hook, c.State, c.Limit)
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.out.document(list)
+	case len(list) == 0:
+		a.note("no deliveries")
+		return nil
+	}
+	t := table{columns: []column{
+		{title: "DELIVERY"},
+		{title: "HOOK", min: 8},
+		{title: "EVENT", drop: 3},
+		{title: "STATE"},
+		{title: "TRIES", right: true},
+		{title: "AGE", right: true, drop: 2},
+		{title: "ANSWER", min: 12},
+	}}
+	now := a.now()
+	for _, d := range list {
+		answer := firstLine(d.LastError)
+		if answer == "" && d.LastStatus != nil {
+			answer = strings.TrimSpace(fmt.Sprintf("%d %s", *d.LastStatus, firstLine(d.LastAnswer)))
+		}
+		t.add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), age(now, d.CreatedAt), answer)
+	}
+	return t.write(a.out, a.tableWidth())
+}

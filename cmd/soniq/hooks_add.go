@@ -1,0 +1,191 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"soniq/hooks"
+)
+
+// hooksAddCmd has a subcommand a kind.
+type hooksAddCmd struct {
+	Webhook hooksAddWebhookCmd `cmd:"" help:"POST each event, signed after Standard Webhooks."`
+	Slack   hooksAddSlackCmd   `cmd:"" help:"Post to a Slack incoming webhook; storms become digests."`
+	Log     hooksAddLogCmd     `cmd:"" help:"Write one log record an event, in one worker of the fleet."`
+}
+
+func (hooksAddCmd) Help() string {
+	return `URLs, secrets and the values of headers may be env:NAME: then the database holds the name alone, and each dispatcher looks it up in its own environment.
+
+    soniq hooks add webhook https://example.com/soniq --name orders --job 'orders.*'
+    soniq hooks add slack env:SLACK_URL`
+}
+
+// hookFilter says what a hook is told of.
+type hookFilter struct {
+	Name   string   `placeholder:"NAME" help:"Name of the hook. Default its kind."`
+	Event  []string `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason []string `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
+	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
+}
+
+func (f *hookFilter) spec(kind string) (hooks.Spec, error) {
+	s := hooks.Spec{Name: f.Name, Kind: kind, Events: f.Event, Jobs: f.Job, Queues: f.Queue, Reasons: f.Reason}
+	if s.Name == "" {
+		s.Name = kind
+	}
+	for _, e := range f.Event {
+		if !slices.Contains(hooks.Events, e) {
+			return s, usagef("--event must be one of %s, not %q", strings.Join(hooks.Events, ", "), e)
+		}
+	}
+	for _, tag := range f.Tag {
+		key, value, ok := strings.Cut(tag, "=")
+		if !ok || key == "" {
+			return s, usagef("--tag must be KEY=VALUE, not %q", tag)
+		}
+		if s.Tags == nil {
+			s.Tags = map[string]string{}
+		}
+		s.Tags[key] = value
+	}
+	return s, nil
+}
+
+// addHook adds it and says so.
+func (a *app) addHook(spec hooks.Spec, shown string) error {
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	_, err = store.Add(a.ctx, spec)
+	if errors.Is(err, hooks.ErrExists) {
+		return fmt.Errorf("there is a hook %q already; give another --name, or remove that one", spec.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		made := map[string]string{"name": spec.Name}
+		if shown != "" {
+			made["secret"] = shown
+		}
+		return a.out.document(made)
+	}
+	a.note("added hook %s; try it with 'soniq hooks test %s'", oneLine(spec.Name), oneLine(spec.Name))
+	if shown != "" {
+		return a.printSecret(spec.Name, shown)
+	}
+	return nil
+}
+
+type hooksAddWebhookCmd struct {
+	URL string `arg:"" name:"url" help:"Where to POST, or env:NAME."`
+	hookFilter
+	Secret      string   `placeholder:"env:NAME" help:"The variable that holds the secret. Default a fresh one, printed once."`
+	Header      []string `sep:"none" placeholder:"NAME: VALUE" help:"Send this header; the value may be env:NAME. Repeatable."`
+	IncludeArgs bool     `help:"Send the job's arguments too."`
+	Allow       []string `placeholder:"CIDR" help:"A private network that it may reach, such as 10.0.0.0/8. Repeatable."`
+}
+
+func (hooksAddWebhookCmd) Help() string {
+	return `The receiver answers 2xx; anything else is tried again for three days, 410 disables the hook. Redirects are not followed. Addresses that aren't public are refused without --allow.
+
+    soniq hooks add webhook https://example.com/soniq --name orders
+    soniq hooks add webhook http://10.1.2.3/soniq --allow 10.1.2.0/24 --secret env:HOOK_SECRET`
+}
+
+func (c *hooksAddWebhookCmd) Run(a *app) error {
+	spec, err := c.spec("webhook")
+	if err != nil {
+		return err
+	}
+	spec.URL, spec.Args, spec.Allow = c.URL, c.IncludeArgs, c.Allow
+	shown := ""
+	switch {
+	case c.Secret == "":
+		shown = hooks.NewSecret()
+		spec.Secrets = shown
+	case !strings.HasPrefix(c.Secret, "env:") || c.Secret == "env:":
+		// On the command line anybody on the machine can read it.
+		return usagef("--secret must be env:NAME")
+	default:
+		spec.Secrets = c.Secret
+	}
+	for _, h := range c.Header {
+		name, value, ok := strings.Cut(h, ":")
+		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || !headerName(name) || strings.ContainsAny(value, "\r\n\x00") {
+			return usagef("--header must be 'NAME: VALUE'")
+		}
+		if spec.Headers == nil {
+			spec.Headers = map[string]string{}
+		}
+		spec.Headers[http.CanonicalHeaderKey(name)] = value
+	}
+	for name := range maps.Keys(spec.Headers) {
+		if strings.HasPrefix(name, "Webhook-") || name == "Content-Type" || name == "User-Agent" || name == "Host" || name == "Content-Length" {
+			return usagef("--header %s is set by Soniq itself", name)
+		}
+	}
+	return a.checked(spec, shown)
+}
+
+// headerName reports whether name is a token of RFC 9110.
+func headerName(name string) bool {
+	return name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	}) < 0
+}
+
+type hooksAddSlackCmd struct {
+	URL string `arg:"" name:"url" help:"The incoming webhook's URL, or env:NAME."`
+	hookFilter
+	BaseURL string   `name:"base-url" placeholder:"URL" help:"Link to URL/ID of the dead letter."`
+	Allow   []string `placeholder:"CIDR" help:"A private network that it may reach. Repeatable."`
+}
+
+func (hooksAddSlackCmd) Help() string {
+	return `The first death of a kind is told at once, more of them as digests that count.
+
+    soniq hooks add slack env:SLACK_URL --queue payments
+    soniq hooks add slack https://hooks.slack.com/services/...`
+}
+
+func (c *hooksAddSlackCmd) Run(a *app) error {
+	spec, err := c.spec("slack")
+	if err != nil {
+		return err
+	}
+	spec.URL, spec.BaseURL, spec.Allow = c.URL, c.BaseURL, c.Allow
+	return a.checked(spec, "")
+}
+
+type hooksAddLogCmd struct{ hookFilter }
+
+func (hooksAddLogCmd) Help() string {
+	return `The record is in the log of the worker that sends it.
+
+    soniq hooks add log`
+}
+
+func (c *hooksAddLogCmd) Run(a *app) error {
+	spec, err := c.spec("log")
+	if err != nil {
+		return err
+	}
+	return a.checked(spec, "")
+}
+
+// checked adds a hook that is right; else it is the person's mistake.
+func (a *app) checked(spec hooks.Spec, shown string) error {
+	if err := spec.Check(); err != nil {
+		return usagef("%w", err)
+	}
+	return a.addHook(spec, shown)
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"github.com/google/uuid"
+)
+
+type hooksRetryCmd struct {
+	IDs  []string `arg:"" optional:"" name:"delivery" help:"Ids of deliveries."`
+	Hook string   `placeholder:"HOOK" help:"All failed deliveries of this hook."`
+}
+
+func (hooksRetryCmd) Help() string {
+	return `They are due at once, with the same ids. A delivery that arrived is not sent again. Exits 3 if there was nothing to send.
+
+    soniq hooks retry --hook slack
+    soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`
+}
+
+func (c *hooksRetryCmd) Run(a *app) error {
+	if len(c.IDs) == 0 && c.Hook == "" {
+		return usagef("name deliveries, or --hook for all that failed of one")
+	}
+	ids := make([]uuid.UUID, len(c.IDs))
+	for i, text := range c.IDs {
+		id, err := uuid.Parse(text)
+		if err != nil {
+			return usagef("%q is not the id of a delivery", text)
+		}
+		ids[i] = id
+	}
+	store, err := a.hookStore()
+	if err != nil {
+		return err
+	}
+	if c.Hook != "" {
+		if _, err := store.Get(a.ctx, c.Hook); err != nil {
+			return noHook(c.Hook, err)
+		}
+	}
+	n, err := store.Retry(a.ctx, ids, c.Hook)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errNoDelivery
+	}
+	if a.JSON {
+		return a.out.document(map[string]int64{"due": n})
+	}
+	a.out.printf("%s due now", deliveries(n))
+	return nil
+}
+
+func deliveries(n int64) string {
+	if n == 1 {
+		return "1 delivery is"
+	}
+	return thousands(n) + " deliveries are"
+}

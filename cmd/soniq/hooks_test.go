@@ -1,0 +1,153 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"soniq/internal/testdb"
+)
+
+// hookServer passes on the bodies that it gets, and answers 'ok'.
+func hookServer(t *testing.T) (url string, bodies <-chan string) {
+	t.Helper()
+	got := make(chan string, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- string(b)
+		_, _ = io.WriteString(w, "ok")
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, got
+}
+
+func receive(t *testing.T, bodies <-chan string) string {
+	t.Helper()
+	select {
+	case b := <-bodies:
+		return b
+	case <-time.After(deadline):
+		t.Fatal("no message came")
+		return ""
+	}
+}
+
+func TestHooks_failingJob_isOnSlackWithinASecond(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	s := newShell(t, database)
+	url, bodies := hookServer(t)
+	s.ok("hooks", "add", "slack", url+"/T0/B0/hunter2", "--allow", "127.0.0.1")
+	w := program(t, t.TempDir(), database, "worker", "--handle", "emails.send=exec:echo boom >&2; exit 1")
+	w.begin(t)
+	eventually(t, "the worker", func() bool { return strings.Contains(w.err.String(), "worker started") })
+	s.ok("enqueue", "emails.send", "--max-attempts", "1")
+	body := receive(t, bodies)
+	var id string
+	var took float64
+	err := pool.QueryRow(t.Context(), `
+		select id::text, extract(epoch from clock_timestamp() - moved_to_dead_letter_at)::float8
+		from soniq_dead_letter_jobs`).Scan(&id, &took)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantIn(t, "message", body, "emails.send", "boom", "max_retries_exceeded", "soniq dead-letter replay "+id)
+	if took > 1 {
+		t.Errorf("it took %.3f s from the death to the message", took)
+	}
+	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+	shown := s.ok("hooks", "show", "slack").out + s.ok("hooks", "list").out + s.ok("hooks", "list", "--json").out + w.err.String()
+	if strings.Contains(shown, "hunter2") {
+		t.Errorf("the URL is shown: %s", shown)
+	}
+}
+
+func TestHooks_test_printsTheAnswer(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, testdb.NewURL(t))
+	url, bodies := hookServer(t)
+	added := s.ok("hooks", "add", "webhook", url, "--name", "orders", "--allow", "127.0.0.0/8")
+	if !strings.HasPrefix(added.out, "whsec_") {
+		t.Errorf("no secret: %s", added.out)
+	}
+	wantIn(t, "answer", s.ok("hooks", "test", "orders").out, "Delivered; the answer was 200 ok")
+	wantIn(t, "body", receive(t, bodies), `"sample":true`)
+	if shown := s.ok("hooks", "show", "orders").out + s.ok("hooks", "show", "orders", "--json").out; strings.Contains(shown, strings.TrimSpace(added.out)) {
+		t.Errorf("the secret is shown again: %s", shown)
+	}
+	rotated := s.ok("hooks", "rotate-secret", "orders")
+	if rotated.out == added.out || !strings.HasPrefix(rotated.out, "whsec_") {
+		t.Errorf("rotated to %s", rotated.out)
+	}
+	wantIn(t, "answer", s.ok("hooks", "test", "orders").out, "Delivered")
+}
+
+func TestHooks_mistakes_areNamed(t *testing.T) {
+	t.Parallel()
+	s := newShell(t, testdb.NewURL(t))
+	s.ok("hooks", "add", "log")
+	for _, c := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{2, "must begin with https://", []string{"add", "webhook", "ftp://example.com"}},
+		{2, "user name or password", []string{"add", "slack", "https://a:b@example.com"}},
+		{2, "--secret must be env:NAME", []string{"add", "webhook", "https://example.com", "--secret", "whsec_x"}},
+		{2, "--event must be one of", []string{"add", "log", "--event", "x"}},
+		{2, "neither an address nor a network", []string{"add", "slack", "https://example.com", "--allow", "x"}},
+		{2, "is set by Soniq itself", []string{"add", "webhook", "https://example.com", "--header", "webhook-id: 1"}},
+		{1, `there is a hook "log" already`, []string{"add", "log"}},
+		{1, `there is no hook "x"`, []string{"test", "x"}},
+		{1, `there is no hook "x"`, []string{"remove", "x"}},
+		{4, `there is no hook "x"`, []string{"disable", "log", "x"}},
+		{2, "--state must be", []string{"deliveries", "--state", "x"}},
+		{2, "is not the id of a delivery", []string{"retry", "x"}},
+		{3, "nothing was changed", []string{"retry", "--hook", "log"}},
+	} {
+		r := s.run(append([]string{"hooks"}, c.args...)...)
+		if r.code != c.code || !strings.Contains(r.err, c.want) || r.out != "" && c.code != 4 {
+			t.Errorf("%v: exit %d, %q, %q; want %d and %q", c.args, r.code, r.out, r.err, c.code, c.want)
+		}
+	}
+}
+
+func TestHooks_killedBetweenSendAndMark_sendsAgainWithTheSameID(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	s := newShell(t, database)
+	ids, hold := make(chan string, 10), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		ids <- r.Header.Get("webhook-id")
+		select {
+		case <-hold:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(server.Close)
+	s.ok("hooks", "add", "webhook", server.URL, "--allow", "127.0.0.1")
+	seed(t, pool, letter{job: "j"})
+	first := program(t, t.TempDir(), database, "hooks", "run")
+	first.begin(t)
+	id := receive(t, ids)
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	close(hold)
+	// The lease is over.
+	if _, err := pool.Exec(t.Context(), `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`); err != nil {
+		t.Fatal(err)
+	}
+	second := program(t, t.TempDir(), database, "hooks", "run")
+	second.begin(t)
+	if again := receive(t, ids); again != id {
+		t.Errorf("sent as %s, then as %s", id, again)
+	}
+	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+}

@@ -1,0 +1,474 @@
+package hooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"soniq/notify"
+)
+
+const (
+	// leaseTime is longer than a delivery may take, so that nobody else begins
+	// meanwhile.
+	leaseTime = 60 * time.Second
+	// hookTimeout bounds a delivery, whatever the hook does.
+	hookTimeout = 30 * time.Second
+	// handOver is how long a dispatcher that must stop still sends.
+	handOver = 5 * time.Second
+	// safetyPoll is for what no notification told: outbox rows of a
+	// transaction that could send none, and lost connections.
+	safetyPoll = 60 * time.Second
+	// pruneEvery is how often old rows are deleted.
+	pruneEvery = time.Hour
+	// laneWidth is how many deliveries of one hook one dispatcher has under
+	// way at once.
+	laneWidth = 8
+	// firstHold is how long a group waits for its first digest.
+	firstHold = time.Minute
+	// holdSlack gathers the rows of a digest, whose times differ by how long
+	// the statements took that put them off.
+	holdSlack = time.Second
+	// maxDigest is how many rows one digest takes in.
+	maxDigest = 10_000
+)
+
+// schedule is how long to wait after each failed attempt: Standard Webhooks'
+// own. After the last one the delivery has failed.
+var schedule = []time.Duration{
+	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
+	10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+}
+
+// Config configures a [Dispatcher]. Its zero value works.
+type Config struct {
+	// Logger takes what an operator should know, and the records of log hooks.
+	// Default [slog.Default].
+	Logger *slog.Logger
+}
+
+// A Dispatcher sends what is due in the outbox. Any number of them share it.
+// One belongs to a worker, as a companion, or runs by itself; see RunAlone.
+type Dispatcher struct {
+	outbox  outbox
+	log     *slog.Logger
+	wakeups *notify.Wakeups
+	hold    time.Duration // firstHold, but for tests
+
+	mu    sync.Mutex
+	own   map[string]registered // of Register
+	lanes map[uuid.UUID]bool    // hooks that are being sent to
+	lacks map[uuid.UUID]bool    // hooks that were told to need a variable
+}
+
+type registered struct {
+	hook   Hook
+	digest bool
+}
+
+// NewDispatcher returns a dispatcher on pool, which stays the caller's.
+func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	return &Dispatcher{
+		outbox: outbox{pool}, log: config.Logger, wakeups: notify.NewWakeups(), hold: firstHold,
+		own: map[string]registered{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
+	}
+}
+
+const registerSQL = `
+insert into soniq_hooks (name, kind, events)
+values ($1, 'go', $2)
+on conflict (name) do update
+set events = excluded.events
+where soniq_hooks.kind = 'go'
+returning id`
+
+// Register adds a hook of your own under a name that must stay the same from
+// one release to the next: the outbox keeps its deliveries under it, and any
+// dispatcher of the fleet that has registered the name sends them. With digest
+// it gets storms as digests. Without events it is told of deaths alone. Call
+// it before Run.
+func (d *Dispatcher) Register(ctx context.Context, name string, hook Hook, digest bool, events ...string) error {
+	if len(events) == 0 {
+		events = []string{Dead}
+	}
+	var id uuid.UUID
+	err := d.outbox.pool.QueryRow(ctx, registerSQL, name, events).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = errors.New("a hook of another kind has that name")
+	}
+	if err != nil {
+		return fmt.Errorf("register hook %q: %w", name, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.own[name] = registered{hook, digest}
+	return nil
+}
+
+// Channels are what the dispatcher must hear while it runs.
+func (d *Dispatcher) Channels() map[string]notify.Handler {
+	return map[string]notify.Handler{notify.Hook: d.wakeups}
+}
+
+// RunAlone is Run with a listener of its own, on the connection that config
+// describes.
+func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error {
+	listener, err := notify.NewListener(notify.Config{ConnConfig: config, Logger: d.log})
+	if err != nil {
+		return fmt.Errorf("run hooks: %w", err)
+	}
+	for channel, handler := range d.Channels() {
+		listener.Handle(channel, handler)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return listener.Run(ctx) })
+	group.Go(func() error { return d.Run(ctx) })
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("run hooks: %w", err)
+	}
+	return nil
+}
+
+// Run sends until ctx ends, then for at most 5 s more what is due, and returns
+// nil. While the database is away it waits for it.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	// Lanes outlive ctx by handOver.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var lanes sync.WaitGroup
+	var pruned time.Time
+	trouble := false
+	for ctx.Err() == nil {
+		d.wakeups.Clear()
+		wait, err := d.pass(ctx, work, &lanes)
+		if err == nil && time.Since(pruned) > pruneEvery {
+			pruned = time.Now()
+			err = d.outbox.prune(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			if !trouble {
+				d.log.Warn("can't read the hooks' outbox; trying until that works", "error", err)
+			}
+			wait = 5 * time.Second
+		}
+		trouble = err != nil
+		d.sleep(ctx, wait)
+	}
+	giveUp := time.AfterFunc(handOver, stop)
+	defer giveUp.Stop()
+	if _, err := d.pass(work, work, &lanes); err != nil {
+		d.log.Warn("the last hooks are left to others", "error", err)
+	}
+	lanes.Wait()
+	return nil
+}
+
+func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-d.wakeups.C():
+	}
+}
+
+// pass starts a lane for each hook that has something due and none yet. It
+// returns how long to sleep.
+func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (time.Duration, error) {
+	d.mu.Lock()
+	own := slices.Collect(maps.Keys(d.own))
+	d.mu.Unlock()
+	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log"}, own)
+	if err != nil {
+		return 0, err
+	}
+	wait := safetyPoll
+	for _, h := range due {
+		d.mu.Lock()
+		busy := d.lanes[h.ID]
+		if !busy && h.Due <= 0 {
+			d.lanes[h.ID] = true
+		}
+		d.mu.Unlock()
+		switch {
+		case busy: // it wakes us when it ends
+		case h.Due <= 0 && d.cannot(h):
+			d.mu.Lock()
+			delete(d.lanes, h.ID)
+			d.mu.Unlock()
+		case h.Due > 0:
+			wait = min(wait, h.Due+time.Millisecond)
+		default:
+			lanes.Go(func() { d.lane(work, h) })
+		}
+	}
+	return wait, nil
+}
+
+// cannot reports whether a variable is missing here that the hook refers to,
+// and tells of it once. What the hook has due is left to a dispatcher that has
+// the variable.
+func (d *Dispatcher) cannot(h dueHook) bool {
+	hook, _, err := d.open(h)
+	if c, ok := hook.(interface{ close() }); ok && err == nil {
+		c.close()
+	}
+	var missing *notSetError
+	if !errors.As(err, &missing) {
+		delete(d.lacks, h.ID)
+		return false
+	}
+	if !d.lacks[h.ID] {
+		d.lacks[h.ID] = true
+		d.log.Warn("a hook can't be sent to from here; what it has due is left to others", "hook", h.Name, "because", err)
+	}
+	return true
+}
+
+// lane sends what one hook has due. A slow hook is slow in its own lane.
+func (d *Dispatcher) lane(ctx context.Context, h dueHook) {
+	defer func() {
+		d.mu.Lock()
+		delete(d.lanes, h.ID)
+		d.mu.Unlock()
+		d.wakeups.Set()
+	}()
+	hook, digest, err := d.open(h)
+	if c, ok := hook.(interface{ close() }); ok {
+		defer c.close()
+	}
+	if err != nil {
+		// What is due fails, and that is seen in 'hooks deliveries'.
+		hook = broken{err}
+	}
+	for more := true; more && ctx.Err() == nil; {
+		if digest {
+			more, err = d.sendDigest(ctx, h, hook)
+		} else {
+			more, err = d.sendEach(ctx, h, hook)
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				d.log.Warn("hook deliveries could not be read or marked; they will be sent again", "hook", h.Name, "error", err)
+				d.sleep(ctx, time.Second)
+			}
+			return
+		}
+	}
+}
+
+// broken is a hook that can't be made.
+type broken struct{ err error }
+
+func (b broken) Deliver(context.Context, *Delivery) error { return b.err }
+
+// open makes the hook that a row describes.
+func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
+	s, err := readSettings(h.Settings)
+	if err != nil {
+		return nil, false, err
+	}
+	switch h.Kind {
+	case "webhook":
+		hook, err = newWebhook(h.URL, h.Secrets, s)
+	case "slack":
+		hook, err = newSlack(h.URL, s)
+		digest = true
+	case "log":
+		hook = logHook{d.log}
+	default:
+		d.mu.Lock()
+		own := d.own[h.Name]
+		d.mu.Unlock()
+		hook, digest = own.hook, own.digest
+	}
+	return hook, digest, err
+}
+
+// sendEach sends a batch, each row for itself. more says that others may be
+// due.
+func (d *Dispatcher) sendEach(ctx context.Context, h dueHook, hook Hook) (more bool, err error) {
+	lease := uuid.New()
+	width := laneWidth
+	if h.Failures > 0 {
+		width = 1 // is it well again?
+	}
+	rows, err := d.outbox.claim(ctx, h.ID, lease, width, leaseTime, 0)
+	if err != nil || len(rows) == 0 {
+		return false, err
+	}
+	var group errgroup.Group
+	results := make([]result, len(rows))
+	for i, row := range rows {
+		group.Go(func() error {
+			e, err := d.outbox.event(ctx, row)
+			if err != nil {
+				return errors.Join(err, d.giveBack(ctx, lease, []uuid.UUID{row.ID}))
+			}
+			delivery := &Delivery{
+				ID: row.ID, Hook: h.Name, Attempt: row.Attempts, Event: e,
+				Groups: []Group{{Event: e, Count: 1, First: e.At, Last: e.At}},
+			}
+			results[i], err = d.send(ctx, h, hook, lease, []uuid.UUID{row.ID}, delivery)
+			return err
+		})
+	}
+	err = group.Wait()
+	// After a failure the next look asks whether the hook may be used.
+	sent := !slices.ContainsFunc(results, func(r result) bool { return !r.sent })
+	return sent && len(rows) == width, errors.Join(err, d.judge(ctx, h, results...))
+}
+
+// result is what a delivery tells of its hook. The zero value tells nothing:
+// it was not made.
+type result struct {
+	sent, failed bool
+	// pause is how long the other side wants to be left alone; throttled says
+	// that this is all that it wants, gone that it wants no more at all.
+	pause           time.Duration
+	throttled, gone bool
+}
+
+// judge writes down what some deliveries, made at once, tell of their hook: one
+// bad moment is one failure, however many of them it met, and a side that asks
+// for a pause has not failed.
+func (d *Dispatcher) judge(ctx context.Context, h dueHook, results ...result) error {
+	var pause time.Duration
+	bad, gone, counts := false, false, false
+	for _, r := range results {
+		pause = max(pause, r.pause)
+		bad = bad || r.failed
+		gone = gone || r.gone
+		counts = counts || r.failed && !r.throttled
+	}
+	if !bad {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	enabled, failures, reason, err := d.outbox.unwell(ctx, h.ID, pause, gone, counts)
+	switch {
+	case err != nil:
+		return err
+	case !enabled:
+		d.log.Error("the hook is disabled; 'soniq hooks enable' sends what waits", "hook", h.Name, "because", reason)
+	case failures == 5 && counts:
+		d.log.Warn("the hook has failed five times in a row and is left alone for a while", "hook", h.Name)
+	}
+	return nil
+}
+
+// giveBack releases rows though ctx may be over.
+func (d *Dispatcher) giveBack(ctx context.Context, lease uuid.UUID, ids []uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+	defer cancel()
+	return d.outbox.release(ctx, lease, ids)
+}
+
+// send delivers and writes down what became of it.
+func (d *Dispatcher) send(ctx context.Context, h dueHook, hook Hook, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
+	failure := deliver(ctx, hook, delivery)
+	if failure != nil && ctx.Err() != nil {
+		// Ended by us.
+		return result{}, d.giveBack(ctx, lease, ids)
+	}
+	// What was sent is marked, whatever happens to ctx.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if failure == nil {
+		n, err := d.outbox.delivered(ctx, h.ID, lease, ids, delivery)
+		if err == nil && n < int64(len(ids)) {
+			d.log.Warn("a hook delivery took longer than its lease; it may arrive twice, with the same id", "hook", h.Name, "delivery", delivery.ID)
+		}
+		return result{sent: err == nil}, err
+	}
+	r := result{failed: true}
+	useless := delivery.Attempt > len(schedule)
+	var refused *AnswerError
+	if errors.As(failure, &refused) {
+		delivery.Status = cmp.Or(delivery.Status, refused.Status)
+		r.pause, r.gone = refused.RetryAfter, refused.Gone
+		r.throttled = refused.Status == http.StatusTooManyRequests && r.pause > 0
+		useless = useless || refused.Useless
+	}
+	wait := max(r.pause, backoff(delivery.Attempt))
+	if r.throttled {
+		// It said when, and the attempt is not charged.
+		wait, useless = r.pause, false
+	}
+	if err := d.outbox.failed(ctx, lease, ids, delivery, failure.Error(), useless, wait, r.throttled); err != nil {
+		return result{}, err
+	}
+	level := slog.LevelWarn
+	if useless {
+		level = slog.LevelError
+	}
+	d.log.Log(ctx, level, "a hook delivery failed", "hook", h.Name, "delivery", delivery.ID, "attempt", delivery.Attempt,
+		"error", failure, "again_in", wait.Round(time.Millisecond).String(), "given_up", useless)
+	return r, nil
+}
+
+// backoff is the wait after an attempt, give or take a fifth.
+func backoff(attempt int) time.Duration {
+	wait := schedule[min(max(attempt, 1), len(schedule))-1]
+	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+// deliver calls the hook in a goroutine of its own: one that panics has
+// failed, and one that ignores its context is left behind.
+func deliver(ctx context.Context, hook Hook, d *Delivery) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, hookTimeout, fmt.Errorf("the hook took longer than %s", hookTimeout))
+	defer cancel()
+	theirs := *d // theirs alone, if they go on
+	done := make(chan error, 1)
+	go func() {
+		returned := false
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fmt.Errorf("the hook panicked: %v", r)
+			} else if !returned {
+				done <- errors.New("the hook ended its goroutine")
+			}
+		}()
+		err := hook.Deliver(ctx, &theirs)
+		returned = true
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		d.Status, d.Answer = theirs.Status, theirs.Answer
+		return err
+	case <-ctx.Done():
+		// It may be about to return.
+		select {
+		case err := <-done:
+			d.Status, d.Answer = theirs.Status, theirs.Answer
+			return err
+		case <-time.After(time.Second):
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// storable is text that the database takes.
+func storable(s string) string {
+	return cut(strings.ReplaceAll(strings.ToValidUTF8(s, "�"), "\x00", "�"), maxAnswer)
+}

@@ -1,0 +1,118 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+)
+
+// The events.
+const (
+	// Dead: a job has failed for good.
+	Dead = "job.dead_lettered"
+	// Resurrected: a dead letter was replayed.
+	Resurrected = "job.resurrected"
+	// Resolved: a replay of a dead letter succeeded.
+	Resolved = "job.resolved"
+)
+
+// Events are all events.
+var Events = []string{Dead, Resurrected, Resolved}
+
+// A Hook is told of events. Deliver should return when ctx ends, at the latest;
+// nil says that the delivery has arrived, an error that it is to be tried
+// again. An error that is an [*AnswerError] can say more. A panic counts as an
+// error.
+type Hook interface {
+	Deliver(ctx context.Context, d *Delivery) error
+}
+
+// A Delivery is one message for one hook.
+type Delivery struct {
+	// ID is the same each time that this delivery is tried: who keeps the ids
+	// that it has seen is told of nothing twice.
+	ID uuid.UUID
+	// Hook is the hook's name.
+	Hook string
+	// Attempt counts from 1.
+	Attempt int
+	// Event is what happened; of a digest, the oldest event in it.
+	Event Event
+	// Groups has, of a digest, what else happened: a group for each kind of
+	// event, the largest first. Their counts add up to all. A hook that gets
+	// no digests has one group of one.
+	Groups []Group
+	// Status and Answer are for the hook to set: what the other side said.
+	// They are kept with the delivery.
+	Status int
+	Answer string
+}
+
+// A Group is what a digest tells of events that are alike: of the same job, the
+// same reason and the same error.
+type Group struct {
+	Event       Event // the oldest
+	Count       int
+	First, Last time.Time
+}
+
+// An Event is something that happened to a dead letter.
+type Event struct {
+	// Type is Dead, Resurrected or Resolved.
+	Type string
+	// At is when.
+	At time.Time
+	// Letter is the dead letter as it is now. Where Gone says that its row was
+	// deleted since, it has only what the notification has: no error text.
+	Letter deadletter.Job
+	Gone   bool
+	// Sample marks an event that never happened: the one of 'hooks test'.
+	Sample bool
+}
+
+// AnswerError says how the other side refused a delivery.
+type AnswerError struct {
+	// Status is the HTTP status.
+	Status int
+	// Answer is the beginning of what it said.
+	Answer string
+	// RetryAfter is how long it wants to be left alone; 0 if it didn't say.
+	RetryAfter time.Duration
+	// Gone says that it will never take a delivery again: the hook is
+	// disabled.
+	Gone bool
+	// Useless says that trying this delivery again is in vain.
+	Useless bool
+}
+
+func (e *AnswerError) Error() string {
+	if e.Answer == "" {
+		return fmt.Sprintf("the answer was %d", e.Status)
+	}
+	return fmt.Sprintf("the answer was %d: %s", e.Status, e.Answer)
+}
+
+// settings are the column of that name.
+type settings struct {
+	// Headers are sent with a webhook; values may be env:NAME.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Args says that a webhook has the job's arguments.
+	Args bool `json:"args,omitempty"`
+	// Allow are private networks, as CIDRs, that a request may go to.
+	Allow []string `json:"allow,omitempty"`
+	// BaseURL is where Slack links to: the dead letter's id is appended.
+	BaseURL string `json:"base_url,omitempty"`
+}
+
+func readSettings(raw []byte) (settings, error) {
+	var s settings
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, fmt.Errorf("read the hook's settings: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,27 @@
+package hooks
+
+import (
+	"context"
+	"log/slog"
+)
+
+// logHook writes one record an event.
+type logHook struct{ log *slog.Logger }
+
+// Deliver implements Hook.
+func (h logHook) Deliver(ctx context.Context, d *Delivery) error {
+	e, level := d.Event, slog.LevelInfo
+	if e.Type == Dead {
+		level = slog.LevelWarn
+	}
+	attrs := []any{
+		"event", e.Type, "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "name", e.Letter.JobName,
+		"queue", e.Letter.Queue, "reason", string(e.Letter.Reason), "attempts", e.Letter.Attempts,
+		"error", cut(e.Letter.LastError, maxErrorText), "at", e.At,
+	}
+	if e.Sample {
+		attrs = append(attrs, "sample", true)
+	}
+	h.log.Log(ctx, level, "dead letter", attrs...)
+	return nil
+}

@@ -1,0 +1,97 @@
+package hooks_test
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"soniq/hooks"
+	"soniq/internal/testdb"
+)
+
+type slackPost struct {
+	Text   string
+	Blocks []struct {
+		Type string
+		Text struct{ Text string }
+	}
+}
+
+func (p slackPost) all() string {
+	var b strings.Builder
+	for _, block := range p.Blocks {
+		b.WriteString(block.Text.Text + "\n")
+	}
+	return b.String()
+}
+
+func TestSlack_death_isToldWithItsReplay(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, nil)
+	addHook(t, pool, "slack", rc.URL)
+	dispatch(t, pool)
+	die(t, pool, 1, "emails.send", "<!channel> ```x``` & \x1b[31m")
+	eventually(t, "the message", func() bool { return len(rc.requests()) == 1 })
+	p := decode[slackPost](t, rc.requests()[0].body)
+	all := p.all()
+	id := value[string](t, pool, `select id::text from soniq_dead_letter_jobs`)
+	for _, want := range []string{"emails.send", "max_retries_exceeded", "soniq dead-letter replay " + id, "&lt;!channel&gt;", "attempts: 3"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("the message lacks %q: %s", want, all)
+		}
+	}
+	if strings.Contains(all, "<!") || strings.Contains(all, "\x1b") || strings.Count(all, "```") != 2 {
+		t.Errorf("the error's text has an effect: %q", all)
+	}
+}
+
+func TestSlack_storm_isAHandfulOfMessagesThatAddUp(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, nil)
+	addHook(t, pool, "slack", rc.URL)
+	for range 3 {
+		dispatch(t, pool, func(d *hooks.Dispatcher) { hooks.SetHold(d, 2*time.Second) })
+	}
+	for range 100 {
+		die(t, pool, 10, "emails.send", "connection refused")
+	}
+	eventually(t, "all to be told", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1000
+	})
+	total := 0
+	for _, r := range rc.requests() {
+		text := decode[slackPost](t, r.body).Text
+		n, err := strconv.Atoi(strings.SplitN(text, " ", 2)[0])
+		if err != nil {
+			n = 1 // 'Dead letter: ...'
+		}
+		total += n
+	}
+	if n := len(rc.requests()); n > 5 || total != 1000 {
+		t.Errorf("%d messages tell of %d deaths, want a handful and 1000", n, total)
+	}
+}
+
+func TestSlack_blocksRefused_sendsTheTextAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, func(n int, w http.ResponseWriter, _ *http.Request) {
+		if n == 1 {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	})
+	addHook(t, pool, "slack", rc.URL)
+	dispatch(t, pool)
+	die(t, pool, 1, "emails.send", "boom")
+	eventually(t, "the delivery", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
+	})
+	p := decode[slackPost](t, rc.requests()[1].body)
+	if len(p.Blocks) != 0 || !strings.Contains(p.Text, "emails.send") {
+		t.Errorf("%+v", p)
+	}
+}

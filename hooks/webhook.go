@@ -1,0 +1,117 @@
+package hooks
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// maxErrorText is how much of the error a webhook has: the whole should stay
+// below Standard Webhooks' 20 KB.
+const maxErrorText = 4 << 10
+
+// webhook posts events after Standard Webhooks.
+type webhook struct {
+	*endpoint
+	secrets [][]byte
+	header  http.Header
+	args    bool
+}
+
+func newWebhook(address, secrets string, s settings) (*webhook, error) {
+	e, err := newEndpoint(address, s.Allow)
+	if err != nil {
+		return nil, err
+	}
+	w := &webhook{endpoint: e, header: http.Header{}, args: s.Args}
+	if secrets, err = Resolve(secrets); err != nil {
+		return nil, err
+	}
+	if w.secrets, err = ParseSecrets(secrets); err != nil {
+		return nil, err
+	}
+	for name, value := range s.Headers {
+		if value, err = Resolve(value); err != nil {
+			return nil, err
+		}
+		w.header.Set(name, value)
+	}
+	return w, nil
+}
+
+// webhookBody is the body of a webhook; docs/hooks.md describes it.
+type webhookBody struct {
+	Type      string      `json:"type"`
+	Timestamp time.Time   `json:"timestamp"`
+	Data      webhookData `json:"data"`
+}
+
+type webhookData struct {
+	ID                string          `json:"id"`
+	JobName           string          `json:"job_name"`
+	Queue             string          `json:"queue"`
+	Reason            string          `json:"reason"`
+	Error             string          `json:"error,omitempty"`
+	ErrorKind         string          `json:"error_kind,omitempty"`
+	ErrorType         string          `json:"error_type,omitempty"`
+	Fingerprint       string          `json:"fingerprint,omitempty"`
+	Attempts          int             `json:"attempts"`
+	MaxAttempts       int             `json:"max_attempts,omitempty"`
+	MovedAt           time.Time       `json:"moved_at"`
+	OriginalCreatedAt *time.Time      `json:"original_created_at,omitempty"`
+	ResurrectionCount int             `json:"resurrection_count"`
+	Tags              json.RawMessage `json:"tags,omitempty"`
+	Args              json.RawMessage `json:"args,omitempty"`
+	Gone              bool            `json:"gone,omitempty"`
+	Sample            bool            `json:"sample,omitempty"`
+}
+
+// body is the event as JSON.
+func body(e Event, args bool) ([]byte, error) {
+	l := e.Letter
+	data := webhookData{
+		ID: l.ID.String(), JobName: l.JobName, Queue: l.Queue, Reason: string(l.Reason),
+		Error: cut(l.LastError, maxErrorText), ErrorKind: string(l.ErrorKind), ErrorType: l.ErrorType,
+		Fingerprint: l.Fingerprint, Attempts: l.Attempts, MaxAttempts: l.MaxAttempts, MovedAt: l.MovedAt,
+		ResurrectionCount: l.ResurrectionCount, Tags: l.Tags, Gone: e.Gone, Sample: e.Sample,
+	}
+	if !l.OriginalCreatedAt.IsZero() {
+		data.OriginalCreatedAt = &l.OriginalCreatedAt
+	}
+	if args {
+		data.Args = l.Args
+	}
+	return json.Marshal(webhookBody{Type: e.Type, Timestamp: e.At, Data: data})
+}
+
+// Deliver implements Hook.
+func (w *webhook) Deliver(ctx context.Context, d *Delivery) error {
+	b, err := body(d.Event, w.args)
+	if err != nil {
+		return fmt.Errorf("write the webhook's body: %w", err)
+	}
+	header := w.header.Clone()
+	id, timestamp := d.ID.String(), time.Now().Unix()
+	header.Set("Webhook-Id", id)
+	header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
+	if len(w.secrets) > 0 {
+		header.Set("Webhook-Signature", Sign(w.secrets, id, timestamp, b))
+	}
+	return w.post(ctx, d, header, b)
+}
+
+// cut is at most limit bytes of s, with an ellipsis where something is missing.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	n := limit - len("…")
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
