@@ -323,13 +323,7 @@ func TestCancel_runningReplay_itsDeadLetterIsDeadAgain(t *testing.T) {
 func TestCancel_handlersHoldThePool_isHeard(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	config := pool.Config().Copy()
-	config.MaxConns = 1
-	small, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(small.Close)
+	small := narrow(t, pool)
 	reg := engine.NewRegistry()
 	started := make(chan *engine.Job, 1)
 	engine.HandleRaw(reg, "greedy", func(ctx context.Context, job *engine.Job) (any, error) {

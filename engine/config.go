@@ -50,8 +50,8 @@ type WorkerConfig struct {
 	// ListenConfig is the connection to LISTEN on, for people whose pool goes
 	// through a pooler in transaction mode. It must lead to the same database.
 	// Where notifications don't arrive, the worker warns once and looks for jobs
-	// each second until they do. Others notice in seconds that it ended with the process, unless there is
-	// a pooler here too. Default: that of the pool.
+	// each second until they do. Others notice in seconds that it ended with the
+	// process, unless there is a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
 	// Logger takes what an operator should know. Default [slog.Default].
 	Logger *slog.Logger

@@ -135,6 +135,20 @@ func start(t *testing.T, pool *pgxpool.Pool, reg *engine.Registry, config engine
 	return r
 }
 
+// narrow is another pool on pool's database, of one connection: whoever holds
+// that holds all of it.
+func narrow(t *testing.T, pool *pgxpool.Pool) *pgxpool.Pool {
+	t.Helper()
+	config := pool.Config().Copy()
+	config.MaxConns = 1
+	small, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(small.Close)
+	return small
+}
+
 func newClient(t *testing.T, pool *pgxpool.Pool) *engine.Client {
 	t.Helper()
 	c, err := engine.NewClient(pool, engine.ClientConfig{})

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
 	"soniq/internal/testdb"
@@ -78,13 +77,7 @@ func TestWorker_listenerKilled_takesAnotherLockAndKeepsItsJob(t *testing.T) {
 func TestWorker_listenerKilledAndPoolInUse_takesItsLockBackInTime(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	config := pool.Config().Copy()
-	config.MaxConns = 1
-	small, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(small.Close)
+	small := narrow(t, pool)
 	reg := engine.NewRegistry()
 	noop(reg, "a")
 	// It always waits: the next heartbeat is due before this one is written.
@@ -441,13 +434,7 @@ func TestWorker_listenerAway_pollsUntilItIsBack(t *testing.T) {
 func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	config := pool.Config().Copy()
-	config.MaxConns = 1
-	small, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(small.Close)
+	small := narrow(t, pool)
 	reg := engine.NewRegistry()
 	noop(reg, "a")
 	w := start(t, small, reg, engine.WorkerConfig{Concurrency: 1})

@@ -28,7 +28,11 @@ func (a *app) printAttempts(failures []deadletter.Failure) {
 			about = append(about, f.Code)
 		}
 		if f.StartedAt != nil {
-			about = append(about, "after "+f.FailedAt.Sub(*f.StartedAt).Round(time.Millisecond).String())
+			took := f.FailedAt.Sub(*f.StartedAt)
+			if took > time.Millisecond {
+				took = took.Round(time.Millisecond)
+			}
+			about = append(about, "after "+took.String())
 		}
 		message, _, _ := strings.Cut(f.Message, "\n")
 		p("%s", oneLine(fmt.Sprintf("  %d  %s  %s  %s", f.Attempt, a.when(f.FailedAt), strings.Join(about, ", "), message)))
