@@ -281,8 +281,13 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 	inTrouble := false
 	// overdue paces the second looks at a due job that someone else holds.
 	overdue := time.Duration(0)
-	for ctx.Err() == nil {
+	for {
 		free := w.freeSlots()
+		// Looked at after the slots, never before: a slot that a job left after
+		// ctx had ended would be taken again.
+		if ctx.Err() != nil {
+			return nil
+		}
 		if free == 0 {
 			sleep(ctx, -1, nil, w.freed)
 			continue
@@ -321,7 +326,6 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			w.presence.stir()
 		}
 	}
-	return nil
 }
 
 // claimTimeout is when a connection that doesn't answer is given up.
