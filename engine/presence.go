@@ -259,8 +259,12 @@ func (w *Worker) beat(ctx context.Context) error {
 		case <-w.presence.changed:
 		case <-retry.C:
 		}
-		beatCtx, cancel := context.WithTimeout(ctx, heartbeatInterval)
+		// A beat that has begun is waited for. Cut off here, it could still be
+		// written over there, after unregister: the worker would look alive.
+		beatCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), heartbeatInterval)
+		last := context.AfterFunc(ctx, func() { time.AfterFunc(lastBeat, cancel) })
 		err := w.renew(beatCtx, names, patience)
+		last()
 		cancel()
 		w.presence.answered(err == nil)
 		if err != nil {
@@ -301,6 +305,8 @@ const (
 	// beatRetry follows a heartbeat that failed. When the server is back,
 	// others wait for ours no longer than trustAfter.
 	beatRetry = time.Second
+	// lastBeat is how long a worker that ends waits for a beat of its own.
+	lastBeat = 2 * time.Second
 )
 
 // renew is one heartbeat.
