@@ -95,11 +95,18 @@ func TestWorker_listenerKilledAndPoolInUse_takesItsLockBackInTime(t *testing.T) 
 		waitUntil(t, pool, "a heartbeat", `select last_heartbeat > $2 from soniq_workers where id = $1`, w.ID(), before)
 		return queryValue[time.Time](t, pool, beatenSQL, w.ID())
 	}
-	beat()
-	last := beat()
-	exec(t, pool, `select pg_terminate_backend(backend_pid) from soniq_workers where id = $1`, w.ID())
-	if silence := beat().Sub(last); silence > 1400*time.Millisecond {
-		t.Errorf("silent for %s", silence)
+	// With a heartbeat that waits as always it would be 2 s, each time; a busy
+	// machine can only add to what it is.
+	silence := time.Hour
+	for tries := 0; silence > 1400*time.Millisecond; tries++ {
+		if tries == 5 {
+			t.Fatalf("silent for %s, and no less in %d tries", silence, tries)
+		}
+		waitUntil(t, pool, "the lock", advertisingSQL, 1)
+		beat()
+		last := beat()
+		exec(t, pool, `select pg_terminate_backend(backend_pid) from soniq_workers where id = $1`, w.ID())
+		silence = min(silence, beat().Sub(last))
 	}
 }
 
