@@ -94,9 +94,10 @@ const moveSQL = `
 with death as (
   select *
   from unnest(
-    $2::uuid[], $3::integer[], $4::bigint[],
-    $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[],
-    $12::text[]
+    (select $2::uuid[]), (select $3::integer[]), (select $4::bigint[]),
+    (select $5::text[]), (select $6::text[]), (select $7::text[]), (select $8::text[]), (select $9::text[]),
+    (select $10::text[]), (select $11::text[]),
+    (select $12::text[])
   ) as u (
     id, attempts, token,
     reason, message, error_kind, error_type, error_code, decided_by, fingerprint,
@@ -106,8 +107,7 @@ with death as (
   delete from soniq_jobs j
   using death u
   where j.id = u.id
-    and j.status = 'processing'
-    and j.worker_id = $1
+    and (j.status = 'processing' and j.worker_id = $1) is true
     and j.attempts = u.attempts
     and j.claim_token = u.token
   returning
