@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"soniq/engine"
+	"soniq/internal/command"
 )
 
 // maxConcurrency is the engine's bound.
@@ -201,7 +202,7 @@ type taps struct{ stdout, stderr io.Writer }
 // command ends.
 func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
 	registry := engine.NewRegistry()
-	var guard *warden
+	var guard *command.Warden
 	for _, spec := range specs {
 		if spec.exec == "" {
 			handler, err := newHTTPHandler(spec.http, log)
@@ -214,10 +215,10 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 		}
 		if guard == nil {
 			var err error
-			if guard, err = newWarden(); err != nil {
+			if guard, err = command.NewWarden(); err != nil {
 				return nil, err
 			}
-			a.atExit(guard.close)
+			a.atExit(guard.Close)
 		}
 		handler := &execHandler{
 			command:        spec.exec,

@@ -14,6 +14,7 @@ import (
 
 	"soniq/engine"
 	"soniq/hooks"
+	"soniq/internal/command"
 )
 
 // workerCmd has a default subcommand, so that 'soniq worker' alone is the
@@ -160,7 +161,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		Queues: file.queues,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
-		CancelGrace: killGrace + 2*pipeGrace,
+		CancelGrace: killGrace + 2*command.PipeGrace,
 	}
 	for _, q := range c.Queues {
 		if q == "" {
