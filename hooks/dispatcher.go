@@ -28,6 +28,9 @@ const (
 	leaseTime = 60 * time.Second
 	// hookTimeout bounds a delivery, whatever the hook does.
 	hookTimeout = 30 * time.Second
+	// leaveBehind is how long a hook may take to return once its context has
+	// ended.
+	leaveBehind = 4 * time.Second
 	// handOver is how long a dispatcher that must stop still sends.
 	handOver = 5 * time.Second
 	// safetyPoll is for what no notification told: outbox rows of a
@@ -59,6 +62,10 @@ type Config struct {
 	// Logger takes what an operator should know, and the records of log hooks.
 	// Default [slog.Default].
 	Logger *slog.Logger
+	// AllowExec lets exec hooks run their commands here. The table soniq_hooks
+	// names them: whoever can write to it can run commands as this process.
+	// Without it their deliveries are left to dispatchers that may. Default no.
+	AllowExec bool
 }
 
 // A Dispatcher sends what is due in the outbox. Any number of them share it.
@@ -66,6 +73,7 @@ type Config struct {
 type Dispatcher struct {
 	outbox  outbox
 	log     *slog.Logger
+	exec    bool // Config.AllowExec
 	wakeups *notify.Wakeups
 	hold    time.Duration // firstHold, but for tests
 
@@ -86,7 +94,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 		config.Logger = slog.Default()
 	}
 	return &Dispatcher{
-		outbox: outbox{pool}, log: config.Logger, wakeups: notify.NewWakeups(), hold: firstHold,
+		outbox: outbox{pool}, log: config.Logger, exec: config.AllowExec, wakeups: notify.NewWakeups(), hold: firstHold,
 		own: map[string]registered{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
 	}
 }
@@ -196,7 +204,7 @@ func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (tim
 	d.mu.Lock()
 	own := slices.Collect(maps.Keys(d.own))
 	d.mu.Unlock()
-	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log"}, own)
+	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log", "exec"}, own)
 	if err != nil {
 		return 0, err
 	}
@@ -223,16 +231,16 @@ func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (tim
 	return wait, nil
 }
 
-// cannot reports whether a variable is missing here that the hook refers to,
-// and tells of it once. What the hook has due is left to a dispatcher that has
-// the variable.
+// cannot reports whether the hook can be sent to only from elsewhere, and tells
+// of it once: a variable is missing here that it refers to, or its command may
+// not be run. What it has due is left to a dispatcher that can.
 func (d *Dispatcher) cannot(h dueHook) bool {
 	hook, _, err := d.open(h)
 	if c, ok := hook.(interface{ close() }); ok && err == nil {
 		c.close()
 	}
 	var missing *notSetError
-	if !errors.As(err, &missing) {
+	if !errors.As(err, &missing) && !errors.Is(err, ErrExecNotAllowed) {
 		delete(d.lacks, h.ID)
 		return false
 	}
@@ -294,6 +302,11 @@ func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
 		digest = true
 	case "log":
 		hook = logHook{d.log}
+	case "exec":
+		if !d.exec {
+			return nil, false, ErrExecNotAllowed
+		}
+		hook = &execHook{line: s.Command, args: s.Args, timeout: sendTimeout}
 	default:
 		d.mu.Lock()
 		own := d.own[h.Name]
@@ -462,7 +475,7 @@ func deliver(ctx context.Context, hook Hook, d *Delivery) error {
 		case err := <-done:
 			d.Status, d.Answer = theirs.Status, theirs.Answer
 			return err
-		case <-time.After(time.Second):
+		case <-time.After(leaveBehind):
 			return context.Cause(ctx)
 		}
 	}

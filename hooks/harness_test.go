@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -116,7 +116,13 @@ func die(t *testing.T, pool *pgxpool.Pool, n int, job, text string) {
 // dispatch runs a dispatcher until the test ends, or stop is called.
 func dispatch(t *testing.T, pool *pgxpool.Pool, prepare ...func(*hooks.Dispatcher)) (stop func()) {
 	t.Helper()
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	return dispatchWith(t, pool, hooks.Config{}, prepare...)
+}
+
+func dispatchWith(t *testing.T, pool *pgxpool.Pool, config hooks.Config, prepare ...func(*hooks.Dispatcher)) (stop func()) {
+	t.Helper()
+	config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	d := hooks.NewDispatcher(pool, config)
 	for _, p := range prepare {
 		p(d)
 	}

@@ -25,7 +25,7 @@ var ErrExists = errors.New("a hook of that name exists already")
 type Spec struct {
 	// Name is unique. Required.
 	Name string
-	// Kind is webhook, slack or log. Required.
+	// Kind is webhook, slack, log or exec. Required.
 	Kind string
 	// URL is where a webhook or Slack message goes, or env:NAME.
 	URL string
@@ -33,7 +33,10 @@ type Spec struct {
 	Secrets string
 	// Headers are sent with a webhook. Values may be env:NAME.
 	Headers map[string]string
-	// Args says that a webhook has the job's arguments.
+	// Command is what an exec hook runs, by /bin/sh -c. It is shown: a secret
+	// belongs into the environment of the dispatcher.
+	Command string
+	// Args says that a webhook or command gets the job's arguments.
 	Args bool
 	// Allow are private networks that the hook may reach, as CIDRs.
 	Allow []string
@@ -53,7 +56,10 @@ func (s *Spec) Check() error {
 	if strings.TrimSpace(s.Name) == "" {
 		return errors.New("the name is empty")
 	}
-	if s.Kind != "log" {
+	if s.Kind == "exec" && strings.TrimSpace(s.Command) == "" {
+		return errors.New("the command is empty")
+	}
+	if s.Kind == "webhook" || s.Kind == "slack" {
 		if !strings.HasPrefix(s.URL, "env:") {
 			if _, err := ParseURL(s.URL); err != nil {
 				return err
@@ -77,8 +83,8 @@ func (s *Spec) Check() error {
 	return nil
 }
 
-// Info is a hook as it may be shown: its address is the host alone, or the
-// reference, and there is no secret in it.
+// Info is a hook as it may be shown: its target is the host alone, or the
+// reference, or the command, and there is no secret in it.
 type Info struct {
 	ID             uuid.UUID       `json:"id"`
 	Name           string          `json:"name"`
@@ -138,7 +144,7 @@ func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
 	if len(spec.Events) == 0 {
 		spec.Events = []string{Dead}
 	}
-	set := settings{Headers: spec.Headers, Args: spec.Args, Allow: spec.Allow, BaseURL: spec.BaseURL}
+	set := settings{Headers: spec.Headers, Args: spec.Args, Allow: spec.Allow, BaseURL: spec.BaseURL, Command: spec.Command}
 	var tags any
 	if len(spec.Tags) > 0 {
 		tags = spec.Tags
@@ -164,7 +170,7 @@ func all(list []string) []string {
 }
 
 const storeListSQL = `
-select h.id, h.name, h.kind, coalesce(h.url, ''), h.secrets is not null, h.events, h.jobs, h.queues, h.reasons, h.tags,
+select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null, h.events, h.jobs, h.queues, h.reasons, h.tags,
   h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at,
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending'),
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered'),
@@ -195,7 +201,9 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 		return nil, fmt.Errorf("list hooks: %w", err)
 	}
 	for i := range infos {
-		infos[i].Target = Target(infos[i].Target)
+		if infos[i].Kind != "exec" {
+			infos[i].Target = Target(infos[i].Target)
+		}
 	}
 	return infos, nil
 }
@@ -339,7 +347,8 @@ from soniq_hooks
 where name = $1`
 
 // Test sends a sample, marked as one, from this process and past the outbox.
-// The delivery has the answer. The error is the hook's, or [ErrNotFound].
+// The delivery has the answer. The error is the hook's, [ErrNotFound], or, for
+// a command that d may not run, [ErrExecNotAllowed].
 func (s *Store) Test(ctx context.Context, d *Dispatcher, name string) (*Delivery, error) {
 	var h dueHook
 	err := s.pool.QueryRow(ctx, storeOpenSQL, name).Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings)
@@ -350,6 +359,9 @@ func (s *Store) Test(ctx context.Context, d *Dispatcher, name string) (*Delivery
 		return nil, fmt.Errorf("test hook: %w", err)
 	}
 	hook, _, err := d.open(h)
+	if c, ok := hook.(interface{ close() }); ok {
+		defer c.close()
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("test hook: %w", err)

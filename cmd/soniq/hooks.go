@@ -11,7 +11,7 @@ import (
 
 // hooksCmd groups what can be done with hooks.
 type hooksCmd struct {
-	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack or log."`
+	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack, log or exec."`
 	List         hooksListCmd       `cmd:"" help:"List the hooks."`
 	Show         hooksShowCmd       `cmd:"" help:"Show one hook."`
 	Test         hooksTestCmd       `cmd:"" help:"Send a marked sample and print the answer."`
@@ -252,7 +252,8 @@ func (c *hooksShowCmd) Run(a *app) error {
 }
 
 type hooksTestCmd struct {
-	Name string `arg:"" name:"hook" help:"Name of a hook."`
+	Name           string `arg:"" name:"hook" help:"Name of a hook."`
+	AllowExecHooks bool   `help:"Run the command of an exec hook here."`
 }
 
 func (hooksTestCmd) Help() string {
@@ -266,18 +267,27 @@ func (c *hooksTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	d, err := hooks.NewStore(pool).Test(a.ctx, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}), c.Name)
-	if err != nil {
+	store := hooks.NewStore(pool)
+	dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+	d, err := store.Test(a.ctx, dispatcher, c.Name)
+	switch {
+	case errors.Is(err, hooks.ErrExecNotAllowed):
+		h, err := store.Get(a.ctx, c.Name)
+		if err != nil {
+			return noHook(c.Name, err)
+		}
+		return usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, oneLine(h.Target))
+	case err != nil:
 		return noHook(c.Name, err)
 	}
 	if a.JSON {
 		return a.out.document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
 	}
-	if d.Status == 0 {
-		a.out.printf("Delivered")
+	if answer := answerText(d.Status, d.Answer); answer != "" {
+		a.out.printf("Delivered; the answer was %s", answer)
 		return nil
 	}
-	a.out.printf("Delivered; the answer was %d %s", d.Status, firstLine(d.Answer))
+	a.out.printf("Delivered")
 	return nil
 }
 
@@ -332,10 +342,24 @@ func (c *hooksDeliveriesCmd) Run(a *app) error {
 	now := a.now()
 	for _, d := range list {
 		answer := firstLine(d.LastError)
-		if answer == "" && d.LastStatus != nil {
-			answer = strings.TrimSpace(fmt.Sprintf("%d %s", *d.LastStatus, firstLine(d.LastAnswer)))
+		if answer == "" {
+			status := 0
+			if d.LastStatus != nil {
+				status = *d.LastStatus
+			}
+			answer = answerText(status, d.LastAnswer)
 		}
 		t.add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), age(now, d.CreatedAt), answer)
 	}
 	return t.write(a.out, a.tableWidth())
+}
+
+// answerText is what the other side said, in a line: a status, where it has
+// one, and the beginning of its text.
+func answerText(status int, answer string) string {
+	answer = firstLine(answer)
+	if status == 0 {
+		return answer
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, answer))
 }

@@ -16,6 +16,7 @@ type hooksAddCmd struct {
 	Webhook hooksAddWebhookCmd `cmd:"" help:"POST each event, signed after Standard Webhooks."`
 	Slack   hooksAddSlackCmd   `cmd:"" help:"Post to a Slack incoming webhook; storms become digests."`
 	Log     hooksAddLogCmd     `cmd:"" help:"Write one log record an event, in one worker of the fleet."`
+	Exec    hooksAddExecCmd    `cmd:"" help:"Run a command for each event, in one worker of the fleet."`
 }
 
 func (hooksAddCmd) Help() string {
@@ -180,6 +181,41 @@ func (c *hooksAddLogCmd) Run(a *app) error {
 		return err
 	}
 	return a.checked(spec, "")
+}
+
+type hooksAddExecCmd struct {
+	Command string `arg:"" name:"command" help:"What to run, by /bin/sh -c: one argument, in quotes."`
+	hookFilter
+	IncludeArgs bool `help:"Hand the job's arguments over too."`
+}
+
+func (hooksAddExecCmd) Help() string {
+	return `The command gets the event as JSON on standard input, the same as a webhook's body, and SONIQ_HOOK, SONIQ_EVENT, SONIQ_DELIVERY_ID, SONIQ_DEAD_LETTER_ID and SONIQ_ATTEMPT in its environment. How it exits is the verdict:
+
+    0      delivered
+    65,78  failed, and trying again is useless
+    else   failed: tried again, for three days
+
+After 20 s it gets SIGTERM, then SIGKILL, with all that it has started.
+
+It is run only by workers (and 'soniq hooks run') that were started with --allow-exec-hooks, since whoever may write to the table of hooks could otherwise run commands on all of them.
+
+    soniq hooks add exec './page-on-call' --name pager --queue payments
+    soniq hooks test pager --allow-exec-hooks
+    soniq worker --allow-exec-hooks`
+}
+
+func (c *hooksAddExecCmd) Run(a *app) error {
+	spec, err := c.spec("exec")
+	if err != nil {
+		return err
+	}
+	spec.Command, spec.Args = c.Command, c.IncludeArgs
+	if err := a.checked(spec, ""); err != nil {
+		return err
+	}
+	a.note("it is run by workers that were started with --allow-exec-hooks, and by no other")
+	return nil
 }
 
 // checked adds a hook that is right; else it is the person's mistake.

@@ -6,7 +6,8 @@ import (
 )
 
 type hooksRunCmd struct {
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	AllowExecHooks bool   `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
+	ListenURL      string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
 func (hooksRunCmd) Help() string {
@@ -30,5 +31,5 @@ func (c *hooksRunCmd) Run(a *app) error {
 		}
 	}
 	a.log.Info("sending hooks")
-	return hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}).RunAlone(a.ctx, listen)
+	return hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks}).RunAlone(a.ctx, listen)
 }

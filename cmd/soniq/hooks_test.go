@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -101,6 +103,7 @@ func TestHooks_mistakes_areNamed(t *testing.T) {
 		{2, "--event must be one of", []string{"add", "log", "--event", "x"}},
 		{2, "neither an address nor a network", []string{"add", "slack", "https://example.com", "--allow", "x"}},
 		{2, "is set by Soniq itself", []string{"add", "webhook", "https://example.com", "--header", "webhook-id: 1"}},
+		{2, "the command is empty", []string{"add", "exec", " "}},
 		{1, `there is a hook "log" already`, []string{"add", "log"}},
 		{1, `there is no hook "x"`, []string{"test", "x"}},
 		{1, `there is no hook "x"`, []string{"remove", "x"}},
@@ -150,4 +153,33 @@ func TestHooks_killedBetweenSendAndMark_sendsAgainWithTheSameID(t *testing.T) {
 		t.Errorf("sent as %s, then as %s", id, again)
 	}
 	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+}
+
+// A command that a row names runs only where somebody said that it may, and
+// dies with its dispatcher.
+func TestHooks_exec_isAskedFor_andDiesWithItsDispatcher(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	s := newShell(t, database)
+	pids := filepath.Join(t.TempDir(), "pids")
+	added := s.ok("hooks", "add", "exec", "cat >/dev/null; printf 'paged\\033[2J'", "--name", "pager", "--queue", "none")
+	wantIn(t, "note", added.err, "--allow-exec-hooks")
+	r := s.run("hooks", "test", "pager")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "refusal", r.err, "hook \"pager\" runs a command: cat >/dev/null; printf 'paged", "--allow-exec-hooks")
+	if out := s.ok("hooks", "test", "pager", "--allow-exec-hooks").out; out != "Delivered; the answer was paged\\x1b[2J\n" {
+		t.Errorf("%q", out)
+	}
+	s.ok("hooks", "add", "exec", "sleep 300 & echo $! $$ > "+pids+".new; mv "+pids+".new "+pids+"; wait", "--name", "slow")
+	wantIn(t, "list", s.ok("hooks", "list").out, "sleep 300 & echo")
+	seed(t, pool, letter{job: "j"})
+	first := program(t, t.TempDir(), database, "hooks", "run", "--allow-exec-hooks")
+	first.begin(t)
+	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	wantGone(t, pids)
 }

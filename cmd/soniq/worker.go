@@ -38,6 +38,7 @@ type workerRunCmd struct {
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
+	AllowExecHooks  bool           `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
 	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
@@ -135,7 +136,7 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		config.Companions = append(config.Companions, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}))
+		config.Companions = append(config.Companions, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks}))
 	}
 	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {
