@@ -77,10 +77,11 @@ type Dispatcher struct {
 	wakeups *notify.Wakeups
 	hold    time.Duration // firstHold, but for tests
 
-	mu    sync.Mutex
-	own   map[string]registered // of Register
-	lanes map[uuid.UUID]bool    // hooks that are being sent to
-	lacks map[uuid.UUID]bool    // hooks that were told to need a variable
+	mu       sync.Mutex
+	own      map[string]registered // of Register
+	declared map[string]Spec       // of Declare
+	lanes    map[uuid.UUID]bool    // hooks that are being sent to
+	lacks    map[uuid.UUID]bool    // hooks that were told to be others' to send to
 }
 
 type registered struct {
@@ -95,7 +96,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 	}
 	return &Dispatcher{
 		outbox: outbox{pool}, log: config.Logger, exec: config.AllowExec, wakeups: notify.NewWakeups(), hold: firstHold,
-		own: map[string]registered{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
+		own: map[string]registered{}, declared: map[string]Spec{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
 	}
 }
 
@@ -127,6 +128,50 @@ func (d *Dispatcher) Register(ctx context.Context, name string, hook Hook, diges
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.own[name] = registered{hook, digest}
+	return nil
+}
+
+// Every column but those that the fleet keeps: a hook that somebody disabled
+// stays so.
+const declareSQL = `
+insert into soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declared_at)
+values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, clock_timestamp())
+on conflict (name) do update
+set kind = excluded.kind,
+  url = excluded.url,
+  secrets = excluded.secrets,
+  settings = excluded.settings,
+  events = excluded.events,
+  jobs = excluded.jobs,
+  queues = excluded.queues,
+  reasons = excluded.reasons,
+  tags = excluded.tags,
+  declared_at = excluded.declared_at
+where h.declared_at is not null`
+
+// Declare adds hooks that a configuration has, or changes them to what it says.
+// They are sent to as declared here, and only by dispatchers that declare them,
+// whatever the table says: so a command needs no AllowExec. They hear of what
+// happens from then on, also while none of these dispatchers runs. One that no
+// running dispatcher has declared for a week is removed. A name that a hook
+// has which was not declared is an error that wraps [ErrExists]. Call it before
+// Run.
+func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
+	for _, spec := range specs {
+		if err := spec.Check(); err != nil {
+			return fmt.Errorf("declare hook %q: %w", spec.Name, err)
+		}
+		tag, err := d.outbox.pool.Exec(ctx, declareSQL, spec.row()...)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = ErrExists
+		}
+		if err != nil {
+			return fmt.Errorf("declare hook %q: %w", spec.Name, err)
+		}
+		d.mu.Lock()
+		d.declared[spec.Name] = spec
+		d.mu.Unlock()
+	}
 	return nil
 }
 
@@ -168,7 +213,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		wait, err := d.pass(ctx, work, &lanes)
 		if err == nil && time.Since(pruned) > pruneEvery {
 			pruned = time.Now()
-			err = d.outbox.prune(ctx)
+			err = d.tidy(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			if !trouble {
@@ -188,6 +233,18 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return nil
 }
 
+// tidy removes what is too old.
+func (d *Dispatcher) tidy(ctx context.Context) error {
+	d.mu.Lock()
+	declared := slices.Collect(maps.Keys(d.declared))
+	d.mu.Unlock()
+	removed, err := d.outbox.declared(ctx, declared)
+	for _, name := range removed {
+		d.log.Warn("a hook was removed: no configuration has had it for a week", "hook", name)
+	}
+	return errors.Join(err, d.outbox.prune(ctx))
+}
+
 func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -202,9 +259,9 @@ func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
 // returns how long to sleep.
 func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (time.Duration, error) {
 	d.mu.Lock()
-	own := slices.Collect(maps.Keys(d.own))
+	own, declared := slices.Collect(maps.Keys(d.own)), slices.Collect(maps.Keys(d.declared))
 	d.mu.Unlock()
-	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log", "exec"}, own)
+	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log", "exec"}, own, declared)
 	if err != nil {
 		return 0, err
 	}
@@ -288,9 +345,17 @@ type broken struct{ err error }
 
 func (b broken) Deliver(context.Context, *Delivery) error { return b.err }
 
-// open makes the hook that a row describes.
+// open makes the hook that a row describes or, where it was declared here, our
+// configuration.
 func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
 	s, err := readSettings(h.Settings)
+	d.mu.Lock()
+	spec, declared := d.declared[h.Name]
+	d.mu.Unlock()
+	if declared = declared && h.Declared; declared {
+		h.Kind, h.URL, h.Secrets = spec.Kind, spec.URL, spec.Secrets
+		s, err = spec.settings(), nil
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -303,7 +368,7 @@ func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
 	case "log":
 		hook = logHook{d.log}
 	case "exec":
-		if !d.exec {
+		if !d.exec && !declared {
 			return nil, false, ErrExecNotAllowed
 		}
 		hook = &execHook{line: s.Command, args: s.Args, timeout: sendTimeout}

@@ -102,9 +102,12 @@ type Info struct {
 	FailingSince   *time.Time      `json:"failing_since"`
 	BlockedUntil   *time.Time      `json:"blocked_until"`
 	CreatedAt      time.Time       `json:"created_at"`
-	Pending        int64           `json:"pending"`
-	Delivered      int64           `json:"delivered"`
-	Failed         int64           `json:"failed"`
+	// DeclaredAt is when a dispatcher last said that its configuration has it;
+	// nil for a hook that is in none.
+	DeclaredAt *time.Time `json:"declared_at"`
+	Pending    int64      `json:"pending"`
+	Delivered  int64      `json:"delivered"`
+	Failed     int64      `json:"failed"`
 }
 
 // DeliveryInfo is a row of the outbox.
@@ -141,17 +144,8 @@ func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
 	if err := spec.Check(); err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
-	if len(spec.Events) == 0 {
-		spec.Events = []string{Dead}
-	}
-	set := settings{Headers: spec.Headers, Args: spec.Args, Allow: spec.Allow, BaseURL: spec.BaseURL, Command: spec.Command}
-	var tags any
-	if len(spec.Tags) > 0 {
-		tags = spec.Tags
-	}
 	var id uuid.UUID
-	err := s.pool.QueryRow(ctx, storeAddSQL, spec.Name, spec.Kind, spec.URL, spec.Secrets, set, spec.Events,
-		all(spec.Jobs), all(spec.Queues), all(spec.Reasons), tags).Scan(&id)
+	err := s.pool.QueryRow(ctx, storeAddSQL, spec.row()...).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrExists
 	}
@@ -159,6 +153,23 @@ func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
 	return id, nil
+}
+
+// row has the values of the columns name to tags.
+func (s *Spec) row() []any {
+	events := s.Events
+	if len(events) == 0 {
+		events = []string{Dead}
+	}
+	var tags any
+	if len(s.Tags) > 0 {
+		tags = s.Tags
+	}
+	return []any{s.Name, s.Kind, s.URL, s.Secrets, s.settings(), events, all(s.Jobs), all(s.Queues), all(s.Reasons), tags}
+}
+
+func (s *Spec) settings() settings {
+	return settings{Headers: s.Headers, Args: s.Args, Allow: s.Allow, BaseURL: s.BaseURL, Command: s.Command}
 }
 
 // all is nil, which matches all, for an empty list.
@@ -171,7 +182,7 @@ func all(list []string) []string {
 
 const storeListSQL = `
 select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null, h.events, h.jobs, h.queues, h.reasons, h.tags,
-  h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at,
+  h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at, h.declared_at,
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending'),
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered'),
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed')
@@ -281,11 +292,13 @@ update soniq_hooks
 set secrets = $2 || case when $3 then '' else coalesce(' ' || split_part(secrets, ' ', 1), '') end
 where name = $1
   and kind = 'webhook'
+  and declared_at is null
   and coalesce(secrets, '') not like 'env:%'`
 
 // Rotate gives a webhook a new secret. Until the next rotation it is signed by
 // the one before too, so that a receiver can change over; not if drop is set.
-// It returns [ErrNotFound] for a hook that keeps no secret in the table.
+// It returns [ErrNotFound] for a hook that keeps no secret in the table, or is
+// declared by a configuration.
 func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool) error {
 	tag, err := s.pool.Exec(ctx, storeRotateSQL, name, secret, drop)
 	if err == nil && tag.RowsAffected() == 0 {

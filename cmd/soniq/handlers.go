@@ -71,17 +71,15 @@ type handlerFlags struct {
 	Handle []string `sep:"none" placeholder:"NAME=HANDLER" help:"Run jobs called NAME by HANDLER: exec:COMMAND, through /bin/sh -c, or the http:// or https:// URL of an endpoint. Repeatable."`
 }
 
-// load reads the configuration file, if there is one, and adds the flags'
-// handlers. Every mistake in the file is told to the person; the error is for
-// the last line.
-func (f *handlerFlags) load(a *app) (*workerFile, error) {
-	file := &workerFile{}
+// read reads the configuration file, if there is one. Every mistake in it is
+// told to the person; the error is for the last line.
+func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 	var wrong *configError
 	if f.Config != nil && *f.Config == "" {
 		return nil, usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
-		read, err := readConfig(path, a.getenv)
+		read, err := readConfig(path, use, a.getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &wrong):
@@ -92,8 +90,17 @@ func (f *handlerFlags) load(a *app) (*workerFile, error) {
 		case err != nil:
 			return nil, usagef("--config: %w", err)
 		default:
-			file = read
+			return read, nil
 		}
+	}
+	return &workerFile{}, nil
+}
+
+// load is read, with the flags' handlers.
+func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
+	file, err := f.read(a, use)
+	if err != nil {
+		return nil, err
 	}
 	for _, text := range f.Handle {
 		spec, err := parseHandle(text)

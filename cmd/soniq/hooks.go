@@ -109,7 +109,16 @@ func (hooksRemoveCmd) Help() string {
 }
 
 func (c *hooksRemoveCmd) Run(a *app) error {
-	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error { return s.Remove(a.ctx, name) })
+	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error {
+		h, err := s.Get(a.ctx, name)
+		if err == nil {
+			err = s.Remove(a.ctx, name)
+		}
+		if err == nil && h.DeclaredAt != nil {
+			a.note("%s stands in a configuration: the next worker that starts with that adds it again", oneLine(name))
+		}
+		return err
+	})
 }
 
 type hooksRotateCmd struct {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -121,20 +120,33 @@ func (c *hooksAddWebhookCmd) Run(a *app) error {
 	}
 	for _, h := range c.Header {
 		name, value, ok := strings.Cut(h, ":")
-		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || !headerName(name) || strings.ContainsAny(value, "\r\n\x00") {
+		if !ok {
 			return usagef("--header must be 'NAME: VALUE'")
+		}
+		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
+		if err := checkHookHeader(name, value); err != nil {
+			return usagef("--header: %w", err)
 		}
 		if spec.Headers == nil {
 			spec.Headers = map[string]string{}
 		}
-		spec.Headers[http.CanonicalHeaderKey(name)] = value
-	}
-	for name := range maps.Keys(spec.Headers) {
-		if strings.HasPrefix(name, "Webhook-") || name == "Content-Type" || name == "User-Agent" || name == "Host" || name == "Content-Length" {
-			return usagef("--header %s is set by Soniq itself", name)
-		}
+		spec.Headers[name] = value
 	}
 	return a.checked(spec, shown)
+}
+
+// checkHookHeader checks a header whose name is in its canonical form. It shows
+// nothing of the value.
+func checkHookHeader(name, value string) error {
+	switch {
+	case !headerName(name):
+		return fmt.Errorf("%q can't be the name of a header", name)
+	case strings.ContainsAny(value, "\r\n\x00"):
+		return fmt.Errorf("the value of %s has a line break or NUL", name)
+	case strings.HasPrefix(name, "Webhook-") || slices.Contains([]string{"Content-Type", "User-Agent", "Host", "Content-Length"}, name):
+		return fmt.Errorf("%s is set by Soniq itself", name)
+	}
+	return nil
 }
 
 // headerName reports whether name is a token of RFC 9110.

@@ -55,6 +55,9 @@ func (workerRunCmd) Help() string {
       reports.build:
         http: https://reports.example.com/jobs
         secret: env:REPORTS_SECRET
+    hooks:
+      on-call:
+        slack: env:SLACK_URL
 
 A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, SONIQ_JOB_NAME, SONIQ_QUEUE, SONIQ_ATTEMPT and SONIQ_MAX_ATTEMPTS in its environment. How it exits is the verdict:
 
@@ -85,8 +88,13 @@ type served struct {
 
 // load checks the file and the flags as a whole.
 func (c *workerRunCmd) load(a *app) (*served, error) {
-	file, err := c.handlerFlags.load(a)
+	file, err := c.handlerFlags.load(a, configUse{jobs: true, hooks: c.Hooks})
 	if err != nil {
+		return nil, err
+	}
+	if !c.Hooks {
+		file.hooks = nil
+	} else if err := file.addEnvironmentHooks(a.getenv); err != nil {
 		return nil, err
 	}
 	config, err := c.config(file)
@@ -136,7 +144,11 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		config.Companions = append(config.Companions, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks}))
+		dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+		if err := a.declare(dispatcher, s.file); err != nil {
+			return err
+		}
+		config.Companions = append(config.Companions, dispatcher)
 	}
 	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {
