@@ -158,8 +158,8 @@ func TestDispatcher_fiveOfThem_deliverEachOnce(t *testing.T) {
 	}
 	die(t, pool, 500, "j", "boom")
 	die(t, pool, 500, "k", "bang")
-	eventually(t, "1,000 deliveries", func() bool {
-		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1000
+	reach(t, "deliveries", 1000, func() int {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	})
 	ids := map[string]bool{}
 	for _, r := range rc.requests() {

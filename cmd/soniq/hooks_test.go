@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -182,4 +184,58 @@ func TestHooks_exec_isAskedFor_andDiesWithItsDispatcher(t *testing.T) {
 	}
 	_ = first.Wait()
 	wantGone(t, pids)
+}
+
+func TestHooks_fiveProcesses_deliverEachOnce(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	database := pool.Config().ConnString()
+	var mu sync.Mutex
+	times := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		times[r.Header.Get("webhook-id")]++
+	}))
+	t.Cleanup(server.Close)
+	newShell(t, database).ok("hooks", "add", "webhook", server.URL, "--allow", "127.0.0.1")
+	var processes []*process
+	for range 5 {
+		p := program(t, t.TempDir(), database, "hooks", "run")
+		p.begin(t)
+		processes = append(processes, p)
+	}
+	for _, p := range processes {
+		eventually(t, "a dispatcher", func() bool { return strings.Contains(p.err.String(), "sending hooks") })
+	}
+	for range 10 {
+		if _, err := pool.Exec(t.Context(), `
+			insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason,
+			  original_created_at, moved_to_dead_letter_at)
+			select gen_random_uuid(), 'j', '{}', 'default', 1, 1, 1, 'timeout', now(), now()
+			from generate_series(1, 100)`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reach(t, "deliveries", 1000, func() int {
+		return count(t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
+	})
+	for _, p := range processes {
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Errorf("%v: %s", err, p.err.String())
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for id, n := range times {
+		if n != 1 {
+			t.Errorf("%s was sent %d times", id, n)
+		}
+	}
+	if len(times) != 1000 {
+		t.Errorf("%d deliveries, want 1000", len(times))
+	}
 }
