@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // deadline bounds each wait of a test: much longer than anything takes, even
 // on a machine that runs other tests too.
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
