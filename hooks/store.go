@@ -86,11 +86,17 @@ func (s *Spec) Check() error {
 // Info is a hook as it may be shown: its target is the host alone, or the
 // reference, or the command, and there is no secret in it.
 type Info struct {
-	ID             uuid.UUID       `json:"id"`
-	Name           string          `json:"name"`
-	Kind           string          `json:"kind"`
-	Target         string          `json:"target"`
-	Signed         bool            `json:"signed"`
+	ID     uuid.UUID `json:"id"`
+	Name   string    `json:"name"`
+	Kind   string    `json:"kind"`
+	Target string    `json:"target"`
+	Signed bool      `json:"signed"`
+	// SecretFrom is where the secrets are: 'database', 'env:NAME', or empty
+	// where there is none.
+	SecretFrom string `json:"secret_from"`
+	// Secrets is how many the database holds: two while a receiver changes
+	// over.
+	Secrets        int             `json:"secrets"`
 	Events         []string        `json:"events"`
 	Jobs           []string        `json:"jobs"`
 	Queues         []string        `json:"queues"`
@@ -104,11 +110,20 @@ type Info struct {
 	CreatedAt      time.Time       `json:"created_at"`
 	// DeclaredAt is when a dispatcher last said that its configuration has it;
 	// nil for a hook that is in none.
-	DeclaredAt *time.Time `json:"declared_at"`
-	Pending    int64      `json:"pending"`
-	Delivered  int64      `json:"delivered"`
-	Failed     int64      `json:"failed"`
+	DeclaredAt *time.Time      `json:"declared_at"`
+	Pending    int64           `json:"pending"`
+	Delivered  int64           `json:"delivered"`
+	Failed     int64           `json:"failed"`
+	Settings   json.RawMessage `json:"-"`
+	// Headers have their values only where these are references.
+	Headers map[string]string `json:"headers" db:"-"`
+	Args    bool              `json:"include_args" db:"-"`
+	Allow   []string          `json:"allow" db:"-"`
+	BaseURL string            `json:"base_url" db:"-"`
 }
+
+// Hidden stands for a header's value.
+const Hidden = "(hidden)"
 
 // DeliveryInfo is a row of the outbox.
 type DeliveryInfo struct {
@@ -181,11 +196,15 @@ func all(list []string) []string {
 }
 
 const storeListSQL = `
-select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null, h.events, h.jobs, h.queues, h.reasons, h.tags,
+select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null,
+  case when h.secrets like 'env:%' then h.secrets when h.secrets is not null then 'database' else '' end,
+  case when h.secrets like 'env:%' then 0 else coalesce(array_length(string_to_array(h.secrets, ' '), 1), 0) end,
+  h.events, h.jobs, h.queues, h.reasons, h.tags,
   h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at, h.declared_at,
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending'),
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered'),
-  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed')
+  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed'),
+  h.settings
 from soniq_hooks h
 where $1 = '' or h.name = $1
 order by h.name`
@@ -212,8 +231,19 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 		return nil, fmt.Errorf("list hooks: %w", err)
 	}
 	for i := range infos {
-		if infos[i].Kind != "exec" {
-			infos[i].Target = Target(infos[i].Target)
+		h := &infos[i]
+		if h.Kind != "exec" {
+			h.Target = Target(h.Target)
+		}
+		set, err := readSettings(h.Settings)
+		if err != nil {
+			continue // its deliveries say so
+		}
+		h.Args, h.Allow, h.BaseURL, h.Headers = set.Args, set.Allow, set.BaseURL, set.Headers
+		for name, value := range h.Headers {
+			if !strings.HasPrefix(value, "env:") {
+				h.Headers[name] = Hidden
+			}
 		}
 	}
 	return infos, nil

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"soniq/hooks"
 )
@@ -234,16 +236,18 @@ func (c *hooksShowCmd) Run(a *app) error {
 		}
 		return strings.Join(list, ", ")
 	}
-	signed := "no"
-	if h.Signed {
-		signed = "yes"
-	}
 	for _, field := range [][2]string{
 		{"Hook", h.Name},
 		{"Kind", h.Kind},
 		{"Target", h.Target},
-		{"Signed", signed},
+		{"Secret", secretText(h)},
+		{"Headers", strings.Join(headerTexts(h.Headers), ", ")},
+		{"May reach", strings.Join(h.Allow, ", ")},
+		{"Link", h.BaseURL},
+		{"Arguments", argumentsText(h)},
 		{"State", hookState(h)},
+		{"Next try", a.untilText(h.BlockedUntil)},
+		{"Declared", a.declaredText(h)},
 		{"Events", any(h.Events)},
 		{"Jobs", any(h.Jobs)},
 		{"Queues", any(h.Queues)},
@@ -258,6 +262,54 @@ func (c *hooksShowCmd) Run(a *app) error {
 		}
 	}
 	return nil
+}
+
+func secretText(h hooks.Info) string {
+	switch {
+	case h.Kind != "webhook":
+		return ""
+	case !h.Signed:
+		return "none: requests are not signed"
+	case h.Secrets > 1:
+		return "two in the database: signed by both until the next rotate-secret"
+	case h.Secrets == 1:
+		return "in the database"
+	default:
+		return h.SecretFrom
+	}
+}
+
+func headerTexts(headers map[string]string) (texts []string) {
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		texts = append(texts, name+": "+headers[name])
+	}
+	return texts
+}
+
+func argumentsText(h hooks.Info) string {
+	switch {
+	case h.Args:
+		return "sent"
+	case h.Kind == "webhook" || h.Kind == "exec":
+		return "not sent"
+	default:
+		return ""
+	}
+}
+
+// untilText is when a hook is sent to again that is left alone.
+func (a *app) untilText(until *time.Time) string {
+	if until == nil || !until.After(a.now()) {
+		return ""
+	}
+	return "in " + shortDuration(until.Sub(a.now()).Round(time.Second))
+}
+
+func (a *app) declaredText(h hooks.Info) string {
+	if h.DeclaredAt == nil {
+		return ""
+	}
+	return "by a configuration, last " + age(a.now(), *h.DeclaredAt) + " ago"
 }
 
 type hooksTestCmd struct {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"soniq/hooks"
 	"soniq/internal/testdb"
 )
 
@@ -88,6 +89,38 @@ func TestHooks_test_printsTheAnswer(t *testing.T) {
 		t.Errorf("rotated to %s", rotated.out)
 	}
 	wantIn(t, "answer", s.ok("hooks", "test", "orders").out, "Delivered")
+}
+
+func TestHooks_show_hasEverySettingAndNoSecret(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	s.ok("hooks", "add", "webhook", "https://example.com/hunter2", "--name", "w", "--header", "X-Team: hunter2", "--header", "Authorization: env:TOKEN",
+		"--allow", "10.0.0.0/8", "--include-args", "--queue", "q")
+	s.ok("hooks", "add", "webhook", "env:URL", "--name", "e", "--secret", "env:SECRET")
+	s.ok("hooks", "add", "slack", "https://hooks.slack.com/hunter2", "--base-url", "https://soniq.example.com/d")
+	s.ok("hooks", "add", "log")
+	show := func(name string, want ...string) {
+		t.Helper()
+		out := s.ok("hooks", "show", name).out
+		wantIn(t, name, out, want...)
+		if asJSON := s.ok("hooks", "show", name, "--json").out; strings.Contains(out+asJSON, "hunter2") || strings.Contains(out+asJSON, "whsec_") {
+			t.Errorf("a secret is shown: %s %s", out, asJSON)
+		}
+	}
+	show("w", "Secret     in the database\n", "Headers    Authorization: env:TOKEN, X-Team: (hidden)\n", "May reach  10.0.0.0/8\n", "Arguments  sent\n", "Queues     q\n")
+	s.ok("hooks", "rotate-secret", "w")
+	show("w", "Secret     two in the database")
+	show("e", "Target     env:URL\n", "Secret     env:SECRET\n", "Arguments  not sent\n")
+	show("slack", "Link       https://soniq.example.com/d\n")
+	if _, err := pool.Exec(t.Context(), `update soniq_hooks set failures = 5, blocked_until = now() + interval '1 hour' where name = 'log'`); err != nil {
+		t.Fatal(err)
+	}
+	show("log", "State      failing (5)\n", "Next try   in ")
+	h := decode[hooks.Info](t, s.ok("hooks", "show", "w", "--json").out)
+	if h.SecretFrom != "database" || h.Secrets != 2 || h.Headers["X-Team"] != "(hidden)" || h.Headers["Authorization"] != "env:TOKEN" || !h.Args {
+		t.Errorf("%+v", h)
+	}
 }
 
 func TestHooks_mistakes_areNamed(t *testing.T) {
