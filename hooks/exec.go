@@ -27,7 +27,7 @@ const (
 
 // ErrExecNotAllowed is returned by [Store.Test], and logged by a [Dispatcher],
 // for an exec hook where [Config] has no AllowExec.
-var ErrExecNotAllowed = errors.New("it runs a command, and that is not allowed here")
+var ErrExecNotAllowed = errors.New("it runs a command, and that is not allowed here (--allow-exec-hooks)")
 
 // execHook runs a command for each event, which it gets as JSON on standard
 // input. The exit code is the verdict.

@@ -127,11 +127,13 @@ const Hidden = "(hidden)"
 
 // DeliveryInfo is a row of the outbox.
 type DeliveryInfo struct {
-	ID            uuid.UUID  `json:"id"`
-	Hook          string     `json:"hook"`
-	Event         string     `json:"event"`
-	DeadLetterID  uuid.UUID  `json:"dead_letter_id"`
-	State         string     `json:"state"`
+	ID           uuid.UUID `json:"id"`
+	Hook         string    `json:"hook"`
+	Event        string    `json:"event"`
+	DeadLetterID uuid.UUID `json:"dead_letter_id"`
+	State        string    `json:"state"`
+	// Sending says that a dispatcher is at it.
+	Sending       bool       `json:"sending"`
 	Attempts      int        `json:"attempts"`
 	LastStatus    *int       `json:"last_status"`
 	LastAnswer    string     `json:"last_answer"`
@@ -341,7 +343,8 @@ func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool) erro
 }
 
 const storeDeliveriesSQL = `
-select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state, d.attempts, d.last_status,
+select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
+  d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
   case when d.state = 'pending' then d.next_attempt_at end, d.delivered_at, d.created_at
 from soniq_hook_deliveries d

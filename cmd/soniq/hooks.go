@@ -410,6 +410,12 @@ func (c *hooksDeliveriesCmd) Run(a *app) error {
 			}
 			answer = answerText(status, d.LastAnswer)
 		}
+		switch wait := a.untilText(d.NextAttemptAt); {
+		case d.Sending:
+			answer = strings.TrimSpace("being sent " + answer)
+		case wait != "":
+			answer = strings.TrimSpace("due " + wait + " " + answer)
+		}
 		t.add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), age(now, d.CreatedAt), answer)
 	}
 	return t.write(a.out, a.tableWidth())

@@ -78,7 +78,11 @@ func (a *app) addHook(spec hooks.Spec, shown string) error {
 		}
 		return a.out.document(made)
 	}
-	a.note("added hook %s; try it with 'soniq hooks test %s'", oneLine(spec.Name), oneLine(spec.Name))
+	flag := ""
+	if spec.Kind == "exec" {
+		flag = " --allow-exec-hooks"
+	}
+	a.note("added hook %s; try it with 'soniq hooks test %s%s'", oneLine(spec.Name), oneLine(spec.Name), flag)
 	if shown != "" {
 		return a.printSecret(spec.Name, shown)
 	}

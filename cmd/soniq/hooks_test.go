@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"soniq/hooks"
 	"soniq/internal/testdb"
 )
@@ -37,6 +39,13 @@ func receive(t *testing.T, bodies <-chan string) string {
 	case <-time.After(deadline):
 		t.Fatal("no message came")
 		return ""
+	}
+}
+
+func change(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
 	}
 }
 
@@ -113,9 +122,12 @@ func TestHooks_show_hasEverySettingAndNoSecret(t *testing.T) {
 	show("w", "Secret     two in the database")
 	show("e", "Target     env:URL\n", "Secret     env:SECRET\n", "Arguments  not sent\n")
 	show("slack", "Link       https://soniq.example.com/d\n")
-	if _, err := pool.Exec(t.Context(), `update soniq_hooks set failures = 5, blocked_until = now() + interval '1 hour' where name = 'log'`); err != nil {
-		t.Fatal(err)
-	}
+	change(t, pool, `update soniq_hooks set failures = 5, blocked_until = now() + interval '1 hour' where name = 'log'`)
+	seed(t, pool, letter{queue: "q"})
+	change(t, pool, `update soniq_hook_deliveries set next_attempt_at = now() + interval '90 minutes', last_error = 'refused'`)
+	wantIn(t, "deliveries", s.ok("hooks", "deliveries", "w").out, "due in 1h", " refused")
+	change(t, pool, `update soniq_hook_deliveries set lease = gen_random_uuid()`)
+	wantIn(t, "deliveries", s.ok("hooks", "deliveries", "w").out, "being sent refused")
 	show("log", "State      failing (5)\n", "Next try   in ")
 	h := decode[hooks.Info](t, s.ok("hooks", "show", "w", "--json").out)
 	if h.SecretFrom != "database" || h.Secrets != 2 || h.Headers["X-Team"] != "(hidden)" || h.Headers["Authorization"] != "env:TOKEN" || !h.Args {
