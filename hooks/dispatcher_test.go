@@ -8,6 +8,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -444,5 +446,48 @@ func TestWebhook_deadLetterDeletedMeanwhile_saysSo(t *testing.T) {
 	b := string(rc.requests()[0].body)
 	if !strings.Contains(b, `"gone":true`) || !strings.Contains(b, "emails.send") || strings.Contains(b, "boom") {
 		t.Errorf("%s", b)
+	}
+}
+
+// What leaves the house has no secret that can be told by its look or its key.
+func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	file := filepath.Join(t.TempDir(), "event")
+	for _, kind := range []string{"webhook", "slack", "exec", "log"} {
+		rc := newReceiver(t, nil)
+		hook := addHook(t, pool, kind, rc.URL)
+		exec(t, pool, `update soniq_hooks set settings = settings || jsonb_build_object('args', true, 'command', 'cat > ' || $1) where id = $2`, file, hook)
+		defer func() {
+			for _, r := range rc.requests() {
+				if strings.Contains(string(r.body), "hunter2") {
+					t.Errorf("%s: %s", kind, r.body)
+				}
+			}
+		}()
+	}
+	var out strings.Builder
+	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true})
+	exec(t, pool, `
+		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, tags)
+		values (gen_random_uuid(), 'j', '{"password": "hunter2", "to": "ada"}', 'q', 100, 3, 3,
+		  'dial postgres://app:hunter2@db/x failed', 'timeout', now(), now(), '{"api_key": "hunter2"}')`)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	eventually(t, "all deliveries", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 4
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	event, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := string(event) + out.String(); strings.Contains(all, "hunter2") || !strings.Contains(string(event), `"to":"ada"`) {
+		t.Errorf("%s", all)
 	}
 }
