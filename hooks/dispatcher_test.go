@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -198,6 +200,7 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 	dispatch(t, pool, func(d *hooks.Dispatcher) {
 		for name, f := range map[string]hookFunc{
 			"panics": func(context.Context, *hooks.Delivery) error { calls.Add(1); panic("boom") },
+			"exits":  func(context.Context, *hooks.Delivery) error { calls.Add(1); runtime.Goexit(); return nil },
 			"fails":  func(context.Context, *hooks.Delivery) error { calls.Add(1); return errors.New("no") },
 			"hangs":  func(ctx context.Context, _ *hooks.Delivery) error { calls.Add(1); <-ctx.Done(); return ctx.Err() },
 		} {
@@ -207,7 +210,7 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 		}
 	})
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "all four", func() bool { return calls.Load() == 3 && len(rc.requests()) == 1 })
+	eventually(t, "all five", func() bool { return calls.Load() == 4 && len(rc.requests()) == 1 })
 	eventually(t, "the panic to be kept", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_error like '%panicked: boom%'`) == 1
 	})
@@ -489,5 +492,33 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 	}
 	if all := string(event) + out.String(); strings.Contains(all, "hunter2") || !strings.Contains(string(event), `"to":"ada"`) {
 		t.Errorf("%s", all)
+	}
+}
+
+func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	var told, calls atomic.Int32
+	for range 2 {
+		dispatch(t, pool, func(d *hooks.Dispatcher) {
+			hooks.SetHold(d, time.Second)
+			err := d.Register(t.Context(), "mine", hookFunc(func(_ context.Context, d *hooks.Delivery) error {
+				calls.Add(1)
+				for _, g := range d.Groups {
+					told.Add(int32(g.Count))
+				}
+				return nil
+			}), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	for range 10 {
+		die(t, pool, 50, "j", "boom")
+	}
+	reach(t, "deaths told", 500, func() int { return int(told.Load()) })
+	if n := calls.Load(); n > 5 {
+		t.Errorf("%d messages", n)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"soniq/internal/testdb"
 )
 
@@ -109,5 +111,48 @@ func TestDispatchers_storm_nothingIsLostOrDoubled(t *testing.T) {
 	t.Logf("%d dead letters, %d announced, %d delivered in %s", letters, len(announced), len(ids), took.Round(time.Millisecond))
 	if n := len(rc.requests()); letters != *deaths || len(announced) != *deaths || n != *deaths || len(ids) != *deaths {
 		t.Errorf("%d dead letters, %d announced, %d requests with %d ids; want %d of each", letters, len(announced), n, len(ids), *deaths)
+	}
+}
+
+// The mark may be lost with its connection: then it is sent again, with the
+// same id, and never given up.
+func TestDispatcher_databaseCutBetweenSendAndMark_onlyDelays(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1 // whose backend is the one that cuts the others
+	mine, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(mine.Close)
+	theirs, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(theirs.Close)
+	release := make(chan struct{})
+	rc := newReceiver(t, func(int, http.ResponseWriter, *http.Request) { <-release })
+	addHook(t, mine, "webhook", rc.URL)
+	dispatch(t, theirs)
+	die(t, mine, 1, "j", "boom")
+	eventually(t, "the request", func() bool { return len(rc.requests()) == 1 })
+	value[int](t, mine, `
+		select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where datname = current_database() and pid <> pg_backend_pid()`)
+	close(release)
+	eventually(t, "the delivery", func() bool {
+		// As if the lease had ended.
+		exec(t, mine, `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`)
+		exec(t, mine, `select pg_notify('soniq_hook', '')`)
+		return value[int](t, mine, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
+	})
+	for _, r := range rc.requests() {
+		if r.id() != rc.requests()[0].id() {
+			t.Errorf("ids %s and %s", rc.requests()[0].id(), r.id())
+		}
 	}
 }
