@@ -77,9 +77,14 @@ func TestDeclare_nameOfAnotherHook_isRefusedAndLeavesItAlone(t *testing.T) {
 	if _, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "log"}); err != nil {
 		t.Fatal(err)
 	}
-	err := hooks.NewDispatcher(pool, hooks.Config{}).Declare(t.Context(), hooks.Spec{Name: "h", Kind: "exec", Command: "true"})
-	if !errors.Is(err, hooks.ErrExists) {
+	err := hooks.NewDispatcher(pool, hooks.Config{}).Declare(t.Context(),
+		hooks.Spec{Name: "other", Kind: "log"}, hooks.Spec{Name: "h", Kind: "exec", Command: "true"})
+	var wrong *hooks.DeclareError
+	if !errors.Is(err, hooks.ErrExists) || !errors.As(err, &wrong) || wrong.Hook != "h" {
 		t.Errorf("%v", err)
+	}
+	if _, err := store.Get(t.Context(), "other"); !errors.Is(err, hooks.ErrNotFound) {
+		t.Errorf("the first of them was declared: %v", err)
 	}
 	if h, err := store.Get(t.Context(), "h"); err != nil || h.Kind != "log" || h.DeclaredAt != nil {
 		t.Errorf("%+v, %v", h, err)

@@ -147,33 +147,63 @@ set kind = excluded.kind,
   reasons = excluded.reasons,
   tags = excluded.tags,
   declared_at = excluded.declared_at
-where h.declared_at is not null`
+where h.declared_at is not null
+returning enabled, coalesce(disabled_reason, 'its row says so')`
 
 // Declare adds hooks that a configuration has, or changes them to what it says.
 // They are sent to as declared here, and only by dispatchers that declare them,
 // whatever the table says: so a command needs no AllowExec. They hear of what
 // happens from then on, also while none of these dispatchers runs. One that no
-// running dispatcher has declared for a week is removed. A name that a hook
-// has which was not declared is an error that wraps [ErrExists]. Call it before
+// running dispatcher has declared for a week is removed. The error of one of
+// them, for all of which nothing was done then, is a [*DeclareError]; of a name
+// that a hook has which was not declared it wraps [ErrExists]. Call it before
 // Run.
 func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
+	disabled := map[string]string{}
+	err := pgx.BeginFunc(ctx, d.outbox.pool, func(tx pgx.Tx) error {
+		for _, spec := range specs {
+			if err := spec.Check(); err != nil {
+				return &DeclareError{spec.Name, err}
+			}
+			var enabled bool
+			var reason string
+			err := tx.QueryRow(ctx, declareSQL, spec.row()...).Scan(&enabled, &reason)
+			if errors.Is(err, pgx.ErrNoRows) {
+				err = ErrExists
+			}
+			if err != nil {
+				return &DeclareError{spec.Name, err}
+			}
+			if !enabled {
+				disabled[spec.Name] = reason
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("declare hooks: %w", err)
+	}
+	for name, reason := range disabled {
+		d.log.Warn("a hook of the configuration is disabled; 'soniq hooks enable' lets it go on", "hook", name, "because", reason)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for _, spec := range specs {
-		if err := spec.Check(); err != nil {
-			return fmt.Errorf("declare hook %q: %w", spec.Name, err)
-		}
-		tag, err := d.outbox.pool.Exec(ctx, declareSQL, spec.row()...)
-		if err == nil && tag.RowsAffected() == 0 {
-			err = ErrExists
-		}
-		if err != nil {
-			return fmt.Errorf("declare hook %q: %w", spec.Name, err)
-		}
-		d.mu.Lock()
 		d.declared[spec.Name] = spec
-		d.mu.Unlock()
 	}
 	return nil
 }
+
+// DeclareError says which hook can't be declared.
+type DeclareError struct {
+	Hook string
+	Err  error
+}
+
+func (e *DeclareError) Error() string { return fmt.Sprintf("hook %q: %s", e.Hook, e.Err) }
+
+// Unwrap returns Err.
+func (e *DeclareError) Unwrap() error { return e.Err }
 
 // Channels are what the dispatcher must hear while it runs.
 func (d *Dispatcher) Channels() map[string]notify.Handler {

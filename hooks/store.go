@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,9 @@ type Spec struct {
 func (s *Spec) Check() error {
 	if strings.TrimSpace(s.Name) == "" {
 		return errors.New("the name is empty")
+	}
+	if !slices.Contains([]string{"webhook", "slack", "log", "exec"}, s.Kind) {
+		return fmt.Errorf("the kind must be webhook, slack, log or exec, not %q", s.Kind)
 	}
 	if s.Kind == "exec" && strings.TrimSpace(s.Command) == "" {
 		return errors.New("the command is empty")

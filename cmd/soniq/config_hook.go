@@ -131,16 +131,21 @@ func (a *app) declare(d *hooks.Dispatcher, file *workerFile) error {
 	if err := soniq.Check(a.ctx, pool); err != nil {
 		return err
 	}
+	specs := make([]hooks.Spec, len(file.hooks))
+	for i := range file.hooks {
+		specs[i] = file.hooks[i].Spec
+	}
+	if err := d.Declare(a.ctx, specs...); err != nil {
+		var wrong *hooks.DeclareError
+		if errors.As(err, &wrong) && errors.Is(err, hooks.ErrExists) {
+			i := slices.IndexFunc(file.hooks, func(s hookSpec) bool { return s.Name == wrong.Hook })
+			return fmt.Errorf("%s: there is a hook %q already that 'soniq hooks add' made; give this one another name, or remove that one",
+				file.hookOrigin(&file.hooks[i]), wrong.Hook)
+		}
+		return err
+	}
 	for i := range file.hooks {
 		spec := &file.hooks[i]
-		err := d.Declare(a.ctx, spec.Spec)
-		if errors.Is(err, hooks.ErrExists) {
-			return fmt.Errorf("%s: there is a hook %q already that 'soniq hooks add' made; give this one another name, or remove that one",
-				file.hookOrigin(spec), spec.Name)
-		}
-		if err != nil {
-			return err
-		}
 		a.log.Info("telling", "hook", spec.Name, spec.Kind, spec.target(), "from", file.hookOrigin(spec))
 	}
 	return nil
@@ -269,7 +274,11 @@ func (r *configReader) hookHeaders(n *yaml.Node, where string) map[string]string
 func (r *configReader) networks(n *yaml.Node, where string) []string {
 	networks := r.names(n, where)
 	for _, item := range resolve(n).Content {
-		if err := (&hooks.Spec{Name: "-", Kind: "slack", URL: someURL, Allow: []string{item.Value}}).Check(); err != nil {
+		network := resolve(item).Value
+		if !slices.Contains(networks, network) {
+			continue // that has been said
+		}
+		if err := (&hooks.Spec{Name: "-", Kind: "slack", URL: someURL, Allow: []string{network}}).Check(); err != nil {
 			r.wrong(item, "%s: %s", where, err)
 		}
 	}

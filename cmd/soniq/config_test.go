@@ -303,12 +303,14 @@ func FuzzConfig(f *testing.F) {
 	for _, text := range []string{
 		"", "jobs:\n  a: {exec: b}\n", "jobs: &a {a: *a}\n", "a: [\n", "jobs:\n  a:\n\tb\n", "{a: b, ? [c] : d}", "!!binary a: b", "&a *a", "- \x00",
 		"jobs: {a: {http: 'http://h', headers: {a: b}, secret: " + testSecret + "}}", "<<: *x", "timeout: 1e3", "? \n: \n",
+		"hooks: {a: {webhook: 'http://h', headers: {a: b}, secret: env:X, allow: [&a 10.0.0.0/8, *a]}, b: {log: true, events: [x], tags: {a: b}}}",
+		"hooks:\n  a: {exec: b, base_url: c}\n  ? [d]\n  : {slack: e}\n",
 	} {
 		f.Add(text)
 	}
 	place := regexp.MustCompile(`^x\.yaml:(\d+): .`)
 	f.Fuzz(func(t *testing.T, text string) {
-		r := &configReader{path: "x.yaml", getenv: func(string) string { return "" }}
+		r := &configReader{path: "x.yaml", runsJobs: true, sendsHooks: true, getenv: func(string) string { return "" }}
 		if root := r.document([]byte(text)); root != nil {
 			r.worker(root, &workerFile{})
 		}

@@ -214,7 +214,7 @@ func (hooksAddExecCmd) Help() string {
 
 After 20 s it gets SIGTERM, then SIGKILL, with all that it has started.
 
-It is run only by workers (and 'soniq hooks run') that were started with --allow-exec-hooks, since whoever may write to the table of hooks could otherwise run commands on all of them.
+It is run only by workers (and 'soniq hooks run') that were started with --allow-exec-hooks, since whoever may write to the table of hooks could otherwise run commands on all of them. A hook in a worker's own soniq.yaml needs no such flag.
 
     soniq hooks add exec './page-on-call' --name pager --queue payments
     soniq hooks test pager --allow-exec-hooks
