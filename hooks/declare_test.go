@@ -2,8 +2,10 @@ package hooks_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"soniq/hooks"
@@ -59,14 +61,21 @@ func TestDeclare_hook_isSentToAsDeclared_byThoseWhoDeclareIt(t *testing.T) {
 func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	d := hooks.NewDispatcher(pool, hooks.Config{})
+	var log strings.Builder
+	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	declare(t, hooks.Spec{Name: "h", Kind: "log"})(d)
+	if log.Len() > 0 {
+		t.Errorf("%s", log.String())
+	}
 	exec(t, pool, `update soniq_hooks set enabled = false`)
 	declare(t, hooks.Spec{Name: "h", Kind: "slack", URL: "env:SLACK_URL", Queues: []string{"q"}, Events: []string{hooks.Resolved}})(d)
 	if n := value[int](t, pool, `
 		select count(*) from soniq_hooks
 		where kind = 'slack' and url = 'env:SLACK_URL' and queues = '{q}' and events = '{job.resolved}' and not enabled`); n != 1 {
 		t.Errorf("the row was not changed, or enabled")
+	}
+	if !strings.Contains(log.String(), "a hook of the configuration is disabled") {
+		t.Errorf("it was not told: %s", log.String())
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -283,4 +284,57 @@ func TestHooks_fiveProcesses_deliverEachOnce(t *testing.T) {
 	if len(times) != 1000 {
 		t.Errorf("%d deliveries, want 1000", len(times))
 	}
+}
+
+// Slack is away, the worker that tries it is killed, and every connection to
+// the database is cut: the message comes once all are back.
+func TestHooks_everyPlugPulled_onlyDelaysTheMessage(t *testing.T) {
+	t.Parallel()
+	config := testdb.New(t).Config()
+	config.MaxConns = 1 // whose backend is the one that cuts the others
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	database := config.ConnString()
+	var up atomic.Bool
+	tried, bodies := make(chan string, 1000), make(chan string, 1000)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		tried <- string(b)
+		if up.Load() {
+			bodies <- string(b)
+			return
+		}
+		if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
+			_ = conn.Close()
+		}
+	}))
+	t.Cleanup(server.Close)
+	s := newShell(t, database)
+	s.ok("hooks", "add", "slack", server.URL, "--allow", "127.0.0.1")
+	first := program(t, t.TempDir(), database, "worker", "--handle", "emails.send=exec:exit 1")
+	first.begin(t)
+	id := strings.TrimSpace(s.ok("enqueue", "emails.send", "--max-attempts", "1").out)
+	receive(t, tried)
+	if err := first.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = first.Wait()
+	second := program(t, t.TempDir(), database, "hooks", "run")
+	second.begin(t)
+	eventually(t, "a dispatcher", func() bool { return strings.Contains(second.err.String(), "sending hooks") })
+	count(t, pool, `
+		select count(pg_terminate_backend(pid)) from pg_stat_activity
+		where datname = current_database() and pid <> pg_backend_pid()`)
+	up.Store(true)
+	eventually(t, "the delivery", func() bool {
+		// As if the time of the lease and of the next try had come.
+		change(t, pool, `update soniq_hooks set blocked_until = null`)
+		change(t, pool, `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`)
+		change(t, pool, `select pg_notify('soniq_hook', '')`)
+		return count(t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
+	})
+	wantIn(t, "message", receive(t, bodies), "soniq dead-letter replay "+id)
 }
