@@ -66,7 +66,7 @@ func TestExec_death_isOnStandardInput_exitCodeIsTheVerdict(t *testing.T) {
 	if o := got["useless"]; o.state != "failed" || o.problem != "exit status 78 78" {
 		t.Errorf("%+v", o)
 	}
-	if o := got["missing"]; o.state != "pending" || !strings.Contains(o.problem, "exit status 127: ") || !strings.Contains(o.answer, "not found") {
+	if o := got["missing"]; o.state != "pending" || !strings.Contains(o.problem, "exit status 127: ") || !strings.Contains(o.answer, "no-such-command-anywhere") {
 		t.Errorf("%+v", o)
 	}
 	event, err := os.ReadFile(file)
