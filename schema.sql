@@ -754,6 +754,38 @@ create or replace trigger soniq_hook_changes
   referencing old table as soniq_old_rows new table as soniq_new_rows
   for each statement execute function soniq_hook_changes();
 
+---------------------------------------------------------------------------
+-- 0155: hooks that a configuration declares, and changes by plain SQL
+---------------------------------------------------------------------------
+
+-- When a dispatcher last said that its configuration has the hook; NULL where
+-- none ever did: such a hook was made by the command line or by SQL.
+alter table soniq_hooks add column if not exists declared_at timestamptz;
+
+-- A hook that may go on, or has been mended, wakes the dispatchers: something
+-- may wait for it. What they write themselves is not among the columns. A new
+-- hook has nothing yet; the first death tells.
+create or replace function soniq_hook_changed() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_changed
+  after update on soniq_hooks
+  for each row
+  when (
+    new.enabled and (
+      not old.enabled
+      or (new.kind, new.url, new.secrets, new.settings) is distinct from (old.kind, old.url, old.secrets, old.settings)
+    )
+  )
+  execute function soniq_hook_changed();
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
@@ -772,7 +804,7 @@ begin
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
         'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
         'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
-        'soniq_hook_deaths', 'soniq_hook_changes'
+        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed'
       )
   loop
     execute format(

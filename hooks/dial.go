@@ -88,10 +88,11 @@ func (g guard) check(addr netip.Addr) error {
 }
 
 // newTransport goes to public addresses and those of g. It asks no proxy: a
-// proxy would resolve the name itself.
-func newTransport(g guard) *http.Transport {
+// proxy would resolve the name itself. Names are looked up by resolver; nil is
+// the machine's.
+func newTransport(g guard, resolver *net.Resolver) *http.Transport {
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: connectTimeout, Control: g.control}).DialContext,
+		DialContext:            (&net.Dialer{Timeout: connectTimeout, Control: g.control, Resolver: resolver}).DialContext,
 		TLSHandshakeTimeout:    connectTimeout,
 		DisableKeepAlives:      true,
 		MaxResponseHeaderBytes: 32 << 10,

@@ -31,7 +31,7 @@ func TestGuard_addresses(t *testing.T) {
 // changes after a check gains nothing: there is no check before the dial.
 func TestGuard_nameThatResolvesToThisMachine_isRefused(t *testing.T) {
 	t.Parallel()
-	transport := newTransport(guard{})
+	transport := newTransport(guard{}, nil)
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost:9/", nil)
 	if err != nil {
 		t.Fatal(err)

@@ -28,6 +28,9 @@ const (
 	leaseTime = 60 * time.Second
 	// hookTimeout bounds a delivery, whatever the hook does.
 	hookTimeout = 30 * time.Second
+	// leaveBehind is how long a hook may take to return once its context has
+	// ended.
+	leaveBehind = 4 * time.Second
 	// handOver is how long a dispatcher that must stop still sends.
 	handOver = 5 * time.Second
 	// safetyPoll is for what no notification told: outbox rows of a
@@ -59,6 +62,10 @@ type Config struct {
 	// Logger takes what an operator should know, and the records of log hooks.
 	// Default [slog.Default].
 	Logger *slog.Logger
+	// AllowExec lets exec hooks run their commands here. The table soniq_hooks
+	// names them: whoever can write to it can run commands as this process.
+	// Without it their deliveries are left to dispatchers that may. Default no.
+	AllowExec bool
 }
 
 // A Dispatcher sends what is due in the outbox. Any number of them share it.
@@ -66,13 +73,15 @@ type Config struct {
 type Dispatcher struct {
 	outbox  outbox
 	log     *slog.Logger
+	exec    bool // Config.AllowExec
 	wakeups *notify.Wakeups
 	hold    time.Duration // firstHold, but for tests
 
-	mu    sync.Mutex
-	own   map[string]registered // of Register
-	lanes map[uuid.UUID]bool    // hooks that are being sent to
-	lacks map[uuid.UUID]bool    // hooks that were told to need a variable
+	mu       sync.Mutex
+	own      map[string]registered // of Register
+	declared map[string]Spec       // of Declare
+	lanes    map[uuid.UUID]bool    // hooks that are being sent to
+	lacks    map[uuid.UUID]bool    // hooks that were told to be others' to send to
 }
 
 type registered struct {
@@ -86,8 +95,8 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 		config.Logger = slog.Default()
 	}
 	return &Dispatcher{
-		outbox: outbox{pool}, log: config.Logger, wakeups: notify.NewWakeups(), hold: firstHold,
-		own: map[string]registered{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
+		outbox: outbox{pool}, log: config.Logger, exec: config.AllowExec, wakeups: notify.NewWakeups(), hold: firstHold,
+		own: map[string]registered{}, declared: map[string]Spec{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
 	}
 }
 
@@ -121,6 +130,80 @@ func (d *Dispatcher) Register(ctx context.Context, name string, hook Hook, diges
 	d.own[name] = registered{hook, digest}
 	return nil
 }
+
+// Every column but those that the fleet keeps: a hook that somebody disabled
+// stays so.
+const declareSQL = `
+insert into soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declared_at)
+values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, clock_timestamp())
+on conflict (name) do update
+set kind = excluded.kind,
+  url = excluded.url,
+  secrets = excluded.secrets,
+  settings = excluded.settings,
+  events = excluded.events,
+  jobs = excluded.jobs,
+  queues = excluded.queues,
+  reasons = excluded.reasons,
+  tags = excluded.tags,
+  declared_at = excluded.declared_at
+where h.declared_at is not null
+returning enabled, coalesce(disabled_reason, 'its row says so')`
+
+// Declare adds hooks that a configuration has, or changes them to what it says.
+// They are sent to as declared here, and only by dispatchers that declare them,
+// whatever the table says: so a command needs no AllowExec. They hear of what
+// happens from then on, also while none of these dispatchers runs. One that no
+// running dispatcher has declared for a week is removed. The error of one of
+// them, for all of which nothing was done then, is a [*DeclareError]; of a name
+// that a hook has which was not declared it wraps [ErrExists]. Call it before
+// Run.
+func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
+	disabled := map[string]string{}
+	err := pgx.BeginFunc(ctx, d.outbox.pool, func(tx pgx.Tx) error {
+		for _, spec := range specs {
+			if err := spec.Check(); err != nil {
+				return &DeclareError{spec.Name, err}
+			}
+			var enabled bool
+			var reason string
+			err := tx.QueryRow(ctx, declareSQL, spec.row()...).Scan(&enabled, &reason)
+			if errors.Is(err, pgx.ErrNoRows) {
+				err = ErrExists
+			}
+			if err != nil {
+				return &DeclareError{spec.Name, err}
+			}
+			if !enabled {
+				disabled[spec.Name] = reason
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("declare hooks: %w", err)
+	}
+	for name, reason := range disabled {
+		d.log.Warn("a hook of the configuration is disabled; 'soniq hooks enable' lets it go on", "hook", name, "because", reason)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, spec := range specs {
+		d.declared[spec.Name] = spec
+	}
+	return nil
+}
+
+// DeclareError says which hook can't be declared.
+type DeclareError struct {
+	Hook string
+	Err  error
+}
+
+func (e *DeclareError) Error() string { return fmt.Sprintf("hook %q: %s", e.Hook, e.Err) }
+
+// Unwrap returns Err.
+func (e *DeclareError) Unwrap() error { return e.Err }
 
 // Channels are what the dispatcher must hear while it runs.
 func (d *Dispatcher) Channels() map[string]notify.Handler {
@@ -160,7 +243,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		wait, err := d.pass(ctx, work, &lanes)
 		if err == nil && time.Since(pruned) > pruneEvery {
 			pruned = time.Now()
-			err = d.outbox.prune(ctx)
+			err = d.tidy(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			if !trouble {
@@ -180,6 +263,18 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return nil
 }
 
+// tidy removes what is too old.
+func (d *Dispatcher) tidy(ctx context.Context) error {
+	d.mu.Lock()
+	declared := slices.Collect(maps.Keys(d.declared))
+	d.mu.Unlock()
+	removed, err := d.outbox.declared(ctx, declared)
+	for _, name := range removed {
+		d.log.Warn("a hook was removed: no configuration has had it for a week", "hook", name)
+	}
+	return errors.Join(err, d.outbox.prune(ctx))
+}
+
 func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -194,9 +289,9 @@ func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
 // returns how long to sleep.
 func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (time.Duration, error) {
 	d.mu.Lock()
-	own := slices.Collect(maps.Keys(d.own))
+	own, declared := slices.Collect(maps.Keys(d.own)), slices.Collect(maps.Keys(d.declared))
 	d.mu.Unlock()
-	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log"}, own)
+	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log", "exec"}, own, declared)
 	if err != nil {
 		return 0, err
 	}
@@ -223,16 +318,16 @@ func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (tim
 	return wait, nil
 }
 
-// cannot reports whether a variable is missing here that the hook refers to,
-// and tells of it once. What the hook has due is left to a dispatcher that has
-// the variable.
+// cannot reports whether the hook can be sent to only from elsewhere, and tells
+// of it once: a variable is missing here that it refers to, or its command may
+// not be run. What it has due is left to a dispatcher that can.
 func (d *Dispatcher) cannot(h dueHook) bool {
 	hook, _, err := d.open(h)
 	if c, ok := hook.(interface{ close() }); ok && err == nil {
 		c.close()
 	}
 	var missing *notSetError
-	if !errors.As(err, &missing) {
+	if !errors.As(err, &missing) && !errors.Is(err, ErrExecNotAllowed) {
 		delete(d.lacks, h.ID)
 		return false
 	}
@@ -280,9 +375,17 @@ type broken struct{ err error }
 
 func (b broken) Deliver(context.Context, *Delivery) error { return b.err }
 
-// open makes the hook that a row describes.
+// open makes the hook that a row describes or, where it was declared here, our
+// configuration.
 func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
 	s, err := readSettings(h.Settings)
+	d.mu.Lock()
+	spec, declared := d.declared[h.Name]
+	d.mu.Unlock()
+	if declared = declared && h.Declared; declared {
+		h.Kind, h.URL, h.Secrets = spec.Kind, spec.URL, spec.Secrets
+		s, err = spec.settings(), nil
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -294,6 +397,11 @@ func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
 		digest = true
 	case "log":
 		hook = logHook{d.log}
+	case "exec":
+		if !d.exec && !declared {
+			return nil, false, ErrExecNotAllowed
+		}
+		hook = &execHook{line: s.Command, args: s.Args, timeout: sendTimeout}
 	default:
 		d.mu.Lock()
 		own := d.own[h.Name]
@@ -462,7 +570,7 @@ func deliver(ctx context.Context, hook Hook, d *Delivery) error {
 		case err := <-done:
 			d.Status, d.Answer = theirs.Status, theirs.Answer
 			return err
-		case <-time.After(time.Second):
+		case <-time.After(leaveBehind):
 			return context.Cause(ctx)
 		}
 	}

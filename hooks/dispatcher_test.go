@@ -8,10 +8,14 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -158,8 +162,8 @@ func TestDispatcher_fiveOfThem_deliverEachOnce(t *testing.T) {
 	}
 	die(t, pool, 500, "j", "boom")
 	die(t, pool, 500, "k", "bang")
-	eventually(t, "1,000 deliveries", func() bool {
-		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1000
+	reach(t, "deliveries", 1000, func() int {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	})
 	ids := map[string]bool{}
 	for _, r := range rc.requests() {
@@ -196,6 +200,7 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 	dispatch(t, pool, func(d *hooks.Dispatcher) {
 		for name, f := range map[string]hookFunc{
 			"panics": func(context.Context, *hooks.Delivery) error { calls.Add(1); panic("boom") },
+			"exits":  func(context.Context, *hooks.Delivery) error { calls.Add(1); runtime.Goexit(); return nil },
 			"fails":  func(context.Context, *hooks.Delivery) error { calls.Add(1); return errors.New("no") },
 			"hangs":  func(ctx context.Context, _ *hooks.Delivery) error { calls.Add(1); <-ctx.Done(); return ctx.Err() },
 		} {
@@ -205,7 +210,7 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 		}
 	})
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "all four", func() bool { return calls.Load() == 3 && len(rc.requests()) == 1 })
+	eventually(t, "all five", func() bool { return calls.Load() == 4 && len(rc.requests()) == 1 })
 	eventually(t, "the panic to be kept", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_error like '%panicked: boom%'`) == 1
 	})
@@ -444,5 +449,76 @@ func TestWebhook_deadLetterDeletedMeanwhile_saysSo(t *testing.T) {
 	b := string(rc.requests()[0].body)
 	if !strings.Contains(b, `"gone":true`) || !strings.Contains(b, "emails.send") || strings.Contains(b, "boom") {
 		t.Errorf("%s", b)
+	}
+}
+
+// What leaves the house has no secret that can be told by its look or its key.
+func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	file := filepath.Join(t.TempDir(), "event")
+	for _, kind := range []string{"webhook", "slack", "exec", "log"} {
+		rc := newReceiver(t, nil)
+		hook := addHook(t, pool, kind, rc.URL)
+		exec(t, pool, `update soniq_hooks set settings = settings || jsonb_build_object('args', true, 'command', 'cat > ' || $1) where id = $2`, file, hook)
+		defer func() {
+			for _, r := range rc.requests() {
+				if strings.Contains(string(r.body), "hunter2") {
+					t.Errorf("%s: %s", kind, r.body)
+				}
+			}
+		}()
+	}
+	var out strings.Builder
+	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true})
+	exec(t, pool, `
+		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, tags)
+		values (gen_random_uuid(), 'j', '{"password": "hunter2", "to": "ada"}', 'q', 100, 3, 3,
+		  'dial postgres://app:hunter2@db/x failed', 'timeout', now(), now(), '{"api_key": "hunter2"}')`)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	eventually(t, "all deliveries", func() bool {
+		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 4
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	event, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := string(event) + out.String(); strings.Contains(all, "hunter2") || !strings.Contains(string(event), `"to":"ada"`) {
+		t.Errorf("%s", all)
+	}
+}
+
+func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	var told, calls atomic.Int32
+	for range 2 {
+		dispatch(t, pool, func(d *hooks.Dispatcher) {
+			hooks.SetHold(d, time.Second)
+			err := d.Register(t.Context(), "mine", hookFunc(func(_ context.Context, d *hooks.Delivery) error {
+				calls.Add(1)
+				for _, g := range d.Groups {
+					told.Add(int32(g.Count))
+				}
+				return nil
+			}), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	for range 10 {
+		die(t, pool, 50, "j", "boom")
+	}
+	reach(t, "deaths told", 500, func() int { return int(told.Load()) })
+	if n := calls.Load(); n > 5 {
+		t.Errorf("%d messages", n)
 	}
 }

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -33,6 +33,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-tick.C:
 		case <-timeout:
 			t.Fatalf("waited %s for %s", deadline, what)
+		}
+	}
+}
+
+// reach waits until count is want. Only that it grows no more is a failure: how
+// long a thousand deliveries take says nothing on a busy machine.
+func reach(t *testing.T, what string, want int, count func() int) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	last, since := count(), time.Now()
+	for last != want {
+		<-tick.C
+		if n := count(); n != last {
+			last, since = n, time.Now()
+		} else if time.Since(since) > deadline {
+			t.Fatalf("%s: %d of %d, and nothing more for %s", what, last, want, deadline)
 		}
 	}
 }
@@ -116,7 +133,13 @@ func die(t *testing.T, pool *pgxpool.Pool, n int, job, text string) {
 // dispatch runs a dispatcher until the test ends, or stop is called.
 func dispatch(t *testing.T, pool *pgxpool.Pool, prepare ...func(*hooks.Dispatcher)) (stop func()) {
 	t.Helper()
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	return dispatchWith(t, pool, hooks.Config{}, prepare...)
+}
+
+func dispatchWith(t *testing.T, pool *pgxpool.Pool, config hooks.Config, prepare ...func(*hooks.Dispatcher)) (stop func()) {
+	t.Helper()
+	config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	d := hooks.NewDispatcher(pool, config)
 	for _, p := range prepare {
 		p(d)
 	}

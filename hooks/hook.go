@@ -47,8 +47,9 @@ type Delivery struct {
 	// event, the largest first. Their counts add up to all. A hook that gets
 	// no digests has one group of one.
 	Groups []Group
-	// Status and Answer are for the hook to set: what the other side said.
-	// They are kept with the delivery.
+	// Status and Answer are for the hook to set: what the other side said, an
+	// HTTP status or an exit code, and the beginning of its text. They are kept
+	// with the delivery.
 	Status int
 	Answer string
 }
@@ -77,7 +78,7 @@ type Event struct {
 
 // AnswerError says how the other side refused a delivery.
 type AnswerError struct {
-	// Status is the HTTP status.
+	// Status is the HTTP status; 0 where the other side has none.
 	Status int
 	// Answer is the beginning of what it said.
 	Answer string
@@ -91,6 +92,9 @@ type AnswerError struct {
 }
 
 func (e *AnswerError) Error() string {
+	if e.Status == 0 && e.Answer != "" {
+		return e.Answer
+	}
 	if e.Answer == "" {
 		return fmt.Sprintf("the answer was %d", e.Status)
 	}
@@ -101,12 +105,14 @@ func (e *AnswerError) Error() string {
 type settings struct {
 	// Headers are sent with a webhook; values may be env:NAME.
 	Headers map[string]string `json:"headers,omitempty"`
-	// Args says that a webhook has the job's arguments.
+	// Args says that a webhook or command gets the job's arguments.
 	Args bool `json:"args,omitempty"`
 	// Allow are private networks, as CIDRs, that a request may go to.
 	Allow []string `json:"allow,omitempty"`
 	// BaseURL is where Slack links to: the dead letter's id is appended.
 	BaseURL string `json:"base_url,omitempty"`
+	// Command is what an exec hook runs.
+	Command string `json:"command,omitempty"`
 }
 
 func readSettings(raw []byte) (settings, error) {

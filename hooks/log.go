@@ -3,6 +3,8 @@ package hooks
 import (
 	"context"
 	"log/slog"
+
+	"soniq/deadletter"
 )
 
 // logHook writes one record an event.
@@ -17,7 +19,7 @@ func (h logHook) Deliver(ctx context.Context, d *Delivery) error {
 	attrs := []any{
 		"event", e.Type, "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "name", e.Letter.JobName,
 		"queue", e.Letter.Queue, "reason", string(e.Letter.Reason), "attempts", e.Letter.Attempts,
-		"error", cut(e.Letter.LastError, maxErrorText), "at", e.At,
+		"error", cut(deadletter.RedactText(e.Letter.LastError), maxErrorText), "at", e.At,
 	}
 	if e.Sample {
 		attrs = append(attrs, "sample", true)

@@ -26,13 +26,16 @@ type dueHook struct {
 	Secrets  string
 	Settings json.RawMessage
 	Failures int
+	// Declared says that a configuration has it; then only those send to it
+	// that have it too, and as theirs says.
+	Declared bool
 	// Due is when: now or before where it is not positive.
 	Due time.Duration
 }
 
 // Without hooks it reads one empty table.
 const outboxDueSQL = `
-select h.id, h.name, h.kind, coalesce(h.url, ''), coalesce(h.secrets, ''), h.settings, h.failures,
+select h.id, h.name, h.kind, coalesce(h.url, ''), coalesce(h.secrets, ''), h.settings, h.failures, h.declared_at is not null,
   extract(epoch from greatest(d.next_attempt_at, h.blocked_until) - clock_timestamp())::float8
 from soniq_hooks h
 cross join lateral (
@@ -44,13 +47,19 @@ cross join lateral (
   limit 1
 ) d
 where h.enabled
-  and (h.kind = any ($1) or h.kind = 'go' and h.name = any ($2))`
+  and case
+    when h.declared_at is not null then h.name = any ($3)
+    when h.kind = 'go' then h.name = any ($2)
+    else h.kind = any ($1)
+  end`
 
-func (o outbox) due(ctx context.Context, kinds, own []string) ([]dueHook, error) {
-	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own)
+// due are the hooks of these kinds, those in Go that are registered here, and
+// those of a configuration that are declared here.
+func (o outbox) due(ctx context.Context, kinds, own, declared []string) ([]dueHook, error) {
+	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (h dueHook, err error) {
 		var seconds float64
-		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &seconds)
+		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &seconds)
 		// A day is as good as any time beyond.
 		h.Due = time.Duration(min(seconds, 86400) * float64(time.Second))
 		return h, err
@@ -314,6 +323,39 @@ where id in (
 func (o outbox) prune(ctx context.Context) error {
 	_, err := o.pool.Exec(ctx, outboxPruneSQL)
 	return err
+}
+
+const outboxStillDeclaredSQL = `
+update soniq_hooks
+set declared_at = clock_timestamp()
+where name = any ($1)
+  and declared_at is not null`
+
+// A week is longer than a program is away that comes back.
+const outboxUndeclaredSQL = `
+with removed as (
+  delete from soniq_hooks
+  where declared_at < clock_timestamp() - interval '7 days'
+  returning id, name
+), groups as (
+  delete from soniq_hook_groups
+  where hook_id in (select id from removed)
+), deliveries as (
+  delete from soniq_hook_deliveries
+  where hook_id in (select id from removed)
+)
+select name from removed`
+
+// declared says that these hooks still stand in a configuration, and removes
+// those that have stood in none for a week. It returns their names.
+func (o outbox) declared(ctx context.Context, names []string) (removed []string, err error) {
+	if len(names) > 0 {
+		if _, err := o.pool.Exec(ctx, outboxStillDeclaredSQL, names); err != nil {
+			return nil, err
+		}
+	}
+	rows, _ := o.pool.Query(ctx, outboxUndeclaredSQL)
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // event reads what happened: the dead letter as it is now, or what is known of

@@ -37,7 +37,7 @@ func newEndpoint(address string, allow []string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &endpoint{url: u, transport: newTransport(g), timeout: sendTimeout}, nil
+	return &endpoint{url: u, transport: newTransport(g, nil), timeout: sendTimeout}, nil
 }
 
 // post sends one request and notes the answer in d. 2xx is success, nothing

@@ -9,13 +9,16 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"soniq/deadletter"
 )
 
 const (
-	// A section takes 3,000 characters after escaping, which makes at most
-	// five of one.
-	maxSlackError = 550
-	maxSlackName  = 120
+	// What a section may hold of a text, after escaping: it takes 3,000
+	// characters in all.
+	maxSlackError   = 2000
+	maxSlackExcerpt = 400
+	maxSlackName    = 200
 	// maxSlackGroups is how many kinds of death one message names: ten of them
 	// stay below the 10,000 characters that Slack takes for sure.
 	maxSlackGroups = 10
@@ -102,7 +105,7 @@ func (s *slack) message(d *Delivery) slackMessage {
 				break
 			}
 			shown += g.Count
-			m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown(title(g) + s.excerpt(g, 200))})
+			m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown(title(g) + s.excerpt(g, maxSlackExcerpt))})
 		}
 	}
 	foot := "delivery " + d.ID.String()
@@ -118,12 +121,13 @@ func (s *slack) message(d *Delivery) slackMessage {
 func title(g Group) string {
 	what := map[string]string{Resurrected: "replayed", Resolved: "resolved"}[g.Event.Type]
 	l := g.Event.Letter
-	name := slackEscape(cut(plain(l.JobName), maxSlackName))
+	name := fit(slackEscape, plain(l.JobName), maxSlackName)
+	reason := fit(slackEscape, plain(string(l.Reason)), maxSlackName)
 	switch {
 	case what == "" && g.Count == 1:
-		return fmt.Sprintf("Dead letter: %s (%s)", name, slackEscape(plain(string(l.Reason))))
+		return fmt.Sprintf("Dead letter: %s (%s)", name, reason)
 	case what == "":
-		return fmt.Sprintf("%d dead letters: %s (%s)", g.Count, name, slackEscape(plain(string(l.Reason))))
+		return fmt.Sprintf("%d dead letters: %s (%s)", g.Count, name, reason)
 	case g.Count == 1:
 		return fmt.Sprintf("Dead letter %s: %s", what, name)
 	default:
@@ -134,7 +138,7 @@ func title(g Group) string {
 func (s *slack) details(g Group) string {
 	l := g.Event.Letter
 	var b strings.Builder
-	fmt.Fprintf(&b, "Queue `%s`, attempts: %d, died %s", slackCode(cut(plain(l.Queue), maxSlackName)), l.Attempts, l.MovedAt.UTC().Format(time.DateTime+" MST"))
+	fmt.Fprintf(&b, "Queue `%s`, attempts: %d, died %s", fit(slackCode, plain(l.Queue), maxSlackName), l.Attempts, l.MovedAt.UTC().Format(time.DateTime+" MST"))
 	if g.Count > 1 {
 		fmt.Fprintf(&b, "; from %s to %s", g.First.UTC().Format(time.TimeOnly), g.Last.UTC().Format(time.TimeOnly))
 	}
@@ -155,11 +159,22 @@ func (s *slack) details(g Group) string {
 
 // excerpt is the error in a block of code.
 func (s *slack) excerpt(g Group, limit int) string {
-	text := g.Event.Letter.LastError
+	text := deadletter.RedactText(g.Event.Letter.LastError)
 	if strings.TrimSpace(text) == "" {
 		return ""
 	}
-	return "\n```" + slackCode(cut(lines(text), limit)) + "```"
+	return "\n```" + fit(slackCode, lines(text), limit) + "```"
+}
+
+// fit is as much of text as takes at most limit bytes once it is escaped.
+func fit(escape func(string) string, text string, limit int) string {
+	for room := limit; ; {
+		escaped := escape(cut(text, room))
+		if len(escaped) <= limit {
+			return escaped
+		}
+		room = min(room-1, room*limit/len(escaped))
+	}
 }
 
 // slackEscape keeps text from being markup: no mention, link or channel can be

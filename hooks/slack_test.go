@@ -95,3 +95,41 @@ func TestSlack_blocksRefused_sendsTheTextAlone(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// Whatever the rows hold, Slack takes it: a section has 3,000 characters, and
+// the blocks 10,000.
+func TestSlack_longAndHostileTexts_stayWithinTheLimits(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	rc := newReceiver(t, nil)
+	addHook(t, pool, "slack", rc.URL)
+	long := strings.Repeat("&<!channel>`*é", 3000)
+	die(t, pool, 1, "&"+long, long)
+	stop := dispatch(t, pool)
+	eventually(t, "the message", func() bool { return len(rc.requests()) == 1 })
+	stop()
+	for i := range 15 {
+		exec(t, pool, `
+			insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
+			  dead_letter_reason, original_created_at, moved_to_dead_letter_at)
+			values (gen_random_uuid(), $1 || $2, '{}', $2, 100, 3, 3, $2, $2, now(), now())`, strconv.Itoa(i), long)
+	}
+	dispatch(t, pool)
+	eventually(t, "the digest", func() bool { return len(rc.requests()) == 2 })
+	for _, r := range rc.requests() {
+		p := decode[slackPost](t, r.body)
+		total := 0
+		for _, b := range p.Blocks {
+			total += len(b.Text.Text)
+			if len(b.Text.Text) > 3000 {
+				t.Errorf("a block has %d bytes", len(b.Text.Text))
+			}
+		}
+		if total > 10_000 || len(p.Blocks) > 50 || len(p.Text) > 3000 {
+			t.Errorf("%d bytes in %d blocks, a text of %d", total, len(p.Blocks), len(p.Text))
+		}
+		if strings.Contains(string(r.body), "<!") {
+			t.Errorf("a mention: %s", r.body)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ var ErrExists = errors.New("a hook of that name exists already")
 type Spec struct {
 	// Name is unique. Required.
 	Name string
-	// Kind is webhook, slack or log. Required.
+	// Kind is webhook, slack, log or exec. Required.
 	Kind string
 	// URL is where a webhook or Slack message goes, or env:NAME.
 	URL string
@@ -33,7 +34,10 @@ type Spec struct {
 	Secrets string
 	// Headers are sent with a webhook. Values may be env:NAME.
 	Headers map[string]string
-	// Args says that a webhook has the job's arguments.
+	// Command is what an exec hook runs, by /bin/sh -c. It is shown: a secret
+	// belongs into the environment of the dispatcher.
+	Command string
+	// Args says that a webhook or command gets the job's arguments.
 	Args bool
 	// Allow are private networks that the hook may reach, as CIDRs.
 	Allow []string
@@ -53,7 +57,13 @@ func (s *Spec) Check() error {
 	if strings.TrimSpace(s.Name) == "" {
 		return errors.New("the name is empty")
 	}
-	if s.Kind != "log" {
+	if !slices.Contains([]string{"webhook", "slack", "log", "exec"}, s.Kind) {
+		return fmt.Errorf("the kind must be webhook, slack, log or exec, not %q", s.Kind)
+	}
+	if s.Kind == "exec" && strings.TrimSpace(s.Command) == "" {
+		return errors.New("the command is empty")
+	}
+	if s.Kind == "webhook" || s.Kind == "slack" {
 		if !strings.HasPrefix(s.URL, "env:") {
 			if _, err := ParseURL(s.URL); err != nil {
 				return err
@@ -77,14 +87,20 @@ func (s *Spec) Check() error {
 	return nil
 }
 
-// Info is a hook as it may be shown: its address is the host alone, or the
-// reference, and there is no secret in it.
+// Info is a hook as it may be shown: its target is the host alone, or the
+// reference, or the command, and there is no secret in it.
 type Info struct {
-	ID             uuid.UUID       `json:"id"`
-	Name           string          `json:"name"`
-	Kind           string          `json:"kind"`
-	Target         string          `json:"target"`
-	Signed         bool            `json:"signed"`
+	ID     uuid.UUID `json:"id"`
+	Name   string    `json:"name"`
+	Kind   string    `json:"kind"`
+	Target string    `json:"target"`
+	Signed bool      `json:"signed"`
+	// SecretFrom is where the secrets are: 'database', 'env:NAME', or empty
+	// where there is none.
+	SecretFrom string `json:"secret_from"`
+	// Secrets is how many the database holds: two while a receiver changes
+	// over.
+	Secrets        int             `json:"secrets"`
 	Events         []string        `json:"events"`
 	Jobs           []string        `json:"jobs"`
 	Queues         []string        `json:"queues"`
@@ -96,18 +112,32 @@ type Info struct {
 	FailingSince   *time.Time      `json:"failing_since"`
 	BlockedUntil   *time.Time      `json:"blocked_until"`
 	CreatedAt      time.Time       `json:"created_at"`
-	Pending        int64           `json:"pending"`
-	Delivered      int64           `json:"delivered"`
-	Failed         int64           `json:"failed"`
+	// DeclaredAt is when a dispatcher last said that its configuration has it;
+	// nil for a hook that is in none.
+	DeclaredAt *time.Time      `json:"declared_at"`
+	Pending    int64           `json:"pending"`
+	Delivered  int64           `json:"delivered"`
+	Failed     int64           `json:"failed"`
+	Settings   json.RawMessage `json:"-"`
+	// Headers have their values only where these are references.
+	Headers map[string]string `json:"headers" db:"-"`
+	Args    bool              `json:"include_args" db:"-"`
+	Allow   []string          `json:"allow" db:"-"`
+	BaseURL string            `json:"base_url" db:"-"`
 }
+
+// Hidden stands for a header's value.
+const Hidden = "(hidden)"
 
 // DeliveryInfo is a row of the outbox.
 type DeliveryInfo struct {
-	ID            uuid.UUID  `json:"id"`
-	Hook          string     `json:"hook"`
-	Event         string     `json:"event"`
-	DeadLetterID  uuid.UUID  `json:"dead_letter_id"`
-	State         string     `json:"state"`
+	ID           uuid.UUID `json:"id"`
+	Hook         string    `json:"hook"`
+	Event        string    `json:"event"`
+	DeadLetterID uuid.UUID `json:"dead_letter_id"`
+	State        string    `json:"state"`
+	// Sending says that a dispatcher is at it.
+	Sending       bool       `json:"sending"`
 	Attempts      int        `json:"attempts"`
 	LastStatus    *int       `json:"last_status"`
 	LastAnswer    string     `json:"last_answer"`
@@ -135,17 +165,8 @@ func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
 	if err := spec.Check(); err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
-	if len(spec.Events) == 0 {
-		spec.Events = []string{Dead}
-	}
-	set := settings{Headers: spec.Headers, Args: spec.Args, Allow: spec.Allow, BaseURL: spec.BaseURL}
-	var tags any
-	if len(spec.Tags) > 0 {
-		tags = spec.Tags
-	}
 	var id uuid.UUID
-	err := s.pool.QueryRow(ctx, storeAddSQL, spec.Name, spec.Kind, spec.URL, spec.Secrets, set, spec.Events,
-		all(spec.Jobs), all(spec.Queues), all(spec.Reasons), tags).Scan(&id)
+	err := s.pool.QueryRow(ctx, storeAddSQL, spec.row()...).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrExists
 	}
@@ -153,6 +174,23 @@ func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
 	return id, nil
+}
+
+// row has the values of the columns name to tags.
+func (s *Spec) row() []any {
+	events := s.Events
+	if len(events) == 0 {
+		events = []string{Dead}
+	}
+	var tags any
+	if len(s.Tags) > 0 {
+		tags = s.Tags
+	}
+	return []any{s.Name, s.Kind, s.URL, s.Secrets, s.settings(), events, all(s.Jobs), all(s.Queues), all(s.Reasons), tags}
+}
+
+func (s *Spec) settings() settings {
+	return settings{Headers: s.Headers, Args: s.Args, Allow: s.Allow, BaseURL: s.BaseURL, Command: s.Command}
 }
 
 // all is nil, which matches all, for an empty list.
@@ -164,11 +202,15 @@ func all(list []string) []string {
 }
 
 const storeListSQL = `
-select h.id, h.name, h.kind, coalesce(h.url, ''), h.secrets is not null, h.events, h.jobs, h.queues, h.reasons, h.tags,
-  h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at,
+select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null,
+  case when h.secrets like 'env:%' then h.secrets when h.secrets is not null then 'database' else '' end,
+  case when h.secrets like 'env:%' then 0 else coalesce(array_length(string_to_array(h.secrets, ' '), 1), 0) end,
+  h.events, h.jobs, h.queues, h.reasons, h.tags,
+  h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at, h.declared_at,
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending'),
   (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered'),
-  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed')
+  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed'),
+  h.settings
 from soniq_hooks h
 where $1 = '' or h.name = $1
 order by h.name`
@@ -195,7 +237,20 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 		return nil, fmt.Errorf("list hooks: %w", err)
 	}
 	for i := range infos {
-		infos[i].Target = Target(infos[i].Target)
+		h := &infos[i]
+		if h.Kind != "exec" {
+			h.Target = Target(h.Target)
+		}
+		set, err := readSettings(h.Settings)
+		if err != nil {
+			continue // its deliveries say so
+		}
+		h.Args, h.Allow, h.BaseURL, h.Headers = set.Args, set.Allow, set.BaseURL, set.Headers
+		for name, value := range h.Headers {
+			if !strings.HasPrefix(value, "env:") {
+				h.Headers[name] = Hidden
+			}
+		}
 	}
 	return infos, nil
 }
@@ -273,11 +328,13 @@ update soniq_hooks
 set secrets = $2 || case when $3 then '' else coalesce(' ' || split_part(secrets, ' ', 1), '') end
 where name = $1
   and kind = 'webhook'
+  and declared_at is null
   and coalesce(secrets, '') not like 'env:%'`
 
 // Rotate gives a webhook a new secret. Until the next rotation it is signed by
 // the one before too, so that a receiver can change over; not if drop is set.
-// It returns [ErrNotFound] for a hook that keeps no secret in the table.
+// It returns [ErrNotFound] for a hook that keeps no secret in the table, or is
+// declared by a configuration.
 func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool) error {
 	tag, err := s.pool.Exec(ctx, storeRotateSQL, name, secret, drop)
 	if err == nil && tag.RowsAffected() == 0 {
@@ -290,7 +347,8 @@ func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool) erro
 }
 
 const storeDeliveriesSQL = `
-select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state, d.attempts, d.last_status,
+select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
+  d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
   case when d.state = 'pending' then d.next_attempt_at end, d.delivered_at, d.created_at
 from soniq_hook_deliveries d
@@ -339,7 +397,8 @@ from soniq_hooks
 where name = $1`
 
 // Test sends a sample, marked as one, from this process and past the outbox.
-// The delivery has the answer. The error is the hook's, or [ErrNotFound].
+// The delivery has the answer. The error is the hook's, [ErrNotFound], or, for
+// a command that d may not run, [ErrExecNotAllowed].
 func (s *Store) Test(ctx context.Context, d *Dispatcher, name string) (*Delivery, error) {
 	var h dueHook
 	err := s.pool.QueryRow(ctx, storeOpenSQL, name).Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings)
@@ -350,6 +409,9 @@ func (s *Store) Test(ctx context.Context, d *Dispatcher, name string) (*Delivery
 		return nil, fmt.Errorf("test hook: %w", err)
 	}
 	hook, _, err := d.open(h)
+	if c, ok := hook.(interface{ close() }); ok {
+		defer c.close()
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("test hook: %w", err)

@@ -70,9 +70,10 @@ type webhookData struct {
 	Sample            bool            `json:"sample,omitempty"`
 }
 
-// body is the event as JSON.
+// body is the event as JSON, without what looks like a secret: it leaves the
+// house.
 func body(e Event, args bool) ([]byte, error) {
-	l := e.Letter
+	l := e.Letter.Redacted()
 	data := webhookData{
 		ID: l.ID.String(), JobName: l.JobName, Queue: l.Queue, Reason: string(l.Reason),
 		Error: cut(l.LastError, maxErrorText), ErrorKind: string(l.ErrorKind), ErrorType: l.ErrorType,

@@ -17,7 +17,7 @@ type grammar struct {
 
 	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
 
-	Hooks hooksCmd `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log."`
+	Hooks hooksCmd `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log, by a command."`
 
 	Dev        devCmd        `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
 	Completion completionCmd `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`

@@ -31,6 +31,7 @@ type workerFile struct {
 	shutdownTimeout *time.Duration
 	unknownGrace    *time.Duration
 	jobs            []handlerSpec
+	hooks           []hookSpec
 }
 
 // origin is where a handler was named.
@@ -69,15 +70,20 @@ func (e *configError) list() (lines []string) {
 	return lines
 }
 
+// configUse is what a configuration file is read for: the jobs are not looked
+// at where they don't run, and the environment may lack what hooks refer to
+// where none is sent.
+type configUse struct{ jobs, hooks bool }
+
 // readConfig reads and checks a whole configuration file. A *configError has
 // every mistake in it; another error says why it can't be read. Values that
 // refer to the environment are looked up by getenv.
-func readConfig(path string, getenv func(string) string) (*workerFile, error) {
+func readConfig(path string, use configUse, getenv func(string) string) (*workerFile, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	r := &configReader{path: path, getenv: getenv}
+	r := &configReader{path: path, getenv: getenv, runsJobs: use.jobs, sendsHooks: use.hooks}
 	file := &workerFile{path: path}
 	if root := r.document(data); root != nil {
 		r.worker(root, file)
@@ -115,7 +121,7 @@ func pathProblem(path string, err error) error {
 
 // worker reads the top of the file.
 func (r *configReader) worker(root *yaml.Node, file *workerFile) {
-	var jobs, perQueue *yaml.Node
+	var jobs, hooks, perQueue *yaml.Node
 	r.fields(root, "", map[string]func(*yaml.Node){
 		"queues": func(n *yaml.Node) {
 			file.queues = r.names(n, "queues")
@@ -128,10 +134,14 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 		"shutdown_timeout":  func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
 		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
 		"jobs":              func(n *yaml.Node) { jobs = n },
+		"hooks":             func(n *yaml.Node) { hooks = n },
 	})
-	if jobs != nil {
+	if jobs != nil && r.runsJobs {
 		r.jobs(jobs, file)
 	} // else handlers may come from flags
+	if hooks != nil {
+		r.hooks(hooks, file)
+	}
 	if perQueue != nil {
 		r.perQueue(perQueue, file)
 	}

@@ -30,7 +30,7 @@ func writeConfig(t *testing.T, text string) string {
 func mistakesIn(t *testing.T, text string) []string {
 	t.Helper()
 	path := writeConfig(t, text)
-	_, err := readConfig(path, func(string) string { return "" })
+	_, err := readConfig(path, configUse{jobs: true, hooks: true}, func(string) string { return "" })
 	if err == nil {
 		return nil
 	}
@@ -58,7 +58,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -239,7 +239,7 @@ jobs:
   c: {exec: x, retry: *delays}
 `)
 	env := map[string]string{"URL": "https://h/x?y=z", "SECRET": testSecret}
-	file, err := readConfig(path, func(name string) string { return env[name] })
+	file, err := readConfig(path, configUse{jobs: true, hooks: true}, func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,12 +303,14 @@ func FuzzConfig(f *testing.F) {
 	for _, text := range []string{
 		"", "jobs:\n  a: {exec: b}\n", "jobs: &a {a: *a}\n", "a: [\n", "jobs:\n  a:\n\tb\n", "{a: b, ? [c] : d}", "!!binary a: b", "&a *a", "- \x00",
 		"jobs: {a: {http: 'http://h', headers: {a: b}, secret: " + testSecret + "}}", "<<: *x", "timeout: 1e3", "? \n: \n",
+		"hooks: {a: {webhook: 'http://h', headers: {a: b}, secret: env:X, allow: [&a 10.0.0.0/8, *a]}, b: {log: true, events: [x], tags: {a: b}}}",
+		"hooks:\n  a: {exec: b, base_url: c}\n  ? [d]\n  : {slack: e}\n",
 	} {
 		f.Add(text)
 	}
 	place := regexp.MustCompile(`^x\.yaml:(\d+): .`)
 	f.Fuzz(func(t *testing.T, text string) {
-		r := &configReader{path: "x.yaml", getenv: func(string) string { return "" }}
+		r := &configReader{path: "x.yaml", runsJobs: true, sendsHooks: true, getenv: func(string) string { return "" }}
 		if root := r.document([]byte(text)); root != nil {
 			r.worker(root, &workerFile{})
 		}

@@ -29,6 +29,8 @@ type configReader struct {
 	path     string
 	getenv   func(string) string
 	mistakes []mistake
+	// What the file is read for.
+	runsJobs, sendsHooks bool
 	// queues are those that the file says are served, if it does.
 	queues     []string
 	queuesLine int

@@ -18,6 +18,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/command"
 	"soniq/internal/testdb"
 )
 
@@ -153,18 +154,18 @@ func ended(pid int) bool {
 	return err == nil && bytes.Contains(stat, []byte(") Z "))
 }
 
-func newHandler(t *testing.T, command string) *execHandler {
+func newHandler(t *testing.T, line string) *execHandler {
 	t.Helper()
-	w, err := newWarden()
+	w, err := command.NewWarden()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.close(); err != nil {
+		if err := w.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &execHandler{command: command, warden: w, grace: 200 * time.Millisecond, log: slog.New(slog.DiscardHandler)}
+	return &execHandler{command: line, warden: w, grace: 200 * time.Millisecond, log: slog.New(slog.DiscardHandler)}
 }
 
 func testJob() *engine.Job {
@@ -227,39 +228,5 @@ func TestExec_tooLongForAResult_isDoneWithoutOne(t *testing.T) {
 	result, err := h.run(t.Context(), testJob())
 	if result != nil || err != nil {
 		t.Errorf("%v, %v", result, err)
-	}
-}
-
-func TestWarden_close_killsWhatIsLeft(t *testing.T) {
-	t.Parallel()
-	pids := filepath.Join(t.TempDir(), "pids")
-	h := newHandler(t, `sleep 300 & echo $! $$ > `+pids+`.new; mv `+pids+`.new `+pids+`; wait`)
-	done := make(chan error, 1)
-	go func() {
-		_, err := h.run(context.Background(), testJob())
-		done <- err
-	}()
-	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
-	// A warden that somebody kills is replaced, and the new one knows all.
-	if err := h.warden.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the warden's end", func() bool { return ended(h.warden.cmd.Process.Pid) })
-	other := &execHandler{command: "true", warden: h.warden, grace: h.grace, log: h.log}
-	if _, err := other.run(t.Context(), testJob()); err != nil {
-		t.Fatal(err)
-	}
-	h.warden.mu.Lock()
-	err := h.warden.stop()
-	h.warden.mu.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; err == nil || err.Error() != "signal: killed" {
-		t.Errorf("error %v", err)
-	}
-	wantGone(t, pids)
-	if err := h.warden.start(); err != nil { // for the cleanup
-		t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"soniq/engine"
+	"soniq/internal/command"
 )
 
 // maxConcurrency is the engine's bound.
@@ -70,17 +71,15 @@ type handlerFlags struct {
 	Handle []string `sep:"none" placeholder:"NAME=HANDLER" help:"Run jobs called NAME by HANDLER: exec:COMMAND, through /bin/sh -c, or the http:// or https:// URL of an endpoint. Repeatable."`
 }
 
-// load reads the configuration file, if there is one, and adds the flags'
-// handlers. Every mistake in the file is told to the person; the error is for
-// the last line.
-func (f *handlerFlags) load(a *app) (*workerFile, error) {
-	file := &workerFile{}
+// read reads the configuration file, if there is one. Every mistake in it is
+// told to the person; the error is for the last line.
+func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 	var wrong *configError
 	if f.Config != nil && *f.Config == "" {
 		return nil, usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
-		read, err := readConfig(path, a.getenv)
+		read, err := readConfig(path, use, a.getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &wrong):
@@ -91,8 +90,17 @@ func (f *handlerFlags) load(a *app) (*workerFile, error) {
 		case err != nil:
 			return nil, usagef("--config: %w", err)
 		default:
-			file = read
+			return read, nil
 		}
+	}
+	return &workerFile{}, nil
+}
+
+// load is read, with the flags' handlers.
+func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
+	file, err := f.read(a, use)
+	if err != nil {
+		return nil, err
 	}
 	for _, text := range f.Handle {
 		spec, err := parseHandle(text)
@@ -201,7 +209,7 @@ type taps struct{ stdout, stderr io.Writer }
 // command ends.
 func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
 	registry := engine.NewRegistry()
-	var guard *warden
+	var guard *command.Warden
 	for _, spec := range specs {
 		if spec.exec == "" {
 			handler, err := newHTTPHandler(spec.http, log)
@@ -214,10 +222,10 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 		}
 		if guard == nil {
 			var err error
-			if guard, err = newWarden(); err != nil {
+			if guard, err = command.NewWarden(); err != nil {
 				return nil, err
 			}
-			a.atExit(guard.close)
+			a.atExit(guard.Close)
 		}
 		handler := &execHandler{
 			command:        spec.exec,

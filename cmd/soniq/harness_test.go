@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // deadline bounds each wait of a test: much longer than anything takes, even
 // on a machine that runs other tests too.
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -45,6 +45,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		case <-tick.C:
 		case <-timeout:
 			t.Fatalf("waited %s for %s", deadline, what)
+		}
+	}
+}
+
+// reach waits until count is want. Only that it grows no more is a failure: how
+// long a thousand deliveries take says nothing on a busy machine.
+func reach(t *testing.T, what string, want int, count func() int) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	last, since := count(), time.Now()
+	for last != want {
+		<-tick.C
+		if n := count(); n != last {
+			last, since = n, time.Now()
+		} else if time.Since(since) > deadline {
+			t.Fatalf("%s: %d of %d, and nothing more for %s", what, last, want, deadline)
 		}
 	}
 }

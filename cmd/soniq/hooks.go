@@ -3,15 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"soniq/hooks"
 )
 
 // hooksCmd groups what can be done with hooks.
 type hooksCmd struct {
-	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack or log."`
+	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack, log or exec."`
 	List         hooksListCmd       `cmd:"" help:"List the hooks."`
 	Show         hooksShowCmd       `cmd:"" help:"Show one hook."`
 	Test         hooksTestCmd       `cmd:"" help:"Send a marked sample and print the answer."`
@@ -109,7 +111,16 @@ func (hooksRemoveCmd) Help() string {
 }
 
 func (c *hooksRemoveCmd) Run(a *app) error {
-	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error { return s.Remove(a.ctx, name) })
+	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error {
+		h, err := s.Get(a.ctx, name)
+		if err == nil {
+			err = s.Remove(a.ctx, name)
+		}
+		if err == nil && h.DeclaredAt != nil {
+			a.note("%s stands in a configuration: the next worker that starts with that adds it again", oneLine(name))
+		}
+		return err
+	})
 }
 
 type hooksRotateCmd struct {
@@ -225,16 +236,18 @@ func (c *hooksShowCmd) Run(a *app) error {
 		}
 		return strings.Join(list, ", ")
 	}
-	signed := "no"
-	if h.Signed {
-		signed = "yes"
-	}
 	for _, field := range [][2]string{
 		{"Hook", h.Name},
 		{"Kind", h.Kind},
 		{"Target", h.Target},
-		{"Signed", signed},
+		{"Secret", secretText(h)},
+		{"Headers", strings.Join(headerTexts(h.Headers), ", ")},
+		{"May reach", strings.Join(h.Allow, ", ")},
+		{"Link", h.BaseURL},
+		{"Arguments", argumentsText(h)},
 		{"State", hookState(h)},
+		{"Next try", a.untilText(h.BlockedUntil)},
+		{"Declared", a.declaredText(h)},
 		{"Events", any(h.Events)},
 		{"Jobs", any(h.Jobs)},
 		{"Queues", any(h.Queues)},
@@ -251,8 +264,57 @@ func (c *hooksShowCmd) Run(a *app) error {
 	return nil
 }
 
+func secretText(h hooks.Info) string {
+	switch {
+	case h.Kind != "webhook":
+		return ""
+	case !h.Signed:
+		return "none: requests are not signed"
+	case h.Secrets > 1:
+		return "two in the database: signed by both until the next rotate-secret"
+	case h.Secrets == 1:
+		return "in the database"
+	default:
+		return h.SecretFrom
+	}
+}
+
+func headerTexts(headers map[string]string) (texts []string) {
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		texts = append(texts, name+": "+headers[name])
+	}
+	return texts
+}
+
+func argumentsText(h hooks.Info) string {
+	switch {
+	case h.Args:
+		return "sent"
+	case h.Kind == "webhook" || h.Kind == "exec":
+		return "not sent"
+	default:
+		return ""
+	}
+}
+
+// untilText is when a hook is sent to again that is left alone.
+func (a *app) untilText(until *time.Time) string {
+	if until == nil || !until.After(a.now()) {
+		return ""
+	}
+	return "in " + shortDuration(until.Sub(a.now()).Round(time.Second))
+}
+
+func (a *app) declaredText(h hooks.Info) string {
+	if h.DeclaredAt == nil {
+		return ""
+	}
+	return "by a configuration, last " + age(a.now(), *h.DeclaredAt) + " ago"
+}
+
 type hooksTestCmd struct {
-	Name string `arg:"" name:"hook" help:"Name of a hook."`
+	Name           string `arg:"" name:"hook" help:"Name of a hook."`
+	AllowExecHooks bool   `help:"Run the command of an exec hook here."`
 }
 
 func (hooksTestCmd) Help() string {
@@ -266,18 +328,27 @@ func (c *hooksTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	d, err := hooks.NewStore(pool).Test(a.ctx, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}), c.Name)
-	if err != nil {
+	store := hooks.NewStore(pool)
+	dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+	d, err := store.Test(a.ctx, dispatcher, c.Name)
+	switch {
+	case errors.Is(err, hooks.ErrExecNotAllowed):
+		h, err := store.Get(a.ctx, c.Name)
+		if err != nil {
+			return noHook(c.Name, err)
+		}
+		return usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, oneLine(h.Target))
+	case err != nil:
 		return noHook(c.Name, err)
 	}
 	if a.JSON {
 		return a.out.document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
 	}
-	if d.Status == 0 {
-		a.out.printf("Delivered")
+	if answer := answerText(d.Status, d.Answer); answer != "" {
+		a.out.printf("Delivered; the answer was %s", answer)
 		return nil
 	}
-	a.out.printf("Delivered; the answer was %d %s", d.Status, firstLine(d.Answer))
+	a.out.printf("Delivered")
 	return nil
 }
 
@@ -332,10 +403,30 @@ func (c *hooksDeliveriesCmd) Run(a *app) error {
 	now := a.now()
 	for _, d := range list {
 		answer := firstLine(d.LastError)
-		if answer == "" && d.LastStatus != nil {
-			answer = strings.TrimSpace(fmt.Sprintf("%d %s", *d.LastStatus, firstLine(d.LastAnswer)))
+		if answer == "" {
+			status := 0
+			if d.LastStatus != nil {
+				status = *d.LastStatus
+			}
+			answer = answerText(status, d.LastAnswer)
+		}
+		switch wait := a.untilText(d.NextAttemptAt); {
+		case d.Sending:
+			answer = strings.TrimSpace("being sent " + answer)
+		case wait != "":
+			answer = strings.TrimSpace("due " + wait + " " + answer)
 		}
 		t.add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), age(now, d.CreatedAt), answer)
 	}
 	return t.write(a.out, a.tableWidth())
+}
+
+// answerText is what the other side said, in a line: a status, where it has
+// one, and the beginning of its text.
+func answerText(status int, answer string) string {
+	answer = firstLine(answer)
+	if status == 0 {
+		return answer
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, answer))
 }

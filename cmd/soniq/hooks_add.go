@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ type hooksAddCmd struct {
 	Webhook hooksAddWebhookCmd `cmd:"" help:"POST each event, signed after Standard Webhooks."`
 	Slack   hooksAddSlackCmd   `cmd:"" help:"Post to a Slack incoming webhook; storms become digests."`
 	Log     hooksAddLogCmd     `cmd:"" help:"Write one log record an event, in one worker of the fleet."`
+	Exec    hooksAddExecCmd    `cmd:"" help:"Run a command for each event, in one worker of the fleet."`
 }
 
 func (hooksAddCmd) Help() string {
@@ -78,7 +78,11 @@ func (a *app) addHook(spec hooks.Spec, shown string) error {
 		}
 		return a.out.document(made)
 	}
-	a.note("added hook %s; try it with 'soniq hooks test %s'", oneLine(spec.Name), oneLine(spec.Name))
+	flag := ""
+	if spec.Kind == "exec" {
+		flag = " --allow-exec-hooks"
+	}
+	a.note("added hook %s; try it with 'soniq hooks test %s%s'", oneLine(spec.Name), oneLine(spec.Name), flag)
 	if shown != "" {
 		return a.printSecret(spec.Name, shown)
 	}
@@ -120,20 +124,33 @@ func (c *hooksAddWebhookCmd) Run(a *app) error {
 	}
 	for _, h := range c.Header {
 		name, value, ok := strings.Cut(h, ":")
-		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || !headerName(name) || strings.ContainsAny(value, "\r\n\x00") {
+		if !ok {
 			return usagef("--header must be 'NAME: VALUE'")
+		}
+		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
+		if err := checkHookHeader(name, value); err != nil {
+			return usagef("--header: %w", err)
 		}
 		if spec.Headers == nil {
 			spec.Headers = map[string]string{}
 		}
-		spec.Headers[http.CanonicalHeaderKey(name)] = value
-	}
-	for name := range maps.Keys(spec.Headers) {
-		if strings.HasPrefix(name, "Webhook-") || name == "Content-Type" || name == "User-Agent" || name == "Host" || name == "Content-Length" {
-			return usagef("--header %s is set by Soniq itself", name)
-		}
+		spec.Headers[name] = value
 	}
 	return a.checked(spec, shown)
+}
+
+// checkHookHeader checks a header whose name is in its canonical form. It shows
+// nothing of the value.
+func checkHookHeader(name, value string) error {
+	switch {
+	case !headerName(name):
+		return fmt.Errorf("%q can't be the name of a header", name)
+	case strings.ContainsAny(value, "\r\n\x00"):
+		return fmt.Errorf("the value of %s has a line break or NUL", name)
+	case strings.HasPrefix(name, "Webhook-") || slices.Contains([]string{"Content-Type", "User-Agent", "Host", "Content-Length"}, name):
+		return fmt.Errorf("%s is set by Soniq itself", name)
+	}
+	return nil
 }
 
 // headerName reports whether name is a token of RFC 9110.
@@ -180,6 +197,41 @@ func (c *hooksAddLogCmd) Run(a *app) error {
 		return err
 	}
 	return a.checked(spec, "")
+}
+
+type hooksAddExecCmd struct {
+	Command string `arg:"" name:"command" help:"What to run, by /bin/sh -c: one argument, in quotes."`
+	hookFilter
+	IncludeArgs bool `help:"Hand the job's arguments over too."`
+}
+
+func (hooksAddExecCmd) Help() string {
+	return `The command gets the event as JSON on standard input, the same as a webhook's body, and SONIQ_HOOK, SONIQ_EVENT, SONIQ_DELIVERY_ID, SONIQ_DEAD_LETTER_ID and SONIQ_ATTEMPT in its environment. How it exits is the verdict:
+
+    0      delivered
+    65,78  failed, and trying again is useless
+    else   failed: tried again, for three days
+
+After 20 s it gets SIGTERM, then SIGKILL, with all that it has started.
+
+It is run only by workers (and 'soniq hooks run') that were started with --allow-exec-hooks, since whoever may write to the table of hooks could otherwise run commands on all of them. A hook in a worker's own soniq.yaml needs no such flag.
+
+    soniq hooks add exec './page-on-call' --name pager --queue payments
+    soniq hooks test pager --allow-exec-hooks
+    soniq worker --allow-exec-hooks`
+}
+
+func (c *hooksAddExecCmd) Run(a *app) error {
+	spec, err := c.spec("exec")
+	if err != nil {
+		return err
+	}
+	spec.Command, spec.Args = c.Command, c.IncludeArgs
+	if err := a.checked(spec, ""); err != nil {
+		return err
+	}
+	a.note("it is run by workers that were started with --allow-exec-hooks, and by no other")
+	return nil
 }
 
 // checked adds a hook that is right; else it is the person's mistake.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -28,7 +29,9 @@ func TestQueue_paused_listed_resumed(t *testing.T) {
 
 	startWorker(t, url, "--handle", "j=exec:cat")
 	id := strings.TrimSpace(s.ok("enqueue", "j").out)
-	wantIn(t, "status", s.ok("status").out, "STATE", "paused 0s")
+	if out := s.ok("status").out; !regexp.MustCompile(`(?m)^default +paused \d+[sm] `).MatchString(out) {
+		t.Errorf("status: %s", out)
+	}
 	wantIn(t, "queue list", s.ok("queue", "list").out, "paused", "mail")
 	queues := decode[[]engine.QueueStatus](t, s.ok("queue", "list", "--json").out)
 	if len(queues) != 2 || queues[0].Due != 1 || !strings.HasPrefix(queues[0].PausedBy, "ada@") {

@@ -7,6 +7,8 @@ import (
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"soniq/internal/command"
 )
 
 // Whatever a job wrote (its name, arguments, error text, tags) is shown on
@@ -95,7 +97,7 @@ func firstLine(s string) string {
 // a Python traceback, and of output whose beginning was cut off, the last.
 func errorLine(s string) string {
 	head := firstLine(s)
-	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(cutOff) {
+	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(command.CutOff) {
 		lines := strings.Split(strings.TrimSpace(s), "\n")
 		return oneLine(strings.TrimSpace(lines[len(lines)-1]))
 	}

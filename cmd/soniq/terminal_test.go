@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"soniq/internal/command"
 	"soniq/internal/testdb"
 )
 
@@ -18,9 +19,9 @@ func TestErrorLine_saysTheMost(t *testing.T) {
 		"\n  first\nsecond\n":    "first",
 		"exit status 1\nmore...": "exit status 1",
 		"Traceback (most recent call last):\n  File \"x.py\", line 1\n    1/0\nZeroDivisionError: division by zero\n": "ZeroDivisionError: division by zero",
-		cutOff + "half a li\nthe cause\n":      "the cause",
-		"Traceback (most recent call last):":   "Traceback (most recent call last):",
-		cutOff + "\x1b[31mred\x1b[0m and bold": `\x1b[31mred\x1b[0m and bold`,
+		command.CutOff + "half a li\nthe cause\n":      "the cause",
+		"Traceback (most recent call last):":           "Traceback (most recent call last):",
+		command.CutOff + "\x1b[31mred\x1b[0m and bold": `\x1b[31mred\x1b[0m and bold`,
 	} {
 		if got := errorLine(text); got != want {
 			t.Errorf("errorLine(%q) = %q, want %q", text, got, want)

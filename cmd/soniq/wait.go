@@ -187,7 +187,7 @@ func (w *waiting) look(ctx context.Context, deaths *deathWatch) error {
 // away is waited for.
 func (w *waiting) round(ctx context.Context) error {
 	err := w.takeEnded(ctx)
-	if err == nil && !w.warned && w.now().Sub(w.started) >= waitWarnAfter {
+	if err == nil && len(w.open) > 0 && !w.warned && w.now().Sub(w.started) >= waitWarnAfter {
 		w.warned = true
 		err = w.warn(ctx)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -170,5 +171,25 @@ func TestDeathWatch_wakesForItsOwnJobsOnly(t *testing.T) {
 	d.Connected(t.Context())
 	if !awake() {
 		t.Error("a new connection doesn't wake")
+	}
+}
+
+// The job ends in the very round in which a word about its wait was due.
+func TestWait_jobEndsWhenTheWarningIsDue_isItsOutcome(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t).Config().ConnString()
+	startWorker(t, url, "--handle", "silent=exec:true")
+	s := newShell(t, url)
+	id := strings.TrimSpace(s.ok("enqueue", "silent").out)
+	s.ok("job", id, "--wait")
+	var out, notes stream
+	w := s.world(&out, &notes)
+	now := time.Now()
+	w.now = func() time.Time {
+		now = now.Add(2 * waitWarnAfter)
+		return now
+	}
+	if code := run(w, []string{"job", id, "--wait"}); code != exitDone {
+		t.Errorf("exit code %d: %s", code, notes.String())
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"soniq/engine"
 	"soniq/hooks"
+	"soniq/internal/command"
 )
 
 // workerCmd has a default subcommand, so that 'soniq worker' alone is the
@@ -37,6 +38,7 @@ type workerRunCmd struct {
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
+	AllowExecHooks  bool           `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
 	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
@@ -53,6 +55,9 @@ func (workerRunCmd) Help() string {
       reports.build:
         http: https://reports.example.com/jobs
         secret: env:REPORTS_SECRET
+    hooks:
+      on-call:
+        slack: env:SLACK_URL
 
 A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, SONIQ_JOB_NAME, SONIQ_QUEUE, SONIQ_ATTEMPT and SONIQ_MAX_ATTEMPTS in its environment. How it exits is the verdict:
 
@@ -83,8 +88,13 @@ type served struct {
 
 // load checks the file and the flags as a whole.
 func (c *workerRunCmd) load(a *app) (*served, error) {
-	file, err := c.handlerFlags.load(a)
+	file, err := c.handlerFlags.load(a, configUse{jobs: true, hooks: c.Hooks})
 	if err != nil {
+		return nil, err
+	}
+	if !c.Hooks {
+		file.hooks = nil
+	} else if err := file.addEnvironmentHooks(a.getenv); err != nil {
 		return nil, err
 	}
 	config, err := c.config(file)
@@ -134,7 +144,11 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		config.Companions = append(config.Companions, hooks.NewDispatcher(pool, hooks.Config{Logger: a.log}))
+		dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+		if err := a.declare(dispatcher, s.file); err != nil {
+			return err
+		}
+		config.Companions = append(config.Companions, dispatcher)
 	}
 	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {
@@ -160,7 +174,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		Queues: file.queues,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
-		CancelGrace: killGrace + 2*pipeGrace,
+		CancelGrace: killGrace + 2*command.PipeGrace,
 	}
 	for _, q := range c.Queues {
 		if q == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,20 @@ type checkedConfig struct {
 	// PerQueue is the concurrency of queues that have one of their own.
 	PerQueue map[string]int `json:"queue_concurrency,omitempty"`
 	Jobs     []checkedJob   `json:"jobs"`
+	Hooks    []checkedHook  `json:"hooks,omitempty"`
+}
+
+type checkedHook struct {
+	Name    string            `json:"name"`
+	Kind    string            `json:"kind"`
+	Target  string            `json:"target"`
+	Secret  string            `json:"secret,omitempty"`
+	Headers []string          `json:"headers,omitempty"`
+	Events  []string          `json:"events,omitempty"`
+	Jobs    []string          `json:"jobs,omitempty"`
+	Queues  []string          `json:"queues,omitempty"`
+	Reasons []string          `json:"reasons,omitempty"`
+	Tags    map[string]string `json:"tags,omitempty"`
 }
 
 type checkedJob struct {
@@ -63,6 +78,12 @@ func (s *served) check(a *app) error {
 	if err := t.write(a.out, a.tableWidth()); err != nil {
 		return err
 	}
+	if len(s.file.hooks) > 0 {
+		a.out.printf("")
+		if err := checkedHooks(a, s.file.hooks); err != nil {
+			return err
+		}
+	}
 	what := "the handlers are valid"
 	if s.file.path != "" {
 		what = s.file.path + " is valid"
@@ -81,6 +102,9 @@ func (s *served) describe() checkedConfig {
 	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
 	for i := range s.file.jobs {
 		c.Jobs = append(c.Jobs, s.job(&s.file.jobs[i]))
+	}
+	for i := range s.file.hooks {
+		c.Hooks = append(c.Hooks, describeHook(&s.file.hooks[i]))
 	}
 	return c
 }
@@ -151,4 +175,25 @@ func number(n int) string {
 		return "-"
 	}
 	return strconv.Itoa(n)
+}
+
+// checkedHooks is a table of what would be told.
+func checkedHooks(a *app, specs []hookSpec) error {
+	t := &table{columns: []column{
+		{title: "HOOK", min: 12},
+		{title: "KIND"},
+		{title: "TARGET", min: 16},
+		{title: "TOLD OF", min: 16, drop: 1},
+	}}
+	for i := range specs {
+		t.add(specs[i].Name, specs[i].Kind, specs[i].target(), specs[i].filterText())
+	}
+	return t.write(a.out, a.tableWidth())
+}
+
+func describeHook(spec *hookSpec) checkedHook {
+	return checkedHook{
+		Name: spec.Name, Kind: spec.Kind, Target: spec.target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
+		Events: spec.Events, Jobs: spec.Jobs, Queues: spec.Queues, Reasons: spec.Reasons, Tags: spec.Tags,
+	}
 }

@@ -295,10 +295,11 @@ func TestDocs_everyConfigIsValid(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{
 		"SMTP_PASSWORD": "p", "REPORTS_AUTHORIZATION": "Bearer t", "REPORTS_SECRET": testSecret, "BUCKET_KEY": "k",
+		"SLACK_URL": "https://hooks.slack.com/services/x", "ORDERS_SECRET": testSecret, "ORDERS_TOKEN": "Bearer t",
 	}
 	fence := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```$")
 	seen := 0
-	for _, file := range []string{"../../README.md", "../../docs/worker.md"} {
+	for _, file := range []string{"../../README.md", "../../docs/worker.md", "../../docs/hooks.md"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"soniq/engine"
+	"soniq/internal/command"
 )
 
 type workerRunOnceCmd struct {
@@ -57,7 +58,7 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	stdout := &head{limit: maxStdout}
+	stdout := &command.Head{Limit: maxStdout}
 	registry, err := a.register(s.file.jobs[i:i+1], a.log, taps{stdout: stdout, stderr: a.notes})
 	if err != nil {
 		return err
@@ -93,7 +94,7 @@ func (c *workerRunOnceCmd) unknown(jobs []handlerSpec) string {
 }
 
 // tell prints the result and the verdict.
-func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *head) error {
+func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *command.Head) error {
 	took := o.Duration.Round(time.Millisecond).String()
 	if a.JSON {
 		t := tried{
@@ -109,7 +110,7 @@ func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *head) error {
 		if err := a.out.record(o.Job.Result); err != nil {
 			return err
 		}
-	} else if text := strings.TrimSpace(stdout.buf.String()); text != "" {
+	} else if text := strings.TrimSpace(string(stdout.Bytes())); text != "" {
 		a.note("%s", text)
 		a.note("what it printed is no JSON that can be kept: the job would have no result")
 	}

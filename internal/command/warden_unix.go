@@ -1,4 +1,6 @@
-package main
+//go:build unix
+
+package command
 
 import (
 	"errors"
@@ -27,28 +29,28 @@ for id in $groups; do
 done
 `
 
-// warden makes commands die with their worker, however that dies. It is a
-// shell that waits on a pipe: the kernel closes the worker's end, after kill
-// -9 too, and the shell kills the commands' process groups. Unlike Linux's
+// A Warden makes commands die with this process, however that dies. It is a
+// shell that waits on a pipe: the kernel closes our end, after kill -9 too,
+// and the shell kills the commands' process groups. Unlike Linux's
 // parent-death signal it reaches what the commands have started, and it works
 // on every Unix.
-type warden struct {
+type Warden struct {
 	mu     sync.Mutex
 	cmd    *exec.Cmd
 	pipe   io.WriteCloser
 	groups map[int]struct{}
 }
 
-// newWarden starts the shell.
-func newWarden() (*warden, error) {
-	w := &warden{groups: map[int]struct{}{}}
+// NewWarden starts the shell. It runs until Close.
+func NewWarden() (*Warden, error) {
+	w := &Warden{groups: map[int]struct{}{}}
 	if err := w.start(); err != nil {
 		return nil, fmt.Errorf("start the warden of commands: %w", err)
 	}
 	return w, nil
 }
 
-func (w *warden) start() error {
+func (w *Warden) start() error {
 	cmd := exec.Command("/bin/sh", "-c", wardenScript)
 	// Its own group: what kills the worker's must not reach it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -74,7 +76,7 @@ func (w *warden) start() error {
 
 // add puts a process group under the warden. The kernel has the message when
 // it returns.
-func (w *warden) add(group int) error {
+func (w *Warden) add(group int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.groups[group] = struct{}{}
@@ -92,21 +94,21 @@ func (w *warden) add(group int) error {
 
 // remove takes a group that has ended off the list. A shell that is gone is
 // noticed by the next add.
-func (w *warden) remove(group int) {
+func (w *Warden) remove(group int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.groups, group)
 	_, _ = fmt.Fprintf(w.pipe, "- %d\n", group)
 }
 
-// close kills the groups that are left and waits for the shell.
-func (w *warden) close() error {
+// Close kills the groups that are left and waits for the shell.
+func (w *Warden) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.stop()
 }
 
-func (w *warden) stop() error {
+func (w *Warden) stop() error {
 	err := w.pipe.Close()
 	var exit *exec.ExitError
 	if waitErr := w.cmd.Wait(); waitErr != nil && !errors.As(waitErr, &exit) {

@@ -1,0 +1,138 @@
+//go:build unix
+
+package command
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const deadline = 30 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	timeout := time.After(deadline)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("waited %s for %s", deadline, what)
+		}
+	}
+}
+
+func newWarden(t *testing.T) *Warden {
+	t.Helper()
+	w, err := NewWarden()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// ended reports whether a process is gone, or only waits for its parent to
+// notice.
+func ended(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && bytes.Contains(stat, []byte(") Z "))
+}
+
+// wantGone waits until the processes whose ids are in file have ended.
+func wantGone(t *testing.T, file string) {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range strings.Fields(string(data)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "process "+field+" to end", func() bool { return ended(pid) })
+	}
+}
+
+func TestWarden_run_inputOutputAndExitCode(t *testing.T) {
+	t.Parallel()
+	w := newWarden(t)
+	var out bytes.Buffer
+	err := w.Run(t.Context(), Command{
+		Line: `cat; echo " $GREETING"; exit 3`, Stdin: strings.NewReader("in"), Stdout: &out, Env: []string{"GREETING=hello"},
+	})
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || out.String() != "in hello\n" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	if err := w.Run(t.Context(), Command{Line: "true", Dir: filepath.Join(t.TempDir(), "none")}); err == nil || errors.As(err, &exit) {
+		t.Errorf("in a folder that does not exist: %v", err)
+	}
+}
+
+func TestWarden_close_killsWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	w := newWarden(t)
+	pids := filepath.Join(t.TempDir(), "pids")
+	done := make(chan error, 1)
+	go func() {
+		done <- w.Run(context.Background(), Command{
+			Line: `sleep 300 & echo $! $$ > ` + pids + `.new; mv ` + pids + `.new ` + pids + `; wait`,
+		})
+	}()
+	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	// A warden that somebody kills is replaced, and the new one knows all.
+	if err := w.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the warden's end", func() bool { return ended(w.cmd.Process.Pid) })
+	if err := w.Run(t.Context(), Command{Line: "true"}); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock()
+	err := w.stop()
+	w.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err == nil || err.Error() != "signal: killed" {
+		t.Errorf("error %v", err)
+	}
+	wantGone(t, pids)
+	if err := w.start(); err != nil { // for the cleanup
+		t.Fatal(err)
+	}
+}
+
+func TestTail_longOutput_beginsAtALine(t *testing.T) {
+	t.Parallel()
+	tail := &Tail{Limit: 12}
+	for _, text := range []string{"first\n", "second\n", "third\n"} {
+		_, _ = tail.Write([]byte(text))
+	}
+	if got := tail.String(); got != CutOff+"third" {
+		t.Errorf("%q", got)
+	}
+}
