@@ -46,6 +46,8 @@ type environment struct {
 // line before.
 var releases = []*environment{pythonSoniq("0.0.5"), pythonSoniq("0.1.0")}
 
+var nodePG = nodePackage("pg", "8")
+
 func pythonSoniq(version string) *environment {
 	return &environment{
 		what: "Python Soniq " + version,
@@ -63,6 +65,21 @@ func pythonSoniq(version string) *environment {
 			_, err := output(ctx, "", filepath.Join(folder, "bin", "python"), "-m", "pip", "install", "--quiet",
 				"--no-input", "--disable-pip-version-check", "--only-binary", ":all:", "--retries", "1", "--timeout", "20",
 				"soniq=="+version)
+			return err
+		},
+	}
+}
+
+func nodePackage(name, version string) *environment {
+	return &environment{
+		what: "Node's " + name,
+		folder: func(ctx context.Context) (string, error) {
+			_, err := output(ctx, "", "node", "--version")
+			return "node-" + name + "-" + version, err
+		},
+		install: func(ctx context.Context, folder string) error {
+			_, err := output(ctx, folder, "npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts",
+				"--fetch-retries", "1", "--fetch-timeout", "20000", name+"@"+version)
 			return err
 		},
 	}
@@ -189,7 +206,7 @@ func TestEnvironments_areReadyOrSayWhy(t *testing.T) {
 	default:
 		t.Errorf("%s=%s: want must or off", modeEnv, mode)
 	}
-	for _, e := range releases {
+	for _, e := range append([]*environment{nodePG}, releases...) {
 		t.Run(e.what, func(t *testing.T) {
 			t.Parallel()
 			if folder, ok := need(t, e); ok {

@@ -66,7 +66,7 @@ type process struct {
 // begin starts a program, whose complaints go to the test's log.
 func begin(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{cmd: cmd, lines: make(chan string, 1000), exited: make(chan struct{})}
+	p := &process{cmd: cmd, lines: make(chan string, 20000), exited: make(chan struct{})}
 	var err error
 	if p.in, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
