@@ -207,7 +207,7 @@ func TestScheduled_eachSideRunsTheOthersWhenDue(t *testing.T) {
 		if err != nil || waiting.Status != engine.StatusQueued {
 			t.Errorf("%+v, %v; want it queued", waiting, err)
 		}
-		// 'job retry' makes it due now, and wakes Python, whose poll is far off.
+		// 'job retry' makes it due now, for Python too.
 		if err := client.Retry(t.Context(), later); err != nil {
 			t.Fatal(err)
 		}

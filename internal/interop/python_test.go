@@ -33,7 +33,9 @@ func (py *python) command(url, program string, args ...string) *exec.Cmd {
 		"SONIQ_POOL_MIN_SIZE=1",
 		"SONIQ_POOL_MAX_SIZE=8",
 		"SONIQ_ENQUEUE_VALIDATION=none",
-		"SONIQ_POLL_INTERVAL=60",
+		// Python loses a notification that comes between its fetch and its wait:
+		// then only the poll finds the job.
+		"SONIQ_POLL_INTERVAL=1",
 		"SONIQ_SHUTDOWN_TIMEOUT=0.1",
 	)
 	return cmd
