@@ -83,6 +83,12 @@ insert into soniq_migrations (version, name, applied_at)
 values ($1, $2, now() at time zone 'utc')
 on conflict (version) do nothing`
 
+// setupTries bounds how often Setup begins anew because another program made
+// soniq_migrations, or its index, in the same moment: 'if not exists' looks, and
+// then fails. Python Soniq makes both before it takes the lock, in a transaction
+// each, so that two of it at once cost two tries each.
+const setupTries = 10
+
 // Setup creates or completes the schema: on an empty database, on one that
 // Python Soniq made, and on one that is up to date already, where it changes
 // nothing. It may run in several processes at once: it holds the migration
@@ -93,27 +99,50 @@ on conflict (version) do nothing`
 func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 	var result SetupResult
 	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
-		return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			pending, err := pendingMigrations(ctx, tx)
-			if err != nil || len(pending) == 0 {
+		for try := 1; ; try++ {
+			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+				result.Applied, err = applyMigrations(ctx, tx)
+				return err
+			})
+			if !errors.Is(err, errMadeAtOnce) || try == setupTries {
 				return err
 			}
-			if _, err := tx.Exec(ctx, Schema); err != nil {
-				return fmt.Errorf("apply schema: %w", err)
-			}
-			for _, m := range pending {
-				if _, err := tx.Exec(ctx, migrationsRecordSQL, m.version, m.name); err != nil {
-					return fmt.Errorf("record migration %s: %w", m.version, err)
-				}
-				result.Applied = append(result.Applied, m.version+"_"+m.name)
-			}
-			return nil
-		})
+		}
 	})
 	if err != nil {
 		return SetupResult{}, fmt.Errorf("set up schema: %w", err)
 	}
 	return result, nil
+}
+
+// applyMigrations applies the schema where something of it is missing, and
+// returns what was.
+func applyMigrations(ctx context.Context, tx pgx.Tx) (applied []string, err error) {
+	pending, err := pendingMigrations(ctx, tx)
+	if err != nil || len(pending) == 0 {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, Schema); err != nil {
+		return nil, fmt.Errorf("apply schema: %w", err)
+	}
+	for _, m := range pending {
+		if _, err := tx.Exec(ctx, migrationsRecordSQL, m.version, m.name); err != nil {
+			return nil, fmt.Errorf("record migration %s: %w", m.version, err)
+		}
+		applied = append(applied, m.version+"_"+m.name)
+	}
+	return applied, nil
+}
+
+// errMadeAtOnce is wrapped where a table was made by someone else between the
+// look for it and its making.
+var errMadeAtOnce = errors.New("made by another program at the same time")
+
+// madeAtOnce knows the errors of that race: the table, its row type or its name
+// in the catalog exists already.
+func madeAtOnce(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "42P07" || pgErr.Code == "42710" || pgErr.Code == "23505")
 }
 
 func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {
@@ -125,7 +154,9 @@ func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {
 	if serverVersion < minServerVersion {
 		return nil, fmt.Errorf("%w; this server is version %d", ErrServerTooOld, serverVersion/10000)
 	}
-	if _, err := tx.Exec(ctx, migrationsTableSQL); err != nil {
+	if _, err := tx.Exec(ctx, migrationsTableSQL); madeAtOnce(err) {
+		return nil, fmt.Errorf("create soniq_migrations: %w: %w", errMadeAtOnce, err)
+	} else if err != nil {
 		return nil, fmt.Errorf("create soniq_migrations: %w", err)
 	}
 	recorded, _ := tx.Query(ctx, migrationsAppliedSQL)

@@ -137,6 +137,57 @@ func TestSetup_whilePythonMigrates_waitsAsLongAsItsContext(t *testing.T) {
 	setup(t, pool)
 }
 
+// Python's setup makes soniq_migrations before it takes the lock. 'if not
+// exists' waits for that to be committed, and then fails.
+func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	exec(t, tx, `
+		create table soniq_migrations (
+		  id serial primary key,
+		  version varchar(255) not null unique,
+		  name text not null,
+		  applied_at timestamp default now(),
+		  checksum text
+		)`)
+	done := make(chan error, 1)
+	go func() {
+		_, err := soniq.Setup(context.Background(), pool)
+		done <- err
+	}()
+	await(t, pool, "Setup waits for the other's table", `
+		select exists (
+		  select from pg_stat_activity
+		  where datname = current_database()
+		    and wait_event_type = 'Lock'
+		    and query like '%create table if not exists soniq_migrations%'
+		)`)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := soniq.Check(t.Context(), pool); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSetup_nameOfItsTableIsTaken_givesUp(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	exec(t, pool, `create type soniq_migrations as enum ('taken')`)
+	_, err := soniq.Setup(t.Context(), pool)
+	if err == nil || !strings.Contains(err.Error(), "create soniq_migrations: ") {
+		t.Errorf("got %v, want an error that names the table", err)
+	}
+}
+
 func TestSetup_failure_changesNothing(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
