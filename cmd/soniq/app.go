@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -45,6 +46,9 @@ type app struct {
 	out   *output // data
 	notes *output // everything else
 	log   *slog.Logger
+	// ignoreInterrupts is set while Ctrl-C is meant for another program on the
+	// same terminal.
+	ignoreInterrupts atomic.Bool
 
 	closers []func() error
 }
@@ -125,7 +129,8 @@ func (a *app) parse(args []string) (cmd *kong.Context, done bool, err error) {
 	}
 	a.globals = g.globals
 	// A terminal that doesn't say what it is may show escapes as they are.
-	a.out.colour = a.stdoutIsTTY && a.getenv("TERM") != "" && !a.plain()
+	colour := a.getenv("TERM") != "" && !a.plain()
+	a.out.colour, a.notes.colour = a.stdoutIsTTY && colour, a.stderrIsTTY && colour
 	if a.log, err = a.newLogger(); err != nil {
 		return cmd, false, err
 	}
@@ -138,12 +143,16 @@ func (a *app) onSignals(answers ...func()) (stop func()) {
 	quit, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for _, answer := range answers {
+		for len(answers) > 0 {
 			select {
 			case <-quit:
 				return
-			case <-a.signals:
-				answer()
+			case s := <-a.signals:
+				if s == os.Interrupt && a.ignoreInterrupts.Load() {
+					continue
+				}
+				answers[0]()
+				answers = answers[1:]
 			}
 		}
 		<-quit
