@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -345,15 +346,43 @@ func removePart(value json.RawMessage, parts []part, i int) json.RawMessage {
 	return slices.Concat(value[:from], value[to:])
 }
 
-// checkStorable finds what is valid JSON, and what PostgreSQL refuses.
+// checkStorable finds what is valid JSON, and what PostgreSQL refuses: bytes that
+// are no UTF-8, and the escapes of a NUL and of half a surrogate pair.
 func checkStorable(doc json.RawMessage) error {
 	if !utf8.Valid(doc) {
 		return errors.New("not valid UTF-8")
 	}
-	if hasNULEscape(doc) {
-		return errors.New(`\u0000 can't be stored`)
+	for i := 0; i < len(doc); i++ {
+		if doc[i] != '\\' {
+			continue
+		}
+		if i++; doc[i] != 'u' {
+			continue
+		}
+		unit := escapedUnit(doc[i-1:])
+		i += 4
+		if utf16.IsSurrogate(unit) {
+			if utf16.DecodeRune(unit, escapedUnit(doc[i+1:])) == utf8.RuneError {
+				return errors.New("half of a surrogate pair can't be stored")
+			}
+			i += 6
+		} else if unit == 0 {
+			return errors.New(`\u0000 can't be stored`)
+		}
 	}
 	return nil
+}
+
+// escapedUnit is the value of the escape \uXXXX that s begins with, or -1.
+func escapedUnit(s []byte) rune {
+	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
+		return -1
+	}
+	n, err := strconv.ParseUint(string(s[2:6]), 16, 16)
+	if err != nil {
+		return -1
+	}
+	return rune(n)
 }
 
 // An ArgsChange is one difference between two arguments.

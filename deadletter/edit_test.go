@@ -90,7 +90,12 @@ func TestEditArgs_withoutAPlace_saysWhatThereIs(t *testing.T) {
 			t.Errorf("%q is a path", path)
 		}
 	}
-	for _, value := range []string{"", "{", `"\u0000"`, "\"\xff\"", "1 2"} {
+	for _, value := range []string{`"\\u0000"`, `"\ud83d\ude00"`, `"\n\u00e9"`, " 1 "} {
+		if err := (deadletter.ArgsEdit{Path: "a", Value: []byte(value)}).Validate(); err != nil {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+	for _, value := range []string{"", "{", `"\u0000"`, `"\\\u0000"`, `"\ud83d"`, `"\ude00\ud83d"`, `"\ud83dx"`, "\"\xff\"", "1 2"} {
 		if err := (deadletter.ArgsEdit{Path: "a", Value: []byte(value)}).Validate(); err == nil {
 			t.Errorf("%q is a value", value)
 		}

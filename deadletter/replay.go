@@ -102,21 +102,6 @@ func checkArgs(args json.RawMessage) error {
 	return checkStorable(args)
 }
 
-// hasNULEscape reports whether valid JSON has the escape of a NUL: one behind
-// an even number of backslashes.
-func hasNULEscape(doc []byte) bool {
-	for i := 0; i+1 < len(doc); i++ {
-		if doc[i] != '\\' {
-			continue
-		}
-		if bytes.HasPrefix(doc[i+1:], []byte("u0000")) {
-			return true
-		}
-		i++
-	}
-	return false
-}
-
 // check returns an AttemptsError for a dead letter that keeps its attempts and
 // has none left.
 func (o ReplayOptions) check(id uuid.UUID, attempts, maxAttempts int) error {

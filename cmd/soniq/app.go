@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -51,6 +52,10 @@ type app struct {
 	ignoreInterrupts atomic.Bool
 
 	closers []func() error
+
+	// What is to be taken away when the process ends in the middle of a command.
+	litterMu sync.Mutex
+	litterOf map[*func()]struct{}
 }
 
 // signalReader is a command that reads world.signals itself.
@@ -66,12 +71,12 @@ func run(w world, args []string) int {
 	if !done && err == nil {
 		_, own := cmd.Selected().Target.Addr().Interface().(signalReader)
 		if !own {
-			defer a.onSignals(cancel, func() { a.exit(exitFailed) })()
+			defer a.onSignals(cancel, a.abort)()
 		}
 		err = cmd.Run(a)
 		if own {
 			// It has stopped reading them, and closing can take its time.
-			defer a.onSignals(func() { a.exit(exitFailed) })()
+			defer a.onSignals(a.abort)()
 		}
 		for _, c := range a.closers {
 			err = errors.Join(err, c())
@@ -160,6 +165,33 @@ func (a *app) onSignals(answers ...func()) (stop func()) {
 	return func() {
 		close(quit)
 		<-stopped
+	}
+}
+
+// abort ends the process at once, and takes away what would be left behind.
+func (a *app) abort() {
+	a.litterMu.Lock()
+	for remove := range a.litterOf {
+		(*remove)()
+	}
+	a.litterMu.Unlock()
+	a.exit(exitFailed)
+}
+
+// litter has remove called when the process ends in the middle of the command.
+// The function it returns calls it otherwise.
+func (a *app) litter(remove func()) (clear func()) {
+	a.litterMu.Lock()
+	defer a.litterMu.Unlock()
+	if a.litterOf == nil {
+		a.litterOf = map[*func()]struct{}{}
+	}
+	a.litterOf[&remove] = struct{}{}
+	return func() {
+		a.litterMu.Lock()
+		defer a.litterMu.Unlock()
+		delete(a.litterOf, &remove)
+		remove()
 	}
 }
 

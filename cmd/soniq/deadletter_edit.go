@@ -146,7 +146,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 	if err != nil {
 		return nil, fmt.Errorf("edit the arguments: %w", err)
 	}
-	defer func() { _ = os.Remove(file.Name()) }()
+	defer a.litter(func() { _ = os.Remove(file.Name()) })()
 	_, err = file.WriteString(prettyJSON(j.Args) + "\n")
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("edit the arguments: %w", err)
