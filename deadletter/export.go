@@ -49,14 +49,24 @@ const exportBuffer = 64 << 10
 // It streams from one statement: memory doesn't grow with the number of rows,
 // and all of them are of one moment. After an error w holds a part.
 func (q *Queue) Export(ctx context.Context, w io.Writer, f Filter, format Format) (int64, error) {
-	n, err := q.export(ctx, w, f, format)
+	return q.ExportTelling(ctx, w, f, format, nil)
+}
+
+// ExportTelling is Export that tells how far it has come: told, which may be
+// nil, gets the number of rows so far, now and then.
+func (q *Queue) ExportTelling(ctx context.Context, w io.Writer, f Filter, format Format, told func(rows int64)) (int64, error) {
+	n, err := q.export(ctx, w, f, format, told)
 	if err != nil {
 		return n, fmt.Errorf("export dead letters: %w", err)
 	}
 	return n, nil
 }
 
-func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Format) (n int64, err error) {
+// tellEach is after how many rows an export or an import tells of itself: often
+// enough for a person to see it move.
+const tellEach = 500
+
+func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Format, told func(int64)) (n int64, err error) {
 	if err := f.Validate(); err != nil {
 		return 0, err
 	}
@@ -82,7 +92,9 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 		if err := e.job(j); err != nil {
 			return n, err
 		}
-		n++
+		if n++; n%tellEach == 0 && told != nil {
+			told(n)
+		}
 	}
 	if err := rows.Err(); err != nil {
 		return n, err
@@ -218,12 +230,19 @@ func (e csvTable) end() error {
 
 // defuse keeps a spreadsheet from running a text as a formula: a cell that
 // begins with one of these characters, which job names and error texts can be
-// made to do from outside.
+// made to do from outside. A text that looks as if it were defused gets another
+// apostrophe, so that it is known what to take away.
 func defuse(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0])) {
+	if formula(s) {
 		return "'" + s
 	}
 	return s
+}
+
+// formula reports whether s begins like a formula, apostrophes aside.
+func formula(s string) bool {
+	s = strings.TrimLeft(s, "'")
+	return s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0]))
 }
 
 func csvText(s *string) string {

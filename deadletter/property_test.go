@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/argshash"
 	"soniq/internal/testdb"
 )
 
@@ -117,12 +118,17 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 	t.Logf("seed %d", seed)
 	population(t, pool, r, 70)
 	exec(t, pool, "create table saved as select * from soniq_dead_letter_jobs")
+	queuedArgs, err := argshash.Sum([]byte(`{"user_id": 1}`))
+	if err != nil {
+		t.Fatal(err)
+	}
 	restore := func() {
 		exec(t, pool, "truncate soniq_dead_letter_jobs, soniq_jobs")
 		exec(t, pool, "insert into soniq_dead_letter_jobs select * from saved")
 		insertJob(t, pool, columns{"dedup_key": "queued"})
 		for _, name := range someNames {
 			insertJob(t, pool, columns{"job_name": name, "unique_job": true, "args_hash": "queued"})
+			insertJob(t, pool, columns{"job_name": name, "unique_job": true, "args_hash": queuedArgs})
 		}
 	}
 	everything, err := q.List(t.Context(), deadletter.Filter{})
@@ -200,6 +206,10 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 		restore()
 
 		limited := deadletter.ReplayOptions{MaxReplays: 2}
+		if r.IntN(2) == 0 {
+			// All of one name become equal, and some equal to a queued job.
+			limited.Edits = []deadletter.ArgsEdit{{Path: "user_id", Value: []byte(pick(r, "1", "2", "42"))}}
+		}
 		if plan, err = q.PlanReplay(t.Context(), f, limited); err != nil {
 			t.Fatal(err)
 		}

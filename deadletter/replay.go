@@ -9,7 +9,6 @@ import (
 	"math"
 	"slices"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -51,6 +50,10 @@ type ReplayOptions struct {
 	// Args are the new job's arguments, a JSON object; the dead letter keeps
 	// its own. For Replay alone. Default the dead letter's.
 	Args json.RawMessage `json:"args,omitempty"`
+	// Edits change the new job's arguments, one after the other; the dead letter
+	// keeps its own. A dead letter whose arguments have no place for one of them
+	// is refused with an *EditError. Default none.
+	Edits []ArgsEdit `json:"edits,omitempty"`
 	// Force replays what is being replayed or was resolved. The work may then
 	// be done twice; so it is for Replay alone, and ReplayAll refuses it.
 	// Default false.
@@ -78,6 +81,11 @@ func (o ReplayOptions) validate() error {
 			return fmt.Errorf("replay options: Args: %w", err)
 		}
 	}
+	for _, e := range o.Edits {
+		if err := e.Validate(); err != nil {
+			return fmt.Errorf("replay options: Edits: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -91,28 +99,7 @@ func checkArgs(args json.RawMessage) error {
 	if trimmed := bytes.TrimLeft(args, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !json.Valid(args) {
 		return errNoObject
 	}
-	if !utf8.Valid(args) {
-		return errors.New("not valid UTF-8")
-	}
-	if hasNULEscape(args) {
-		return errors.New(`\u0000 can't be stored`)
-	}
-	return nil
-}
-
-// hasNULEscape reports whether valid JSON has the escape of a NUL: one behind
-// an even number of backslashes.
-func hasNULEscape(doc []byte) bool {
-	for i := 0; i+1 < len(doc); i++ {
-		if doc[i] != '\\' {
-			continue
-		}
-		if bytes.HasPrefix(doc[i+1:], []byte("u0000")) {
-			return true
-		}
-		i++
-	}
-	return false
+	return checkStorable(args)
 }
 
 // check returns an AttemptsError for a dead letter that keeps its attempts and
@@ -151,8 +138,9 @@ type ReplayResult struct {
 // so that jobs of one transaction run in their order.
 //
 // $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0,
-// $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 other arguments and
-// their hash or null; for the record $10 the operation, $11 who and $12 why.
+// $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 the other arguments of
+// each and their hash, or null; for the record $10 the operation, $11 who and
+// $12 why.
 const makeJobs = `
 with made as (
   insert into soniq_jobs (
@@ -160,15 +148,15 @@ with made as (
     queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
   )
   select
-    u.job_id, d.job_name, coalesce($8::jsonb, d.args),
-    case when $8::jsonb is not null and d.args_hash is not null then $9 else d.args_hash end, 'queued',
+    u.job_id, d.job_name, coalesce(u.args::jsonb, d.args),
+    case when u.args is not null and d.args_hash is not null then u.args_hash else d.args_hash end, 'queued',
     case when $3 then d.attempts else 0 end,
     case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
     coalesce(nullif($6, ''), d.queue),
     coalesce($5, d.priority),
     coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp(),
     case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
-  from unnest($1::uuid[], $2::uuid[]) with ordinality as u (id, job_id, place)
+  from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, place)
   join soniq_dead_letter_jobs d on d.id = u.id
   order by u.place
   on conflict do nothing
@@ -186,8 +174,9 @@ with made as (
 ), recorded as (
   insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
   select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id,
-    case when $8::jsonb is not null then jsonb_build_object('args', $8::jsonb) end
+    case when u.args is not null then jsonb_build_object('args', u.args::jsonb) end
   from linked l
+  join unnest($1::uuid[], $8::text[]) as u (id, args) on u.id = l.id
 )
 select id, job_id
 from linked`
@@ -202,20 +191,76 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID,
 		}
 		fresh[i] = id
 	}
-	var args, hash *string
-	if o.Args != nil {
-		sum, err := argshash.Sum(o.Args)
-		if err != nil {
-			return nil, err
-		}
-		args, hash = new(string(o.Args)), &sum
+	args, hashes, err := o.otherArgs(ctx, tx, ids)
+	if err != nil {
+		return nil, err
 	}
-	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hash,
+	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hashes,
 		operation, by.actor, by.because)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[Replayed])
+}
+
+// edits reports whether the new jobs get other arguments.
+func (o ReplayOptions) edits() bool { return o.Args != nil || len(o.Edits) > 0 }
+
+// newArgs returns the arguments that the replay of a dead letter with these
+// gets, and their hash; both nil where they are the same.
+func (o ReplayOptions) newArgs(id uuid.UUID, args json.RawMessage) (edited, hash *string, err error) {
+	if !o.edits() {
+		return nil, nil, nil
+	}
+	from := args
+	if o.Args != nil {
+		from = o.Args
+	}
+	to, err := EditArgs(from, o.Edits)
+	var misfit *EditError
+	if errors.As(err, &misfit) {
+		misfit.ID = id
+	}
+	if err != nil || compacted(to) == compacted(args) {
+		return nil, nil, err
+	}
+	sum, err := argshash.Sum(to)
+	if err != nil {
+		return nil, nil, err
+	}
+	return new(string(to)), &sum, nil
+}
+
+const argsSQL = `
+select d.id, d.args
+from soniq_dead_letter_jobs d
+where d.id = any($1)`
+
+// otherArgs are the other arguments of each, and their hashes; all nil where
+// they keep their own.
+func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes []*string, err error) {
+	args, hashes = make([]*string, len(ids)), make([]*string, len(ids))
+	if !o.edits() {
+		return args, hashes, nil
+	}
+	places := make(map[uuid.UUID]int, len(ids))
+	for i, id := range ids {
+		places[id] = i
+	}
+	rows, err := db.Query(ctx, argsSQL, ids)
+	if err != nil {
+		return nil, nil, err
+	}
+	var (
+		id     uuid.UUID
+		stored json.RawMessage
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &stored}, func() (err error) {
+		i := places[id]
+		args[i], hashes[i], err = o.newArgs(id, stored)
+		return err
+	})
+	return args, hashes, err
 }
 
 const stateSQL = `
@@ -244,9 +289,10 @@ limit 1`
 // resolved or dead when the new job ends. No handler needs to be known here.
 //
 // It returns ErrNotFound, a *StateError where an earlier replay runs or has
-// succeeded, an *AttemptsError for KeepAttempts without any left, or a
-// *DuplicateError where an equal job is queued; nothing has changed then. Two
-// who replay one dead letter at the same time make one job.
+// succeeded, an *AttemptsError for KeepAttempts without any left, an *EditError
+// where the arguments have no place for one of the Edits, or a *DuplicateError
+// where an equal job is queued; nothing has changed then. Two who replay one
+// dead letter at the same time make one job.
 func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid.UUID, error) {
 	if err := o.validate(); err != nil {
 		return uuid.Nil, fmt.Errorf("replay dead letter %s: %w", id, err)
@@ -306,16 +352,12 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter
 // is queued.
 func (o ReplayOptions) duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
-	var hash *string
-	if o.Args != nil {
-		sum, err := argshash.Sum(o.Args)
-		if err != nil {
-			return err
-		}
-		hash = &sum
+	_, hashes, err := o.otherArgs(ctx, db, []uuid.UUID{id})
+	if err != nil {
+		return err
 	}
 	var queued uuid.UUID
-	err := db.QueryRow(ctx, duplicateSQL, id, hash).Scan(&queued)
+	err = db.QueryRow(ctx, duplicateSQL, id, hashes[0]).Scan(&queued)
 	if err == nil {
 		return &DuplicateError{ID: queued}
 	}
@@ -397,7 +439,8 @@ func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int
 // ReplayCount returns how many dead letters ReplayAll would pick: those that it
 // would replay, and those that it would skip because an equal job is queued.
 // Options that ReplayAll would refuse are an error here too, and so is a dead
-// letter without attempts left under KeepAttempts.
+// letter without attempts left under KeepAttempts, or without a place for one of
+// the Edits.
 func (q *Queue) ReplayCount(ctx context.Context, f Filter, o ReplayOptions) (int64, error) {
 	n, err := q.replayCount(ctx, f, o)
 	if err != nil {
@@ -414,6 +457,9 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 		return 0, err
 	}
 	n, err := q.count(ctx, f.replayable(o), f.Limit)
+	if err == nil && o.edits() {
+		err = q.checkEdits(ctx, f, o)
+	}
 	if err != nil || !o.KeepAttempts {
 		return n, err
 	}
@@ -432,6 +478,26 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 		return 0, err
 	}
 	return 0, o.check(id, attempts, maxAttempts)
+}
+
+// checkEdits returns the *EditError of the first picked dead letter whose
+// arguments have no place for an edit.
+func (q *Queue) checkEdits(ctx context.Context, f Filter, o ReplayOptions) error {
+	w := f.replayable(o)
+	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(f.Limit), w.params...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var (
+		id   uuid.UUID
+		args json.RawMessage
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &args}, func() error {
+		_, _, err := o.newArgs(id, args)
+		return err
+	})
+	return err
 }
 
 var (
@@ -461,7 +527,8 @@ func (o ReplayOptions) validateAll() error {
 // waits for the first.
 //
 // With KeepAttempts, one dead letter without attempts left fails it all with an
-// *AttemptsError.
+// *AttemptsError; so does one without a place for one of the Edits, with an
+// *EditError.
 func (q *Queue) ReplayAll(ctx context.Context, f Filter, o ReplayOptions) (ReplayResult, error) {
 	if err := f.validateBulk(); err != nil {
 		return ReplayResult{}, fmt.Errorf("replay dead letters: %w", err)

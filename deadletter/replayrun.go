@@ -149,17 +149,21 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, o ReplayOptions) (p Re
 }
 
 // The rows that one of the two unique indexes can refuse, in the order in which
-// they would be inserted. 'queued' is true where a job stands in the way. The
-// place of %s is the query that picks the rows.
+// they would be inserted, and whether a queued job stands in the way of each:
+// one with equal arguments, one with the same key. The place of %s is the query
+// that picks the rows.
 const uniqueRowsSQL = `
 select
+  p.id,
   case when p.unique_job and p.args_hash is not null then p.job_name end,
   case when p.unique_job then p.args_hash end,
   p.dedup_key,
+  p.args,
   exists (
     select from soniq_jobs j
     where j.status = 'queued' and j.unique_job and p.unique_job and j.job_name = p.job_name and j.args_hash = p.args_hash
-  ) or exists (
+  ),
+  exists (
     select from soniq_jobs j
     where j.status = 'queued' and j.dedup_key = p.dedup_key
   )
@@ -168,42 +172,100 @@ where p.dedup_key is not null
    or p.unique_job and p.args_hash is not null
 order by p.moved_to_dead_letter_at, p.id`
 
+// uniqueRow is what a row of uniqueRowsSQL would take.
+type uniqueRow struct {
+	keys   [][2]string
+	queued bool
+}
+
 // duplicates counts the picked rows that would not be inserted. A row that is
 // refused for one of its keys takes no place under the other, so they are gone
 // through one by one.
 func (q *Queue) duplicates(ctx context.Context, f Filter, o ReplayOptions) (n int64, err error) {
+	all, err := q.uniqueRows(ctx, f, o)
+	taken := map[[2]string]bool{}
+	for _, row := range all {
+		if row.queued || slices.ContainsFunc(row.keys, func(k [2]string) bool { return taken[k] }) {
+			n++
+			continue
+		}
+		for _, k := range row.keys {
+			taken[k] = true
+		}
+	}
+	return n, err
+}
+
+func (q *Queue) uniqueRows(ctx context.Context, f Filter, o ReplayOptions) (all []uniqueRow, err error) {
 	w := f.replayable(o)
-	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key\n" +
-		"from soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
+	// The arguments are long, and needed for their edits alone.
+	args := "null::jsonb as args"
+	if o.edits() {
+		args = "d.args"
+	}
+	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
+		"\nfrom soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
 	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.params...)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer rows.Close()
 	var (
+		id                uuid.UUID
 		name, hash, dedup *string
-		queued            bool
-		taken             = map[[2]string]bool{}
+		stored            json.RawMessage
+		equal, same       bool
+		// The rows with other arguments, and what these are.
+		edited        []int
+		names, hashes []string
 	)
-	_, err = pgx.ForEachRow(rows, []any{&name, &hash, &dedup, &queued}, func() error {
-		var keys [][2]string
+	_, err = pgx.ForEachRow(rows, []any{&id, &name, &hash, &dedup, &stored, &equal, &same}, func() error {
+		row := uniqueRow{queued: same}
 		if name != nil && hash != nil {
-			keys = append(keys, [2]string{*name, *hash})
+			_, newHash, err := o.newArgs(id, stored)
+			if err != nil {
+				return err
+			}
+			if newHash == nil {
+				row.queued = row.queued || equal
+			} else {
+				hash, edited = newHash, append(edited, len(all))
+				names, hashes = append(names, *name), append(hashes, *hash)
+			}
+			row.keys = append(row.keys, [2]string{*name, *hash})
 		}
 		if dedup != nil {
 			// No hash is empty.
-			keys = append(keys, [2]string{*dedup, ""})
+			row.keys = append(row.keys, [2]string{*dedup, ""})
 		}
-		if queued || slices.ContainsFunc(keys, func(k [2]string) bool { return taken[k] }) {
-			n++
-			return nil
-		}
-		for _, k := range keys {
-			taken[k] = true
-		}
+		all = append(all, row)
 		return nil
 	})
-	return n, err
+	if err != nil || len(edited) == 0 {
+		return all, err
+	}
+	queued, err := q.queuedEqual(ctx, names, hashes)
+	for _, place := range queued {
+		all[edited[place-1]].queued = true
+	}
+	return all, err
+}
+
+// The places, from 1, of the names and hashes that a queued job has.
+const queuedEqualSQL = `
+select u.place
+from unnest($1::text[], $2::text[]) with ordinality as u (name, hash, place)
+where exists (
+  select from soniq_jobs j
+  where j.status = 'queued' and j.unique_job and j.job_name = u.name and j.args_hash = u.hash
+)`
+
+func (q *Queue) queuedEqual(ctx context.Context, names, hashes []string) ([]int64, error) {
+	rows, err := q.pool.Query(ctx, queuedEqualSQL, names, hashes)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
 // StartReplay picks what ReplayAll would replay, and records it as an operation
@@ -499,7 +561,7 @@ func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done 
 			return err
 		}
 		ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool { return slices.Contains(spent, id) })
-		if made, err = o.replayInOrder(ctx, tx, ids, r.author(), &op.ID); err != nil {
+		if made, err = r.replayFitting(ctx, tx, ids, &op.ID); err != nil {
 			return err
 		}
 		op.Done += int64(len(made))
@@ -518,6 +580,19 @@ func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done 
 		r.told(op, made)
 	}
 	return made, done, nil
+}
+
+// replayFitting leaves out what has no place for an edit: the start has seen to
+// it that there is none, and other programs can change rows since.
+func (r *replayRun) replayFitting(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, operation *uuid.UUID) ([]Replayed, error) {
+	for {
+		made, err := r.order.Options.replayInOrder(ctx, tx, ids, r.author(), operation)
+		var misfit *EditError
+		if !errors.As(err, &misfit) {
+			return made, err
+		}
+		ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool { return id == misfit.ID })
+	}
 }
 
 // author is who runs it, or else who started it.

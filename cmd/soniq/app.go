@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -45,8 +47,15 @@ type app struct {
 	out   *output // data
 	notes *output // everything else
 	log   *slog.Logger
+	// ignoreInterrupts is set while Ctrl-C is meant for another program on the
+	// same terminal.
+	ignoreInterrupts atomic.Bool
 
 	closers []func() error
+
+	// What is to be taken away when the process ends in the middle of a command.
+	litterMu sync.Mutex
+	litterOf map[*func()]struct{}
 }
 
 // signalReader is a command that reads world.signals itself.
@@ -62,12 +71,12 @@ func run(w world, args []string) int {
 	if !done && err == nil {
 		_, own := cmd.Selected().Target.Addr().Interface().(signalReader)
 		if !own {
-			defer a.onSignals(cancel, func() { a.exit(exitFailed) })()
+			defer a.onSignals(cancel, a.abort)()
 		}
 		err = cmd.Run(a)
 		if own {
 			// It has stopped reading them, and closing can take its time.
-			defer a.onSignals(func() { a.exit(exitFailed) })()
+			defer a.onSignals(a.abort)()
 		}
 		for _, c := range a.closers {
 			err = errors.Join(err, c())
@@ -125,7 +134,8 @@ func (a *app) parse(args []string) (cmd *kong.Context, done bool, err error) {
 	}
 	a.globals = g.globals
 	// A terminal that doesn't say what it is may show escapes as they are.
-	a.out.colour = a.stdoutIsTTY && a.getenv("TERM") != "" && !a.plain()
+	colour := a.getenv("TERM") != "" && !a.plain()
+	a.out.colour, a.notes.colour = a.stdoutIsTTY && colour, a.stderrIsTTY && colour
 	if a.log, err = a.newLogger(); err != nil {
 		return cmd, false, err
 	}
@@ -138,12 +148,16 @@ func (a *app) onSignals(answers ...func()) (stop func()) {
 	quit, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		for _, answer := range answers {
+		for len(answers) > 0 {
 			select {
 			case <-quit:
 				return
-			case <-a.signals:
-				answer()
+			case s := <-a.signals:
+				if s == os.Interrupt && a.ignoreInterrupts.Load() {
+					continue
+				}
+				answers[0]()
+				answers = answers[1:]
 			}
 		}
 		<-quit
@@ -151,6 +165,33 @@ func (a *app) onSignals(answers ...func()) (stop func()) {
 	return func() {
 		close(quit)
 		<-stopped
+	}
+}
+
+// abort ends the process at once, and takes away what would be left behind.
+func (a *app) abort() {
+	a.litterMu.Lock()
+	for remove := range a.litterOf {
+		(*remove)()
+	}
+	a.litterMu.Unlock()
+	a.exit(exitFailed)
+}
+
+// litter has remove called when the process ends in the middle of the command.
+// The function it returns calls it otherwise.
+func (a *app) litter(remove func()) (clear func()) {
+	a.litterMu.Lock()
+	defer a.litterMu.Unlock()
+	if a.litterOf == nil {
+		a.litterOf = map[*func()]struct{}{}
+	}
+	a.litterOf[&remove] = struct{}{}
+	return func() {
+		a.litterMu.Lock()
+		defer a.litterMu.Unlock()
+		delete(a.litterOf, &remove)
+		remove()
 	}
 }
 

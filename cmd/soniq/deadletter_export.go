@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"compress/gzip"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/term"
 
 	"soniq/deadletter"
@@ -19,15 +22,16 @@ import (
 type exportCmd struct {
 	selection
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with, else json."`
-	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default."`
+	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default. A name that ends with .gz is compressed."`
 	Limit  int    `placeholder:"N" help:"At most N. Default all."`
 }
 
 func (exportCmd) Help() string {
-	return `The file appears once it is complete. Dead letters come oldest first.
+	return `The file appears once it is complete. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' restores them.
 
     soniq dead-letter export --format json --output dead_jobs.json
     soniq dead-letter export --format csv --output dead_jobs.csv
+    soniq dead-letter export --state resolved -o resolved.jsonl.gz
     soniq dead-letter export --format jsonl | jq .last_error`
 }
 
@@ -39,17 +43,30 @@ func (c *exportCmd) format() (deadletter.Format, error) {
 		}
 		return format, nil
 	}
-	switch strings.ToLower(filepath.Ext(c.Output)) {
+	format, ending := formatOf(c.Output)
+	if format == "" && (ending != "" || isCompressed(c.Output)) {
+		return "", usagef("--output %q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.Output)
+	}
+	return cmp.Or(format, deadletter.FormatJSON), nil
+}
+
+// formatOf is the format that a file's name ends with, or empty.
+func formatOf(path string) (format deadletter.Format, ending string) {
+	path = strings.ToLower(path)
+	switch ending = filepath.Ext(strings.TrimSuffix(path, ".gz")); ending {
 	case ".csv":
-		return deadletter.FormatCSV, nil
+		return deadletter.FormatCSV, ending
 	case ".jsonl", ".ndjson":
-		return deadletter.FormatJSONL, nil
-	case ".json", "":
-		return deadletter.FormatJSON, nil
+		return deadletter.FormatJSONL, ending
+	case ".json":
+		return deadletter.FormatJSON, ending
 	default:
-		return "", usagef("--output %q doesn't end with .json, .jsonl or .csv: say --format", c.Output)
+		return "", ending
 	}
 }
+
+// isCompressed reports whether a file of that name is to be compressed.
+func isCompressed(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gz") }
 
 func (c *exportCmd) Run(a *app) error {
 	f, err := c.filter(a.now())
@@ -64,7 +81,7 @@ func (c *exportCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if c.Output == "" || c.Output == "-" {
+	if !c.toFile() {
 		return c.toStdout(a, f, format)
 	}
 	// The file first: a wrong path is known before the database is asked.
@@ -72,7 +89,7 @@ func (c *exportCmd) Run(a *app) error {
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	defer file.abandon()
+	defer a.litter(file.abandon)()
 	pool, err := a.open()
 	if err != nil {
 		return err
@@ -85,10 +102,14 @@ func (c *exportCmd) Run(a *app) error {
 			w = o.json
 		}
 	}
-	buffered := bufio.NewWriter(w)
-	n, err := deadletter.NewQueue(pool).Export(a.ctx, buffered, f, format)
-	if err == nil {
-		err = buffered.Flush()
+	var compressed *gzip.Writer
+	if isCompressed(c.Output) {
+		compressed = gzip.NewWriter(w)
+		w = compressed
+	}
+	n, err := c.export(a, pool, w, f, format)
+	if err == nil && compressed != nil {
+		err = compressed.Close()
 	}
 	if err == nil {
 		err = file.commit()
@@ -117,11 +138,7 @@ func (c *exportCmd) toStdout(a *app, f deadletter.Filter, format deadletter.Form
 			w = a.out.text
 		}
 	}
-	buffered := bufio.NewWriter(w)
-	n, err := deadletter.NewQueue(pool).Export(a.ctx, buffered, f, format)
-	if err == nil {
-		err = buffered.Flush()
-	}
+	n, err := c.export(a, pool, w, f, format)
 	if err != nil {
 		return err
 	}
@@ -129,11 +146,36 @@ func (c *exportCmd) toStdout(a *app, f deadletter.Filter, format deadletter.Form
 	return nil
 }
 
+// export writes the dead letters to w, and shows on a terminal how it gets on.
+func (c *exportCmd) export(a *app, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
+	queue := deadletter.NewQueue(pool)
+	var total int64
+	// Where the rows go to the same terminal, they are what shows it.
+	if a.stderrIsTTY && (c.toFile() || !a.stdoutIsTTY) {
+		var err error
+		if total, err = queue.Count(a.ctx, f); err != nil {
+			return 0, err
+		}
+	}
+	bar := a.progress("exporting", int(total), progressFrom)
+	defer func() { _ = bar.Clear() }()
+	buffered := bufio.NewWriter(w)
+	n, err := queue.ExportTelling(a.ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
+	if err == nil {
+		err = buffered.Flush()
+	}
+	return n, err
+}
+
+func (c *exportCmd) toFile() bool { return c.Output != "" && c.Output != "-" }
+
 // newFile is written beside its final name and takes it over when complete:
 // nobody reads half an export, and an old one stays until then.
 type newFile struct {
 	*os.File
-	path string // the final name; empty if File is what was asked for
+	// path is the final name, and temporary the one until then; both are empty
+	// if File is what was asked for.
+	path, temporary string
 }
 
 // createFile makes sure that path can be written. What is no regular file (a
@@ -168,7 +210,7 @@ func createFile(path string) (*newFile, error) {
 		// The person knows the name they gave, not ours.
 		return nil, &fs.PathError{Op: "create", Path: path, Err: errors.Unwrap(err)}
 	}
-	return &newFile{File: f, path: path}, nil
+	return &newFile{File: f, path: path, temporary: temporary}, nil
 }
 
 // commit gives the file its name.
@@ -182,17 +224,14 @@ func (f *newFile) commit() error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), f.path); err != nil {
-		return err
-	}
-	f.path = ""
-	return nil
+	return os.Rename(f.temporary, f.path)
 }
 
-// abandon leaves nothing behind of a file that was not committed.
+// abandon leaves nothing behind of a file that was not committed. It may be
+// called while another goroutine writes.
 func (f *newFile) abandon() {
 	_ = f.Close()
-	if f.path != "" {
-		_ = os.Remove(f.Name())
+	if f.temporary != "" {
+		_ = os.Remove(f.temporary)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -20,6 +21,7 @@ type replayCmd struct {
 	Delay          string  `placeholder:"AGE" help:"Let it wait first: 90s, 10m, 2h."`
 	Force          bool    `help:"With ids: even where a replay is under way or has succeeded."`
 
+	replayEdit
 	replayPace
 	Resume *string `placeholder:"OPERATION" help:"Go on with a bulk replay that was stopped."`
 }
@@ -28,8 +30,12 @@ func (replayCmd) Help() string {
 	return `A replay is a new job with the same name and arguments. The dead letter stays as the record; it is resolved once a replay succeeds.
 
     soniq dead-letter replay 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter replay 01890a5d --set user.email=ada@example.com
+    soniq dead-letter replay 01890a5d --edit
     soniq dead-letter replay --filter send_welcome_email --dry-run
     soniq dead-letter replay --reason timeout --rate 50/s --canary 5 --because "the store is back"
+
+Other arguments (--set, --unset, --args, --edit) are the new job's; the dead letter keeps its own, and the history tells. A PATH is keys with dots between them and places of lists in brackets, such as items[0].sku; a backslash takes a dot as it is. A VALUE that can be read as JSON is JSON: 42 is a number, '"42"' and Ada are strings.
 
 In bulk, only what is dead is replayed, the oldest first. Ctrl-C stops it after the batch that is under way; --resume goes on.`
 }
@@ -39,7 +45,7 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 		return o, usagef("--force is for ids: in bulk only what is dead is replayed")
 	}
 	if !bulk {
-		if flag := c.used(); flag != "" {
+		if flag := c.replayPace.used(); flag != "" {
 			return o, usagef("%s is for a bulk replay, by a filter or --all", flag)
 		}
 	}
@@ -78,6 +84,9 @@ func (c *replayCmd) Run(a *app) error {
 		return err
 	}
 	o, err := c.options(bulk)
+	if err == nil {
+		err = c.replayEdit.options(a, &o, &c.target)
+	}
 	if err != nil {
 		return err
 	}
@@ -97,14 +106,34 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	if c.Edit && len(ids) == 1 {
+		if o.Args, err = c.edit(a, queue, ids[0], o); err != nil {
+			return err
+		}
+	}
 	return c.single(a, queue, ids, failed, o)
 }
 
+// edit has the person edit the arguments of a dead letter that can be replayed.
+func (c *replayCmd) edit(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (json.RawMessage, error) {
+	j, err := queue.Get(a.ctx, id)
+	if err == nil {
+		err = queue.CheckReplay(a.ctx, id, o)
+	}
+	if text, single := replayError(err); single {
+		return nil, fmt.Errorf("%s: %s", id, text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.editor(a, j, &c.target)
+}
+
 func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure, o deadletter.ReplayOptions) error {
-	replayed := []deadletter.Replayed{}
+	replayed, edits := []deadletter.Replayed{}, []edited{}
 	var broken error
 	for _, id := range ids {
-		said, newID, err := c.one(a, queue, id, o)
+		said, newID, changed, err := c.one(a, queue, id, o)
 		if err != nil {
 			text, single := replayError(err)
 			if !single {
@@ -115,12 +144,20 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 			continue
 		}
 		replayed = append(replayed, deadletter.Replayed{From: id, To: newID})
+		if changed != nil {
+			edits = append(edits, edited{id, changed})
+		}
 		if !a.JSON {
 			a.out.printf("%s", said)
+			if changed != nil && !c.Edit || changed != nil && c.DryRun {
+				if err := a.printChanges(changed); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if a.JSON {
-		if err := a.out.document(c.result(replayed, failed)); err != nil {
+		if err := a.out.document(c.result(replayed, edits, failed)); err != nil {
 			return err
 		}
 	}
@@ -128,28 +165,50 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 }
 
 // one replays a dead letter, or finds out whether it could be. said is the line
-// for a person.
-func (c *replayCmd) one(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (said string, newID uuid.UUID, err error) {
-	if !c.DryRun {
-		newID, err = queue.Replay(a.ctx, id, o)
-		return fmt.Sprintf("Replayed %s as %s", id, newID), newID, err
+// for a person; changed is nil where the arguments stay as they are.
+func (c *replayCmd) one(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (
+	said string, newID uuid.UUID, changed []deadletter.ArgsChange, err error,
+) {
+	var j deadletter.Job
+	if c.DryRun || c.replayEdit.used() != "" {
+		if j, err = queue.Get(a.ctx, id); err != nil {
+			return "", newID, nil, err
+		}
 	}
-	j, err := queue.Get(a.ctx, id)
-	if err == nil {
+	if c.DryRun {
 		err = queue.CheckReplay(a.ctx, id, o)
+		said = fmt.Sprintf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason)))
+	} else {
+		newID, err = queue.Replay(a.ctx, id, o)
+		said = fmt.Sprintf("Replayed %s as %s", id, newID)
 	}
-	return fmt.Sprintf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason))), newID, err
+	if err == nil && c.replayEdit.used() != "" {
+		changed, err = c.changes(j.Args, o)
+	}
+	return said, newID, changed, err
 }
 
-func (c *replayCmd) result(replayed []deadletter.Replayed, failed []failure) any {
-	if !c.DryRun {
-		return map[string]any{"replayed": replayed, "failed": failed}
+// edited is what --json tells of a replay with other arguments.
+type edited struct {
+	ID      uuid.UUID               `json:"id"`
+	Changes []deadletter.ArgsChange `json:"changes"`
+}
+
+func (c *replayCmd) result(replayed []deadletter.Replayed, edits []edited, failed []failure) any {
+	result := map[string]any{"failed": failed}
+	if c.DryRun {
+		ids := make([]uuid.UUID, len(replayed))
+		for i, r := range replayed {
+			ids[i] = r.From
+		}
+		result["dry_run"], result["ids"] = true, ids
+	} else {
+		result["replayed"] = replayed
 	}
-	ids := make([]uuid.UUID, len(replayed))
-	for i, r := range replayed {
-		ids[i] = r.From
+	if c.replayEdit.used() != "" {
+		result["edits"] = edits
 	}
-	return map[string]any{"dry_run": true, "ids": ids, "failed": failed}
+	return result
 }
 
 // replayError is the text of an error that concerns one dead letter; single is
@@ -158,7 +217,10 @@ func replayError(err error) (text string, single bool) {
 	var attempts *deadletter.AttemptsError
 	var duplicate *deadletter.DuplicateError
 	var stateErr *deadletter.StateError
+	var misfit *deadletter.EditError
 	switch {
+	case errors.As(err, &misfit):
+		return misfit.Path + ": " + misfit.Why, true
 	case errors.As(err, &stateErr):
 		return replayRefused(stateErr), true
 	case errors.Is(err, deadletter.ErrNotFound):
@@ -174,12 +236,16 @@ func replayError(err error) (text string, single bool) {
 }
 
 // replayAllError is the error of a bulk replay, which one dead letter without
-// attempts left fails.
+// attempts left fails, or without a place for an edit.
 func replayAllError(err error) error {
 	var attempts *deadletter.AttemptsError
-	if errors.As(err, &attempts) {
-		text, _ := replayError(err)
+	var misfit *deadletter.EditError
+	text, _ := replayError(err)
+	switch {
+	case errors.As(err, &attempts):
 		return fmt.Errorf("%s: %s; nothing was changed", attempts.ID, text)
+	case errors.As(err, &misfit):
+		return fmt.Errorf("%s: %s; nothing was changed", misfit.ID, text)
 	}
 	return err
 }

@@ -123,11 +123,15 @@ func (c *replayCmd) bulk(
 		return &exitError{exitNothing, fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
 	}
 	if c.DryRun {
-		return c.previewReplay(a, plan, rest, func() ([]deadletter.Job, error) {
-			return queue.ReplayList(a.ctx, f, o, shownRows)
-		})
+		return c.previewReplay(a, queue, f, o, plan, rest)
+	}
+	if err := c.showEdits(a, queue, f, o); err != nil {
+		return err
 	}
 	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", letters(plan.Replay))
+	if c.replayEdit.used() != "" {
+		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", letters(plan.Replay))
+	}
 	if rest != "" {
 		question += " Left alone: " + rest + "."
 	}
@@ -144,20 +148,84 @@ func (c *replayCmd) bulk(
 	return c.follow(a, queue, op)
 }
 
-func (c *replayCmd) previewReplay(a *app, plan deadletter.ReplayPlan, rest string, list func() ([]deadletter.Job, error)) error {
+func (c *replayCmd) previewReplay(
+	a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, plan deadletter.ReplayPlan, rest string,
+) error {
+	sample, err := c.sampleEdits(a, queue, f, o)
+	if err != nil {
+		return err
+	}
 	if a.JSON {
-		return a.out.document(map[string]any{"dry_run": true, "count": plan.Replay, "plan": plan})
+		result := map[string]any{"dry_run": true, "count": plan.Replay, "plan": plan}
+		if sample != nil {
+			result["edits"] = sample
+		}
+		return a.out.document(result)
 	}
 	a.out.printf("Would replay %s.", letters(plan.Replay))
 	if rest != "" {
 		a.out.printf("Would leave alone: %s.", rest)
 	}
-	return a.previewRows(plan.Picked, list)
+	err = a.previewRows(plan.Picked, func() ([]deadletter.Job, error) { return queue.ReplayList(a.ctx, f, o, shownRows) })
+	if err != nil || sample == nil {
+		return err
+	}
+	a.out.printf("\nArguments of the first")
+	for _, s := range sample {
+		a.out.printf("%s", s.ID)
+		if err := a.printChanges(s.Changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shownEdits is of how many dead letters a person is shown what would change.
+const shownEdits = 3
+
+// sampleEdits are the changes of the first dead letters that a bulk replay takes;
+// nil where it changes none.
+func (c *replayCmd) sampleEdits(a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) ([]edited, error) {
+	if c.replayEdit.used() == "" {
+		return nil, nil
+	}
+	jobs, err := queue.ReplayList(a.ctx, f, o, shownEdits)
+	if err != nil {
+		return nil, err
+	}
+	sample := []edited{}
+	for _, j := range jobs {
+		changes, err := c.changes(j.Args, o)
+		if err != nil {
+			return nil, err
+		}
+		sample = append(sample, edited{j.ID, changes})
+	}
+	return sample, nil
+}
+
+// showEdits shows before the question what would change.
+func (c *replayCmd) showEdits(a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
+	if c.Yes {
+		return nil
+	}
+	sample, err := c.sampleEdits(a, queue, f, o)
+	if err != nil || len(sample) == 0 {
+		return err
+	}
+	a.note("Arguments of the first:")
+	for _, s := range sample {
+		a.note("%s", s.ID)
+		if err := a.notes.spans(changeSpans(s.Changes, "  ")...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resume goes on with an operation that was stopped.
 func (c *replayCmd) resume(a *app) error {
-	if len(c.IDs) > 0 || c.All || c.given() || c.Limit != nil || c.DryRun || c.used() != "" {
+	if len(c.IDs) > 0 || c.All || c.given() || c.Limit != nil || c.DryRun || c.replayPace.used() != "" || c.replayEdit.used() != "" {
 		return usagef("--resume goes on as the replay was started: give it alone")
 	}
 	id, err := uuid.Parse(*c.Resume)

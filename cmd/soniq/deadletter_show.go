@@ -209,8 +209,12 @@ func (a *app) printReplays(s letterStory) {
 	if len(s.History) > 0 {
 		a.out.printf("\nHistory")
 	}
-	for _, line := range a.recordLines(s.History) {
+	for i, line := range a.recordLines(s.History) {
 		a.out.printf("  %s", line)
+		var detail struct{ Args json.RawMessage }
+		if json.Unmarshal(s.History[i].Detail, &detail) == nil && detail.Args != nil {
+			_ = a.out.spans(changeSpans(deadletter.CompareArgs(s.Args, detail.Args), "    ")...)
+		}
 	}
 }
 

@@ -61,10 +61,10 @@ func (c *enqueueCmd) Run(a *app) error {
 	case c.From == "":
 	case c.DedupKey != nil:
 		return usagef("--dedup-key would make one job of all lines of --from: give each line its dedup_key")
-	case c.From == "-" && c.Args == "-":
+	case c.From == "-" && (c.Args == "-" || c.Args == "@-"):
 		return usagef("--args - and --from - would both read standard input")
 	}
-	if defaults.args, err = c.args(a); err != nil {
+	if defaults.args, err = readArgs(a, c.Args); err != nil {
 		return err
 	}
 	if c.From != "" {
@@ -168,30 +168,35 @@ func (o *order) options() (opts []engine.EnqueueOption) {
 	return opts
 }
 
-// args reads the arguments from where the flag says. What they are is the
-// client's to judge.
-func (c *enqueueCmd) args(a *app) (json.RawMessage, error) {
+// readArgs reads the arguments from where the flag --args says. What they are is
+// the client's to judge.
+func readArgs(a *app, text string) (json.RawMessage, error) {
 	source, name := io.Reader(&patientReader{a.ctx, a.stdin}), "standard input"
 	switch {
-	case c.Args == "-":
-	case strings.HasPrefix(c.Args, "@"):
-		f, err := os.Open(c.Args[1:])
+	case text == "-" || text == "@-":
+		if a.stdinIsTTY {
+			a.note("A JSON object; Ctrl-D ends the input.")
+		}
+	case strings.HasPrefix(text, "@"):
+		f, err := os.Open(text[1:])
 		if err != nil {
 			return nil, usagef("--args: %w", err)
 		}
 		defer func() { _ = f.Close() }()
-		source, name = f, c.Args[1:]
+		source, name = f, text[1:]
 	default:
-		return json.RawMessage(c.Args), nil
+		return json.RawMessage(text), nil
 	}
-	// Endless input must not fill the memory before it is refused.
-	const most = 256 << 20
-	args, err := io.ReadAll(io.LimitReader(source, most+1))
+	args, err := io.ReadAll(io.LimitReader(source, mostArgs+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if len(args) > most {
+	if len(args) > mostArgs {
 		return nil, usagef("--args: %s is larger than a job's arguments can be", name)
 	}
 	return args, nil
 }
+
+// mostArgs bounds what is read as arguments, in bytes: endless input must not
+// fill the memory before it is refused.
+const mostArgs = 256 << 20

@@ -54,7 +54,7 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if i < 0 {
 		return usagef("%s", c.unknown(s.file.jobs))
 	}
-	args, err := (&enqueueCmd{Args: c.Args}).args(a)
+	args, err := readArgs(a, c.Args)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"soniq/deadletter"
+)
+
+// replayEdit are the flags that give a replay other arguments.
+type replayEdit struct {
+	Set    []string `sep:"none" placeholder:"PATH=VALUE" help:"Change one argument: user.email=ada@example.com, items[0].count=2. VALUE is JSON if it can be read as JSON, else a string. Repeatable."`
+	Unset  []string `sep:"none" placeholder:"PATH" help:"Take one argument out. Repeatable."`
+	Args   *string  `placeholder:"JSON" help:"Other arguments in all: a JSON object, @FILE, or - for standard input. For one id."`
+	Edit   bool     `help:"Change the arguments in your editor ($$VISUAL, else $$EDITOR), then confirm. For one id."`
+	Reveal bool     `help:"Show secrets in what changes, too."`
+}
+
+// used is the first of the flags that was used, or empty.
+func (e *replayEdit) used() string {
+	switch {
+	case len(e.Set) > 0:
+		return "--set"
+	case len(e.Unset) > 0:
+		return "--unset"
+	case e.Args != nil:
+		return "--args"
+	case e.Edit:
+		return "--edit"
+	default:
+		return ""
+	}
+}
+
+// options reads the flags, and sets what belongs to the options.
+func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (err error) {
+	switch {
+	case e.Args != nil && e.Edit:
+		return usagef("--args and --edit exclude each other")
+	case (e.Args != nil || e.Edit) && len(e.Set)+len(e.Unset) > 0:
+		return usagef("%s gives all of the arguments: --set and --unset can't go with it", e.whole())
+	case (e.Args != nil || e.Edit) && len(t.IDs) != 1:
+		return usagef("%s is for one id; --set and --unset change each dead letter's own arguments", e.whole())
+	case e.Edit && !t.Yes && !t.DryRun && !a.stdinIsTTY:
+		return usagef("--edit asks before it replays, and nobody is there to confirm it: add --yes, or use --set or --args")
+	}
+	if o.Edits, err = e.edits(); err != nil {
+		return err
+	}
+	if e.Args != nil {
+		if o.Args, err = readArgs(a, *e.Args); err != nil {
+			return err
+		}
+		return checkNewArgs("--args", o.Args)
+	}
+	return nil
+}
+
+// whole is --args or --edit, of which one was used.
+func (e *replayEdit) whole() string {
+	if e.Edit {
+		return "--edit"
+	}
+	return "--args"
+}
+
+// edits reads --set and --unset.
+func (e *replayEdit) edits() (edits []deadletter.ArgsEdit, err error) {
+	for _, text := range e.Set {
+		path, value, ok := cutAssignment(text)
+		if !ok {
+			return nil, usagef("--set must be PATH=VALUE, not %q", text)
+		}
+		edit := deadletter.ArgsEdit{Path: path, Value: jsonOrString(value)}
+		if err := edit.Validate(); err != nil {
+			return nil, usagef("--set %w", err)
+		}
+		edits = append(edits, edit)
+	}
+	for _, path := range e.Unset {
+		edit := deadletter.ArgsEdit{Path: path, Remove: true}
+		if err := edit.Validate(); err != nil {
+			return nil, usagef("--unset %w", err)
+		}
+		edits = append(edits, edit)
+	}
+	return edits, nil
+}
+
+// cutAssignment cuts PATH=VALUE at the first = that no backslash protects.
+func cutAssignment(text string) (path, value string, ok bool) {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '=':
+			return text[:i], text[i+1:], true
+		}
+	}
+	return "", "", false
+}
+
+// jsonOrString is a value that a person typed, as JSON.
+func jsonOrString(text string) json.RawMessage {
+	if json.Valid([]byte(text)) {
+		return json.RawMessage(strings.TrimSpace(text))
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(text) // a string always has a JSON
+	return bytes.TrimSpace(b.Bytes())
+}
+
+// checkNewArgs is the error of arguments that a replay would refuse.
+func checkNewArgs(where string, args json.RawMessage) error {
+	var object map[string]json.RawMessage
+	var syntax *json.SyntaxError
+	err := json.Unmarshal(args, &object)
+	switch {
+	case errors.As(err, &syntax):
+		line := 1 + bytes.Count(args[:min(int(syntax.Offset), len(args))], []byte("\n"))
+		return usagef("%s: not valid JSON: %w (line %d)", where, syntax, line)
+	case err != nil || object == nil:
+		return usagef("%s: the arguments must be a JSON object such as {\"user_id\": 42}", where)
+	}
+	// No edit: it has the rest of what a dead letter's arguments must be.
+	if _, err := deadletter.EditArgs(args, nil); err != nil {
+		return usagef("%s: %w", where, err)
+	}
+	return nil
+}
+
+// editor has the person change the arguments of j, and confirm what they did.
+func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessage, error) {
+	file, err := os.CreateTemp("", "soniq-args-*.json")
+	if err != nil {
+		return nil, fmt.Errorf("edit the arguments: %w", err)
+	}
+	defer a.litter(func() { _ = os.Remove(file.Name()) })()
+	_, err = file.WriteString(prettyJSON(j.Args) + "\n")
+	if err = errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("edit the arguments: %w", err)
+	}
+	for {
+		if err := a.runEditor(file.Name()); err != nil {
+			return nil, err
+		}
+		args, err := readEdited(file.Name())
+		if err != nil {
+			return nil, fmt.Errorf("edit the arguments: %w", err)
+		}
+		if err = checkNewArgs("--edit", args); err != nil {
+			if t.Yes || !a.stdinIsTTY {
+				return nil, err
+			}
+			a.note("soniq: %s", oneLine(err.Error()))
+			if err := a.ask("Edit them again?"); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		changes, err := e.changes(j.Args, deadletter.ReplayOptions{Args: args})
+		switch {
+		case err != nil:
+			return nil, err
+		case len(changes) == 0:
+			return nil, errors.New("the arguments are as they were; nothing was replayed")
+		case t.DryRun:
+			return args, nil
+		}
+		if err := a.notes.spans(changeSpans(changes, "  ")...); err != nil {
+			return nil, err
+		}
+		return args, a.confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", oneLine(j.JobName)))
+	}
+}
+
+func readEdited(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, mostArgs+1))
+	if err == nil && len(data) > mostArgs {
+		err = errors.New("larger than a job's arguments can be")
+	}
+	return data, err
+}
+
+// runEditor opens the person's editor and waits for its end. Ctrl-C is the
+// editor's as long as it runs.
+func (a *app) runEditor(path string) error {
+	editor := a.getenv("VISUAL")
+	if editor == "" {
+		editor = a.getenv("EDITOR")
+	}
+	if editor == "" {
+		editor = "vi"
+	}
+	// By the shell, as git does it: the variable can hold arguments.
+	cmd := exec.CommandContext(a.ctx, "/bin/sh", "-c", editor+` "$@"`, editor, path)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	if file, ok := a.stdin.(*os.File); ok {
+		cmd.Stdin = file
+	}
+	cmd.Stdout, cmd.Stderr = a.stdout, a.stderr
+	if !a.stdoutIsTTY {
+		// Standard output is for data: the editor needs the terminal.
+		cmd.Stdout = a.stderr
+	}
+	a.ignoreInterrupts.Store(true)
+	defer a.ignoreInterrupts.Store(false)
+	err := cmd.Run()
+	switch {
+	case a.ctx.Err() != nil:
+		return context.Cause(a.ctx)
+	case err != nil:
+		return fmt.Errorf("the editor %q: %w; nothing was replayed", editor, err)
+	}
+	return nil
+}
+
+// changes are the differences that a replay with these options makes, as a
+// person may see them. It is empty, and not nil, where there are none.
+func (e *replayEdit) changes(args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
+	to := args
+	if o.Args != nil {
+		to = o.Args
+	}
+	to, err := deadletter.EditArgs(to, o.Edits)
+	if err != nil {
+		return nil, err
+	}
+	changes := deadletter.CompareArgs(args, to)
+	if !e.Reveal {
+		redactChanges(changes, deadletter.Redact(args), deadletter.Redact(to))
+	}
+	if changes == nil {
+		changes = []deadletter.ArgsChange{}
+	}
+	return changes, nil
+}
+
+// redactChanges takes the values from two redacted documents.
+func redactChanges(changes []deadletter.ArgsChange, from, to json.RawMessage) {
+	hide := func(value *json.RawMessage, doc json.RawMessage, path string) {
+		if *value == nil {
+			return
+		}
+		// A path into what is hidden leads nowhere.
+		if *value = deadletter.ArgsValue(doc, path); *value == nil {
+			*value = json.RawMessage(`"` + deadletter.Redacted + `"`)
+		}
+	}
+	for i := range changes {
+		hide(&changes[i].Old, from, changes[i].Path)
+		hide(&changes[i].New, to, changes[i].Path)
+	}
+}
+
+// printChanges notes each difference on two lines, what was and what is.
+func (a *app) printChanges(changes []deadletter.ArgsChange) error {
+	if len(changes) == 0 {
+		return a.out.spans(span{text: "  the arguments stay as they are\n"})
+	}
+	return a.out.spans(changeSpans(changes, "  ")...)
+}
+
+func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []span) {
+	for _, c := range changes {
+		path := oneLine(c.Path)
+		if c.Old != nil {
+			spans = append(spans, span{prefix + "- " + path + ": " + oneLine(compactJSON(c.Old)) + "\n", red})
+		}
+		if c.New == nil {
+			continue
+		}
+		line := prefix + "+ " + path + ": " + oneLine(compactJSON(c.New))
+		// The commonest mistake of --set.
+		switch was, is := isString(c.Old), isString(c.New); {
+		case c.Old == nil || was == is:
+		case is:
+			line += "  (now a string)"
+		default:
+			line += "  (was a string)"
+		}
+		spans = append(spans, span{line + "\n", green})
+	}
+	return spans
+}
+
+func isString(value json.RawMessage) bool { return bytes.HasPrefix(value, []byte(`"`)) }

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/testdb"
+)
+
+// argsOfReplays are the arguments of the jobs that replay a dead letter.
+func argsOfReplays(t *testing.T, pool *pgxpool.Pool, id string) string {
+	t.Helper()
+	var args *string
+	const sql = `select string_agg(args::text, ' ' order by created_at) from soniq_jobs where replay_of = $1`
+	if err := pool.QueryRow(t.Context(), sql, id).Scan(&args); err != nil {
+		t.Fatal(err)
+	}
+	if args == nil {
+		return ""
+	}
+	return *args
+}
+
+func TestReplay_set_changesTheNewJobAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	const stored = `{"id": 12345678901234567890, "user": {"email": "ada@exmaple.com", "zip": "01234"}, "items": [{"n": 1}], "a.b": 1.50}`
+	id := seed(t, pool, letter{args: stored}).String()
+	set := []string{
+		"dead-letter", "replay", id, "--set", "user.email=ada@example.com", "--set", `items[0].n={"x": [1]}`, "--set", "user.zip=1234",
+		"--set", "note=a=b é 😀", "--unset", `a\.b`,
+	}
+	const changes = `
+  - user.email: "ada@exmaple.com"
+  + user.email: "ada@example.com"
+  - user.zip: "01234"
+  + user.zip: 1234  (was a string)
+  - items[0].n: 1
+  + items[0].n: {"x":[1]}
+  - a\.b: 1.50
+  + note: "a=b é 😀"
+`
+	preview := s.ok(append(set, "--dry-run")...)
+	if sortedLines(preview.out) != sortedLines("Would replay "+id+" (emails.send, max_retries_exceeded)"+changes) || countJobs(t, pool) != 0 {
+		t.Errorf("dry run: %s, %d jobs", preview.out, countJobs(t, pool))
+	}
+	if r := s.ok(set...); !strings.HasPrefix(r.out, "Replayed "+id+" as ") || sortedLines(r.out[strings.Index(r.out, "\n"):]) != sortedLines(changes) {
+		t.Errorf("%+v", r)
+	}
+	const want = `{"id": 12345678901234567890, "note": "a=b é 😀", "user": {"zip": 1234, "email": "ada@example.com"}, "items": [{"n": {"x": [1]}}]}`
+	if got := argsOfReplays(t, pool, id); got != want {
+		t.Errorf("the job: %s", got)
+	}
+	show := s.ok("dead-letter", "show", id).out
+	wantIn(t, "show", show, `"email": "ada@exmaple.com"`, "with other arguments", `    + user.email: "ada@example.com"`)
+
+	got := decode[struct {
+		Edits []edited
+	}](t, s.ok("dead-letter", "replay", id, "--force", "--set", "note=1", "--json").out)
+	if len(got.Edits) != 1 || got.Edits[0].ID.String() != id || len(got.Edits[0].Changes) != 1 || string(got.Edits[0].Changes[0].New) != "1" {
+		t.Errorf("--json: %+v", got)
+	}
+}
+
+// sortedLines makes no difference of the order in which jsonb keeps keys.
+func sortedLines(text string) string {
+	return strings.Join(slices.Sorted(strings.SplitSeq(strings.Trim(text, "\n"), "\n")), "\n")
+}
+
+// What a person typed as a secret, or what was one, is not printed back.
+func TestReplay_set_showsNoSecret(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	id := seed(t, pool, letter{args: `{"auth": {"key": "hunter1"}, "url": "postgres://u:hunter2@h/d", "name": "x\u001b[2J"}`}).String()
+	args := []string{"dead-letter", "replay", id, "--set", "auth.key=hunter3", "--set", "url=postgres://u:hunter4@h/e", "--set", "name=y", "--dry-run"}
+	for _, more := range [][]string{nil, {"--json"}} {
+		r := s.ok(append(args, more...)...)
+		if strings.Contains(r.out+r.err, "hunter") {
+			t.Errorf("a secret: %+v", r)
+		}
+		checkSafe(t, r.out)
+		wantIn(t, "changes", r.out, "auth.key", "[redacted]", "u:[redacted]@h/e")
+	}
+	wantIn(t, "--reveal", s.ok(append(args, "--reveal")...).out, `- auth.key: "hunter1"`, `+ auth.key: "hunter3"`)
+}
+
+func TestReplay_args_fromAFileOrStandardInput(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	path := filepath.Join(t.TempDir(), "args.json")
+	if err := os.WriteFile(path, []byte("{\"user_id\": 43}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range []string{"@" + path, "-", "@-", `{"user_id": 43}`} {
+		id := seed(t, pool, letter{}).String()
+		s.stdin = `{"user_id": 43}`
+		wantIn(t, "changes", s.ok("dead-letter", "replay", id, "--args", source).out, "- user_id: 42", "+ user_id: 43")
+		if got := argsOfReplays(t, pool, id); got != `{"user_id": 43}` {
+			t.Errorf("--args %s: %s", source, got)
+		}
+	}
+	id := seed(t, pool, letter{}).String()
+	wantIn(t, "no change", s.ok("dead-letter", "replay", id, "--args", `{"user_id":42}`).out, "the arguments stay as they are")
+}
+
+// edit runs 'replay --edit' with an editor that is a shell script. answers are
+// what the person types.
+func edit(t *testing.T, s *shell, id, script, answers string, more ...string) result {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "my editor")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.env["VISUAL"] = "'" + path + "' --wait"
+	s.stdin = answers
+	return s.run(append([]string{"dead-letter", "replay", id, "--edit"}, more...)...)
+}
+
+func TestReplay_edit_showsWhatChangedAndAsks(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	s.tty = true
+	id := seed(t, pool, letter{args: `{"user_id": 42, "password": "hunter2"}`}).String()
+	// $1 is --wait, as the variable says.
+	const mend = `sed 's/42/43/' "$2" >"$2.new" && mv "$2.new" "$2"`
+	for _, tt := range []struct {
+		name, script, answers, want string
+	}{
+		{"no", mend, "n\n", "aborted; nothing was changed"},
+		{"no answer", mend, "", "aborted; nothing was changed"},
+		{"unchanged", "true", "y\n", "the arguments are as they were; nothing was replayed"},
+		{"laid out anew", `printf '{"password":"hunter2",  "user_id":42}' >"$2"`, "y\n", "the arguments are as they were"},
+		{"the editor failed", mend + "; exit 3", "y\n", "exit status 3; nothing was replayed"},
+		{"no JSON, and given up", `echo '{"a": 1,' >"$2"`, "n\n", "not valid JSON"},
+		{"no object", `echo '[1]' >"$2"`, "n\n", "must be a JSON object"},
+		{"no file", `rm "$2"`, "", "no such file"},
+	} {
+		r := edit(t, s, id, tt.script, tt.answers)
+		wantCode(t, r, exitFailed)
+		wantIn(t, tt.name, r.err, tt.want)
+	}
+	if n := countJobs(t, pool); n != 0 {
+		t.Fatalf("%d jobs were made", n)
+	}
+	// A mistake is mended in a second go.
+	const clumsy = `if grep -q 42 "$2"; then echo '{"user_id": 43' >"$2"; else echo '{"user_id": 43, "password": "hunter2"}' >"$2"; fi`
+	r := edit(t, s, id, clumsy, "y\ny\n")
+	wantCode(t, r, exitDone)
+	wantIn(t, "stderr", r.err, "line 2", "Edit them again? [y/N]", "  - user_id: 42\n  + user_id: 43\n", "queue emails.send again, with these arguments. Continue? [y/N]")
+	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43, "password": "hunter2"}` {
+		t.Errorf("the job: %s", got)
+	}
+	if strings.Contains(r.out+r.err, "hunter2") {
+		t.Errorf("a secret was shown: %+v", r)
+	}
+	// Before a person types anything, they know that it is in vain.
+	r = edit(t, s, id, "exit 9", "y\n")
+	wantCode(t, r, exitFailed)
+	wantIn(t, "stderr", r.err, "a replay is under way")
+}
+
+func TestReplay_edit_withoutATerminal(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	id := seed(t, pool, letter{}).String()
+	left := filepath.Join(t.TempDir(), "left")
+	script := `echo "$2" >` + left + `; stat -c %a "$2" >>` + left + ` 2>/dev/null; sed -i.old 's/42/43/' "$2" && rm -f "$2.old"`
+	r := edit(t, s, id, script, "")
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, "nobody is there to confirm it: add --yes")
+	r = edit(t, s, id, script, "", "--dry-run")
+	wantCode(t, r, exitDone)
+	wantIn(t, "dry run", r.out, "Would replay "+id, "+ user_id: 43")
+	r = edit(t, s, id, script, "", "--yes")
+	wantCode(t, r, exitDone)
+	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43}` {
+		t.Errorf("the job: %s", got)
+	}
+	// The file was the person's alone, and is gone.
+	data, err := os.ReadFile(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, mode, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
+	if _, err := os.Stat(path); !os.IsNotExist(err) || mode != "" && mode != "600" {
+		t.Errorf("%s with the mode %s: %v", path, mode, err)
+	}
+}
+
+// Ctrl-C is the editor's while it runs.
+func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	id := seed(t, pool, letter{}).String()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "editor")
+	script := "#!/bin/sh\ntouch " + dir + "/open\nwhile ! [ -e " + dir + "/close ]; do sleep 0.05; done\necho '{\"user_id\": 43}' >\"$1\"\n"
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.env["EDITOR"] = path
+	running := s.start("dead-letter", "replay", id, "--edit", "--yes")
+	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
+	s.signals <- os.Interrupt
+	eventually(t, "the signal to be taken", func() bool { return len(s.signals) == 0 })
+	if err := os.WriteFile(dir+"/close", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := running.wait(t); code != exitDone {
+		t.Errorf("exit %d: %s", code, running.err.String())
+	}
+	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43}` {
+		t.Errorf("the job: %s", got)
+	}
+	// Being told to stop ends both.
+	if err := os.Remove(dir + "/open"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(dir + "/close"); err != nil {
+		t.Fatal(err)
+	}
+	running = s.start("dead-letter", "replay", id, "--force", "--edit", "--yes")
+	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
+	s.signals <- syscall.SIGTERM
+	if code := running.wait(t); code != exitFailed || countJobs(t, pool) != 1 {
+		t.Errorf("exit %d: %s; %d jobs", code, running.err.String(), countJobs(t, pool))
+	}
+}
+
+func TestReplay_bulk_set_previewsASampleAndKeepsEachItsOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	for _, n := range []string{"1", "2", "3", "4", "5"} {
+		seed(t, pool, letter{args: `{"n": ` + n + `, "region": null}`})
+	}
+	odd := seed(t, pool, letter{job: "odd", args: `{"n": {}}`}).String()
+	r := s.run("dead-letter", "replay", "--all", "--set", "n.x.y=1", "--yes")
+	wantCode(t, r, exitFailed)
+	wantIn(t, "stderr", r.err, "n.x.y: n is a number; nothing was changed")
+	r = s.run("dead-letter", "replay", "--all", "--unset", "region", "--dry-run")
+	wantCode(t, r, exitFailed)
+	wantIn(t, "stderr", r.err, odd+": region: the top level has no region; it has n; nothing was changed")
+
+	bulk := []string{"dead-letter", "replay", "--job", "emails.send", "--set", "region=eu"}
+	r = s.ok(append(bulk, "--dry-run")...)
+	wantIn(t, "preview", r.out, "Would replay 5 dead letters.", "\nArguments of the first\n")
+	if strings.Count(r.out, "  - region: null\n  + region: \"eu\"  (now a string)\n") != shownEdits || countJobs(t, pool) != 0 {
+		t.Errorf("preview: %s", r.out)
+	}
+	var preview struct {
+		Count int
+		Edits []edited
+	}
+	if err := json.Unmarshal([]byte(s.ok(append(bulk, "--dry-run", "--json")...).out), &preview); err != nil || preview.Count != 5 || len(preview.Edits) != shownEdits {
+		t.Errorf("%+v, %v", preview, err)
+	}
+	s.tty, s.stdin = true, "y\n"
+	r = s.ok(bulk...)
+	wantIn(t, "question", r.err, "  + region: \"eu\"", "queue 5 dead letters again, with their arguments changed")
+	if n := count(t, pool, `select count(*) from soniq_jobs j join soniq_dead_letter_jobs d on d.id = j.replay_of where j.args = d.args || '{"region": "eu"}'`); n != 5 {
+		t.Errorf("%d jobs with their own arguments but for the region, want 5", n)
+	}
+}

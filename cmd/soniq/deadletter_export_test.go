@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/testdb"
+)
+
+// seedMany makes n dead letters in one statement, silently.
+func seedMany(t *testing.T, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	const sql = `
+		with quiet as (select set_config('soniq.silent', 'on', true))
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts, last_error,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at
+		)
+		select gen_random_uuid(), 'bulk', jsonb_build_object('n', n), 'default', 100, 3, 3, 'error ' || n,
+		  'timeout', now() - interval '90 days', now() - interval '80 days' + n * interval '1 second'
+		from quiet, generate_series(1, $1) n`
+	if _, err := pool.Exec(t.Context(), sql, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func unzipped(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zipped, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	text, err := io.ReadAll(zipped)
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return string(text)
+}
+
+func TestExport_nameWithGz_isCompressed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	seedMany(t, pool, 20)
+	s := newShell(t, pool.Config().ConnString())
+	dir := t.TempDir()
+	for name, format := range map[string]string{"a.json.gz": "json", "b.jsonl.GZ": "jsonl", "c.csv.gz": "csv", "d.NDJSON.gz": "jsonl"} {
+		path := filepath.Join(dir, name)
+		s.ok("dead-letter", "export", "--output", path)
+		if want := s.ok("dead-letter", "export", "--format", format).out; unzipped(t, path) != want {
+			t.Errorf("%s differs from the export without compression", name)
+		}
+	}
+	s.ok("dead-letter", "export", "--format", "csv", "--output", filepath.Join(dir, "e.gz"))
+	if text := unzipped(t, filepath.Join(dir, "e.gz")); !strings.HasPrefix(text, "id,job_name") {
+		t.Errorf("e.gz: %.40q", text)
+	}
+	r := s.run("dead-letter", "export", "--output", filepath.Join(dir, "f.gz"))
+	wantCode(t, r, exitUsage)
+	wantIn(t, "stderr", r.err, "say --format")
+}
+
+func TestExport_large_showsProgressOnATerminalAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	seedMany(t, pool, progressFrom)
+	path := filepath.Join(t.TempDir(), "dead.jsonl")
+	s := newShell(t, pool.Config().ConnString())
+	s.tty = true
+	if r := s.ok("dead-letter", "export", "-o", path); !strings.Contains(r.err, "exporting") || !strings.HasSuffix(r.err, "Exported 5,000 dead letters to "+path+"\n") {
+		t.Errorf("%+v", r)
+	}
+	s.tty = false
+	if r := s.ok("dead-letter", "export", "-o", path); r.err != "Exported 5,000 dead letters to "+path+"\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// The second Ctrl-C ends the process at once, and no half of a file stays.
+func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	codes := []int{}
+	a := &app{world: world{exit: func(code int) { codes = append(codes, code) }}}
+	half, err := createFile(filepath.Join(dir, "half.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := createFile(filepath.Join(dir, "whole.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.litter(half.abandon)()
+	done := a.litter(whole.abandon)
+	if err := whole.commit(); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	a.abort()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "whole.json" || len(codes) != 1 || codes[0] != exitFailed {
+		t.Errorf("left %v, %v; exits %v", entries, err, codes)
+	}
+}
