@@ -55,6 +55,7 @@ var migrations = []migration{
 	{"0152", "soniq_go_errors"},
 	{"0153", "soniq_go_operations"},
 	{"0154", "soniq_go_hooks"},
+	{"0156", "soniq_go_dead_letter_operation"},
 }
 
 // SetupResult tells what [Setup] did.

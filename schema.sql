@@ -754,6 +754,16 @@ create or replace trigger soniq_hook_changes
   referencing old table as soniq_old_rows new table as soniq_new_rows
   for each statement execute function soniq_hook_changes();
 
+---------------------------------------------------------------------------
+-- 0156: dead letters in operation
+---------------------------------------------------------------------------
+
+-- How many wait, and since when: asked each minute by workers and monitors. The
+-- resolved ones, which are kept as a record, are in the way of the other
+-- indexes.
+create index if not exists idx_soniq_dead_letter_jobs_dead
+  on soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
