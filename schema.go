@@ -56,6 +56,7 @@ var migrations = []migration{
 	{"0153", "soniq_go_operations"},
 	{"0154", "soniq_go_hooks"},
 	{"0155", "soniq_go_hooks_wake"},
+	{"0156", "soniq_go_dead_letter_operation"},
 }
 
 // SetupResult tells what [Setup] did.

@@ -80,6 +80,31 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	}
 }
 
+// Most rows are a record of what was mended: none of them is read.
+func TestQueue_Backlog_planReadsTheDeadAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const fill = `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, state
+		)
+		select gen_random_uuid(), 'job', '{}', 'q', 100, 3, 3, 'r', now(), now() - n * interval '1 minute',
+		  case when n <= 100 then 'dead' else 'resolved' end
+		from generate_series(1, 10000) n`
+	for _, sql := range []string{"set soniq.notify = off; " + fill, "analyze soniq_dead_letter_jobs"} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, limit := range []int{0, 51} {
+		sql, params := Filter{State: StateDead, Limit: limit}.backlogSQL()
+		if plan := explain(t, pool, sql, params...); strings.Count(plan, "idx_soniq_dead_letter_jobs_dead") != 2 {
+			t.Errorf("limit %d:\n%s", limit, plan)
+		}
+	}
+}
+
 // A batch must cost what its own rows cost, and statistics mostly are from a
 // time when nothing was processing.
 func TestMove_plan_readsItsRowsByTheirIDs(t *testing.T) {

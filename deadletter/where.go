@@ -80,7 +80,7 @@ func (f Filter) addTo(w *where) {
 		w.tag(key, f.Tags[key])
 	}
 	if f.State != "" {
-		w.and("d.state = " + w.param(f.State))
+		w.and(stateCondition[f.State])
 	}
 	if f.Groups != nil {
 		w.and(groupKey + " = any(" + w.param(f.Groups) + ")")
@@ -92,6 +92,14 @@ func (f Filter) addTo(w *where) {
 		comparison := map[bool]string{true: "> 0", false: "= 0"}[*f.Replayed]
 		w.and("coalesce(d.resurrection_count, 0) " + comparison)
 	}
+}
+
+// stateCondition has the state as a literal: the dead have an index of their
+// own, which a plan for any parameter could not use.
+var stateCondition = map[string]string{
+	StateDead:      "d.state = 'dead'",
+	StateReplaying: "d.state = 'replaying'",
+	StateResolved:  "d.state = 'resolved'",
 }
 
 // nameLike adds the condition for a part of the name or a pattern.

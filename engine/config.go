@@ -43,6 +43,13 @@ type WorkerConfig struct {
 	// waits before it becomes a dead letter (job_not_found). Negative never
 	// does that. Default 5 min.
 	UnknownGrace time.Duration
+	// WarnDead is how many dead letters, in the state dead, make one worker of
+	// the fleet log a warning; it warns again once they were a tenth fewer.
+	// Looked at each minute. Negative never warns. Default 1,000.
+	WarnDead int
+	// WarnDeadAge is the same for the oldest of them: how long ago it may have
+	// died. Default none.
+	WarnDeadAge time.Duration
 	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
 	// give or take a fifth. At most 8 min: an insert that is due in 10 min or
 	// more wakes nobody. Default 30 s.
@@ -102,6 +109,7 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
 	c.CancelGrace = cmp.Or(c.CancelGrace, 5*time.Second)
 	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
+	c.WarnDead = cmp.Or(c.WarnDead, 1000)
 	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -125,6 +133,7 @@ func (c WorkerConfig) validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"ShutdownTimeout": c.ShutdownTimeout, "CancelGrace": c.CancelGrace, "SafetyPoll": c.SafetyPoll,
+		"WarnDeadAge": c.WarnDeadAge,
 	} {
 		if d < 0 {
 			return fmt.Errorf("config: %s must not be negative, not %s", name, d)

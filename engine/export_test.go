@@ -95,3 +95,6 @@ func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true, poo
 
 // Hears reports whether the worker relies on notifications.
 func (w *Worker) Hears() bool { return !w.deaf.Load() }
+
+// WatchDead is a turn of the chore.
+func (w *Worker) WatchDead(ctx context.Context) error { return w.watchDead(ctx) }

@@ -29,8 +29,8 @@ const (
 )
 
 // maintain runs the chores of the fleet until ctx ends. Each worker does all
-// of them: none needs an election, and each finds little to do where another
-// was faster.
+// of them, and finds little to do where another was faster; a few are taken in
+// turns (see takeTurn).
 func (w *Worker) maintain(ctx context.Context) error {
 	strays := &chore{name: "recover jobs without a worker", every: strayInterval, do: w.recoverStrays}
 	chores := []*chore{
@@ -45,6 +45,9 @@ func (w *Worker) maintain(ctx context.Context) error {
 			every: min(max(w.config.UnknownGrace/4, 250*time.Millisecond), 30*time.Second),
 			do:    w.buryUnknown,
 		})
+	}
+	if len(w.alarms()) > 0 {
+		chores = append(chores, &chore{name: "watch the dead letters", every: alarmInterval, do: w.watchDead})
 	}
 	for {
 		next := time.Now().Add(time.Hour)

@@ -14,6 +14,7 @@ const (
 	workerMemory      = 24 * time.Hour
 	pythonMemory      = 30 * 24 * time.Hour
 	namesMemory       = 30 * 24 * time.Hour
+	choresMemory      = 30 * 24 * time.Hour
 	pruneBatch        = 100
 	pruneBatchesATurn = 20
 )
@@ -50,8 +51,23 @@ where (task_name, worker_id) in (
   for update skip locked
 )`
 
-// prune deletes, in small batches, the rows of workers and of registered names
-// that nobody has heard of for long. Names are kept for any grace.
+// An alarm whose limit nobody has any more.
+const pruneChoresSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+delete from soniq_chores
+where name in (
+  select c.name
+  from soniq_chores c
+  where (select elected from leader)
+    and c.begun_at < now() - $3::interval
+  limit $2
+  for update skip locked
+)`
+
+// prune deletes, in small batches, the rows of workers, of registered names and
+// of chores that nobody has heard of for long. Names are kept for any grace.
 func (w *Worker) prune(ctx context.Context) error {
 	names := max(namesMemory, plus(w.config.UnknownGrace, registryWindow))
 	for _, p := range []struct {
@@ -60,6 +76,7 @@ func (w *Worker) prune(ctx context.Context) error {
 	}{
 		{"workers", pruneWorkersSQL, []any{maintenanceLock, pruneBatch, workerMemory, pythonMemory}},
 		{"job names", pruneNamesSQL, []any{maintenanceLock, pruneBatch, names}},
+		{"chores", pruneChoresSQL, []any{maintenanceLock, pruneBatch, choresMemory}},
 	} {
 		for range pruneBatchesATurn {
 			tag, err := w.pool.Exec(ctx, p.sql, p.args...)

@@ -61,6 +61,13 @@ type app struct {
 // signalReader is a command that reads world.signals itself.
 type signalReader interface{ readsSignals() }
 
+// monitored is a command that a monitor runs, which reads its answer, and
+// whatever kept it from one, off standard output.
+type monitored interface {
+	// unknown reports err in the monitor's language and returns the exit code.
+	unknown(a *app, cmd *kong.Context, err error) int
+}
+
 // run parses args, runs the command and returns the exit code.
 func run(w world, args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -69,7 +76,7 @@ func run(w world, args []string) int {
 
 	cmd, done, err := a.parse(args)
 	if !done && err == nil {
-		_, own := cmd.Selected().Target.Addr().Interface().(signalReader)
+		_, own := selected[signalReader](cmd)
 		if !own {
 			defer a.onSignals(cancel, a.abort)()
 		}
@@ -86,9 +93,21 @@ func run(w world, args []string) int {
 		err = fmt.Errorf("write standard output: %w", a.out.err)
 	}
 	if err != nil {
+		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, errReported) {
+			return m.unknown(a, cmd, err)
+		}
 		a.report(cmd, err)
 	}
 	return exitCode(err)
+}
+
+// selected is the command of that line, if there is one and it is a T.
+func selected[T any](cmd *kong.Context) (t T, ok bool) {
+	if cmd == nil || cmd.Selected() == nil {
+		return t, false
+	}
+	t, ok = cmd.Selected().Target.Addr().Interface().(T)
+	return t, ok
 }
 
 // parse turns args into a command, its flags set. done means that there is

@@ -151,6 +151,8 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "empty queues", args: []string{"worker", "--handle", "j=exec:a", "--queues", "a,,b"}, code: 2, want: "--queues has an empty name"},
 		{name: "no slots", args: []string{"worker", "--handle", "j=exec:a", "--concurrency", "0"}, code: 2, want: "--concurrency must be"},
 		{name: "negative timeout", args: []string{"worker", "--handle", "j=exec:a", "--timeout=-1s"}, code: 2, want: "--timeout must not be negative"},
+		{name: "negative limit of the dead", args: []string{"worker", "--handle", "j=exec:a", "--warn-dead=-1"}, code: 2, want: "--warn-dead must be from 0"},
+		{name: "no age of the dead", args: []string{"worker", "--handle", "j=exec:a", "--warn-dead-age", "old"}, code: 2, want: "--warn-dead-age must be an age"},
 		{name: "bad listen URL", args: []string{"worker", "--handle", "j=exec:a", "--listen-url", "postgres://u:hunter2@h:x/y"}, code: 2, want: "--listen-url is not a database URL"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

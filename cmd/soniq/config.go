@@ -20,6 +20,10 @@ const defaultConfig = "soniq.yaml"
 // fifth of it; what is longer is some other file.
 const maxConfig = 1 << 20
 
+// maxWarnDead is the highest limit of the dead letters that makes sense: the
+// count goes up to it each minute.
+const maxWarnDead = 1_000_000
+
 // workerFile is what a configuration file says.
 type workerFile struct {
 	path            string
@@ -30,6 +34,8 @@ type workerFile struct {
 	resultTTL       *time.Duration
 	shutdownTimeout *time.Duration
 	unknownGrace    *time.Duration
+	warnDead        *int
+	warnDeadAge     *time.Duration
 	jobs            []handlerSpec
 	hooks           []hookSpec
 }
@@ -133,6 +139,8 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 		"result_ttl":        func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
 		"shutdown_timeout":  func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
 		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
+		"warn_dead":         func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
+		"warn_dead_age":     func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
 		"jobs":              func(n *yaml.Node) { jobs = n },
 		"hooks":             func(n *yaml.Node) { hooks = n },
 	})

@@ -58,7 +58,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -122,6 +122,8 @@ jobs:
   7: {exec: a}                       # jobs: a key must be text, not a number; put it in quotes
   blank: {exec: " "}                 # blank: exec must not be empty
   nul: {exec: "a\0b"}                # nul: exec must not contain a NUL byte
+warn_dead: -1                        # warn_dead must be from 0 to 1000000, not -1
+warn_dead_age: 3y                    # warn_dead_age must be an age such as 90m, 24h or 7d, not "3y"
 `
 	path := writeConfig(t, file)
 	var want []string
@@ -326,4 +328,37 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// In both 0 is what it says, and a flag beats the file.
+func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
+	t.Parallel()
+	const file = "warn_dead: 50\nwarn_dead_age: 2d\njobs: {a: {exec: x}}\n"
+	for _, test := range []struct {
+		file string
+		args []string
+		dead int
+		age  time.Duration
+	}{
+		{file: "jobs: {a: {exec: x}}\n"},
+		{file: file, dead: 50, age: 48 * time.Hour},
+		{file: file, args: []string{"--warn-dead", "7", "--warn-dead-age", "1w"}, dead: 7, age: 7 * 24 * time.Hour},
+		{file: file, args: []string{"--warn-dead", "0", "--warn-dead-age", "0"}, dead: -1},
+		{file: "warn_dead: 0\nwarn_dead_age: 0\njobs: {a: {exec: x}}\n", dead: -1},
+	} {
+		var out, notes stream
+		a := &app{world: newShell(t, "").world(&out, &notes), out: newOutput(&out), notes: newOutput(&notes)}
+		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := selected[*workerRunCmd](cmd)
+		s, err := c.load(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.config.WarnDead != test.dead || s.config.WarnDeadAge != test.age {
+			t.Errorf("%q %q: %d, %s", test.file, test.args, s.config.WarnDead, s.config.WarnDeadAge)
+		}
+	}
 }

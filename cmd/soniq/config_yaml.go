@@ -348,6 +348,19 @@ func (r *configReader) count(n *yaml.Node, where string, most int) *int {
 	return &i
 }
 
+// upTo reads a number from 0.
+func (r *configReader) upTo(n *yaml.Node, where string, most int) *int {
+	i, ok := r.integer(n, where)
+	if !ok {
+		return nil
+	}
+	if i < 0 || i > most {
+		r.wrong(n, "%s must be from 0 to %d, not %d", where, most, i)
+		return nil
+	}
+	return &i
+}
+
 func (r *configReader) boolean(n *yaml.Node, where string) (value, ok bool) {
 	node := resolve(n)
 	if node.Kind != yaml.ScalarNode || node.ShortTag() != "!!bool" || node.Decode(&value) != nil {
@@ -378,6 +391,19 @@ func (r *configReader) duration(n *yaml.Node, where string) *time.Duration {
 		r.wrong(n, "%s must be %s (the units are ms, s, m and h), not %q", where, form, text)
 	}
 	return nil
+}
+
+// age reads a duration that may be of days or weeks.
+func (r *configReader) age(n *yaml.Node, where string) *time.Duration {
+	value := resolve(n)
+	if value.Kind == yaml.ScalarNode && kind(value) == "text" {
+		if d, err := parseAge(value.Value); err == nil && d >= 0 {
+			return &d
+		}
+		r.wrong(n, "%s must be an age such as 90m, 24h or 7d, not %q", where, value.Value)
+		return nil
+	}
+	return r.duration(n, where)
 }
 
 func (r *configReader) positive(n *yaml.Node, where string) *time.Duration {

@@ -28,6 +28,7 @@ type deadLetterCmd struct {
 	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
 	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
 	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
+	Check   checkCmd   `cmd:"" help:"Tell a monitor whether too many are dead, or for too long."`
 }
 
 func (deadLetterCmd) Help() string {

@@ -16,11 +16,16 @@ func (a *app) report(cmd *kong.Context, err error) {
 	if errors.Is(err, errReported) {
 		return
 	}
+	a.note("soniq: %s", oneLine(reportText(cmd, err)))
+}
+
+// reportText is err on one line, with where to read on after a usage error.
+func reportText(cmd *kong.Context, err error) string {
 	text := strings.Join(strings.FieldsFunc(describe(err), func(r rune) bool { return r == '\n' }), "; ")
 	if exitCode(err) == exitUsage && !errors.Is(err, errNoDatabase) {
 		text += " (see '" + commandPath(cmd) + " --help')"
 	}
-	a.note("soniq: %s", oneLine(text))
+	return text
 }
 
 // commandPath is the selected command as one would type it: without the name

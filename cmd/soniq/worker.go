@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"os"
@@ -37,6 +38,8 @@ type workerRunCmd struct {
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
+	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
+	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
 	AllowExecHooks  bool           `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
 	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
@@ -230,12 +233,40 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 			*d.target = *value
 		}
 	}
+	if err := c.warnings(&config, file); err != nil {
+		return config, err
+	}
 	if c.ListenURL != "" {
 		if config.ListenConfig, err = listenConfig(c.ListenURL); err != nil {
 			return config, err
 		}
 	}
 	return config, nil
+}
+
+// warnings sets the limits of the dead letters.
+func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) error {
+	if n := cmp.Or(c.WarnDead, file.warnDead); n != nil {
+		switch {
+		case *n < 0 || *n > maxWarnDead:
+			return usagef("--warn-dead must be from 0 to %d, not %d", maxWarnDead, *n)
+		case *n == 0:
+			config.WarnDead = -1
+		default:
+			config.WarnDead = *n
+		}
+	}
+	if file.warnDeadAge != nil {
+		config.WarnDeadAge = *file.warnDeadAge
+	}
+	if c.WarnDeadAge != nil {
+		age, err := parseAge(*c.WarnDeadAge)
+		if err != nil || age < 0 {
+			return usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
+		}
+		config.WarnDeadAge = age
+	}
+	return nil
 }
 
 func listenConfig(listenURL string) (*pgx.ConnConfig, error) {
