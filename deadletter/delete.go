@@ -2,10 +2,8 @@ package deadletter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -126,76 +124,4 @@ func (q *Queue) ids(ctx context.Context, sql string, params []any) ([]uuid.UUID,
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-}
-
-var errNotOlder = errors.New("the age must be above zero")
-
-// The database's clock decides what is old, as it stamped the rows.
-// $1 the age in seconds.
-const cutoffSQL = "select clock_timestamp() - make_interval(secs => $1)"
-
-// old is the condition that Cleanup and CleanupCount share.
-func (q *Queue) old(ctx context.Context, olderThan time.Duration) (w *where, cutoff time.Time, err error) {
-	if olderThan <= 0 {
-		return nil, cutoff, fmt.Errorf("%s: %w", olderThan, errNotOlder)
-	}
-	if err := q.pool.QueryRow(ctx, cutoffSQL, olderThan.Seconds()).Scan(&cutoff); err != nil {
-		return nil, cutoff, err
-	}
-	w = &where{}
-	w.and("d.moved_to_dead_letter_at < " + w.param(cutoff))
-	return w, cutoff, nil
-}
-
-// CleanupCount returns how many dead letters Cleanup would delete.
-func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration) (int64, error) {
-	w, _, err := q.old(ctx, olderThan)
-	if err != nil {
-		return 0, fmt.Errorf("count old dead letters: %w", err)
-	}
-	n, err := q.count(ctx, w, 0)
-	if err != nil {
-		return 0, fmt.Errorf("count old dead letters: %w", err)
-	}
-	return n, nil
-}
-
-// Cleanup deletes for good the dead letters that died longer ago than that, in
-// whatever state they are, and returns how many that were. The age must be
-// above zero.
-//
-// It deletes in batches, each for itself, and never waits for a lock: a row
-// that somebody works on at that moment is left for the next time. After an
-// error, what was deleted stays deleted, and is counted.
-//
-// A cleanup that finds something is an operation in the history.
-func (q *Queue) Cleanup(ctx context.Context, olderThan time.Duration) (int64, error) {
-	w, cutoff, err := q.old(ctx, olderThan)
-	if err != nil {
-		return 0, fmt.Errorf("clean up dead letters: %w", err)
-	}
-	sql := deleteFree(selectIDs + w.sql() + oldestFirst + w.limit(deleteBatch))
-	op := Operation{Action: ActionCleanup, State: OperationRunning}
-	for more := true; more; {
-		tag, err := q.pool.Exec(ctx, sql, w.params...)
-		op.Done += tag.RowsAffected()
-		op.Total = op.Done
-		if err == nil && op.ID == uuid.Nil && op.Done > 0 {
-			err = q.beginOperation(ctx, q.pool, &op, Filter{To: cutoff}, nil)
-		}
-		if err != nil && op.ID != uuid.Nil {
-			err = q.endOperation(ctx, &op, err)
-		}
-		if err != nil {
-			return op.Done, fmt.Errorf("clean up dead letters: %w", err)
-		}
-		more = tag.RowsAffected() == deleteBatch
-	}
-	if op.Done == 0 {
-		return 0, nil
-	}
-	if err := q.endOperation(ctx, &op, nil); err != nil {
-		return op.Done, fmt.Errorf("clean up dead letters: %w", err)
-	}
-	return op.Done, nil
 }

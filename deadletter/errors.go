@@ -12,7 +12,8 @@ var (
 	ErrNotFound = errors.New("no such dead letter")
 	// ErrNoOperation: there is no operation with that id.
 	ErrNoOperation = errors.New("no such operation")
-	// ErrNotResumable: the operation is no replay, or is done already.
+	// ErrNotResumable: the operation is no replay, is done already, or was given
+	// up: nobody resumed it for ResumableFor.
 	ErrNotResumable = errors.New("the operation is no replay that can go on")
 	// ErrReplaying: a replay of the dead letter is under way.
 	ErrReplaying = errors.New("a replay is under way")

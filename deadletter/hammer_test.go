@@ -40,7 +40,7 @@ func TestQueue_statesStayTrueUnderAllVerbsAtOnce(t *testing.T) {
 			case 2:
 				_, err = q.DeleteAll(t.Context(), deadletter.Filter{All: true, Limit: 100})
 			case 3:
-				_, err = q.Cleanup(t.Context(), 99*24*time.Hour+time.Duration(10-round)*time.Hour)
+				_, err = q.Cleanup(t.Context(), 99*24*time.Hour+time.Duration(10-round)*time.Hour, deadletter.Filter{})
 			default:
 				err = work(t.Context(), pool, worker)
 			}

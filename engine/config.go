@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"soniq/deadletter"
 	"soniq/notify"
 )
 
@@ -50,6 +51,10 @@ type WorkerConfig struct {
 	// WarnDeadAge is the same for the oldest of them: how long ago it may have
 	// died. Default none.
 	WarnDeadAge time.Duration
+	// Retention says how long dead letters are kept. One worker of the fleet
+	// deletes what no longer is, in small batches; see deadletter.Queue.Retain.
+	// Workers should have the same rules. Default none: they are kept for ever.
+	Retention []deadletter.Retention
 	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
 	// give or take a fifth. At most 8 min: an insert that is due in 10 min or
 	// more wakes nobody. Default 30 s.
@@ -138,6 +143,9 @@ func (c WorkerConfig) validate() error {
 		if d < 0 {
 			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
 		}
+	}
+	if err := deadletter.ValidateRetention(c.Retention); err != nil {
+		return fmt.Errorf("config: Retention: %w", err)
 	}
 	if c.SafetyPoll > maxSafetyPoll {
 		return fmt.Errorf("config: SafetyPoll must be at most %s, not %s", maxSafetyPoll, c.SafetyPoll)

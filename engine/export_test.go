@@ -98,3 +98,6 @@ func (w *Worker) Hears() bool { return !w.deaf.Load() }
 
 // WatchDead is a turn of the chore.
 func (w *Worker) WatchDead(ctx context.Context) error { return w.watchDead(ctx) }
+
+// Retain is a pass, if it is the worker's turn.
+func (w *Worker) Retain(ctx context.Context) error { return w.retainOnce(ctx) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"soniq/deadletter"
 )
 
 // What is forgotten, and when. A worker of ours that was away for longer
@@ -67,7 +69,8 @@ where name in (
 )`
 
 // prune deletes, in small batches, the rows of workers, of registered names and
-// of chores that nobody has heard of for long. Names are kept for any grace.
+// of chores that nobody has heard of for long, and the old history of dead
+// letters. Names are kept for any grace.
 func (w *Worker) prune(ctx context.Context) error {
 	names := max(namesMemory, plus(w.config.UnknownGrace, registryWindow))
 	for _, p := range []struct {
@@ -88,5 +91,5 @@ func (w *Worker) prune(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return deadletter.NewQueue(w.pool).Forget(ctx, maintenanceLock)
 }

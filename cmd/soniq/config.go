@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"soniq/deadletter"
 )
 
 // defaultConfig is the file that a worker reads where no flag names one.
@@ -36,6 +38,7 @@ type workerFile struct {
 	unknownGrace    *time.Duration
 	warnDead        *int
 	warnDeadAge     *time.Duration
+	retention       []deadletter.Retention
 	jobs            []handlerSpec
 	hooks           []hookSpec
 }
@@ -141,6 +144,7 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
 		"warn_dead":         func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
 		"warn_dead_age":     func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
+		"retention":         func(n *yaml.Node) { r.retention(n, file) },
 		"jobs":              func(n *yaml.Node) { jobs = n },
 		"hooks":             func(n *yaml.Node) { hooks = n },
 	})
@@ -152,6 +156,61 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 	}
 	if perQueue != nil {
 		r.perQueue(perQueue, file)
+	}
+}
+
+// forever is how a rule says that it keeps what it picks.
+const forever = "forever"
+
+// retention reads the rules about how long dead letters are kept. Each must say
+// so, so that a rule that was left half-written deletes nothing.
+func (r *configReader) retention(n *yaml.Node, file *workerFile) {
+	for i, item := range r.items(n, "retention") {
+		where := fmt.Sprintf("retention: rule %d: ", i+1)
+		before := len(r.mistakes)
+		var rule deadletter.Retention
+		keeps := false
+		r.fields(item, where, map[string]func(*yaml.Node){
+			"keep": func(n *yaml.Node) {
+				keeps = true
+				if resolve(n).Value == forever {
+					return
+				}
+				if d := r.age(n, where+"keep"); d != nil && *d == 0 {
+					r.wrong(n, "%skeep must be longer than 0, or %s", where, forever)
+				} else if d != nil {
+					rule.Keep = *d
+				}
+			},
+			"jobs":   func(n *yaml.Node) { rule.Filter.JobNames = r.names(n, where+"jobs") },
+			"queues": func(n *yaml.Node) { rule.Filter.Queues = r.names(n, where+"queues") },
+			"reasons": func(n *yaml.Node) {
+				for _, name := range r.names(n, where+"reasons") {
+					reason, err := deadletter.ParseReason(name)
+					if err != nil {
+						r.wrong(n, "%sreasons: %s", where, err)
+					}
+					rule.Filter.Reasons = append(rule.Filter.Reasons, reason)
+				}
+			},
+			"state": func(n *yaml.Node) {
+				switch rule.Filter.State = r.text(n, where+"state"); rule.Filter.State {
+				case "", deadletter.StateDead, deadletter.StateResolved:
+				default:
+					r.wrong(n, "%sstate must be dead or resolved, not %q: what is being replayed is kept", where, rule.Filter.State)
+				}
+			},
+		})
+		if !keeps && len(r.mistakes) == before {
+			r.wrong(item, "%skeep is missing: an age such as 30d, or %s", where, forever)
+		}
+		file.retention = append(file.retention, rule)
+		if len(r.mistakes) > before {
+			continue
+		}
+		if err := deadletter.ValidateRetention([]deadletter.Retention{rule, {Keep: 1}}); err != nil && i < len(resolve(n).Content)-1 {
+			r.wrong(item, "%sit picks every dead letter, so the rules after it decide nothing", where)
+		}
 	}
 }
 

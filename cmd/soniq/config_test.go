@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"soniq/deadletter"
 	"soniq/engine"
 )
 
@@ -58,7 +60,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -123,6 +125,17 @@ jobs:
   blank: {exec: " "}                 # blank: exec must not be empty
   nul: {exec: "a\0b"}                # nul: exec must not contain a NUL byte
 warn_dead: -1                        # warn_dead must be from 0 to 1000000, not -1
+retention:
+- {queues: [payments], keep: forever}
+- {reasons: [bad_luck], keep: 3d}    # retention: rule 2: reasons: unknown reason "bad_luck": want one of max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move
+- {jobs: [], keep: 3d}               # retention: rule 3: jobs is an empty list
+- {state: replaying, keep: 3d}       # retention: rule 4: state must be dead or resolved, not "replaying": what is being replayed is kept
+- {queue: q, keep: 3d}               # retention: rule 5: unknown key "queue"; did you mean "queues"?
+- {queues: [q]}                      # retention: rule 6: keep is missing: an age such as 30d, or forever
+- {queues: [q], keep: 0}             # retention: rule 7: keep must be longer than 0, or forever
+- {queues: [q], keep: long}          # retention: rule 8: keep must be an age such as 90m, 24h or 7d, not "long"
+- {keep: 90d}                        # retention: rule 9: it picks every dead letter, so the rules after it decide nothing
+- 30d                                # retention: rule 10 must be a mapping ('key: value' lines), not text
 warn_dead_age: 3y                    # warn_dead_age must be an age such as 90m, 24h or 7d, not "3y"
 `
 	path := writeConfig(t, file)
@@ -360,5 +373,35 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 		if s.config.WarnDead != test.dead || s.config.WarnDeadAge != test.age {
 			t.Errorf("%q %q: %d, %s", test.file, test.args, s.config.WarnDead, s.config.WarnDeadAge)
 		}
+	}
+}
+
+func TestConfig_retention_isTheWorkersPolicy(t *testing.T) {
+	t.Parallel()
+	path := writeConfig(t, `
+retention:
+- {queues: [payments, refunds], keep: forever}
+- {reasons: [timeout], jobs: [a], keep: 7d}
+- {state: resolved, keep: 36h}
+- keep: 90d
+jobs: {a: {exec: x}}
+`)
+	file, err := readConfig(path, configUse{jobs: true}, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := (&workerRunCmd{}).config(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	day := 24 * time.Hour
+	want := []deadletter.Retention{
+		{Filter: deadletter.Filter{Queues: []string{"payments", "refunds"}}},
+		{Filter: deadletter.Filter{Reasons: []deadletter.Reason{"timeout"}, JobNames: []string{"a"}}, Keep: 7 * day},
+		{Filter: deadletter.Filter{State: "resolved"}, Keep: 36 * time.Hour},
+		{Keep: 90 * day},
+	}
+	if !reflect.DeepEqual(config.Retention, want) {
+		t.Errorf("%+v, want %+v", config.Retention, want)
 	}
 }

@@ -22,7 +22,7 @@ type deadLetterCmd struct {
 	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
 	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
-	Cleanup cleanupCmd `cmd:"" help:"Delete dead letters older than some days."`
+	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters, and write them to a file before."`
 	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
 	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`

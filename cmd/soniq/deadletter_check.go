@@ -152,10 +152,10 @@ func (c *checkCmd) Run(a *app) error {
 			OldestID: b.OldestID, OldestSeconds: b.OldestAge.Seconds(), WarnSeconds: seconds(age.warn), MaxSeconds: seconds(age.most),
 		})
 	} else {
-		a.out.printf("DEAD LETTERS %s - %s | %s=%d;%s;%s;0 oldest=%.0fs;%s;%s;0",
+		a.out.printf("DEAD LETTERS %s - %s | %s=%d;%s;%s;0 oldest=%ds;%s;%s;0",
 			checkNames[verdict], checkText(f.State, b, count, age),
 			f.State, b.Count, perfdata(count.warn), perfdata(count.most),
-			b.OldestAge.Seconds(), perfdata(seconds(age.warn)), perfdata(seconds(age.most)))
+			int64(b.OldestAge.Seconds()), perfdata(seconds(age.warn)), perfdata(seconds(age.most)))
 	}
 	if err != nil || verdict == checkOK {
 		return err

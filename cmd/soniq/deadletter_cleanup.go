@@ -1,48 +1,221 @@
 package main
 
-import "time"
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"soniq/deadletter"
+)
 
 type cleanupCmd struct {
+	selection
 	authorship
-	Days   int  `default:"30" placeholder:"N" help:"Older than N days; at least 1. Default 30."`
-	DryRun bool `help:"Say how many would be removed, and change nothing."`
+	Days      *int    `placeholder:"N" help:"Older than N days; at least 1. Default 30."`
+	OlderThan *string `placeholder:"AGE" help:"The same, as an age: 36h, 30d, 4w."`
+	Export    *string `placeholder:"FILE" help:"First write what is removed to FILE, a new one: .json, .jsonl or .csv, with .gz after it to compress."`
+	DryRun    bool    `help:"Say how many would be removed, and change nothing."`
 }
 
 func (cleanupCmd) Help() string {
-	return `Never asks, so it can run from cron.
+	return `Never asks, so it can run from cron. Filters narrow it; what is being replayed stays. With --export nothing is removed before all of it is safely in the file.
 
     soniq dead-letter cleanup --days 30
-    soniq dead-letter cleanup --days 7 --dry-run`
+    soniq dead-letter cleanup --days 7 --dry-run
+    soniq dead-letter cleanup --older-than 36h --state resolved
+    soniq dead-letter cleanup --older-than 90d --export "dead-$(date +%F).jsonl.gz"`
+}
+
+// age is what is removed, and how it is told.
+func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
+	const day = 24 * time.Hour
+	// A century: what is longer overflows a Duration sooner or later.
+	const most = 36500
+	if c.OlderThan != nil {
+		if c.Days != nil {
+			return 0, "", usagef("--days and --older-than say the same: give one of them")
+		}
+		d, err := parseAge(*c.OlderThan)
+		if err != nil || d <= 0 || d > most*day {
+			return 0, "", usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
+		}
+		return d, coarse(d), nil
+	}
+	days := 30
+	if c.Days != nil {
+		days = *c.Days
+	}
+	if days < 1 || days > most {
+		return 0, "", usagef("--days must be from 1 to %d, not %d", most, days)
+	}
+	return time.Duration(days) * day, plural(int64(days), "day"), nil
 }
 
 func (c *cleanupCmd) Run(a *app) error {
-	// A century: what is longer overflows a Duration sooner or later.
-	const most = 36500
-	if c.Days < 1 || c.Days > most {
-		return usagef("--days must be from 1 to %d, not %d", most, c.Days)
+	f, err := c.filter(a.now())
+	if err != nil {
+		return err
+	}
+	if f.State == deadletter.StateReplaying {
+		return usagef("--state replaying: what is being replayed is never cleaned up")
+	}
+	olderThan, told, err := c.age()
+	if err != nil {
+		return err
+	}
+	var archive *archiveFile
+	if c.Export != nil {
+		if archive, err = newArchive(*c.Export); err != nil {
+			return err
+		}
+		defer a.litter(archive.abandon)()
 	}
 	pool, err := a.open()
 	if err != nil {
 		return err
 	}
 	queue := c.queue(a, pool)
-	olderThan := time.Duration(c.Days) * 24 * time.Hour
-	remove, did := queue.Cleanup, "Removed"
-	if c.DryRun {
-		remove, did = queue.CleanupCount, "Would remove"
+	did := "Removed"
+	var n int64
+	switch {
+	case c.DryRun:
+		did = "Would remove"
+		n, err = queue.CleanupCount(a.ctx, olderThan, f)
+	case archive != nil:
+		n, err = queue.CleanupTo(a.ctx, olderThan, f, archive, archive.format)
+	default:
+		n, err = queue.Cleanup(a.ctx, olderThan, f)
 	}
-	n, err := remove(a.ctx, olderThan)
 	if err != nil && n == 0 {
-		return err
+		return archive.explain(err)
 	}
 	result := map[string]any{"removed": n}
 	if c.DryRun {
 		result = map[string]any{"dry_run": true, "count": n}
 	}
-	if !a.JSON {
-		a.out.printf("%s %s older than %s.", did, letters(n), plural(int64(c.Days), "day"))
-	} else if err := a.out.document(result); err != nil {
+	if archive.committed() {
+		result["export"] = archive.name
+	}
+	if a.JSON {
+		if err := a.out.document(result); err != nil {
+			return err
+		}
+		return partly(n, err)
+	}
+	a.out.printf("%s %s older than %s.", did, letters(n), told)
+	if archive.committed() {
+		a.note("They are in %s", oneLine(archive.name))
+	}
+	return partly(n, archive.explain(err))
+}
+
+// archiveFile is the file that a cleanup exports to. It is made at the first
+// write, so that a cleanup without anything to remove leaves none.
+type archiveFile struct {
+	name       string
+	format     deadletter.Format
+	compressed bool
+	// file is read by a second Ctrl-C while it is made.
+	file atomic.Pointer[newFile]
+	gzip *gzip.Writer
+	done bool
+}
+
+// newArchive makes sure that the file is a new one: what an earlier cleanup
+// removed is nowhere else.
+func newArchive(name string) (*archiveFile, error) {
+	if name == "" || name == "-" {
+		return nil, usagef("--export must be a file: what is removed is to be kept there")
+	}
+	format, _ := formatOf(name)
+	if format == "" {
+		return nil, usagef("--export %q must end with .json, .jsonl or .csv, or with one of these and .gz", name)
+	}
+	f := &archiveFile{name: name, format: format, compressed: isCompressed(name)}
+	if err := f.isNew(); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(filepath.Dir(name))
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "create", Path: name, Err: errors.New("its folder is none")}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cleanup: %w", err)
+	}
+	return f, nil
+}
+
+func (f *archiveFile) isNew() error {
+	_, err := os.Lstat(f.name)
+	if err == nil {
+		return fmt.Errorf("%s is there already, and what a cleanup has removed is not overwritten; nothing was removed", f.name)
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cleanup: %w", err)
+	}
+	return nil
+}
+
+func (f *archiveFile) Write(p []byte) (int, error) {
+	file := f.file.Load()
+	if file == nil {
+		var err error
+		if file, err = createFile(f.name); err != nil {
+			return 0, err
+		}
+		f.file.Store(file)
+		f.gzip = gzip.NewWriter(file)
+	}
+	if f.compressed {
+		return f.gzip.Write(p)
+	}
+	return file.Write(p)
+}
+
+// Commit makes the file durable, and its name too.
+func (f *archiveFile) Commit() error {
+	if f.compressed {
+		if err := f.gzip.Close(); err != nil {
+			return err
+		}
+	}
+	if err := f.isNew(); err != nil {
 		return err
 	}
-	return partly(n, err)
+	if err := f.file.Load().commit(); err != nil {
+		return err
+	}
+	f.done = true
+	return syncFolder(filepath.Dir(f.name))
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }()
+	return folder.Sync()
+}
+
+func (f *archiveFile) abandon() {
+	if file := f.file.Load(); file != nil {
+		file.abandon()
+	}
+}
+
+// committed reports whether the file is there, complete.
+func (f *archiveFile) committed() bool { return f != nil && f.done }
+
+// explain adds to err what is in the file already.
+func (f *archiveFile) explain(err error) error {
+	if err == nil || !f.committed() {
+		return err
+	}
+	return fmt.Errorf("%w; %s has all that was to be removed", err, f.name)
 }

@@ -296,6 +296,10 @@ func (c *replayCmd) follow(a *app, queue *deadletter.Queue, op deadletter.Operat
 // broken says how far a replay came that did not reach its end, and how it can
 // go on.
 func (c *replayCmd) broken(a *app, op deadletter.Operation, done int64, err error) error {
+	if errors.Is(err, deadletter.ErrNotResumable) && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped {
+		return fmt.Errorf("%s: %w: it was stopped on %s and not resumed for %d days; replay by the filter again",
+			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
+	}
 	if errors.Is(err, deadletter.ErrNotResumable) {
 		return fmt.Errorf("%s: %w: it is a %s, and %s", op.ID, deadletter.ErrNotResumable, op.Action, op.State)
 	}

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"compress/gzip"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -322,6 +326,105 @@ func TestCleanup_previewAndAction(t *testing.T) {
 	}
 	if r := s.ok("dead-letter", "cleanup", "--days", "7"); r.out != "Removed 0 dead letters older than 7 days.\n" {
 		t.Errorf("nothing to remove: %+v", r)
+	}
+}
+
+func TestCleanup_filtersAndAges(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	day := 24 * time.Hour
+	seed(t, pool, letter{queue: "bulk", age: 2 * day})
+	seed(t, pool, letter{reason: "timeout", age: 2 * day})
+	seed(t, pool, letter{state: "resolved", age: 2 * day})
+	seed(t, pool, letter{state: "replaying", age: 100 * day})
+	for _, test := range []struct {
+		args string
+		want string
+	}{
+		{"--older-than 36h --queue bulk --reason timeout", "0 dead letters older than 1d12h"},
+		{"--older-than 3d", "0 dead letters older than 3d"},
+		{"--older-than 36h --queue bulk", "1 dead letter older than 1d12h"},
+		{"--older-than 1d --state resolved", "1 dead letter older than 1d"},
+		{"--older-than 1d", "1 dead letter older than 1d"},
+	} {
+		args := append([]string{"dead-letter", "cleanup"}, strings.Fields(test.args)...)
+		if r := s.ok(append(args, "--dry-run")...); r.out != "Would remove "+test.want+".\n" {
+			t.Errorf("%s: preview: %+v", test.args, r)
+		}
+		if r := s.ok(args...); r.out != "Removed "+test.want+".\n" {
+			t.Errorf("%s: %+v", test.args, r)
+		}
+	}
+	if n := count(t, pool, `select count(*) from soniq_dead_letter_jobs where state = 'replaying'`); n != 1 {
+		t.Error("what is being replayed is gone")
+	}
+}
+
+func TestCleanup_export_hasWhatWasRemoved(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	path := filepath.Join(t.TempDir(), "old.jsonl.gz")
+	if r := s.ok("dead-letter", "cleanup", "--export", path); r.out != "Removed 0 dead letters older than 30 days.\n" || r.err != "" {
+		t.Errorf("nothing to remove: %+v", r)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file for nothing: %v", err)
+	}
+	old := seed(t, pool, letter{age: 31 * 24 * time.Hour})
+	young := seed(t, pool, letter{})
+	s.ok("dead-letter", "cleanup", "--export", path, "--dry-run")
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the preview wrote a file: %v", err)
+	}
+	if r := s.ok("dead-letter", "cleanup", "--export", path); r.out != "Removed 1 dead letter older than 30 days.\n" || r.err != "They are in "+path+"\n" {
+		t.Errorf("%+v", r)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	unzipped, err := gzip.NewReader(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(unzipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := decode[deadletter.Job](t, string(text)); got.ID != old {
+		t.Errorf("the file has %s, want %s", got.ID, old)
+	}
+	if jobs := decode[[]deadletter.Job](t, s.ok("dead-letter", "list", "--json").out); len(jobs) != 1 || jobs[0].ID != young {
+		t.Errorf("left: %+v", jobs)
+	}
+
+	// The same command again, as cron would: yesterday's file is all that is
+	// left of them.
+	seed(t, pool, letter{age: 31 * 24 * time.Hour})
+	r := s.run("dead-letter", "cleanup", "--export", path)
+	wantCode(t, r, exitFailed)
+	if wantIn(t, "stderr", r.err, "is there already", "nothing was removed"); countLetters(t, pool) != 2 {
+		t.Error("removed all the same")
+	}
+}
+
+// A disk that is full: nothing is removed.
+func TestCleanup_failedExport_removesNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	seed(t, pool, letter{age: 31 * 24 * time.Hour})
+	dir := t.TempDir()
+	// A name for which no other can be made beside it.
+	path := filepath.Join(dir, strings.Repeat("x", 250)+".json")
+	r := s.run("dead-letter", "cleanup", "--export", path)
+	wantCode(t, r, exitFailed)
+	entries, err := os.ReadDir(dir)
+	if countLetters(t, pool) != 1 || err != nil || len(entries) != 0 {
+		t.Errorf("%+v; %d left, files %v, %v", r, countLetters(t, pool), entries, err)
 	}
 }
 

@@ -174,7 +174,8 @@ func (c *workerRunCmd) Run(a *app) error {
 // in the engine's configuration it is the default, and negative is none.
 func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err error) {
 	config = engine.WorkerConfig{
-		Queues: file.queues,
+		Queues:    file.queues,
+		Retention: file.retention,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
 		CancelGrace: killGrace + 2*command.PipeGrace,
