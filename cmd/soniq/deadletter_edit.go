@@ -208,8 +208,10 @@ func (a *app) runEditor(path string) error {
 	if editor == "" {
 		editor = "vi"
 	}
-	// By the shell, as git does it: the variable can hold arguments.
-	cmd := exec.CommandContext(a.ctx, "/bin/sh", "-c", editor+` "$@"`, editor, path)
+	// By the shell: the variable can hold arguments. The editor takes the shell's
+	// place, so that it is what a signal ends; env, since the variable can begin
+	// with those of the environment, too.
+	cmd := exec.CommandContext(a.ctx, "/bin/sh", "-c", "exec env "+editor+` "$@"`, editor, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	if file, ok := a.stdin.(*os.File); ok {
@@ -282,7 +284,7 @@ func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []span) 
 	for _, c := range changes {
 		path := oneLine(c.Path)
 		if c.Old != nil {
-			spans = append(spans, span{prefix + "- " + path + ": " + oneLine(compactJSON(c.Old)) + "\n", red})
+			spans = append(spans, span{prefix + "- " + path + ": " + oneLine(compactJSON(c.Old)), red}, span{text: "\n"})
 		}
 		if c.New == nil {
 			continue
@@ -296,7 +298,7 @@ func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []span) 
 		default:
 			line += "  (was a string)"
 		}
-		spans = append(spans, span{line + "\n", green})
+		spans = append(spans, span{line, green}, span{text: "\n"})
 	}
 	return spans
 }

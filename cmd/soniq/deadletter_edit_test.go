@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -164,6 +166,10 @@ func TestReplay_edit_showsWhatChangedAndAsks(t *testing.T) {
 	if strings.Contains(r.out+r.err, "hunter2") {
 		t.Errorf("a secret was shown: %+v", r)
 	}
+	// A line of its own for each colour: nothing is coloured beyond it.
+	s.env["TERM"] = "xterm"
+	colours := s.ok("dead-letter", "replay", seed(t, pool, letter{}).String(), "--set", "user_id=1").out
+	wantIn(t, "colours", colours, "\x1b[31m  - user_id: 42\x1b[0m\n\x1b[32m  + user_id: 1\x1b[0m\n")
 	// Before a person types anything, they know that it is in vain.
 	r = edit(t, s, id, "exit 9", "y\n")
 	wantCode(t, r, exitFailed)
@@ -207,11 +213,11 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 	id := seed(t, pool, letter{}).String()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "editor")
-	script := "#!/bin/sh\ntouch " + dir + "/open\nwhile ! [ -e " + dir + "/close ]; do sleep 0.05; done\necho '{\"user_id\": 43}' >\"$1\"\n"
+	script := "#!/bin/sh\necho $$ >" + dir + "/pid && mv " + dir + "/pid " + dir + "/open\nwhile ! [ -e " + dir + "/close ]; do sleep 0.05; done\necho '{\"user_id\": 43}' >\"$1\"\n"
 	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.env["EDITOR"] = path
+	s.env["EDITOR"] = "WRAP=72 " + path
 	running := s.start("dead-letter", "replay", id, "--edit", "--yes")
 	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
 	s.signals <- os.Interrupt
@@ -234,9 +240,21 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 	}
 	running = s.start("dead-letter", "replay", id, "--force", "--edit", "--yes")
 	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
+	text, err := os.ReadFile(dir + "/open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.signals <- syscall.SIGTERM
 	if code := running.wait(t); code != exitFailed || countJobs(t, pool) != 1 {
 		t.Errorf("exit %d: %s; %d jobs", code, running.err.String(), countJobs(t, pool))
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the editor runs on: %v", err)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
