@@ -128,21 +128,26 @@ func (a *app) printOperations(ops []deadletter.Operation) error {
 		if op.StoppedBy != "" {
 			stood += " by " + op.StoppedBy
 		}
-		t.add(age(now, op.CreatedAt), op.Action, thousands(op.Done), thousands(op.Total), stood, op.Actor, op.Because, filterWords(op.Filter), op.ID.String())
+		t.add(age(now, op.CreatedAt), op.Action, thousands(op.Done), thousands(op.Total), stood, op.Actor, op.Because, filterWords(op), op.ID.String())
 	}
 	return t.write(a.out, a.tableWidth())
 }
 
 // filterWords is a filter as 'reasons=timeout queues=a,b'. The moment at which
-// a command bounded it is left out.
-func filterWords(filter json.RawMessage) string {
-	dec := json.NewDecoder(bytes.NewReader(filter))
+// a command bounded it is left out, but for a cleanup, which it is all about.
+func filterWords(op deadletter.Operation) string {
+	dec := json.NewDecoder(bytes.NewReader(op.Filter))
+	dec.UseNumber() // a million isn't 1e+06
 	var fields map[string]any
 	if dec.Decode(&fields) != nil {
 		return ""
 	}
+	names := []string{"job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "limit"}
+	if op.Action == deadletter.ActionCleanup {
+		names = append(names, "to")
+	}
 	var words []string
-	for _, name := range []string{"job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "older_than", "limit"} {
+	for _, name := range names {
 		switch v := fields[name].(type) {
 		case nil:
 		case []any:
