@@ -215,38 +215,12 @@ func (q *Queue) CleanupTo(ctx context.Context, olderThan time.Duration, f Filter
 	return n, nil
 }
 
-// archive writes the rows of w and returns their ids.
+// archive writes the rows of w and returns their ids. Without any, nothing gets
+// further than the buffer.
 func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, format Format) (ids []uuid.UUID, err error) {
 	buffer := bufio.NewWriterSize(to, exportBuffer)
-	e, err := newEncoder(buffer, format)
-	if err != nil {
-		return nil, err
-	}
-	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(limit), w.params...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		j, err := scanJob(rows)
-		if err != nil {
-			return nil, err
-		}
-		if ids == nil {
-			if err := e.begin(); err != nil {
-				return nil, err
-			}
-		}
-		if err := e.job(j); err != nil {
-			return nil, err
-		}
-		ids = append(ids, j.ID)
-	}
-	if err := rows.Err(); err != nil || ids == nil {
-		return nil, err
-	}
-	if err := e.end(); err != nil {
+	err = q.encode(ctx, buffer, format, w, limit, func(j Job) { ids = append(ids, j.ID) })
+	if err != nil || ids == nil {
 		return nil, err
 	}
 	if err := buffer.Flush(); err != nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,38 +72,47 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 		return 0, err
 	}
 	buffer := bufio.NewWriterSize(out, exportBuffer)
-	e, err := newEncoder(buffer, format)
+	err = q.encode(ctx, buffer, format, f.where(), f.Limit, func(Job) {
+		if n++; n%tellEach == 0 && told != nil {
+			told(n)
+		}
+	})
 	if err != nil {
-		return 0, err
+		return n, err
 	}
-	w := f.where()
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(f.Limit), w.params...)
+	return n, buffer.Flush()
+}
+
+// encode writes the rows of w, the oldest first, as a whole file. written is
+// called after each.
+func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *where, limit int, written func(Job)) error {
+	e, err := newEncoder(to, format)
 	if err != nil {
-		return 0, err
+		return err
+	}
+	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
+	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(limit), w.params...)
+	if err != nil {
+		return err
 	}
 	defer rows.Close()
 	if err := e.begin(); err != nil {
-		return 0, err
+		return err
 	}
 	for rows.Next() {
 		j, err := scanJob(rows)
 		if err != nil {
-			return n, err
+			return err
 		}
 		if err := e.job(j); err != nil {
-			return n, err
+			return err
 		}
-		if n++; n%tellEach == 0 && told != nil {
-			told(n)
-		}
+		written(j)
 	}
 	if err := rows.Err(); err != nil {
-		return n, err
+		return err
 	}
-	if err := e.end(); err != nil {
-		return n, err
-	}
-	return n, buffer.Flush()
+	return e.end()
 }
 
 // An encoder writes a file: begin, job for each row, end.
