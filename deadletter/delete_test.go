@@ -4,13 +4,13 @@ import (
 	"errors"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -134,7 +134,7 @@ func TestQueue_DeleteAll_waitsForRowsInUseAndLooksAtThemAgain(t *testing.T) {
 		done <- outcome{n, err}
 	}()
 	// It waits for a lock, and the free row is gone already.
-	eventually(t, func() bool {
+	eventually.True(t, "the wait for a lock", func() bool {
 		return value[bool](t, pool, `select exists (select from pg_locks where not granted)`) &&
 			value[int](t, pool, "select count(*) from soniq_dead_letter_jobs") == 2
 	})
@@ -165,20 +165,5 @@ func TestQueue_DeleteAll_atTheSameTimeCountsEachRowOnce(t *testing.T) {
 	})
 	if sum := counts[0] + counts[1] + counts[2]; sum != n {
 		t.Errorf("deleted %v, together %d", counts, sum)
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline:
-			t.Fatal("it didn't come to pass")
-		case <-tick.C:
-		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -157,7 +158,7 @@ func TestQueue_ReplayRun_canary_goesOnOnlyAfterSuccess(t *testing.T) {
 	exec(t, pool, "update soniq_dead_letter_jobs set dedup_key = 'k' where args ->> 'n' = '1'")
 	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
 	go func() {
-		eventually(t, func() bool {
+		eventually.True(t, "the canary", func() bool {
 			return value[int](t, pool, "select count(*) from soniq_jobs where replay_of is not null") == 2
 		})
 		exec(t, pool, "update soniq_jobs set status = 'done' where replay_of is not null")

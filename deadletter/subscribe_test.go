@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -207,7 +208,7 @@ func TestSubscribe_reconnectsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	s := subscribe(t, pool)
-	eventually(t, func() bool {
+	eventually.True(t, "a listener to cut off", func() bool {
 		return value[int](t, pool, `select count(pg_terminate_backend(pid)) from pg_stat_activity
 			where datname = current_database() and pid <> pg_backend_pid() and application_name = 'soniq-listener'`) == 1
 	})

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -39,7 +40,7 @@ func TestDeclare_hook_isSentToAsDeclared_byThoseWhoDeclareIt(t *testing.T) {
 	die(t, pool, 1, "orders.ship", "boom")
 	die(t, pool, 1, "emails.send", "boom")
 	stop = dispatch(t, pool)
-	eventually(t, "the log's deliveries", func() bool {
+	eventually.True(t, "the log's deliveries", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 2
 	})
 	stop()
@@ -47,7 +48,7 @@ func TestDeclare_hook_isSentToAsDeclared_byThoseWhoDeclareIt(t *testing.T) {
 		declare(t, specs...)(d)
 		exec(t, pool, `update soniq_hooks set url = $1, settings = '{"command": "exit 3"}' where declared_at is not null`, other.URL)
 	})
-	eventually(t, "all deliveries", func() bool {
+	eventually.True(t, "all deliveries", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 5
 	})
 	if n, m := len(rc.requests()), len(other.requests()); n != 1 || m != 0 {
@@ -110,7 +111,7 @@ func TestDeclare_noLongerInAnyConfiguration_isRemovedAfterAWeek(t *testing.T) {
 	exec(t, pool, `update soniq_hooks set declared_at = declared_at - interval '6 days' where name = 'lately'`)
 	exec(t, pool, `update soniq_hooks set declared_at = declared_at - interval '8 days' where name in ('gone', 'kept')`)
 	dispatch(t, pool, declare(t, hooks.Spec{Name: "kept", Kind: "log"}))
-	eventually(t, "the removal", func() bool {
+	eventually.True(t, "the removal", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hooks where name = 'gone'`) == 0
 	})
 	if n := value[int](t, pool, `select count(*) from soniq_hooks`); n != 3 {
@@ -130,11 +131,11 @@ func TestDispatcher_hookEnabledOrMendedByPlainSQL_wakes(t *testing.T) {
 	exec(t, pool, `update soniq_hooks set settings = '{}'`) // the address is not allowed
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the refusal", func() bool {
+	eventually.True(t, "the refusal", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_error is not null and lease is null`) == 1
 	})
 	exec(t, pool, `update soniq_hooks set enabled = false`)
 	exec(t, pool, `update soniq_hook_deliveries set next_attempt_at = now()`)
 	exec(t, pool, `update soniq_hooks set enabled = true, settings = '{"allow": ["127.0.0.0/8"]}'`)
-	eventually(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
 }

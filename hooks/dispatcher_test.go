@@ -21,6 +21,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -35,7 +36,7 @@ func TestWebhook_death_isSignedAndHasNoArguments(t *testing.T) {
 	hook := addHook(t, pool, "webhook", rc.URL+"/in?key=1")
 	dispatch(t, pool)
 	die(t, pool, 1, "emails.send", "connection refused")
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where hook_id = $1 and state = 'delivered'`, hook) == 1
 	})
 	got := rc.requests()
@@ -73,12 +74,12 @@ func TestDispatcher_failure_isTriedAgainWithTheSameID(t *testing.T) {
 	addHook(t, pool, "webhook", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the failure", func() bool {
+	eventually.True(t, "the failure", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_status = 500 and lease is null`) == 1
 	})
 	exec(t, pool, `update soniq_hook_deliveries set next_attempt_at = now()`)
 	exec(t, pool, `select pg_notify('soniq_hook', '')`)
-	eventually(t, "the second try", func() bool { return len(rc.requests()) == 2 })
+	eventually.True(t, "the second try", func() bool { return len(rc.requests()) == 2 })
 	if got := rc.requests(); got[0].id() != got[1].id() {
 		t.Errorf("ids %s and %s", got[0].id(), got[1].id())
 	}
@@ -91,7 +92,7 @@ func TestDispatcher_gone_disablesTheHook(t *testing.T) {
 	hook := addHook(t, pool, "webhook", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the hook to be disabled", func() bool {
+	eventually.True(t, "the hook to be disabled", func() bool {
 		return !value[bool](t, pool, `select enabled from soniq_hooks where id = $1`, hook)
 	})
 	die(t, pool, 1, "j", "boom")
@@ -110,7 +111,7 @@ func TestDispatcher_retryAfter_isHonoured(t *testing.T) {
 	addHook(t, pool, "slack", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the pause", func() bool {
+	eventually.True(t, "the pause", func() bool {
 		return value[int](t, pool, `
 			select count(*) from soniq_hooks h join soniq_hook_deliveries d on d.hook_id = h.id
 			where h.blocked_until > now() + interval '59 minutes' and d.next_attempt_at > now() + interval '59 minutes'
@@ -128,7 +129,7 @@ func TestWebhook_redirect_isNotFollowed(t *testing.T) {
 	addHook(t, pool, "webhook", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the failure", func() bool {
+	eventually.True(t, "the failure", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_status = 307 and state = 'pending'`) == 1
 	})
 	if n := len(target.requests()); n != 0 {
@@ -144,7 +145,7 @@ func TestWebhook_privateAddress_isRefusedAtTheDial(t *testing.T) {
 	exec(t, pool, `update soniq_hooks set settings = '{}'`)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the refusal", func() bool {
+	eventually.True(t, "the refusal", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_error like '%127.0.0.1 is not a public address%--allow%'`) == 1
 	})
 	if n := len(rc.requests()); n != 0 {
@@ -162,7 +163,7 @@ func TestDispatcher_fiveOfThem_deliverEachOnce(t *testing.T) {
 	}
 	die(t, pool, 500, "j", "boom")
 	die(t, pool, 500, "k", "bang")
-	reach(t, "deliveries", 1000, func() int {
+	eventually.Count(t, "deliveries", 1000, func() int {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	})
 	ids := map[string]bool{}
@@ -185,7 +186,7 @@ func TestDispatcher_diedHoldingALease_isSentAgainWithTheSameID(t *testing.T) {
 		set lease = gen_random_uuid(), attempts = 1, next_attempt_at = clock_timestamp() + interval '300 ms'
 		returning id`)
 	dispatch(t, pool)
-	eventually(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
 	if got := rc.requests()[0].id(); got != id.String() {
 		t.Errorf("id %s, want %s", got, id)
 	}
@@ -210,8 +211,8 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 		}
 	})
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "all five", func() bool { return calls.Load() == 4 && len(rc.requests()) == 1 })
-	eventually(t, "the panic to be kept", func() bool {
+	eventually.True(t, "all five", func() bool { return calls.Load() == 4 && len(rc.requests()) == 1 })
+	eventually.True(t, "the panic to be kept", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_error like '%panicked: boom%'`) == 1
 	})
 }
@@ -226,7 +227,7 @@ func TestLog_death_isOneRecord(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
 	})
 	cancel()
@@ -327,7 +328,7 @@ func TestDispatcher_failingForFiveDays_disablesTheHook(t *testing.T) {
 	exec(t, pool, `update soniq_hooks set failures = 4, failing_since = now() - interval '121 hours'`)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the hook to be disabled", func() bool {
+	eventually.True(t, "the hook to be disabled", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hooks where not enabled and disabled_reason like '%five days%'`) == 1
 	})
 }
@@ -340,7 +341,7 @@ func TestDispatcher_fifthFailure_leavesTheHookAlone(t *testing.T) {
 	exec(t, pool, `update soniq_hooks set failures = 4`)
 	dispatch(t, pool)
 	die(t, pool, 3, "j", "boom")
-	eventually(t, "the pause", func() bool {
+	eventually.True(t, "the pause", func() bool {
 		return value[int](t, pool, `
 			select count(*) from soniq_hooks
 			where enabled and failures = 5 and blocked_until > now() + interval '50 seconds'`) == 1
@@ -363,7 +364,7 @@ func TestDispatcher_throttled_isNoFailureAndChargesNoAttempt(t *testing.T) {
 	addHook(t, pool, "webhook", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 8, "j", "boom")
-	eventually(t, "all deliveries", func() bool {
+	eventually.True(t, "all deliveries", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered' and attempts = 1`) == 8
 	})
 	if n := value[int](t, pool, `select count(*) from soniq_hooks where failures = 0 and failing_since is null`); n != 1 {
@@ -379,10 +380,10 @@ func TestDispatcher_burstFails_isOneFailureOfTheHook(t *testing.T) {
 	addHook(t, pool, "webhook", rc.URL)
 	die(t, pool, 8, "j", "boom")
 	dispatch(t, pool)
-	eventually(t, "all failures", func() bool {
+	eventually.True(t, "all failures", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where last_status = 502`) == 8
 	})
-	eventually(t, "the count", func() bool {
+	eventually.True(t, "the count", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hooks where failures = 1 and enabled`) == 1
 	})
 }
@@ -394,7 +395,7 @@ func TestDispatcher_variableMissingHere_leavesItToOthers(t *testing.T) {
 	exec(t, pool, `insert into soniq_hooks (name, kind) values ('log', 'log')`)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the other hook's delivery", func() bool {
+	eventually.True(t, "the other hook's delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
 	})
 	if n := value[int](t, pool, `
@@ -445,7 +446,7 @@ func TestWebhook_deadLetterDeletedMeanwhile_saysSo(t *testing.T) {
 	die(t, pool, 1, "emails.send", "boom")
 	exec(t, pool, `delete from soniq_dead_letter_jobs`)
 	dispatch(t, pool)
-	eventually(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the delivery", func() bool { return len(rc.requests()) == 1 })
 	b := string(rc.requests()[0].body)
 	if !strings.Contains(b, `"gone":true`) || !strings.Contains(b, "emails.send") || strings.Contains(b, "boom") {
 		t.Errorf("%s", b)
@@ -479,7 +480,7 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	eventually(t, "all deliveries", func() bool {
+	eventually.True(t, "all deliveries", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 4
 	})
 	cancel()
@@ -517,7 +518,7 @@ func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 	for range 10 {
 		die(t, pool, 50, "j", "boom")
 	}
-	reach(t, "deaths told", 500, func() int { return int(told.Load()) })
+	eventually.Count(t, "deaths told", 500, func() int { return int(told.Load()) })
 	if n := calls.Load(); n > 5 {
 		t.Errorf("%d messages", n)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -33,7 +34,7 @@ func TestExec_death_isOnStandardInput_exitCodeIsTheVerdict(t *testing.T) {
 	die(t, pool, 1, "emails.send", "boom")
 	type outcome struct{ name, state, answer, problem string }
 	var got map[string]outcome
-	eventually(t, "all verdicts", func() bool {
+	eventually.True(t, "all verdicts", func() bool {
 		got = map[string]outcome{}
 		rows, err := pool.Query(t.Context(), `
 			select h.name, d.state, coalesce(d.last_answer, ''), coalesce(d.last_error, '') || coalesce(' ' || d.last_status, '')
@@ -91,7 +92,7 @@ func TestExec_notAllowed_isLeftToOthers(t *testing.T) {
 	addHook(t, pool, "log", "")
 	stop := dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the other hook's delivery", func() bool {
+	eventually.True(t, "the other hook's delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
 	})
 	stop()
@@ -104,7 +105,7 @@ func TestExec_notAllowed_isLeftToOthers(t *testing.T) {
 		t.Errorf("the command has run: %v", err)
 	}
 	dispatchWith(t, pool, hooks.Config{AllowExec: true})
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 2
 	})
 	if _, err := os.Stat(file); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -33,14 +34,14 @@ func TestWebhook_connectionIsCut_isTriedAgainWithTheSameID(t *testing.T) {
 	addHook(t, pool, "webhook", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
-	eventually(t, "the failure", func() bool {
+	eventually.True(t, "the failure", func() bool {
 		return value[int](t, pool, `
 			select count(*) from soniq_hook_deliveries
 			where last_error like 'POST to 127.0.0.1:%' and last_status is null and lease is null`) == 1
 	})
 	exec(t, pool, `update soniq_hook_deliveries set next_attempt_at = now()`)
 	exec(t, pool, `select pg_notify('soniq_hook', '')`)
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered' and attempts = 2`) == 1
 	})
 	if got := rc.requests(); len(got) != 2 || got[0].id() != got[1].id() {
@@ -60,9 +61,9 @@ func TestWebhook_endpointHangs_holdsUpNoOther(t *testing.T) {
 	addHook(t, pool, "webhook", quick.URL)
 	dispatch(t, pool)
 	die(t, pool, 30, "j", "boom")
-	eventually(t, "the slow one to hang", func() bool { return len(slow.requests()) > 0 })
+	eventually.True(t, "the slow one to hang", func() bool { return len(slow.requests()) > 0 })
 	die(t, pool, 30, "j", "boom")
-	eventually(t, "all of the other's deliveries", func() bool { return len(quick.requests()) == 60 })
+	eventually.True(t, "all of the other's deliveries", func() bool { return len(quick.requests()) == 60 })
 }
 
 // A mass failure: of each death one row, one notification and one delivery,
@@ -99,7 +100,7 @@ func TestDispatchers_storm_nothingIsLostOrDoubled(t *testing.T) {
 		}
 		announced[decode[struct{ ID string }](t, []byte(n.Payload)).ID] = true
 	}
-	reach(t, "deliveries", *deaths, func() int {
+	eventually.Count(t, "deliveries", *deaths, func() int {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	})
 	took := time.Since(began)
@@ -139,12 +140,12 @@ func TestDispatcher_databaseCutBetweenSendAndMark_onlyDelays(t *testing.T) {
 	addHook(t, mine, "webhook", rc.URL)
 	dispatch(t, theirs)
 	die(t, mine, 1, "j", "boom")
-	eventually(t, "the request", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the request", func() bool { return len(rc.requests()) == 1 })
 	value[int](t, mine, `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
 		where datname = current_database() and pid <> pg_backend_pid()`)
 	close(release)
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		// As if the lease had ended.
 		exec(t, mine, `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`)
 		exec(t, mine, `select pg_notify('soniq_hook', '')`)

@@ -22,38 +22,6 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 
 const deadline = 30 * time.Second
 
-// eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	timeout := time.After(deadline)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("waited %s for %s", deadline, what)
-		}
-	}
-}
-
-// reach waits until count is want. Only that it grows no more is a failure: how
-// long a thousand deliveries take says nothing on a busy machine.
-func reach(t *testing.T, what string, want int, count func() int) {
-	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	last, since := count(), time.Now()
-	for last != want {
-		<-tick.C
-		if n := count(); n != last {
-			last, since = n, time.Now()
-		} else if time.Since(since) > deadline {
-			t.Fatalf("%s: %d of %d, and nothing more for %s", what, last, want, deadline)
-		}
-	}
-}
-
 // request is what a receiver got.
 type request struct {
 	header http.Header

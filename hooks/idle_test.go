@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -56,12 +57,12 @@ func TestDispatcher_nothingToSend_isQuiet(t *testing.T) {
 	delivered := func() int {
 		return value[int](t, other, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	}
-	reach(t, "deliveries", 2, delivered)
+	eventually.Count(t, "deliveries", 2, delivered)
 	// More of the same kind, which Slack is told of in a minute.
 	die(t, other, 3, "j", "boom")
-	reach(t, "deliveries", 5, delivered)
+	eventually.Count(t, "deliveries", 5, delivered)
 	last, since := counter.n.Load(), time.Now()
-	eventually(t, "the end of what follows from a death", func() bool {
+	eventually.True(t, "the end of what follows from a death", func() bool {
 		if n := counter.n.Load(); n != last {
 			last, since = n, time.Now()
 		}

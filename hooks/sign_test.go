@@ -6,6 +6,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -50,7 +51,7 @@ func TestSign_referenceLibrary_verifiesEachSecretOfARotation(t *testing.T) {
 			}
 		}
 		die(t, pool, 1, "emails.send", "é <&> \x01")
-		eventually(t, "the delivery", func() bool { return len(rc.requests()) == i+1 })
+		eventually.True(t, "the delivery", func() bool { return len(rc.requests()) == i+1 })
 		r := rc.requests()[i]
 		verify := func(secret string) error {
 			w, err := standardwebhooks.NewWebhook(secret)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -34,7 +35,7 @@ func TestSlack_death_isToldWithItsReplay(t *testing.T) {
 	addHook(t, pool, "slack", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "emails.send", "<!channel> ```x``` & \x1b[31m")
-	eventually(t, "the message", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the message", func() bool { return len(rc.requests()) == 1 })
 	p := decode[slackPost](t, rc.requests()[0].body)
 	all := p.all()
 	id := value[string](t, pool, `select id::text from soniq_dead_letter_jobs`)
@@ -59,7 +60,7 @@ func TestSlack_storm_isAHandfulOfMessagesThatAddUp(t *testing.T) {
 	for range 100 {
 		die(t, pool, 10, "emails.send", "connection refused")
 	}
-	eventually(t, "all to be told", func() bool {
+	eventually.True(t, "all to be told", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1000
 	})
 	total := 0
@@ -87,7 +88,7 @@ func TestSlack_blocksRefused_sendsTheTextAlone(t *testing.T) {
 	addHook(t, pool, "slack", rc.URL)
 	dispatch(t, pool)
 	die(t, pool, 1, "emails.send", "boom")
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
 	})
 	p := decode[slackPost](t, rc.requests()[1].body)
@@ -106,7 +107,7 @@ func TestSlack_longAndHostileTexts_stayWithinTheLimits(t *testing.T) {
 	long := strings.Repeat("&<!channel>`*é", 3000)
 	die(t, pool, 1, "&"+long, long)
 	stop := dispatch(t, pool)
-	eventually(t, "the message", func() bool { return len(rc.requests()) == 1 })
+	eventually.True(t, "the message", func() bool { return len(rc.requests()) == 1 })
 	stop()
 	for i := range 15 {
 		exec(t, pool, `
@@ -115,7 +116,7 @@ func TestSlack_longAndHostileTexts_stayWithinTheLimits(t *testing.T) {
 			values (gen_random_uuid(), $1 || $2, '{}', $2, 100, 3, 3, $2, $2, now(), now())`, strconv.Itoa(i), long)
 	}
 	dispatch(t, pool)
-	eventually(t, "the digest", func() bool { return len(rc.requests()) == 2 })
+	eventually.True(t, "the digest", func() bool { return len(rc.requests()) == 2 })
 	for _, r := range rc.requests() {
 		p := decode[slackPost](t, r.body)
 		total := 0

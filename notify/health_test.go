@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -111,7 +112,7 @@ func TestListener_connectionFallsSilent_isCutAndReplaced(t *testing.T) {
 	l := listenPaced(t, cfg, r, 50*time.Millisecond, 300*time.Millisecond, 0, 0)
 	r.expect(t, connected)
 	expectHealth(t, health, true)
-	eventually(t, "some pings", func() bool { return hole.syncs.Load() >= 3 })
+	eventually.True(t, "some pings", func() bool { return hole.syncs.Load() >= 3 })
 	if !l.Healthy() {
 		t.Error("pings that are answered made it unhealthy")
 	}
@@ -176,7 +177,7 @@ func TestListener_probeNeverArrives_warnsOnceAndRecovers(t *testing.T) {
 	r := newRecorder()
 	l := listenPaced(t, cfg, r, 0, 100*time.Millisecond, time.Minute, 10*time.Millisecond)
 	r.expect(t, connected)
-	eventually(t, "three probes", func() bool { return probes.Load() > 3 })
+	eventually.True(t, "three probes", func() bool { return probes.Load() > 3 })
 	if l.Healthy() || !l.Connected() {
 		t.Errorf("healthy: %t, connected: %t", l.Healthy(), l.Connected())
 	}
@@ -239,7 +240,7 @@ func TestListener_probeCantBeSent_isNoVerdict(t *testing.T) {
 	r.expect(t, connected)
 	expectHealth(t, health, true)
 	broken.Store(true)
-	eventually(t, "some probes that could not be sent", func() bool { return failures.Load() > 3 })
+	eventually.True(t, "some probes that could not be sent", func() bool { return failures.Load() > 3 })
 	if !l.Healthy() || len(log.lines("level=WARN")) != 0 {
 		t.Errorf("healthy: %t\n%s", l.Healthy(), &log)
 	}
@@ -267,7 +268,7 @@ func TestListener_slowHandler_isNotTakenForDead(t *testing.T) {
 	exec(t, pool, `select pg_notify('soniq_new_job', 'slow')`)
 	<-entered
 	before := hole.syncs.Load()
-	eventually(t, "pings that nobody reads the answers of", func() bool { return hole.syncs.Load() >= before+3 })
+	eventually.True(t, "pings that nobody reads the answers of", func() bool { return hole.syncs.Load() >= before+3 })
 	close(leave)
 	told.expect(t, "slow")
 	exec(t, pool, `select pg_notify('soniq_new_job', 'later')`)

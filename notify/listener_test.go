@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -20,7 +21,7 @@ func TestListener_notified_handlerOfTheChannelIsTold(t *testing.T) {
 
 	jobs.expect(t, connected)
 	letters.expect(t, connected)
-	eventually(t, "Connected() is true", l.Connected)
+	eventually.True(t, "Connected() is true", l.Connected)
 	exec(t, pool, `select pg_notify('soniq_new_job', 'emails')`)
 	exec(t, pool, `select pg_notify('soniq_dead_letter', '{"v":1}')`)
 	exec(t, pool, `select pg_notify('soniq_new_job', '')`)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -25,7 +26,7 @@ func TestListener_reconnects_afterBackendKilled(t *testing.T) {
 	for range 3 {
 		exec(t, pool, killListeners)
 		r.expect(t, connected) // first of all, so that the backlog is read
-		eventually(t, "Connected() is true", l.Connected)
+		eventually.True(t, "Connected() is true", l.Connected)
 		exec(t, pool, `select pg_notify('soniq_new_job', 'later')`)
 		r.expect(t, "later")
 	}
@@ -48,8 +49,8 @@ func TestListener_recovers_afterServerKilledAndRestarted(t *testing.T) {
 	if err := server.Kill(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "Connected() is false while the server is down", func() bool { return !l.Connected() })
-	eventually(t, "it goes on trying", func() bool { return len(log.lines("level=DEBUG", "still has no connection")) >= 3 })
+	eventually.True(t, "Connected() is false while the server is down", func() bool { return !l.Connected() })
+	eventually.True(t, "it goes on trying", func() bool { return len(log.lines("level=DEBUG", "still has no connection")) >= 3 })
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,7 @@ func TestListener_longOutage_loggedOnceAndOnceOnRecovery(t *testing.T) {
 		down.Store(true)
 		before := refused.Load()
 		exec(t, pool, killListeners)
-		eventually(t, "ten attempts failed", func() bool { return refused.Load() >= before+10 })
+		eventually.True(t, "ten attempts failed", func() bool { return refused.Load() >= before+10 })
 		down.Store(false)
 		r.expect(t, connected)
 		if n := len(log.lines("level=WARN", "lost its connection", "error=")); n != outage {
@@ -210,10 +211,10 @@ func TestListener_wrongPassword_notInTheLog(t *testing.T) {
 	cfg.MaxBackoff = 100 * time.Millisecond
 	listen(t, cfg, map[string]notify.Handler{notify.NewJob: newRecorder()})
 
-	eventually(t, "the refusal is logged", func() bool {
+	eventually.True(t, "the refusal is logged", func() bool {
 		return len(log.lines("level=WARN", "can't connect", "password authentication failed", "28P01")) == 1
 	})
-	eventually(t, "it goes on trying", func() bool { return len(log.lines("level=DEBUG", "28P01")) > 0 })
+	eventually.True(t, "it goes on trying", func() bool { return len(log.lines("level=DEBUG", "28P01")) > 0 })
 	if strings.Contains(log.String(), password) {
 		t.Errorf("the log has the password:\n%s", &log)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -27,13 +28,13 @@ func TestListener_ctxEnds_connectionIsClosed(t *testing.T) {
 	r := newRecorder()
 	l, stop := listen(t, config(pool), map[string]notify.Handler{notify.NewJob: r})
 	r.expect(t, connected)
-	eventually(t, "Connected() is true", l.Connected)
+	eventually.True(t, "Connected() is true", l.Connected)
 
 	promptly(t, stop)
 	if l.Connected() {
 		t.Error("Connected() is true after Run has returned")
 	}
-	eventually(t, "the server has no session of ours", func() bool { return listeners(t, pool) == 0 })
+	eventually.True(t, "the server has no session of ours", func() bool { return listeners(t, pool) == 0 })
 }
 
 // A session that ends without a word looks to the server like a client that
@@ -92,7 +93,7 @@ func TestListener_ctxEnds_whileServerUnreachable(t *testing.T) {
 	cfg.MinBackoff, cfg.MaxBackoff = time.Hour, time.Hour // it will be waiting
 	_, stop := listen(t, cfg, map[string]notify.Handler{notify.NewJob: newRecorder()})
 
-	eventually(t, "the failure is logged", func() bool { return len(log.lines("level=WARN")) == 1 })
+	eventually.True(t, "the failure is logged", func() bool { return len(log.lines("level=WARN")) == 1 })
 	promptly(t, stop)
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -97,14 +98,14 @@ func followsAll(t *testing.T, command []string, silent bool) {
 	p.begin(t)
 	told := func(what string, id uuid.UUID) {
 		t.Helper()
-		eventually(t, what+" "+id.String()+"; it says "+p.err.String(), func() bool {
+		eventually.True(t, what+" "+id.String()+"; it says "+p.err.String(), func() bool {
 			return strings.Contains(p.out.String(), what+" "+id.String())
 		})
 	}
 	told("dead letter", ids[0])
 	if !silent {
 		// Until it listens.
-		eventually(t, "an announcement", func() bool {
+		eventually.True(t, "an announcement", func() bool {
 			ids = append(ids, seed(t, pool, letter{job: "then"}))
 			return strings.Contains(p.out.String(), "announced ")
 		})

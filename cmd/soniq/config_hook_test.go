@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -122,8 +123,8 @@ func TestWorker_hooksOfItsConfiguration_areTold(t *testing.T) {
 	s.ok("enqueue", "emails.send")
 	wantIn(t, "webhook", receive(t, fileBodies), "emails.send", "job.dead_lettered")
 	wantIn(t, "message", receive(t, slackBodies), "emails.send", "soniq dead-letter replay")
-	eventually(t, "the command", func() bool { _, err := os.Stat(paged); return err == nil })
-	eventually(t, "the log", func() bool {
+	eventually.True(t, "the command", func() bool { _, err := os.Stat(paged); return err == nil })
+	eventually.True(t, "the log", func() bool {
 		return strings.Contains(w.err.String(), `"hook":"audit"`) && strings.Contains(w.err.String(), `"msg":"dead letter"`)
 	})
 	wantIn(t, "log", w.err.String(), `"from":"soniq.yaml:4"`, `"from":"the environment"`)
@@ -147,7 +148,7 @@ func TestWorker_hooksOfItsConfiguration_areTold(t *testing.T) {
 	w = run("hooks", "run")
 	seed(t, pool, letter{job: "emails.send"})
 	wantIn(t, "message", receive(t, slackBodies), "emails.send")
-	eventually(t, "the mark", func() bool {
+	eventually.True(t, "the mark", func() bool {
 		return count(t, pool, `select count(*) from soniq_hook_deliveries d join soniq_hooks h on h.id = d.hook_id where h.name in ('audit', 'env-slack') and state = 'delivered'`) == 4
 	})
 	end(w)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -219,9 +220,9 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 	}
 	s.env["EDITOR"] = "WRAP=72 " + path
 	running := s.start("dead-letter", "replay", id, "--edit", "--yes")
-	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
+	eventually.True(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
 	s.signals <- os.Interrupt
-	eventually(t, "the signal to be taken", func() bool { return len(s.signals) == 0 })
+	eventually.True(t, "the signal to be taken", func() bool { return len(s.signals) == 0 })
 	if err := os.WriteFile(dir+"/close", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +240,7 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 		t.Fatal(err)
 	}
 	running = s.start("dead-letter", "replay", id, "--force", "--edit", "--yes")
-	eventually(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
+	eventually.True(t, "the editor", func() bool { _, err := os.Stat(dir + "/open"); return err == nil })
 	text, err := os.ReadFile(dir + "/open")
 	if err != nil {
 		t.Fatal(err)

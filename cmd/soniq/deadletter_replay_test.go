@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -37,7 +38,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	running := s.start("dead-letter", "replay", "--all", "--yes", "--rate", "10/s", "--because", "the \x1b[31mstore is back")
-	eventually(t, "the first replays", func() bool { return strings.Contains(running.out.String(), "Replayed ") })
+	eventually.True(t, "the first replays", func() bool { return strings.Contains(running.out.String(), "Replayed ") })
 	s.signals <- syscall.SIGINT
 	if code := running.wait(t); code != exitPartly {
 		t.Errorf("exit %d", code)
@@ -77,7 +78,7 @@ func TestReplay_canary_thatDies_savesTheOthers(t *testing.T) {
 	}
 	s := newShell(t, pool.Config().ConnString())
 	running := s.start("dead-letter", "replay", "--all", "--yes", "--canary", "1", "--json")
-	eventually(t, "the canary", func() bool { return countJobs(t, pool) == 1 })
+	eventually.True(t, "the canary", func() bool { return countJobs(t, pool) == 1 })
 	if _, err := pool.Exec(t.Context(), "update soniq_jobs set status = 'cancelled'"); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -295,7 +296,7 @@ func TestDelete_bulk_sparesWhatDiesMeanwhile(t *testing.T) {
 	w.stdin = answer
 	code := make(chan int, 1)
 	go func() { code <- run(w, []string{"dead-letter", "delete", "--all"}) }()
-	eventually(t, "the question", func() bool { return strings.Contains(notes.String(), "[y/N]") })
+	eventually.True(t, "the question", func() bool { return strings.Contains(notes.String(), "[y/N]") })
 	late := seed(t, pool, letter{age: time.Nanosecond})
 	if _, err := typed.WriteString("y\n"); err != nil {
 		t.Fatal(err)
@@ -327,6 +328,7 @@ func TestCleanup_previewAndAction(t *testing.T) {
 	if r := s.ok("dead-letter", "cleanup", "--days", "7"); r.out != "Removed 0 dead letters older than 7 days.\n" {
 		t.Errorf("nothing to remove: %+v", r)
 	}
+	wantIn(t, "history", s.ok("dead-letter", "history").out, "cleanup", "to=20")
 }
 
 func TestCleanup_filtersAndAges(t *testing.T) {
@@ -533,7 +535,7 @@ func TestWatch_printsEachDeadLetterUntilStopped(t *testing.T) {
 	objects := newShell(t, pool.Config().ConnString())
 	events := objects.start("dead-letter", "watch", "--json", "--reason", "timeout")
 	for _, w := range []*running{text, events} {
-		eventually(t, "the watch", func() bool { return strings.Contains(w.err.String(), "watching for dead letters") })
+		eventually.True(t, "the watch", func() bool { return strings.Contains(w.err.String(), "watching for dead letters") })
 	}
 	one := seed(t, pool, letter{job: "emails.send\x1b[2J", reason: "timeout"})
 	two := seed(t, pool, letter{})
@@ -541,8 +543,8 @@ func TestWatch_printsEachDeadLetterUntilStopped(t *testing.T) {
 	// Longer than a notification has room for: the row has the whole name.
 	long := seed(t, pool, letter{job: strings.Repeat("x", 500) + "send"})
 	three := seed(t, pool, letter{job: "last", reason: "timeout"})
-	eventually(t, "the lines", func() bool { return strings.Contains(text.out.String(), long.String()) })
-	eventually(t, "the objects", func() bool { return strings.Contains(events.out.String(), three.String()) })
+	eventually.True(t, "the lines", func() bool { return strings.Contains(text.out.String(), long.String()) })
+	eventually.True(t, "the objects", func() bool { return strings.Contains(events.out.String(), three.String()) })
 	for s, w := range map[*shell]*running{lines: text, objects: events} {
 		s.signals <- syscall.SIGINT
 		if code := w.wait(t); code != 0 {
@@ -571,13 +573,13 @@ func TestWatch_filtersByWhatOnlyTheRowKnows(t *testing.T) {
 	pool := testdb.New(t)
 	s := newShell(t, pool.Config().ConnString())
 	w := s.start("dead-letter", "watch", "--error", "REFUSED", "--tag", "owner=ann", "--json")
-	eventually(t, "the watch", func() bool { return strings.Contains(w.err.String(), "watching for dead letters") })
+	eventually.True(t, "the watch", func() bool { return strings.Contains(w.err.String(), "watching for dead letters") })
 	ann, bob := `{"owner": "ann"}`, `{"owner": "bob"}`
 	first := seed(t, pool, letter{tags: &ann})
 	seed(t, pool, letter{tags: &bob})
 	seed(t, pool, letter{tags: &ann, error: "no such host"})
 	last := seed(t, pool, letter{tags: &ann})
-	eventually(t, "the last one", func() bool { return strings.Contains(w.out.String(), last.String()) })
+	eventually.True(t, "the last one", func() bool { return strings.Contains(w.out.String(), last.String()) })
 	s.signals <- syscall.SIGINT
 	if code := w.wait(t); code != 0 {
 		t.Errorf("exit %d: %s", code, w.err.String())

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"soniq/internal/eventually"
 )
 
 // The private database from its first use to its reset, by real processes.
@@ -35,7 +37,7 @@ func TestDev_fromNothingToReset(t *testing.T) {
 
 	up := prepare("dev", "up")
 	up.begin(t)
-	eventually(t, "the server", func() bool { return strings.Contains(up.err.String(), "until Ctrl-C") })
+	eventually.True(t, "the server", func() bool { return strings.Contains(up.err.String(), "until Ctrl-C") })
 	if s := decode[status](t, soniq(exitDone, "dev", "--json").out); !s.Exists || !s.Running || s.Port == 0 || !strings.HasPrefix(s.Folder, dir) {
 		t.Errorf("status: %+v", s)
 	}

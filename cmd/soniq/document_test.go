@@ -13,6 +13,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -48,7 +49,7 @@ func TestDocument_worksAsWritten(t *testing.T) {
 		w := prepare("soniq worker --handle")
 		w.Args = append(w.Args, "send_welcome_email=exec:"+command)
 		w.begin(t)
-		eventually(t, "the worker", until)
+		eventually.True(t, "the worker", until)
 		if err := w.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}

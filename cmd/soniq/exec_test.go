@@ -19,6 +19,7 @@ import (
 	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/command"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -80,7 +81,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 	}
 	running := s.start(worker...)
 	for _, test := range tests {
-		eventually(t, test.name, func() bool {
+		eventually.True(t, test.name, func() bool {
 			return count(t, pool, settledSQL, ids[test.name]) == 1
 		})
 		job := decode[engine.Job](t, s.ok("job", ids[test.name], "--json").out)
@@ -140,7 +141,7 @@ func wantGone(t *testing.T, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "process "+field+" to end", func() bool { return ended(pid) })
+		eventually.True(t, "process "+field+" to end", func() bool { return ended(pid) })
 	}
 }
 
@@ -182,7 +183,7 @@ func TestExec_ignoresSIGTERM_isKilledWithItsChildren(t *testing.T) {
 		_, err := h.run(ctx, testJob())
 		done <- err
 	}()
-	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
 	cancel(engine.ErrShutdown)
 	if err := <-done; !errors.Is(err, engine.ErrShutdown) {
 		t.Errorf("error %v, want the cause", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/hooks"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -59,7 +60,7 @@ func TestHooks_failingJob_isOnSlackWithinASecond(t *testing.T) {
 	s.ok("hooks", "add", "slack", url+"/T0/B0/hunter2", "--allow", "127.0.0.1")
 	w := program(t, t.TempDir(), database, "worker", "--handle", "emails.send=exec:echo boom >&2; exit 1")
 	w.begin(t)
-	eventually(t, "the worker", func() bool { return strings.Contains(w.err.String(), "worker started") })
+	eventually.True(t, "the worker", func() bool { return strings.Contains(w.err.String(), "worker started") })
 	s.ok("enqueue", "emails.send", "--max-attempts", "1")
 	body := receive(t, bodies)
 	var id string
@@ -74,7 +75,7 @@ func TestHooks_failingJob_isOnSlackWithinASecond(t *testing.T) {
 	if took > 1 {
 		t.Errorf("it took %.3f s from the death to the message", took)
 	}
-	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+	eventually.True(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
 	shown := s.ok("hooks", "show", "slack").out + s.ok("hooks", "list").out + s.ok("hooks", "list", "--json").out + w.err.String()
 	if strings.Contains(shown, "hunter2") {
 		t.Errorf("the URL is shown: %s", shown)
@@ -200,7 +201,7 @@ func TestHooks_killedBetweenSendAndMark_sendsAgainWithTheSameID(t *testing.T) {
 	if again := receive(t, ids); again != id {
 		t.Errorf("sent as %s, then as %s", id, again)
 	}
-	eventually(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
+	eventually.True(t, "the mark", func() bool { return strings.Contains(s.ok("hooks", "deliveries").out, "delivered") })
 }
 
 // A command that a row names runs only where somebody said that it may, and
@@ -224,7 +225,7 @@ func TestHooks_exec_isAskedFor_andDiesWithItsDispatcher(t *testing.T) {
 	seed(t, pool, letter{job: "j"})
 	first := program(t, t.TempDir(), database, "hooks", "run", "--allow-exec-hooks")
 	first.begin(t)
-	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func TestHooks_fiveProcesses_deliverEachOnce(t *testing.T) {
 		processes = append(processes, p)
 	}
 	for _, p := range processes {
-		eventually(t, "a dispatcher", func() bool { return strings.Contains(p.err.String(), "sending hooks") })
+		eventually.True(t, "a dispatcher", func() bool { return strings.Contains(p.err.String(), "sending hooks") })
 	}
 	for range 10 {
 		if _, err := pool.Exec(t.Context(), `
@@ -263,7 +264,7 @@ func TestHooks_fiveProcesses_deliverEachOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	reach(t, "deliveries", 1000, func() int {
+	eventually.Count(t, "deliveries", 1000, func() int {
 		return count(t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	})
 	for _, p := range processes {
@@ -324,12 +325,12 @@ func TestHooks_everyPlugPulled_onlyDelaysTheMessage(t *testing.T) {
 	_ = first.Wait()
 	second := program(t, t.TempDir(), database, "hooks", "run")
 	second.begin(t)
-	eventually(t, "a dispatcher", func() bool { return strings.Contains(second.err.String(), "sending hooks") })
+	eventually.True(t, "a dispatcher", func() bool { return strings.Contains(second.err.String(), "sending hooks") })
 	count(t, pool, `
 		select count(pg_terminate_backend(pid)) from pg_stat_activity
 		where datname = current_database() and pid <> pg_backend_pid()`)
 	up.Store(true)
-	eventually(t, "the delivery", func() bool {
+	eventually.True(t, "the delivery", func() bool {
 		// As if the time of the lease and of the next try had come.
 		change(t, pool, `update soniq_hooks set blocked_until = null`)
 		change(t, pool, `update soniq_hook_deliveries set next_attempt_at = now() where state = 'pending'`)

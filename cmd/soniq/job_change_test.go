@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -112,7 +113,7 @@ func TestJob_cancelRunningCommand_getsTerm(t *testing.T) {
 	startWorker(t, url, "--handle", "j=exec:trap 'echo stopped by TERM >&2; touch "+ended+"; exit 3' TERM; touch "+started+"; sleep 300 & wait")
 	s := newShell(t, url)
 	id := strings.TrimSpace(s.ok("enqueue", "j").out)
-	eventually(t, "the command to start", func() bool { _, err := os.Stat(started); return err == nil })
+	eventually.True(t, "the command to start", func() bool { _, err := os.Stat(started); return err == nil })
 	begun := time.Now()
 	if asked := decode[map[string][]string](t, s.ok("job", "cancel", id, "--json").out); len(asked["requested"]) != 1 || len(asked["cancelled"]) != 0 {
 		t.Errorf("cancel: %v", asked)

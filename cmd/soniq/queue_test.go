@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -38,7 +39,7 @@ func TestQueue_paused_listed_resumed(t *testing.T) {
 		t.Errorf("queues: %+v", queues)
 	}
 	waiting := s.start("job", id, "--wait")
-	eventually(t, "the warning", func() bool {
+	eventually.True(t, "the warning", func() bool {
 		return strings.Contains(waiting.err.String(), "soniq: queue default is paused: waiting")
 	})
 	wantIn(t, "resume", s.ok("queue", "resume", "default", "other").out, "Resumed default\n", "other is not paused\n")
@@ -62,7 +63,7 @@ func TestWorker_list(t *testing.T) {
 		t.Errorf("none, as JSON: %+v", r)
 	}
 	startWorker(t, url, "--handle", "j=exec:cat", "--queues", "mail")
-	eventually(t, "the worker", func() bool { return s.ok("worker", "list").out != "" })
+	eventually.True(t, "the worker", func() bool { return s.ok("worker", "list").out != "" })
 	wantIn(t, "list", s.ok("worker", "list").out, "WORKER", "active", "mail", "go/")
 	if workers := decode[[]engine.WorkerStatus](t, s.ok("worker", "list", "--json").out); len(workers) != 1 || !workers[0].Live {
 		t.Errorf("workers: %+v", workers)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -29,7 +30,7 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	}
 	watching, working := newShell(t, url), newShell(t, url)
 	watch := watching.start("dead-letter", "watch")
-	eventually(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
+	eventually.True(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
 
 	s := newShell(t, url)
 	want := map[string]deadletter.Reason{}
@@ -73,7 +74,7 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	if !maps.Equal(listed, want) {
 		t.Errorf("listed %v, want %v", listed, want)
 	}
-	eventually(t, "the watch", func() bool { return strings.Count(watch.out.String(), "\n") == len(want) })
+	eventually.True(t, "the watch", func() bool { return strings.Count(watch.out.String(), "\n") == len(want) })
 	for line := range strings.Lines(watch.out.String()) {
 		fields := strings.Fields(line) // date, time, id, name, reason
 		if len(fields) < 5 || want[fields[2]] != deadletter.Reason(fields[4]) {

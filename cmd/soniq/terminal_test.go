@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"soniq/internal/command"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -69,7 +70,7 @@ func TestWorker_hangup_drains(t *testing.T) {
 	if err := w.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the answer to a hangup", func() bool { return strings.Contains(w.err.String(), "stopping once running jobs have ended") })
+	eventually.True(t, "the answer to a hangup", func() bool { return strings.Contains(w.err.String(), "stopping once running jobs have ended") })
 	w.signal(t, "giving running jobs back")
 	if err := w.Wait(); err != nil {
 		t.Fatalf("worker: %v: %s", err, w.err.String())
@@ -91,8 +92,8 @@ func TestDev_stopped_endsWhatUsesIt(t *testing.T) {
 	watch, worker := prepare("dead-letter", "watch"), prepare("worker", "--handle", "j=exec:cat")
 	watch.begin(t)
 	worker.begin(t)
-	eventually(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
-	eventually(t, "the worker", func() bool { return strings.Contains(worker.err.String(), "worker started") })
+	eventually.True(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
+	eventually.True(t, "the worker", func() bool { return strings.Contains(worker.err.String(), "worker started") })
 	wantIn(t, "note", watch.err.String(), "not the one of DATABASE_URL")
 
 	stop := prepare("dev", "stop")

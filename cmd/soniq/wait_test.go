@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
 )
@@ -80,7 +81,7 @@ func TestWait_rowDeletedAtOnce_isDoneWithoutResult(t *testing.T) {
 // connected waits until a command listens, as the only one on its database.
 func connected(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	eventually(t, "the wait to listen", func() bool {
+	eventually.True(t, "the wait to listen", func() bool {
 		return count(t, pool, `
 			select count(*) from pg_stat_activity
 			where datname = current_database() and pid <> pg_backend_pid() and query ilike 'listen%'`) == 1
@@ -92,7 +93,7 @@ func TestWait_withoutAWorker_saysSo_andEndsByCtrlC(t *testing.T) {
 	pool := testdb.New(t)
 	s := newShell(t, pool.Config().ConnString())
 	waiting := s.start("enqueue", "j", "--queue", "lonely", "--wait")
-	eventually(t, "the warning", func() bool {
+	eventually.True(t, "the warning", func() bool {
 		return strings.Contains(waiting.err.String(), "no live worker serves queue lonely: waiting")
 	})
 	s.signals <- syscall.SIGINT

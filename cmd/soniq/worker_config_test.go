@@ -14,6 +14,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -76,7 +77,7 @@ jobs:
 	} {
 		id := strings.TrimSpace(s.ok(append([]string{"enqueue", test.name}, test.flags...)...).out)
 		var job engine.Job
-		eventually(t, test.name, func() bool {
+		eventually.True(t, test.name, func() bool {
 			job = decode[engine.Job](t, s.ok("job", id, "--json").out)
 			return job.Status == test.status && (test.status != engine.StatusQueued || job.LastError != "")
 		})
@@ -281,7 +282,7 @@ func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {
 	pids := filepath.Join(t.TempDir(), "pids")
 	s := newShell(t, "")
 	running := s.start("worker", "run-once", "x", "--handle", "x=exec:sleep 300 & echo $! $$ > "+pids+".new; mv "+pids+".new "+pids+"; wait")
-	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
 	s.signals <- syscall.SIGINT
 	if code := running.wait(t); code != exitFailed {
 		t.Errorf("exit %d", code)

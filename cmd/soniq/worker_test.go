@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -35,7 +36,7 @@ func startWorkerProcess(t *testing.T, before, after string) *workerProcess {
 	w.process = program(t, t.TempDir(), url, "worker", "--handle", "j=exec:"+command)
 	w.begin(t)
 	w.job = strings.TrimSpace(w.s.ok("enqueue", "j", "--max-attempts", "1").out)
-	eventually(t, "the job to start", func() bool { _, err := os.Stat(w.pids); return err == nil })
+	eventually.True(t, "the job to start", func() bool { _, err := os.Stat(w.pids); return err == nil })
 	return w
 }
 
@@ -49,7 +50,7 @@ func (w *workerProcess) signal(t *testing.T, answer string) {
 	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the answer to a signal", func() bool { return strings.Contains(w.err.String(), answer) })
+	eventually.True(t, "the answer to a signal", func() bool { return strings.Contains(w.err.String(), answer) })
 }
 
 func TestWorker_killed_itsCommandsDieWithIt(t *testing.T) {
@@ -124,11 +125,11 @@ func TestWorker_plainInsert_startsWithoutAPoll(t *testing.T) {
 	pool := testdb.New(t)
 	s := newShell(t, pool.Config().ConnString())
 	running := s.start("worker", "--handle", "j=exec:cat")
-	eventually(t, "the worker", func() bool { return strings.Contains(running.err.String(), "worker started") })
+	eventually.True(t, "the worker", func() bool { return strings.Contains(running.err.String(), "worker started") })
 	if _, err := pool.Exec(context.Background(), `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{"n": 1}')`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the job", func() bool {
+	eventually.True(t, "the job", func() bool {
 		return count(t, pool, `select count(*) from soniq_jobs where status = 'done' and result = '{"n": 1}'`) == 1
 	})
 	status := s.ok("status")

@@ -13,28 +13,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
+
+	"soniq/internal/eventually"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-const deadline = 30 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	timeout := time.After(deadline)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("waited %s for %s", deadline, what)
-		}
-	}
-}
 
 func newWarden(t *testing.T) *Warden {
 	t.Helper()
@@ -72,7 +57,7 @@ func wantGone(t *testing.T, file string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "process "+field+" to end", func() bool { return ended(pid) })
+		eventually.True(t, "process "+field+" to end", func() bool { return ended(pid) })
 	}
 }
 
@@ -102,12 +87,12 @@ func TestWarden_close_killsWhatIsLeft(t *testing.T) {
 			Line: `sleep 300 & echo $! $$ > ` + pids + `.new; mv ` + pids + `.new ` + pids + `; wait`,
 		})
 	}()
-	eventually(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
+	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
 	// A warden that somebody kills is replaced, and the new one knows all.
 	if err := w.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the warden's end", func() bool { return ended(w.cmd.Process.Pid) })
+	eventually.True(t, "the warden's end", func() bool { return ended(w.cmd.Process.Pid) })
 	if err := w.Run(t.Context(), Command{Line: "true"}); err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"soniq/internal/eventually"
 )
 
 func TestAcquire_manyProcesses_shareOneServerAndLastOneStopsIt(t *testing.T) {
@@ -61,7 +63,7 @@ func TestAcquire_holderKilled_serverStaysForOthersAndEndsWithTheLast(t *testing.
 	query(t, second.url, `select 'still there'`)
 
 	second.kill()
-	eventually(t, "the server ends after its last holder was killed", func() bool { return !alive(pid) })
+	eventually.True(t, "the server ends after its last holder was killed", func() bool { return !alive(pid) })
 }
 
 func TestAcquire_serverCrashed_startsAgainOnSameDataAndPort(t *testing.T) {
@@ -72,7 +74,7 @@ func TestAcquire_serverCrashed_startsAgainOnSameDataAndPort(t *testing.T) {
 	pid := serverPID(t, dir)
 
 	must(t, syscall.Kill(pid, syscall.SIGKILL))
-	eventually(t, "the server is gone", func() bool { return !alive(pid) })
+	eventually.True(t, "the server is gone", func() bool { return !alive(pid) })
 	if !exists(dir, "dev", "data", "postmaster.pid") {
 		t.Fatal("the crash left no pid file: the test tests nothing")
 	}
@@ -176,7 +178,7 @@ func TestAcquire_hammered_leaseIsAlwaysGood(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "the server ends", func() bool { return serverPID(t, dir) == 0 })
+	eventually.True(t, "the server ends", func() bool { return serverPID(t, dir) == 0 })
 }
 
 func TestAcquire_contextOver_returnsAtOnce(t *testing.T) {
@@ -204,7 +206,7 @@ func TestAcquire_contextOverWhileInitialising_leavesNothingRunning(t *testing.T)
 		done <- err
 	}()
 	fresh := filepath.Join(dir, "dev", "data.new-")
-	eventually(t, "initdb runs", func() bool {
+	eventually.True(t, "initdb runs", func() bool {
 		found, err := filepath.Glob(fresh + "*/base")
 		return err == nil && len(found) > 0
 	})
@@ -212,7 +214,7 @@ func TestAcquire_contextOverWhileInitialising_leavesNothingRunning(t *testing.T)
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want cancelled", err)
 	}
-	eventually(t, "initdb and its children are gone", func() bool {
+	eventually.True(t, "initdb and its children are gone", func() bool {
 		return !slices.ContainsFunc(processes(t), func(line string) bool { return strings.Contains(line, fresh) })
 	})
 	// What it left is no obstacle.

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
@@ -250,18 +249,6 @@ func remember(t *testing.T, url string) (oid string) {
 func remembers(t *testing.T, url, oid string) bool {
 	t.Helper()
 	return query(t, url, `select (count(*) = 1)::text from pg_largeobject_metadata where oid = `+oid) == "true"
-}
-
-// eventually waits for a condition that has no signal.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for !condition() {
-		if pause(ctx, 5*time.Millisecond) != nil {
-			t.Fatalf("not within 20 s: %s", what)
-		}
-	}
 }
 
 func must(t *testing.T, err error) {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/eventually"
 )
 
 func TestServer_killedAndRestarted_keepsDataAndURLUntilStop(t *testing.T) {
@@ -41,7 +43,7 @@ func TestServer_makerKilled_leavesNothing(t *testing.T) {
 	h.await(t)
 	query(t, h.url, `select 'it runs'`)
 	h.kill()
-	eventually(t, "server and folder are gone", func() bool {
+	eventually.True(t, "server and folder are gone", func() bool {
 		_, err := tryQuery(t.Context(), h.url, `select ''`)
 		return err != nil && !exists(h.dir)
 	})

@@ -15,6 +15,7 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -187,7 +188,7 @@ func TestFleet_killedPython_isRecoveredByGo(t *testing.T) {
 	}
 	execute(t, pool, `update soniq_workers set last_heartbeat = now() - interval '301 seconds' where version is null`)
 	for _, id := range jobs {
-		eventually(t, "the job is queued again", func() bool {
+		eventually.True(t, "the job is queued again", func() bool {
 			// A new job makes Go look at the other workers.
 			execute(t, pool, `select pg_notify('soniq_new_job', 'go')`)
 			return value[bool](t, pool, `select status = 'queued' from soniq_jobs where id = $1`, id)
@@ -222,7 +223,7 @@ func TestFleet_killedGo_isRecoveredByPython(t *testing.T) {
 		victim.kill(t)
 		age(t, pool, victim)
 		py.worker(t, pool, "shared")
-		eventually(t, "Python's sweep", func() bool {
+		eventually.True(t, "Python's sweep", func() bool {
 			// Python sweeps after it was woken, or after its poll.
 			execute(t, pool, `select pg_notify('soniq_new_job', 'shared')`)
 			return value[bool](t, pool, `select attempts = 2 from soniq_jobs where id = $1`, id)
@@ -263,7 +264,7 @@ func TestFleet_goWorkerSweptByPython_losesTheClaimAndRejoins(t *testing.T) {
 		id := enqueue(t, client, "go.held", nil, engine.Queue("go"))
 		receive(t, "the first attempt", attempts)
 		eval[any](t, c, `await app.ensure_initialized()`, nil)
-		eventually(t, "Python finds the worker stale", func() bool {
+		eventually.True(t, "Python finds the worker stale", func() bool {
 			// Its next heartbeat may come in between.
 			execute(t, pool, `update soniq_workers set last_heartbeat = now() - interval '301 seconds'`)
 			return eval[int](t, c, `await app.backend.cleanup_stale_workers(stale_threshold_seconds=300)`, nil) == 1
@@ -360,7 +361,7 @@ func TestLocks_bothTakeTurns(t *testing.T) {
 			t.Fatal(err)
 		}
 		await(t, pool, "Go has cleaned up", `select (`+expired+`) = 0`)
-		eventually(t, "Python's turn", func() bool { return take(maintenance) })
+		eventually.True(t, "Python's turn", func() bool { return take(maintenance) })
 	})
 }
 

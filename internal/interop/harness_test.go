@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
 
@@ -60,21 +61,7 @@ func column[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) []
 // await runs a query that answers with a boolean until it is true.
 func await(t *testing.T, pool *pgxpool.Pool, what, sql string, args ...any) {
 	t.Helper()
-	eventually(t, what, func() bool { return value[bool](t, pool, sql, args...) })
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
+	eventually.True(t, what, func() bool { return value[bool](t, pool, sql, args...) })
 }
 
 func newClient(t *testing.T, pool *pgxpool.Pool) *engine.Client {
@@ -99,7 +86,7 @@ func enqueue(t *testing.T, c *engine.Client, name string, args any, opts ...engi
 func ended(t *testing.T, c *engine.Client, id uuid.UUID) *engine.Job {
 	t.Helper()
 	var job *engine.Job
-	eventually(t, "the end of job "+id.String(), func() bool {
+	eventually.True(t, "the end of job "+id.String(), func() bool {
 		var err error
 		if job, err = c.Job(t.Context(), id); err != nil {
 			t.Fatal(err)
