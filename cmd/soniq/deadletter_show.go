@@ -111,16 +111,25 @@ func whyDead(j deadletter.Job) string {
 	}
 	switch j.Reason {
 	case deadletter.MaxRetriesExceeded:
-		if j.ErrorKind == deadletter.KindCrash {
+		switch j.ErrorKind {
+		case deadletter.KindCrash:
 			return "Its worker died while it ran, and no attempt remains."
+		case deadletter.KindPanic:
+			return "Its handler panicked, and no attempt remains."
+		case deadletter.KindGoexit:
+			return "Its handler ended its goroutine, and no attempt remains."
+		default:
+			return "It failed, and no attempt remains."
 		}
-		return "It failed, and no attempt remains."
 	case deadletter.PermanentFailure:
 		switch j.DecidedBy {
 		case deadletter.ByRule:
 			return "The job's own rule says that " + what + " is permanent: no retry can help."
 		case deadletter.ByMarker:
 			return "Its handler said that " + what + " is permanent: no retry can help."
+		}
+		if name, ok := strings.CutPrefix(j.DecidedBy, deadletter.ByClassifier+":"); ok {
+			return "The worker's classifier " + name + " says that " + what + " is permanent: no retry can help."
 		}
 		return "Its handler said that the failure is permanent: no retry can help."
 	case deadletter.JobNotFound:
