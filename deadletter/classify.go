@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"cmp"
 	"fmt"
 )
 
@@ -29,6 +30,9 @@ type Attempt struct {
 	// Permanent is the job's own rule for errors that no retry can help. May
 	// be nil. A rule that panics has no opinion.
 	Permanent func(error) bool
+	// Classifiers decide, the first that has advice, where neither a marker nor
+	// the job's rule does. Default none.
+	Classifiers []Classifier
 	// Stack is the goroutine's stack at a panic, as debug.Stack prints it, or
 	// that of a handler which ignores its context. May be empty.
 	Stack string
@@ -42,6 +46,9 @@ const (
 	ByMarker = "marker"
 	// ByRule: the job's own rule.
 	ByRule = "rule"
+	// ByClassifier: a classifier, whose name follows after a colon:
+	// "classifier:http".
+	ByClassifier = "classifier"
 	// ByArguments: the arguments couldn't be read.
 	ByArguments = "arguments"
 	// ByTimeout: the last attempt ran into the job's deadline.
@@ -64,9 +71,9 @@ type Verdict struct {
 	// known: "*net.OpError".
 	Type string
 	// Code is what the error's method ErrorCode() string or SQLState() string
-	// says.
+	// says, else what a classifier reads from it.
 	Code string
-	// DecidedBy is one of the By constants.
+	// DecidedBy is one of the By constants; see ByClassifier.
 	DecidedBy string
 	// Fingerprint is 16 hex digits, equal for failures of one job that differ
 	// only in ids, numbers and the like.
@@ -85,13 +92,15 @@ type Verdict struct {
 //	an error says Permanent() true  permanent_failure, at once
 //	an error says Permanent() false retry while attempts are left
 //	the job's rule says permanent   permanent_failure, at once
+//	a classifier says permanent     permanent_failure, at once
+//	a classifier says retry         retry while attempts are left
 //	attempts are left               retry
 //	the job's deadline passed       timeout
 //	anything else                   max_retries_exceeded
 //
 // Permanent() is looked for in the whole tree of wrapped errors. Of two that
 // wrap each other the outer one counts; of two that are joined, the one that
-// says true.
+// says true. See [Classifier] for what the classifiers aren't asked about.
 //
 // Classify never panics, whatever the methods of the error do.
 func Classify(a Attempt) Verdict {
@@ -100,14 +109,26 @@ func Classify(a Attempt) Verdict {
 		v.Kind = KindError
 	}
 	marked, permanent := permanence(a.Err)
+	ruled := marked == nil && rules(a)
+	var opinion Opinion
+	classifier := ""
+	if v.Kind == KindError {
+		opinion, classifier = ask(a)
+		if marked != nil || ruled {
+			opinion.Advice, opinion.Err, classifier = NoAdvice, nil, ""
+		}
+	}
 
 	source := a.Err
-	if permanent {
+	switch {
+	case permanent:
 		source = marked
+	case opinion.Advice == AdvisePermanent:
+		source = opinion.Err
 	}
 	if source != nil {
 		v.Type = Storable(errorType(source), maxNameBytes)
-		v.Code = Storable(errorCode(a.Err), maxNameBytes)
+		v.Code = Storable(code(a, opinion), maxNameBytes)
 	}
 	v.Message = Storable(message(a, v.Kind), MaxErrorBytes)
 	v.Stack = Storable(a.Stack, maxStackBytes)
@@ -121,10 +142,14 @@ func Classify(a Attempt) Verdict {
 		v.Reason, v.DecidedBy = InvalidArguments, ByArguments
 	case permanent:
 		v.Reason, v.DecidedBy = PermanentFailure, ByMarker
-	case marked == nil && rules(a):
+	case ruled:
 		v.Reason, v.DecidedBy = PermanentFailure, ByRule
+	case opinion.Advice == AdvisePermanent:
+		v.Reason, v.DecidedBy = PermanentFailure, classifier
 	case !exhausted && marked != nil:
 		v.Retry, v.DecidedBy = true, ByMarker
+	case !exhausted && opinion.Advice == AdviseRetry:
+		v.Retry, v.DecidedBy = true, classifier
 	case !exhausted:
 		v.Retry, v.DecidedBy = true, ByBudget
 	case v.Kind == KindTimeout:
@@ -133,6 +158,16 @@ func Classify(a Attempt) Verdict {
 		v.Reason, v.DecidedBy = MaxRetriesExceeded, ByBudget
 	}
 	return v
+}
+
+// code is what the failure says of itself in a word. Of a classifier's advice it
+// is that of the error which it is about: another one of the tree would tell
+// something else.
+func code(a Attempt, o Opinion) string {
+	if o.Advice != NoAdvice {
+		return cmp.Or(errorCode(o.Err), o.Code)
+	}
+	return cmp.Or(errorCode(a.Err), o.Code)
 }
 
 // rules asks the job's own rule.

@@ -51,6 +51,11 @@ type WorkerConfig struct {
 	// WarnDeadAge is the same for the oldest of them: how long ago it may have
 	// died. Default none.
 	WarnDeadAge time.Duration
+	// Classifiers judge what the handlers return, in their order, where neither
+	// a marker (see Permanent) nor the job's own rule (PermanentIf) decides:
+	// deadletter.HTTP(), GRPC(), Postgres(), or your own. Default none: each
+	// error is tried again.
+	Classifiers []deadletter.Classifier
 	// Retention says how long dead letters are kept. One worker of the fleet
 	// deletes what no longer is, in small batches; see deadletter.Queue.Retain.
 	// Workers should have the same rules. Default none: they are kept for ever.
@@ -142,6 +147,11 @@ func (c WorkerConfig) validate() error {
 	} {
 		if d < 0 {
 			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
+		}
+	}
+	for i, classifier := range c.Classifiers {
+		if err := classifier.Validate(); err != nil {
+			return fmt.Errorf("config: Classifiers: number %d: %w", i+1, err)
 		}
 	}
 	if err := deadletter.ValidateRetention(c.Retention); err != nil {

@@ -71,6 +71,8 @@ type execution struct {
 	handle HandlerFunc
 	// timeout bounds the attempt; 0 is none.
 	timeout time.Duration
+	// classifiers are the worker's, or the handler's own.
+	classifiers []deadletter.Classifier
 
 	// When the run began and, as stackOf knows it, in which goroutine.
 	started   time.Time
@@ -231,6 +233,7 @@ func (e *execution) fail(kind deadletter.Kind, err error, message, stack string)
 		Err:         err,
 		Message:     message,
 		Permanent:   e.handler.permanent,
+		Classifiers: e.classifiers,
 		Stack:       stack,
 	})
 	if !verdict.Retry {

@@ -1,6 +1,10 @@
 package engine
 
-import "time"
+import (
+	"time"
+
+	"soniq/deadletter"
+)
 
 // HandleOption sets how the jobs of one name are run; see [Handle].
 type HandleOption interface{ applyHandle(*handler) }
@@ -71,6 +75,12 @@ func AttemptLimit(n int) HandleOption {
 // is asked after the markers of [Permanent].
 func PermanentIf(rule func(error) bool) HandleOption {
 	return handleOption(func(h *handler) { h.permanent = rule })
+}
+
+// ClassifyBy replaces, for a handler, the worker's Classifiers; without any it
+// turns them off.
+func ClassifyBy(classifiers ...deadletter.Classifier) HandleOption {
+	return handleOption(func(h *handler) { h.classifiers, h.ownClassifiers = classifiers, true })
 }
 
 // Priority orders due jobs of a queue: lower runs first. Default 100.

@@ -9,6 +9,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"soniq/deadletter"
 )
 
 // Registry maps job names to their handlers. Fill it before it is given to a
@@ -29,7 +31,10 @@ type handler struct {
 	timeout     time.Duration
 	retry       RetryPolicy
 	permanent   func(error) bool
-	concurrency *int
+	// classifiers take the place of the worker's if ownClassifiers.
+	classifiers    []deadletter.Classifier
+	ownClassifiers bool
+	concurrency    *int
 	// attemptLimit, if set, beats a job's own max attempts.
 	attemptLimit *int
 	argsType     string
@@ -119,6 +124,11 @@ func (h *handler) validate() error {
 	} {
 		if n != nil && (*n < 1 || *n > math.MaxInt32) {
 			return fmt.Errorf("handler %q: %s must be from 1 to %d, not %d", h.name, what, math.MaxInt32, *n)
+		}
+	}
+	for i, classifier := range h.classifiers {
+		if err := classifier.Validate(); err != nil {
+			return fmt.Errorf("handler %q: classifier %d: %w", h.name, i+1, err)
 		}
 	}
 	if h.retry == nil {

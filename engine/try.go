@@ -15,7 +15,8 @@ import (
 //
 // The job is one that was enqueued with the defaults of its handler, at the
 // attempt of this number; 1 is the first. It is in the outcome, with its
-// result. timeout bounds the attempt where the handler doesn't; 0 is none.
+// result. timeout bounds the attempt where the handler doesn't; 0 is none. Of
+// classifiers, those of ClassifyBy are asked: the others are a worker's.
 func (r *Registry) Try(ctx context.Context, name string, args any, attempt int, timeout time.Duration) (Outcome, error) {
 	h, ok := r.handlers[name]
 	if !ok {
@@ -45,7 +46,7 @@ func (r *Registry) Try(ctx context.Context, name string, args any, attempt int, 
 	if err != nil {
 		return Outcome{}, err
 	}
-	e := &execution{job: job, handler: h, handle: run, timeout: timeout}
+	e := &execution{job: job, handler: h, handle: run, timeout: timeout, classifiers: h.classifiers}
 	if h.timeout != 0 {
 		e.timeout = h.timeout
 	}

@@ -456,10 +456,14 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	for i, job := range jobs {
 		e := &execution{
 			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
-			timeout: w.config.JobTimeout, worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
+			timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
+			worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
 		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
+		}
+		if e.handler.ownClassifiers {
+			e.classifiers = e.handler.classifiers
 		}
 		e.ctx, w.running[job] = context.WithCancelCause(ctx)
 		w.held[job.token]++

@@ -74,11 +74,18 @@ func (c *groupsCmd) Run(a *app) error {
 	return nil
 }
 
-// printGroups prints a table that fits the terminal.
+// printGroups prints a table that fits the terminal. What is under way, and
+// what is mended, has a column where there is any.
 func (a *app) printGroups(groups []deadletter.Group) error {
+	var replaying, resolved bool
+	for _, g := range groups {
+		replaying, resolved = replaying || g.Replaying > 0, resolved || g.Resolved > 0
+	}
 	t := table{columns: []column{
 		{title: "GROUP"},
 		{title: "DEAD", right: true},
+		{title: "REPLAYING", right: true, empty: !replaying},
+		{title: "RESOLVED", right: true, empty: !resolved, drop: 1},
 		{title: "ALL", right: true, drop: 2},
 		{title: "LAST", right: true},
 		{title: "FIRST", right: true, drop: 3},
@@ -94,7 +101,7 @@ func (a *app) printGroups(groups []deadletter.Group) error {
 			reasons[i] = string(r)
 		}
 		t.add(
-			g.ID, thousands(g.Dead), thousands(g.Count), age(now, g.LastSeen), age(now, g.FirstSeen), spark(g.Trend, 12),
+			g.ID, thousands(g.Dead), thousands(g.Replaying), thousands(g.Resolved), thousands(g.Count), age(now, g.LastSeen), age(now, g.FirstSeen), spark(g.Trend, 12),
 			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), errorLine(g.SampleError),
 		)
 	}

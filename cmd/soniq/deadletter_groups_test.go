@@ -59,6 +59,9 @@ func TestGroups_showsCausesAndEachVerbTakesOne(t *testing.T) {
 	if n := len(decode[[]deadletter.Job](t, s.ok("dlq", "list", "--group", group, "--json").out)); n != 7 {
 		t.Errorf("listed %d", n)
 	}
+	if j := decode[deadletter.Job](t, s.ok("dlq", "show", "--group", group, "--json").out); j.ID != groups[0].SampleID {
+		t.Errorf("showed %s, want the latest, %s", j.ID, groups[0].SampleID)
+	}
 	wantIn(t, "preview", s.ok("dlq", "replay", "--group", group, "--dry-run").out, "Would replay 7 dead letters")
 	if n := len(decode[[]deadletter.Job](t, s.ok("dlq", "export", "--group", group).out)); n != 7 {
 		t.Errorf("exported %d", n)
@@ -69,6 +72,38 @@ func TestGroups_showsCausesAndEachVerbTakesOne(t *testing.T) {
 	}
 	s.tty = true
 	for _, width := range []int{60, 80, 100, 140} {
+		s.width = width
+		for line := range strings.Lines(s.ok("dlq", "groups").out) {
+			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
+			}
+		}
+	}
+}
+
+// DEAD 0 alone could mean that the replays still run.
+func TestGroups_tellsWhatIsUnderWayAndWhatIsMended(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	seed(t, pool, letter{})
+	header := func() string {
+		first, _, _ := strings.Cut(s.ok("dead-letter", "groups").out, "\n")
+		return strings.Join(strings.Fields(first)[:4], " ")
+	}
+	if got := header(); got != "GROUP DEAD ALL LAST" {
+		t.Errorf("with dead ones alone: %s", got)
+	}
+	seed(t, pool, letter{state: "resolved"})
+	if got := header(); got != "GROUP DEAD RESOLVED ALL" {
+		t.Errorf("with a resolved one: %s", got)
+	}
+	seed(t, pool, letter{state: "replaying"})
+	if got := header(); got != "GROUP DEAD REPLAYING RESOLVED" {
+		t.Errorf("with one that is being replayed: %s", got)
+	}
+	s.tty = true
+	for _, width := range []int{60, 80, 140} {
 		s.width = width
 		for line := range strings.Lines(s.ok("dlq", "groups").out) {
 			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,34 +13,38 @@ import (
 )
 
 type showCmd struct {
-	ID     string `arg:"" name:"id" help:"The dead letter's id; its first digits will do."`
-	Reveal bool   `help:"Show secrets too: values of keys such as password or api_key, tokens in texts."`
+	ID     *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
+	Group  *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
+	Reveal bool    `help:"Show secrets too: values of keys such as password or api_key, tokens in texts."`
 }
 
 func (showCmd) Help() string {
 	return `The whole story: why it died, the error of each attempt, arguments, replays and what became of them, who did what.
 
     soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter show --group 4f2a9c0d1e3b5a77
     soniq dead-letter show 01890a5d --json --reveal`
 }
 
 func (c *showCmd) Run(a *app) error {
-	if err := checkIDs([]string{c.ID}); err != nil {
-		return err
+	switch {
+	case c.ID == nil && c.Group == nil:
+		return usagef("which dead letter? give its id, or --group for the latest of a group")
+	case c.ID != nil && c.Group != nil:
+		return usagef("give either an id or --group")
+	case c.ID != nil:
+		if err := checkIDs([]string{*c.ID}); err != nil {
+			return err
+		}
+	case *c.Group == "":
+		return usagef("--group is empty")
 	}
 	pool, err := a.open()
 	if err != nil {
 		return err
 	}
 	queue := deadletter.NewQueue(pool)
-	id, err := findID(a.ctx, queue, c.ID)
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.ID, err)
-	}
-	j, err := queue.Get(a.ctx, id)
-	if errors.Is(err, deadletter.ErrNotFound) {
-		return fmt.Errorf("%s: %w", id, deadletter.ErrNotFound)
-	}
+	j, err := c.letter(a.ctx, queue)
 	if err != nil {
 		return err
 	}
@@ -47,10 +52,10 @@ func (c *showCmd) Run(a *app) error {
 		j = j.Redacted()
 	}
 	s := letterStory{Job: j}
-	if s.Lineage, err = queue.Lineage(a.ctx, id); err != nil {
+	if s.Lineage, err = queue.Lineage(a.ctx, j.ID); err != nil {
 		return err
 	}
-	if s.History, err = queue.History(a.ctx, id); err != nil {
+	if s.History, err = queue.History(a.ctx, j.ID); err != nil {
 		return err
 	}
 	for i := range s.History {
@@ -63,6 +68,29 @@ func (c *showCmd) Run(a *app) error {
 	}
 	a.printLetter(s)
 	return nil
+}
+
+// letter finds the one that the command names.
+func (c *showCmd) letter(ctx context.Context, queue *deadletter.Queue) (j deadletter.Job, err error) {
+	if c.Group != nil {
+		jobs, err := queue.List(ctx, deadletter.Filter{Groups: []string{*c.Group}, Limit: 1})
+		if err == nil && len(jobs) == 0 {
+			err = fmt.Errorf("--group %s: no dead letter is of this group", *c.Group)
+		}
+		if err != nil {
+			return j, err
+		}
+		return jobs[0], nil
+	}
+	id, err := findID(ctx, queue, *c.ID)
+	if err != nil {
+		return j, fmt.Errorf("%s: %w", *c.ID, err)
+	}
+	j, err = queue.Get(ctx, id)
+	if errors.Is(err, deadletter.ErrNotFound) {
+		return j, fmt.Errorf("%s: %w", id, deadletter.ErrNotFound)
+	}
+	return j, err
 }
 
 // letterStory is all that is known of a dead letter.
@@ -83,16 +111,25 @@ func whyDead(j deadletter.Job) string {
 	}
 	switch j.Reason {
 	case deadletter.MaxRetriesExceeded:
-		if j.ErrorKind == deadletter.KindCrash {
+		switch j.ErrorKind {
+		case deadletter.KindCrash:
 			return "Its worker died while it ran, and no attempt remains."
+		case deadletter.KindPanic:
+			return "Its handler panicked, and no attempt remains."
+		case deadletter.KindGoexit:
+			return "Its handler ended its goroutine, and no attempt remains."
+		default:
+			return "It failed, and no attempt remains."
 		}
-		return "It failed, and no attempt remains."
 	case deadletter.PermanentFailure:
 		switch j.DecidedBy {
 		case deadletter.ByRule:
 			return "The job's own rule says that " + what + " is permanent: no retry can help."
 		case deadletter.ByMarker:
 			return "Its handler said that " + what + " is permanent: no retry can help."
+		}
+		if name, ok := strings.CutPrefix(j.DecidedBy, deadletter.ByClassifier+":"); ok {
+			return "The worker's classifier " + name + " says that " + what + " is permanent: no retry can help."
 		}
 		return "Its handler said that the failure is permanent: no retry can help."
 	case deadletter.JobNotFound:

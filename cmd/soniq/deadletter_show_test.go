@@ -105,3 +105,45 @@ func TestStats_barsFitTheTerminal_andTheHighestIsTheLongest(t *testing.T) {
 	out := s.ok("dead-letter", "stats").out
 	wantIn(t, "stats", out, "9 dead letters: 8 dead, 0 being replayed, 1 resolved", strings.Repeat("█", barWidth)+"\n", strings.Repeat("█", barWidth/8)+"\n")
 }
+
+// The sentence behind the reason, for all that can decide on each.
+func TestShow_explainsEachVerdict(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := newShell(t, pool.Config().ConnString())
+	const judged = `
+		update soniq_dead_letter_jobs
+		set error_kind = nullif($2, ''), error_type = nullif($3, ''), error_code = nullif($4, ''), decided_by = nullif($5, '')
+		where id = $1`
+	for _, c := range []struct {
+		reason, kind, errorType, code, decidedBy string
+		want                                     string
+	}{
+		{"max_retries_exceeded", "error", "*url.Error", "503", "budget", "It failed, and no attempt remains."},
+		{"max_retries_exceeded", "crash", "", "", "budget", "Its worker died while it ran, and no attempt remains."},
+		{"max_retries_exceeded", "panic", "", "", "budget", "Its handler panicked, and no attempt remains."},
+		{"max_retries_exceeded", "goexit", "", "", "budget", "Its handler ended its goroutine, and no attempt remains."},
+		{"max_retries_exceeded", "", "", "", "", "It failed, and no attempt remains."},
+		{"permanent_failure", "error", "*shop.Declined", "card_declined", "marker", "Its handler said that *shop.Declined with the code card_declined is permanent: no retry can help."},
+		{"permanent_failure", "error", "*main.commandError", "exit status 78", "marker", "Its handler said that this error with the code exit status 78 is permanent: no retry can help."},
+		{"permanent_failure", "error", "*errors.errorString", "", "rule", "The job's own rule says that *errors.errorString is permanent: no retry can help."},
+		{"permanent_failure", "error", "shop.Status", "404", "classifier:http", "The worker's classifier http says that shop.Status with the code 404 is permanent: no retry can help."},
+		{"permanent_failure", "error", "", "", "classifier:a\x1b[2J", `The worker's classifier a\x1b[2J says that this error is permanent: no retry can help.`},
+		{"permanent_failure", "", "", "", "", "Its handler said that the failure is permanent: no retry can help."},
+		{"invalid_arguments", "decode", "", "", "arguments", "Its handler refused the arguments, so it was not tried again."},
+		{"job_not_found", "unregistered", "", "", "fleet", "No worker registered a handler for this name: deploy one, then replay."},
+		{"timeout", "timeout", "", "", "timeout", "Its last attempt ran into the timeout, and none remains."},
+		{"manual_move", "", "", "", "operator", "Somebody moved it here by hand."},
+		{"resource_exhausted", "", "", "", "", "Another program wrote this reason."},
+	} {
+		id := seed(t, pool, letter{reason: c.reason})
+		if _, err := pool.Exec(t.Context(), judged, id, c.kind, c.errorType, c.code, c.decidedBy); err != nil {
+			t.Fatal(err)
+		}
+		out := s.ok("dead-letter", "show", id.String()).out
+		if want := "\nReason       " + c.reason + ". " + c.want + "\n"; !strings.Contains(out, want) {
+			t.Errorf("%+v: show lacks %q:\n%s", c, want, out)
+		}
+		checkSafe(t, out)
+	}
+}

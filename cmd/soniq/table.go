@@ -17,6 +17,8 @@ type column struct {
 	right bool // aligned to the right
 	min   int  // may shrink to this width; 0 keeps its full width
 	drop  int
+	// empty columns have nothing to tell, and are left out at any width.
+	empty bool
 	// style is that of a cell; nil is none.
 	style func(cell string) style
 }
@@ -100,7 +102,9 @@ func (t *table) layout(room int) (shown, widths []int) {
 		for _, row := range t.rows {
 			full[i] = max(full[i], textWidth(row[i]))
 		}
-		shown = append(shown, i)
+		if !c.empty {
+			shown = append(shown, i)
+		}
 	}
 	for {
 		widths = slices.Clone(full)

@@ -1,0 +1,94 @@
+package engine_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+// answer is an error with the status of an HTTP response.
+type answer int
+
+func (a answer) Error() string   { return fmt.Sprintf("the server answered %d", int(a)) }
+func (a answer) StatusCode() int { return int(a) }
+
+func TestWorker_classifiers_decideAndAreKept(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	handle := func(name string, err error, opts ...engine.HandleOption) {
+		engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, err }, append(opts, soon)...)
+	}
+	fit := deadletter.Classifier{Name: "fit", Judge: func(error) deadletter.Opinion {
+		return deadletter.Opinion{Advice: deadletter.AdvisePermanent}
+	}}
+	handle("gone", fmt.Errorf("fetch: %w", answer(404)))
+	handle("busy", answer(503))
+	handle("own", errors.New("no"), engine.ClassifyBy(fit))
+	handle("off", answer(404), engine.ClassifyBy())
+	engine.HandleRaw(reg, "check", func(ctx context.Context, _ *engine.Job) (any, error) {
+		_, err := pool.Exec(ctx, `select 'abc'::integer`)
+		return nil, err
+	}, soon)
+	w := start(t, pool, reg, engine.WorkerConfig{
+		Classifiers: []deadletter.Classifier{deadletter.HTTP(), deadletter.Postgres()},
+	})
+	client := newClient(t, pool)
+	for _, c := range []struct {
+		name          string
+		attempts      int
+		reason        deadletter.Reason
+		decided, code string
+		first         string // who decided on the first attempt
+	}{
+		{"gone", 1, deadletter.PermanentFailure, "classifier:http", "404", "classifier:http"},
+		{"busy", 2, deadletter.MaxRetriesExceeded, "budget", "503", "classifier:http"},
+		{"own", 1, deadletter.PermanentFailure, "classifier:fit", "", "classifier:fit"},
+		{"off", 2, deadletter.MaxRetriesExceeded, "budget", "", "budget"},
+		{"check", 1, deadletter.PermanentFailure, "classifier:postgres", "22P02", "classifier:postgres"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			id := enqueue(t, client, c.name, json.RawMessage(`{}`), engine.MaxAttempts(2))
+			w.waitForJob(t, id)
+			dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if dead.Attempts != c.attempts || dead.Reason != c.reason || dead.DecidedBy != c.decided || dead.ErrorCode != c.code {
+				t.Errorf("%s after %d attempts, decided by %s, code %q; want %s, %d, %s, %q",
+					dead.Reason, dead.Attempts, dead.DecidedBy, dead.ErrorCode, c.reason, c.attempts, c.decided, c.code)
+			}
+			if len(dead.Errors) != c.attempts || dead.Errors[0].DecidedBy != c.first || dead.Errors[0].Code != c.code {
+				t.Errorf("its history is %+v", dead.Errors)
+			}
+		})
+	}
+}
+
+func TestClassifiers_badOne_isNamed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	noop := func(context.Context, *engine.Job) (any, error) { return nil, nil }
+	good, bad := engine.NewRegistry(), engine.NewRegistry()
+	engine.HandleRaw(good, "x", noop)
+	engine.HandleRaw(bad, "x", noop, engine.ClassifyBy(deadletter.HTTP(), deadletter.Classifier{Name: "mine"}))
+	for want, c := range map[string]struct {
+		reg    *engine.Registry
+		config engine.WorkerConfig
+	}{
+		"config: Classifiers: number 1: it has no Name":     {good, engine.WorkerConfig{Classifiers: []deadletter.Classifier{{}}}},
+		`handler "x": classifier 2: mine: its Judge is nil`: {bad, engine.WorkerConfig{}},
+	} {
+		if _, err := engine.NewWorker(pool, c.reg, c.config); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
