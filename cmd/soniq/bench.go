@@ -128,8 +128,9 @@ func (c *benchCmd) matches() ([]bench.Match, error) {
 	failing := bench.Soniq{Label: "soniq, tuned", Concurrency: c.Concurrency, Fails: true}
 	plain, told := bench.Plain{}, bench.Plain{Notify: true}
 	all := []bench.Match{
-		{Workload: bench.BurnDown, Systems: []bench.System{plain, tuned, defaults}},
+		{Workload: bench.BurnDown, Systems: []bench.System{plain, tuned}},
 		{Workload: bench.BurnDown, Systems: []bench.System{bench.Plain{Delete: true}, deleting}},
+		{Workload: bench.BurnDownFew, Systems: []bench.System{plain, defaults}},
 		{Workload: bench.Sustained, Systems: []bench.System{told, defaults}},
 		{Workload: bench.Enqueue, Systems: []bench.System{plain, defaults}},
 		{Workload: bench.EnqueueEight, Systems: []bench.System{plain, defaults}},

@@ -52,7 +52,7 @@ func TestBench_smallRun_measuresWhatIsAsked(t *testing.T) {
 		}
 	}
 	want := []string{
-		"burn-down: plain SQL", "burn-down: soniq, tuned", "burn-down: soniq, defaults",
+		"burn-down: plain SQL", "burn-down: soniq, tuned",
 		"burn-down: plain SQL, deleting", "burn-down: soniq, tuned, deleting",
 		"wake: plain SQL", "wake: soniq, defaults",
 		"failures: soniq, tuned",

@@ -53,12 +53,21 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	n := float64(o.Jobs)
 	return []Figure{
 		perSecond("worked off", o.Jobs, ended.Sub(start)),
-		{Name: "WAL a job, with its insert and expiry", Value: bytes / n, Unit: "B", Lower: true},
+		{Name: WAL, Value: bytes / n, Unit: "B", Lower: true},
 		{Name: "row versions left behind a job", Value: tuples / n, Unit: "", Lower: true},
 		{Name: "allocations a job", Value: float64(after.Mallocs-before.Mallocs) / n, Unit: "", Lower: true},
 		{Name: "heap at most", Value: float64(peak.Load()) / (1 << 20), Unit: "MB", Lower: true},
 	}, nil
 }
+
+// burnDownFew is burnDown with a tenth of the jobs.
+func burnDownFew(ctx context.Context, s *stage, o Options) ([]Figure, error) {
+	o.Jobs = max(o.Jobs/10, 1)
+	return burnDown(ctx, s, o)
+}
+
+// WAL is the name of a burn-down's figure.
+const WAL = "WAL a job, with its insert and expiry"
 
 // wal measures what is written to the server's log between begin and end. Other
 // databases of the server write there too.
