@@ -804,6 +804,14 @@ create table if not exists soniq_chores (
   raised_at timestamptz
 );
 
+---------------------------------------------------------------------------
+-- 0160: the dead letters of replays
+---------------------------------------------------------------------------
+
+-- Hardly any row is one: the others pay nothing.
+create index if not exists idx_soniq_dead_letter_jobs_replay_of
+  on soniq_dead_letter_jobs (replay_of) where replay_of is not null;
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$
