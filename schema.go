@@ -210,27 +210,32 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
-// neither program's claim gains from once idx_soniq_jobs_claim exists. The two
-// unique arbiters, worker_id and expires_at are not among them.
+// neither program's claim gains from once idx_soniq_jobs_claim exists, and those
+// on soniq_dead_letter_jobs that are the beginning of another one. The two unique
+// arbiters, worker_id and expires_at are not among them.
 var redundantIndexes = []string{
 	"idx_soniq_jobs_status_priority",
 	"idx_soniq_jobs_queue_status",
 	"idx_soniq_jobs_queue_status_priority",
 	"idx_soniq_jobs_scheduled_at",
 	"idx_soniq_jobs_args_hash",
+	"idx_soniq_dead_letter_jobs_job_name",
+	"idx_soniq_dead_letter_jobs_queue",
+	"idx_soniq_dead_letter_jobs_reason",
 }
 
 const indexExistsSQL = `
 select exists (
   select from pg_index i
   join pg_class c on c.oid = i.indexrelid
-  where i.indrelid = 'soniq_jobs'::regclass
+  where i.indrelid in ('soniq_jobs'::regclass, 'soniq_dead_letter_jobs'::regclass)
     and c.relname = $1
 )`
 
-// Optimize drops, by name, the indexes on soniq_jobs that Python Soniq made
-// and that only slow both programs down: with all nine a claim costs four
-// times as much. It returns the names of those it dropped, none on a database
+// Optimize drops, by name, the indexes that Python Soniq made and that only slow
+// both programs down: with all nine on soniq_jobs a claim costs four times as
+// much, and with three more on soniq_dead_letter_jobs each dead letter and each
+// replay more than it need. It returns the names of those it dropped, none on a database
 // that [Setup] made. Each is dropped CONCURRENTLY, so that workers go on.
 func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
 	var dropped []string

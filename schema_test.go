@@ -438,7 +438,7 @@ func TestSetup_otherSchema_functionsArePinnedToIt(t *testing.T) {
 	}
 }
 
-func TestOptimize_pythonsDatabase_dropsItsFiveAndNoMore(t *testing.T) {
+func TestOptimize_pythonsDatabase_dropsItsEightAndNoMore(t *testing.T) {
 	t.Parallel()
 	python, ours := pythonPool(t), testdb.New(t)
 	setup(t, python)
@@ -448,6 +448,9 @@ func TestOptimize_pythonsDatabase_dropsItsFiveAndNoMore(t *testing.T) {
 	}
 	slices.Sort(dropped)
 	want := []string{
+		"idx_soniq_dead_letter_jobs_job_name",
+		"idx_soniq_dead_letter_jobs_queue",
+		"idx_soniq_dead_letter_jobs_reason",
 		"idx_soniq_jobs_args_hash",
 		"idx_soniq_jobs_queue_status",
 		"idx_soniq_jobs_queue_status_priority",
@@ -458,9 +461,11 @@ func TestOptimize_pythonsDatabase_dropsItsFiveAndNoMore(t *testing.T) {
 		t.Errorf("dropped %q, want %q", dropped, want)
 	}
 	// The arbiters, worker_id and expires_at are among the rest.
-	rest := queryColumn[string](t, python, indexesSQL, "soniq_jobs")
-	if d := difference(queryColumn[string](t, ours, indexesSQL, "soniq_jobs"), rest); len(d) > 0 {
-		t.Errorf("what is left is not what an empty database gets:\n%s", strings.Join(d, "\n"))
+	for _, table := range []string{"soniq_jobs", "soniq_dead_letter_jobs"} {
+		rest := queryColumn[string](t, python, indexesSQL, table)
+		if d := difference(queryColumn[string](t, ours, indexesSQL, table), rest); len(d) > 0 {
+			t.Errorf("what is left of %s is not what an empty database gets:\n%s", table, strings.Join(d, "\n"))
+		}
 	}
 	for _, pool := range []*pgxpool.Pool{python, ours} {
 		if again, err := soniq.Optimize(t.Context(), pool); err != nil || len(again) != 0 {
@@ -499,8 +504,8 @@ func TestOptimize_duringALongTransaction_blocksNobodyElse(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Wait(); err != nil || len(dropped) != 5 {
-		t.Errorf("dropped %q, %v; want five", dropped, err)
+	if err := g.Wait(); err != nil || len(dropped) != 8 {
+		t.Errorf("dropped %q, %v; want eight", dropped, err)
 	}
 }
 
@@ -524,8 +529,8 @@ func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(dropped[0]) + len(dropped[1]); n != 5 {
-		t.Errorf("dropped %q, want five in all", dropped)
+	if n := len(dropped[0]) + len(dropped[1]); n != 8 {
+		t.Errorf("dropped %q, want eight in all", dropped)
 	}
 }
 
