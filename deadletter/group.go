@@ -74,7 +74,7 @@ with groups as materialized (
   group by 1, 2
 )
 select
-  g.id, g.n, g.dead, g.replaying, g.resolved, 
+  g.id, g.n, g.dead, g.replaying, g.resolved,
   least(greatest(g.first_seen, ` + earliest + `), ` + latest + `),
   least(greatest(g.last_seen, ` + earliest + `), ` + latest + `),
   case
