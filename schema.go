@@ -210,10 +210,13 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
-// neither program's claim gains from once idx_soniq_jobs_claim exists, and those
-// on soniq_dead_letter_jobs that are the beginning of another one. The two unique
-// arbiters, worker_id and expires_at are not among them.
+// redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
+// neither program gains from once idx_soniq_jobs_claim and
+// idx_soniq_jobs_processing exist, and those on soniq_dead_letter_jobs that are
+// the beginning of another one. The two unique arbiters and expires_at are not
+// among them. That of worker_id serves the foreign key, which goes first.
 var redundantIndexes = []string{
+	"idx_soniq_jobs_worker_id",
 	"idx_soniq_jobs_status_priority",
 	"idx_soniq_jobs_queue_status",
 	"idx_soniq_jobs_queue_status_priority",
@@ -232,14 +235,42 @@ select exists (
     and c.relname = $1
 )`
 
-// Optimize drops, by name, the indexes that Python Soniq made and that only slow
-// both programs down: with all nine on soniq_jobs a claim costs four times as
-// much, and with three more on soniq_dead_letter_jobs each dead letter and each
-// replay more than it need. It returns the names of those it dropped, none on a database
-// that [Setup] made. Each is dropped CONCURRENTLY, so that workers go on.
+// workerKey is the foreign key of Python Soniq from a job to its worker. It
+// makes each claim lock the worker's row once more for each job.
+const workerKey = "soniq_jobs_worker_id_fkey"
+
+const workerKeyExistsSQL = `
+select exists (
+  select from pg_constraint
+  where conrelid = 'soniq_jobs'::regclass
+    and conname = $1
+)`
+
+// Whoever waits for a lock on the table holds up all who come after it: so it
+// waits no longer than a busy table takes between two statements.
+const dropWorkerKeySQL = `
+set local lock_timeout = '50ms';
+alter table soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
+
+// lockPause is between two tries to have the table alone.
+const lockPause = 500 * time.Millisecond
+
+// Optimize drops, by name, the indexes on soniq_jobs and soniq_dead_letter_jobs,
+// and the foreign key from a job to its worker, that Python Soniq made and that
+// only slow both programs down: with all of its nine indexes on soniq_jobs a claim
+// costs four times as much.
+// It returns the names of what it dropped, none on a database that [Setup]
+// made. Workers go on meanwhile: the indexes are dropped CONCURRENTLY, and the
+// key in a moment in which nobody else is at the table, which is waited for as
+// long as ctx allows.
 func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
 	var dropped []string
 	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
+		if had, err := dropWorkerKey(ctx, conn); err != nil {
+			return fmt.Errorf("drop foreign key %s: %w", workerKey, err)
+		} else if had {
+			dropped = append(dropped, workerKey)
+		}
 		for _, name := range redundantIndexes {
 			var exists bool
 			if err := conn.QueryRow(ctx, indexExistsSQL, name).Scan(&exists); err != nil {
@@ -260,6 +291,31 @@ func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
 	}
 	return dropped, nil
 }
+
+// dropWorkerKey reports whether the key was there.
+func dropWorkerKey(ctx context.Context, conn *pgx.Conn) (had bool, err error) {
+	if err := conn.QueryRow(ctx, workerKeyExistsSQL, workerKey).Scan(&had); err != nil || !had {
+		return false, err
+	}
+	for {
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, dropWorkerKeySQL)
+			return err
+		})
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != lockNotAvailable {
+			return err == nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(lockPause):
+		}
+	}
+}
+
+// lockNotAvailable is how PostgreSQL says that lock_timeout has passed.
+const lockNotAvailable = "55P03"
 
 // withMigrationLock runs do on one connection under the migration lock.
 func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Conn) error) error {

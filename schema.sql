@@ -54,19 +54,12 @@ create table if not exists soniq_jobs (
 -- Python adds this column after the table, so it is last in its databases.
 alter table soniq_jobs add column if not exists worker_id uuid;
 
-do $$
-begin
-  if not exists (
-    select from pg_constraint
-    where conname = 'soniq_jobs_worker_id_fkey'
-      and conrelid = 'soniq_jobs'::regclass
-  ) then
-    alter table soniq_jobs
-      add constraint soniq_jobs_worker_id_fkey
-      foreign key (worker_id) references soniq_workers (id) on delete set null;
-  end if;
-end
-$$;
+-- Python's foreign key from there to soniq_workers is not made here, nor the
+-- index that it needs: each claim locks its worker's row once more for each of
+-- its jobs, which is a fifth of the server's time for a job, and a worker whose
+-- row someone replaced can't claim any more. A job whose worker is in no row is
+-- taken for one without a worker. Where Python made them they stay, until
+-- 'soniq setup --optimize'.
 
 -- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
 -- it is queued.
@@ -77,9 +70,6 @@ create unique index if not exists idx_soniq_jobs_dedup_key
   on soniq_jobs (dedup_key)
   where status = 'queued' and dedup_key is not null;
 
--- Recovery of a dead worker's jobs, and the foreign key's own look-up.
-create index if not exists idx_soniq_jobs_worker_id
-  on soniq_jobs (worker_id) where worker_id is not null;
 -- Expiry of results.
 create index if not exists idx_soniq_jobs_expires_at
   on soniq_jobs (expires_at) where expires_at is not null;
@@ -372,8 +362,7 @@ alter table soniq_workers
   add column if not exists backend_pid integer;
 
 -- Who holds processing jobs, asked twice a second, and the jobs that have no
--- worker. idx_soniq_jobs_worker_id can't answer: it has the done jobs too. The
--- claim's time is the same with it, and a job's WAL is 7 % more.
+-- worker. The claim's time is the same with it, and a job's WAL is 7 % more.
 create index if not exists idx_soniq_jobs_processing
   on soniq_jobs (worker_id) where status = 'processing';
 

@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/pgid"
 )
 
 // DBTX runs a statement. A pgxpool.Pool, a pgx.Conn and a pgx.Tx are one.
@@ -137,7 +139,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 			return nil, fmt.Errorf("move job %s to dead letters: %w", d.ID, err)
 		}
 	}
-	args := []any{worker, ids, attempts, tokens}
+	args := []any{worker, pgid.Array(ids), attempts, tokens}
 	for _, column := range verdicts {
 		args = append(args, column)
 	}
@@ -146,7 +148,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}
-	moved, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	moved, err = pgid.Collect(rows)
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}

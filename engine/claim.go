@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pgid"
 )
 
 // laneSQL lists the lanes (queue, priority) of the served queues that have a
@@ -129,7 +131,7 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) ([]*Job, e
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
 		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		err := row.Scan(
-			&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority,
+			pgid.Dest(&j.ID), &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority,
 			&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
 			&j.CreatedAt, &j.UpdatedAt, &j.LastError,
 			&j.ProducerID, &j.DedupKey, &j.ReplayOf,

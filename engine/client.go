@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pgid"
 )
 
 const (
@@ -342,13 +343,13 @@ func insertRows(ctx context.Context, db querier, rows []*insert, missing map[uui
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
 	}
-	result, err := db.Query(ctx, enqueueSQL, ids, names, args, hashes, maxAttempts, queues,
+	result, err := db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
 		priorities, uniques, dedupKeys, times, delays, producers)
 	if err != nil {
 		return describeInsertError(err)
 	}
 	var id uuid.UUID
-	if _, err := pgx.ForEachRow(result, []any{&id}, func() error {
+	if _, err := pgx.ForEachRow(result, []any{pgid.Dest(&id)}, func() error {
 		delete(missing, id)
 		return nil
 	}); err != nil {

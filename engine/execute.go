@@ -63,6 +63,8 @@ type Outcome struct {
 
 // execution is one attempt under way.
 type execution struct {
+	// ctx is the attempt's, before its timeout and values.
+	ctx     context.Context
 	job     *Job
 	handler *handler
 	// handle is the handler's function with its middleware around it.
@@ -121,7 +123,6 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		defer cancel()
 	}
 	if e.overdue != nil {
-		e.goroutine = goroutine()
 		defer context.AfterFunc(ctx, func() { e.overdue(ctx, e) })()
 	}
 	result, err := e.handle(ctx, e.job)

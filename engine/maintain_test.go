@@ -124,17 +124,20 @@ func TestWorker_orphans_ofDeadWorkersRunAgain(t *testing.T) {
 	nobodysNew, nobodysOld := enqueue(t, client, "orphan", nil), enqueue(t, client, "orphan", nil)
 	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1 where id in ($1, $2)`, nobodysNew, nobodysOld)
 	exec(t, pool, `update soniq_jobs set updated_at = now() - interval '1 hour' where id = $1`, nobodysOld)
+	// Somebody deleted the rows of their workers.
+	goneNew, goneOld := claimedBy(uuid.New()), claimedBy(uuid.New())
+	exec(t, pool, `update soniq_jobs set updated_at = now() - interval '1 hour' where id = $1`, goneOld)
 	// The unique twin of an orphan must not stand in the way of the others.
 	twin := enqueue(t, client, "orphan", nil, engine.Unique())
 
 	w := start(t, pool, reg, engine.WorkerConfig{})
-	for _, id := range []uuid.UUID{dead, deadPython, stranded, nobodysOld, twin} {
+	for _, id := range []uuid.UUID{dead, deadPython, stranded, nobodysOld, goneOld, twin} {
 		w.waitForJob(t, id)
 	}
 	if job := getJob(t, client, dead); job.Attempts != 2 {
 		t.Errorf("the crash was not charged: %d attempts", job.Attempts)
 	}
-	for _, id := range []uuid.UUID{live, livePython, nobodysNew} {
+	for _, id := range []uuid.UUID{live, livePython, nobodysNew, goneNew} {
 		if job := getJob(t, client, id); job.Status != engine.StatusProcessing {
 			t.Errorf("a job that is perhaps still run is %s", job.Status)
 		}

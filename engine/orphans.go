@@ -20,7 +20,7 @@ import (
 const orphanGrace = 10 * time.Minute
 
 // straysSQL finds processing jobs whose worker nobody can find dead: those
-// without one, and those of this worker under a token that it doesn't hold:
+// without one, or with one whose row somebody deleted, and those of this worker under a token that it doesn't hold:
 // claimed by a statement whose answer it never got. Parameters: $1 this
 // worker, $2 the silence after which a job without a worker is an orphan, $3
 // the tokens.
@@ -29,7 +29,8 @@ select` + orphanColumns + `
 from soniq_jobs j
 where j.status = 'processing'
   and (
-    j.worker_id is null and j.updated_at < now() - $2::interval
+    j.updated_at < now() - $2::interval
+      and not exists (select from soniq_workers o where o.id = j.worker_id)
     or j.worker_id = $1 and j.claim_token <> all ($3::bigint[])
   )
 limit 1000`
@@ -68,7 +69,7 @@ const stillOrphan = `
       and coalesce(j.claim_token, 0) = $3
       and (
         o.last_heartbeat = $4
-        or $4::timestamptz is null and j.worker_id is null and j.updated_at < now() - $5::interval
+        or $4::timestamptz is null and o.id is null and j.updated_at < now() - $5::interval
       )
     for update of j skip locked`
 
@@ -177,10 +178,10 @@ func (w *Worker) recoverStrays(ctx context.Context) error {
 	}
 	var orphans, unanswered []orphan
 	for _, o := range strays {
-		if o.WorkerID == nil {
-			orphans = append(orphans, o)
-		} else {
+		if o.WorkerID != nil && *o.WorkerID == w.id {
 			unanswered = append(unanswered, o)
+		} else {
+			orphans = append(orphans, o)
 		}
 	}
 	return errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))

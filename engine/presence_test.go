@@ -272,7 +272,9 @@ func TestWorker_prune_forgetsOnlyTheLongGone(t *testing.T) {
 		addWorker(t, pool, nil, nil, 29*day, 40*day),
 		addWorker(t, pool, &ours, nil, 2*day, 3*day), // has a job
 	}
-	exec(t, pool, `insert into soniq_jobs (id, job_name, args, status, worker_id) values (gen_random_uuid(), 'a', '{}', 'done', $1)`, kept[2])
+	const jobSQL = `insert into soniq_jobs (id, job_name, args, status, worker_id) values (gen_random_uuid(), 'a', '{}', $1, $2)`
+	exec(t, pool, jobSQL, engine.StatusProcessing, kept[2])
+	exec(t, pool, jobSQL, engine.StatusDone, gone)
 	exec(t, pool, `
 		insert into soniq_task_registry (task_name, worker_id, last_seen_at)
 		values ('old', 'w', now() - interval '31 days'), ('kept', 'w', now() - interval '29 days')`)
@@ -307,6 +309,30 @@ func TestWorker_prune_forgetsOnlyTheLongGone(t *testing.T) {
 	}
 	if names := queryValue[string](t, pool, `select string_agg(task_name, ' ') from soniq_task_registry`); names != "kept" {
 		t.Errorf("the names are %s", names)
+	}
+}
+
+// Where Python made the tables, to delete a worker is to write to each of its
+// jobs.
+func TestWorker_prune_keepsWorkersOfKeptJobsBehindPythonsKey(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `alter table soniq_jobs add constraint soniq_jobs_worker_id_fkey
+		foreign key (worker_id) references soniq_workers (id) on delete set null`)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := "go/0.1.0"
+	gone, kept := addWorker(t, pool, &ours, nil, 25*time.Hour, 48*time.Hour), addWorker(t, pool, &ours, nil, 25*time.Hour, 48*time.Hour)
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, status, worker_id) values (gen_random_uuid(), 'a', '{}', 'done', $1)`, kept)
+	if err := w.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := queryValue[string](t, pool, `select string_agg(id::text, ' ') from soniq_workers`); got != kept.String() {
+		t.Errorf("left are %s; want %s, and not %s", got, kept, gone)
 	}
 }
 

@@ -21,8 +21,8 @@ const (
 	pruneBatchesATurn = 20
 )
 
-// A worker whose jobs are kept is kept too: deleting it would write to each of
-// them. Parameters: $1 the lock, $2 batch, $3 and $4 the memory of our workers
+// A worker with jobs to recover is kept, and so is one whose jobs are kept where
+// Python's foreign key is: deleting it would write to each of them. Parameters: $1 the lock, $2 batch, $3 and $4 the memory of our workers
 // and of Python's.
 const pruneWorkersSQL = `
 with leader as materialized (
@@ -34,7 +34,15 @@ where id in (
   from soniq_workers o
   where (select elected from leader)
     and o.last_heartbeat < now() - case when o.version like 'go/%' then $3::interval else $4::interval end
-    and not exists (select from soniq_jobs j where j.worker_id = o.id)
+    and not exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing')
+    and (
+      not exists (
+        select from pg_constraint c
+        where c.conrelid = 'soniq_jobs'::regclass
+          and c.conname = 'soniq_jobs_worker_id_fkey'
+      )
+      or not exists (select from soniq_jobs j where j.worker_id = o.id)
+    )
   limit $2
   for update skip locked
 )`

@@ -55,6 +55,10 @@ type Validator interface{ Validate() error }
 // failing Validate method (see [Validator]) is invalid_arguments, and fn isn't
 // called.
 //
+// Each running job has a goroutine, which another job may use afterwards: what a
+// handler does to it alone ([runtime.LockOSThread], a goroutine's labels) it
+// must undo.
+//
 // A mistake (an empty name, a name registered twice, a nil fn, a bad option) is
 // kept and reported by [NewWorker].
 func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T) error, opts ...HandleOption) {

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pgid"
 )
 
 // maxSettleBatch bounds one statement, so that a retry of it stays cheap.
@@ -295,8 +296,8 @@ func (s *settler) setAside(ctx context.Context, group []Outcome) (rest []Outcome
 	}
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
-	rows, _ := s.pool.Query(ctx, lockedSQL, ids)
-	locked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	rows, _ := s.pool.Query(ctx, lockedSQL, pgid.Array(ids))
+	locked, err := pgid.Collect(rows)
 	if err != nil || len(locked) == 0 {
 		return group
 	}
@@ -404,6 +405,7 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 	for i, o := range group {
 		ids[i], attempts[i], tokens[i] = o.Job.ID, int32(o.Job.Attempts), o.Job.token
 	}
+	array := pgid.Array(ids)
 	var rows pgx.Rows
 	switch w {
 	case writeDone:
@@ -413,12 +415,12 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 				results[i] = new(string(o.result))
 			}
 		}
-		rows, _ = s.pool.Query(ctx, settleDoneSQL, s.worker, ids, attempts, tokens, results, s.ttl)
+		rows, _ = s.pool.Query(ctx, settleDoneSQL, s.worker, array, attempts, tokens, results, s.ttl)
 	case writeDelete:
-		rows, _ = s.pool.Query(ctx, settleDeleteSQL, s.worker, ids, attempts, tokens)
+		rows, _ = s.pool.Query(ctx, settleDeleteSQL, s.worker, array, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
 		delays, errs, refunds, failures := s.requeueColumns(group)
-		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, ids, attempts, tokens,
+		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, array, attempts, tokens,
 			delays, errs, refunds, w == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:
@@ -426,9 +428,9 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 		for i, o := range group {
 			errs[i] = o.Verdict.Message
 		}
-		rows, _ = s.pool.Query(ctx, settleCancelledSQL, s.worker, ids, attempts, tokens, errs, cancelledTTL)
+		rows, _ = s.pool.Query(ctx, settleCancelledSQL, s.worker, array, attempts, tokens, errs, cancelledTTL)
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	return pgid.Collect(rows)
 }
 
 // collectRequeued makes cancelled ones of the outcomes whose jobs were
@@ -438,7 +440,7 @@ func collectRequeued(rows pgx.Rows, group []Outcome) ([]uuid.UUID, error) {
 	var ids []uuid.UUID
 	var id uuid.UUID
 	var requested bool
-	if _, err := pgx.ForEachRow(rows, []any{&id, &requested}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{pgid.Dest(&id), &requested}, func() error {
 		ids = append(ids, id)
 		cancelled[id] = requested
 		return nil

@@ -447,20 +447,17 @@ func (w *Worker) signalFreed() {
 	}
 }
 
-// start runs each job in a goroutine of its own.
+// start runs each job at once. There is a goroutine for each, which takes the
+// job that has waited longest, and then others while some wait: a short job
+// leaves its goroutine, and the stack that has grown, to the next.
 func (w *Worker) start(ctx context.Context, jobs []*Job) {
-	contexts := make([]context.Context, len(jobs))
+	started := make([]*execution, len(jobs))
 	w.mu.Lock()
-	for i, job := range jobs {
-		contexts[i], w.running[job] = context.WithCancelCause(ctx)
-		w.held[job.token]++
-		w.slots.started(job)
-	}
-	w.mu.Unlock()
 	for i, job := range jobs {
 		e := &execution{
 			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
-			timeout: w.config.JobTimeout, classifiers: w.config.Classifiers, worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
+			timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
+			worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
 		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
@@ -468,8 +465,46 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 		if e.handler.ownClassifiers {
 			e.classifiers = e.handler.classifiers
 		}
-		go e.run(contexts[i], w.finish)
+		e.ctx, w.running[job] = context.WithCancelCause(ctx)
+		w.held[job.token]++
+		w.slots.started(job)
+		started[i] = e
 	}
+	w.mu.Unlock()
+	waiting := &backlog{jobs: started}
+	for range started {
+		go waiting.run(w.finish)
+	}
+}
+
+// A backlog is what one claim brought and is not running yet.
+type backlog struct {
+	mu   sync.Mutex
+	jobs []*execution
+}
+
+// run runs jobs until none waits. A handler may end the goroutine: as many were
+// begun as there are jobs, so that each job finds one.
+func (b *backlog) run(report func(Outcome)) {
+	name := ""
+	for e := b.next(); e != nil; e = b.next() {
+		if name == "" {
+			name = goroutine()
+		}
+		e.goroutine = name
+		e.run(e.ctx, report)
+	}
+}
+
+func (b *backlog) next() *execution {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.jobs) == 0 {
+		return nil
+	}
+	e := b.jobs[0]
+	b.jobs = b.jobs[1:]
+	return e
 }
 
 // finish takes the outcome of a handler that has returned.
@@ -550,27 +585,31 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 func (w *Worker) settled(ctx context.Context, o Outcome) {
 	w.hold(o.Job.token, -1)
 	w.signalFreed()
-	attrs := []any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}
+	attrs := func(more ...any) []any {
+		return append([]any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
+	}
 	switch o.Kind {
 	case OutcomeDeadLetter:
-		w.logger.Warn("job is a dead letter", append(attrs,
-			"reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
+		w.logger.Warn("job is a dead letter", attrs("reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
 	case OutcomeRetry:
-		w.logger.Info("job failed, will retry", append(attrs,
+		w.logger.Info("job failed, will retry", attrs(
 			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
 	case OutcomeReleased:
-		w.logger.Info("job given back", attrs...)
+		w.logger.Info("job given back", attrs()...)
 	case OutcomeCancelled:
-		w.logger.Info("job cancelled", append(attrs, "error", o.Verdict.Message)...)
+		w.logger.Info("job cancelled", attrs("error", o.Verdict.Message)...)
 	default:
-		w.logger.Debug("job settled", append(attrs, "outcome", string(o.Kind))...)
+		// Asked first: what is made for the log would cost more than the job.
+		if w.logger.Enabled(ctx, slog.LevelDebug) {
+			w.logger.Debug("job settled", attrs("outcome", string(o.Kind))...)
+		}
 	}
 	if w.config.Observer == nil {
 		return
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			w.logger.Error("the observer panicked", append(attrs, "panic", r)...)
+			w.logger.Error("the observer panicked", attrs("panic", r)...)
 		}
 	}()
 	w.config.Observer.Settled(ctx, o)

@@ -3,7 +3,7 @@ package main
 import "soniq"
 
 type setupCmd struct {
-	Optimize bool `help:"Also drop the indexes of Python Soniq that only slow both programs down."`
+	Optimize bool `help:"Also drop the indexes and the foreign key of Python Soniq that only slow both programs down."`
 }
 
 func (setupCmd) Help() string {
@@ -31,8 +31,8 @@ func (c *setupCmd) Run(a *app) error {
 	}
 	if a.JSON {
 		return a.out.document(map[string]any{
-			"applied":         append([]string{}, result.Applied...),
-			"dropped_indexes": dropped,
+			"applied": append([]string{}, result.Applied...),
+			"dropped": dropped,
 		})
 	}
 	if len(result.Applied) == 0 {
@@ -42,10 +42,10 @@ func (c *setupCmd) Run(a *app) error {
 		a.out.printf("Applied %s", name)
 	}
 	for _, name := range dropped {
-		a.out.printf("Dropped index %s", name)
+		a.out.printf("Dropped %s", name)
 	}
 	if c.Optimize && len(dropped) == 0 {
-		a.out.printf("There was no index to drop.")
+		a.out.printf("There was nothing to drop.")
 	}
 	return nil
 }
