@@ -2,7 +2,7 @@
 // they are kept, and how they come back.
 //
 // A failed attempt becomes a [Verdict] by [Classify]: try again, or a [Reason]
-// to stop. [Move] then takes the job out of soniq_jobs and into
+// to stop. A [Classifier] knows what a dependency says of itself. [Move] then takes the job out of soniq_jobs and into
 // soniq_dead_letter_jobs in one statement, and a trigger announces it on the
 // channel soniq_dead_letter, whoever inserted the row. [Subscribe] hears that.
 //

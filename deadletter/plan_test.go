@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/testdb"
@@ -72,11 +73,30 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		t.Errorf("the groups of an hour read the whole table:\n%s", plan)
 	}
 
+	sql, params = statsOf(time.Hour)
+	if plan := explain(t, pool, sql, params...); strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs") {
+		t.Errorf("the stats of an hour read the whole table:\n%s", plan)
+	}
+	if plan := explain(t, pool, getSQL, uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
+		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
+	}
+	replay := Filter{JobNames: []string{"job.7"}}.replayable(ReplayOptions{MaxReplays: 3})
+	plan := explain(t, pool, selectReplayable+replay.sql()+oldestFirst+replay.limit(100), replay.params...)
+	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_job_name") || strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs d") {
+		t.Errorf("what is replayed of a job is not found by its name:\n%s", plan)
+	}
+
 	old := &where{}
 	old.and("d.moved_to_dead_letter_at < now() - interval '13 days'")
-	plan := explain(t, pool, deleteFree(selectIDs+old.sql()+oldestFirst+old.limit(deleteBatch)), old.params...)
-	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
-		t.Errorf("cleanup reads the whole table:\n%s", plan)
+	c := cleanup{where: old, size: deleteBatch}
+	for _, from := range []bool{false, true} {
+		if from {
+			c.from = pgtype.Timestamptz{Time: time.Now().Add(-300 * time.Hour), Valid: true}
+		}
+		sql, params, _ := c.batchSQL()
+		if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
+			t.Errorf("cleanup reads the whole table:\n%s", plan)
+		}
 	}
 }
 
