@@ -22,5 +22,6 @@
 // Verbs that change many rows have a preview that uses the same conditions:
 // [Queue.Count] for [Queue.DeleteAll], [Queue.ReplayCount] for
 // [Queue.ReplayAll], [Queue.CleanupCount] for [Queue.Cleanup]. They refuse a
-// [Filter] that has no condition unless it says All.
+// [Filter] that has no condition unless it says All. [Queue.Import] brings back
+// what [Queue.Export] wrote.
 package deadletter

@@ -139,6 +139,17 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "export to nowhere", args: []string{"dead-letter", "export", "--output", filepath.Join(dir, "no", "such.json")}, code: 1, want: "no such file or directory"},
 		{name: "export to a folder", args: []string{"dead-letter", "export", "--output", dir}, code: 1, want: "is a directory"},
 
+		{name: "import what", args: []string{"dead-letter", "import"}, code: 2, want: `expected "<file>"`},
+		{name: "import no name", args: []string{"dead-letter", "import", ""}, code: 2, want: "the name of the file is empty"},
+		{name: "import a missing file", args: []string{"dead-letter", "import", filepath.Join(dir, "none.json")}, code: 2, want: "no such file"},
+		{name: "import a folder", args: []string{"dead-letter", "import", dir, "--format", "csv"}, code: 2, want: "is a folder"},
+		{name: "import a picture", args: []string{"dead-letter", "import", "x.png"}, code: 2, want: "say --format"},
+		{name: "import format", args: []string{"dead-letter", "import", "x.json", "--format", "xml"}, code: 2, want: "--format must be json, jsonl or csv"},
+		{name: "import standard input", args: []string{"dead-letter", "import", "-"}, code: 2, want: "of standard input --format must say"},
+		{name: "import no JSON", args: []string{"dead-letter", "import", "-", "--format", "json"}, stdin: "[\n{]", code: 2, want: "standard input: line 2, record 1: not valid JSON"},
+		{name: "import control characters", args: []string{"dead-letter", "import", "-", "--format", "jsonl"}, stdin: `{"\u001b[2J": 1}`, code: 2, want: `unknown column "\x1b[2J"`},
+		{name: "import a password", args: []string{"dead-letter", "import", "-", "--format", "csv"}, stdin: "id,postgres://u:hunter2@h/x\n", code: 2, want: "standard input: line 1: unknown column"},
+
 		{name: "no name", args: []string{"enqueue"}, code: 2, want: "which job? give its NAME"},
 		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "job name must not be empty"},
 		{name: "args an array", args: []string{"enqueue", "j", "--args", "[1]"}, code: 2, want: "must be a JSON object"},

@@ -24,6 +24,7 @@ type deadLetterCmd struct {
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
 	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters, and write them to a file before."`
 	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
+	Import  importCmd  `cmd:"" help:"Bring back dead letters from a file that export wrote."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
 	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
 	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
