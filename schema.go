@@ -210,7 +210,6 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
-// redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
 // neither program gains from once idx_soniq_jobs_claim and
 // idx_soniq_jobs_processing exist, and those on soniq_dead_letter_jobs that are
 // the beginning of another one. The two unique arbiters and expires_at are not
@@ -258,9 +257,8 @@ const lockPause = 500 * time.Millisecond
 // Optimize drops, by name, the indexes on soniq_jobs and soniq_dead_letter_jobs,
 // and the foreign key from a job to its worker, that Python Soniq made and that
 // only slow both programs down: with all of its nine indexes on soniq_jobs a claim
-// costs four times as much.
-// It returns the names of what it dropped, none on a database that [Setup]
-// made. Workers go on meanwhile: the indexes are dropped CONCURRENTLY, and the
+// costs four times as much. It returns the names of what it dropped, none on a
+// database that [Setup] made. Workers go on meanwhile: the indexes are dropped CONCURRENTLY, and the
 // key in a moment in which nobody else is at the table, which is waited for as
 // long as ctx allows.
 func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
