@@ -62,7 +62,11 @@ func (f *flags) run(ctx context.Context, out io.Writer) (err error) {
 		f.options.For <= 0 || f.options.Idle <= 0 || flag.NArg() > 0 {
 		return errors.New("give positive numbers, and nothing but flags; see -help")
 	}
-	matches, err := f.matches()
+	graphile, err := newGraphile(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: going on without graphile-worker:", err)
+	}
+	matches, err := f.matches(graphile)
 	if err != nil {
 		return err
 	}
@@ -128,9 +132,13 @@ var (
 	riverImpatient = River{Label: "River, 1 ms cooldown", MaxWorkers: 10, FetchCooldown: time.Millisecond, FetchPollInterval: time.Second}
 )
 
-func (f *flags) matches() ([]bench.Match, error) {
+func (f *flags) matches(graphile *Graphile) ([]bench.Match, error) {
+	burning := []bench.System{plain, soniqTuned, riverTuned, plainDeleting, soniqDeleting}
+	if graphile != nil {
+		burning = append(burning, graphile)
+	}
 	all := []bench.Match{
-		{Workload: bench.BurnDown, Systems: []bench.System{plain, soniqTuned, riverTuned, plainDeleting, soniqDeleting}},
+		{Workload: bench.BurnDown, Systems: burning},
 		{Workload: bench.BurnDownFew, Systems: []bench.System{soniqDefault, riverDefault, soniqHundred, riverHundred}},
 		{Workload: bench.Sustained, Systems: []bench.System{plainTold, soniqDefault, riverImpatient}},
 		{Workload: bench.Enqueue, Systems: []bench.System{plain, soniqDefault, riverDefault}},

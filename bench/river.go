@@ -125,6 +125,7 @@ func (r River) Work(ctx context.Context, pool *pgxpool.Pool, probe bench.Probe) 
 		}
 	}()
 	uncut := context.WithoutCancel(ctx)
+	probe.Began()
 	if err := client.Start(uncut); err != nil {
 		return err
 	}

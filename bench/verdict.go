@@ -23,6 +23,7 @@ var bars = []bar{
 	{workload: bench.BurnDown, figure: "worked off", system: soniqTuned, rival: riverTuned, limit: 1.6},
 	{workload: bench.BurnDown, figure: "worked off", system: soniqTuned, rival: plain, limit: 0.85},
 	{workload: bench.BurnDown, figure: "worked off", system: soniqDeleting, rival: riverTuned, limit: 2.2},
+	{workload: bench.BurnDown, figure: "worked off", system: soniqDeleting, rival: &Graphile{}, limit: 1.5},
 	{workload: bench.BurnDown, figure: bench.WAL, system: soniqTuned, limit: 1800, most: true},
 	{workload: bench.BurnDown, figure: bench.WAL, system: soniqTuned, rival: riverTuned, limit: 1, most: true},
 	{workload: bench.EnqueueEight, figure: "inserted", system: soniqDefault, rival: plain, limit: 0.88},

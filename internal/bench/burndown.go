@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// burnDown works off Jobs that wait; the clock runs from the worker's start
+// burnDown works off Jobs that wait; the clock runs from the worker's first look
 // until the outcome of the last is written.
 func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	var written wal
@@ -21,16 +21,11 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	left := newCountdown(o.Jobs)
-	var ended time.Time
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	stopWatching, peak := watchHeap()
-	start := time.Now()
-	err := s.work(ctx, s.pool, left, func(ctx context.Context) (err error) {
-		ended, err = left.wait(ctx)
-		return err
-	})
+	err := s.work(ctx, s.pool, left, left.wait)
 	stopWatching()
 	if err != nil {
 		return nil, err
@@ -52,7 +47,7 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	}
 	n := float64(o.Jobs)
 	return []Figure{
-		perSecond("worked off", o.Jobs, ended.Sub(start)),
+		perSecond("worked off", o.Jobs, left.took()),
 		{Name: WAL, Value: bytes / n, Unit: "B", Lower: true},
 		{Name: "row versions left behind a job", Value: tuples / n, Unit: "", Lower: true},
 		{Name: "allocations a job", Value: float64(after.Mallocs-before.Mallocs) / n, Unit: "", Lower: true},

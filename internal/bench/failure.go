@@ -15,17 +15,12 @@ func failures(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	left := newCountdown(o.Jobs)
-	var ended time.Time
-	start := time.Now()
-	err := s.work(ctx, s.pool, left, func(ctx context.Context) (err error) {
-		ended, err = left.wait(ctx)
-		return err
-	})
+	err := s.work(ctx, s.pool, left, left.wait)
 	if err != nil {
 		return nil, err
 	}
-	moved := perSecond("moved to the dead letters", o.Jobs, ended.Sub(start))
-	start = time.Now()
+	moved := perSecond("moved to the dead letters", o.Jobs, left.took())
+	start := time.Now()
 	result, err := deadletter.NewQueue(s.pool).ReplayAll(ctx, deadletter.Filter{All: true}, deadletter.ReplayOptions{})
 	if err != nil {
 		return nil, err

@@ -140,6 +140,7 @@ func (p Plain) Inserter(pool *pgxpool.Pool) (Inserter, error) {
 
 // Work implements [System]. Without Notify it ends when nothing is left.
 func (p Plain) Work(ctx context.Context, pool *pgxpool.Pool, probe Probe) error {
+	probe.Began()
 	if p.Notify {
 		return p.listen(ctx, pool, probe)
 	}

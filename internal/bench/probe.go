@@ -10,11 +10,19 @@ import (
 type countdown struct {
 	mu   sync.Mutex
 	left int
-	at   time.Time
-	done chan struct{}
+	// began and ended are the worker's first look and the last outcome.
+	began, ended time.Time
+	done         chan struct{}
 }
 
 func newCountdown(n int) *countdown { return &countdown{left: n, done: make(chan struct{})} }
+
+// Began implements [Probe].
+func (c *countdown) Began() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.began = time.Now()
+}
 
 // Started implements [Probe].
 func (*countdown) Started(int64) {}
@@ -25,19 +33,27 @@ func (c *countdown) Settled(n int) {
 	defer c.mu.Unlock()
 	was := c.left
 	if c.left -= n; was > 0 && c.left <= 0 {
-		c.at = time.Now()
+		c.ended = time.Now()
 		close(c.done)
 	}
 }
 
-// wait returns when the last outcome was written.
-func (c *countdown) wait(ctx context.Context) (time.Time, error) {
+// wait waits for the last outcome.
+func (c *countdown) wait(ctx context.Context) error {
 	select {
 	case <-c.done:
-		return c.at, nil
+		return nil
 	case <-ctx.Done():
-		return time.Time{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
+}
+
+// took is from the worker's first look to the last outcome, once wait has
+// returned.
+func (c *countdown) took() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended.Sub(c.began)
 }
 
 // stopwatch is a Probe that knows when each job started.
@@ -58,6 +74,9 @@ func (s *stopwatch) of(seq int64) chan time.Time {
 	}
 	return c
 }
+
+// Began implements [Probe].
+func (*stopwatch) Began() {}
 
 // Started implements [Probe].
 func (s *stopwatch) Started(seq int64) {

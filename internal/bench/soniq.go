@@ -94,6 +94,7 @@ func (s Soniq) Work(ctx context.Context, pool *pgxpool.Pool, probe Probe) error 
 	if err != nil {
 		return err
 	}
+	probe.Began()
 	return worker.Run(ctx)
 }
 

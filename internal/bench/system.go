@@ -36,6 +36,9 @@ type Inserter func(ctx context.Context, tx pgx.Tx, seq int64) error
 
 // Probe is told what a worker does, from any goroutine.
 type Probe interface {
+	// Began is told once, when the worker begins to look for jobs: the start of
+	// its process is not measured.
+	Began()
 	Started(seq int64)
 	Settled(n int)
 }
