@@ -32,7 +32,7 @@ var (
 
 // population fills the table with rows of every kind, many of them with equal
 // times.
-func population(t *testing.T, pool *pgxpool.Pool, r *rand.Rand, n int) {
+func population(t testing.TB, pool *pgxpool.Pool, r *rand.Rand, n int) {
 	t.Helper()
 	for range n {
 		c := columns{
