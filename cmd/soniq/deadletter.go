@@ -176,7 +176,8 @@ func moment(flag string, value *string, now time.Time) (time.Time, error) {
 		return now.Add(-age), nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+		// The first moment of the year 1 would mean any time.
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil && !t.IsZero() {
 			return t, nil
 		}
 	}
