@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -8,15 +9,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/testdb"
 )
 
 // explain returns the plan of a statement, as it is for these parameters.
-func explain(t *testing.T, pool *pgxpool.Pool, sql string, params ...any) string {
+func explain(t *testing.T, db DBTX, sql string, params ...any) string {
 	t.Helper()
-	rows, err := pool.Query(t.Context(), "explain "+sql, params...)
+	rows, err := db.Query(t.Context(), "explain "+sql, params...)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
@@ -96,6 +96,51 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		sql, params, _ := c.batchSQL()
 		if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
 			t.Errorf("cleanup reads the whole table:\n%s", plan)
+		}
+	}
+}
+
+// Where the table is large enough for several processes, they count their parts
+// by themselves, in little memory: nothing is sorted, and few rows are handed on.
+func TestQueue_plansCountSideBySide(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const fill = `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, fingerprint
+		)
+		select gen_random_uuid(), 'job.' || n % 30, '{}', 'q' || n % 10, 100, 3, 3, 'r' || n % 5, now(), now() - n * interval '5 minutes', n % 200
+		from generate_series(1, 20000) n`
+	for _, sql := range []string{"set soniq.notify = off; " + fill, "vacuum analyze soniq_dead_letter_jobs"} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	const large = `
+		set local min_parallel_table_scan_size = 0;
+		set local min_parallel_index_scan_size = 0;
+		set local parallel_setup_cost = 0;
+		set local parallel_tuple_cost = 0.1;
+		set local max_parallel_workers_per_gather = 2`
+	if _, err := tx.Exec(t.Context(), large); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		sql    func() (string, []any)
+		counts int
+	}{
+		"stats":  {func() (string, []any) { return statsOf(0) }, 2},
+		"groups": {Filter{Limit: 21}.groupsSQL, 1},
+	} {
+		sql, params := c.sql()
+		if plan := explain(t, tx, sql, params...); strings.Count(plan, "Partial HashAggregate") < c.counts {
+			t.Errorf("%s: fewer than %d counts are made in parts:\n%s", name, c.counts, plan)
 		}
 	}
 }
