@@ -140,6 +140,7 @@ func (f *flags) matches(graphile *Graphile) ([]bench.Match, error) {
 	all := []bench.Match{
 		{Workload: bench.BurnDown, Systems: burning},
 		{Workload: bench.BurnDownFew, Systems: []bench.System{soniqDefault, riverDefault, soniqHundred, riverHundred}},
+		{Workload: bench.BurnDownHeld, Systems: []bench.System{plain, soniqTuned, riverTuned}},
 		{Workload: bench.Sustained, Systems: []bench.System{plainTold, soniqDefault, riverImpatient}},
 		{Workload: bench.Enqueue, Systems: []bench.System{plain, soniqDefault, riverDefault}},
 		{Workload: bench.EnqueueEight, Systems: []bench.System{plain, soniqDefault, riverDefault}},

@@ -131,6 +131,7 @@ func (c *benchCmd) matches() ([]bench.Match, error) {
 		{Workload: bench.BurnDown, Systems: []bench.System{plain, tuned}},
 		{Workload: bench.BurnDown, Systems: []bench.System{bench.Plain{Delete: true}, deleting}},
 		{Workload: bench.BurnDownFew, Systems: []bench.System{plain, defaults}},
+		{Workload: bench.BurnDownHeld, Systems: []bench.System{plain, tuned}},
 		{Workload: bench.Sustained, Systems: []bench.System{told, defaults}},
 		{Workload: bench.Enqueue, Systems: []bench.System{plain, defaults}},
 		{Workload: bench.EnqueueEight, Systems: []bench.System{plain, defaults}},

@@ -2,11 +2,13 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -58,6 +60,21 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 // burnDownFew is burnDown with a tenth of the jobs.
 func burnDownFew(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	o.Jobs = max(o.Jobs/10, 1)
+	return burnDown(ctx, s, o)
+}
+
+// burnDownHeld is burnDown while a transaction is idle that has a snapshot from
+// before: no row version that is left behind can be taken away, and each claim
+// has to pass all of them.
+func burnDownHeld(ctx context.Context, s *stage, o Options) (figures []Figure, err error) {
+	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, tx.Rollback(context.WithoutCancel(ctx))) }()
+	if _, err := tx.Exec(ctx, `select count(*) from pg_class`); err != nil {
+		return nil, err
+	}
 	return burnDown(ctx, s, o)
 }
 

@@ -32,6 +32,7 @@ type Workload struct {
 var (
 	BurnDown     = Workload{"burn-down", "a backlog of jobs that do nothing is worked off", burnDown}
 	BurnDownFew  = Workload{"burn-down-defaults", "the same with a tenth of the jobs, for workers as they come", burnDownFew}
+	BurnDownHeld = Workload{"burn-down-held", "a backlog is worked off while somebody keeps an old snapshot", burnDownHeld}
 	Sustained    = Workload{"sustained", "jobs come at a steady rate: from insert to start", sustained}
 	Enqueue      = Workload{"enqueue", "one client inserts single jobs, nobody works", enqueuers(1)}
 	EnqueueEight = Workload{"enqueue-8", "eight clients insert single jobs, nobody works", enqueuers(8)}
@@ -47,7 +48,7 @@ var (
 // Workloads are all of them, in the order of a report.
 func Workloads() []Workload {
 	return []Workload{
-		BurnDown, BurnDownFew, Sustained, Enqueue, EnqueueEight, EnqueueAwake, EnqueueMany,
+		BurnDown, BurnDownFew, BurnDownHeld, Sustained, Enqueue, EnqueueEight, EnqueueAwake, EnqueueMany,
 		WakeIdle, WakePairs, WakeRollback, Failures, Idle,
 	}
 }
