@@ -137,7 +137,7 @@ func benchFill(b *testing.B, pool *pgxpool.Pool, rows int) {
 //
 //	go test ./deadletter -run '^$' -bench DeadLetters -rows=10000000
 //
-// It needs some 1.5 KB of disk a row. A part of it can be run alone, by
+// It needs some 1.4 KB of disk a row. A part of it can be run alone, by
 // -bench 'DeadLetters/list'. docs/performance.md has what it should reach.
 func BenchmarkDeadLetters(b *testing.B) {
 	pool := testdb.New(b)
