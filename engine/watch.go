@@ -148,6 +148,14 @@ func (w *Worker) watch(ctx context.Context) error {
 type newJobs struct {
 	*notify.Wakeups
 	presence *presence
+	hunger   *hunger
+}
+
+// Connected comes after LISTEN was committed. The doubt is there before the
+// fetcher is woken by it.
+func (n newJobs) Connected(ctx context.Context) {
+	n.hunger.doubt()
+	n.Wakeups.Connected(ctx)
 }
 
 func (n newJobs) Notify(ctx context.Context, payload string) {
