@@ -200,7 +200,8 @@ begin
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      if not exists (select from soniq_hunger) then
+      perform from soniq_hunger limit 1;
+      if not found then
         return null;
       end if;
       perform soniq_notify_queue(q.queue)

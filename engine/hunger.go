@@ -84,6 +84,8 @@ type hunger struct {
 	// The rest is the fetcher's alone. Rows are by key (see hungerKey).
 	rows  map[string]*hungerRow
 	epoch int64
+	// seen are the doubts after which rows was put right.
+	seen  int64
 	proof hungerProof
 }
 
@@ -181,7 +183,8 @@ func (h *hunger) short(ctx context.Context, queues []string, wait time.Duration)
 	// Read before anything is written: what changes later is seen at the next
 	// fetch, for which whoever changes it wakes us.
 	doubts := h.doubts.Load()
-	if doubts != h.proof.doubts {
+	if doubts != h.seen {
+		h.seen = doubts
 		for _, row := range h.rows {
 			row.written, row.declared = true, false
 		}

@@ -468,3 +468,23 @@ func TestHunger_stop_endsIt(t *testing.T) {
 		t.Errorf("rows are left of %q", left)
 	}
 }
+
+// What a worker sent before it ended may arrive later.
+func TestHunger_leftovers_arePruned(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	waitUntil(t, pool, "hunger", hungryQueuesSQL, "default")
+	python := addWorker(t, pool, nil, []string{"mail"}, 0, 0)
+	stopped := addWorker(t, pool, nil, []string{"a"}, time.Hour, time.Hour)
+	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, stopped)
+	exec(t, pool, `insert into soniq_hunger values ('a', $1), ('b', $2)`, stopped, uuid.New())
+	if err := w.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := queryValue[string](t, pool, `select string_agg(queue, ' ' order by queue) from soniq_hunger`); got != "default mail" {
+		t.Errorf("hungry are %q, want the two that live, worker and Python's %s", got, python)
+	}
+}

@@ -234,7 +234,7 @@ func (w *Worker) work(ctx context.Context) error {
 
 	if w.freeSlots() < w.config.Concurrency {
 		// Producers need not wait for a drain. Without one, unregister tells.
-		beat.Go(func() error { w.hunger.leave(beatCtx); return nil })
+		beat.Go(func() error { w.hunger.leave(background); return nil })
 	}
 	w.drain(cancelJobs)
 	// All outcomes are in the channel now, and handlers that never returned
