@@ -57,6 +57,7 @@ var migrations = []migration{
 	{"0154", "soniq_go_hooks"},
 	{"0155", "soniq_go_hooks_wake"},
 	{"0156", "soniq_go_dead_letter_operation"},
+	{"0157", "soniq_go_hunger"},
 	{"0160", "soniq_go_dead_letter_counts"},
 }
 

@@ -184,19 +184,44 @@ end
 $$;
 
 -- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
--- a job that is due later wakes nobody now.
+-- a job that is due later wakes nobody now. Nor does one whose queue nobody is
+-- hungry for (see 0157): who works finds it without being told. VOLATILE, so
+-- that hunger is read as it is now and not as it was when the INSERT began; a
+-- transaction that is stricter than read committed can't do that and always
+-- notifies, and so does whoever can't read hunger. The first question answers
+-- all where everybody is busy.
 create or replace function soniq_jobs_inserted() returns trigger
 language plpgsql volatile security definer as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
-    perform soniq_notify_queue(q.queue)
-    from (
-      select distinct coalesce(n.queue, 'default') as queue
-      from soniq_new_rows n
-      where n.status = 'queued'
-        and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
-    ) q;
+  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+    return null;
   end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      perform from soniq_hunger limit 1;
+      if not found then
+        return null;
+      end if;
+      perform soniq_notify_queue(q.queue)
+      from (
+        select distinct coalesce(n.queue, 'default') as queue
+        from soniq_new_rows n
+        where n.status = 'queued'
+          and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+      ) q
+      where soniq_hungry(q.queue);
+      return null;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform soniq_notify_queue(q.queue)
+  from (
+    select distinct coalesce(n.queue, 'default') as queue
+    from soniq_new_rows n
+    where n.status = 'queued'
+      and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+  ) q;
   return null;
 end
 $$;
@@ -213,9 +238,19 @@ create or replace trigger soniq_jobs_inserted
 create or replace function soniq_jobs_requeued() returns trigger
 language plpgsql volatile security definer as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
-    perform soniq_notify_queue(coalesce(new.queue, 'default'));
+  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+    return null;
   end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      if not soniq_hungry(coalesce(new.queue, 'default')) then
+        return null;
+      end if;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform soniq_notify_queue(coalesce(new.queue, 'default'));
   return null;
 end
 $$;
@@ -792,6 +827,107 @@ create table if not exists soniq_chores (
 );
 
 ---------------------------------------------------------------------------
+-- 0157: who is hungry
+---------------------------------------------------------------------------
+
+-- The workers that wait for jobs of a queue and have to be told of them; '' is
+-- any queue. A NOTIFYing commit takes a lock of the whole server, so the
+-- triggers on soniq_jobs notify only where somebody has a row here. Apart from
+-- the heartbeat, and written only when a worker begins or ends to wait: each
+-- INSERT of a job reads it, and an old snapshot keeps all that was ever here
+-- in its way. Whoever takes rows away says up to which epoch: a late DELETE
+-- spares what was declared since. Why nobody sleeps through a job is told in
+-- engine/hunger.go.
+create table if not exists soniq_hunger (
+  queue text not null,
+  worker_id uuid not null,
+  epoch bigint not null default 0,
+  primary key (queue, worker_id)
+);
+
+-- Changes when the worker was stopped, forgotten or silent before it beat
+-- again: its hunger did not count then. NULL where a worker knows nothing of
+-- hunger.
+alter table soniq_workers add column if not exists tenure bigint;
+
+-- The row of a worker that has been silent for five minutes, the patience with
+-- Python's, no longer counts: where nobody is left to bury it, producers would
+-- notify for ever.
+create or replace function soniq_hungry(queue text) returns boolean
+language plpgsql volatile as $$
+begin
+  return exists (
+    select from soniq_hunger h
+    where h.queue in (soniq_hungry.queue, '')
+      and exists (
+        select from soniq_workers w
+        where w.id = h.worker_id
+          and w.last_heartbeat > now() - interval '5 minutes'
+      )
+  );
+end
+$$;
+
+-- Each worker that begins is hungry: Python's, and those of older releases,
+-- for as long as they live, and ours until they say otherwise. A queue whose
+-- name is too long for the index counts as any.
+create or replace function soniq_begin_hunger(worker uuid, queues text[]) returns void
+language sql volatile as $$
+  insert into soniq_hunger (queue, worker_id)
+  select distinct case when octet_length(q) <= 1000 then q else '' end, worker
+  from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
+  where q is not null
+  on conflict do nothing
+$$;
+
+-- Whoever is gone, by its own word or another's, is not hungry. One of Python's
+-- that was taken for dead goes on beating as 'stopped', and works.
+create or replace function soniq_worker_changed() returns trigger
+language plpgsql volatile security definer as $$
+declare
+  works boolean := tg_op <> 'DELETE' and (
+    new.status <> 'stopped'
+    or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
+  );
+begin
+  if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
+    delete from soniq_hunger h where h.worker_id = old.id;
+  end if;
+  if works then
+    perform soniq_begin_hunger(new.id, new.queues);
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: the hunger of a worker was not noted: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_worker_came_or_went
+  after insert or delete on soniq_workers
+  for each row execute function soniq_worker_changed();
+
+create or replace trigger soniq_worker_changed
+  after update on soniq_workers
+  for each row
+  when (
+    old.status is distinct from new.status
+    or old.queues is distinct from new.queues
+    or (new.version is null and new.status = 'stopped' and old.last_heartbeat < new.last_heartbeat)
+  )
+  execute function soniq_worker_changed();
+
+-- Those that were there before.
+do $$
+begin
+  perform soniq_begin_hunger(w.id, w.queues)
+  from soniq_workers w
+  where w.status <> 'stopped'
+    and w.tenure is null;
+end
+$$;
+
+---------------------------------------------------------------------------
 -- 0160: counting dead letters
 ---------------------------------------------------------------------------
 
@@ -822,7 +958,8 @@ begin
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
         'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
         'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
-        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed'
+        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed',
+        'soniq_hungry', 'soniq_begin_hunger', 'soniq_worker_changed'
       )
   loop
     execute format(

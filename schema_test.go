@@ -22,7 +22,7 @@ import (
 var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
-	"0156_soniq_go_dead_letter_operation",
+	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger",
 	"0160_soniq_go_dead_letter_counts",
 }
 
@@ -276,7 +276,7 @@ const workerKey = "constraint soniq_jobs soniq_jobs_worker_id_fkey " +
 const pythonRowsSQL = `
 select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at,errors}'::text[] from soniq_jobs j
 union all
-select to_jsonb(w) - '{lock_key,backend_pid}'::text[] from soniq_workers w
+select to_jsonb(w) - '{lock_key,backend_pid,tenure}'::text[] from soniq_workers w
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all

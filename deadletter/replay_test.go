@@ -381,6 +381,7 @@ func TestQueue_Replay_wakesTheWorkers(t *testing.T) {
 	one := insertDead(t, pool, columns{"queue": "emails"})
 	insertDead(t, pool, columns{"queue": "bulk"})
 	insertDead(t, pool, columns{"queue": "bulk"})
+	comeHungry(t, pool)
 	wait := listen(t, pool, "soniq_new_job")
 
 	if _, err := q.Replay(t.Context(), one, deadletter.ReplayOptions{Queue: "again"}); err != nil {
@@ -395,6 +396,12 @@ func TestQueue_Replay_wakesTheWorkers(t *testing.T) {
 	if got := wait(); got != "bulk" {
 		t.Errorf("announced %q", got)
 	}
+}
+
+// comeHungry registers a worker of all queues that is told of jobs.
+func comeHungry(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	exec(t, pool, "insert into soniq_workers (id, hostname, pid) values (gen_random_uuid(), 'h', 1)")
 }
 
 // listen returns a function that waits for the channel's next payload.

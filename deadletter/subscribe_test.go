@@ -305,6 +305,7 @@ func TestDeadLetterTrigger_servesARoleThatMayOnlyUseTheJobs(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := deadletter.NewQueue(pool)
+	comeHungry(t, pool)
 	waitJob, waitDeath := listen(t, pool, notify.NewJob), listen(t, pool, notify.DeadLetter)
 	id := insertDead(t, pool, columns{"queue": "emails"})
 	waitDeath()

@@ -306,6 +306,7 @@ func TestClient_enqueueTx_existsOnlyOnceCommitted(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	client := newClient(t, pool)
+	addWorker(t, pool, nil, nil, 0, 0) // somebody who is told
 	listener, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)

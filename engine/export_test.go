@@ -14,7 +14,23 @@ const (
 	LookSQL    = lookSQL
 	DeadSQL    = deadJobsSQL
 	StraysSQL  = straysSQL
+
+	DeclareSQL  = declareSQL
+	WithdrawSQL = withdrawSQL
 )
+
+// The steps of a worker that is about to sleep.
+const (
+	HungerDeclared    = hungerDeclared
+	HungerListed      = hungerListed
+	HungerOutstanding = hungerOutstanding
+	HungerEnded       = hungerEnded
+	HungerProved      = hungerProved
+	HungerWithdrawn   = hungerWithdrawn
+)
+
+// HungerStep is one of them.
+type HungerStep = hungerStep
 
 // RecoverOrphans is a look and a turn of the chore, by one who has been in
 // contact for long.
@@ -26,7 +42,12 @@ func (w *Worker) RecoverOrphans(ctx context.Context) error {
 }
 
 // Timing is what tests shorten; zero leaves the real one.
-type Timing struct{ Beat, Trust, Dead time.Duration }
+type Timing struct {
+	Beat, Trust, Dead time.Duration
+	Sated             time.Duration
+	// Reached is called by the fetcher at each step.
+	Reached func(HungerStep)
+}
 
 // SetTiming must be called before Run.
 func (w *Worker) SetTiming(t Timing) {
@@ -35,6 +56,8 @@ func (w *Worker) SetTiming(t Timing) {
 		trust: cmp.Or(t.Trust, realTiming.trust),
 		dead:  cmp.Or(t.Dead, realTiming.dead),
 	}
+	w.hunger.sated = cmp.Or(t.Sated, satedAfter)
+	w.hunger.reached = t.Reached
 }
 
 // Advertises reports whether others are told of the worker's lock.

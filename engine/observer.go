@@ -16,6 +16,8 @@ const (
 	// lock, and after trouble; restInterval while nobody holds any.
 	unlockedLookInterval = 5 * time.Second
 	restInterval         = 30 * time.Second
+	// restAfter is how long nobody must have been busy before that.
+	restAfter = 3 * time.Second
 
 	// trustAfter is for how long the observer's own session must have been up
 	// before it believes that a lock was lost, and how long the database must
@@ -62,6 +64,8 @@ type observer struct {
 	// sights has, for each lock that was seen held, since when it is missing:
 	// zero while it is held.
 	sights map[int64]time.Time
+	// busyAt is when a peer with a lock was last seen holding jobs.
+	busyAt time.Time
 }
 
 // judge returns those peers that are dead. session is the observer's own if it

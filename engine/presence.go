@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"time"
@@ -178,9 +179,12 @@ func lockKey(worker string, session int) int64 {
 }
 
 // The hostname column carries the worker's id too: (hostname, pid) is unique,
-// and containers share both. Returns whether someone had declared the worker
-// stopped. Parameters: $9 and $10 the job names and their arguments' types, or
-// none.
+// and containers share both. The tenure is a new one where the row, as it is
+// when it is written, was not there, stopped, or silent for so long that its
+// hunger may not have counted (soniq_hungry gives it five minutes). Returns
+// whether someone had declared the worker stopped, and the tenure. Parameters:
+// $9 and $10 the job names and their arguments' types, or none; $11 a new
+// tenure.
 const registerSQL = `
 with before as (
   select status
@@ -194,15 +198,20 @@ with before as (
   set last_seen_at = now()
 )
 insert into soniq_workers (
-  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid
+  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, tenure
 )
-values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8)
+values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8, $11)
 on conflict (id) do update
 set status = 'active',
   last_heartbeat = now(),
   lock_key = excluded.lock_key,
-  backend_pid = excluded.backend_pid
-returning coalesce((select status from before) = 'stopped', false)`
+  backend_pid = excluded.backend_pid,
+  tenure = case
+    when soniq_workers.status <> 'stopped' and soniq_workers.last_heartbeat > now() - interval '4 minutes'
+      then soniq_workers.tenure
+    else excluded.tenure
+  end
+returning coalesce((select status from before) = 'stopped', false), coalesce(tenure, 0)`
 
 // The names stay: a fleet between two releases has not forgotten its jobs.
 const unregisterSQL = `
@@ -227,10 +236,15 @@ func (w *Worker) register(ctx context.Context, db querier, names bool) error {
 		}
 	}
 	var stopped bool
+	var tenure int64
 	err = db.QueryRow(ctx, registerSQL, w.id, host+"/"+w.id.String(), os.Getpid(),
-		w.queues, w.config.Concurrency, soniq.WorkerVersion, key, pid, handled, types).Scan(&stopped)
+		w.queues, w.config.Concurrency, soniq.WorkerVersion, key, pid, handled, types, rand.Int64()).Scan(&stopped, &tenure)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
+	}
+	if w.hunger.registered(tenure) {
+		w.hunger.doubt()
+		w.wakeups.Set()
 	}
 	if stopped {
 		w.logger.Warn("this worker was taken for dead; it goes on, and outcomes of jobs it lost are refused")

@@ -336,6 +336,30 @@ func TestWorker_prune_keepsWorkersOfKeptJobsBehindPythonsKey(t *testing.T) {
 	}
 }
 
+// A busy worker finds jobs that nobody was told of: between two of them it is
+// watched on.
+func TestWorker_peerNoLongerBusy_isWatchedForAWhile(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool, sent := traced(t, url)
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	busy := start(t, connect(t, url), reg, engine.WorkerConfig{})
+	id := enqueue(t, newClient(t, pool), "slow", nil)
+	receive(t, "start", started)
+	idle := engine.NewRegistry()
+	noop(idle, "idle")
+	start(t, pool, idle, engine.WorkerConfig{Queues: []string{"idle"}})
+	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	_, looks := sent.count()
+	waitTrue(t, "looks at a busy one", func() bool { _, now := sent.count(); return now >= looks+4 })
+	close(release)
+	busy.waitForJob(t, id)
+	// One look may be under way, and one may follow by a notification.
+	_, looks = sent.count()
+	waitTrue(t, "looks at one that was busy", func() bool { _, now := sent.count(); return now >= looks+4 })
+}
+
 // The bar is 150 a minute, with an idle worker's 20 among them.
 func TestWorker_watchingABusyPeer_sendsFewStatements(t *testing.T) {
 	t.Parallel()

@@ -61,6 +61,26 @@ where (task_name, worker_id) in (
   for update skip locked
 )`
 
+// Hunger goes with its worker. What a worker sent before it was gone may have
+// arrived after that.
+const pruneHungerSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+delete from soniq_hunger
+where (queue, worker_id) in (
+  select h.queue, h.worker_id
+  from soniq_hunger h
+  where (select elected from leader)
+    and not exists (
+      select from soniq_workers o
+      where o.id = h.worker_id
+        and (o.status <> 'stopped' or o.last_heartbeat > now() - $3::interval)
+    )
+  limit $2
+  for update skip locked
+)`
+
 // An alarm whose limit nobody has any more.
 const pruneChoresSQL = `
 with leader as materialized (
@@ -77,8 +97,8 @@ where name in (
 )`
 
 // prune deletes, in small batches, the rows of workers, of registered names and
-// of chores that nobody has heard of for long, and the old history of dead
-// letters. Names are kept for any grace.
+// of chores that nobody has heard of for long, hunger that nobody has, and the
+// old history of dead letters. Names are kept for any grace.
 func (w *Worker) prune(ctx context.Context) error {
 	names := max(namesMemory, plus(w.config.UnknownGrace, registryWindow))
 	for _, p := range []struct {
@@ -86,6 +106,7 @@ func (w *Worker) prune(ctx context.Context) error {
 		args      []any
 	}{
 		{"workers", pruneWorkersSQL, []any{maintenanceLock, pruneBatch, workerMemory, pythonMemory}},
+		{"hunger", pruneHungerSQL, []any{maintenanceLock, pruneBatch, pythonDeadAfter}},
 		{"job names", pruneNamesSQL, []any{maintenanceLock, pruneBatch, names}},
 		{"chores", pruneChoresSQL, []any{maintenanceLock, pruneBatch, choresMemory}},
 	} {

@@ -121,13 +121,13 @@ func TestWorker_rowIsLocked_outcomesOfOthersAreWritten(t *testing.T) {
 		<-release
 		defer close(released)
 		return nil, tx.Rollback(context.WithoutCancel(ctx))
-	}, engine.Timeout(50*time.Millisecond), engine.AttemptLimit(1))
+	}, engine.Timeout(time.Second), engine.AttemptLimit(1)) // time enough to lock the row first
 	noop(reg, "quick")
 	client := newClient(t, pool)
 	var log journal
 	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 5, CancelGrace: 50 * time.Millisecond, Logger: log.logger()})
 	id := enqueue(t, client, "holds", nil)
-	<-holding
+	receive(t, "the row's lock", holding)
 	waitTrue(t, "the settlement without the handler", func() bool { return strings.Contains(log.String(), "settled without it") })
 	// Its outcome is on its way to the locked row; others wait for no longer
 	// than it takes to find that out.

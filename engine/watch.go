@@ -101,13 +101,17 @@ func (w *Worker) lookOn(ctx context.Context, db session, o *observer, saw *bool)
 	if err := errors.Join(errs...); err != nil {
 		return unlockedLookInterval, err
 	}
-	return w.pace(peers, contact), nil
+	return w.pace(o, peers, contact), nil
 }
 
 // pace is the time to the next look. A worker that runs jobs looks for itself
-// too: that others still see it.
-func (w *Worker) pace(peers []peer, contact time.Duration) time.Duration {
+// too: that others still see it. One that was busy just now may be busy again,
+// and nobody is told of jobs that a worker finds by itself.
+func (w *Worker) pace(o *observer, peers []peer, contact time.Duration) time.Duration {
 	next := restInterval
+	if time.Since(o.busyAt) < restAfter {
+		next = lookInterval
+	}
 	if len(peers) > 0 && w.presence.current() != nil && w.freeSlots() < w.config.Concurrency {
 		next = lookInterval
 	}
@@ -115,6 +119,7 @@ func (w *Worker) pace(peers []peer, contact time.Duration) time.Duration {
 		switch {
 		case p.Busy && p.LockKey != nil:
 			next = min(next, lookInterval)
+			o.busyAt = time.Now()
 		case p.Busy && (p.Ours || contact < w.timing.trust):
 			next = min(next, unlockedLookInterval)
 		}
@@ -148,6 +153,14 @@ func (w *Worker) watch(ctx context.Context) error {
 type newJobs struct {
 	*notify.Wakeups
 	presence *presence
+	hunger   *hunger
+}
+
+// Connected comes after LISTEN was committed. The doubt is there before the
+// fetcher is woken by it.
+func (n newJobs) Connected(ctx context.Context) {
+	n.hunger.doubt()
+	n.Wakeups.Connected(ctx)
 }
 
 func (n newJobs) Notify(ctx context.Context, payload string) {

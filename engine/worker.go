@@ -39,6 +39,7 @@ type Worker struct {
 	handlers map[string]HandlerFunc
 
 	presence *presence
+	hunger   *hunger
 	timing   timing
 	// deaf says that notifications can't be relied on.
 	deaf atomic.Bool
@@ -130,6 +131,7 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 			return nil, fmt.Errorf("new worker: config: QueueConcurrency: queue %q is not served", queue)
 		}
 	}
+	w.hunger = newHunger(pool, id, w.logger, queues)
 	w.cancels = &cancelWatch{Wakeups: notify.NewWakeups(), worker: w}
 	w.deaf.Store(true) // until the listener has proved the contrary
 	return w, nil
@@ -195,7 +197,7 @@ func (w *Worker) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listener.Handle(notify.NewJob, newJobs{w.wakeups, w.presence})
+	listener.Handle(notify.NewJob, newJobs{w.wakeups, w.presence, w.hunger})
 	listener.Handle(notify.Control, w.cancels)
 	defer w.accompany(context.WithoutCancel(ctx), listener)()
 
@@ -229,6 +231,10 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.fetch(awakeCtx, jobsCtx) })
 	err = awake.Wait()
 
+	if w.freeSlots() < w.config.Concurrency {
+		// Producers need not wait for a drain. Without one, unregister tells.
+		beat.Go(func() error { w.hunger.leave(background); return nil })
+	}
 	w.drain(cancelJobs)
 	// All outcomes are in the channel now, and handlers that never returned
 	// have nobody left to tell.
@@ -289,13 +295,17 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			return nil
 		}
 		if free == 0 {
-			sleep(ctx, -1, nil, w.freed)
+			sleep(ctx, w.hunger.full(ctx), nil, w.freed)
 			continue
 		}
 		// Cleared before the fetch, never after: what commits while the fetch
 		// runs sets the bit again.
 		w.wakeups.Clear()
-		wait, due, capped, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		f, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
+		wait := f.wait
+		if err == nil && wait > 0 {
+			wait, err = w.hunger.short(ctx, f.short, wait)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -313,15 +323,18 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 			trouble.Reset()
 			signal(w.doubt)
 		}
+		if f.wait == 0 {
+			w.hunger.full(ctx)
+		}
 		if wait == 0 {
 			continue
 		}
 		var freed <-chan struct{}
-		if capped {
+		if f.capped {
 			freed = w.freed
 		}
 		sleep(ctx, wait, w.wakeups.C(), freed)
-		if due {
+		if f.due && wait == f.wait {
 			// Without a notification.
 			w.presence.stir()
 		}
@@ -335,11 +348,21 @@ const claimTimeout = 10 * time.Second
 // relied on.
 const deafPoll = time.Second
 
-// fetchOnce claims up to free jobs, starts them, and returns how long to
-// sleep: 0 after a full fetch, since more may wait. due says that a job is due
-// then. capped says that a handler runs all that it may: its jobs were not
-// asked for.
-func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (wait time.Duration, due, capped bool, err error) {
+// fetched is what a fetch found.
+type fetched struct {
+	// wait is how long to sleep: 0 after a full fetch, since more may wait.
+	wait time.Duration
+	// due says that a job is due then.
+	due bool
+	// capped says that a handler or a queue runs all that it may: its jobs were
+	// not asked for.
+	capped bool
+	// short are the queues that were asked for and have no more.
+	short []string
+}
+
+// fetchOnce claims up to free jobs and starts them.
+func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time.Duration) (f fetched, err error) {
 	// A claim that has begun is finished, so that no claimed row is left
 	// without a runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
@@ -347,7 +370,7 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 	w.mu.Lock()
 	asks := w.slots.asks()
 	open := w.slots.open()
-	capped = w.slots.full()
+	f.capped = w.slots.full()
 	w.mu.Unlock()
 	more := false
 	for _, ask := range asks {
@@ -364,39 +387,43 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 		}
 		claimed, err := w.claim(claimCtx, jobsCtx, ask, n)
 		if err != nil {
-			return 0, false, capped, err
+			return f, err
 		}
 		free -= claimed
 		more = more || claimed == n
 	}
 	if more {
-		return 0, false, capped, nil
+		return f, nil
 	}
 	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
 	defer cancelNext()
 	next, ok, err := w.claims.untilNext(nextCtx, open)
 	if err != nil {
-		return 0, false, capped, err
+		return f, err
 	}
 	poll := w.config.SafetyPoll
 	if w.deaf.Load() {
 		poll = min(poll, deafPoll)
 	}
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
+	if len(asks) > 0 {
+		f.short = open.queues
+	}
 	switch {
 	case !ok || next > poll:
 		*overdue = 0
-		return poll, false, capped, nil
+		f.wait = poll
 	case next > 0:
 		*overdue = 0
 		// Waking a hair early would only cost a fetch that finds nothing.
-		return next + time.Millisecond, true, capped, nil
+		f.wait, f.due = next+time.Millisecond, true
 	default:
 		// Due, yet not claimed: someone holds the row's lock, or it has just
 		// become due. Look again soon, and ever less often.
 		*overdue = min(max(*overdue*2, 25*time.Millisecond), time.Second)
-		return *overdue, true, capped, nil
+		f.wait, f.due = *overdue, true
 	}
+	return f, nil
 }
 
 // claim makes one claim and starts its jobs.
