@@ -58,6 +58,7 @@ var migrations = []migration{
 	{"0155", "soniq_go_hooks_wake"},
 	{"0156", "soniq_go_dead_letter_operation"},
 	{"0157", "soniq_go_hunger"},
+	{"0160", "soniq_go_dead_letter_counts"},
 }
 
 // SetupResult tells what [Setup] did.
@@ -211,8 +212,9 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 
 // redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
 // neither program gains from once idx_soniq_jobs_claim and
-// idx_soniq_jobs_processing exist. The two unique arbiters and expires_at are
-// not among them. That of worker_id serves the foreign key, which goes first.
+// idx_soniq_jobs_processing exist, and those on soniq_dead_letter_jobs that are
+// the beginning of another one. The two unique arbiters and expires_at are not
+// among them. That of worker_id serves the foreign key, which goes first.
 var redundantIndexes = []string{
 	"idx_soniq_jobs_worker_id",
 	"idx_soniq_jobs_status_priority",
@@ -220,13 +222,16 @@ var redundantIndexes = []string{
 	"idx_soniq_jobs_queue_status_priority",
 	"idx_soniq_jobs_scheduled_at",
 	"idx_soniq_jobs_args_hash",
+	"idx_soniq_dead_letter_jobs_job_name",
+	"idx_soniq_dead_letter_jobs_queue",
+	"idx_soniq_dead_letter_jobs_reason",
 }
 
 const indexExistsSQL = `
 select exists (
   select from pg_index i
   join pg_class c on c.oid = i.indexrelid
-  where i.indrelid = 'soniq_jobs'::regclass
+  where i.indrelid in ('soniq_jobs'::regclass, 'soniq_dead_letter_jobs'::regclass)
     and c.relname = $1
 )`
 
@@ -250,11 +255,11 @@ alter table soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
 // lockPause is between two tries to have the table alone.
 const lockPause = 500 * time.Millisecond
 
-// Optimize drops, by name, the indexes on soniq_jobs and the foreign key from
-// there to soniq_workers that Python Soniq made and that only slow both
-// programs down: with all of its nine indexes a claim costs four times as much.
-// It returns the names of what it dropped, none on a database that [Setup]
-// made. Workers go on meanwhile: the indexes are dropped CONCURRENTLY, and the
+// Optimize drops, by name, the indexes on soniq_jobs and soniq_dead_letter_jobs,
+// and the foreign key from a job to its worker, that Python Soniq made and that
+// only slow both programs down: with all of its nine indexes on soniq_jobs a claim
+// costs four times as much. It returns the names of what it dropped, none on a
+// database that [Setup] made. Workers go on meanwhile: the indexes are dropped CONCURRENTLY, and the
 // key in a moment in which nobody else is at the table, which is waited for as
 // long as ctx allows.
 func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {

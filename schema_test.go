@@ -22,7 +22,7 @@ import (
 var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
-	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger",
+	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
 }
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {
@@ -442,7 +442,7 @@ func TestSetup_otherSchema_functionsArePinnedToIt(t *testing.T) {
 	}
 }
 
-func TestOptimize_pythonsDatabase_dropsItsSevenAndNoMore(t *testing.T) {
+func TestOptimize_pythonsDatabase_dropsItsTenAndNoMore(t *testing.T) {
 	t.Parallel()
 	python, ours := pythonPool(t), testdb.New(t)
 	setup(t, python)
@@ -452,6 +452,9 @@ func TestOptimize_pythonsDatabase_dropsItsSevenAndNoMore(t *testing.T) {
 	}
 	slices.Sort(dropped)
 	want := []string{
+		"idx_soniq_dead_letter_jobs_job_name",
+		"idx_soniq_dead_letter_jobs_queue",
+		"idx_soniq_dead_letter_jobs_reason",
 		"idx_soniq_jobs_args_hash",
 		"idx_soniq_jobs_queue_status",
 		"idx_soniq_jobs_queue_status_priority",
@@ -464,9 +467,11 @@ func TestOptimize_pythonsDatabase_dropsItsSevenAndNoMore(t *testing.T) {
 		t.Errorf("dropped %q, want %q", dropped, want)
 	}
 	// The arbiters and expires_at are among the rest.
-	rest := queryColumn[string](t, python, indexesSQL, "soniq_jobs")
-	if d := difference(queryColumn[string](t, ours, indexesSQL, "soniq_jobs"), rest); len(d) > 0 {
-		t.Errorf("what is left is not what an empty database gets:\n%s", strings.Join(d, "\n"))
+	for _, table := range []string{"soniq_jobs", "soniq_dead_letter_jobs"} {
+		rest := queryColumn[string](t, python, indexesSQL, table)
+		if d := difference(queryColumn[string](t, ours, indexesSQL, table), rest); len(d) > 0 {
+			t.Errorf("what is left of %s is not what an empty database gets:\n%s", table, strings.Join(d, "\n"))
+		}
 	}
 	if d := difference(queryColumn[string](t, ours, shapesSQL), queryColumn[string](t, python, shapesSQL)); len(d) > 0 {
 		t.Errorf("it is not the same as an empty database now:\n%s", strings.Join(d, "\n"))
@@ -510,8 +515,8 @@ func TestOptimize_duringALongTransaction_blocksNobodyElse(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Wait(); err != nil || len(dropped) != 7 {
-		t.Errorf("dropped %q, %v; want seven", dropped, err)
+	if err := g.Wait(); err != nil || len(dropped) != 10 {
+		t.Errorf("dropped %q, %v; want ten", dropped, err)
 	}
 }
 
@@ -535,8 +540,8 @@ func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(dropped[0]) + len(dropped[1]); n != 7 {
-		t.Errorf("dropped %q, want seven in all", dropped)
+	if n := len(dropped[0]) + len(dropped[1]); n != 10 {
+		t.Errorf("dropped %q, want ten in all", dropped)
 	}
 }
 

@@ -2,7 +2,7 @@
 // they are kept, and how they come back.
 //
 // A failed attempt becomes a [Verdict] by [Classify]: try again, or a [Reason]
-// to stop. [Move] then takes the job out of soniq_jobs and into
+// to stop. A [Classifier] knows what a dependency says of itself. [Move] then takes the job out of soniq_jobs and into
 // soniq_dead_letter_jobs in one statement, and a trigger announces it on the
 // channel soniq_dead_letter, whoever inserted the row. [Subscribe] hears that.
 //
@@ -22,5 +22,6 @@
 // Verbs that change many rows have a preview that uses the same conditions:
 // [Queue.Count] for [Queue.DeleteAll], [Queue.ReplayCount] for
 // [Queue.ReplayAll], [Queue.CleanupCount] for [Queue.Cleanup]. They refuse a
-// [Filter] that has no condition unless it says All.
+// [Filter] that has no condition unless it says All. [Queue.Import] brings back
+// what [Queue.Export] wrote.
 package deadletter

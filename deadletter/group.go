@@ -38,50 +38,70 @@ type Group struct {
 	Trend []int64 `json:"trend"`
 }
 
-// The rows are counted once, by all that is asked about them; the groups are
-// made of those counts. $1 is the number of hours of the trend, $2 the limit.
-// The place of %[1]s is the filter's, which is the samples' too.
+// A group is counted by its key alone, so that the database can do it in parts,
+// side by side and in little memory. Nearly all have one job and one reason: the
+// others alone are read again. $1 is the number of hours of the trend, $2 the
+// limit. The place of %[1]s is the filter's, and that of %[2]s what goes before
+// another condition.
 const groupsSQL = `
-with counts as materialized (
+with groups as materialized (
   select
     ` + groupKey + ` as id,
-    d.job_name, d.dead_letter_reason, d.state,
-    case
-      when d.moved_to_dead_letter_at > now() - $1::integer * interval '1 hour' and d.moved_to_dead_letter_at <= now()
-      then $1::integer - 1 - floor(extract(epoch from now() - d.moved_to_dead_letter_at) / 3600)::integer
-    end as hour,
     count(*) as n,
-    min(` + movedAt + `) as first_seen,
-    max(` + movedAt + `) as last_seen
+    count(*) filter (where d.state = 'dead') as dead,
+    count(*) filter (where d.state = 'replaying') as replaying,
+    count(*) filter (where d.state = 'resolved') as resolved,
+    min(d.moved_to_dead_letter_at) as first_seen,
+    max(d.moved_to_dead_letter_at) as last_seen,
+    min(d.job_name collate "C") as first_job,
+    max(d.job_name collate "C") as last_job,
+    min(d.dead_letter_reason collate "C") as first_reason,
+    max(d.dead_letter_reason collate "C") as last_reason
   from soniq_dead_letter_jobs d%[1]s
-  group by 1, 2, 3, 4, 5
-), groups as (
-  select
-    c.id,
-    sum(c.n) as n,
-    coalesce(sum(c.n) filter (where c.state = 'dead'), 0) as dead,
-    coalesce(sum(c.n) filter (where c.state = 'replaying'), 0) as replaying,
-    coalesce(sum(c.n) filter (where c.state = 'resolved'), 0) as resolved,
-    min(c.first_seen) as first_seen,
-    max(c.last_seen) as last_seen
-  from counts c
-  group by c.id
-  order by dead desc, n desc, last_seen desc, c.id
+  group by 1
+), worst as (
+  select *
+  from groups
+  order by dead desc, n desc, last_seen desc, id
   limit $2
+), hours as materialized (
+  select
+    ` + groupKey + ` as id,
+    $1::integer - 1 - floor(extract(epoch from now() - d.moved_to_dead_letter_at) / 3600)::integer as hour,
+    count(*) as n
+  from soniq_dead_letter_jobs d%[1]s%[2]s d.moved_to_dead_letter_at > now() - $1::integer * interval '1 hour'
+    and d.moved_to_dead_letter_at <= now()
+  group by 1, 2
 )
 select
-  g.id, g.n::bigint, g.dead::bigint, g.replaying::bigint, g.resolved::bigint, g.first_seen, g.last_seen,
-  array(select distinct c.job_name from counts c where c.id = g.id order by 1 limit 10),
-  array(select distinct c.dead_letter_reason from counts c where c.id = g.id order by 1),
+  g.id, g.n, g.dead, g.replaying, g.resolved,
+  least(greatest(g.first_seen, ` + earliest + `), ` + latest + `),
+  least(greatest(g.last_seen, ` + earliest + `), ` + latest + `),
+  case
+    when g.first_job = g.last_job then array[g.first_job]
+    else array(
+      select distinct d.job_name
+      from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
+      order by 1
+      limit 10
+    )
+  end,
+  case
+    when g.first_reason = g.last_reason then array[g.first_reason]
+    else array(
+      select distinct d.dead_letter_reason
+      from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
+      order by 1
+    )
+  end,
   s.id, coalesce(s.last_error, ''),
   array(
-    select coalesce(sum(c.n), 0)::bigint
-    from generate_series(0, $1::integer - 1) h
-    left join counts c on c.id = g.id and c.hour = h
-    group by h
-    order by h
+    select coalesce(h.n, 0)
+    from generate_series(0, $1::integer - 1) place
+    left join hours h on h.id = g.id and h.hour = place
+    order by place
   )
-from groups g
+from worst g
 cross join lateral (
   select d.id, d.last_error
   from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
@@ -101,7 +121,7 @@ func (q *Queue) Groups(ctx context.Context, f Filter) ([]Group, error) {
 	return groups, nil
 }
 
-func (q *Queue) groups(ctx context.Context, f Filter) ([]Group, error) {
+func (q *Queue) groups(ctx context.Context, f Filter) (groups []Group, err error) {
 	if err := f.Validate(); err != nil {
 		return nil, err
 	}
@@ -109,18 +129,20 @@ func (q *Queue) groups(ctx context.Context, f Filter) ([]Group, error) {
 		f.Limit = listLimit
 	}
 	sql, params := f.groupsSQL()
-	rows, err := q.pool.Query(ctx, sql, params...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (g Group, err error) {
-		err = row.Scan(
-			&g.ID, &g.Count, &g.Dead, &g.Replaying, &g.Resolved, &g.FirstSeen, &g.LastSeen,
-			&g.Jobs, &g.Reasons, &g.SampleID, &g.SampleError, &g.Trend,
-		)
-		g.FirstSeen, g.LastSeen = g.FirstSeen.UTC(), g.LastSeen.UTC()
-		return g, err
+	err = q.survey(ctx, sql, params, func(rows pgx.Rows) error {
+		groups, err = pgx.CollectRows(rows, scanGroup)
+		return err
 	})
+	return groups, err
+}
+
+func scanGroup(row pgx.CollectableRow) (g Group, err error) {
+	err = row.Scan(
+		&g.ID, &g.Count, &g.Dead, &g.Replaying, &g.Resolved, &g.FirstSeen, &g.LastSeen,
+		&g.Jobs, &g.Reasons, &g.SampleID, &g.SampleError, &g.Trend,
+	)
+	g.FirstSeen, g.LastSeen = g.FirstSeen.UTC(), g.LastSeen.UTC()
+	return g, err
 }
 
 func (f Filter) groupsSQL() (sql string, params []any) {

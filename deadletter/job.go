@@ -128,12 +128,13 @@ const jobColumns = `
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	var failures []byte
+	// As bytes, JSON is copied; as a json.RawMessage it would be parsed.
 	err := row.Scan(
-		&j.ID, &j.JobName, &j.Args, &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
+		&j.ID, &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
 		&j.LastError, &j.Reason,
 		&j.OriginalCreatedAt,
 		&j.MovedAt,
-		&j.ResurrectionCount, &j.LastResurrectionAt, &j.Tags,
+		&j.ResurrectionCount, &j.LastResurrectionAt, (*[]byte)(&j.Tags),
 		&j.State, &j.ReplayJobID, &j.ReplayOf,
 		&j.ErrorKind, &j.ErrorType, &j.ErrorCode,
 		&j.DecidedBy, &j.Fingerprint,

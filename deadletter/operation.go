@@ -18,6 +18,7 @@ const (
 	ActionDelete  = "delete"
 	ActionCleanup = "cleanup"
 	ActionTag     = "tag"
+	ActionImport  = "import"
 )
 
 // The states of an operation.
@@ -56,7 +57,7 @@ func (q *Queue) As(actor, because string) *Queue {
 // An Operation is what somebody did to many dead letters at once.
 type Operation struct {
 	ID uuid.UUID `json:"id"`
-	// Action is ActionReplay, ActionDelete or ActionCleanup.
+	// Action is ActionReplay, ActionDelete, ActionCleanup or ActionImport.
 	Action string `json:"action"`
 	// State is OperationRunning, OperationDone or OperationStopped.
 	State string `json:"state"`
@@ -66,9 +67,10 @@ type Operation struct {
 	Actor   string `json:"actor"`
 	Because string `json:"because"`
 	// Filter is a JSON object with the conditions that picked the dead letters.
+	// Of an import its 'source' is the file that they came from.
 	Filter json.RawMessage `json:"filter"`
-	// Total is how many were picked; Done and Skipped, of a replay, how many of
-	// them were replayed and left alone.
+	// Total is how many were picked; Done and Skipped, of a replay and an import,
+	// how many of them were replayed or restored, and left alone.
 	Total   int64 `json:"total"`
 	Done    int64 `json:"done"`
 	Skipped int64 `json:"skipped"`
@@ -127,16 +129,18 @@ insert into soniq_dead_letter_operations (id, action, state, actor, because, fil
 values ($1, $2, $3, nullif($4, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
 returning created_at, updated_at`
 
-// beginOperation records the operation under a new id. options is what it needs
-// to go on after a break, or nil.
+// beginOperation records the operation under a new id, with the filter f unless
+// it has one. options is what it needs to go on after a break, or nil.
 func (q *Queue) beginOperation(ctx context.Context, db DBTX, op *Operation, f Filter, options any) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
 	}
 	op.ID, op.Actor, op.Because = id, q.by.actor, q.by.because
-	if op.Filter, err = f.describe(); err != nil {
-		return err
+	if op.Filter == nil {
+		if op.Filter, err = f.describe(); err != nil {
+			return err
+		}
 	}
 	var stored *string
 	if options != nil {

@@ -1,21 +1,22 @@
 package deadletter
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"soniq/internal/testdb"
 )
 
 // explain returns the plan of a statement, as it is for these parameters.
-func explain(t *testing.T, pool *pgxpool.Pool, sql string, params ...any) string {
+func explain(t *testing.T, db DBTX, sql string, params ...any) string {
 	t.Helper()
-	rows, err := pool.Query(t.Context(), "explain "+sql, params...)
+	rows, err := db.Query(t.Context(), "explain "+sql, params...)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
@@ -72,11 +73,75 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		t.Errorf("the groups of an hour read the whole table:\n%s", plan)
 	}
 
+	sql, params = statsOf(time.Hour)
+	if plan := explain(t, pool, sql, params...); strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs") {
+		t.Errorf("the stats of an hour read the whole table:\n%s", plan)
+	}
+	if plan := explain(t, pool, getSQL, uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
+		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
+	}
+	replay := Filter{JobNames: []string{"job.7"}}.replayable(ReplayOptions{MaxReplays: 3})
+	plan := explain(t, pool, selectReplayable+replay.sql()+oldestFirst+replay.limit(100), replay.params...)
+	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_job_name") || strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs d") {
+		t.Errorf("what is replayed of a job is not found by its name:\n%s", plan)
+	}
+
 	old := &where{}
 	old.and("d.moved_to_dead_letter_at < now() - interval '13 days'")
-	plan := explain(t, pool, deleteFree(selectIDs+old.sql()+oldestFirst+old.limit(deleteBatch)), old.params...)
-	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
-		t.Errorf("cleanup reads the whole table:\n%s", plan)
+	c := cleanup{where: old, size: deleteBatch}
+	for _, from := range []bool{false, true} {
+		if from {
+			c.from = pgtype.Timestamptz{Time: time.Now().Add(-300 * time.Hour), Valid: true}
+		}
+		sql, params, _ := c.batchSQL()
+		if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
+			t.Errorf("cleanup reads the whole table:\n%s", plan)
+		}
+	}
+}
+
+// Where the table is large enough for several processes, they count their parts
+// by themselves, in little memory: nothing is sorted, and few rows are handed on.
+func TestQueue_plansCountSideBySide(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const fill = `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, fingerprint
+		)
+		select gen_random_uuid(), 'job.' || n % 30, '{}', 'q' || n % 10, 100, 3, 3, 'r' || n % 5, now(), now() - n * interval '5 minutes', n % 200
+		from generate_series(1, 20000) n`
+	for _, sql := range []string{"set soniq.notify = off; " + fill, "vacuum analyze soniq_dead_letter_jobs"} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	const large = `
+		set local min_parallel_table_scan_size = 0;
+		set local min_parallel_index_scan_size = 0;
+		set local parallel_setup_cost = 0;
+		set local parallel_tuple_cost = 0.1;
+		set local max_parallel_workers_per_gather = 2`
+	if _, err := tx.Exec(t.Context(), large); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		sql    func() (string, []any)
+		counts int
+	}{
+		"stats":  {func() (string, []any) { return statsOf(0) }, 2},
+		"groups": {Filter{Limit: 21}.groupsSQL, 1},
+	} {
+		sql, params := c.sql()
+		if plan := explain(t, tx, sql, params...); strings.Count(plan, "Partial HashAggregate") < c.counts {
+			t.Errorf("%s: fewer than %d counts are made in parts:\n%s", name, c.counts, plan)
+		}
 	}
 }
 

@@ -227,3 +227,23 @@ func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error)
 	}
 	return picked, nil
 }
+
+// survey runs a statement that counts what may be millions of rows, and hands
+// its answer to read. It is not compiled before: for statements with so many
+// expressions that takes PostgreSQL two seconds, which it never wins back.
+func (q *Queue) survey(ctx context.Context, sql string, params []any, read func(pgx.Rows) error) error {
+	return pgx.BeginTxFunc(ctx, q.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "set local jit = off"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, sql, params...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		if err := read(rows); err != nil {
+			return err
+		}
+		return rows.Err()
+	})
+}

@@ -120,9 +120,10 @@ func (c *cancelWatch) look(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range requested {
-		for job, cancel := range w.running {
-			if job.ID == r.ID && job.token == r.Token {
-				cancel(ErrCancelled)
+		for job, e := range w.running {
+			if job.ID == r.ID && job.token == r.Token && e.ctx.Err() == nil {
+				e.cancel(ErrCancelled)
+				time.AfterFunc(w.config.CancelGrace, func() { w.leave(e.ctx, e) })
 			}
 		}
 	}

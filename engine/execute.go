@@ -63,8 +63,9 @@ type Outcome struct {
 
 // execution is one attempt under way.
 type execution struct {
-	// ctx is the attempt's, before its timeout and values.
+	// ctx is the attempt's, before its timeout and values; cancel ends it.
 	ctx     context.Context
+	cancel  context.CancelCauseFunc
 	job     *Job
 	handler *handler
 	// handle is the handler's function with its middleware around it.
@@ -77,9 +78,10 @@ type execution struct {
 	// When the run began and, as stackOf knows it, in which goroutine.
 	started   time.Time
 	goroutine string
-	// overdue, if set, is told when the handler's context has ended before the
-	// handler.
+	// overdue, if set, is told when the handler has not returned grace after its
+	// timeout.
 	overdue func(ctx context.Context, e *execution)
+	grace   time.Duration
 
 	// What CompleteTx needs: the worker, which is none in a dry run, how long
 	// the done row is kept, and whether it was called.
@@ -115,18 +117,35 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		outcome = e.fail(deadletter.KindCrash, nil, e.crashMessage(), "")
 		return
 	}
-	ctx = context.WithValue(ctx, jobKey{}, e.job)
-	ctx = context.WithValue(ctx, executionKey{}, e)
+	ctx = jobContext{ctx, e}
 	if e.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, e.timeout, ErrJobTimeout)
 		defer cancel()
-	}
-	if e.overdue != nil {
-		defer context.AfterFunc(ctx, func() { e.overdue(ctx, e) })()
+		if e.overdue != nil {
+			defer time.AfterFunc(plus(e.timeout, e.grace), func() { e.overdue(ctx, e) }).Stop()
+		}
 	}
 	result, err := e.handle(ctx, e.job)
 	outcome = e.judge(ctx, result, err)
+}
+
+// jobContext has the two values of a handler's context.
+type jobContext struct {
+	context.Context
+
+	e *execution
+}
+
+// Value implements [context.Context].
+func (c jobContext) Value(key any) any {
+	switch key.(type) {
+	case jobKey:
+		return c.e.job
+	case executionKey:
+		return c.e
+	}
+	return c.Context.Value(key)
 }
 
 func (e *execution) crashMessage() string {

@@ -18,17 +18,13 @@ func (e *stuckError) Error() string {
 	return e.timeoutError.Error() + "; the handler ignores that its context has ended, and still runs"
 }
 
-// overdue is told that the context of a running job has ended. Its handler has
-// CancelGrace to return; then it is left to itself, and another job has its
+// leave settles the job of a handler that doesn't return within CancelGrace
+// after its context has ended: it is left to itself, and another job has its
 // slot. (At shutdown, drain sees to that.)
-func (w *Worker) overdue(ctx context.Context, e *execution) {
-	if !errors.Is(context.Cause(ctx), ErrShutdown) {
-		time.AfterFunc(w.config.CancelGrace, func() { w.leave(ctx, e) })
-	}
-}
-
-// leave settles the job of a handler that doesn't return.
 func (w *Worker) leave(ctx context.Context, e *execution) {
+	if errors.Is(context.Cause(ctx), ErrShutdown) {
+		return
+	}
 	w.mu.Lock()
 	_, running := w.running[e.job]
 	w.mu.Unlock()

@@ -59,10 +59,9 @@ type Worker struct {
 
 	mu      sync.Mutex
 	started bool
-	// running has what cancels each job's context. It is by job and not by id:
-	// a job whose claim was lost can be claimed again here while its earlier
-	// run still goes on.
-	running map[*Job]context.CancelCauseFunc
+	// running is by job and not by id: a job whose claim was lost can be claimed
+	// again here while its earlier run still goes on.
+	running map[*Job]*execution
 	// left are the jobs that were settled while their handlers went on.
 	left map[*Job]struct{}
 	// held counts, by token, what may still write an outcome: claims whose
@@ -115,7 +114,7 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		freed:     make(chan struct{}, 1),
 		doubt:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
-		running:   map[*Job]context.CancelCauseFunc{},
+		running:   map[*Job]*execution{},
 		left:      map[*Job]struct{}{},
 		held:      map[int64]int{},
 		idle:      make(chan struct{}),
@@ -484,7 +483,7 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 		e := &execution{
 			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
 			timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
-			worker: w.id, ttl: w.config.ResultTTL, overdue: w.overdue,
+			worker: w.id, ttl: w.config.ResultTTL, overdue: w.leave, grace: w.config.CancelGrace,
 		}
 		if e.handler.timeout != 0 {
 			e.timeout = e.handler.timeout
@@ -492,7 +491,8 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 		if e.handler.ownClassifiers {
 			e.classifiers = e.handler.classifiers
 		}
-		e.ctx, w.running[job] = context.WithCancelCause(ctx)
+		e.ctx, e.cancel = context.WithCancelCause(ctx)
+		w.running[job] = e
 		w.held[job.token]++
 		w.slots.started(job)
 		started[i] = e
@@ -544,7 +544,7 @@ func (w *Worker) finish(o Outcome) { w.end(o, false) }
 func (w *Worker) end(o Outcome, left bool) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	release, ok := w.running[o.Job]
+	e, ok := w.running[o.Job]
 	if !ok {
 		if _, was := w.left[o.Job]; was && !left {
 			delete(w.left, o.Job)
@@ -553,7 +553,7 @@ func (w *Worker) end(o Outcome, left bool) int {
 		}
 		return 0
 	}
-	release(nil)
+	e.cancel(nil)
 	if left {
 		w.left[o.Job] = struct{}{}
 	}
@@ -599,8 +599,8 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for job, release := range w.running {
-		release(nil)
+	for job, e := range w.running {
+		e.cancel(nil)
 		w.logger.Warn("a handler ignores its cancellation; its job is given back while it still runs",
 			"job", job.ID, "name", job.Name)
 		w.outcomes <- Outcome{Job: job, Kind: OutcomeReleased}

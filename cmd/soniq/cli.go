@@ -19,6 +19,7 @@ type grammar struct {
 
 	Hooks hooksCmd `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log, by a command."`
 
+	Bench      benchCmd      `cmd:"" group:"more" help:"Measure this program beside plain SQL, in databases of its own."`
 	Dev        devCmd        `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
 	Completion completionCmd `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" passthrough:""`

@@ -188,7 +188,7 @@ func TestConfig_notYAML_namesTheLine(t *testing.T) {
 		"a: b\n---\nb: \"\\q\"\n":            {"3: not YAML: found unknown escape character"},
 		"jobs:\n  a: {exec: x}\n   b: 1\n":   {"3: not YAML: did not find expected key"},
 		"jobs:\n  a: {exec: b\n  c: d\n":     {"2: not YAML: did not find expected ',' or '}'"},
-		"jobs:\n  a:\n    exec: echo a: b\n": {"3: not YAML: mapping values are not allowed in this context"},
+		"jobs:\n  a:\n    exec: echo a: b\n": {"3: not YAML: mapping values are not allowed in this context; a text that has a colon and a space in it needs quotes, or lines of its own after |"},
 		"timeout: 1s\nqueues: *x\n":          {"2: not YAML: unknown anchor 'x' referenced"},
 		"timeout: 1s\nresult_ttl: \xff\n":    {"2: is not valid UTF-8"},
 		"timeout: 1s\n\x1b[2J: 1s\n":         {`2: has a control character ('\x1b')`},

@@ -117,7 +117,12 @@ func (r *configReader) syntax(data []byte, err error) {
 		partial := parseAll(bytes.Join(lines[:i+1], nil))
 		return partial != nil && partial.Error() == err.Error()
 	})
-	r.wrongAt(line, "not YAML: %s", yamlErrorPlace.ReplaceAllString(err.Error(), ""))
+	what := yamlErrorPlace.ReplaceAllString(err.Error(), "")
+	if strings.Contains(what, "mapping values are not allowed") {
+		// Mostly a command that prints an error.
+		what += "; a text that has a colon and a space in it needs quotes, or lines of its own after |"
+	}
+	r.wrongAt(line, "not YAML: %s", what)
 }
 
 // yamlErrorPlace begins the parser's errors.

@@ -24,6 +24,7 @@ type deadLetterCmd struct {
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
 	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters, and write them to a file before."`
 	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
+	Import  importCmd  `cmd:"" help:"Bring back dead letters from a file that export wrote."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
 	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
 	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
@@ -175,7 +176,8 @@ func moment(flag string, value *string, now time.Time) (time.Time, error) {
 		return now.Add(-age), nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil {
+		// The first moment of the year 1 would mean any time.
+		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil && !t.IsZero() {
 			return t, nil
 		}
 	}

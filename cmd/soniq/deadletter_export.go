@@ -27,7 +27,7 @@ type exportCmd struct {
 }
 
 func (exportCmd) Help() string {
-	return `The file appears once it is complete. Dead letters come oldest first, with all that is stored of them, secrets too.
+	return `The file appears once it is complete. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' brings them back.
 
     soniq dead-letter export --format json --output dead_jobs.json
     soniq dead-letter export --format csv --output dead_jobs.csv

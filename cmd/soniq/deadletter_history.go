@@ -16,7 +16,7 @@ type historyCmd struct {
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups and tags are recorded with who did them (--as) and why (--because).
+	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because).
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
@@ -142,7 +142,7 @@ func filterWords(op deadletter.Operation) string {
 	if dec.Decode(&fields) != nil {
 		return ""
 	}
-	names := []string{"job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "limit"}
+	names := []string{"source", "job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "limit"}
 	if op.Action == deadletter.ActionCleanup {
 		names = append(names, "to")
 	}

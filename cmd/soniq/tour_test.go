@@ -60,7 +60,7 @@ var tourMasks = []struct {
 	name    string
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`), "ID"},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+`), "TIME"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+`), "TIME"},
 	{regexp.MustCompile(`(?m)\b(after )?(\d+(\.\d+)?(h|m|s|ms|µs))+( ago)?( |$)`), "AGE "},
 	{regexp.MustCompile(`oldest=\d+s`), "oldest=AGE"},
 	{regexp.MustCompile(`[·▁▂▃▄▅▆▇█]{12}`), "TREND"},

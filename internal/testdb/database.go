@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -183,6 +184,11 @@ func sweep(ctx context.Context, admin string) error {
 		if err != nil {
 			return err
 		}
+		for _, name := range names {
+			if err := rollBackPrepared(ctx, conn, admin, name); err != nil && !hasCode(err, noSuchDatabase) {
+				return fmt.Errorf("roll back what is prepared in leftover database %s: %w", name, err)
+			}
+		}
 		for _, name := range append(names, templates...) {
 			// Another process may be sweeping too, or have connected just now.
 			_, err := conn.Exec(ctx, `drop database if exists `+quote(name))
@@ -194,14 +200,43 @@ func sweep(ctx context.Context, admin string) error {
 	})
 }
 
+const preparedSQL = `
+select gid
+from pg_prepared_xacts
+where database = $1`
+
+// rollBackPrepared ends the transactions that a killed run prepared: they outlive
+// it, keep the database from being dropped, and hold back for all databases of
+// the server what pg_snapshot_xmin says. Only their own database takes the order.
+func rollBackPrepared(ctx context.Context, conn *pgx.Conn, admin, name string) error {
+	prepared, err := list(ctx, conn, preparedSQL, name)
+	if err != nil || len(prepared) == 0 {
+		return err
+	}
+	dsn, err := withDatabase(admin, name)
+	if err != nil {
+		return err
+	}
+	return withConn(ctx, dsn, func(conn *pgx.Conn) error {
+		for _, id := range prepared {
+			// Another process may be sweeping too.
+			_, err := conn.Exec(ctx, `rollback prepared '`+strings.ReplaceAll(id, `'`, `''`)+`'`)
+			if err != nil && !hasCode(err, notPrepared) && !hasCode(err, busyPrepared) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func list(ctx context.Context, conn *pgx.Conn, sql, prefix string) ([]string, error) {
 	rows, err := conn.Query(ctx, sql, prefix)
 	if err != nil {
-		return nil, fmt.Errorf("list databases: %w", err)
+		return nil, fmt.Errorf("list leftovers: %w", err)
 	}
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, fmt.Errorf("list databases: %w", err)
+		return nil, fmt.Errorf("list leftovers: %w", err)
 	}
 	return names, nil
 }
@@ -237,6 +272,8 @@ func withConn(ctx context.Context, dsn string, do func(*pgx.Conn) error) (err er
 const (
 	objectInUse    = "55006"
 	noSuchDatabase = "3D000"
+	notPrepared    = "42704"
+	busyPrepared   = "55000"
 )
 
 func hasCode(err error, code string) bool {

@@ -126,6 +126,13 @@ func TestServer_givenByEnvironment_isUsed(t *testing.T) {
 		leftover := testPrefix + hostDigest() + "_" + gonePID + "_" + now + "_1"
 		must(t, createDatabase(t.Context(), own, leftover, false))
 		must(t, createDatabase(t.Context(), own, "soniq_test_mine", false))
+		// What was prepared there outlives its run and every connection.
+		inLeftover, err := withDatabase(own, leftover)
+		must(t, err)
+		must(t, withConn(t.Context(), inLeftover, func(conn *pgx.Conn) error {
+			_, err := conn.Exec(t.Context(), `begin; create table t (); prepare transaction 'it''s left'`)
+			return err
+		}))
 
 		var s server
 		admin, _, err := s.open(t.Context())
