@@ -273,7 +273,8 @@ var disturbances = []string{
 
 // Each round, a few producers meet workers that are falling asleep, asleep or
 // busy; then nobody does anything until all jobs have begun. A worker that
-// sleeps through one would do so for minutes.
+// sleeps through one would do so for minutes. In the second half, somebody holds
+// a snapshot.
 func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
 	t.Parallel()
 	seed := *hungerSeed
@@ -311,9 +312,13 @@ func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
 		}
 	})
 	var waits []time.Duration
-	rounds := 0
+	rounds, held := 0, false
 	began := time.Now()
 	for ; time.Since(began) < *hungerLasts || rounds < 10; rounds++ {
+		if !held && time.Since(began) > *hungerLasts/2 {
+			held = true
+			hold(t, b.pool)
+		}
 		var plan []string
 		var producers sync.WaitGroup
 		failed := make(chan error, 10)
@@ -347,4 +352,18 @@ func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
 	slices.Sort(waits)
 	at := func(share float64) time.Duration { return waits[int(share*float64(len(waits)-1))] }
 	t.Logf("%d rounds, %d jobs: from commit to start 50%% %s, 99%% %s, at most %s", rounds, len(waits), at(0.5), at(0.99), at(1))
+}
+
+// hold keeps a snapshot until the end of the test: nothing that is deleted goes
+// out of the way.
+func hold(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	if _, err := tx.Exec(t.Context(), `select count(*) from soniq_hunger`); err != nil {
+		t.Fatal(err)
+	}
 }
