@@ -217,9 +217,11 @@ func TestWorker_orphanThatCantBeQueued_holdsUpNobody(t *testing.T) {
 	}
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	w.waitForJob(t, ids[1])
-	if err := w.RecoverOrphans(t.Context()); err == nil || strings.Count(err.Error(), "refused by a trigger") != 2 {
-		t.Errorf("got %v, want both refusals", err)
-	}
+	// The worker's own look may still be at one of them, and then it is skipped.
+	waitTrue(t, "both refusals", func() bool {
+		err := w.RecoverOrphans(t.Context())
+		return err != nil && strings.Count(err.Error(), "refused by a trigger") == 2
+	})
 }
 
 // A name can be too long for an index of the dead letters.
