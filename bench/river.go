@@ -58,14 +58,17 @@ func (River) Setup(ctx context.Context, pool *pgxpool.Pool) error {
 	return err
 }
 
-// inserting is a client that runs nothing.
-func inserting(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
-	return river.NewClient(riverpgxv5.New(pool), &river.Config{Logger: slog.New(slog.DiscardHandler)})
+// inserting is a client that runs nothing. Its cooldown is that of the worker:
+// it sends no second notification within it.
+func (r River) inserting(pool *pgxpool.Pool) (*river.Client[pgx.Tx], error) {
+	return river.NewClient(riverpgxv5.New(pool), &river.Config{
+		Logger: slog.New(slog.DiscardHandler), FetchCooldown: r.FetchCooldown, FetchPollInterval: r.FetchPollInterval,
+	})
 }
 
 // Fill implements [bench.System].
-func (River) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
-	client, err := inserting(pool)
+func (r River) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
+	client, err := r.inserting(pool)
 	if err != nil {
 		return err
 	}
@@ -80,8 +83,8 @@ func (River) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
 }
 
 // Inserter implements [bench.System].
-func (River) Inserter(pool *pgxpool.Pool) (bench.Inserter, error) {
-	client, err := inserting(pool)
+func (r River) Inserter(pool *pgxpool.Pool) (bench.Inserter, error) {
+	client, err := r.inserting(pool)
 	if err != nil {
 		return nil, err
 	}
