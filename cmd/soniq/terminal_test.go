@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +67,11 @@ func TestExport_unknownEnding_asksForTheFormat(t *testing.T) {
 // A terminal that is closed is no crash: the job ends first.
 func TestWorker_hangup_drains(t *testing.T) {
 	t.Parallel()
+	// Who runs the tests under nohup has the signal ignored, and a child inherits
+	// that; one that is handled is at its default in the child.
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, syscall.SIGHUP)
+	defer signal.Stop(handled)
 	w := startWorkerProcess(t, "", "wait")
 	if err := w.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
