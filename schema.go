@@ -89,7 +89,8 @@ on conflict (version) do nothing`
 // setupTries bounds how often Setup begins anew because another program made
 // soniq_migrations, or its index, in the same moment: 'if not exists' looks, and
 // then fails. Python Soniq makes both before it takes the lock, in a transaction
-// each, so that two of it at once cost two tries each.
+// each, so that two of it at once cost two tries each. Its index and our records
+// can wait for each other too: then the server ends one of the two.
 const setupTries = 10
 
 // Setup creates or completes the schema: on an empty database, on one that
@@ -107,7 +108,7 @@ func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 				result.Applied, err = applyMigrations(ctx, tx)
 				return err
 			})
-			if !errors.Is(err, errMadeAtOnce) || try == setupTries {
+			if !errors.Is(err, errMadeAtOnce) && !isDeadlock(err) || try == setupTries {
 				return err
 			}
 		}
@@ -146,6 +147,11 @@ var errMadeAtOnce = errors.New("made by another program at the same time")
 func madeAtOnce(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "42P07" || pgErr.Code == "42710" || pgErr.Code == "23505")
+}
+
+func isDeadlock(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "40P01"
 }
 
 func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {

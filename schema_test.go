@@ -179,6 +179,53 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 	}
 }
 
+// Another program has a table that ours needs, and then waits for one that ours
+// has.
+func TestSetup_deadlock_beginsAnew(t *testing.T) {
+	t.Parallel()
+	pool := pythonPool(t)
+	exec(t, pool, `
+		create table if not exists soniq_migrations (
+		  id serial primary key, version varchar(255) not null unique, name text not null,
+		  applied_at timestamp default now(), checksum text
+		)`)
+	exec(t, pool, `create index if not exists idx_soniq_migrations_version on soniq_migrations (version)`)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	// Ours looks for a deadlock first, after a second.
+	exec(t, tx, `set local deadlock_timeout = '20s'`)
+	exec(t, tx, `lock table soniq_workers in access exclusive mode`)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	defer cancel()
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := soniq.Setup(ctx, pool)
+		return err
+	})
+	await(t, pool, "Setup waits for the table", `
+		select exists (
+		  select from pg_stat_activity
+		  where datname = current_database()
+		    and wait_event_type = 'Lock'
+		    and query like '%whole schema%'
+		)`)
+	if _, err := tx.Exec(ctx, `insert into soniq_migrations (version, name) values ('9000', 'another')`); err != nil {
+		t.Logf("the other one was ended: %v", err)
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := soniq.Check(t.Context(), pool); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSetup_nameOfItsTableIsTaken_givesUp(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
