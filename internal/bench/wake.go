@@ -66,18 +66,23 @@ func (w *sleeper) sample(ctx context.Context) (time.Duration, error) {
 	return at.Sub(start), err
 }
 
-// wakeIdle measures from an insert to the start of the handler, with a worker
-// that sleeps.
-func wakeIdle(ctx context.Context, s *stage, o Options) ([]Figure, error) {
+// wakes measures from an insert to the start of the handler, with a worker that
+// sleeps. before, which may be nil, comes before each insert, and rest after it.
+func wakes(ctx context.Context, s *stage, o Options, rest time.Duration, before func(context.Context, *sleeper, int) error) ([]Figure, error) {
 	waited := make([]time.Duration, 0, o.Samples)
 	err := whileAsleep(ctx, s, func(ctx context.Context, w *sleeper) error {
-		for range o.Samples {
+		for i := range o.Samples {
+			if before != nil {
+				if err := before(ctx, w, i); err != nil {
+					return err
+				}
+			}
 			d, err := w.sample(ctx)
 			if err != nil {
 				return err
 			}
 			waited = append(waited, d)
-			if err := pause(ctx, wakePause); err != nil {
+			if err := pause(ctx, rest); err != nil {
 				return err
 			}
 		}
@@ -87,69 +92,39 @@ func wakeIdle(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	return delays(waited), nil
+}
+
+func wakeIdle(ctx context.Context, s *stage, o Options) ([]Figure, error) {
+	return wakes(ctx, s, o, wakePause, nil)
 }
 
 // wakePairs measures the second of two inserts that are 1 to 90 ms apart: a
 // worker that rests after a fetch lets it wait.
 func wakePairs(ctx context.Context, s *stage, o Options) ([]Figure, error) {
-	waited := make([]time.Duration, 0, o.Samples)
-	err := whileAsleep(ctx, s, func(ctx context.Context, w *sleeper) error {
-		for i := range o.Samples {
-			if _, err := w.sample(ctx); err != nil {
-				return err
-			}
-			gap := minGap + (maxGap-minGap)*time.Duration(i)/time.Duration(o.Samples)
-			if err := pause(ctx, gap); err != nil {
-				return err
-			}
-			d, err := w.sample(ctx)
-			if err != nil {
-				return err
-			}
-			waited = append(waited, d)
-			if err := pause(ctx, maxGap); err != nil {
-				return err
-			}
+	return wakes(ctx, s, o, maxGap, func(ctx context.Context, w *sleeper, i int) error {
+		if _, err := w.sample(ctx); err != nil {
+			return err
 		}
-		return nil
+		return pause(ctx, minGap+(maxGap-minGap)*time.Duration(i)/time.Duration(o.Samples))
 	})
-	if err != nil {
-		return nil, err
-	}
-	return delays(waited), nil
 }
 
 // wakeAfterRollback measures an insert that follows one that was rolled back.
 func wakeAfterRollback(ctx context.Context, s *stage, o Options) ([]Figure, error) {
-	waited := make([]time.Duration, 0, o.Samples)
 	undone := errors.New("rolled back")
-	err := whileAsleep(ctx, s, func(ctx context.Context, w *sleeper) error {
-		for range o.Samples {
-			w.seq++
-			err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-				if err := w.insert(ctx, tx, w.seq); err != nil {
-					return err
-				}
-				return undone
-			})
-			if !errors.Is(err, undone) {
-				return fmt.Errorf("roll back: %w", err)
-			}
-			d, err := w.sample(ctx)
-			if err != nil {
+	return wakes(ctx, s, o, wakePause, func(ctx context.Context, w *sleeper, _ int) error {
+		w.seq++
+		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+			if err := w.insert(ctx, tx, w.seq); err != nil {
 				return err
 			}
-			waited = append(waited, d)
-			if err := pause(ctx, wakePause); err != nil {
-				return err
-			}
+			return undone
+		})
+		if !errors.Is(err, undone) {
+			return fmt.Errorf("roll back: %w", err)
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return delays(waited), nil
 }
 
 // sustainedClients insert the jobs of sustained.
