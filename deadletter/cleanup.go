@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -94,8 +95,8 @@ type cleanup struct {
 	filter Filter
 	// limit is the most that it deletes; 0 is none. size is that of a batch.
 	limit, size int
-	// lock is an advisory lock that each batch tries to take; 0 is none. Where
-	// somebody else has it, the cleanup ends.
+	// lock is an advisory lock that each batch holds; 0 is none. While somebody
+	// else has it, the cleanup waits.
 	lock int64
 	// pause, if set, is called after each batch with the time that it took.
 	pause func(context.Context, time.Duration) error
@@ -108,7 +109,7 @@ func (c *cleanup) run(ctx context.Context) error {
 	c.op = Operation{Action: ActionCleanup, State: OperationRunning}
 	for more := true; more; {
 		began := time.Now()
-		n, size, err := c.batch(ctx)
+		n, size, err := c.lockedBatch(ctx)
 		c.op.Done += n
 		c.op.Total = c.op.Done
 		if err == nil && c.op.ID == uuid.Nil && n > 0 {
@@ -137,9 +138,12 @@ func (c *cleanup) run(ctx context.Context) error {
 // vacuumed, and to step over all of them again each time would take ever
 // longer. Not to skip what died in the same moment, that moment is included.
 //
-// The places are those of the conditions and of the limit.
+// The places are those of the lock, which is asked for once, of the conditions
+// and of the limit.
 const cleanupSQL = `
-with picked as materialized (
+with lock as materialized (
+  select %s as taken
+), picked as materialized (
   select d.id, d.moved_to_dead_letter_at as at
   from soniq_dead_letter_jobs d%s
   order by d.moved_to_dead_letter_at%s
@@ -150,7 +154,7 @@ with picked as materialized (
   where d.id = picked.id
   returning d.id
 )
-select (select count(*) from gone), (select max(at) from picked)`
+select (select count(*) from gone), (select max(at) from picked), (select taken from lock)`
 
 func (c *cleanup) batchSQL() (sql string, params []any, size int) {
 	size = c.size
@@ -161,19 +165,43 @@ func (c *cleanup) batchSQL() (sql string, params []any, size int) {
 	if c.from.Valid {
 		w.and("d.moved_to_dead_letter_at >= " + w.param(c.from))
 	}
+	lock := "true"
 	if c.lock != 0 {
-		// Asked for once, before the rows.
-		w.and("(select pg_try_advisory_xact_lock(" + w.param(c.lock) + "))")
+		lock = "pg_try_advisory_xact_lock(" + w.param(c.lock) + ")"
+		w.and("(select taken from lock)")
 	}
 	conditions := w.sql()
-	return fmt.Sprintf(cleanupSQL, conditions, w.limit(size)), w.params, size
+	return fmt.Sprintf(cleanupSQL, lock, conditions, w.limit(size)), w.params, size
+}
+
+var errLockTaken = errors.New("somebody else has the lock")
+
+// lockedBatch is a batch, as soon as the lock can be had.
+func (c *cleanup) lockedBatch(ctx context.Context) (deleted int64, size int, err error) {
+	attempt := func() (int64, error) {
+		deleted, size, err = c.batch(ctx)
+		if err != nil && !errors.Is(err, errLockTaken) {
+			err = backoff.Permanent(err)
+		}
+		return deleted, err
+	}
+	deleted, err = backoff.Retry(ctx, attempt,
+		backoff.WithBackOff(&backoff.ExponentialBackOff{
+			InitialInterval: 20 * time.Millisecond, Multiplier: 2, RandomizationFactor: 0.5, MaxInterval: lockInterval,
+		}),
+		backoff.WithMaxElapsedTime(0))
+	return deleted, size, err
 }
 
 func (c *cleanup) batch(ctx context.Context) (deleted int64, size int, err error) {
 	sql, params, size := c.batchSQL()
 	var last pgtype.Timestamptz
-	if err := c.q.pool.QueryRow(ctx, sql, params...).Scan(&deleted, &last); err != nil {
+	var locked bool
+	if err := c.q.pool.QueryRow(ctx, sql, params...).Scan(&deleted, &last, &locked); err != nil {
 		return 0, size, err
+	}
+	if !locked {
+		return 0, size, errLockTaken
 	}
 	if last.Valid {
 		c.from = last

@@ -49,6 +49,8 @@ const (
 	retainBatch = 1000
 	// retainPause is the least time between two of them.
 	retainPause = 10 * time.Millisecond
+	// lockInterval is the longest time between two tries to take the lock.
+	lockInterval = 10 * time.Second
 )
 
 // Retain deletes what the rules don't keep any longer, and returns how many
@@ -56,8 +58,9 @@ const (
 // batches with a pause after each as long as the batch itself, waits for no
 // lock, and leaves what is being replayed.
 //
-// Each batch holds lock, an advisory lock of the transaction; when somebody
-// else has it, that one is at work, and Retain ends. 0 is no lock.
+// Each batch holds lock, an advisory lock of the transaction, so that of several
+// processes one is at work. While somebody else has it, Retain tries again, up to
+// every 10 s, until ctx ends. 0 is no lock.
 func (q *Queue) Retain(ctx context.Context, rules []Retention, lock int64) (int64, error) {
 	deleted, err := q.retain(ctx, rules, lock)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait of the tests. Nothing waits for it to pass.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // observed collects the outcomes of a worker.
 type observed struct {
