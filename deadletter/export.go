@@ -2,16 +2,15 @@ package deadletter
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -100,11 +99,12 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		return err
 	}
 	for rows.Next() {
-		j, err := scanJob(rows)
+		var j Job
+		failures, err := scanRow(rows, &j)
 		if err != nil {
 			return err
 		}
-		if err := e.job(j); err != nil {
+		if err := e.job(&j, failuresJSON(failures)); err != nil {
 			return err
 		}
 		written(j)
@@ -115,10 +115,11 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	return e.end()
 }
 
-// An encoder writes a file: begin, job for each row, end.
+// An encoder writes a file: begin, job for each row, end. A job's history is
+// given as JSON, nil for none, in the place of its Errors.
 type encoder interface {
 	begin() error
-	job(Job) error
+	job(j *Job, failures []byte) error
 	end() error
 }
 
@@ -129,7 +130,7 @@ func newEncoder(w *bufio.Writer, format Format) (encoder, error) {
 	case FormatJSONL:
 		return jsonLines{w}, nil
 	case FormatCSV:
-		return csvTable{csv.NewWriter(w)}, nil
+		return csvTable{w}, nil
 	}
 	_, err := ParseFormat(string(format))
 	return nil, err
@@ -140,12 +141,8 @@ type jsonLines struct{ w *bufio.Writer }
 func (jsonLines) begin() error { return nil }
 func (jsonLines) end() error   { return nil }
 
-func (e jsonLines) job(j Job) error {
-	object, err := encodeJob(j)
-	if err != nil {
-		return err
-	}
-	_, err = e.w.Write(append(object, '\n'))
+func (e jsonLines) job(j *Job, failures []byte) error {
+	_, err := e.w.Write(append(appendJob(e.w.AvailableBuffer(), j, failures), '\n'))
 	return err
 }
 
@@ -157,20 +154,13 @@ type jsonArray struct {
 
 func (e *jsonArray) begin() error { return e.w.WriteByte('[') }
 
-func (e *jsonArray) job(j Job) error {
-	object, err := encodeJob(j)
-	if err != nil {
-		return err
-	}
+func (e *jsonArray) job(j *Job, failures []byte) error {
 	separator := "\n"
 	if e.rows {
 		separator = ",\n"
 	}
 	e.rows = true
-	if _, err := e.w.WriteString(separator); err != nil {
-		return err
-	}
-	_, err = e.w.Write(object)
+	_, err := e.w.Write(appendJob(append(e.w.AvailableBuffer(), separator...), j, failures))
 	return err
 }
 
@@ -183,19 +173,7 @@ func (e *jsonArray) end() error {
 	return err
 }
 
-// encodeJob returns a row's JSON on one line. It isn't HTML: who greps for "<"
-// in an error should find it.
-func encodeJob(j Job) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(j); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
-}
-
-type csvTable struct{ w *csv.Writer }
+type csvTable struct{ w *bufio.Writer }
 
 // csvHeader: the columns of Python Soniq's export, then ours.
 var csvHeader = []string{
@@ -207,35 +185,103 @@ var csvHeader = []string{
 	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
 }
 
-func (e csvTable) begin() error { return e.w.Write(csvHeader) }
-
-func (e csvTable) job(j Job) error {
-	failures := ""
-	if j.Errors != nil {
-		text, err := json.Marshal(j.Errors)
-		if err != nil {
-			return err
-		}
-		failures = string(text)
-	}
-	return e.w.Write([]string{
-		j.ID.String(), defuse(j.JobName), string(j.Args), defuse(j.Queue),
-		strconv.Itoa(j.Priority), strconv.Itoa(j.MaxAttempts), strconv.Itoa(j.Attempts),
-		defuse(j.LastError), defuse(string(j.Reason)), csvTime(&j.OriginalCreatedAt),
-		csvTime(&j.MovedAt), strconv.Itoa(j.ResurrectionCount),
-		csvTime(j.LastResurrectionAt), string(j.Tags),
-		defuse(j.State), csvID(j.ReplayJobID), csvID(j.ReplayOf),
-		defuse(string(j.ErrorKind)), defuse(j.ErrorType), defuse(j.ErrorCode),
-		defuse(j.DecidedBy), defuse(j.Fingerprint), csvText(j.ArgsHash),
-		strconv.FormatBool(j.UniqueJob), csvText(j.DedupKey), csvText(j.ProducerID),
-		csvID(j.WorkerID), csvTime(j.ScheduledAt), csvXID(j.MovedXID), csvTime(j.CreatedAt),
-		failures,
-	})
+func (e csvTable) begin() error {
+	_, err := e.w.WriteString(strings.Join(csvHeader, ",") + "\n")
+	return err
 }
 
-func (e csvTable) end() error {
-	e.w.Flush()
-	return e.w.Error()
+func (csvTable) end() error { return nil }
+
+// job writes the cells by hand: encoding/csv took a third of the time of an
+// export.
+func (e csvTable) job(j *Job, failures []byte) error {
+	b := appendPlainID(e.w.AvailableBuffer(), &j.ID)
+	text := func(s string) { b = appendCell(append(b, ','), defuse(s)) }
+	textOrNone := func(s *string) {
+		if s == nil {
+			s = new(string)
+		}
+		text(*s)
+	}
+	raw := func(json []byte) { b = appendCell(append(b, ','), json) }
+	number := func(n int) { b = appendInt(append(b, ','), n) }
+	id := func(id *uuid.UUID) {
+		if b = append(b, ','); id != nil {
+			b = appendPlainID(b, id)
+		}
+	}
+	at := func(t *time.Time) {
+		if b = append(b, ','); t != nil {
+			b = t.AppendFormat(b, time.RFC3339Nano)
+		}
+	}
+	text(j.JobName)
+	raw(j.Args)
+	text(j.Queue)
+	number(j.Priority)
+	number(j.MaxAttempts)
+	number(j.Attempts)
+	text(j.LastError)
+	text(string(j.Reason))
+	at(&j.OriginalCreatedAt)
+	at(&j.MovedAt)
+	number(j.ResurrectionCount)
+	at(j.LastResurrectionAt)
+	raw(j.Tags)
+	text(j.State)
+	id(j.ReplayJobID)
+	id(j.ReplayOf)
+	text(string(j.ErrorKind))
+	text(j.ErrorType)
+	text(j.ErrorCode)
+	text(j.DecidedBy)
+	text(j.Fingerprint)
+	textOrNone(j.ArgsHash)
+	b = strconv.AppendBool(append(b, ','), j.UniqueJob)
+	textOrNone(j.DedupKey)
+	textOrNone(j.ProducerID)
+	id(j.WorkerID)
+	at(j.ScheduledAt)
+	if b = append(b, ','); j.MovedXID != nil {
+		b = strconv.AppendUint(b, *j.MovedXID, 10)
+	}
+	at(j.CreatedAt)
+	raw(failures)
+	_, err := e.w.Write(append(b, '\n'))
+	return err
+}
+
+// appendCell appends a cell, in quotes where a reader would else take it for
+// something else: what encoding/csv puts into quotes.
+func appendCell[T string | []byte](b []byte, s T) []byte {
+	if !needsQuotes(s) {
+		return append(b, s...)
+	}
+	b = append(b, '"')
+	written := 0
+	for i := range len(s) {
+		if s[i] == '"' {
+			b = append(append(b, s[written:i+1]...), '"')
+			written = i + 1
+		}
+	}
+	return append(append(b, s[written:]...), '"')
+}
+
+func needsQuotes[T string | []byte](s T) bool {
+	if len(s) == 0 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c == ',' || c == '"' || c == '\r' || c == '\n' {
+			return true
+		}
+	}
+	if s[0] < utf8.RuneSelf {
+		return s[0] == ' ' || s[0] == '\t' || s[0] == '\v' || s[0] == '\f' || string(s) == `\.`
+	}
+	first, _ := utf8.DecodeRuneInString(string(s))
+	return unicode.IsSpace(first)
 }
 
 // defuse keeps a spreadsheet from running a text as a formula: a cell that
@@ -253,32 +299,4 @@ func defuse(s string) string {
 func formula(s string) bool {
 	s = strings.TrimLeft(s, "'")
 	return s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0]))
-}
-
-func csvText(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return defuse(*s)
-}
-
-func csvTime(t *time.Time) string {
-	if t == nil {
-		return ""
-	}
-	return t.Format(time.RFC3339Nano)
-}
-
-func csvID(id *uuid.UUID) string {
-	if id == nil {
-		return ""
-	}
-	return id.String()
-}
-
-func csvXID(xid *uint64) string {
-	if xid == nil {
-		return ""
-	}
-	return strconv.FormatUint(*xid, 10)
 }

@@ -66,26 +66,26 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 	})
 	exec(t, pool, "update soniq_dead_letter_jobs set moved_xid = '77' where moved_xid is not null")
 
-	jsonBare := `{"id":"00000000-0000-4000-8000-000000000001","job_name":"emails.send","args":{"user_id":42},"queue":"default",` +
+	jsonBare := `{"id":"00000000-0000-4000-8000-000000000001","job_name":"emails.send","args":{"user_id": 42},"queue":"default",` +
 		`"priority":100,"max_attempts":3,"attempts":3,"last_error":"a\r\nb, \"c\" <d>\u2028é\u0001","dead_letter_reason":"max_retries_exceeded",` +
 		`"original_created_at":"2026-01-02T03:04:05.6Z","moved_to_dead_letter_at":"2026-11-23T12:00:00Z","resurrection_count":0,` +
 		`"last_resurrection_at":null,"tags":null,"state":"dead","replay_job_id":null,"replay_of":null,"error_kind":"","error_type":"",` +
 		`"error_code":"","decided_by":"","fingerprint":"","args_hash":null,"unique_job":false,"dedup_key":null,"producer_id":null,` +
 		`"worker_id":null,"scheduled_at":null,"moved_xid":null,"created_at":null,"errors":null}`
-	jsonFull := `{"id":"00000000-0000-4000-8000-000000000002","job_name":"@x","args":{"f":1.50,"n":12345678901234567890,"s":"<&>"},"queue":"+q",` +
+	jsonFull := `{"id":"00000000-0000-4000-8000-000000000002","job_name":"@x","args":{"f": 1.50, "n": 12345678901234567890, "s": "<&>"},"queue":"+q",` +
 		`"priority":-5,"max_attempts":3,"attempts":3,"last_error":"=cmd|' /C calc'!A0","dead_letter_reason":"max_retries_exceeded",` +
 		`"original_created_at":"2026-01-02T03:04:05.6Z","moved_to_dead_letter_at":"2026-11-23T13:00:00Z","resurrection_count":1,` +
-		`"last_resurrection_at":"2026-01-02T03:04:05.6Z","tags":{"a":"=1"},"state":"replaying","replay_job_id":"` + bare.String() + `",` +
+		`"last_resurrection_at":"2026-01-02T03:04:05.6Z","tags":{"a": "=1"},"state":"replaying","replay_job_id":"` + bare.String() + `",` +
 		`"replay_of":"` + bare.String() + `","error_kind":"error","error_type":"*x.E","error_code":"-1","decided_by":"budget","fingerprint":"f",` +
 		`"args_hash":"h","unique_job":true,"dedup_key":"\tk","producer_id":"-p","worker_id":"` + bare.String() + `",` +
 		`"scheduled_at":"2026-01-02T03:04:05.6Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.6Z",` +
-		`"errors":[{"attempt":1,"failed_at":"2026-01-02T03:04:05Z","message":"=1+1"}]}`
+		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}]}`
 	csvBare := bare.String() + `,emails.send,"{""user_id"": 42}",default,100,3,3,"a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `",max_retries_exceeded,` +
 		`2026-01-02T03:04:05.6Z,2026-11-23T12:00:00Z,0,,,dead,,,,,,,,,false,,,,,,,` + "\n"
 	csvFull := full.String() + `,'@x,"{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}",'+q,-5,3,3,'=cmd|' /C calc'!A0,max_retries_exceeded,` +
 		`2026-01-02T03:04:05.6Z,2026-11-23T13:00:00Z,1,2026-01-02T03:04:05.6Z,"{""a"": ""=1""}",replaying,` + bare.String() + `,` + bare.String() +
 		`,error,'*x.E,'-1,budget,f,h,true,"'	k",'-p,` + bare.String() + `,2026-01-02T03:04:05.6Z,77,2026-01-02T03:04:05.6Z,` +
-		`"[{""attempt"":1,""failed_at"":""2026-01-02T03:04:05Z"",""message"":""=1+1""}]"` + "\n"
+		`"[{""attempt"": 1, ""message"": ""=1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]"` + "\n"
 	csvFull = strings.Replace(csvFull, "'*x.E", "*x.E", 1)
 	csvFull = strings.Replace(csvFull, `"'	k"`, `'	k`, 1)
 

@@ -22,7 +22,7 @@ func written(t *testing.T, j Job, format Format) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(e.begin(), e.job(j), e.end(), w.Flush()); err != nil {
+	if err := errors.Join(e.begin(), e.job(&j, encodeFailures(j.Errors)), e.end(), w.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()

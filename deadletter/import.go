@@ -180,11 +180,7 @@ func readBatch(ctx context.Context, f *importFile) (b rowBatch, more bool, err e
 		if err != nil {
 			return b, false, err
 		}
-		row, err := encodeJob(j)
-		if err != nil {
-			return b, false, f.wrong(err)
-		}
-		b.add(j.ID, row)
+		b.add(j.ID, appendJob(nil, &j, encodeFailures(j.Errors)))
 	}
 	return b, true, nil
 }

@@ -6,6 +6,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"soniq/internal/pgid"
 )
 
 // The states of a dead letter.
@@ -127,25 +130,37 @@ const jobColumns = `
 // scanJob reads a row of jobColumns.
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
-	var failures []byte
+	failures, err := scanRow(row, &j)
+	if err != nil {
+		return Job{}, err
+	}
+	j.Errors = DecodeFailures(failures)
+	return j, nil
+}
+
+// scanRow reads a row of jobColumns but for its history, which it returns as
+// the column has it.
+func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
+	var replayJob, replayOf, worker pgtype.UUID
 	// As bytes, JSON is copied; as a json.RawMessage it would be parsed.
-	err := row.Scan(
-		&j.ID, &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
-		&j.LastError, &j.Reason,
+	err = row.Scan(
+		pgid.Dest(&j.ID), &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
+		&j.LastError, (*string)(&j.Reason),
 		&j.OriginalCreatedAt,
 		&j.MovedAt,
 		&j.ResurrectionCount, &j.LastResurrectionAt, (*[]byte)(&j.Tags),
-		&j.State, &j.ReplayJobID, &j.ReplayOf,
-		&j.ErrorKind, &j.ErrorType, &j.ErrorCode,
+		&j.State, &replayJob, &replayOf,
+		(*string)(&j.ErrorKind), &j.ErrorType, &j.ErrorCode,
 		&j.DecidedBy, &j.Fingerprint,
-		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &j.WorkerID,
+		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &worker,
 		&j.ScheduledAt,
 		&j.MovedXID, &j.CreatedAt,
 		&failures,
 	)
 	if err != nil {
-		return Job{}, err
+		return nil, err
 	}
+	j.ReplayJobID, j.ReplayOf, j.WorkerID = pgid.OrNil(replayJob), pgid.OrNil(replayOf), pgid.OrNil(worker)
 	j.OriginalCreatedAt = j.OriginalCreatedAt.UTC()
 	j.MovedAt = j.MovedAt.UTC()
 	for _, t := range []*time.Time{j.LastResurrectionAt, j.ScheduledAt, j.CreatedAt} {
@@ -154,8 +169,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 		}
 	}
 	j.Tags = decodeTags(j.Tags)
-	j.Errors = DecodeFailures(failures)
-	return j, nil
+	return failures, nil
 }
 
 // decodeTags undoes a double encoding: Python Soniq stores the tags as a JSON

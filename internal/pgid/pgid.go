@@ -22,6 +22,14 @@ func Array(ids []uuid.UUID) pgtype.FlatArray[pgtype.UUID] {
 // Dest is where a uuid that is not NULL is scanned to.
 func Dest(id *uuid.UUID) *[16]byte { return (*[16]byte)(id) }
 
+// OrNil is an id that was scanned, nil for NULL.
+func OrNil(id pgtype.UUID) *uuid.UUID {
+	if !id.Valid {
+		return nil
+	}
+	return new(uuid.UUID(id.Bytes))
+}
+
 // Collect reads all rows, of one uuid each, and closes them.
 func Collect(rows pgx.Rows) ([]uuid.UUID, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (id uuid.UUID, err error) {
