@@ -8,7 +8,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pgid"
 )
 
@@ -144,7 +146,14 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 		args = append(args, column)
 	}
 	args = append(args, failures)
-	rows, err := db.Query(ctx, moveSQL, args...)
+	// The settings of byindex would stay with a transaction of the caller's.
+	query := db.Query
+	if pool, ok := db.(*pgxpool.Pool); ok {
+		query = func(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+			return byindex.Query(ctx, pool, sql, args...)
+		}
+	}
+	rows, err := query(ctx, moveSQL, args...)
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}

@@ -9,18 +9,18 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pgid"
 )
 
 // laneSQL lists the lanes (queue, priority) of the served queues that have a
 // queued job, by a loose scan of idx_soniq_jobs_claim: one index probe a lane,
 // however many jobs wait in it or are scheduled far ahead. due is the due time
-// of each lane's first job. Paused queues, which are looked up once, have no
-// lanes. Parameter $1: queues.
+// of each lane's first job. Paused queues have no lanes. Parameter $1: queues.
 const laneSQL = `
 with recursive lane (queue, priority, due) as (
   select served.queue, head.priority, head.due
-  from unnest($1::text[]) as served (queue)
+  from unnest((select $1::text[])) as served (queue)
   cross join lateral (
     select
       coalesce(j.priority, 100) as priority,
@@ -31,7 +31,7 @@ with recursive lane (queue, priority, due) as (
     order by coalesce(j.priority, 100), coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
     limit 1
   ) head
-  where served.queue <> all (array(select p.name from soniq_queues p where p.paused_at is not null))
+  where not exists (select from soniq_queues p where p.name = served.queue and p.paused_at is not null)
   union all
   select lane.queue, head.priority, head.due
   from lane
@@ -72,12 +72,12 @@ const claimSQL = laneSQL + `
       and coalesce(j.queue, 'default') = due_lane.queue
       and coalesce(j.priority, 100) = due_lane.priority
       and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') <= now()
-      and j.job_name = any ($2::text[])
+      and j.job_name = any ((select $2::text[])::text[])
     order by coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
-    limit $3
+    limit (select $3::int)
     for update skip locked
   ) head
-  limit $3
+  limit (select $3::int)
 )
 update soniq_jobs j
 set status = 'processing',
@@ -111,7 +111,7 @@ cross join lateral (
   where j.status = 'queued'
     and coalesce(j.queue, 'default') = lane.queue
     and coalesce(j.priority, 100) = lane.priority
-    and j.job_name = any ($2::text[])
+    and j.job_name = any ((select $2::text[])::text[])
   order by coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
   limit 1
 ) head`
@@ -127,7 +127,7 @@ type claims struct {
 // take claims up to n due jobs that a asks for, the most urgent ones, under a
 // fresh token.
 func (c *claims) take(ctx context.Context, token int64, a ask, n int) ([]*Job, error) {
-	rows, _ := c.pool.Query(ctx, claimSQL, a.queues, a.names, n, c.worker, token, c.limits)
+	rows, _ := byindex.Query(ctx, c.pool, claimSQL, a.queues, a.names, n, c.worker, token, c.limits)
 	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
 		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		err := row.Scan(
@@ -148,8 +148,9 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) ([]*Job, e
 // untilNext returns the time until the next job that a asks for is due,
 // negative if one is overdue. ok is false if there is none.
 func (c *claims) untilNext(ctx context.Context, a ask) (wait time.Duration, ok bool, err error) {
-	var seconds *float64
-	if err := c.pool.QueryRow(ctx, nextDueSQL, a.queues, a.names).Scan(&seconds); err != nil {
+	rows, _ := byindex.Query(ctx, c.pool, nextDueSQL, a.queues, a.names)
+	seconds, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[*float64])
+	if err != nil {
 		return 0, false, fmt.Errorf("read next due time: %w", err)
 	}
 	if seconds == nil {

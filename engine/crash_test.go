@@ -26,16 +26,31 @@ type statements struct {
 }
 
 func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.all++
-	if data.SQL == s.apart {
-		s.looks++
-	}
+	s.begins(data.SQL)
 	return ctx
 }
 
 func (s *statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A batch is one round trip, and one statement with the settings for it.
+func (s *statements) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	queries := data.Batch.QueuedQueries
+	s.begins(queries[len(queries)-1].SQL)
+	return ctx
+}
+
+func (s *statements) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (s *statements) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+func (s *statements) begins(sql string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all++
+	if sql == s.apart {
+		s.looks++
+	}
+}
 
 func (s *statements) count() (all, looks int) {
 	s.mu.Lock()

@@ -59,12 +59,24 @@ func (f *faultyDB) strike(kind fault, sql string, times int) {
 }
 
 func (f *faultyDB) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	f.begins(conn, data.SQL)
+	return ctx
+}
+
+func (f *faultyDB) TraceBatchStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	for _, q := range data.Batch.QueuedQueries {
+		f.begins(conn, q.SQL)
+	}
+	return ctx
+}
+
+func (f *faultyDB) begins(conn *pgx.Conn, sql string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// The listener's connection is wrapped by its own line.
 	c, ok := conn.PgConn().Conn().(*faultyConn)
-	if !ok || f.left == 0 || !strings.HasPrefix(data.SQL, f.sql) {
-		return ctx
+	if !ok || f.left == 0 || !strings.HasPrefix(sql, f.sql) {
+		return
 	}
 	f.left--
 	last := f.left == 0
@@ -74,10 +86,13 @@ func (f *faultyDB) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx
 			close(f.spent)
 		}
 	})
-	return ctx
 }
 
 func (f *faultyDB) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (f *faultyDB) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (f *faultyDB) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
 
 func newFaultyDB(t *testing.T, url string) *faultyDB {
 	t.Helper()

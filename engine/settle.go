@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/byindex"
 	"soniq/internal/pgid"
 )
 
@@ -415,12 +416,12 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 				results[i] = new(string(o.result))
 			}
 		}
-		rows, _ = s.pool.Query(ctx, settleDoneSQL, s.worker, array, attempts, tokens, results, s.ttl)
+		rows, _ = byindex.Query(ctx, s.pool, settleDoneSQL, s.worker, array, attempts, tokens, results, s.ttl)
 	case writeDelete:
-		rows, _ = s.pool.Query(ctx, settleDeleteSQL, s.worker, array, attempts, tokens)
+		rows, _ = byindex.Query(ctx, s.pool, settleDeleteSQL, s.worker, array, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
 		delays, errs, refunds, failures := s.requeueColumns(group)
-		rows, _ = s.pool.Query(ctx, settleRequeueSQL, s.worker, array, attempts, tokens,
+		rows, _ = byindex.Query(ctx, s.pool, settleRequeueSQL, s.worker, array, attempts, tokens,
 			delays, errs, refunds, w == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:
@@ -428,7 +429,7 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 		for i, o := range group {
 			errs[i] = o.Verdict.Message
 		}
-		rows, _ = s.pool.Query(ctx, settleCancelledSQL, s.worker, array, attempts, tokens, errs, cancelledTTL)
+		rows, _ = byindex.Query(ctx, s.pool, settleCancelledSQL, s.worker, array, attempts, tokens, errs, cancelledTTL)
 	}
 	return pgid.Collect(rows)
 }

@@ -1,0 +1,68 @@
+// Package byindex runs the statements of every job in such a way that the server
+// can keep their plans.
+//
+// A plan takes the server longer to make than a claim of one job to run, 0.5 of
+// 0.7 ms, so it should be kept. But a plan that was made while the table was
+// empty, as an idle queue's is, reads the whole table, and goes on to do so
+// until the next ANALYZE, a minute after 200,000 jobs have come: 250 ms a claim.
+// So these statements are planned as if no table were small.
+//
+// A statement's plan is kept where it doesn't depend on the parameters: one that
+// the planner makes an estimate of, as of the length of an array, it must not
+// see. Hide it in a sub-select: (select $1::uuid[]).
+package byindex
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// For the transaction, which is that of the statement that follows. Where a
+// table can be read in no other way, the plan counts as so expensive that the
+// server would compile it each time: for most of a second.
+const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
+
+// Query is pool.Query of a statement whose plan is kept. It is one round trip
+// and a transaction of its own.
+func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pgx.Rows, error) {
+	var batch pgx.Batch
+	batch.Queue(onlySQL)
+	batch.Queue(sql, args...)
+	results := pool.SendBatch(ctx, &batch)
+	// Its error is that of the second, too.
+	_, _ = results.Exec()
+	rows, err := results.Query()
+	return &rowsOf{Rows: rows, results: results}, err
+}
+
+// rowsOf are at their end once the transaction is: what was read is then
+// committed, or Err says why not.
+type rowsOf struct {
+	pgx.Rows
+	results pgx.BatchResults
+	err     error
+}
+
+func (r *rowsOf) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *rowsOf) Close() {
+	r.Rows.Close()
+	if err := r.results.Close(); r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *rowsOf) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
+}
