@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -271,6 +272,19 @@ order by n.dedup_key, n.args_hash, case when n.unique_job then n.job_name end, n
 on conflict do nothing
 returning id`
 
+// enqueueOneSQL is enqueueSQL of one row, for less work of the server.
+const enqueueOneSQL = `
+insert into soniq_jobs (
+  id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
+  unique_job, dedup_key, scheduled_at, producer_id
+)
+values (
+  $1, $2, $3::text::jsonb, $4, 'queued', 0, $5, $6, $7,
+  $8, $9, coalesce($10::timestamptz, now() + $11::interval), $12
+)
+on conflict do nothing
+returning id`
+
 // Two joins and not one with OR: each is a look-up in its own unique index.
 const duplicatesSQL = `
 select n.id, coalesce(u.id, k.id)
@@ -343,8 +357,15 @@ func insertRows(ctx context.Context, db querier, rows []*insert, missing map[uui
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
 	}
-	result, err := db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
-		priorities, uniques, dedupKeys, times, delays, producers)
+	var result pgx.Rows
+	var err error
+	if len(ids) == 1 {
+		result, err = db.Query(ctx, enqueueOneSQL, pgtype.UUID{Bytes: ids[0], Valid: true}, names[0], args[0], hashes[0], maxAttempts[0], queues[0],
+			priorities[0], uniques[0], dedupKeys[0], times[0], delays[0], producers[0])
+	} else {
+		result, err = db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
+			priorities, uniques, dedupKeys, times, delays, producers)
+	}
 	if err != nil {
 		return describeInsertError(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -437,6 +438,8 @@ func (w *Worker) claim(ctx, jobsCtx context.Context, a ask, n int) (claimed int,
 		return 0, err
 	}
 	w.start(jobsCtx, jobs)
+	// The first job begins now, on this thread, and not once another is awake.
+	runtime.Gosched()
 	return len(jobs), nil
 }
 
