@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/byindex"
@@ -48,10 +49,6 @@ with recursive lane (queue, priority, due) as (
   ) head
 )`
 
-// One bad row must not fail the claim of the others, and never after it was
-// committed: attempts can't overflow, and times at infinity, which Go can't
-// hold, are read like NULL.
-//
 // claimSQL takes the due jobs of each lane in order of priority; among lanes
 // of one priority, the one whose first job has waited longest goes first, so
 // that no queue starves another. Parameters: $2 job names, $3 how many,
@@ -78,7 +75,45 @@ const claimSQL = laneSQL + `
     for update skip locked
   ) head
   limit (select $3::int)
-)
+)` + takePicked
+
+// claimOnSQL goes on with the lane that the last claim took from, at its last
+// job, unless a more urgent lane has jobs or the queue was paused: what lies
+// before it is not looked at. Parameters: those of claimSQL, and $7 the queue,
+// $8 the priority, $9 the due time.
+const claimOnSQL = `
+with picked as materialized (
+  select j.id
+  from soniq_jobs j
+  where j.status = 'queued'
+    and coalesce(j.queue, 'default') = (select $7::text)
+    and coalesce(j.priority, 100) = (select $8::int)
+    and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') >= (select $9::timestamptz)
+    and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') <= now()
+    and j.job_name = any ((select $2::text[])::text[])
+    and not exists (
+      select from soniq_queues p where p.name = (select $7::text) and p.paused_at is not null
+    )
+    and not exists (
+      select from unnest((select $1::text[])) as served (queue)
+      cross join lateral (
+        select
+        from soniq_jobs m
+        where m.status = 'queued'
+          and coalesce(m.queue, 'default') = served.queue
+          and coalesce(m.priority, 100) < (select $8::int)
+        limit 1
+      ) urgent
+    )
+  order by coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
+  limit (select $3::int)
+  for update skip locked
+)` + takePicked
+
+// One bad row must not fail the claim of the others, and never after it was
+// committed: attempts can't overflow, and times at infinity, which Go can't
+// hold, are read like NULL.
+const takePicked = `
 update soniq_jobs j
 set status = 'processing',
   attempts = least(coalesce(j.attempts, 0), 2147483646) + 1,
@@ -95,7 +130,8 @@ returning
   case when isfinite(j.scheduled_at) then j.scheduled_at end,
   case when isfinite(j.created_at) then j.created_at else now() end,
   j.updated_at, coalesce(j.last_error, ''),
-  coalesce(j.producer_id, ''), coalesce(j.dedup_key, ''), j.replay_of`
+  coalesce(j.producer_id, ''), coalesce(j.dedup_key, ''), j.replay_of,
+  coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
 
 // nextDueSQL tells in how many seconds the next job that this worker could run
 // is due, by the database's clock. It takes no locks: a row that someone else
@@ -116,33 +152,117 @@ cross join lateral (
   limit 1
 ) head`
 
-// claims is the claiming side of one worker.
+// claims is the claiming side of one worker. One goroutine at a time uses it.
 type claims struct {
 	pool   *pgxpool.Pool
 	worker uuid.UUID
 	// limits are the handlers' attempt limits, by job name.
 	limits map[string]int
+	// at is where the last claim ended, until a whole one is due.
+	at *place
 }
+
+// A place is where a claim has ended that had more to take, in the one lane that
+// it took from.
+//
+// Each claimed job leaves an entry in the index, which the next claim steps over
+// until they are vacuumed: under a snapshot that somebody holds, 300,000 of them
+// make a claim of 500 take 84 ms in place of 14. A claim that goes on at its
+// place does not meet them. It overlooks what became due in its lane with an
+// earlier time (a job that a dead worker gave back), and other queues with the
+// same priority: for as long as wholeEvery says.
+type place struct {
+	ask      ask
+	queue    string
+	priority int
+	due      pgtype.Timestamptz
+	// until is when the next claim is a whole one.
+	until time.Time
+}
+
+const (
+	// wholeEvery is how many times its own time a whole claim is left out after
+	// it: a fifth of the time, at the most, is spent on them.
+	wholeEvery = 4
+	// minWhole is the least time between two of them, where there is a place.
+	minWhole = 50 * time.Millisecond
+)
 
 // take claims up to n due jobs that a asks for, the most urgent ones, under a
 // fresh token.
-func (c *claims) take(ctx context.Context, token int64, a ask, n int) ([]*Job, error) {
-	rows, _ := byindex.Query(ctx, c.pool, claimSQL, a.queues, a.names, n, c.worker, token, c.limits)
-	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
-		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
+func (c *claims) take(ctx context.Context, token int64, a ask, n int) (jobs []*Job, err error) {
+	if at := c.at; at != nil && time.Now().Before(at.until) && at.ask.equal(a) {
+		if jobs, err = c.goOn(ctx, token, at, n); err != nil || len(jobs) == n {
+			return jobs, err
+		}
+	}
+	began := time.Now()
+	rest := n - len(jobs)
+	more, last, err := c.claim(ctx, claimSQL, a.queues, a.names, rest, c.worker, token, c.limits)
+	if err != nil {
+		c.at = nil
+		if len(jobs) > 0 {
+			// These are ours already. The next claim meets the trouble again.
+			return jobs, nil
+		}
+		return nil, err
+	}
+	if c.at = nil; last != nil && len(more) == rest {
+		last.ask, last.until = a, time.Now().Add(max(wholeEvery*time.Since(began), minWhole))
+		c.at = last
+	}
+	return append(jobs, more...), nil
+}
+
+// goOn claims at a place, and moves it.
+func (c *claims) goOn(ctx context.Context, token int64, at *place, n int) ([]*Job, error) {
+	jobs, last, err := c.claim(ctx, claimOnSQL, at.ask.queues, at.ask.names, n, c.worker, token, c.limits, at.queue, at.priority, at.due)
+	if last != nil {
+		at.due = last.due
+	}
+	return jobs, err
+}
+
+// claim runs a claim. last is where it ended, nil where it took from several
+// lanes.
+func (c *claims) claim(ctx context.Context, sql string, args ...any) (jobs []*Job, last *place, err error) {
+	rows, _ := byindex.Query(ctx, c.pool, sql, args...)
+	lanes := 0
+	jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
+		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: args[4].(int64)}
+		var due pgtype.Timestamptz
 		err := row.Scan(
 			pgid.Dest(&j.ID), &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority,
 			&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
 			&j.CreatedAt, &j.UpdatedAt, &j.LastError,
-			&j.ProducerID, &j.DedupKey, &j.ReplayOf,
+			&j.ProducerID, &j.DedupKey, &j.ReplayOf, &due,
 		)
 		j.inUTC()
+		switch {
+		case last == nil:
+			last, lanes = &place{queue: j.Queue, priority: j.Priority, due: due}, 1
+		case last.queue != j.Queue || last.priority != j.Priority:
+			lanes++
+		case isLater(due, last.due):
+			last.due = due
+		}
 		return j, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("claim jobs: %w", err)
+		return nil, nil, fmt.Errorf("claim jobs: %w", err)
 	}
-	return jobs, nil
+	if lanes > 1 {
+		last = nil
+	}
+	return jobs, last, nil
+}
+
+// isLater says whether a is after b; both are due, so that neither is at +infinity.
+func isLater(a, b pgtype.Timestamptz) bool {
+	if a.InfinityModifier != pgtype.Finite || b.InfinityModifier != pgtype.Finite {
+		return a.InfinityModifier > b.InfinityModifier
+	}
+	return a.Time.After(b.Time)
 }
 
 // untilNext returns the time until the next job that a asks for is due,

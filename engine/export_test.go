@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // The statements whose plans are tested.
@@ -124,3 +127,28 @@ func (w *Worker) WatchDead(ctx context.Context) error { return w.watchDead(ctx) 
 
 // Retain is a pass, if it is the worker's turn.
 func (w *Worker) Retain(ctx context.Context) error { return w.retainOnce(ctx) }
+
+// Claims is the claiming side of a worker.
+type Claims struct{ c claims }
+
+// NewClaims is that of a worker without limits.
+func NewClaims(pool *pgxpool.Pool) *Claims {
+	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}}}
+}
+
+// Take claims up to n jobs.
+func (c *Claims) Take(ctx context.Context, queues, names []string, n int) ([]*Job, error) {
+	return c.c.take(ctx, 1, ask{queues, names}, n)
+}
+
+// Stay puts off the next whole claim for a long time, or has it come next, and
+// tells whether there is a place to go on at.
+func (c *Claims) Stay(long bool) bool {
+	if c.c.at == nil {
+		return false
+	}
+	if c.c.at.until = time.Now(); long {
+		c.c.at.until = time.Now().Add(time.Hour)
+	}
+	return true
+}

@@ -25,6 +25,10 @@ type bounds struct {
 // ask is a claim to be made: jobs of these names from these queues.
 type ask struct{ queues, names []string }
 
+func (a ask) equal(b ask) bool {
+	return slices.Equal(a.queues, b.queues) && slices.Equal(a.names, b.names)
+}
+
 func newSlots(concurrency int, queues []string, queueBounds map[string]int, r *Registry) slots {
 	nameBounds := map[string]int{}
 	for _, name := range r.Names() {

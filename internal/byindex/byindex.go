@@ -25,7 +25,7 @@ import (
 const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
 
 // Query is pool.Query of a statement whose plan is kept. It is one round trip
-// and a transaction of its own.
+// and a transaction of its own. As there, the rows need no Close after an error.
 func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pgx.Rows, error) {
 	var batch pgx.Batch
 	batch.Queue(onlySQL)
@@ -33,8 +33,12 @@ func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pg
 	results := pool.SendBatch(ctx, &batch)
 	// Its error is that of the second, too.
 	_, _ = results.Exec()
-	rows, err := results.Query()
-	return &rowsOf{Rows: rows, results: results}, err
+	inner, err := results.Query()
+	rows := &rowsOf{Rows: inner, results: results}
+	if err != nil {
+		rows.Close()
+	}
+	return rows, err
 }
 
 // rowsOf are at their end once the transaction is: what was read is then
@@ -42,6 +46,7 @@ func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pg
 type rowsOf struct {
 	pgx.Rows
 	results pgx.BatchResults
+	closed  bool
 	err     error
 }
 
@@ -53,11 +58,14 @@ func (r *rowsOf) Next() bool {
 	return false
 }
 
+// Close gives the connection back, which is somebody else's from then on.
 func (r *rowsOf) Close() {
-	r.Rows.Close()
-	if err := r.results.Close(); r.err == nil {
-		r.err = err
+	if r.closed {
+		return
 	}
+	r.closed = true
+	r.Rows.Close()
+	r.err = r.results.Close()
 }
 
 func (r *rowsOf) Err() error {
