@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -154,6 +155,27 @@ func TestClaims_placeAtTheBeginningOfTime_orAmongEqualTimes(t *testing.T) {
 	if len(taken) != 9 {
 		t.Errorf("it took %v", taken)
 	}
+}
+
+// What was claimed is returned, whatever becomes of the claim of the rest.
+func TestClaims_connectionBreaks_nothingClaimedIsForgotten(t *testing.T) {
+	t.Parallel()
+	c := newClaimer(t)
+	c.fill(t, 3, 100, "q")
+	c.fill(t, 1, 200, "r")
+	broken := newFaultyDB(t, c.pool.Config().ConnString())
+	c.Claims = engine.NewClaims(broken.Pool)
+	c.takes(t, "1", "2")
+	c.stays(t, true)
+	broken.strike(breaksBefore, engine.ClaimOnSQL, 1)
+	if jobs, err := c.Take(t.Context(), []string{"q", "r"}, []string{"x"}, 2); len(jobs) != 0 || !errors.Is(err, errInjected) {
+		t.Errorf("%v, %v", jobs, err)
+	}
+	c.stays(t, true)
+	broken.again(breaksBefore, engine.ClaimSQL, 1)
+	c.takes(t, "3")
+	c.stays(t, false)
+	c.takes(t, "1")
 }
 
 // What is claimed leaves entries in the index, for as long as somebody holds a

@@ -13,6 +13,7 @@ import (
 // The statements whose plans are tested.
 const (
 	ClaimSQL   = claimSQL
+	ClaimOnSQL = claimOnSQL
 	NextDueSQL = nextDueSQL
 	LookSQL    = lookSQL
 	DeadSQL    = deadJobsSQL

@@ -58,6 +58,14 @@ func (f *faultyDB) strike(kind fault, sql string, times int) {
 	f.kind, f.sql, f.left = kind, sql, times
 }
 
+// again is strike once all faults of the last one have happened.
+func (f *faultyDB) again(kind fault, sql string, times int) {
+	f.mu.Lock()
+	f.spent = make(chan struct{})
+	f.mu.Unlock()
+	f.strike(kind, sql, times)
+}
+
 func (f *faultyDB) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	f.begins(conn, data.SQL)
 	return ctx
