@@ -198,7 +198,7 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) (jobs []*J
 	}
 	began := time.Now()
 	rest := n - len(jobs)
-	more, last, err := c.claim(ctx, claimSQL, a.queues, a.names, rest, c.worker, token, c.limits)
+	more, last, err := c.claim(ctx, claimSQL, token, a, rest)
 	if err != nil {
 		c.at = nil
 		if len(jobs) > 0 {
@@ -216,20 +216,21 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) (jobs []*J
 
 // goOn claims at a place, and moves it.
 func (c *claims) goOn(ctx context.Context, token int64, at *place, n int) ([]*Job, error) {
-	jobs, last, err := c.claim(ctx, claimOnSQL, at.ask.queues, at.ask.names, n, c.worker, token, c.limits, at.queue, at.priority, at.due)
+	jobs, last, err := c.claim(ctx, claimOnSQL, token, at.ask, n, at.queue, at.priority, at.due)
 	if last != nil {
 		at.due = last.due
 	}
 	return jobs, err
 }
 
-// claim runs a claim. last is where it ended, nil where it took from several
-// lanes.
-func (c *claims) claim(ctx context.Context, sql string, args ...any) (jobs []*Job, last *place, err error) {
+// claim runs claimSQL, or claimOnSQL with its further parameters. last is where
+// it ended, nil where it took from several lanes or nothing.
+func (c *claims) claim(ctx context.Context, sql string, token int64, a ask, n int, further ...any) (jobs []*Job, last *place, err error) {
+	args := append([]any{a.queues, a.names, n, c.worker, token, c.limits}, further...)
 	rows, _ := byindex.Query(ctx, c.pool, sql, args...)
 	lanes := 0
 	jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
-		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: args[4].(int64)}
+		j := &Job{Status: StatusProcessing, WorkerID: &c.worker, token: token}
 		var due pgtype.Timestamptz
 		err := row.Scan(
 			pgid.Dest(&j.ID), &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority,
