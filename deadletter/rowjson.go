@@ -71,13 +71,11 @@ func appendID(b []byte, id *uuid.UUID) []byte {
 }
 
 func appendPlainID(b []byte, id *uuid.UUID) []byte {
-	for i, end := range [...]int{4, 6, 8, 10, 16} {
-		if i > 0 {
-			b = append(b, '-')
-		}
-		b = hex.AppendEncode(b, id[[...]int{0, 4, 6, 8, 10}[i]:end])
-	}
-	return b
+	b = append(hex.AppendEncode(b, id[:4]), '-')
+	b = append(hex.AppendEncode(b, id[4:6]), '-')
+	b = append(hex.AppendEncode(b, id[6:8]), '-')
+	b = append(hex.AppendEncode(b, id[8:10]), '-')
+	return hex.AppendEncode(b, id[10:])
 }
 
 // appendTime is for the years that a Job has, 1 to 9999.

@@ -247,17 +247,19 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+const insertInto = `
+insert into soniq_jobs (
+  id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
+  unique_job, dedup_key, scheduled_at, producer_id
+)`
+
 // A conflict is left to 'do nothing', without a target: a job may be unique
 // by its arguments and by its key at once, and ON CONFLICT takes one arbiter.
 //
 // Rows go in by what they are unique by, and only then by position: two
 // statements that insert the same unique jobs wait for each other's rows, and
 // in opposite orders they would deadlock.
-const enqueueSQL = `
-insert into soniq_jobs (
-  id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
-  unique_job, dedup_key, scheduled_at, producer_id
-)
+const enqueueSQL = insertInto + `
 select
   n.id, n.job_name, n.args::jsonb, n.args_hash, 'queued', 0, n.max_attempts, n.queue, n.priority,
   n.unique_job, n.dedup_key, coalesce(n.scheduled_at, now() + n.delay), n.producer_id
@@ -273,11 +275,7 @@ on conflict do nothing
 returning id`
 
 // enqueueOneSQL is enqueueSQL of one row, for less work of the server.
-const enqueueOneSQL = `
-insert into soniq_jobs (
-  id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
-  unique_job, dedup_key, scheduled_at, producer_id
-)
+const enqueueOneSQL = insertInto + `
 values (
   $1, $2, $3::text::jsonb, $4, 'queued', 0, $5, $6, $7,
   $8, $9, coalesce($10::timestamptz, now() + $11::interval), $12
@@ -325,6 +323,9 @@ func enqueueAll(ctx context.Context, db querier, rows []*insert) ([]Enqueued, er
 
 // insertRows inserts those of rows that are missing and takes them off it.
 func insertRows(ctx context.Context, db querier, rows []*insert, missing map[uuid.UUID]int) error {
+	if len(rows) == 1 {
+		return insertOne(ctx, db, rows[0], missing)
+	}
 	var (
 		n           = len(missing)
 		ids         = make([]uuid.UUID, 0, n)
@@ -357,15 +358,20 @@ func insertRows(ctx context.Context, db querier, rows []*insert, missing map[uui
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
 	}
-	var result pgx.Rows
-	var err error
-	if len(ids) == 1 {
-		result, err = db.Query(ctx, enqueueOneSQL, pgtype.UUID{Bytes: ids[0], Valid: true}, names[0], args[0], hashes[0], maxAttempts[0], queues[0],
-			priorities[0], uniques[0], dedupKeys[0], times[0], delays[0], producers[0])
-	} else {
-		result, err = db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
-			priorities, uniques, dedupKeys, times, delays, producers)
-	}
+	result, err := db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
+		priorities, uniques, dedupKeys, times, delays, producers)
+	return takeInserted(result, err, missing)
+}
+
+// insertOne is insertRows of one row.
+func insertOne(ctx context.Context, db querier, in *insert, missing map[uuid.UUID]int) error {
+	result, err := db.Query(ctx, enqueueOneSQL, pgtype.UUID{Bytes: in.id, Valid: true}, in.name, string(in.args), in.argsHash,
+		*in.maxAttempts, *in.queue, in.priority, in.unique, in.dedupKey, in.at, in.delay, in.producerID)
+	return takeInserted(result, err, missing)
+}
+
+// takeInserted takes the rows that were inserted off the missing ones.
+func takeInserted(result pgx.Rows, err error, missing map[uuid.UUID]int) error {
 	if err != nil {
 		return describeInsertError(err)
 	}
