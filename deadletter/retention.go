@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"soniq/internal/pause"
 )
 
 // A Retention is a rule about how long dead letters are kept. Of a list of them
@@ -113,12 +115,5 @@ func retentionWhere(rules []Retention, i int, cutoff time.Time) *where {
 }
 
 func pauseAsLong(ctx context.Context, took time.Duration) error {
-	timer := time.NewTimer(max(took, retainPause))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return pause.For(ctx, max(took, retainPause))
 }

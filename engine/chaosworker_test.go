@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/pause"
 )
 
 // The test binary is a worker of the chaos suite where these are set: the
@@ -132,12 +133,12 @@ var errChaos = errors.New("chaos")
 var chaosKinds = []chaosKind{
 	{name: "plain", weight: 590, attempts: many, run: func(*chaosWorker, context.Context, *engine.Job) error { return nil }},
 	{name: "nap", weight: 120, attempts: many, run: func(_ *chaosWorker, ctx context.Context, job *engine.Job) error {
-		return nap(ctx, time.Duration(job.ID[15])*time.Millisecond/4)
+		return pause.For(ctx, time.Duration(job.ID[15])*time.Millisecond/4)
 	}},
 	// Long enough that a worker which was taken for dead meets the next one at
 	// its job.
 	{name: "long", weight: 20, attempts: many, run: func(_ *chaosWorker, ctx context.Context, job *engine.Job) error {
-		return nap(ctx, 2*time.Second+time.Duration(job.ID[15])*16*time.Millisecond)
+		return pause.For(ctx, 2*time.Second+time.Duration(job.ID[15])*16*time.Millisecond)
 	}},
 	{name: "flaky", weight: 90, attempts: many, run: func(_ *chaosWorker, _ context.Context, job *engine.Job) error {
 		if job.Attempts < 3 {
@@ -172,7 +173,7 @@ var chaosKinds = []chaosKind{
 	},
 	{
 		name: "slow", weight: 9, attempts: 2, dead: []string{"timeout", exhausted},
-		run:  func(_ *chaosWorker, ctx context.Context, _ *engine.Job) error { return nap(ctx, time.Hour) },
+		run:  func(_ *chaosWorker, ctx context.Context, _ *engine.Job) error { return pause.For(ctx, time.Hour) },
 		opts: []engine.HandleOption{engine.Timeout(100 * time.Millisecond)},
 	},
 	// Few: each of these takes two workers with it.
@@ -180,20 +181,9 @@ var chaosKinds = []chaosKind{
 		name: "kills", attempts: 2, dead: []string{exhausted},
 		run: func(_ *chaosWorker, ctx context.Context, _ *engine.Job) error {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			return nap(ctx, time.Hour)
+			return pause.For(ctx, time.Hour)
 		},
 	},
-}
-
-func nap(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // enter does what must be done once, together with the job's end.

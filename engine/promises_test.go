@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/pause"
 	"soniq/internal/testdb"
 )
 
@@ -74,7 +75,7 @@ func TestWorker_waitForASlot_isNoPartOfTheTimeout(t *testing.T) {
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
 	engine.HandleRaw(reg, "naps", func(ctx context.Context, _ *engine.Job) (any, error) {
-		return nil, nap(ctx, 100*time.Millisecond)
+		return nil, pause.For(ctx, 100*time.Millisecond)
 	}, engine.Timeout(400*time.Millisecond), soon)
 	client := newClient(t, pool)
 	var ids []uuid.UUID

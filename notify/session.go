@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgxlisten"
+
+	"soniq/internal/pause"
 )
 
 // setupTimeout bounds two steps where ConnConfig doesn't: connecting, and all
@@ -159,14 +161,7 @@ func (s *session) afterLoss(ctx context.Context) error {
 		s.lostAt = time.Now()
 		s.log.WarnContext(ctx, "listener can't connect, retrying until it can", "error", s.lastErr, "retry_in", wait)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return pause.For(ctx, wait)
 }
 
 // listening notes that one more channel is listened to on conn.

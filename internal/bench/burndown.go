@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pause"
 )
 
 // burnDown works off Jobs that wait; the clock runs from the worker's first look
@@ -155,11 +157,11 @@ func idle(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	var counted int64
 	err = s.work(ctx, pool, newCountdown(1), func(ctx context.Context) error {
 		// What it does to begin with is no part of its idle life.
-		if err := pause(ctx, idleStart); err != nil {
+		if err := pause.For(ctx, idleStart); err != nil {
 			return err
 		}
 		before := sent.n.Load()
-		err := pause(ctx, o.Idle)
+		err := pause.For(ctx, o.Idle)
 		counted = sent.n.Load() - before
 		return err
 	})
@@ -171,15 +173,3 @@ func idle(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 
 // idleStart is how long a worker takes to come to rest.
 const idleStart = 3 * time.Second
-
-// pause returns when d has passed, or with the cause of the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
+
+	"soniq/internal/pause"
 )
 
 const (
@@ -44,7 +46,7 @@ func whileAsleep(ctx context.Context, s *stage, do func(context.Context, *sleepe
 			if _, err := w.sample(ctx); err != nil {
 				return err
 			}
-			if err := pause(ctx, warmUpPause); err != nil {
+			if err := pause.For(ctx, warmUpPause); err != nil {
 				return err
 			}
 		}
@@ -82,7 +84,7 @@ func wakes(ctx context.Context, s *stage, o Options, rest time.Duration, before 
 				return err
 			}
 			waited = append(waited, d)
-			if err := pause(ctx, rest); err != nil {
+			if err := pause.For(ctx, rest); err != nil {
 				return err
 			}
 		}
@@ -105,7 +107,7 @@ func wakePairs(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		if _, err := w.sample(ctx); err != nil {
 			return err
 		}
-		return pause(ctx, minGap+(maxGap-minGap)*time.Duration(i)/time.Duration(o.Samples))
+		return pause.For(ctx, minGap+(maxGap-minGap)*time.Duration(i)/time.Duration(o.Samples))
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"soniq/internal/pause"
 )
 
 // Status of a shared server.
@@ -92,7 +94,7 @@ func removeAll(ctx context.Context, path string) error {
 		if err == nil || !errors.Is(err, syscall.ENOTEMPTY) {
 			return err
 		}
-		if pause(ctx, 5*time.Millisecond) != nil {
+		if pause.For(ctx, 5*time.Millisecond) != nil {
 			return err
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/pause"
 )
 
 // Lease is one user's hold on a shared server. The server runs as long as
@@ -127,7 +129,7 @@ func (c *cluster) ensureRunning(ctx context.Context) error {
 				return errServerDied
 			}
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 10*time.Millisecond); err != nil {
 			return fmt.Errorf("join server in %s: %w", c.dataDir(), err)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"soniq/internal/pause"
 )
 
 // How a lock file is locked.
@@ -33,7 +35,7 @@ func lockFile(ctx context.Context, path string, how int) (*fileLock, error) {
 		if !errors.Is(err, errLocked) {
 			return lock, err
 		}
-		if err := pause(ctx, interval); err != nil {
+		if err := pause.For(ctx, interval); err != nil {
 			return nil, fmt.Errorf("wait for %s: %w", path, err)
 		}
 	}
@@ -65,16 +67,4 @@ func tryLockFile(path string, how int) (*fileLock, error) {
 func (l *fileLock) release() {
 	_ = unix.Flock(int(l.file.Fd()), unix.LOCK_UN)
 	_ = l.file.Close()
-}
-
-// pause waits for d, or returns the reason why ctx is over.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"soniq/internal/pause"
 )
 
 // postmaster is the pid of the server that runs on the data folder, or 0. The
@@ -56,7 +58,7 @@ func commandLine(pid int) []byte {
 // some time before it, and the port after.
 func (c *cluster) waitGone(ctx context.Context, pid int) error {
 	for pid != 0 && bytes.Contains(commandLine(pid), []byte(c.dataDir())) {
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 5*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for server %d on %s to end: %w", pid, c.dataDir(), err)
 		}
 	}

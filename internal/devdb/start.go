@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/pause"
 )
 
 // start runs a server on the data folder, which it makes if need be, and
@@ -57,7 +59,7 @@ func (c *cluster) start(ctx context.Context) (*os.File, error) {
 			}
 			return nil, err
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 100*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"soniq/internal/pause"
 )
 
 // watchdogScript is the parent of a server; see the package comment. Its
@@ -147,7 +149,7 @@ func shakeHands(ctx context.Context, pipe *os.File, answers string) error {
 		if hungUp(pipe) {
 			return errNoWatchdog
 		}
-		if err := pause(ctx, 2*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 2*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for the watchdog: %w", err)
 		}
 	}
