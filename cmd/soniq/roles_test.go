@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/eventually"
+	"soniq/internal/testdb"
+)
+
+var sqlBlock = regexp.MustCompile("(?ms)^```sql\n(.*?)^```$")
+
+// grants are the SQL blocks of docs/security.md, by role.
+func grants(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := map[string]string{}
+	for _, section := range strings.Split(string(text), "\n### ") {
+		heading, rest, _ := strings.Cut(section, "\n")
+		if b := sqlBlock.FindStringSubmatch(rest); b != nil {
+			blocks[strings.ToLower(heading)] = b[1]
+		}
+	}
+	return blocks
+}
+
+// login makes a role that may log in, and has the rights that docs/security.md
+// gives to a role of that kind; none for an empty kind. It returns its URL.
+func login(t *testing.T, pool *pgxpool.Pool, kind string) string {
+	t.Helper()
+	sql := ""
+	name := "soniq_role_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	if kind != "" {
+		block, ok := grants(t)[kind]
+		if !ok {
+			t.Fatalf("docs/security.md has no grants for a %s", kind)
+		}
+		if sql = regexp.MustCompile(`\bsoniq_`+kind+`\b`).ReplaceAllString(block, name); sql == block {
+			t.Fatalf("the grants for a %s name no role soniq_%s:\n%s", kind, kind, block)
+		}
+	}
+	password := uuid.NewString()
+	if _, err := pool.Exec(t.Context(), fmt.Sprintf("create role %s login password '%s'; %s", name, password, sql)); err != nil {
+		t.Fatalf("make a %s: %v", kind, err)
+	}
+	t.Cleanup(func() {
+		if _, err := pool.Exec(context.Background(), "drop owned by "+name+"; drop role "+name); err != nil {
+			t.Errorf("drop role: %v", err)
+		}
+	})
+	u, err := url.Parse(pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(name, password)
+	return u.String()
+}
+
+// refused has each statement fail for lack of a right.
+func refused(t *testing.T, dsn string, statements ...string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	for _, sql := range statements {
+		_, err := conn.Exec(t.Context(), sql)
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "42501" {
+			t.Errorf("%s: got %v, want insufficient_privilege", sql, err)
+		}
+	}
+}
+
+// Everything that no role but the owner may do.
+var ownersAlone = []string{
+	"create or replace function public.soniq_jobs_inserted() returns trigger language plpgsql as $$ begin return null; end $$",
+	"alter table soniq_jobs disable trigger all",
+	"create trigger mine after insert on soniq_jobs for each statement execute function soniq_jobs_inserted()",
+	"drop table soniq_hunger",
+	"insert into soniq_migrations (version, name) values ('9999', 'mine')",
+	"delete from soniq_migrations",
+}
+
+func TestRoles_producer_enqueuesAndNothingElse(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	dsn := login(t, pool, "producer")
+	s := newShell(t, dsn)
+	s.ok("enqueue", "j")
+	s.ok("enqueue", "j", "--unique", "--priority", "5", "--delay", "1h")
+	s.stdin = `{"job": "j"}` + "\n" + `{"job": "j", "args": {"a": 1}}`
+	s.ok("enqueue", "--from", "-")
+	refused(t, dsn, append(ownersAlone,
+		"select from soniq_jobs", "update soniq_jobs set priority = 1", "delete from soniq_jobs",
+		"select from soniq_dead_letter_jobs", "select from soniq_hooks", "select from soniq_workers",
+		"insert into soniq_dead_letter_jobs default values", "insert into soniq_hooks (name, kind) values ('h', 'log')",
+	)...)
+}
+
+func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := seed(t, pool, letter{}).String()
+	job := strings.TrimSpace(newShell(t, pool.Config().ConnString()).ok("enqueue", "j").out)
+	dsn := login(t, pool, "viewer")
+	s := newShell(t, dsn)
+	for _, line := range [][]string{
+		{"status"}, {"job", job}, {"job", "list"}, {"queue", "list"}, {"worker", "list"},
+		{"dead-letter", "list"}, {"dead-letter", "show", id}, {"dead-letter", "groups"}, {"dead-letter", "stats"},
+		{"dead-letter", "history"}, {"dead-letter", "check", "--max", "100"}, {"dead-letter", "export", "--format", "jsonl", "-o", "-"},
+		{"dead-letter", "delete", "--all", "--dry-run"}, {"dead-letter", "replay", "--all", "--dry-run"},
+		{"hooks", "list"}, {"hooks", "deliveries"},
+	} {
+		if r := s.run(line...); r.code != 0 {
+			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
+		}
+	}
+	refused(t, dsn, append(ownersAlone,
+		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')", "update soniq_jobs set priority = 1",
+		"update soniq_dead_letter_jobs set tags = null", "delete from soniq_dead_letter_jobs",
+		"select secrets from soniq_hooks", "select url from soniq_hooks", "select settings from soniq_hooks",
+		"update soniq_queues set paused_at = now()",
+	)...)
+}
+
+func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	dsn := login(t, pool, "operator")
+	s := newShell(t, dsn)
+	job := strings.TrimSpace(s.ok("enqueue", "j", "--delay", "1h").out)
+	for _, line := range [][]string{
+		{"job", "retry", job}, {"job", "cancel", job}, {"job", "delete", job},
+		{"queue", "pause", "default"}, {"queue", "resume", "default"}, {"status"}, {"worker", "list"},
+		{"dead-letter", "replay", seed(t, pool, letter{}).String(), "--set", "user_id=7"},
+		{"dead-letter", "replay", "--all", "--yes"},
+		{"dead-letter", "tag", seed(t, pool, letter{}).String(), "team=a"},
+		{"dead-letter", "delete", seed(t, pool, letter{}).String()},
+		{"dead-letter", "show", seed(t, pool, letter{}).String(), "--reveal"},
+		{"dead-letter", "cleanup", "--days", "30"}, {"dead-letter", "history"},
+		{"dead-letter", "export", "--format", "jsonl", "-o", "-"},
+	} {
+		if r := s.run(line...); r.code != 0 {
+			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
+		}
+	}
+	refused(t, dsn, append(ownersAlone,
+		"select secrets from soniq_hooks", "insert into soniq_hooks (name, kind) values ('h', 'log')",
+		"delete from soniq_workers", "update soniq_workers set status = 'stopped'", "delete from soniq_hunger",
+	)...)
+}
+
+func TestRoles_worker_runsJobsBuriesRecoversAndKeepsHouse(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	owner := newShell(t, pool.Config().ConnString())
+	dsn := login(t, pool, "worker")
+	p := program(t, t.TempDir(), dsn, "worker", "--no-hooks", "--handle", "good=exec:true", "--handle", "bad=exec:exit 78", "--log-format", "json")
+	p.begin(t)
+	for range 3 {
+		owner.ok("enqueue", "good", "--wait")
+		if r := owner.run("enqueue", "bad", "--wait"); r.code != 1 {
+			t.Errorf("enqueue bad --wait: exit %d: %s", r.code, r.err)
+		}
+	}
+	seed(t, pool, letter{job: "good"})
+	owner.ok("dead-letter", "replay", "--filter", "good", "--yes")
+	eventually.True(t, "the replay to resolve its dead letter", func() bool {
+		var n int
+		err := pool.QueryRow(t.Context(), "select count(*) from soniq_dead_letter_jobs where state = 'resolved'").Scan(&n)
+		return err == nil && n == 1
+	})
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("worker: %v", err)
+	}
+	if log := p.err.String(); strings.Contains(log, "42501") || strings.Contains(log, "permission denied") {
+		t.Errorf("the worker lacks a right:\n%s", log)
+	}
+	refused(t, dsn, append(ownersAlone, "select secrets from soniq_hooks", "insert into soniq_hooks (name, kind) values ('h', 'log')")...)
+}
+
+func TestRoles_dispatcher_sends(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	heard := make(chan struct{}, 10)
+	endpoint := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { heard <- struct{}{} }))
+	t.Cleanup(endpoint.Close)
+	owner := newShell(t, pool.Config().ConnString())
+	owner.ok("hooks", "add", "webhook", endpoint.URL, "--name", "w", "--allow", "127.0.0.0/8")
+	dsn := login(t, pool, "dispatcher")
+	p := program(t, t.TempDir(), dsn, "hooks", "run", "--log-format", "json")
+	p.begin(t)
+	seed(t, pool, letter{})
+	select {
+	case <-heard:
+	case <-t.Context().Done():
+	}
+	eventually.True(t, "the delivery to be marked", func() bool {
+		var n int
+		err := pool.QueryRow(t.Context(), "select count(*) from soniq_hook_deliveries where state = 'delivered'").Scan(&n)
+		return err == nil && n == 1
+	})
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("hooks run: %v", err)
+	}
+	if log := p.err.String(); strings.Contains(log, "42501") || strings.Contains(log, "permission denied") {
+		t.Errorf("the dispatcher lacks a right:\n%s", log)
+	}
+	refused(t, dsn, append(ownersAlone,
+		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')",
+		"delete from soniq_dead_letter_jobs", "update soniq_jobs set priority = 1",
+	)...)
+}
+
+func TestRoles_loginAlone_getsNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	dsn := login(t, pool, "")
+	refused(t, dsn, append(ownersAlone,
+		"select from soniq_jobs", "insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')",
+		"select from soniq_dead_letter_jobs", "select from soniq_hooks", "select from soniq_workers",
+	)...)
+}
