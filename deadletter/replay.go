@@ -263,12 +263,34 @@ func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) 
 	return args, hashes, err
 }
 
-const stateSQL = `
-select d.state, d.replay_job_id, d.attempts, d.max_attempts, soniq_dead_letter_replays(d.id)
+// replaysOf is the SQL of how often the work of a dead letter has been replayed:
+// itself, and those that it is a replay of, of which rows that were made by hand
+// may have a circle. It is soniq_dead_letter_replays in schema.sql, which
+// programs of 0.1.0 call, for whoever may read dead letters and may execute
+// nothing.
+func replaysOf(id string) string {
+	return `(
+  with recursive line (parent, replays, place) as (
+    select f.replay_of, f.resurrection_count, 1
+    from soniq_dead_letter_jobs f
+    where f.id = ` + id + `
+    union all
+    select f.replay_of, f.resurrection_count, l.place + 1
+    from line l
+    join soniq_dead_letter_jobs f on f.id = l.parent
+    where l.place < 100
+  )
+  select least(coalesce(sum(l.replays), 0), 1000000)::integer
+  from line l
+)`
+}
+
+var stateSQL = `
+select d.state, d.replay_job_id, d.attempts, d.max_attempts, ` + replaysOf("d.id") + `
 from soniq_dead_letter_jobs d
 where d.id = $1`
 
-const lockSQL = stateSQL + `
+var lockSQL = stateSQL + `
 for update`
 
 // The queued job that has $1's place under one of the unique indexes. $2 is the
@@ -411,7 +433,7 @@ func (w *where) exhausted(most int) string {
 	n := w.param(most)
 	return `(case
     when d.replay_of is null then coalesce(d.resurrection_count, 0)
-    else soniq_dead_letter_replays(d.id)
+    else ` + replaysOf("d.id") + `
   end >= ` + n + `)`
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/deadletter"
+	"soniq/internal/history"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
@@ -74,12 +75,12 @@ const stillOrphan = `
     for update of j skip locked`
 
 // $6 is false for a job whose unique twin is queued; $7 is the history's entry.
-const requeueOrphanSQL = `
+var requeueOrphanSQL = `
 update soniq_jobs
 set status = 'queued',
   unique_job = unique_job and $6,
   dedup_key = case when $6 then dedup_key end,
-  errors = soniq_add_errors(errors, $7::jsonb),
+  errors = ` + history.Add("errors", "$7::jsonb") + `,
   worker_id = null,
   claim_token = null,
   updated_at = now()

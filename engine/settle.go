@@ -17,6 +17,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/byindex"
+	"soniq/internal/history"
 	"soniq/internal/pgid"
 )
 
@@ -71,7 +72,7 @@ returning j.id`
 // been queued meanwhile: it goes on without being unique rather than be lost.
 // Where its cancellation was requested, the trigger soniq_job_cancelled makes
 // the row cancelled.
-const settleRequeueSQL = `
+var settleRequeueSQL = `
 update soniq_jobs j
 set status = 'queued',
   attempts = greatest(j.attempts - d.refund, 0),
@@ -79,7 +80,7 @@ set status = 'queued',
   last_error = coalesce(d.error, j.last_error),
   unique_job = j.unique_job and $8,
   dedup_key = case when $8 then j.dedup_key end,
-  errors = soniq_add_errors(j.errors, d.failure::jsonb),
+  errors = ` + history.Add("j.errors", "d.failure::jsonb") + `,
   worker_id = null,
   claim_token = null,
   updated_at = now()
