@@ -6,12 +6,16 @@ import "context"
 const (
 	DoneSQL          = settleDoneSQL
 	DeleteSQL        = settleDeleteSQL
-	RequeueSQL       = settleRequeueSQL
 	CancelledSQL     = settleCancelledSQL
 	RegisterSQL      = registerSQL
 	CancelsSQL       = cancelsSQL
-	RequeueOrphanSQL = requeueOrphanSQL
 	MarkDeadSQL      = markDeadSQL
+)
+
+// Those that are put together when the program starts.
+var (
+	RequeueSQL       = settleRequeueSQL
+	RequeueOrphanSQL = requeueOrphanSQL
 )
 
 // Token is that of the claim under which the job runs.
