@@ -323,7 +323,7 @@ const indexExistsSQL = `
 select exists (
   select from pg_catalog.pg_index i
   join pg_catalog.pg_class c on c.oid = i.indexrelid
-  where i.indrelid in ('public.soniq_jobs'::pg_catalog.regclass, 'public.soniq_dead_letter_jobs'::pg_catalog.regclass)
+  where i.indrelid in ('public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid, 'public.soniq_dead_letter_jobs'::pg_catalog.regclass::pg_catalog.oid)
     and c.relname = $1
 )`
 
@@ -334,7 +334,7 @@ const workerKey = "soniq_jobs_worker_id_fkey"
 const workerKeyExistsSQL = `
 select exists (
   select from pg_catalog.pg_constraint
-  where conrelid = 'public.soniq_jobs'::pg_catalog.regclass
+  where conrelid = 'public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid
     and conname = $1
 )`
 
