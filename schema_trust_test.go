@@ -48,10 +48,7 @@ func makeOld(t *testing.T, db db) {
 }
 
 // A role of the server, with a login of its own.
-type role struct {
-	name string
-	url  string
-}
+type role struct{ name string }
 
 // newRole makes a role that may log in and nothing else. It goes at the end of
 // the test, with all that it owns in the database.
@@ -68,7 +65,7 @@ func newRole(t *testing.T, pool *pgxpool.Pool, rights ...string) role {
 	for _, right := range rights {
 		exec(t, pool, fmt.Sprintf(right, name))
 	}
-	return role{name: name}
+	return role{name}
 }
 
 // connect logs in.

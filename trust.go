@@ -80,9 +80,10 @@ type ForeignObject struct {
 }
 
 // ForeignError says that [Setup] has found objects that it would have taken for
-// its own and that belong to a role which it has no reason to trust. That are
-// all but: the role that runs it and those it is a member of, superusers, and
-// the owners of the schema and of the database.
+// its own and that belong to a role which it has no reason to trust. It trusts
+// the role that runs it, the roles which that one was granted (a superuser too:
+// being allowed to do everything is no reason), superusers, and the owners of the
+// schema and of the database.
 type ForeignError struct {
 	Objects []ForeignObject
 	// User is the role that ran Setup.
@@ -92,7 +93,7 @@ type ForeignError struct {
 func (e *ForeignError) Error() string {
 	first := e.Objects[0]
 	text := fmt.Sprintf("%s belongs to role %q, which could run code as whoever uses Soniq's tables; nothing was changed: "+
-		"drop it or give it to role %q (alter ... owner to), or run setup as %[2]q if Soniq's tables are that role's",
+		"drop it or give it to role %q (alter ... owner to); if Soniq's tables are %[2]q's, run setup as %[2]q or grant that role to %[3]q",
 		first.Name, first.Owner, e.User)
 	if n := len(e.Objects) - 1; n > 0 {
 		names := make([]string, 0, n)
@@ -576,4 +577,3 @@ func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Findi
 	}
 	return found, nil
 }
-

@@ -54,7 +54,8 @@ type ReplayOptions struct {
 	// keeps its own. A dead letter whose arguments have no place for one of them
 	// is refused with an *EditError. Default none.
 	Edits []ArgsEdit `json:"edits,omitempty"`
-	// Force replays what is being replayed or was resolved. The work may then
+	// Force replays what is being replayed or was resolved. Then the end of the
+	// new job counts, and that of an earlier one no longer does. The work may then
 	// be done twice; so it is for Replay alone, and ReplayAll refuses it.
 	// Default false.
 	Force bool `json:"force,omitempty"`

@@ -4,12 +4,12 @@ import "context"
 
 // The statements that faults are injected at, beside those of export_test.go.
 const (
-	DoneSQL          = settleDoneSQL
-	DeleteSQL        = settleDeleteSQL
-	CancelledSQL     = settleCancelledSQL
-	RegisterSQL      = registerSQL
-	CancelsSQL       = cancelsSQL
-	MarkDeadSQL      = markDeadSQL
+	DoneSQL      = settleDoneSQL
+	DeleteSQL    = settleDeleteSQL
+	CancelledSQL = settleCancelledSQL
+	RegisterSQL  = registerSQL
+	CancelsSQL   = cancelsSQL
+	MarkDeadSQL  = markDeadSQL
 )
 
 // Those that are put together when the program starts.
