@@ -104,7 +104,7 @@ func (r *configReader) url(n *yaml.Node, where string, spec *handlerSpec) {
 	spec.http.URL = value
 	spec.shownURL = showURL(value)
 	if text := resolve(n).Value; strings.HasPrefix(text, referencePrefix) {
-		spec.shownURL = text
+		spec.shownURL, spec.http.PathIsSecret = text, true
 	}
 	if err := checkEndpoint(httpSpec{URL: value}); err != nil {
 		r.wrong(n, "%s: %s", where, err)
