@@ -340,9 +340,11 @@ func TestDownload_realArchive_runs(t *testing.T) {
 	for _, version := range versions {
 		s, err := Start(t.Context(), Options{Fast: true, Binaries: "download:" + version})
 		must(t, err)
-		if got := query(t, s.URL(), `select current_setting('server_version')`); !strings.HasPrefix(got, version+".") {
+		got := query(t, s.URL(), `select current_setting('server_version')`)
+		if !strings.HasPrefix(got, version+".") {
 			t.Errorf("version %s runs, want %s", got, version)
 		}
+		t.Logf("PostgreSQL %s runs", got)
 		must(t, s.Stop(context.Background()))
 	}
 }
