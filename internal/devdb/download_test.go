@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ulikunitz/xz"
@@ -276,6 +277,33 @@ func TestFetch_standsStill_isGivenUp(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// However slow it is, as long as something comes.
+func TestFetch_slowButSteady_goesOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		givenUp := make(chan struct{})
+		alarm := time.AfterFunc(stallTimeout, func() { close(givenUp) })
+		slow := &ticking{readerFunc(func(p []byte) (int, error) {
+			select {
+			case <-time.After(stallTimeout * 2 / 3):
+				return copy(p, "x"), nil
+			case <-givenUp:
+				return 0, errors.New("given up")
+			}
+		}), alarm, stallTimeout}
+		for range 5 {
+			if n, err := slow.Read(make([]byte, 10)); n != 1 || err != nil {
+				t.Fatalf("%d, %v", n, err)
+			}
+		}
+		<-givenUp // once nothing comes
+	})
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func TestPins_everyReleasedPlatformAndVersion(t *testing.T) {
 	t.Parallel()

@@ -103,8 +103,12 @@ func TestUnpack_tooMuch_isRefused(t *testing.T) {
 		"no xz":        {packed(t, map[string][]byte{"a.txz": []byte("abc")}), ""},
 		"no zip":       {[]byte("this is no archive"), "zip"},
 	} {
-		if _, err := unpackBytes(t, test.archive, plenty); err == nil || !strings.Contains(err.Error(), test.want) {
+		dir, err := unpackBytes(t, test.archive, plenty)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+		if info, err := os.Stat(filepath.Join(dir, "x")); err == nil && info.Size() > plenty.bytes {
+			t.Errorf("%s: %d bytes were written", name, info.Size())
 		}
 	}
 }
