@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -41,6 +43,9 @@ type workerFile struct {
 	retention       []deadletter.Retention
 	jobs            []handlerSpec
 	hooks           []hookSpec
+	// requestSecrets are the variables that the file names for what is sent to
+	// endpoints and hooks.
+	requestSecrets []string
 }
 
 // origin is where a handler was named.
@@ -99,6 +104,14 @@ func readConfig(path string, use configUse, getenv func(string) string) (*worker
 	}
 	if len(r.mistakes) > 0 {
 		return nil, &configError{path, r.mistakes}
+	}
+	file.requestSecrets = r.requestSecrets
+	for _, spec := range file.hooks {
+		for _, value := range append(slices.Collect(maps.Values(spec.Headers)), spec.URL, spec.Secrets) {
+			if name, ok := strings.CutPrefix(value, referencePrefix); ok {
+				file.requestSecrets = append(file.requestSecrets, name)
+			}
+		}
 	}
 	return file, nil
 }

@@ -268,7 +268,7 @@ jobs:
 			},
 			{
 				name: "b", line: 20, shownURL: "env:URL", timeout: new(time.Duration(0)),
-				http:  httpSpec{URL: env["URL"], Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
+				http:  httpSpec{URL: env["URL"], PathIsSecret: true, Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
 				retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
 			},
 			{name: "c", line: 26, exec: "x", retry: engine.Delays{0, time.Minute}},

@@ -34,6 +34,9 @@ type configReader struct {
 	// queues are those that the file says are served, if it does.
 	queues     []string
 	queuesLine int
+	// requestSecrets are the variables that were read for what is sent to
+	// endpoints.
+	requestSecrets []string
 }
 
 func (r *configReader) wrong(n *yaml.Node, format string, args ...any) {

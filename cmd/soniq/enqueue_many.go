@@ -6,11 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/schollz/progressbar/v3"
 
 	"soniq/engine"
 )
@@ -181,18 +179,4 @@ func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineF
 		return nil, usagef("%w; nothing was enqueued", err)
 	}
 	return done, err
-}
-
-// progress is a bar on the terminal, or nothing where there is none or no time
-// to see it.
-func (a *app) progress(doing string, total, from int) *progressbar.ProgressBar {
-	return progressbar.NewOptions(total,
-		progressbar.OptionSetWriter(a.stderr),
-		progressbar.OptionSetVisibility(a.stderrIsTTY && total >= from),
-		progressbar.OptionSetDescription(doing),
-		progressbar.OptionSetWidth(30),
-		progressbar.OptionShowCount(),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(),
-	)
 }

@@ -29,6 +29,8 @@ type handlerSpec struct {
 	permanentCodes []int
 	env            []string // NAME=value
 	dir            string
+	// withheld are variables that the command does not inherit.
+	withheld []string
 
 	http httpSpec
 	// shownURL is the endpoint without what may be secret in it.
@@ -116,6 +118,9 @@ func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
 		default:
 			return nil, usagef("--handle names %q, which %s has in line %d already", spec.name, file.path, file.jobs[same].line)
 		}
+	}
+	for i := range file.jobs {
+		file.jobs[i].withheld = file.requestSecrets
 	}
 	if len(file.jobs) == 0 {
 		if file.path != "" {
@@ -230,6 +235,7 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 		handler := &execHandler{
 			command:        spec.exec,
 			env:            spec.env,
+			withheld:       spec.withheld,
 			dir:            spec.dir,
 			permanentCodes: spec.permanentCodes,
 			warden:         guard,
