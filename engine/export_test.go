@@ -15,9 +15,14 @@ const (
 	ClaimSQL   = claimSQL
 	ClaimOnSQL = claimOnSQL
 	NextDueSQL = nextDueSQL
-	LookSQL    = lookSQL
-	DeadSQL    = deadJobsSQL
-	StraysSQL  = straysSQL
+
+	ClaimCrowdSQL   = claimCrowdSQL
+	ClaimLanesSQL   = claimLanesSQL
+	NextDueCrowdSQL = nextDueCrowdSQL
+
+	LookSQL   = lookSQL
+	DeadSQL   = deadJobsSQL
+	StraysSQL = straysSQL
 
 	DeclareSQL  = declareSQL
 	WithdrawSQL = withdrawSQL
@@ -134,12 +139,13 @@ type Claims struct{ c claims }
 
 // NewClaims is that of a worker without limits.
 func NewClaims(pool *pgxpool.Pool) *Claims {
-	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}}}
+	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}, attemptLimit: 1000}}
 }
 
 // Take claims up to n jobs.
 func (c *Claims) Take(ctx context.Context, queues, names []string, n int) ([]*Job, error) {
-	return c.c.take(ctx, 1, ask{queues, names}, n)
+	taken, err := c.c.take(ctx, 1, ask{queues, names}, n)
+	return taken.jobs, err
 }
 
 // Stay puts off the next whole claim for a long time, or has it come next, and

@@ -43,7 +43,8 @@ type Job struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
 	// LastError is the error of the latest failed attempt; empty if none
-	// failed.
+	// failed. A handler sees at most 8,192 characters of it, 1,000 of ProducerID
+	// and 3,000 of DedupKey.
 	LastError string `json:"last_error,omitempty"`
 	// Result is what the handler returned, as JSON; nil if nothing.
 	Result json.RawMessage `json:"result,omitempty"`
@@ -64,6 +65,10 @@ type Job struct {
 	Errors []deadletter.Failure `json:"errors,omitempty"`
 
 	token int64
+	// held is what its arguments take of the worker's memory; nil is nothing that
+	// is counted. stored is their size in the row, where that was asked.
+	held   *heldArgs
+	stored int64
 }
 
 // inUTC turns the times that were read, which are local ones.

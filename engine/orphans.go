@@ -202,7 +202,7 @@ func (w *Worker) releaseUnanswered(ctx context.Context, orphans []orphan) error 
 		job := &Job{ID: o.ID, Name: o.Name, Attempts: o.Attempts, token: o.Token}
 		releases = append(releases, Outcome{Job: job, Kind: OutcomeReleased})
 	}
-	s := &settler{pool: w.pool, worker: w.id, logger: w.logger, settled: func(_ context.Context, o Outcome) {
+	s := &settler{pool: w.pool, worker: w.id, logger: w.logger, batch: maxSettleBatch, settled: func(_ context.Context, o Outcome) {
 		if o.Kind == OutcomeReleased {
 			w.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.Job.ID, "name", o.Job.Name)
 		}

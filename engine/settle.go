@@ -98,6 +98,8 @@ type settler struct {
 	ttl      time.Duration
 	logger   *slog.Logger
 	outcomes chan Outcome
+	// batch is how many outcomes are written together, at most maxSettleBatch.
+	batch int
 	// settled is told of each outcome after it was written.
 	settled func(context.Context, Outcome)
 	// aside are the outcomes whose rows were locked.
@@ -158,7 +160,7 @@ func (s *settler) gather(ctx context.Context, open bool) (batch []Outcome, still
 	case <-given:
 		return nil, open
 	}
-	for len(batch) < maxSettleBatch {
+	for len(batch) < s.batch {
 		select {
 		case o, ok := <-s.outcomes:
 			if !ok {
