@@ -159,3 +159,37 @@ func (c *Claims) Stay(long bool) bool {
 	}
 	return true
 }
+
+// Crowded says whether whole claims are dear, and sets it.
+func (c *Claims) Crowded(yes bool) { c.c.crowded = yes }
+
+// LookAhead is what follows a claim that came back short. unsure says that the
+// claim did not see everything.
+func (c *Claims) LookAhead(ctx context.Context, queues, names []string) (crowded, unsure bool, err error) {
+	next, err := c.c.untilNext(ctx, ask{queues, names})
+	return c.c.crowded, next.unsure, err
+}
+
+// StayDear is Stay while whole claims are dear.
+func (c *Claims) StayDear(long bool) {
+	for _, s := range c.c.spots {
+		if s.until = time.Now(); long {
+			s.until = time.Now().Add(time.Hour)
+		}
+	}
+}
+
+// Most is what a claim after one that timed out is bounded to; 0 is no bound.
+func (c *Claims) Most() int { return c.c.most }
+
+// ProvedBy follows a fetch after which nobody is left who could have kept silent,
+// and tells whether the worker then relies on notifications.
+func ProvedBy(ctx context.Context, whole bool) (bool, error) {
+	h := newHunger(nil, uuid.Nil, nil, []string{"q"})
+	h.doubt()
+	h.seen = 1
+	h.rows["q"].declared = true
+	h.proof = hungerProof{doubts: 1, ended: true}
+	_, err := h.short(ctx, []string{"q"}, time.Minute, whole)
+	return h.proof.proved, err
+}
