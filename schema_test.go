@@ -23,6 +23,7 @@ var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
+	"0161_soniq_go_trust",
 }
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {
@@ -326,7 +327,7 @@ select to_jsonb(w) - '{lock_key,backend_pid,tenure}'::text[] from soniq_workers 
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
-select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,
+select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,whole_job_name,whole_queue,
   fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors}'::text[]
 from soniq_dead_letter_jobs d
 union all

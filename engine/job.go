@@ -29,7 +29,8 @@ const (
 type Job struct {
 	ID   uuid.UUID `json:"id"`
 	Name string    `json:"job_name"`
-	// Args is a JSON object.
+	// Args is a JSON object. Where a job is only read, and not run, arguments and
+	// a result over 16 MiB, or 256 KiB in a list, are a JSON string that says so.
 	Args     json.RawMessage `json:"args"`
 	Queue    string          `json:"queue"`
 	Priority int             `json:"priority"`

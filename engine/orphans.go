@@ -19,11 +19,15 @@ import (
 // may still be run by someone who leaves no trace.
 const orphanGrace = 10 * time.Minute
 
+// longName is how many bytes of a name, a queue or a key the indexes hold for
+// sure: an entry may have 2,704, compressed.
+const longName = `2000`
+
 // straysSQL finds processing jobs whose worker nobody can find dead: those
 // without one, or with one whose row somebody deleted, and those of this worker under a token that it doesn't hold:
 // claimed by a statement whose answer it never got. Parameters: $1 this
 // worker, $2 the silence after which a job without a worker is an orphan, $3
-// the tokens.
+// the tokens, $4 how many.
 const straysSQL = `
 select` + orphanColumns + `
 from soniq_jobs j
@@ -33,14 +37,16 @@ where j.status = 'processing'
       and not exists (select from soniq_workers o where o.id = j.worker_id)
     or j.worker_id = $1 and j.claim_token <> all ($3::bigint[])
   )
-limit 1000`
+limit $4`
 
 // orphanColumns are what an orphan is read from. Its claim's time is that of
-// its last update: nothing else updates a processing row but for its end.
+// its last update: nothing else updates a processing row but for its end. Texts
+// are cut: a producer may have written anything.
 const orphanColumns = `
-  j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
-  coalesce(j.claim_token, 0), coalesce(j.last_error, ''), j.cancel_requested_at is not null,
-  case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp()`
+  j.id, j.worker_id, left(j.job_name, 500), coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
+  coalesce(j.claim_token, 0), coalesce(left(j.last_error, 500), ''), j.cancel_requested_at is not null,
+  case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp(),
+  octet_length(j.queue) > ` + longName
 
 // orphan is a processing job that nobody runs.
 type orphan struct {
@@ -49,10 +55,13 @@ type orphan struct {
 	Name                  string
 	Attempts, MaxAttempts int
 	Token                 int64
-	LastError             string
-	CancelRequested       bool
-	ClaimedAt             *time.Time
-	FoundAt               time.Time
+	// LastError is the beginning of it.
+	LastError       string
+	CancelRequested bool
+	ClaimedAt       *time.Time
+	FoundAt         time.Time
+	// LongQueue is of a queue that the index of claims may not hold.
+	LongQueue *bool
 }
 
 // stillOrphan finds the row alone, under its lock: its worker may have come
@@ -74,12 +83,13 @@ const stillOrphan = `
     for update of j skip locked`
 
 // $6 is false for a job whose unique twin is queued; $7 is the history's entry.
+// What the unique indexes could not hold is not unique.
 const requeueOrphanSQL = `
 update soniq_jobs
 set status = 'queued',
-  unique_job = unique_job and $6,
-  dedup_key = case when $6 then dedup_key end,
-  errors = soniq_add_errors(errors, $7::jsonb),
+  unique_job = unique_job and $6 and octet_length(job_name) + octet_length(coalesce(args_hash, '')) <= ` + longName + `,
+  dedup_key = case when $6 and octet_length(dedup_key) <= ` + longName + ` then dedup_key end,
+  errors = soniq_add_errors(case when pg_column_size(errors) <= 262144 then errors end, $7::jsonb),
   worker_id = null,
   claim_token = null,
   updated_at = now()
@@ -105,18 +115,33 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 	var errs []error
 	for i := range orphans {
 		o := &orphans[i]
+		if w.unrecovered.passes(o.ID) {
+			continue
+		}
 		var err error
-		// A job that someone wants cancelled is cancelled by its requeue.
-		if o.Attempts >= o.MaxAttempts && !o.CancelRequested {
+		switch {
+		case o.LongQueue != nil && *o.LongQueue:
 			err = w.buryOrphan(ctx, db, o, heartbeat)
-		} else {
+		case o.Attempts >= min(o.MaxAttempts, w.config.MaxAttemptsLimit) && !o.CancelRequested:
+			err = w.buryOrphan(ctx, db, o, heartbeat)
+		default:
+			// A job that someone wants cancelled is cancelled by its requeue.
 			err = w.requeueOrphan(ctx, db, o, heartbeat)
 		}
-		if err != nil {
+		switch {
+		case err == nil:
+			w.unrecovered.went(o.ID)
+		case !isRefusal(err):
+			return errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
+		case w.unrecovered.refuse(o.ID):
+			w.logger.Error("the database refuses to recover a job; it is passed over",
+				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err)
+			fallthrough
+		default:
 			errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
-			if !isDataError(err) {
-				break
-			}
+		}
+		if w.unrecovered.stuck() {
+			break
 		}
 	}
 	return errors.Join(errs...)
@@ -144,8 +169,10 @@ func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heart
 // worker: nobody need claim it to find that out.
 func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
 	verdict := o.crashed()
+	message := verdict.Message
 	if o.LastError != "" {
-		verdict.Message = o.LastError
+		// The move keeps it, whole, where the verdict has no message.
+		verdict.Message, message = "", o.LastError
 	}
 	moved := false
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
@@ -161,7 +188,7 @@ func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbea
 	})
 	if err == nil && moved {
 		w.logger.Warn("job is a dead letter", "job", o.ID, "name", o.Name, "attempt", o.Attempts,
-			"reason", string(verdict.Reason), "error", verdict.Message, "dead_worker", o.WorkerID)
+			"reason", string(verdict.Reason), "error", message, "dead_worker", o.WorkerID)
 	}
 	return err
 }
@@ -171,7 +198,7 @@ func (w *Worker) strayAfter() time.Duration { return plus(w.longestTimeout(), or
 
 // recoverStrays queues again the jobs that have no worker to be missed.
 func (w *Worker) recoverStrays(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens())
+	rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens(), w.unrecovered.most())
 	strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
 	if err != nil {
 		return fmt.Errorf("find orphans: %w", err)

@@ -69,7 +69,8 @@ returning j.id`
 // A NULL delay keeps the due time: the job goes back to its old place. $7
 // gives the attempt back. $8 is false only for a job whose unique twin has
 // been queued meanwhile: it goes on without being unique rather than be lost.
-// Where its cancellation was requested, the trigger soniq_job_cancelled makes
+// A history that is larger than any of ours is left out: jsonb may not hold it and
+// an entry more. Where its cancellation was requested, the trigger soniq_job_cancelled makes
 // the row cancelled.
 const settleRequeueSQL = `
 update soniq_jobs j
@@ -79,7 +80,7 @@ set status = 'queued',
   last_error = coalesce(d.error, j.last_error),
   unique_job = j.unique_job and $8,
   dedup_key = case when $8 then j.dedup_key end,
-  errors = soniq_add_errors(j.errors, d.failure::jsonb),
+  errors = soniq_add_errors(case when pg_column_size(j.errors) <= 262144 then j.errors end, d.failure::jsonb),
   worker_id = null,
   claim_token = null,
   updated_at = now()

@@ -61,6 +61,10 @@ type Worker struct {
 	// the database has answered again: it may have committed that claim.
 	doubt chan struct{}
 
+	// unrecovered and unburied are the jobs of which the database has refused
+	// that.
+	unrecovered, unburied refusedRows
+
 	cancelOnce sync.Once
 	cancelled  chan struct{}
 
