@@ -96,12 +96,33 @@ set status = 'queued',
 where id = (` + stillOrphan + `
   )`
 
-// crashed is the verdict on an attempt that ended with its worker. A job that
-// dies of it keeps the error that it had before: that says more.
+// crashed is the verdict on an attempt that ended with its worker.
 func (o *orphan) crashed() deadletter.Verdict {
 	return deadletter.Classify(deadletter.Attempt{
 		JobName: o.Name, Attempt: o.Attempts, MaxAttempts: o.MaxAttempts, Kind: deadletter.KindCrash,
 	})
+}
+
+// death is the verdict on a job that does not go back to its queue. It keeps the
+// error that it had before, which says more. message is what the log tells.
+func (o *orphan) death() (v deadletter.Verdict, message string) {
+	v = o.crashed()
+	if v.Retry {
+		v.Retry, v.Reason = false, deadletter.PermanentFailure
+		v.Message = "the worker died, and the name of the queue is too long for the job to be queued again"
+		return v, v.Message
+	}
+	if o.LastError != "" {
+		// The move keeps it, whole, where the verdict has no message.
+		message, v.Message = o.LastError, ""
+		return v, message
+	}
+	return v, v.Message
+}
+
+// isLast says that there is no further attempt.
+func (o *orphan) isLast() bool {
+	return o.Attempts >= o.MaxAttempts && !o.CancelRequested || o.LongQueue != nil && *o.LongQueue
 }
 
 func (o *orphan) failure() *deadletter.Failure {
@@ -118,16 +139,15 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 		if w.unrecovered.passes(o.ID) {
 			continue
 		}
-		var err error
-		switch {
-		case o.LongQueue != nil && *o.LongQueue:
-			err = w.buryOrphan(ctx, db, o, heartbeat)
-		case o.Attempts >= min(o.MaxAttempts, w.config.MaxAttemptsLimit) && !o.CancelRequested:
-			err = w.buryOrphan(ctx, db, o, heartbeat)
-		default:
-			// A job that someone wants cancelled is cancelled by its requeue.
-			err = w.requeueOrphan(ctx, db, o, heartbeat)
+		if _, own := w.claims.limits[o.Name]; !own {
+			o.MaxAttempts = min(o.MaxAttempts, w.config.MaxAttemptsLimit)
 		}
+		// A job that someone wants cancelled is cancelled by its requeue.
+		recoverJob := w.requeueOrphan
+		if o.isLast() {
+			recoverJob = w.buryOrphan
+		}
+		err := recoverJob(ctx, db, o, heartbeat)
 		switch {
 		case err == nil:
 			w.unrecovered.went(o.ID)
@@ -168,12 +188,7 @@ func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heart
 // buryOrphan makes a dead letter of a job whose last attempt ended with its
 // worker: nobody need claim it to find that out.
 func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
-	verdict := o.crashed()
-	message := verdict.Message
-	if o.LastError != "" {
-		// The move keeps it, whole, where the verdict has no message.
-		verdict.Message, message = "", o.LastError
-	}
+	verdict, message := o.death()
 	moved := false
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		var id uuid.UUID
