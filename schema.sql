@@ -1025,3 +1025,14 @@ create index if not exists idx_soniq_dead_letter_jobs_replay_of
 -- day of its own, and would not count them by several processes at once.
 create statistics if not exists public.soniq_dead_letter_days
   on ((moved_to_dead_letter_at at time zone 'utc')::date) from public.soniq_dead_letter_jobs;
+
+---------------------------------------------------------------------------
+-- 0161: long names
+---------------------------------------------------------------------------
+
+-- The name and the queue of a dead letter where they are over 2,000 bytes, which
+-- the indexes may not hold: job_name and queue then have their beginning and a
+-- digest. No index is on these.
+alter table public.soniq_dead_letter_jobs
+  add column if not exists whole_job_name text,
+  add column if not exists whole_queue text;

@@ -327,7 +327,7 @@ select to_jsonb(w) - '{lock_key,backend_pid,tenure}'::text[] from soniq_workers 
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
-select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,
+select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,whole_job_name,whole_queue,
   fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors}'::text[]
 from soniq_dead_letter_jobs d
 union all

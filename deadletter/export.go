@@ -90,7 +90,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		return err
 	}
 	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(limit), w.params...)
+	rows, err := q.pool.Query(ctx, whole.selectJobs()+w.sql()+oldestFirst+w.limit(limit), w.params...)
 	if err != nil {
 		return err
 	}

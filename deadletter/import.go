@@ -229,15 +229,15 @@ var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
     resurrection_count, last_resurrection_at, tags, state, replay_job_id, replay_of,
     error_kind, error_type, error_code, decided_by, fingerprint,
     args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at,
-    moved_xid, created_at, errors
+    moved_xid, created_at, errors, whole_job_name, whole_queue
   )
   select
-    f.id, f.job_name, coalesce(f.args, 'null'), f.queue, f.priority, f.max_attempts, f.attempts,
+    f.id, ` + shortened("f.job_name") + `, coalesce(f.args, 'null'), ` + shortened("f.queue") + `, f.priority, f.max_attempts, f.attempts,
     nullif(f.last_error, ''), f.dead_letter_reason, f.original_created_at, f.moved_to_dead_letter_at,
     f.resurrection_count, f.last_resurrection_at, f.tags, ` + stateNow + `, f.replay_job_id, f.replay_of,
     nullif(f.error_kind, ''), nullif(f.error_type, ''), nullif(f.error_code, ''), nullif(f.decided_by, ''), nullif(f.fingerprint, ''),
     f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, f.scheduled_at,
-    null, f.created_at, f.errors
+    null, f.created_at, f.errors, ` + wholeOf("f.job_name") + `, ` + wholeOf("f.queue") + `
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
   order by f.id

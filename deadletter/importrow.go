@@ -298,7 +298,12 @@ func (j *Job) validateTexts() error {
 				text = **v
 			}
 		}
-		if n := len(text); n > maxTextBytes && name != "last_error" {
+		switch name {
+		case "last_error", "job_name", "queue":
+			// The latter are shortened where they are too long for an index.
+			continue
+		}
+		if n := len(text); n > maxTextBytes {
 			return fmt.Errorf("%s: %d bytes, more than %d", name, n, maxTextBytes)
 		}
 	}

@@ -37,6 +37,26 @@ type Death struct {
 	Failure *Failure
 }
 
+// longName is how many bytes of a job's name, or of its queue, the indexes hold for
+// sure: an entry may have 2,704 bytes, compressed, with a time and an id.
+const longName = "2000"
+
+// shortened is a text of the row g as indexes can hold it: of a longer one its
+// beginning and a digest, so that two of them stay two. wholeOf is then the whole,
+// else NULL, in a column without an index.
+func shortened(text string) string {
+	return "case when octet_length(" + text + ") <= " + longName + " then " + text +
+		" else left(" + text + ", 200) || '...' || lpad(to_hex(hashtextextended(" + text + ", 0)), 16, '0') end"
+}
+
+func wholeOf(text string) string {
+	return "case when octet_length(" + text + ") > " + longName + " then " + text + " end"
+}
+
+// keptErrors leaves out a history that is larger than any of ours: jsonb can't
+// hold one that is nearly 256 MB and an entry more.
+const keptErrors = "case when pg_column_size(g.errors) <= 262144 then g.errors end"
+
 // The insert that all moves end with. It reads a relation 'gone': the columns
 // of soniq_jobs, the verdict's, and 'failure', the last entry of the history.
 //
@@ -52,14 +72,14 @@ type Death struct {
 // the job was first made, how often it was replayed, its tags.
 var insertGone = `
 insert into soniq_dead_letter_jobs as d (
-  id, job_name, args, queue, priority, max_attempts, attempts,
+  id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
   args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors
 )
 select
-  g.id, g.job_name, g.args,
-  coalesce(g.queue, 'default'), coalesce(g.priority, 100),
+  g.id, ` + shortened("g.job_name") + `, ` + wholeOf("g.job_name") + `, ` + wholeOf("g.queue") + `, g.args,
+  ` + shortened("coalesce(g.queue, 'default')") + `, coalesce(g.priority, 100),
   coalesce(g.max_attempts, 3), coalesce(g.attempts, 0),
   coalesce(nullif(g.message, ''), g.last_error), g.reason,
   coalesce(g.created_at, now()), clock_timestamp(),
@@ -73,10 +93,12 @@ select
   nullif(g.error_kind, ''), nullif(g.error_type, ''),
   nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
   g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
-  ` + history.Add("g.errors", "g.failure::jsonb") + `
+  ` + history.Add(keptErrors, "g.failure::jsonb") + `
 from gone g
 on conflict (id) do update set
   job_name = excluded.job_name,
+  whole_job_name = excluded.whole_job_name,
+  whole_queue = excluded.whole_queue,
   args = excluded.args,
   queue = excluded.queue,
   priority = excluded.priority,

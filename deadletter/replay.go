@@ -12,8 +12,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/argshash"
+	"soniq/internal/sizes"
 )
 
 // replayBatch is how many jobs one statement of ReplayAll makes. All of them
@@ -142,6 +144,9 @@ type ReplayResult struct {
 // $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 the other arguments of
 // each and their hash, or null; for the record $10 the operation, $11 who and
 // $12 why.
+//
+// A name and a queue that were shortened are whole again. What the unique indexes
+// of the queue could not hold is not unique.
 const makeJobs = `
 with made as (
   insert into soniq_jobs (
@@ -149,13 +154,15 @@ with made as (
     queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
   )
   select
-    u.job_id, d.job_name, coalesce(u.args::jsonb, d.args),
+    u.job_id, coalesce(d.whole_job_name, d.job_name), coalesce(u.args::jsonb, d.args),
     case when u.args is not null and d.args_hash is not null then u.args_hash else d.args_hash end, 'queued',
     case when $3 then d.attempts else 0 end,
     case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
-    coalesce(nullif($6, ''), d.queue),
+    coalesce(nullif($6, ''), d.whole_queue, d.queue),
     coalesce($5, d.priority),
-    coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp(),
+    coalesce(d.unique_job, false) and d.whole_job_name is null
+      and octet_length(d.job_name) + octet_length(coalesce(d.args_hash, '')) <= 2500,
+    case when octet_length(d.dedup_key) <= 2500 then d.dedup_key end, d.producer_id, d.id, clock_timestamp(),
     case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
   from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, place)
   join soniq_dead_letter_jobs d on d.id = u.id
@@ -307,6 +314,9 @@ join soniq_jobs j on j.status = 'queued' and (
 where d.id = $1
 limit 1`
 
+// indexTooSmall is how PostgreSQL says that a value is too long for an index.
+const indexTooSmall = "54000"
+
 // Replay enqueues a dead letter's job again, under a new id, which it returns.
 // The dead letter stays as the record: its state becomes replaying, and
 // resolved or dead when the new job ends. No handler needs to be known here.
@@ -325,6 +335,10 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 		job, err = o.replay(ctx, tx, id, q.by)
 		return err
 	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == indexTooSmall {
+		err = fmt.Errorf("its queue's name is too long for the index of the jobs, give another queue: %w", err)
+	}
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("replay dead letter %s: %w", id, err)
 	}
@@ -419,6 +433,10 @@ func (f Filter) replayable(o ReplayOptions) *where {
 	w.and("d.state = 'dead'")
 	w.and(outcomeUnknown + " is not true")
 	w.and("not " + superseded)
+	if o.Queue == "" {
+		// The index of the queue may not hold it.
+		w.and("d.whole_queue is null")
+	}
 	if o.MaxReplays > 0 {
 		w.and("not " + w.exhausted(o.MaxReplays))
 	}
@@ -448,11 +466,8 @@ func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int
 		n = min(n, f.Limit)
 	}
 	w := f.replayable(o)
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(n), w.params...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters to replay: %w", err)
-	}
-	jobs, err := pgx.CollectRows(rows, scanJob)
+	end := w.sql() + oldestFirst + w.limit(n)
+	jobs, err := q.readBounded(ctx, sizes.Listed, w.params, func(r reading) string { return r.selectJobs() + end })
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
 	}

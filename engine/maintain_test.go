@@ -24,8 +24,8 @@ func connect(t *testing.T, url string) *pgxpool.Pool {
 	return pool
 }
 
-func noop(reg *engine.Registry, name string) {
-	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil })
+func noop(reg *engine.Registry, name string, opts ...engine.HandleOption) {
+	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil }, opts...)
 }
 
 func addWorker(t *testing.T, pool *pgxpool.Pool, version *string, queues []string, silent, age time.Duration) uuid.UUID {

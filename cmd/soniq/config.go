@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ type workerFile struct {
 	resultTTL       *time.Duration
 	shutdownTimeout *time.Duration
 	unknownGrace    *time.Duration
+	maxArgsSize     *int64
+	maxArgsMemory   *int64
+	maxAttempts     *int
 	warnDead        *int
 	warnDeadAge     *time.Duration
 	retention       []deadletter.Retention
@@ -155,11 +159,16 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 		"result_ttl":        func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
 		"shutdown_timeout":  func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
 		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
-		"warn_dead":         func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
-		"warn_dead_age":     func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
-		"retention":         func(n *yaml.Node) { r.retention(n, file) },
-		"jobs":              func(n *yaml.Node) { jobs = n },
-		"hooks":             func(n *yaml.Node) { hooks = n },
+		"max_args_size":     func(n *yaml.Node) { file.maxArgsSize = r.size(n, "max_args_size") },
+		"max_args_memory":   func(n *yaml.Node) { file.maxArgsMemory = r.size(n, "max_args_memory") },
+		"max_attempts_limit": func(n *yaml.Node) {
+			file.maxAttempts = r.upTo(n, "max_attempts_limit", math.MaxInt32)
+		},
+		"warn_dead":     func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
+		"warn_dead_age": func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
+		"retention":     func(n *yaml.Node) { r.retention(n, file) },
+		"jobs":          func(n *yaml.Node) { jobs = n },
+		"hooks":         func(n *yaml.Node) { hooks = n },
 	})
 	if jobs != nil && r.runsJobs {
 		r.jobs(jobs, file)

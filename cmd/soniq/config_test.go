@@ -60,7 +60,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -124,6 +124,9 @@ jobs:
   7: {exec: a}                       # jobs: a key must be text, not a number; put it in quotes
   blank: {exec: " "}                 # blank: exec must not be empty
   nul: {exec: "a\0b"}                # nul: exec must not contain a NUL byte
+max_args_size: 16 apples             # max_args_size must be a size such as 65536, 512KiB, 16MiB or 1GB, not "16 apples"
+max_args_memory: 0                   # max_args_memory must be a size such as 65536, 512KiB, 16MiB or 1GB, not "0"
+max_attempts_limit: -1               # max_attempts_limit must be from 0 to 2147483647, not -1
 warn_dead: -1                        # warn_dead must be from 0 to 1000000, not -1
 retention:
 - {queues: [payments], keep: forever}
@@ -372,6 +375,37 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 		}
 		if s.config.WarnDead != test.dead || s.config.WarnDeadAge != test.age {
 			t.Errorf("%q %q: %d, %s", test.file, test.args, s.config.WarnDead, s.config.WarnDeadAge)
+		}
+	}
+}
+
+func TestWorker_limits_flagsBeatTheFile(t *testing.T) {
+	t.Parallel()
+	const file = "max_args_size: 1MiB\nmax_args_memory: 64MiB\nmax_attempts_limit: 50\njobs: {a: {exec: x}}\n"
+	for _, test := range []struct {
+		file     string
+		args     []string
+		size     int
+		memory   int64
+		attempts int
+	}{
+		{file: "jobs: {a: {exec: x}}\n"},
+		{file: file, size: 1 << 20, memory: 64 << 20, attempts: 50},
+		{file: file, args: []string{"--max-args-size", "1.5kB", "--max-args-memory", "2000", "--max-attempts-limit", "0"}, size: 1500, memory: 2000, attempts: -1},
+	} {
+		var out, notes stream
+		a := &app{world: newShell(t, "").world(&out, &notes), out: newOutput(&out), notes: newOutput(&notes)}
+		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := selected[*workerRunCmd](cmd)
+		s, err := c.load(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.config; got.MaxArgsBytes != test.size || got.MaxArgsMemory != test.memory || got.MaxAttemptsLimit != test.attempts {
+			t.Errorf("%q %q: %d, %d, %d", test.file, test.args, got.MaxArgsBytes, got.MaxArgsMemory, got.MaxAttemptsLimit)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -38,6 +39,9 @@ type workerRunCmd struct {
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
+	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job whose arguments are longer, as JSON, is not loaded and becomes a dead letter: 512KiB, 16MiB. Default 16MiB."`
+	MaxArgsMemory   *string        `placeholder:"SIZE" help:"How much the arguments of all running jobs may take; a job without room waits. Default 256MiB."`
+	MaxAttempts     *int           `name:"max-attempts-limit" placeholder:"N" help:"Try no job more often than N times, whatever it was enqueued with, unless its handler has max_attempts; 0 for no limit. Default 1000."`
 	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
 	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
@@ -234,6 +238,9 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 			*d.target = *value
 		}
 	}
+	if err := c.limits(&config, file); err != nil {
+		return config, err
+	}
 	if err := c.warnings(&config, file); err != nil {
 		return config, err
 	}
@@ -243,6 +250,52 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		}
 	}
 	return config, nil
+}
+
+// limits sets what the worker takes on of jobs that anybody may have enqueued.
+func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) error {
+	size, memory := file.maxArgsSize, file.maxArgsMemory
+	for _, s := range []struct {
+		flag   string
+		given  *string
+		target **int64
+	}{
+		{"--max-args-size", c.MaxArgsSize, &size},
+		{"--max-args-memory", c.MaxArgsMemory, &memory},
+	} {
+		if s.given == nil {
+			continue
+		}
+		bytes, err := parseSize(*s.given)
+		if err != nil {
+			return usagef("%s %s", s.flag, err)
+		}
+		*s.target = &bytes
+	}
+	most := int64(defaultMaxArgsSize)
+	if size != nil {
+		if most = *size; most > maxArgsSize {
+			return usagef("--max-args-size must be at most 1GiB, not %d bytes", most)
+		}
+		config.MaxArgsBytes = int(most)
+	}
+	if memory != nil {
+		if *memory < most {
+			return usagef("--max-args-memory must be at least --max-args-size, which is %d bytes, not %d", most, *memory)
+		}
+		config.MaxArgsMemory = *memory
+	}
+	if n := cmp.Or(c.MaxAttempts, file.maxAttempts); n != nil {
+		switch {
+		case *n < 0 || *n > math.MaxInt32:
+			return usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
+		case *n == 0:
+			config.MaxAttemptsLimit = -1
+		default:
+			config.MaxAttemptsLimit = *n
+		}
+	}
+	return nil
 }
 
 // warnings sets the limits of the dead letters.
