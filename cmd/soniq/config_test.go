@@ -360,7 +360,7 @@ func TestConfig_tooMuch_isRefusedAtItsLine(t *testing.T) {
 		t.Errorf("200 jobs with 200 headers of one alias: %q", got)
 	}
 	got := mistakesIn(t, strings.Repeat("x: y\n", 40_000))
-	if len(got) != 101 || got[100] != "101: and 39900 more from here on" {
+	if len(got) != 101 || got[100] != "102: and 39900 more from here on" {
 		t.Errorf("%d lines, the last one %q", len(got), got[len(got)-1])
 	}
 }
