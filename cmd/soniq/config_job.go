@@ -61,7 +61,7 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 		},
 		"queue": func(n *yaml.Node) {
 			spec.queue = r.text(n, at("queue"))
-			if spec.queue != "" && r.queues != nil && !slices.Contains(r.queues, spec.queue) {
+			if spec.queue != "" && r.queues != nil && !r.queues[spec.queue] {
 				r.wrong(n, "%s %q is not among the queues of line %d: its jobs would never be fetched", at("queue"), spec.queue, r.queuesLine)
 			}
 		},

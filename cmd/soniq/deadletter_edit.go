@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -57,7 +56,7 @@ func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (er
 		return err
 	}
 	if e.Args != nil {
-		if o.Args, err = readArgs(a, *e.Args); err != nil {
+		if o.Args, err = readArgs(a, *e.Args, mostArgs); err != nil {
 			return err
 		}
 		return checkNewArgs("--args", o.Args)
@@ -123,14 +122,13 @@ func jsonOrString(text string) json.RawMessage {
 
 // checkNewArgs is the error of arguments that a replay would refuse.
 func checkNewArgs(where string, args json.RawMessage) error {
-	var object map[string]json.RawMessage
 	var syntax *json.SyntaxError
-	err := json.Unmarshal(args, &object)
+	err := json.Unmarshal(args, new(struct{})) // takes no memory, whatever keys there are
 	switch {
 	case errors.As(err, &syntax):
 		line := 1 + bytes.Count(args[:min(int(syntax.Offset), len(args))], []byte("\n"))
 		return usagef("%s: not valid JSON: %w (line %d)", where, syntax, line)
-	case err != nil || object == nil:
+	case err != nil || !bytes.HasPrefix(bytes.TrimSpace(args), []byte("{")):
 		return usagef("%s: the arguments must be a JSON object such as {\"user_id\": 42}", where)
 	}
 	// No edit: it has the rest of what a dead letter's arguments must be.
@@ -155,7 +153,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		if err := a.runEditor(file.Name()); err != nil {
 			return nil, err
 		}
-		args, err := readEdited(file.Name())
+		args, err := readFile(a.ctx, file.Name(), mostArgs)
 		if err != nil {
 			return nil, fmt.Errorf("edit the arguments: %w", err)
 		}
@@ -183,19 +181,6 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		}
 		return args, a.confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", oneLine(j.JobName)))
 	}
-}
-
-func readEdited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, mostArgs+1))
-	if err == nil && len(data) > mostArgs {
-		err = errors.New("larger than a job's arguments can be")
-	}
-	return data, err
 }
 
 // runEditor opens the person's editor and waits for its end. Ctrl-C is the

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,7 @@ const (
 // many enqueues the lines of --from: a first pass checks them all, a second
 // one inserts them, in one transaction.
 func (c *enqueueCmd) many(a *app, defaults order) error {
-	lines, err := openLines(a, c.From, cmp.Or(c.MaxArgs, 1<<20)+lineOverhead)
+	lines, err := openLines(a, c.From, c.mostArgs()+lineOverhead)
 	if err != nil {
 		return err
 	}

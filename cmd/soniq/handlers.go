@@ -81,7 +81,7 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 		return nil, usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
-		read, err := readConfig(path, use, a.getenv)
+		read, err := readConfig(a.ctx, path, use, a.getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &wrong):
@@ -89,6 +89,8 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 				a.note("%s", oneLine(line))
 			}
 			return nil, usagef("%w", wrong)
+		case a.ctx.Err() != nil:
+			return nil, a.ctx.Err()
 		case err != nil:
 			return nil, usagef("--config: %w", err)
 		default:

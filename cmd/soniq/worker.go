@@ -112,7 +112,14 @@ func (c *workerRunCmd) load(a *app) (*served, error) {
 }
 
 func (c *workerRunCmd) Run(a *app) error {
+	ctx, stop := context.WithCancel(a.ctx)
+	defer stop()
+	a.ctx = ctx
+	// Until there is a worker that could be stopped in good order, the first
+	// signal ends the command.
+	loaded := a.onSignals(stop, func() { a.exit(exitFailed) })
 	s, err := c.load(a)
+	loaded()
 	if err != nil {
 		return err
 	}
@@ -122,8 +129,6 @@ func (c *workerRunCmd) Run(a *app) error {
 	config := s.config
 	config.Logger = a.log
 
-	ctx, stop := context.WithCancel(a.ctx)
-	defer stop()
 	started := make(chan *engine.Worker, 1)
 	defer a.onSignals(
 		func() {
@@ -140,7 +145,6 @@ func (c *workerRunCmd) Run(a *app) error {
 		},
 		func() { a.exit(exitFailed) },
 	)()
-	a.ctx = ctx
 
 	registry, err := a.register(s.file.jobs, a.log, taps{})
 	if err != nil {

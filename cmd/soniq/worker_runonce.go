@@ -54,7 +54,7 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if i < 0 {
 		return usagef("%s", c.unknown(s.file.jobs))
 	}
-	args, err := readArgs(a, c.Args)
+	args, err := readArgs(a, c.Args, mostArgs)
 	if err != nil {
 		return err
 	}
