@@ -38,7 +38,7 @@ const maxNested = 8
 func scanJSON(s string, nested int) (string, bool) {
 	d := document{s: s, nested: nested}
 	d.out = make([]byte, 0, len(s)+len(s)/16)
-	d.value(context{})
+	d.value(place{})
 	d.space()
 	return string(d.out), string(d.out) != s
 }
@@ -51,8 +51,8 @@ type document struct {
 	nested int
 }
 
-// A context is what is known of a value by where it stands.
-type context struct {
+// A place is what is known of a value by where it stands.
+type place struct {
 	secrecy secrecy
 	// headers: names and values follow each other, or are pairs.
 	headers bool
@@ -79,7 +79,7 @@ func (d *document) take() byte {
 }
 
 // value copies the next value, and returns its text where it is one.
-func (d *document) value(c context) (text string) {
+func (d *document) value(c place) (text string) {
 	d.space()
 	if c.secrecy != open {
 		return d.hidden(c)
@@ -105,7 +105,7 @@ func (d *document) value(c context) (text string) {
 }
 
 // hidden skips the value of a secret.
-func (d *document) hidden(c context) (text string) {
+func (d *document) hidden(c place) (text string) {
 	switch b := d.s[d.i]; b {
 	case '{', '[':
 		d.skipNested()
@@ -132,7 +132,7 @@ func (d *document) placeholder() {
 
 // object copies an object. Where one member names a secret, another is its
 // value: {"name": "password", "value": "x"}.
-func (d *document) object(c context) {
+func (d *document) object(c place) {
 	d.take()
 	named := open
 	valueFrom, valueEnd := -1, -1
@@ -151,7 +151,7 @@ func (d *document) object(c context) {
 		d.space()
 		d.take() // the colon
 		d.space()
-		inner := context{secrecy: secrecyOf(key), id: idKey(key), headers: c.headers || headers(key)}
+		inner := place{secrecy: secrecyOf(key), id: idKey(key), headers: c.headers || headers(key)}
 		from := len(d.out)
 		text := d.value(inner)
 		switch strings.ToLower(key) {
@@ -182,7 +182,7 @@ func (d *document) hideValue(from, end int) {
 // array copies an array. An element that names a secret makes one of the next:
 // ["--password", "x"] as arguments of a command, ["Authorization", "x"] within a
 // list of headers, or as a pair among others.
-func (d *document) array(c context) {
+func (d *document) array(c place) {
 	d.take()
 	next := open
 	for n := 0; ; n++ {
@@ -194,7 +194,7 @@ func (d *document) array(c context) {
 			d.take()
 			d.space()
 		}
-		text := d.value(context{secrecy: next, headers: c.headers, listed: true, id: c.id})
+		text := d.value(place{secrecy: next, headers: c.headers, listed: true, id: c.id})
 		next = open
 		if strings.HasPrefix(text, "-") && !strings.ContainsAny(text, "= ") || c.headers || c.listed && n == 0 {
 			next = secrecyOf(text)
