@@ -940,6 +940,15 @@ create index if not exists idx_soniq_dead_letter_jobs_replay_of
 create statistics if not exists soniq_dead_letter_days
   on ((moved_to_dead_letter_at at time zone 'utc')::date) from soniq_dead_letter_jobs;
 
+---------------------------------------------------------------------------
+-- 0161: audit
+---------------------------------------------------------------------------
+
+-- The records in which 0.1.0 left the arguments of a replay as
+-- they are. Workers take the secrets out, and the index is empty from then on.
+create index if not exists idx_soniq_dead_letter_audit_raw
+  on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';
+
 -- The functions resolve names in the tables' own schema, whatever the
 -- caller's search_path.
 do $$

@@ -29,16 +29,44 @@ func (j Job) Redacted() Job {
 	j.Args, j.Tags = Redact(j.Args), Redact(j.Tags)
 	j.LastError = RedactText(j.LastError)
 	failures := slices.Clone(j.Errors)
-	for i := range failures {
-		failures[i].Message = RedactText(failures[i].Message)
-		failures[i].Stack = RedactText(failures[i].Stack)
-		failures[i].Type, failures[i].Code = RedactText(failures[i].Type), RedactText(failures[i].Code)
+	for i, f := range failures {
+		failures[i] = f.Redacted()
 	}
 	j.Errors = failures
 	j.JobName, j.Queue = RedactText(j.JobName), RedactText(j.Queue)
 	j.ErrorType, j.ErrorCode, j.DecidedBy = RedactText(j.ErrorType), RedactText(j.ErrorCode), RedactText(j.DecidedBy)
 	j.DedupKey, j.ProducerID = redactOptional(j.DedupKey), redactOptional(j.ProducerID)
 	return j
+}
+
+// Redacted returns the failure for people's eyes.
+func (f Failure) Redacted() Failure {
+	f.Message, f.Stack = RedactText(f.Message), RedactText(f.Stack)
+	f.Type, f.Code, f.DecidedBy = RedactText(f.Type), RedactText(f.Code), RedactText(f.DecidedBy)
+	return f
+}
+
+// Redacted returns the record for people's eyes.
+func (r Record) Redacted() Record {
+	r.Actor, r.Because, r.Detail = RedactText(r.Actor), RedactText(r.Because), Redact(r.Detail)
+	return r
+}
+
+// Redacted returns the operation for people's eyes.
+func (op Operation) Redacted() Operation {
+	op.Actor, op.Because, op.StoppedBy = RedactText(op.Actor), RedactText(op.Because), RedactText(op.StoppedBy)
+	op.Filter = Redact(op.Filter)
+	return op
+}
+
+// Redacted returns the group for people's eyes.
+func (g Group) Redacted() Group {
+	g.SampleError = RedactText(g.SampleError)
+	g.Jobs = slices.Clone(g.Jobs)
+	for i, name := range g.Jobs {
+		g.Jobs[i] = RedactText(name)
+	}
+	return g
 }
 
 func redactOptional(s *string) *string {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/redact"
 	"soniq/notify"
 )
 
@@ -70,7 +71,8 @@ type WorkerConfig struct {
 	// each second until they do. Others notice in seconds that it ended with the
 	// process, unless there is a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
-	// Logger takes what an operator should know. Default [slog.Default].
+	// Logger takes what an operator should know. What it is told has no secrets
+	// in it, as [deadletter.RedactText] knows them. Default [slog.Default].
 	Logger *slog.Logger
 	// Observer is told the outcome of each attempt. Default none.
 	Observer Observer
@@ -121,9 +123,7 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
 	c.WarnDead = cmp.Or(c.WarnDead, 1000)
 	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
+	c.Logger = redact.Logger(cmp.Or(c.Logger, slog.Default()))
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/schollz/progressbar/v3"
@@ -82,6 +83,13 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 	}
 	a.note("%s", text)
 	if c.Wait {
+		ids := make([]uuid.UUID, len(jobs))
+		for i, j := range jobs {
+			ids[i] = j.ID
+		}
+		if err := c.revealList(a, pool, map[string]string{"source": "enqueue --from"}, ids); err != nil {
+			return err
+		}
 		return c.waitForResults(a, pool, client, jobs)
 	}
 	return nil

@@ -14,6 +14,16 @@ import (
 // through Text. The time is linear in the length, and redacting once more
 // changes nothing.
 func JSON(doc json.RawMessage) json.RawMessage {
+	return redactDocument(doc, false)
+}
+
+// Document is JSON for a document of this program's own, whose keys can be names
+// that users chose: the counts of jobs by their names. Numbers stay.
+func Document(doc json.RawMessage) json.RawMessage {
+	return redactDocument(doc, true)
+}
+
+func redactDocument(doc json.RawMessage, numbers bool) json.RawMessage {
 	if len(doc) == 0 {
 		return doc
 	}
@@ -21,11 +31,11 @@ func JSON(doc json.RawMessage) json.RawMessage {
 		return json.RawMessage(Text(string(doc)))
 	}
 	s := string(doc)
-	redacted := settle(s, func(s string) (string, bool) { return scanJSON(s, 0) })
-	switch {
-	case redacted == s:
+	redacted := settle(s, func(s string) (string, bool) { return scanDocument(document{s: s, numbers: numbers}) })
+	switch redacted {
+	case s:
 		return doc
-	case redacted == Placeholder:
+	case Placeholder:
 		return json.RawMessage(`"` + Placeholder + `"`)
 	}
 	return json.RawMessage(redacted)
@@ -36,11 +46,14 @@ const maxNested = 8
 
 // scanJSON redacts valid JSON once.
 func scanJSON(s string, nested int) (string, bool) {
-	d := document{s: s, nested: nested}
-	d.out = make([]byte, 0, len(s)+len(s)/16)
+	return scanDocument(document{s: s, nested: nested})
+}
+
+func scanDocument(d document) (string, bool) {
+	d.out = make([]byte, 0, len(d.s)+len(d.s)/16)
 	d.value(place{})
 	d.space()
-	return string(d.out), string(d.out) != s
+	return string(d.out), string(d.out) != d.s
 }
 
 // A document goes over valid JSON once.
@@ -49,6 +62,8 @@ type document struct {
 	i      int
 	out    []byte
 	nested int
+	// numbers: they stay as they are.
+	numbers bool
 }
 
 // A place is what is known of a value by where it stands.
@@ -95,7 +110,7 @@ func (d *document) value(c place) (text string) {
 		d.text(raw, text)
 	default:
 		raw := d.skipScalar()
-		if !c.id && isDigit(raw[0]) && len(raw) >= 13 && len(raw) <= 19 && card(raw, 0) == len(raw) {
+		if !c.id && !d.numbers && isDigit(raw[0]) && len(raw) >= 13 && len(raw) <= 19 && card(raw, 0) == len(raw) {
 			d.placeholder()
 			break
 		}
@@ -115,7 +130,7 @@ func (d *document) hidden(c place) (text string) {
 			return ""
 		}
 	default:
-		if raw := d.skipScalar(); b == 't' || b == 'f' || b == 'n' || c.secrecy == hideTexts {
+		if raw := d.skipScalar(); b == 't' || b == 'f' || b == 'n' || c.secrecy == hideTexts || d.numbers {
 			d.out = append(d.out, raw...)
 			return ""
 		}

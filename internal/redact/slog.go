@@ -16,8 +16,14 @@ import (
 // attribute or a group whose key is that of a secret (see [Key]) says
 // [Placeholder], but for booleans, times and durations. An error loses its type.
 func Handler(next slog.Handler) slog.Handler {
+	if _, ok := next.(*handler); ok {
+		return next
+	}
 	return &handler{next: next}
 }
+
+// Logger returns a logger whose handler is [Handler].
+func Logger(l *slog.Logger) *slog.Logger { return slog.New(Handler(l.Handler())) }
 
 type handler struct {
 	next slog.Handler

@@ -66,9 +66,15 @@ func (x *scanner) nextAt(i int) int {
 const maxURL = 4 << 10
 
 func (x *scanner) hideUser(from, end int) {
-	if from < end && !placeholderAt(x.s, from) {
+	if from < end && !placeholderAt(x.s, from) && !standIn(x.s[from:end]) {
 		x.hide(from, end)
 	}
+}
+
+// standIn reports whether a password is what stands in for one, in a text about
+// URLs or where another program has hidden it.
+func standIn(s string) bool {
+	return s == "PASSWORD" || s == "xxxxx" || strings.Trim(s, "*") == ""
 }
 
 // port reports whether s is what stands for a port: digits, nothing, or the name
