@@ -1036,3 +1036,12 @@ create statistics if not exists public.soniq_dead_letter_days
 alter table public.soniq_dead_letter_jobs
   add column if not exists whole_job_name text,
   add column if not exists whole_queue text;
+
+---------------------------------------------------------------------------
+-- 0161: audit
+---------------------------------------------------------------------------
+
+-- The records in which 0.1.0 left the arguments of a replay as
+-- they are. Workers take the secrets out, and the index is empty from then on.
+create index if not exists idx_soniq_dead_letter_audit_raw
+  on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';

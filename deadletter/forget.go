@@ -98,8 +98,9 @@ where id in (
   for update skip locked
 )`
 
-// Forget deletes what was done to dead letters more than HistoryKept ago, and
-// gives up replays that nobody resumed for ResumableFor. It goes in small
+// Forget deletes what was done to dead letters more than HistoryKept ago, gives
+// up replays that nobody resumed for ResumableFor, and takes the secrets out of
+// what 0.1.0 recorded of replays that are done. It goes in small
 // batches, each under lock, an advisory lock of the transaction that must be
 // free; 0 is a lock like any other. What one call leaves, the next one takes.
 func (q *Queue) Forget(ctx context.Context, lock int64) error {
@@ -122,5 +123,5 @@ func (q *Queue) Forget(ctx context.Context, lock int64) error {
 			}
 		}
 	}
-	return nil
+	return q.mend(ctx, lock)
 }

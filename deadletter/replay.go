@@ -142,8 +142,8 @@ type ReplayResult struct {
 //
 // $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0,
 // $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 the other arguments of
-// each and their hash, or null; for the record $10 the operation, $11 who and
-// $12 why.
+// each and their hash, or null; for the record $10 the operation, $11 who, $12
+// why and $13 what it tells of the other arguments.
 //
 // A name and a queue that were shortened are whole again. What the unique indexes
 // of the queue could not hold is not unique.
@@ -181,10 +181,9 @@ with made as (
   returning d.id, made.id as job_id
 ), recorded as (
   insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
-  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id,
-    case when u.args is not null then jsonb_build_object('args', u.args::jsonb) end
+  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id, u.detail::jsonb
   from linked l
-  join unnest($1::uuid[], $8::text[]) as u (id, args) on u.id = l.id
+  join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
 )
 select id, job_id
 from linked`
@@ -199,12 +198,12 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID,
 		}
 		fresh[i] = id
 	}
-	args, hashes, err := o.otherArgs(ctx, tx, ids)
+	args, hashes, details, err := o.otherArgs(ctx, tx, ids)
 	if err != nil {
 		return nil, err
 	}
 	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hashes,
-		operation, by.actor, by.because)
+		operation, by.actor, by.because, details)
 	if err != nil {
 		return nil, err
 	}
@@ -244,12 +243,12 @@ select d.id, d.args
 from soniq_dead_letter_jobs d
 where d.id = any($1)`
 
-// otherArgs are the other arguments of each, and their hashes; all nil where
-// they keep their own.
-func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes []*string, err error) {
-	args, hashes = make([]*string, len(ids)), make([]*string, len(ids))
+// otherArgs are the other arguments of each, their hashes, and what the record
+// tells of them; all nil where they keep their own.
+func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes, details []*string, err error) {
+	args, hashes, details = make([]*string, len(ids)), make([]*string, len(ids)), make([]*string, len(ids))
 	if !o.edits() {
-		return args, hashes, nil
+		return args, hashes, details, nil
 	}
 	places := make(map[uuid.UUID]int, len(ids))
 	for i, id := range ids {
@@ -257,7 +256,7 @@ func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) 
 	}
 	rows, err := db.Query(ctx, argsSQL, ids)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var (
 		id     uuid.UUID
@@ -265,10 +264,13 @@ func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) 
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &stored}, func() (err error) {
 		i := places[id]
-		args[i], hashes[i], err = o.newArgs(id, stored)
+		if args[i], hashes[i], err = o.newArgs(id, stored); err != nil || args[i] == nil {
+			return err
+		}
+		details[i], err = argsDetail(stored, json.RawMessage(*args[i]))
 		return err
 	})
-	return args, hashes, err
+	return args, hashes, details, err
 }
 
 // replaysOf is the SQL of how often the work of a dead letter has been replayed:
@@ -389,7 +391,7 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter
 // is queued.
 func (o ReplayOptions) duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
-	_, hashes, err := o.otherArgs(ctx, db, []uuid.UUID{id})
+	_, hashes, _, err := o.otherArgs(ctx, db, []uuid.UUID{id})
 	if err != nil {
 		return err
 	}
@@ -592,7 +594,7 @@ func (q *Queue) replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOpti
 		return result, err
 	}
 	op := Operation{Action: ActionReplay, State: OperationDone, Total: int64(len(ids))}
-	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}); err != nil {
+	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}.redacted()); err != nil {
 		return result, err
 	}
 	for batch := range slices.Chunk(ids, replayBatch) {

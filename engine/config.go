@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/redact"
 	"soniq/notify"
 )
 
@@ -85,7 +86,8 @@ type WorkerConfig struct {
 	// each second until they do. Others notice in seconds that it ended with the
 	// process, unless there is a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
-	// Logger takes what an operator should know. Default [slog.Default].
+	// Logger takes what an operator should know. What it is told has no secrets
+	// in it, as [deadletter.RedactText] knows them. Default [slog.Default].
 	Logger *slog.Logger
 	// Observer is told the outcome of each attempt. Default none.
 	Observer Observer
@@ -151,9 +153,7 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	if c.MaxAttemptsLimit = cmp.Or(c.MaxAttemptsLimit, defaultAttemptsLimit); c.MaxAttemptsLimit < 0 {
 		c.MaxAttemptsLimit = math.MaxInt32
 	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
+	c.Logger = redact.Logger(cmp.Or(c.Logger, slog.Default()))
 	return c
 }
 

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
+
 	"soniq/deadletter"
 )
 
@@ -21,7 +23,7 @@ type replayEdit struct {
 	Unset  []string `sep:"none" placeholder:"PATH" help:"Take one argument out. Repeatable."`
 	Args   *string  `placeholder:"JSON" help:"Other arguments in all: a JSON object, @FILE, or - for standard input. For one id."`
 	Edit   bool     `help:"Change the arguments in your editor ($$VISUAL, else $$EDITOR), then confirm. For one id."`
-	Reveal bool     `help:"Show secrets in what changes, too."`
+	Reveal bool     `help:"Show secrets in what changes, too. The history tells who did."`
 }
 
 // used is the first of the flags that was used, or empty.
@@ -61,6 +63,19 @@ func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (er
 		}
 		return checkNewArgs("--args", o.Args)
 	}
+	return nil
+}
+
+// reveal shows the secrets in the arguments of these from now on, if that was
+// asked for. An editor shows them whatever was asked for.
+func (e *replayEdit) reveal(a *app, queue *deadletter.Queue, ids ...uuid.UUID) error {
+	if len(ids) == 0 || e.used() == "" || !e.Reveal && !e.Edit {
+		return nil
+	}
+	if err := queue.Reveal(a.ctx, ids...); err != nil {
+		return notRevealed(err)
+	}
+	a.out.revealed = e.Reveal
 	return nil
 }
 
@@ -167,7 +182,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 			}
 			continue
 		}
-		changes, err := e.changes(j.Args, deadletter.ReplayOptions{Args: args})
+		changes, err := e.changes(a, j.Args, deadletter.ReplayOptions{Args: args})
 		switch {
 		case err != nil:
 			return nil, err
@@ -176,7 +191,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		case t.DryRun:
 			return args, nil
 		}
-		if err := a.notes.spans(changeSpans(changes, "  ")...); err != nil {
+		if err := a.noteChanges(changes); err != nil {
 			return nil, err
 		}
 		return args, a.confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", oneLine(j.JobName)))
@@ -221,7 +236,7 @@ func (a *app) runEditor(path string) error {
 
 // changes are the differences that a replay with these options makes, as a
 // person may see them. It is empty, and not nil, where there are none.
-func (e *replayEdit) changes(args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
+func (e *replayEdit) changes(a *app, args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
 	to := args
 	if o.Args != nil {
 		to = o.Args
@@ -231,7 +246,7 @@ func (e *replayEdit) changes(args json.RawMessage, o deadletter.ReplayOptions) (
 		return nil, err
 	}
 	changes := deadletter.CompareArgs(args, to)
-	if !e.Reveal {
+	if !a.out.revealed {
 		redactChanges(changes, deadletter.Redact(args), deadletter.Redact(to))
 	}
 	if changes == nil {
@@ -255,6 +270,13 @@ func redactChanges(changes []deadletter.ArgsChange, from, to json.RawMessage) {
 		hide(&changes[i].Old, from, changes[i].Path)
 		hide(&changes[i].New, to, changes[i].Path)
 	}
+}
+
+// noteChanges is printChanges on standard error, before a question.
+func (a *app) noteChanges(changes []deadletter.ArgsChange) error {
+	a.notes.revealed = a.out.revealed
+	defer func() { a.notes.revealed = false }()
+	return a.notes.spans(changeSpans(changes, "  ")...)
 }
 
 // printChanges notes each difference on two lines, what was and what is.

@@ -28,10 +28,11 @@ type enqueueCmd struct {
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
 	waitFlags
+	revealFlags
 }
 
 func (enqueueCmd) Help() string {
-	return `Prints the job's id. With --wait it waits for the outcome and prints the result; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
+	return `Prints the job's id. With --wait it waits for the outcome and prints the result, without secrets unless --reveal is given; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
 
     soniq enqueue emails.send --args '{"user_id": 42}'
     soniq enqueue reports.build --args @report.json --delay 10m
@@ -52,8 +53,11 @@ func (c *enqueueCmd) Run(a *app) error {
 	if c.MaxArgs < 0 {
 		return usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
 	}
-	if err := c.check(); err != nil {
+	if err := errors.Join(c.waitFlags.check(), c.revealFlags.check()); err != nil {
 		return err
+	}
+	if c.Reveal && !c.Wait {
+		return usagef("--reveal shows the result that --wait waits for: add --wait")
 	}
 	switch {
 	case c.From == "" && c.Name == nil:
@@ -87,6 +91,9 @@ func (c *enqueueCmd) Run(a *app) error {
 	}
 	if c.Wait {
 		a.note("job %s", job.ID)
+		if err := c.reveal(a, pool, job.ID); err != nil {
+			return err
+		}
 		return c.waitForResult(a, pool, client, job)
 	}
 	if a.JSON {

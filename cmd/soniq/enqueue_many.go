@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -79,6 +80,13 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 	}
 	a.note("%s", text)
 	if c.Wait {
+		ids := make([]uuid.UUID, len(jobs))
+		for i, j := range jobs {
+			ids[i] = j.ID
+		}
+		if err := c.revealList(a, pool, map[string]string{"source": "enqueue --from"}, ids); err != nil {
+			return err
+		}
 		return c.waitForResults(a, pool, client, jobs)
 	}
 	return nil

@@ -5,11 +5,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"soniq/internal/redact"
 )
 
 // output is standard output or standard error. Its first write error sticks,
 // so that commands print without looking and run reports it once: 'list' to a
 // full disk must not exit 0.
+//
+// What it prints has no secrets in it, unless a command has revealed them: what
+// a command forgot to redact is redacted here. A command does it before it lays
+// out a text, of which only a part may be shown. Write is for what this program
+// itself has to say, such as its help.
 type output struct {
 	raw  io.Writer
 	text *safeWriter
@@ -17,6 +24,16 @@ type output struct {
 	err  error
 	// colour: a person's terminal shows it, and they want it.
 	colour bool
+	// revealed: secrets are shown.
+	revealed bool
+}
+
+// redacted is s as it is shown.
+func (o *output) redacted(s string) string {
+	if o.revealed {
+		return s
+	}
+	return redact.Text(s)
 }
 
 // A style is what a terminal is told before a text, without the escape that
@@ -53,7 +70,7 @@ func (o *output) spans(spans ...span) error {
 		if styled {
 			b.WriteString("\x1b[" + string(s.style) + "m")
 		}
-		_, _ = safe.Write([]byte(s.text))
+		_, _ = safe.Write([]byte(o.redacted(s.text)))
 		if styled {
 			b.WriteString("\x1b[0m")
 		}
@@ -80,7 +97,7 @@ func (o *output) Write(p []byte) (int, error) {
 
 // printf prints a line, or several, of text for people.
 func (o *output) printf(format string, args ...any) {
-	_, _ = fmt.Fprintf(o, format+"\n", args...)
+	_, _ = io.WriteString(o, o.redacted(fmt.Sprintf(format, args...))+"\n")
 }
 
 // document prints v as one indented JSON document.
@@ -97,10 +114,19 @@ func (o *output) encode(v any, indent string) error {
 	if o.err != nil {
 		return o.err
 	}
-	enc := json.NewEncoder(o.json)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
+	err := enc.Encode(v)
+	if err == nil {
+		doc := b.Bytes()
+		if !o.revealed {
+			doc = redact.Document(doc)
+		}
+		_, err = o.json.Write(doc)
+	}
+	if err != nil {
 		o.err = err
 		return fmt.Errorf("print JSON: %w", err)
 	}
