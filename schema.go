@@ -59,6 +59,7 @@ var migrations = []migration{
 	{"0156", "soniq_go_dead_letter_operation"},
 	{"0157", "soniq_go_hunger"},
 	{"0160", "soniq_go_dead_letter_counts"},
+	{"0161", "soniq_go_trust"},
 }
 
 // SetupResult tells what [Setup] did.

@@ -23,6 +23,7 @@ var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
+	"0161_soniq_go_trust",
 }
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {

@@ -263,7 +263,7 @@ func TestOutbox_broken_neverFailsTheMove(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	addHook(t, pool, "log", "")
-	exec(t, pool, `drop table soniq_hook_deliveries`)
+	exec(t, pool, `drop table soniq_hook_deliveries cascade`)
 	die(t, pool, 1, "j", "boom")
 	if n := value[int](t, pool, `select count(*) from soniq_dead_letter_jobs`); n != 1 {
 		t.Errorf("%d dead letters", n)
