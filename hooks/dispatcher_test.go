@@ -471,7 +471,7 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 		}()
 	}
 	var out strings.Builder
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true})
+	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true, Allow: loopback})
 	exec(t, pool, `
 		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
 		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, tags)

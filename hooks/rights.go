@@ -37,7 +37,7 @@ type NeedsError struct {
 }
 
 func (e *NeedsError) Error() string {
-	return "its row asks for more than this dispatcher was started with: " + strings.Join(e.Flags, " ")
+	return "it needs a dispatcher that was started with " + strings.Join(e.Flags, " ")
 }
 
 // variableName is what a shell can set.

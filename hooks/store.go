@@ -207,17 +207,30 @@ type Info struct {
 // hook: of a row, for the variables and networks that it names. A hook of a
 // configuration needs none.
 func (h *Info) Needs() []string {
-	switch {
-	case h.DeclaredAt != nil:
+	if h.DeclaredAt != nil {
 		return nil
-	case h.Kind == "exec":
-		return []string{"--allow-exec-hooks"}
 	}
+	return needs(h.Kind, secretsOf{h.Target, h.SecretFrom, h.Headers}, h.Allow)
+}
+
+// Needs are the flags that a dispatcher must be started with to send to the
+// hook once it is added.
+func (s *Spec) Needs() []string {
+	return needs(s.Kind, secretsOf{s.URL, s.Secrets, s.Headers}, s.Allow)
+}
+
+func needs(kind string, of secretsOf, allow []string) []string {
 	var needs *NeedsError
-	if errors.As((&rights{}).check(secretsOf{h.Target, h.SecretFrom, h.Headers}, h.Allow), &needs) {
+	switch {
+	case kind == "exec":
+		return []string{"--allow-exec-hooks"}
+	case kind != "webhook" && kind != "slack":
+		return nil
+	case errors.As((&rights{}).check(of, allow), &needs):
 		return needs.Flags
+	default:
+		return nil
 	}
-	return nil
 }
 
 // What the view says in the place of a header's value.
