@@ -190,7 +190,7 @@ cross join lateral (
     where d.hook_id = h.id
       and d.state = 'pending'
     limit $1
-  ) some
+  ) waiting
 ) b
 where b.n > 0`
 
@@ -222,7 +222,7 @@ with leader as materialized (
     where d.hook_id = $2
       and d.state = 'pending'
     limit $3 + $4
-  ) some
+  ) waiting
 ), dropped as (
   delete from soniq_hook_deliveries
   where id in (
