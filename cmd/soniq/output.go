@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
 
 	"soniq/internal/redact"
 )
@@ -77,6 +79,23 @@ func (o *output) spans(spans ...span) error {
 	}
 	_, o.err = o.raw.Write(b.Bytes())
 	return o.err
+}
+
+// flush returns the error of what was printed so far. Of a file it asks the
+// system to write it out: a full disk can tell as late as that.
+func (o *output) flush() error {
+	if o.err != nil {
+		return fmt.Errorf("write standard output: %w", o.err)
+	}
+	if f, ok := o.raw.(interface{ Sync() error }); ok {
+		err := f.Sync()
+		// What is no file says that it can't.
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) {
+			o.err = err
+			return fmt.Errorf("write standard output: %w", err)
+		}
+	}
+	return nil
 }
 
 func newOutput(w io.Writer) *output {

@@ -45,8 +45,9 @@ type workerRunCmd struct {
 	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
 	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
-	AllowExecHooks  bool           `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
-	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	hookGrants
+	hookFlow
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
 func (workerRunCmd) Help() string {
@@ -91,6 +92,7 @@ func (workerRunCmd) readsSignals() {}
 type served struct {
 	file   *workerFile
 	config engine.WorkerConfig
+	hooks  hooks.Config
 }
 
 // load checks the file and the flags as a whole.
@@ -99,16 +101,28 @@ func (c *workerRunCmd) load(a *app) (*served, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &served{file: file}
 	if !c.Hooks {
 		file.hooks = nil
-	} else if err := file.addEnvironmentHooks(a.getenv); err != nil {
+	} else if err := c.loadHooks(a, s); err != nil {
 		return nil, err
 	}
-	config, err := c.config(file)
+	s.config, err = c.config(file)
 	if err != nil {
 		return nil, err
 	}
-	return &served{file, config}, nil
+	return s, nil
+}
+
+// loadHooks checks what is for the dispatcher.
+func (c *workerRunCmd) loadHooks(a *app, s *served) (err error) {
+	if s.hooks, err = c.hookGrants.config(a); err != nil {
+		return err
+	}
+	if err := c.into(&s.hooks); err != nil {
+		return err
+	}
+	return s.file.addEnvironmentHooks(a.getenv, c.networks(a))
 }
 
 func (c *workerRunCmd) Run(a *app) error {
@@ -155,7 +169,7 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+		dispatcher := hooks.NewDispatcher(pool, s.hooks)
 		if err := a.declare(dispatcher, s.file); err != nil {
 			return err
 		}

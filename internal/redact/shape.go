@@ -31,7 +31,7 @@ var (
 	alnum     = chars("")
 	wordChars = chars("_-")
 	dotted    = chars("_-.")
-	base64    = chars("+/=_-")
+	base64Set = chars("+/=_-")
 	pathChars = chars("/_-.~%?=&:@+")
 )
 
@@ -52,14 +52,14 @@ var shapes = func() (table [256][]shape) {
 	add(false, 8, dotted, "xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-", "xoxe-", "xoxc-", "xoxd-", "xoxe.", "xapp-")
 	// Payment, mail and webhooks.
 	add(false, 8, wordChars, "sk_live_", "sk_test_", "rk_live_", "rk_test_")
-	add(false, 8, base64, "whsec_", "whsk_")
+	add(false, 8, base64Set, "whsec_", "whsk_")
 	add(false, 16, wordChars, "shpat_", "shpss_", "shpca_", "shppa_", "sq0atp-", "sq0csp-", "xkeysib-", "xsmtpsib-", "SG.")
 	// Models.
 	add(false, 16, wordChars, "sk-ant-", "sk-proj-", "sk-or-", "sk-svcacct-", "sk-admin-", "sk-lf-", "gsk_", "xai-", "pplx-")
 	// Clouds and tools.
 	add(false, 20, dotted, "ya29.", "GOCSPX-", "hvs.", "hvb.", "hvr.", "dp.pt.", "dp.st.", "1//0", "AGE-SECRET-KEY-1")
 	add(false, 30, wordChars, "AIza")
-	add(false, 20, base64, "dop_v1_", "doo_v1_", "dor_v1_", "lin_api_", "ntn_", "glsa_", "glc_", "pscale_tkn_", "pscale_pw_", "pul-",
+	add(false, 20, base64Set, "dop_v1_", "doo_v1_", "dor_v1_", "lin_api_", "ntn_", "glsa_", "glc_", "pscale_tkn_", "pscale_pw_", "pul-",
 		"tskey-auth-", "tskey-api-", "tskey-client-", "sbp_", "sb_secret_", "nfp_", "fo1_", "figd_", "PMAK-", "NRAK-", "HRKU-", "sntrys_", "sntryu_", "phx_")
 	// Incoming webhooks, whose address is the secret.
 	add(true, 1, pathChars, "hooks.slack.com/", "discord.com/api/webhooks/", "discordapp.com/api/webhooks/", "webhook.office.com/",
@@ -74,9 +74,9 @@ var shapes = func() (table [256][]shape) {
 		{prefix: "LTAI", chars: alnum, min: 12, max: 22, check: mixed},
 		{prefix: "SG.", chars: dotted, min: 22, check: func(rest string) bool { return strings.Contains(rest, ".") }},
 		{prefix: "sk-", chars: alnum, min: 20, check: mixed},
-		{prefix: "SK", chars: alnum, min: 32, max: 32, check: hex},
-		{prefix: "key-", chars: alnum, min: 32, max: 32, check: hex},
-		{prefix: "dapi", chars: alnum, min: 32, max: 32, check: hex},
+		{prefix: "SK", chars: alnum, min: 32, max: 32, check: isHex},
+		{prefix: "key-", chars: alnum, min: 32, max: 32, check: isHex},
+		{prefix: "dapi", chars: alnum, min: 32, max: 32, check: isHex},
 	} {
 		table[s.prefix[0]] = append(table[s.prefix[0]], s)
 	}
@@ -119,7 +119,7 @@ func upper(s string) bool {
 	return every(s, func(b byte) bool { return b < 'a' || b > 'z' })
 }
 
-func hex(s string) bool {
+func isHex(s string) bool {
 	return every(s, func(b byte) bool { return isDigit(b) || 'a' <= b && b <= 'f' })
 }
 
