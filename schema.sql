@@ -2,7 +2,7 @@
 -- Python Soniq made, and one that an older Soniq for Go made, the same.
 -- soniq.Setup runs it in one transaction under the migration lock, and writes
 -- the name of another schema in the place of 'public' where the tables are in
--- one. psql can run it too, for public alone, and doesn't check first who owns
+-- one. 'psql -1 -f' can run it too, for public alone, and doesn't check first who owns
 -- what is there already.
 --
 -- Whoever may create objects in the schema, or in one that the caller's
@@ -19,6 +19,9 @@
 -- migrations 0001 and 0002: both programs serve one database. What we add
 -- comes after them and is nullable or defaulted, so that Python's INSERTs,
 -- which know nothing of it, go on working.
+
+-- Nothing is picked up that somebody made in a schema of the session's path.
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 ---------------------------------------------------------------------------
 -- 0001: jobs, workers, task registry (shared with Python Soniq)

@@ -526,7 +526,7 @@ func TestInspect_anybodyMayCreate_isFound(t *testing.T) {
 	if err := soniq.WarnOfFindings(t.Context(), pool, slog.New(slog.NewTextHandler(&log, nil))); err != nil {
 		t.Error(err)
 	}
-	if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "any role that may log in can execute 20 functions of Soniq") || !strings.Contains(got, "soniq setup") {
+	if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "any role that may log in can execute 21 functions of Soniq") || !strings.Contains(got, "soniq setup") {
 		t.Errorf("logged %s", got)
 	}
 	if findings, err := soniq.Inspect(t.Context(), emptyPool(t)); err != nil || len(findings) > 0 {
