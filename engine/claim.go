@@ -204,7 +204,8 @@ with picked as materialized (
 // One bad row must not fail the claim of the others, and never after it was
 // committed: attempts are counted from 0 and can't overflow, and times at
 // infinity, which Go can't hold, are read like NULL. Nor may it bring more than
-// the worker can hold: texts are cut, and arguments come along only where they
+// the worker can hold: texts are cut (the length in bytes is known without reading
+// one, and left reads each character), and arguments come along only where they
 // are small (see argsOfClaim); the name and the queue are ours.
 const takePicked = `
 update soniq_jobs j
@@ -222,9 +223,11 @@ returning
   j.attempts, j.max_attempts,
   case when isfinite(j.scheduled_at) then j.scheduled_at end,
   case when isfinite(j.created_at) then j.created_at else now() end,
-  j.updated_at, left(j.last_error, 8192),
-  left(j.producer_id, 1000), left(j.dedup_key, 3000), j.replay_of,
-  coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
+  j.updated_at,
+  case when octet_length(j.last_error) <= 8192 then j.last_error else left(j.last_error, 8192) end,
+  case when octet_length(j.producer_id) <= 1000 then j.producer_id else left(j.producer_id, 1000) end,
+  case when octet_length(j.dedup_key) <= 3000 then j.dedup_key else left(j.dedup_key, 3000) end,
+  j.replay_of, coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
 
 // nextDueSQL tells in how many seconds the next job that this worker could run
 // is due, by the database's clock, and whether there are more lanes than it has
