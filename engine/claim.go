@@ -293,9 +293,10 @@ type claims struct {
 	// crowded says that whole claims are dear: some queue has more lanes than are
 	// walked, or a look took the server slowAfter. lookedAt is when that was last
 	// asked, and spots are where such claims have found jobs.
-	crowded  bool
-	lookedAt time.Time
-	spots    map[string]*spots
+	// manyLanes says that it is the former.
+	crowded, manyLanes bool
+	lookedAt           time.Time
+	spots              map[string]*spots
 	// most bounds a claim after one that has timed out; 0 is no bound.
 	most int
 }
@@ -431,12 +432,23 @@ func (c *claims) spotsOf(a ask) *spots {
 	key := strings.Join(a.queues, "\x00") + "\x00\x00" + strings.Join(a.names, "\x00")
 	known := c.spots[key]
 	if known == nil {
-		if known = new(spots); c.spots == nil || len(c.spots) >= maxAsks {
+		if known = new(spots); c.manyLanes {
+			known.expect(a.queues)
+		}
+		if c.spots == nil || len(c.spots) >= maxAsks {
 			c.spots = map[string]*spots{}
 		}
 		c.spots[key] = known
 	}
 	return known
+}
+
+// expect adds the lanes of the default priority: what comes to them is found even
+// before something was.
+func (s *spots) expect(queues []string) {
+	for _, queue := range queues[:min(len(queues), maxSpots)] {
+		s.lanes = append(s.lanes, spot{queue, defaultPriority, pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}})
+	}
 }
 
 // remember notes where a claim has found jobs. Of a lane that is known already it
@@ -575,7 +587,7 @@ func (c *claims) look(ctx context.Context, a ask) (next nextDue, more bool, err 
 	if err != nil {
 		return nextDue{}, false, err
 	}
-	c.lookedAt = time.Now()
+	c.lookedAt, c.manyLanes = time.Now(), more
 	if dear := more || took > slowAfter; dear != c.crowded {
 		c.crowded, c.at, c.spots = dear, nil, nil
 	}
