@@ -204,7 +204,8 @@ with picked as materialized (
 // One bad row must not fail the claim of the others, and never after it was
 // committed: attempts are counted from 0 and can't overflow, and times at
 // infinity, which Go can't hold, are read like NULL. Nor may it bring more than
-// the worker can hold: texts are cut, and arguments come along only where they
+// the worker can hold: texts are cut (the length in bytes is known without reading
+// one, and left reads each character), and arguments come along only where they
 // are small (see argsOfClaim); the name and the queue are ours.
 const takePicked = `
 update soniq_jobs j
@@ -222,9 +223,11 @@ returning
   j.attempts, j.max_attempts,
   case when isfinite(j.scheduled_at) then j.scheduled_at end,
   case when isfinite(j.created_at) then j.created_at else now() end,
-  j.updated_at, left(j.last_error, 8192),
-  left(j.producer_id, 1000), left(j.dedup_key, 3000), j.replay_of,
-  coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
+  j.updated_at,
+  case when octet_length(j.last_error) <= 8192 then j.last_error else left(j.last_error, 8192) end,
+  case when octet_length(j.producer_id) <= 1000 then j.producer_id else left(j.producer_id, 1000) end,
+  case when octet_length(j.dedup_key) <= 3000 then j.dedup_key else left(j.dedup_key, 3000) end,
+  j.replay_of, coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
 
 // nextDueSQL tells in how many seconds the next job that this worker could run
 // is due, by the database's clock, and whether there are more lanes than it has
@@ -290,9 +293,10 @@ type claims struct {
 	// crowded says that whole claims are dear: some queue has more lanes than are
 	// walked, or a look took the server slowAfter. lookedAt is when that was last
 	// asked, and spots are where such claims have found jobs.
-	crowded  bool
-	lookedAt time.Time
-	spots    map[string]*spots
+	// manyLanes says that it is the former.
+	crowded, manyLanes bool
+	lookedAt           time.Time
+	spots              map[string]*spots
 	// most bounds a claim after one that has timed out; 0 is no bound.
 	most int
 }
@@ -428,12 +432,23 @@ func (c *claims) spotsOf(a ask) *spots {
 	key := strings.Join(a.queues, "\x00") + "\x00\x00" + strings.Join(a.names, "\x00")
 	known := c.spots[key]
 	if known == nil {
-		if known = new(spots); c.spots == nil || len(c.spots) >= maxAsks {
+		if known = new(spots); c.manyLanes {
+			known.expect(a.queues)
+		}
+		if c.spots == nil || len(c.spots) >= maxAsks {
 			c.spots = map[string]*spots{}
 		}
 		c.spots[key] = known
 	}
 	return known
+}
+
+// expect adds the lanes of the default priority: what comes to them is found even
+// before something was.
+func (s *spots) expect(queues []string) {
+	for _, queue := range queues[:min(len(queues), maxSpots)] {
+		s.lanes = append(s.lanes, spot{queue, defaultPriority, pgtype.Timestamptz{InfinityModifier: pgtype.NegativeInfinity, Valid: true}})
+	}
 }
 
 // remember notes where a claim has found jobs. Of a lane that is known already it
@@ -572,7 +587,7 @@ func (c *claims) look(ctx context.Context, a ask) (next nextDue, more bool, err 
 	if err != nil {
 		return nextDue{}, false, err
 	}
-	c.lookedAt = time.Now()
+	c.lookedAt, c.manyLanes = time.Now(), more
 	if dear := more || took > slowAfter; dear != c.crowded {
 		c.crowded, c.at, c.spots = dear, nil, nil
 	}

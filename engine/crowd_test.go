@@ -168,9 +168,14 @@ func TestClaims_crowd_isSeenAndForgotten(t *testing.T) {
 	look(true, true)
 	c.takes(t, "1", "2")
 	look(true, false)
+	// What comes with the default priority need not wait for a whole claim.
+	c.StayDear(true)
+	c.fill(t, 1, 100, "r")
+	c.takes(t, "1", "3")
+	c.fill(t, 3, 250, "q")
 	exec(t, c.pool, `delete from soniq_jobs where priority <> 250`)
 	look(false, false)
-	c.takes(t, "3")
+	c.takes(t, "1", "2")
 }
 
 // The order of priorities holds over all queues, however many lanes one of them

@@ -35,7 +35,7 @@ import (
 // the decompressed jsonb; the length of the text.
 
 const (
-	// smallArgs is how many characters of arguments a claim brings.
+	// smallArgs is how many bytes of arguments a claim brings.
 	smallArgs = 16 << 10
 	// middleArgs bounds the arguments that are read together.
 	middleArgs = 64 << 10
@@ -51,15 +51,18 @@ const (
 )
 
 // argsOfClaim are the arguments as text where a row has them uncompressed and
-// small; 2,000 bytes are at most 19 MB of text. Else NULL.
+// small, else NULL. Their length is asked for only where 160 bytes, the most of
+// nearly all jobs, are exceeded: those are at most 1.5 MB of text, which are read
+// and dropped; 2,000 bytes are 19 MB. What is asked for here, each claim pays for
+// each job: 0.2 µs.
 const argsOfClaim = `case
-    when pg_column_size(j.args) <= 2000 and pg_column_compression(j.args) is null then left(j.args::text, 16385)
+    when pg_column_size(j.args) <= 2000 and pg_column_compression(j.args) is null
+      and (pg_column_size(j.args) <= 160 or octet_length(j.args::text) <= 16384)
+    then j.args::text
   end`
 
-// isSmall reports whether arguments came with a claim, and whole.
-func isSmall(args []byte) bool {
-	return args != nil && (len(args) <= smallArgs || utf8.RuneCount(args) <= smallArgs)
-}
+// isSmall reports whether arguments came with a claim, and may stay.
+func isSmall(args []byte) bool { return args != nil && len(args) <= smallArgs }
 
 // $1 the ids, $2 the token.
 const middleArgsSQL = `

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/pgid"
 )
 
 // maintenanceLock is the advisory lock under which Python Soniq cleans up:
@@ -21,6 +22,8 @@ const maintenanceLock int64 = 4325948971829913621
 const (
 	expireInterval = time.Minute
 	strayInterval  = 30 * time.Second
+	// turnPatience bounds a turn of many batches; the next one goes on.
+	turnPatience = 20 * time.Second
 	// expireBatch keeps a pass's locks and its transaction short.
 	expireBatch = 5000
 	// registryWindow is how long a registered name is remembered at the
@@ -109,15 +112,24 @@ where id in (
   where (select elected from leader)
     and status in ('done', 'cancelled')
     and expires_at < now()
+    and id <> all ((select $3::uuid[])::uuid[])
   order by expires_at
   limit $2
   for update skip locked
 )`
 
-// expire deletes the rows of done and cancelled jobs whose time has come, in batches.
+// expire deletes the rows of done and cancelled jobs whose time has come, in batches;
+// one by one where the database refuses a batch, until it is known which of it.
 func (w *Worker) expire(ctx context.Context) error {
-	for {
-		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch)
+	for begun := time.Now(); ; {
+		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch, pgid.Array(w.unexpired.ids()))
+		if isRefusal(err) {
+			err = w.expireEach(ctx)
+			if err == nil && time.Since(begun) < turnPatience {
+				continue
+			}
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("expire results: %w", err)
 		}
@@ -125,6 +137,49 @@ func (w *Worker) expire(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+const expiredSQL = `
+select j.id
+from soniq_jobs j
+where j.status in ('done', 'cancelled')
+  and j.expires_at < now()
+order by j.expires_at
+limit $1`
+
+const expireOneSQL = `
+delete from soniq_jobs j
+where j.id = $1
+  and j.status in ('done', 'cancelled')
+  and j.expires_at < now()`
+
+// expireEach passes over what the database refuses to delete: a row that another
+// table refers to, say.
+func (w *Worker) expireEach(ctx context.Context) error {
+	rows, _ := w.pool.Query(ctx, expiredSQL, w.unexpired.most())
+	ids, err := pgid.Collect(rows)
+	if err != nil {
+		return fmt.Errorf("expire results: %w", err)
+	}
+	for _, id := range ids {
+		if w.unexpired.passes(id) {
+			continue
+		}
+		_, err := w.pool.Exec(ctx, expireOneSQL, id)
+		switch {
+		case err == nil:
+			w.unexpired.went(id)
+			continue
+		case !isRefusal(err):
+			return fmt.Errorf("expire result %s: %w", id, err)
+		case w.unexpired.refuse(id):
+			w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
+		}
+		if w.unexpired.stuck() {
+			return fmt.Errorf("expire result %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // unknownSQL finds due jobs that the fleet has disowned: for the whole grace
@@ -175,14 +230,11 @@ type unknown struct {
 	Bytes int64
 }
 
-// buryPatience bounds a turn; the next one goes on.
-const buryPatience = 20 * time.Second
-
 // buryUnknown makes dead letters of the jobs that nobody can run: all of them, as
 // far as its time allows.
 func (w *Worker) buryUnknown(ctx context.Context) error {
 	var errs []error
-	for begun := time.Now(); time.Since(begun) < buryPatience; {
+	for begun := time.Now(); time.Since(begun) < turnPatience; {
 		most := w.unburied.most()
 		rows, _ := w.pool.Query(ctx, unknownSQL, w.queues, w.registry.Names(),
 			w.config.UnknownGrace, max(w.config.UnknownGrace, registryWindow), workerDeadAfter, pythonDeadAfter, most)

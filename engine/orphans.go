@@ -212,22 +212,29 @@ func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbea
 // strayAfter is the silence after which a job without a worker is an orphan.
 func (w *Worker) strayAfter() time.Duration { return plus(w.longestTimeout(), orphanGrace) }
 
-// recoverStrays queues again the jobs that have no worker to be missed.
+// recoverStrays queues again the jobs that have no worker to be missed: all of them,
+// as far as its time allows.
 func (w *Worker) recoverStrays(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens(), w.unrecovered.most())
-	strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
-	if err != nil {
-		return fmt.Errorf("find orphans: %w", err)
-	}
-	var orphans, unanswered []orphan
-	for _, o := range strays {
-		if o.WorkerID != nil && *o.WorkerID == w.id {
-			unanswered = append(unanswered, o)
-		} else {
-			orphans = append(orphans, o)
+	for begun := time.Now(); ; {
+		most := w.unrecovered.most()
+		rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens(), most)
+		strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
+		if err != nil {
+			return fmt.Errorf("find orphans: %w", err)
+		}
+		var orphans, unanswered []orphan
+		for _, o := range strays {
+			if o.WorkerID != nil && *o.WorkerID == w.id {
+				unanswered = append(unanswered, o)
+			} else {
+				orphans = append(orphans, o)
+			}
+		}
+		err = errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
+		if err != nil || len(strays) < most || time.Since(begun) > turnPatience {
+			return err
 		}
 	}
-	return errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database

@@ -59,6 +59,19 @@ func (r *refusedRows) passes(id uuid.UUID) bool {
 	return time.Now().Before(r.rows[id].until)
 }
 
+// ids are those that are passed over now.
+func (r *refusedRows) ids() []uuid.UUID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ids := []uuid.UUID{}
+	for id, o := range r.rows {
+		if time.Now().Before(o.until) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // refuse notes that the database has refused a row. first says that it is the
 // first time.
 func (r *refusedRows) refuse(id uuid.UUID) (first bool) {

@@ -61,9 +61,9 @@ type Worker struct {
 	// the database has answered again: it may have committed that claim.
 	doubt chan struct{}
 
-	// unrecovered and unburied are the jobs of which the database has refused
-	// that.
-	unrecovered, unburied refusedRows
+	// unrecovered, unburied and unexpired are the jobs of which the database has
+	// refused that.
+	unrecovered, unburied, unexpired refusedRows
 
 	cancelOnce sync.Once
 	cancelled  chan struct{}
