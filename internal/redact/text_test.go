@@ -64,6 +64,8 @@ func TestText_hidesWhatIsASecretByNameOrLook(t *testing.T) {
 		`[('Authorization', 'Bearer Zk3v')]`:                          `[('Authorization', '[redacted]')]`,
 		`exec: mysql --password Zk3v -h db`:                           `exec: mysql --password [redacted] -h db`,
 		`['mysql', '--password', 'Zk3v', '-h']`:                       `['mysql', '--password', '[redacted]', '-h']`,
+		`["mysql", \"--password\", \"Zk3v\"]`:                         `["mysql", \"--password\", \"[redacted]\"]`,
+		`first\nbearer Zk3vQ9pL7w\nghp_Zk3vQ9pL7wZk3vQ9pL7w\nx`:       `first\nbearer [redacted]\n[redacted]\nx`,
 		`curl -u ann:Zk3v https://a`:                                  `curl -u ann:[redacted] https://a`,
 		`ALTER ROLE ann PASSWORD 'Zk3v'`:                              `ALTER ROLE ann PASSWORD '[redacted]'`,
 		// URLs and other ways to name a server.
@@ -134,7 +136,7 @@ func TestText_leavesAloneWhatIsNoSecret(t *testing.T) {
 		"goroutine 1 [running]:\nmain.main()\n\t/tmp/x.go:5 +0x1d",
 		"ERROR: duplicate key value violates unique constraint \"users_pkey\" (SQLSTATE 23505)",
 		"Key (id)=(42) already exists.", "exit status 1", "signal: killed", "Token::Error", "std::secret",
-		"use --password to set one", "flag --token is required", "--api-key must be set",
+		"use --password to set one", `header "Authorization": the URL has a user name`, "flag --token is required", "--api-key must be set",
 		`File "/app/token.py", line 12, in password`, "KeyError: 'user_id'", "secrets \"db\" not found",
 		"PWD=/home/ann HOME=/home/ann", "STRIPE_KEY=env:STRIPE_KEY", "token=$TOKEN", "password=${DB_PASSWORD}",
 		"has_token=true", `"password": null`, "password=", `password: ""`, "token_type=bearer", "password_changed_at=2024-01-02",
