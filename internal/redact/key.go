@@ -33,7 +33,7 @@ var wholeNames = set(
 var about = set(
 	"at", "count", "counts", "type", "kind", "expires", "expiry", "expiration", "ttl", "length", "len", "size",
 	"policy", "age", "strength", "attempts", "limit", "usage", "used", "required", "enabled", "status", "version",
-	"name", "names", "field", "fields", "ref",
+	"name", "names", "field", "fields", "ref", "from", "source",
 )
 
 // aboutNames are the same in full.

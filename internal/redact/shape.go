@@ -53,7 +53,7 @@ var shapes = func() (table [256][]shape) {
 	// Payment, mail and webhooks.
 	add(false, 8, wordChars, "sk_live_", "sk_test_", "rk_live_", "rk_test_")
 	add(false, 8, base64Set, "whsec_", "whsk_")
-	add(false, 16, wordChars, "shpat_", "shpss_", "shpca_", "shppa_", "sq0atp-", "sq0csp-", "xkeysib-", "xsmtpsib-", "SG.")
+	add(false, 16, wordChars, "shpat_", "shpss_", "shpca_", "shppa_", "sq0atp-", "sq0csp-", "xkeysib-", "xsmtpsib-")
 	// Models.
 	add(false, 16, wordChars, "sk-ant-", "sk-proj-", "sk-or-", "sk-svcacct-", "sk-admin-", "sk-lf-", "gsk_", "xai-", "pplx-")
 	// Clouds and tools.

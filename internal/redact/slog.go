@@ -137,7 +137,7 @@ func anyValue(v any) (redacted slog.Value) {
 		return slog.StringValue(Text(text))
 	}
 	if hidden := JSON(doc); string(hidden) != string(doc) || Text(text) != text {
-		return slog.AnyValue(json.RawMessage(hidden))
+		return slog.AnyValue(hidden)
 	}
 	return slog.AnyValue(v)
 }

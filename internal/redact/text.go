@@ -32,6 +32,10 @@ func scanText(s string) (string, bool) {
 	x := scanner{s: s, at: -1}
 	for i := 0; i < len(s); {
 		if isAlnum(s[i]) {
+			if i > 0 && s[i-1] == '\\' && (s[i] == 'n' || s[i] == 'r' || s[i] == 't') {
+				i++ // an escaped line break is no part of the word behind it
+				continue
+			}
 			end := x.word(i)
 			for end < len(s) && isAlnum(s[end]) && isAlnum(s[end-1]) {
 				end++
@@ -322,18 +326,22 @@ func (x *scanner) flag(i int) (next int) {
 	}
 	// Between name and value: a space, or "," with spaces.
 	from := end
-	if s[from] == '"' || s[from] == '\'' {
+	for from < len(s) && s[from] == '\\' {
 		from++
-		for from < len(s) && (s[from] == ',' || s[from] == ' ') {
+	}
+	switch {
+	case from < len(s) && (s[from] == '"' || s[from] == '\''):
+		after := from + 1
+		for from = after; from < len(s) && (s[from] == ',' || s[from] == ' '); {
 			from++
 		}
-		if from == end+1 {
+		if from == after {
 			return i
 		}
-	} else if s[from] != ' ' {
+	case s[end] == ' ':
+		from = end + 1
+	default:
 		return i
-	} else {
-		from++
 	}
 	v, ok := quoted(s, from)
 	if !ok {

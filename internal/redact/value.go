@@ -210,6 +210,9 @@ func (x *scanner) value(n name, sep, after, from int) (v value, ok bool) {
 	case n.quote == 0 && s[sep] == ':' && sep+1 == from && hostPort(n.text, first):
 		return v, false
 	}
+	if n.quote != 0 && s[sep] == ':' && prose(first) {
+		return v, false // header "Authorization": the URL has one already
+	}
 	if n.quote != 0 || s[sep] != ':' {
 		if schemeWord(first) {
 			v = x.nextWord(v)
