@@ -86,8 +86,10 @@ func TestAnswer_echoOfTheRequest_isKeptWithoutTheHooksSecrets(t *testing.T) {
 		"redirect": func(_ int, w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://elsewhere.example.com"+r.URL.RequestURI(), http.StatusFound)
 		},
-		"no HTTP":       raw(func(r *http.Request) string { return r.Header.Get("Authorization") + "\r\n" }),
-		"broken header": raw(func(r *http.Request) string { return "HTTP/1.1 200 OK\r\n" + r.Header.Get("Authorization") + "\r\n\r\n" }),
+		"no HTTP": raw(func(r *http.Request) string { return r.Header.Get("Authorization") + "\r\n" }),
+		"broken header": raw(func(r *http.Request) string {
+			return "HTTP/1.1 200 OK\r\n" + r.Header.Get("Authorization") + "\r\n\r\n"
+		}),
 		"broken length": raw(func(r *http.Request) string {
 			return "HTTP/1.1 200 OK\r\nContent-Length: " + r.Header.Get("Authorization") + "\r\n\r\n"
 		}),
