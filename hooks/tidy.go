@@ -215,13 +215,13 @@ const outboxDropSQL = `
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 ), extra as materialized (
-  select count(*) - $3 as n
+  select count(*) - $3::bigint as n
   from (
     select
     from soniq_hook_deliveries d
     where d.hook_id = $2
       and d.state = 'pending'
-    limit $3 + $4
+    limit $3::bigint + $4::bigint
   ) waiting
 ), dropped as (
   delete from soniq_hook_deliveries
