@@ -26,6 +26,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/hooks"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -268,6 +269,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 	script := file("handler", "#!/bin/sh\ncat >/dev/null\ncat <<'END' >&2\n"+p.text+"\nEND\nexit 1\n")
 	good := file("good", "#!/bin/sh\ncat\n")
 	config := file("soniq.yaml", "jobs:\n  a:\n    http: https://ann:"+random(12, alphabet62)+"@127.0.0.1:1/x\n")
+	key := file("hook.key", hooks.NewKey())
 	id, letter := job.String(), dead[0].String()
 
 	// Of each command the command lines to try; none is for the reason given.
@@ -292,6 +294,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"hooks run":                {reason: "TestSecrets_noLogOfAWorkerHasThem: a worker sends hooks as well"},
 		"hooks add webhook":        {reason: "its answer is a new secret, shown once"},
 		"hooks rotate-secret":      {reason: "its answer is a new secret, shown once"},
+		"hooks keygen":             {reason: "its answer is a new key, shown once"},
 		"setup":                    lines2([]string{"setup"}),
 		"status":                   lines2([]string{"status"}),
 		"version":                  lines2([]string{"version"}),
@@ -323,6 +326,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"hooks add exec":           lines2([]string{"hooks", "add", "exec", "echo " + p.one(), "--name", "x"}),
 		"hooks list":               lines2([]string{"hooks", "list"}),
 		"hooks show":               lines2([]string{"hooks", "show", "w"}),
+		"hooks seal":               lines2([]string{"hooks", "seal"}, []string{"hooks", "seal", "--hook-key-file", key}, []string{"hooks", "seal", "--hook-key-file", script}),
 		"hooks test":               lines2([]string{"hooks", "test", "x", "--allow-exec-hooks"}),
 		"hooks enable":             lines2([]string{"hooks", "enable", "w"}),
 		"hooks disable":            lines2([]string{"hooks", "disable", "w"}),
