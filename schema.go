@@ -168,7 +168,7 @@ func setUp(ctx context.Context, tx pgx.Tx) (result SetupResult, err error) {
 	if err := home.becomeOwner(ctx, tx, before); err != nil {
 		return result, err
 	}
-	missing, newer, err := pendingMigrations(ctx, tx, home)
+	missing, newer, err := pendingMigrations(ctx, tx, home, before)
 	if err != nil {
 		return result, err
 	}
@@ -186,8 +186,12 @@ func setUp(ctx context.Context, tx pgx.Tx) (result SetupResult, err error) {
 			return result, err
 		}
 	}
+	// Again: 'if not exists' takes what somebody made meanwhile.
 	after, err := home.audit(ctx, tx, home.user)
 	if err != nil {
+		return result, err
+	}
+	if err := after.refusal(home); err != nil {
 		return result, err
 	}
 	result.Mended = mended(before, after, len(missing) == 0)
@@ -229,12 +233,22 @@ func isDeadlock(err error) bool {
 }
 
 // pendingMigrations returns the migrations that are missing, and whether a newer
-// release has recorded some of its own.
-func pendingMigrations(ctx context.Context, tx pgx.Tx, home *home) (missing []migration, newer bool, err error) {
+// release has recorded some of its own. It makes their table.
+func pendingMigrations(ctx context.Context, tx pgx.Tx, home *home, before *audit) (missing []migration, newer bool, err error) {
 	if _, err := tx.Exec(ctx, home.sql(migrationsTableSQL)); madeAtOnce(err) {
 		return nil, false, fmt.Errorf("create soniq_migrations: %w: %w", errMadeAtOnce, err)
 	} else if err != nil {
 		return nil, false, fmt.Errorf("create soniq_migrations: %w", err)
+	}
+	// What is read and written next must not be a table that somebody made since.
+	if !before.hasMigrations() {
+		made, err := home.audit(ctx, tx, home.user)
+		if err == nil {
+			err = made.refusal(home)
+		}
+		if err != nil {
+			return nil, false, err
+		}
 	}
 	recorded, _ := tx.Query(ctx, home.sql(migrationsInSQL))
 	return missingMigrations(recorded)

@@ -1004,13 +1004,19 @@ create or replace trigger soniq_worker_changed
   )
   execute function public.soniq_worker_changed();
 
--- Those that were there before.
+-- Those that were there before the table, which is ours then: the triggers of
+-- one that somebody else made at the last moment would run here.
 do $$
 begin
   perform public.soniq_begin_hunger(w.id, w.queues)
   from public.soniq_workers w
   where w.status <> 'stopped'
-    and w.tenure is null;
+    and w.tenure is null
+    and exists (
+      select from pg_catalog.pg_class c
+      where c.oid = 'public.soniq_hunger'::regclass::oid
+        and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+    );
 end
 $$;
 

@@ -2,6 +2,7 @@ package soniq_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -346,6 +347,40 @@ func expectForeign(t *testing.T, pool *pgxpool.Pool, object, owner string) {
 	}
 	if strings.Contains(err.Error(), "\n") {
 		t.Errorf("more than a line: %s", err)
+	}
+}
+
+// Between the look and the making, somebody can make something too: what comes
+// late is refused as well, and nothing of it has run.
+func TestSetup_madeMeanwhileBySomebodyElse_isRefused(t *testing.T) {
+	t.Parallel()
+	pool := pythonPool(t)
+	exec(t, pool, pythonFillSQL[:strings.Index(pythonFillSQL, ";")])
+	mallory := newRole(t, pool, `grant create on schema public to %s`, `create schema mallory authorization %s`)
+	first, second := mallory.connect(t, pool), mallory.connect(t, pool)
+	exec(t, first, tellSQL)
+	// Setup waits here, in the middle of the schema.
+	exec(t, first, `begin; create table soniq_chores ()`)
+	done := make(chan error, 1)
+	go func() {
+		_, err := soniq.Setup(context.Background(), pool)
+		done <- err
+	}()
+	await(t, pool, "Setup waits for the other's table", `
+		select exists (
+		  select from pg_stat_activity
+		  where datname = current_database() and wait_event_type = 'Lock' and query like '%whole schema%'
+		)`)
+	exec(t, second, `
+		create table soniq_hunger (queue text, worker_id uuid, epoch bigint, primary key (queue, worker_id));
+		create trigger t before insert on soniq_hunger for each row execute function mallory.tell()`)
+	exec(t, first, `rollback`)
+	var foreign *soniq.ForeignError
+	if err := <-done; !errors.As(err, &foreign) || !slices.Contains(foreign.Objects, soniq.ForeignObject{Name: "table public.soniq_hunger", Owner: mallory.name}) {
+		t.Errorf("got %v", err)
+	}
+	if ran := queryColumn[string](t, pool, `select who::text from mallory.seen`); len(ran) > 0 {
+		t.Errorf("code of the role ran as %q", ran)
 	}
 }
 

@@ -170,8 +170,9 @@ type audited struct {
 // audit is what the catalog says of our objects.
 type audit struct {
 	foreign []ForeignObject
-	// owners of all that there is.
-	owners []string
+	// objects are all that there are, such as 'table public.soniq_jobs', and
+	// owners whom they belong to.
+	objects, owners []string
 	// functions are ours, by names and types of the schema.
 	functions []audited
 	// stray are triggers of other tables that use them.
@@ -340,6 +341,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	var trusted bool
 	rows, _ := tx.Query(ctx, objectsSQL, h.schema, objects, role, names)
 	_, err := pgx.ForEachRow(rows, []any{&name, &owner, &trusted}, func() error {
+		a.objects = append(a.objects, name)
 		if !slices.Contains(a.owners, owner) {
 			a.owners = append(a.owners, owner)
 		}
@@ -388,6 +390,13 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		return nil, fmt.Errorf("read triggers: %w", err)
 	}
 	return a, nil
+}
+
+// hasMigrations reports whether the table of migrations was there.
+func (a *audit) hasMigrations() bool {
+	return slices.ContainsFunc(a.objects, func(name string) bool {
+		return strings.HasPrefix(name, "table ") && strings.HasSuffix(name, ".soniq_migrations")
+	})
 }
 
 // refusal is the error for what is foreign.
