@@ -153,3 +153,6 @@ func (c *Claims) Stay(long bool) bool {
 	}
 	return true
 }
+
+// Expire is a turn of the chore.
+func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/sweep"
 )
 
 // maintenanceLock is the advisory lock under which Python Soniq cleans up:
@@ -36,7 +37,6 @@ func (w *Worker) maintain(ctx context.Context) error {
 	chores := []*chore{
 		{name: "expire results", every: expireInterval, do: w.expire},
 		strays,
-		{name: "prune workers and job names", every: pruneInterval, do: w.prune},
 	}
 	if w.config.UnknownGrace > 0 {
 		chores = append(chores, &chore{
@@ -118,6 +118,15 @@ where id in (
 func (w *Worker) expire(ctx context.Context) error {
 	for {
 		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch)
+		if sweep.IsRefusal(err) {
+			// Of the others none should wait for a row that can't be deleted.
+			_, err = sweep.Delete(ctx, w.pool, sweep.Table{
+				Name: "soniq_jobs", Where: "r.status in ('done', 'cancelled') and r.expires_at < now()", Lock: maintenanceLock,
+			})
+			if err == nil || errors.Is(err, sweep.ErrLocked) {
+				return nil
+			}
+		}
 		if err != nil {
 			return fmt.Errorf("expire results: %w", err)
 		}
