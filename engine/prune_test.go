@@ -12,7 +12,14 @@ import (
 	"soniq/internal/testdb"
 )
 
-// oldRows is n rows to be pruned of each table, behind 2,500 that are to stay.
+// oldHunger is n rows of hunger of workers that are gone. They come apart from
+// oldRows: a worker that goes looks through all of it.
+func oldHunger(t *testing.T, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	exec(t, pool, `insert into soniq_hunger (queue, worker_id) select 'q' || n, gen_random_uuid() from generate_series(1, $1) n`, n)
+}
+
+// oldRows is n rows to be pruned of each table but that, behind 2,500 that are to stay.
 func oldRows(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	for _, sql := range []string{
@@ -24,8 +31,6 @@ func oldRows(t *testing.T, pool *pgxpool.Pool, n int) {
 		select 'c' || n, case when n <= 2500 then timestamptz 'infinity' else now() - interval '31 days' end from generate_series(1, $1 + 2500) n`,
 		`insert into soniq_queues (name, paused_at)
 		select 'q' || n, case when n <= 2500 then now() end from generate_series(1, $1 + 2500) n`,
-		`insert into soniq_hunger (queue, worker_id)
-		select 'q' || n, gen_random_uuid() from generate_series(1, $1) n`,
 		`insert into soniq_jobs (id, job_name, args, status, expires_at)
 		select gen_random_uuid(), 'j', '{}', 'done', case when n <= 2500 then now() + interval '1 day' else now() - interval '1 day' end from generate_series(1, $1 + 2500) n`,
 	} {
@@ -62,6 +67,13 @@ func TestWorker_prune_onePass_takesAllThereIs(t *testing.T) {
 	if got := queryValue[string](t, pool, rowsLeft); got != "2500 2500 2500 2500 0 2500" {
 		t.Errorf("left: %s", got)
 	}
+	oldHunger(t, pool, 22_000)
+	if err := w.Prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_hunger`); n != 0 {
+		t.Errorf("%d rows of hunger are left", n)
+	}
 }
 
 // A row that something of the application's refers to stays, and is told of; no
@@ -96,7 +108,7 @@ func TestWorker_prune_endsWithItsContext(t *testing.T) {
 	if err := idle(t, pool).Prune(ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if got := queryValue[string](t, pool, rowsLeft); got != "2600 2600 2600 2600 100 2600" {
+	if got := queryValue[string](t, pool, rowsLeft); got != "2600 2600 2600 2600 0 2600" {
 		t.Errorf("left: %s", got)
 	}
 }
