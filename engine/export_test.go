@@ -193,3 +193,6 @@ func ProvedBy(ctx context.Context, whole bool) (bool, error) {
 	_, err := h.short(ctx, []string{"q"}, time.Minute, whole)
 	return h.proof.proved, err
 }
+
+// Expire is a turn of the chore.
+func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }

@@ -14,6 +14,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/history"
+	"soniq/internal/sweep"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
@@ -152,7 +153,7 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 		switch {
 		case err == nil:
 			w.unrecovered.went(o.ID)
-		case !isRefusal(err):
+		case !sweep.IsRefusal(err):
 			return errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
 		case w.unrecovered.refuse(o.ID):
 			w.logger.Error("the database refuses to recover a job; it is passed over",

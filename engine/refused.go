@@ -1,12 +1,10 @@
 package engine
 
 import (
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Maintenance works through rows that anybody may have written, and a database
@@ -100,18 +98,4 @@ func (r *refusedRows) stuck() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.row >= refusedInARow
-}
-
-// isRefusal reports whether an error is the server's verdict on what it was asked
-// to do, and not about the connection, the server's state, or who else is at it.
-func isRefusal(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return false
-	}
-	switch sqlClass(err) {
-	case "08", "25", "40", "53", "55", "57", "58", "XX":
-		return false
-	}
-	return true
 }

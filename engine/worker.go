@@ -247,6 +247,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return listener.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintain(awakeCtx) })
 	awake.Go(func() error { return w.retain(awakeCtx) })
+	awake.Go(func() error { return w.tidy(awakeCtx) })
 	awake.Go(func() error { return w.watch(awakeCtx) })
 	awake.Go(func() error { return w.fetch(awakeCtx, jobsCtx) })
 	err = awake.Wait()
