@@ -33,6 +33,7 @@ type slots struct {
 	mu       sync.Mutex
 	used     int // seats
 	slowUsed int // of them those of slow hooks
+	leaving  int // of them those whose deliveries were broken off
 	picks    int
 	waiting  [3][]*turn // by pace
 	turns    map[uuid.UUID]*turn
@@ -84,15 +85,17 @@ type turn struct {
 	pace  pace
 	run   func(*turn)
 	seats int
+	// leaving says that the last seat's delivery was broken off: the turn ends.
+	leaving bool
 }
 
 // A sending is one delivery under way.
 type sending struct {
-	turn   *turn
-	since  time.Time
-	slow   bool // counts among the slow ones
-	yields bool
-	cancel context.CancelCauseFunc
+	since    time.Time
+	slow     bool // counts among the slow ones
+	yields   bool // may be broken off
+	yielding bool // is being
+	cancel   context.CancelCauseFunc
 }
 
 // busy reports whether the hook waits for its turn or has it.
@@ -146,17 +149,21 @@ func (s *slots) step() {
 			t.run(t)
 		}()
 	}
-	if len(s.waiting[quick])+len(s.waiting[unknown]) == 0 {
-		return
-	}
+	// As many as wait, less the seats that are about to be free.
+	wanted := len(s.waiting[quick]) + len(s.waiting[unknown]) - s.leaving
 	for _, d := range s.sending {
 		switch {
-		case d.slow || time.Since(d.since) < s.patience:
+		case wanted <= 0:
+			return
+		case d.slow || d.yielding || time.Since(d.since) < s.patience:
 		case s.slowUsed < s.slowMax:
 			d.slow = true
 			s.slowUsed++
 		case d.yields:
+			d.yielding = true
 			d.cancel(errYield)
+			s.leaving++
+			wanted--
 		}
 	}
 }
@@ -251,7 +258,7 @@ func (t *turn) narrow(n int) {
 func (t *turn) begin(ctx context.Context, yields bool) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s := t.s
-	d := &sending{turn: t, since: time.Now(), slow: t.pace == slow, yields: yields, cancel: cancel}
+	d := &sending{since: time.Now(), slow: t.pace == slow, yields: yields, cancel: cancel}
 	s.mu.Lock()
 	s.sending = append(s.sending, d)
 	s.mu.Unlock()
@@ -280,6 +287,11 @@ func (t *turn) begin(ctx context.Context, yields bool) (_ context.Context, end f
 		if t.seats > 1 {
 			t.seats--
 			s.used--
+			if d.yielding {
+				s.leaving--
+			}
+		} else {
+			t.leaving = d.yielding
 		}
 		s.step()
 	}
@@ -293,6 +305,9 @@ func (t *turn) end() {
 	t.seats = 0
 	if t.pace == slow {
 		s.slowUsed--
+	}
+	if t.leaving {
+		s.leaving--
 	}
 	s.forget(t)
 	s.step()

@@ -77,7 +77,7 @@ func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 	}
 	close(let)
 	s.close()
-	if s.used != 0 || s.slowUsed != 0 || len(s.turns) != 0 || len(s.sending) != 0 {
+	if s.used != 0 || s.slowUsed != 0 || s.leaving != 0 || len(s.turns) != 0 || len(s.sending) != 0 {
 		t.Errorf("left: %d seats, %d slow, %d turns, %d deliveries", s.used, s.slowUsed, len(s.turns), len(s.sending))
 	}
 }
@@ -156,7 +156,7 @@ func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
 		}
 		group.Wait()
 		s.close()
-		if most.Load() > int32(size) || ran.Load() != 200 || s.used != 0 || s.slowUsed != 0 {
+		if most.Load() > int32(size) || ran.Load() != 200 || s.used != 0 || s.slowUsed != 0 || s.leaving != 0 {
 			t.Errorf("size %d: %d at once, %d turns, %d and %d seats left", size, most.Load(), ran.Load(), s.used, s.slowUsed)
 		}
 	}
