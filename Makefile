@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race bench lint fmt demo ci
+.PHONY: help build release test race matrix bench lint fmt demo ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: ## run the tests; they bring their own Postgres
 
 race: ## run the tests with the race detector
 	$(GO) test -race ./...
+
+matrix: ## run the tests on each of PostgreSQL 14 to 18, which are downloaded
+	.ci/matrix
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .

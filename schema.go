@@ -26,7 +26,9 @@ const Version = "0.1.0"
 // begins with 'go/' is how one language knows its own workers.
 const WorkerVersion = "go/" + Version
 
-// Schema is the whole schema as SQL: idempotent, and run by [Setup].
+// Schema is the whole schema as SQL: idempotent, and run by [Setup]. Its tables
+// are in 'public': where they belong elsewhere, Setup writes that schema's name
+// in the place of this one.
 //
 //go:embed schema.sql
 var Schema string
@@ -59,30 +61,45 @@ var migrations = []migration{
 	{"0156", "soniq_go_dead_letter_operation"},
 	{"0157", "soniq_go_hunger"},
 	{"0160", "soniq_go_dead_letter_counts"},
+	{trustMigration, "soniq_go_trust"},
 }
+
+// trustMigration takes the right to execute our functions from PUBLIC.
+const trustMigration = "0161"
 
 // SetupResult tells what [Setup] did.
 type SetupResult struct {
 	// Applied lists the migrations that were recorded by this call, such as
 	// '0150_soniq_go'; empty when the schema was already up to date.
 	Applied []string
+	// Mended lists what was set right of functions that were there before, such
+	// as 'revoked EXECUTE on 20 functions from PUBLIC'; empty where nothing was
+	// wrong.
+	Mended []string
+	// Findings are what is left that lets other roles in, as [Inspect] returns
+	// them: somebody else has to end it.
+	Findings []Finding
 }
 
 // The table as Python Soniq makes it; applied_at is without a time zone there.
 const migrationsTableSQL = `
-create table if not exists soniq_migrations (
+create table if not exists public.soniq_migrations (
   id serial primary key,
   version varchar(255) not null unique,
   name text not null,
   applied_at timestamp default now(),
   checksum text
 );
-create index if not exists idx_soniq_migrations_version on soniq_migrations (version)`
+create index if not exists idx_soniq_migrations_version on public.soniq_migrations (version)`
 
-const migrationsAppliedSQL = `select version from soniq_migrations`
+// The session's search_path finds the table for Check; Setup knows its schema.
+const (
+	migrationsAppliedSQL = `select version from soniq_migrations`
+	migrationsInSQL      = `select version from public.soniq_migrations`
+)
 
 const migrationsRecordSQL = `
-insert into soniq_migrations (version, name, applied_at)
+insert into public.soniq_migrations (version, name, applied_at)
 values ($1, $2, now() at time zone 'utc')
 on conflict (version) do nothing`
 
@@ -99,13 +116,21 @@ const setupTries = 10
 // lock, which Python Soniq's setup takes too. The whole of it is one
 // transaction.
 //
+// The tables are made in the first schema of the search_path that has soniq_jobs
+// or, where none has, in the first one that exists. Where all that is there
+// belongs to one role, Setup works as that role: what it adds is that role's too.
+//
+// Where something under a name of ours belongs to a role that has no business
+// there, or runs such a role's code, the error is a [*ForeignError]. Functions of
+// ours that are not as they should be (PUBLIC may execute them, say) are mended.
+//
 // It waits for the lock as long as ctx allows.
 func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 	var result SetupResult
 	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
 		for try := 1; ; try++ {
 			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
-				result.Applied, err = applyMigrations(ctx, tx)
+				result, err = setUp(ctx, tx)
 				return err
 			})
 			if !errors.Is(err, errMadeAtOnce) && !isDeadlock(err) || try == setupTries {
@@ -119,18 +144,71 @@ func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 	return result, nil
 }
 
-// applyMigrations applies the schema where something of it is missing, and
-// returns what was.
-func applyMigrations(ctx context.Context, tx pgx.Tx) (applied []string, err error) {
-	pending, err := pendingMigrations(ctx, tx)
-	if err != nil || len(pending) == 0 {
-		return nil, err
+// setUp is Setup in its transaction.
+func setUp(ctx context.Context, tx pgx.Tx) (result SetupResult, err error) {
+	var serverVersion int
+	err = tx.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::pg_catalog.int4`).Scan(&serverVersion)
+	if err != nil {
+		return result, fmt.Errorf("read server version: %w", err)
 	}
-	if _, err := tx.Exec(ctx, Schema); err != nil {
+	if serverVersion < minServerVersion {
+		return result, fmt.Errorf("%w; this server is version %d", ErrServerTooOld, serverVersion/10000)
+	}
+	home, err := findHome(ctx, tx)
+	if err != nil {
+		return result, err
+	}
+	before, err := home.audit(ctx, tx, home.user)
+	if err != nil {
+		return result, err
+	}
+	if err := before.refusal(home); err != nil {
+		return result, err
+	}
+	if err := home.becomeOwner(ctx, tx, before); err != nil {
+		return result, err
+	}
+	missing, newer, err := pendingMigrations(ctx, tx, home, before)
+	if err != nil {
+		return result, err
+	}
+	switch {
+	case len(missing) > 0:
+		if result.Applied, err = applyMigrations(ctx, tx, home, missing); err != nil {
+			return result, err
+		}
+	case newer || !before.needsMending():
+		// A newer release knows better what its functions are.
+		result.Findings, err = home.findings(ctx, tx, before)
+		return result, err
+	default:
+		if err := mendFunctions(ctx, tx, home); err != nil {
+			return result, err
+		}
+	}
+	// Again: 'if not exists' takes what somebody made meanwhile.
+	after, err := home.audit(ctx, tx, home.user)
+	if err != nil {
+		return result, err
+	}
+	if err := after.refusal(home); err != nil {
+		return result, err
+	}
+	result.Mended = mended(before, after, len(missing) == 0)
+	result.Findings, err = home.findings(ctx, tx, after)
+	return result, err
+}
+
+// applyMigrations applies the schema and returns what was missing of it.
+func applyMigrations(ctx context.Context, tx pgx.Tx, home *home, missing []migration) (applied []string, err error) {
+	if _, err := tx.Exec(ctx, home.sql(Schema)); err != nil {
 		return nil, fmt.Errorf("apply schema: %w", err)
 	}
-	for _, m := range pending {
-		if _, err := tx.Exec(ctx, migrationsRecordSQL, m.version, m.name); err != nil {
+	if err := grantHelpers(ctx, tx, home); err != nil {
+		return nil, err
+	}
+	for _, m := range missing {
+		if _, err := tx.Exec(ctx, home.sql(migrationsRecordSQL), m.version, m.name); err != nil {
 			return nil, fmt.Errorf("record migration %s: %w", m.version, err)
 		}
 		applied = append(applied, m.version+"_"+m.name)
@@ -154,38 +232,47 @@ func isDeadlock(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "40P01"
 }
 
-func pendingMigrations(ctx context.Context, tx pgx.Tx) ([]migration, error) {
-	var serverVersion int
-	err := tx.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&serverVersion)
-	if err != nil {
-		return nil, fmt.Errorf("read server version: %w", err)
-	}
-	if serverVersion < minServerVersion {
-		return nil, fmt.Errorf("%w; this server is version %d", ErrServerTooOld, serverVersion/10000)
-	}
-	if _, err := tx.Exec(ctx, migrationsTableSQL); madeAtOnce(err) {
-		return nil, fmt.Errorf("create soniq_migrations: %w: %w", errMadeAtOnce, err)
+// pendingMigrations returns the migrations that are missing, and whether a newer
+// release has recorded some of its own. It makes their table.
+func pendingMigrations(ctx context.Context, tx pgx.Tx, home *home, before *audit) (missing []migration, newer bool, err error) {
+	if _, err := tx.Exec(ctx, home.sql(migrationsTableSQL)); madeAtOnce(err) {
+		return nil, false, fmt.Errorf("create soniq_migrations: %w: %w", errMadeAtOnce, err)
 	} else if err != nil {
-		return nil, fmt.Errorf("create soniq_migrations: %w", err)
+		return nil, false, fmt.Errorf("create soniq_migrations: %w", err)
 	}
-	recorded, _ := tx.Query(ctx, migrationsAppliedSQL)
+	// What is read and written next must not be a table that somebody made since.
+	if !before.hasMigrations() {
+		made, err := home.audit(ctx, tx, home.user)
+		if err == nil {
+			err = made.refusal(home)
+		}
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	recorded, _ := tx.Query(ctx, home.sql(migrationsInSQL))
 	return missingMigrations(recorded)
 }
 
-// missingMigrations are those that are not among the recorded versions.
-func missingMigrations(recorded pgx.Rows) ([]migration, error) {
+// missingMigrations are those that are not among the recorded versions. Newer
+// tells whether one of those is of our range and unknown to this release.
+func missingMigrations(recorded pgx.Rows) (missing []migration, newer bool, err error) {
 	applied, err := pgx.CollectRows(recorded, pgx.RowTo[string])
 	if err != nil {
-		return nil, fmt.Errorf("read soniq_migrations: %w", err)
+		return nil, false, fmt.Errorf("read soniq_migrations: %w", err)
 	}
-	var missing []migration
+	last := migrations[len(migrations)-1].version
 	for _, m := range migrations {
 		if !slices.Contains(applied, m.version) {
 			missing = append(missing, m)
 		}
 	}
-	return missing, nil
+	newer = slices.ContainsFunc(applied, func(v string) bool { return len(v) == len(last) && v > last && v < rangeEnd })
+	return missing, newer, nil
 }
+
+// rangeEnd is the first version past those that are ours.
+const rangeEnd = "0200"
 
 // OutdatedError says that the database was set up by an older release.
 type OutdatedError struct {
@@ -194,15 +281,28 @@ type OutdatedError struct {
 }
 
 func (e *OutdatedError) Error() string {
-	return "the database's schema is older than this program: it lacks " + strings.Join(e.Missing, ", ") +
+	text := "the database's schema is older than this program: it lacks " + strings.Join(e.Missing, ", ") +
 		"; run 'soniq setup', which leaves workers of older releases working"
+	if e.open() {
+		text += ". UNTIL THEN ANY ROLE THAT MAY LOG IN TO THIS DATABASE CAN RUN CODE AS THE OWNER OF SONIQ'S FUNCTIONS"
+	}
+	return text
+}
+
+// open reports whether the database has functions of ours, and PUBLIC may still
+// execute them.
+func (e *OutdatedError) open() bool {
+	lacks := func(version string) bool {
+		return slices.ContainsFunc(e.Missing, func(m string) bool { return strings.HasPrefix(m, version+"_") })
+	}
+	return lacks(trustMigration) && !lacks("0150")
 }
 
 // Check returns an [*OutdatedError] for a database whose schema lacks what this
 // release needs. One that was never set up is an error that [IsMissing] knows.
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
 	recorded, _ := pool.Query(ctx, migrationsAppliedSQL)
-	missing, err := missingMigrations(recorded)
+	missing, _, err := missingMigrations(recorded)
 	if err != nil {
 		return fmt.Errorf("check schema: %w", err)
 	}
@@ -235,9 +335,9 @@ var redundantIndexes = []string{
 
 const indexExistsSQL = `
 select exists (
-  select from pg_index i
-  join pg_class c on c.oid = i.indexrelid
-  where i.indrelid in ('soniq_jobs'::regclass, 'soniq_dead_letter_jobs'::regclass)
+  select from pg_catalog.pg_index i
+  join pg_catalog.pg_class c on c.oid = i.indexrelid
+  where i.indrelid in ('public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid, 'public.soniq_dead_letter_jobs'::pg_catalog.regclass::pg_catalog.oid)
     and c.relname = $1
 )`
 
@@ -247,8 +347,8 @@ const workerKey = "soniq_jobs_worker_id_fkey"
 
 const workerKeyExistsSQL = `
 select exists (
-  select from pg_constraint
-  where conrelid = 'soniq_jobs'::regclass
+  select from pg_catalog.pg_constraint
+  where conrelid = 'public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid
     and conname = $1
 )`
 
@@ -256,7 +356,7 @@ select exists (
 // waits no longer than a busy table takes between two statements.
 const dropWorkerKeySQL = `
 set local lock_timeout = '50ms';
-alter table soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
+alter table public.soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
 
 // lockPause is between two tries to have the table alone.
 const lockPause = 500 * time.Millisecond
@@ -271,20 +371,24 @@ const lockPause = 500 * time.Millisecond
 func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
 	var dropped []string
 	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
-		if had, err := dropWorkerKey(ctx, conn); err != nil {
+		home, err := locate(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if had, err := dropWorkerKey(ctx, conn, home); err != nil {
 			return fmt.Errorf("drop foreign key %s: %w", workerKey, err)
 		} else if had {
 			dropped = append(dropped, workerKey)
 		}
 		for _, name := range redundantIndexes {
 			var exists bool
-			if err := conn.QueryRow(ctx, indexExistsSQL, name).Scan(&exists); err != nil {
+			if err := conn.QueryRow(ctx, home.sql(indexExistsSQL), name).Scan(&exists); err != nil {
 				return fmt.Errorf("look up index %s: %w", name, err)
 			}
 			if !exists {
 				continue
 			}
-			if _, err := conn.Exec(ctx, "drop index concurrently if exists "+pgx.Identifier{name}.Sanitize()); err != nil {
+			if _, err := conn.Exec(ctx, home.sql("drop index concurrently if exists public."+name)); err != nil {
 				return fmt.Errorf("drop index %s: %w", name, err)
 			}
 			dropped = append(dropped, name)
@@ -298,13 +402,13 @@ func Optimize(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
 }
 
 // dropWorkerKey reports whether the key was there.
-func dropWorkerKey(ctx context.Context, conn *pgx.Conn) (had bool, err error) {
-	if err := conn.QueryRow(ctx, workerKeyExistsSQL, workerKey).Scan(&had); err != nil || !had {
+func dropWorkerKey(ctx context.Context, conn *pgx.Conn, home *home) (had bool, err error) {
+	if err := conn.QueryRow(ctx, home.sql(workerKeyExistsSQL), workerKey).Scan(&had); err != nil || !had {
 		return false, err
 	}
 	for {
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, dropWorkerKeySQL)
+			_, err := tx.Exec(ctx, home.sql(dropWorkerKeySQL))
 			return err
 		})
 		var pgErr *pgconn.PgError
@@ -334,7 +438,7 @@ func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, do func(*pgx.Con
 			// go back to the pool.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			if _, unlockErr := conn.Exec(ctx, `select pg_advisory_unlock($1)`, migrationsLock); unlockErr != nil {
+			if _, unlockErr := conn.Exec(ctx, `select pg_catalog.pg_advisory_unlock($1::pg_catalog.int8)`, migrationsLock); unlockErr != nil {
 				err = errors.Join(err, fmt.Errorf("release migration lock: %w", unlockErr), conn.Close(ctx))
 			}
 		}()
@@ -349,7 +453,7 @@ func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
 	const interval = 20 * time.Millisecond
 	for {
 		var locked bool
-		if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, migrationsLock).Scan(&locked); err != nil {
+		if err := conn.QueryRow(ctx, `select pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked); err != nil {
 			return err
 		}
 		if locked {

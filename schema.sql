@@ -1,18 +1,33 @@
 -- Soniq's whole schema. Idempotent: it makes an empty database, one that
 -- Python Soniq made, and one that an older Soniq for Go made, the same.
--- soniq.Setup runs it in one transaction under the migration lock; psql can
--- run it too. Tables land in the first schema of the search_path.
+-- soniq.Setup runs it in one transaction under the migration lock, and writes
+-- the name of another schema in the place of 'public' where the tables are in
+-- one. 'psql -1 -f' can run it too, for public alone, and doesn't check first who owns
+-- what is there already.
+--
+-- Whoever may create objects in the schema, or in one that the caller's
+-- search_path names, must not have them used here. So everything of ours is
+-- written with its schema, and outside of bodies a function with arguments, of
+-- which there may be a better match elsewhere, with pg_catalog. A body is run
+-- under the search_path that its function sets: there a built-in needs no
+-- schema, since functions and operators are never looked up in pg_temp.
+--
+-- Each function is followed by a REVOKE: none of them is for PUBLIC. Triggers
+-- need no EXECUTE to fire.
 --
 -- The first two parts have the names, types and defaults of Python Soniq's
 -- migrations 0001 and 0002: both programs serve one database. What we add
 -- comes after them and is nullable or defaulted, so that Python's INSERTs,
 -- which know nothing of it, go on working.
 
+-- Nothing is picked up that somebody made in a schema of the session's path.
+select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 ---------------------------------------------------------------------------
 -- 0001: jobs, workers, task registry (shared with Python Soniq)
 ---------------------------------------------------------------------------
 
-create table if not exists soniq_workers (
+create table if not exists public.soniq_workers (
   id uuid primary key,
   hostname text not null,
   pid integer not null,
@@ -27,9 +42,9 @@ create table if not exists soniq_workers (
 );
 
 create unique index if not exists idx_soniq_workers_host_pid
-  on soniq_workers (hostname, pid);
+  on public.soniq_workers (hostname, pid);
 
-create table if not exists soniq_jobs (
+create table if not exists public.soniq_jobs (
   id uuid primary key,
   job_name text not null,
   args jsonb not null,
@@ -52,7 +67,7 @@ create table if not exists soniq_jobs (
 );
 
 -- Python adds this column after the table, so it is last in its databases.
-alter table soniq_jobs add column if not exists worker_id uuid;
+alter table public.soniq_jobs add column if not exists worker_id uuid;
 
 -- Python's foreign key from there to soniq_workers is not made here, nor the
 -- index that it needs: each claim locks its worker's row once more for each of
@@ -64,21 +79,21 @@ alter table soniq_jobs add column if not exists worker_id uuid;
 -- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
 -- it is queued.
 create unique index if not exists idx_soniq_jobs_unique_queued
-  on soniq_jobs (job_name, args_hash)
+  on public.soniq_jobs (job_name, args_hash)
   where status = 'queued' and unique_job = true;
 create unique index if not exists idx_soniq_jobs_dedup_key
-  on soniq_jobs (dedup_key)
+  on public.soniq_jobs (dedup_key)
   where status = 'queued' and dedup_key is not null;
 
 -- Expiry of results.
 create index if not exists idx_soniq_jobs_expires_at
-  on soniq_jobs (expires_at) where expires_at is not null;
+  on public.soniq_jobs (expires_at) where expires_at is not null;
 
 -- Python's five other indexes on soniq_jobs are not made here: with all nine
 -- a claim costs four times as much. Where Python made them they stay, until
 -- 'soniq setup --optimize'.
 
-create table if not exists soniq_task_registry (
+create table if not exists public.soniq_task_registry (
   task_name text not null,
   worker_id text not null,
   last_seen_at timestamptz not null,
@@ -90,7 +105,7 @@ create table if not exists soniq_task_registry (
 -- 0002: the dead-letter table (shared with Python Soniq)
 ---------------------------------------------------------------------------
 
-create table if not exists soniq_dead_letter_jobs (
+create table if not exists public.soniq_dead_letter_jobs (
   id uuid primary key,
   job_name text not null,
   args jsonb not null,
@@ -109,7 +124,7 @@ create table if not exists soniq_dead_letter_jobs (
 );
 
 create index if not exists idx_soniq_dead_letter_jobs_moved_at
-  on soniq_dead_letter_jobs (moved_to_dead_letter_at);
+  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at);
 
 -- Python's indexes on the name, the queue and the reason alone are not made
 -- here: those of 0153 begin with the same column, and each one more costs a
@@ -121,14 +136,14 @@ create index if not exists idx_soniq_dead_letter_jobs_moved_at
 
 -- claim_token: fresh for each claim; every outcome is written under it.
 -- replay_of: the dead letter that this job replays.
-alter table soniq_jobs
+alter table public.soniq_jobs
   add column if not exists claim_token bigint,
   add column if not exists replay_of uuid;
 
 -- The claim's order: queue, priority, due time. NULLs, which Python's schema
 -- allows, are read as the defaults. A row without any time is due at once.
 create index if not exists idx_soniq_jobs_claim
-  on soniq_jobs (
+  on public.soniq_jobs (
     coalesce(queue, 'default'),
     coalesce(priority, 100),
     coalesce(scheduled_at, created_at, timestamptz '-infinity')
@@ -142,7 +157,7 @@ create index if not exists idx_soniq_jobs_claim
 -- error_*, decided_by, fingerprint: what happened last, and who called it
 -- final.
 -- The rest is what Python's move loses of the job.
-alter table soniq_dead_letter_jobs
+alter table public.soniq_dead_letter_jobs
   add column if not exists state text not null default 'dead'
     check (state in ('dead', 'replaying', 'resolved')),
   add column if not exists replay_job_id uuid,
@@ -162,26 +177,32 @@ alter table soniq_dead_letter_jobs
 
 -- Set apart from the column: a volatile default in ADD COLUMN would rewrite
 -- the table.
-alter table soniq_dead_letter_jobs
+alter table public.soniq_dead_letter_jobs
   alter column moved_xid set default pg_current_xact_id();
 
 create index if not exists idx_soniq_dead_letter_jobs_cursor
-  on soniq_dead_letter_jobs (moved_xid, id);
+  on public.soniq_dead_letter_jobs (moved_xid, id);
 
--- Trigger functions never hurt the application. They run as their owner (a
--- role with rights on soniq_jobs alone can enqueue), under a search_path of
--- their own (set below), and they are total: nothing that a row can hold
--- makes them fail. 'set local soniq.notify = off' silences them, for
--- two-phase commit, which refuses NOTIFY.
+-- Trigger functions never hurt the application: they are total, nothing that a
+-- row can hold makes them fail. 'set local soniq.notify = off' silences them,
+-- for two-phase commit, which refuses NOTIFY.
+--
+-- Those run as their owner (SECURITY DEFINER) that use a table or a function
+-- which the writer of the row may have no right to: a role with rights on
+-- soniq_jobs alone can enqueue. They do nothing for any table but their own,
+-- whose columns have the built-in types: a trigger that somebody made for a
+-- table of his, with types and casts of his, would run his code as the owner.
 
 -- A payload is under 8,000 bytes; a queue with a longer name sends the empty
 -- one, which means 'all'.
-create or replace function soniq_notify_queue(queue text) returns void
-language plpgsql volatile as $$
+create or replace function public.soniq_notify_queue(queue text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_notify('soniq_new_job', case when octet_length(queue) < 8000 then queue else '' end);
 end
 $$;
+revoke all on function public.soniq_notify_queue(text) from public;
 
 -- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
 -- a job that is due later wakes nobody now. Nor does one whose queue nobody is
@@ -190,32 +211,35 @@ $$;
 -- transaction that is stricter than read committed can't do that and always
 -- notifies, and so does whoever can't read hunger. The first question answers
 -- all where everybody is busy.
-create or replace function soniq_jobs_inserted() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_jobs_inserted() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+  if tg_relid <> 'public.soniq_jobs'::regclass
+    or coalesce(current_setting('soniq.notify', true), '') = 'off'
+  then
     return null;
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      perform from soniq_hunger limit 1;
+      perform from public.soniq_hunger limit 1;
       if not found then
         return null;
       end if;
-      perform soniq_notify_queue(q.queue)
+      perform public.soniq_notify_queue(q.queue)
       from (
         select distinct coalesce(n.queue, 'default') as queue
         from soniq_new_rows n
         where n.status = 'queued'
           and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
       ) q
-      where soniq_hungry(q.queue);
+      where public.soniq_hungry(q.queue);
       return null;
     exception when others then
       null;
     end;
   end if;
-  perform soniq_notify_queue(q.queue)
+  perform public.soniq_notify_queue(q.queue)
   from (
     select distinct coalesce(n.queue, 'default') as queue
     from soniq_new_rows n
@@ -225,38 +249,43 @@ begin
   return null;
 end
 $$;
+revoke all on function public.soniq_jobs_inserted() from public;
 
 create or replace trigger soniq_jobs_inserted
-  after insert on soniq_jobs
+  after insert on public.soniq_jobs
   referencing new table as soniq_new_rows
-  for each statement execute function soniq_jobs_inserted();
+  for each statement execute function public.soniq_jobs_inserted();
 
 -- Rows that become runnable without an INSERT: a retry, a snooze, Python's
 -- sweep, an UPDATE in psql. For each row, under a WHEN: a statement trigger
 -- would copy every claimed and finished row into its transition tables. The
 -- server merges equal payloads of one transaction.
-create or replace function soniq_jobs_requeued() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_jobs_requeued() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+  if tg_relid <> 'public.soniq_jobs'::regclass
+    or coalesce(current_setting('soniq.notify', true), '') = 'off'
+  then
     return null;
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      if not soniq_hungry(coalesce(new.queue, 'default')) then
+      if not public.soniq_hungry(coalesce(new.queue, 'default')) then
         return null;
       end if;
     exception when others then
       null;
     end;
   end if;
-  perform soniq_notify_queue(coalesce(new.queue, 'default'));
+  perform public.soniq_notify_queue(coalesce(new.queue, 'default'));
   return null;
 end
 $$;
+revoke all on function public.soniq_jobs_requeued() from public;
 
 create or replace trigger soniq_jobs_requeued
-  after update on soniq_jobs
+  after update on public.soniq_jobs
   for each row
   when (
     new.status = 'queued'
@@ -268,13 +297,14 @@ create or replace trigger soniq_jobs_requeued
     )
     and (new.scheduled_at is null or new.scheduled_at <= now() + interval '10 minutes')
   )
-  execute function soniq_jobs_requeued();
+  execute function public.soniq_jobs_requeued();
 
 -- The public notification; its fields are documented in docs/channel.md.
 -- Under 1,000 bytes whatever the row holds: a character is at most six bytes
 -- in JSON, so 24 of each of the five texts always fit.
-create or replace function soniq_dead_letter_payload(d soniq_dead_letter_jobs) returns text
-language plpgsql volatile as $$
+create or replace function public.soniq_dead_letter_payload(d public.soniq_dead_letter_jobs) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
 declare
   room integer;
   payload text;
@@ -300,66 +330,82 @@ begin
   return payload;
 end
 $$;
+revoke all on function public.soniq_dead_letter_payload(public.soniq_dead_letter_jobs) from public;
 
-create or replace function soniq_dead_letters_inserted() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_dead_letters_inserted() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+  if tg_relid = 'public.soniq_dead_letter_jobs'::regclass
+    and coalesce(current_setting('soniq.notify', true), '') <> 'off'
     and coalesce(current_setting('soniq.silent', true), '') <> 'on'
   then
-    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(n))
+    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(n))
     from soniq_new_rows n;
   end if;
   return null;
 end
 $$;
+revoke all on function public.soniq_dead_letters_inserted() from public;
 
 create or replace trigger soniq_dead_letters_inserted
-  after insert on soniq_dead_letter_jobs
+  after insert on public.soniq_dead_letter_jobs
   referencing new table as soniq_new_rows
-  for each statement execute function soniq_dead_letters_inserted();
+  for each statement execute function public.soniq_dead_letters_inserted();
 
 -- An id that dies again keeps its row, and is announced again.
-create or replace function soniq_dead_letter_died_again() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_dead_letter_died_again() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+  if tg_relid = 'public.soniq_dead_letter_jobs'::regclass
+    and coalesce(current_setting('soniq.notify', true), '') <> 'off'
     and coalesce(current_setting('soniq.silent', true), '') <> 'on'
   then
-    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(new));
+    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(new));
   end if;
   return null;
 end
 $$;
+revoke all on function public.soniq_dead_letter_died_again() from public;
 
 create or replace trigger soniq_dead_letter_died_again
-  after update on soniq_dead_letter_jobs
+  after update on public.soniq_dead_letter_jobs
   for each row
   when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
-  execute function soniq_dead_letter_died_again();
+  execute function public.soniq_dead_letter_died_again();
 
 -- What became of a replay, whoever ran or removed it. Success resolves the
--- dead letter and those that it replays in turn; anything else makes it dead
--- again, unless a later replay is under way.
-create or replace function soniq_replay_ended() returns trigger
-language plpgsql volatile security definer as $$
+-- dead letter, and those that it came from; anything else makes it dead again.
+-- The dead letter tells which job is its replay: replay_of is what a job says
+-- of itself, and whoever may enqueue can say it. A dead letter came from
+-- another one where that says so too: its last replay is the job that died.
+create or replace function public.soniq_replay_ended() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'public.soniq_jobs'::regclass then
+    return null;
+  end if;
   if tg_op = 'UPDATE' and new.status = 'done' then
     with recursive chain (id, parent) as (
       select d.id, d.replay_of
-      from soniq_dead_letter_jobs d
+      from public.soniq_dead_letter_jobs d
       where d.id = old.replay_of
+        and d.state = 'replaying'
+        and d.replay_job_id = old.id
       union
       select d.id, d.replay_of
-      from soniq_dead_letter_jobs d
+      from public.soniq_dead_letter_jobs d
       join chain c on d.id = c.parent
+        and d.replay_job_id = c.id
     )
-    update soniq_dead_letter_jobs d
+    update public.soniq_dead_letter_jobs d
     set state = 'resolved'
     from chain
     where d.id = chain.id;
   else
-    update soniq_dead_letter_jobs d
+    update public.soniq_dead_letter_jobs d
     set state = 'dead'
     where d.id = old.replay_of
       and d.state = 'replaying'
@@ -368,22 +414,23 @@ begin
   return null;
 end
 $$;
+revoke all on function public.soniq_replay_ended() from public;
 
 create or replace trigger soniq_replay_ended
-  after update on soniq_jobs
+  after update on public.soniq_jobs
   for each row
   when (
     old.replay_of is not null
     and old.status is distinct from new.status
     and new.status in ('done', 'cancelled')
   )
-  execute function soniq_replay_ended();
+  execute function public.soniq_replay_ended();
 
 create or replace trigger soniq_replay_deleted
-  after delete on soniq_jobs
+  after delete on public.soniq_jobs
   for each row
   when (old.replay_of is not null and old.status in ('queued', 'processing'))
-  execute function soniq_replay_ended();
+  execute function public.soniq_replay_ended();
 
 ---------------------------------------------------------------------------
 -- 0151: presence and control
@@ -392,30 +439,35 @@ create or replace trigger soniq_replay_deleted
 -- The session advisory lock that a worker holds on its listener connection,
 -- and the server process that holds it. NULL where a worker has none: Python's
 -- and ours behind a pooler.
-alter table soniq_workers
+alter table public.soniq_workers
   add column if not exists lock_key bigint,
   add column if not exists backend_pid integer;
 
 -- Who holds processing jobs, asked twice a second, and the jobs that have no
 -- worker. The claim's time is the same with it, and a job's WAL is 7 % more.
 create index if not exists idx_soniq_jobs_processing
-  on soniq_jobs (worker_id) where status = 'processing';
+  on public.soniq_jobs (worker_id) where status = 'processing';
 
 -- A request to cancel a running job. Its worker is told, and finds it here if
 -- that is lost; whatever ends the attempt but for success, the job does not go
 -- back to its queue.
-alter table soniq_jobs
+alter table public.soniq_jobs
   add column if not exists cancel_requested_at timestamptz;
 
 -- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
--- row of every claim and outcome once more. The day is cancelledTTL in the
+-- row of every claim and outcome once more. As its owner: who may requeue may
+-- have no right to the other columns. The day is cancelledTTL in the
 -- engine. The request of a job that is running is announced, each time that it
 -- is made.
-create or replace function soniq_job_cancelled() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_job_cancelled() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'public.soniq_jobs'::regclass then
+    return null;
+  end if;
   if new.status = 'queued' then
-    update soniq_jobs j
+    update public.soniq_jobs j
     set status = 'cancelled',
       last_error = 'cancelled by request' || coalesce('; the last error was: ' || j.last_error, ''),
       expires_at = now() + interval '1 day',
@@ -428,9 +480,10 @@ begin
   return null;
 end
 $$;
+revoke all on function public.soniq_job_cancelled() from public;
 
 create or replace trigger soniq_job_cancelled
-  after update on soniq_jobs
+  after update on public.soniq_jobs
   for each row
   when (
     new.cancel_requested_at is not null
@@ -440,38 +493,40 @@ create or replace trigger soniq_job_cancelled
       or (new.status = 'processing' and old.cancel_requested_at is distinct from new.cancel_requested_at)
     )
   )
-  execute function soniq_job_cancelled();
+  execute function public.soniq_job_cancelled();
 
 -- What is known of a queue beside its jobs. A queue without a row is not
 -- paused.
-create table if not exists soniq_queues (
+create table if not exists public.soniq_queues (
   name text primary key,
   paused_at timestamptz,
   paused_by text
 );
 
 -- The workers of a queue that goes on are woken: they don't poll.
-create or replace function soniq_queue_resumed() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_queue_resumed() returns trigger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
 begin
   if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
-    perform soniq_notify_queue(old.name);
+    perform pg_notify('soniq_new_job', case when octet_length(old.name) < 8000 then old.name else '' end);
   end if;
   return null;
 end
 $$;
+revoke all on function public.soniq_queue_resumed() from public;
 
 create or replace trigger soniq_queue_resumed
-  after update on soniq_queues
+  after update on public.soniq_queues
   for each row
   when (old.paused_at is not null and (new.paused_at is null or old.name <> new.name))
-  execute function soniq_queue_resumed();
+  execute function public.soniq_queue_resumed();
 
 create or replace trigger soniq_queue_deleted
-  after delete on soniq_queues
+  after delete on public.soniq_queues
   for each row
   when (old.paused_at is not null)
-  execute function soniq_queue_resumed();
+  execute function public.soniq_queue_resumed();
 
 ---------------------------------------------------------------------------
 -- 0152: the error of each attempt
@@ -479,16 +534,20 @@ create or replace trigger soniq_queue_deleted
 
 -- An array of objects, one for each failed attempt; see docs/dead-letters.md.
 -- NULL while none has failed.
-alter table soniq_jobs
+alter table public.soniq_jobs
   add column if not exists errors jsonb;
-alter table soniq_dead_letter_jobs
+alter table public.soniq_dead_letter_jobs
   add column if not exists errors jsonb;
 
 -- A history with more at its end: an object, or an array of them. It keeps the
 -- first, which is how it all began, and the last nine. Whatever either holds,
 -- it is an array, or NULL where there is nothing to tell.
-create or replace function soniq_add_errors(history jsonb, more jsonb) returns jsonb
-language sql immutable as $$
+--
+-- For workers of 0.1.0, whose roles Setup lets execute it. Later ones have the
+-- expression in their statements (internal/history), and need no EXECUTE.
+create or replace function public.soniq_add_errors(history jsonb, more jsonb) returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp as $$
   select case
     when jsonb_array_length(w.whole) = 0 then null
     when jsonb_array_length(w.whole) <= 10 then w.whole
@@ -501,6 +560,7 @@ language sql immutable as $$
       as whole
   ) w
 $$;
+revoke all on function public.soniq_add_errors(jsonb, jsonb) from public;
 
 ---------------------------------------------------------------------------
 -- 0153: working the dead letters
@@ -512,25 +572,25 @@ $$;
 -- A page of one job, queue, reason or group, the newest or the oldest first.
 -- One on the first column alone would have all of it read and sorted.
 create index if not exists idx_soniq_dead_letter_jobs_job_name_moved
-  on soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
+  on public.soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
 create index if not exists idx_soniq_dead_letter_jobs_queue_moved
-  on soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
+  on public.soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
 create index if not exists idx_soniq_dead_letter_jobs_reason_moved
-  on soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
+  on public.soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
 
 -- The group of a dead letter: its fingerprint or, where another program has
 -- written none, a digest of the job, the reason and the error's first line
 -- without its numbers and ids. The expression is groupKey in the package
 -- deadletter, to the letter.
 create index if not exists idx_soniq_dead_letter_jobs_group_moved
-  on soniq_dead_letter_jobs (
-    coalesce(fingerprint, lpad(to_hex(hashtextextended(job_name || '|' || dead_letter_reason || '|' || regexp_replace(left(split_part(coalesce(last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
+  on public.soniq_dead_letter_jobs (
+    coalesce(fingerprint, pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashtextextended(job_name || '|' || dead_letter_reason || '|' || pg_catalog.regexp_replace(pg_catalog.left(pg_catalog.split_part(coalesce(last_error, ''), pg_catalog.chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
     moved_to_dead_letter_at, id
   );
 
 -- What somebody did to many dead letters at once. 'options' is what a replay
 -- needs to be resumed; 'stopped_by' tells why one is not done.
-create table if not exists soniq_dead_letter_operations (
+create table if not exists public.soniq_dead_letter_operations (
   id uuid primary key,
   action text not null,
   state text not null default 'running'
@@ -548,20 +608,20 @@ create table if not exists soniq_dead_letter_operations (
 );
 
 create index if not exists idx_soniq_dead_letter_operations_created_at
-  on soniq_dead_letter_operations (created_at);
+  on public.soniq_dead_letter_operations (created_at);
 
 -- What an operation has still to do, in its order: picked at its start, and
 -- taken away with each batch that is done.
-create table if not exists soniq_dead_letter_selections (
+create table if not exists public.soniq_dead_letter_selections (
   operation_id uuid not null
-    references soniq_dead_letter_operations (id) on delete cascade,
+    references public.soniq_dead_letter_operations (id) on delete cascade,
   place bigint not null,
   dead_letter_id uuid not null,
   primary key (operation_id, place)
 );
 
 -- Who did what to one dead letter, and why. It outlives the dead letter.
-create table if not exists soniq_dead_letter_audit (
+create table if not exists public.soniq_dead_letter_audit (
   id bigint generated always as identity primary key,
   dead_letter_id uuid not null,
   operation_id uuid,
@@ -574,14 +634,16 @@ create table if not exists soniq_dead_letter_audit (
 );
 
 create index if not exists idx_soniq_dead_letter_audit_dead_letter
-  on soniq_dead_letter_audit (dead_letter_id, id);
+  on public.soniq_dead_letter_audit (dead_letter_id, id);
 create index if not exists idx_soniq_dead_letter_audit_operation
-  on soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
+  on public.soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
 
 -- How often the work of a dead letter has been replayed: itself, and those that
--- it is a replay of. Hand-made rows may go in a circle.
-create or replace function soniq_dead_letter_replays(letter uuid) returns integer
-language plpgsql stable as $$
+-- it is a replay of. Hand-made rows may go in a circle. For programs of 0.1.0, as
+-- soniq_add_errors is.
+create or replace function public.soniq_dead_letter_replays(letter uuid) returns integer
+language plpgsql stable
+set search_path = pg_catalog, pg_temp as $$
 declare
   replays integer := 0;
   row_count integer;
@@ -591,7 +653,7 @@ begin
     exit when letter is null;
     select coalesce(d.resurrection_count, 0), d.replay_of
     into row_count, row_parent
-    from soniq_dead_letter_jobs d
+    from public.soniq_dead_letter_jobs d
     where d.id = letter;
     exit when not found;
     replays := least(replays::bigint + row_count, 1000000);
@@ -600,6 +662,7 @@ begin
   return replays;
 end
 $$;
+revoke all on function public.soniq_dead_letter_replays(uuid) from public;
 
 ---------------------------------------------------------------------------
 -- 0154: hooks
@@ -607,7 +670,7 @@ $$;
 
 -- Who is told of dead letters, and how. url, secrets and the values of
 -- settings' headers may be 'env:NAME', so that the table holds no secret.
-create table if not exists soniq_hooks (
+create table if not exists public.soniq_hooks (
   id uuid primary key default gen_random_uuid(),
   name text not null unique,
   kind text not null,
@@ -639,7 +702,7 @@ create table if not exists soniq_hooks (
 -- when it is due or, while one sends it, when its lease ends. A row outlives
 -- its dead letter, which facts is the beginning of; it has no foreign key, as
 -- checking one could fail the move.
-create table if not exists soniq_hook_deliveries (
+create table if not exists public.soniq_hook_deliveries (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
   hook_id uuid not null,
@@ -660,12 +723,12 @@ create table if not exists soniq_hook_deliveries (
   created_at timestamptz not null default now()
 );
 create index if not exists idx_soniq_hook_deliveries_due
-  on soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
+  on public.soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
 create index if not exists idx_soniq_hook_deliveries_made
-  on soniq_hook_deliveries (created_at);
+  on public.soniq_hook_deliveries (created_at);
 
 -- When a digest last told of a group, and how long the next one waits.
-create table if not exists soniq_hook_groups (
+create table if not exists public.soniq_hook_groups (
   hook_id uuid not null,
   group_key text not null,
   sent_at timestamptz not null,
@@ -673,25 +736,29 @@ create table if not exists soniq_hook_groups (
   primary key (hook_id, group_key)
 );
 
--- A name, or a glob with * and ?, that job_name matches as a whole.
-create or replace function soniq_hook_glob(glob text, job_name text) returns boolean
-language sql immutable as $$
+-- A name, or a glob with * and ?, that job_name matches as a whole. chr(92) is
+-- the backslash: as a literal it would depend on standard_conforming_strings.
+create or replace function public.soniq_hook_glob(glob text, job_name text) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp as $$
   select job_name like translate(
-    replace(replace(replace(glob, '\', '\\'), '%', '\%'), '_', '\_'), '*?', '%_')
+    replace(replace(replace(glob, chr(92), repeat(chr(92), 2)), '%', chr(92) || '%'), '_', chr(92) || '_'), '*?', '%_')
 $$;
+revoke all on function public.soniq_hook_glob(text, text) from public;
 
 -- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
 -- string that holds the object. A filter that can't be told counts as a match:
 -- better a message too many.
-create or replace function soniq_hook_matches(h soniq_hooks, d soniq_dead_letter_jobs) returns boolean
-language plpgsql stable as $$
+create or replace function public.soniq_hook_matches(h public.soniq_hooks, d public.soniq_dead_letter_jobs) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp as $$
 declare
   tags jsonb := d.tags;
 begin
   if h.tags is not null and jsonb_typeof(tags) = 'string' then
     tags := (tags #>> '{}')::jsonb;
   end if;
-  return (h.jobs is null or exists (select from unnest(h.jobs) g where soniq_hook_glob(g, d.job_name)))
+  return (h.jobs is null or exists (select from unnest(h.jobs) g where public.soniq_hook_glob(g, d.job_name)))
     and (h.queues is null or d.queue = any (h.queues))
     and (h.reasons is null or d.dead_letter_reason = any (h.reasons))
     and (h.tags is null or coalesce(tags @> h.tags, false));
@@ -699,27 +766,32 @@ exception when others then
   return true;
 end
 $$;
+revoke all on function public.soniq_hook_matches(public.soniq_hooks, public.soniq_dead_letter_jobs) from public;
 
 -- What an outbox row is grouped by in a digest: a line for each kind of death.
-create or replace function soniq_hook_group(d soniq_dead_letter_jobs) returns text
-language sql immutable as $$
+create or replace function public.soniq_hook_group(d public.soniq_dead_letter_jobs) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|', d.job_name, d.dead_letter_reason, d.fingerprint))
 $$;
+revoke all on function public.soniq_hook_group(public.soniq_dead_letter_jobs) from public;
 
 -- Writes the outbox, in the transaction of the death. Whatever goes wrong
 -- here, the move goes on; the server's log tells.
-create or replace function soniq_hook_deaths() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_hook_deaths() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.silent', true), '') = 'on' then
+  if tg_relid <> 'public.soniq_dead_letter_jobs'::regclass
+    or coalesce(current_setting('soniq.silent', true), '') = 'on'
+  then
     return null;
   end if;
-  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
-  select h.id, 'job.dead_lettered', n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  insert into public.soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, 'job.dead_lettered', n.id, public.soniq_dead_letter_payload(n)::jsonb, public.soniq_hook_group(n)
   from soniq_new_rows n
-  join soniq_hooks h on h.enabled
-    and 'job.dead_lettered' = any (h.events)
-    and soniq_hook_matches(h, n);
+  join public.soniq_hook_listeners() h on 'job.dead_lettered' = any (h.events)
+    and public.soniq_hook_matches(h, n);
   if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
     perform pg_notify('soniq_hook', '');
   end if;
@@ -729,23 +801,26 @@ exception when others then
   return null;
 end
 $$;
+revoke all on function public.soniq_hook_deaths() from public;
 
 create or replace trigger soniq_hook_deaths
-  after insert on soniq_dead_letter_jobs
+  after insert on public.soniq_dead_letter_jobs
   referencing new table as soniq_new_rows
-  for each statement execute function soniq_hook_deaths();
+  for each statement execute function public.soniq_hook_deaths();
 
 -- Another death of the same id, its replay and its resolution.
-create or replace function soniq_hook_changes() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_hook_changes() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(current_setting('soniq.silent', true), '') = 'on'
-    or not exists (select from soniq_hooks where enabled)
+  if tg_relid <> 'public.soniq_dead_letter_jobs'::regclass
+    or coalesce(current_setting('soniq.silent', true), '') = 'on'
+    or not exists (select from public.soniq_hooks where enabled)
   then
     return null;
   end if;
-  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
-  select h.id, e.event, n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  insert into public.soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, e.event, n.id, public.soniq_dead_letter_payload(n)::jsonb, public.soniq_hook_group(n)
   from soniq_new_rows n
   join soniq_old_rows o on o.id = n.id
   cross join lateral (
@@ -758,9 +833,8 @@ begin
     select 'job.resolved'
     where n.state = 'resolved' and o.state <> 'resolved'
   ) e
-  join soniq_hooks h on h.enabled
-    and e.event = any (h.events)
-    and soniq_hook_matches(h, n);
+  join public.soniq_hook_listeners() h on e.event = any (h.events)
+    and public.soniq_hook_matches(h, n);
   if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
     perform pg_notify('soniq_hook', '');
   end if;
@@ -770,11 +844,12 @@ exception when others then
   return null;
 end
 $$;
+revoke all on function public.soniq_hook_changes() from public;
 
 create or replace trigger soniq_hook_changes
-  after update on soniq_dead_letter_jobs
+  after update on public.soniq_dead_letter_jobs
   referencing old table as soniq_old_rows new table as soniq_new_rows
-  for each statement execute function soniq_hook_changes();
+  for each statement execute function public.soniq_hook_changes();
 
 ---------------------------------------------------------------------------
 -- 0155: hooks that a configuration declares, and changes by plain SQL
@@ -782,13 +857,14 @@ create or replace trigger soniq_hook_changes
 
 -- When a dispatcher last said that its configuration has the hook; NULL where
 -- none ever did: such a hook was made by the command line or by SQL.
-alter table soniq_hooks add column if not exists declared_at timestamptz;
+alter table public.soniq_hooks add column if not exists declared_at timestamptz;
 
 -- A hook that may go on, or has been mended, wakes the dispatchers: something
 -- may wait for it. What they write themselves is not among the columns. A new
 -- hook has nothing yet; the first death tells.
-create or replace function soniq_hook_changed() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_hook_changed() returns trigger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
 begin
   if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
     perform pg_notify('soniq_hook', '');
@@ -796,9 +872,10 @@ begin
   return null;
 end
 $$;
+revoke all on function public.soniq_hook_changed() from public;
 
 create or replace trigger soniq_hook_changed
-  after update on soniq_hooks
+  after update on public.soniq_hooks
   for each row
   when (
     new.enabled and (
@@ -806,7 +883,7 @@ create or replace trigger soniq_hook_changed
       or (new.kind, new.url, new.secrets, new.settings) is distinct from (old.kind, old.url, old.secrets, old.settings)
     )
   )
-  execute function soniq_hook_changed();
+  execute function public.soniq_hook_changed();
 
 ---------------------------------------------------------------------------
 -- 0156: dead letters in operation
@@ -816,11 +893,11 @@ create or replace trigger soniq_hook_changed
 -- resolved ones, which are kept as a record, are in the way of the other
 -- indexes.
 create index if not exists idx_soniq_dead_letter_jobs_dead
-  on soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
 
 -- What one worker does for the whole fleet: when it was last begun and, of an
 -- alarm, since when it is raised.
-create table if not exists soniq_chores (
+create table if not exists public.soniq_chores (
   name text primary key,
   begun_at timestamptz not null,
   raised_at timestamptz
@@ -838,7 +915,7 @@ create table if not exists soniq_chores (
 -- in its way. Whoever takes rows away says up to which epoch: a late DELETE
 -- spares what was declared since. Why nobody sleeps through a job is told in
 -- engine/hunger.go.
-create table if not exists soniq_hunger (
+create table if not exists public.soniq_hunger (
   queue text not null,
   worker_id uuid not null,
   epoch bigint not null default 0,
@@ -848,53 +925,62 @@ create table if not exists soniq_hunger (
 -- Changes when the worker was stopped, forgotten or silent before it beat
 -- again: its hunger did not count then. NULL where a worker knows nothing of
 -- hunger.
-alter table soniq_workers add column if not exists tenure bigint;
+alter table public.soniq_workers add column if not exists tenure bigint;
 
 -- The row of a worker that has been silent for five minutes, the patience with
 -- Python's, no longer counts: where nobody is left to bury it, producers would
 -- notify for ever.
-create or replace function soniq_hungry(queue text) returns boolean
-language plpgsql volatile as $$
+create or replace function public.soniq_hungry(queue text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
 begin
   return exists (
-    select from soniq_hunger h
+    select from public.soniq_hunger h
     where h.queue in (soniq_hungry.queue, '')
       and exists (
-        select from soniq_workers w
+        select from public.soniq_workers w
         where w.id = h.worker_id
           and w.last_heartbeat > now() - interval '5 minutes'
       )
   );
 end
 $$;
+revoke all on function public.soniq_hungry(text) from public;
 
 -- Each worker that begins is hungry: Python's, and those of older releases,
 -- for as long as they live, and ours until they say otherwise. A queue whose
 -- name is too long for the index counts as any.
-create or replace function soniq_begin_hunger(worker uuid, queues text[]) returns void
-language sql volatile as $$
-  insert into soniq_hunger (queue, worker_id)
+create or replace function public.soniq_begin_hunger(worker uuid, queues text[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp as $$
+  insert into public.soniq_hunger (queue, worker_id)
   select distinct case when octet_length(q) <= 1000 then q else '' end, worker
   from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
   where q is not null
   on conflict do nothing
 $$;
+revoke all on function public.soniq_begin_hunger(uuid, text[]) from public;
 
 -- Whoever is gone, by its own word or another's, is not hungry. One of Python's
 -- that was taken for dead goes on beating as 'stopped', and works.
-create or replace function soniq_worker_changed() returns trigger
-language plpgsql volatile security definer as $$
+create or replace function public.soniq_worker_changed() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
 declare
-  works boolean := tg_op <> 'DELETE' and (
+  works boolean;
+begin
+  if tg_relid <> 'public.soniq_workers'::regclass then
+    return null;
+  end if;
+  works := tg_op <> 'DELETE' and (
     new.status <> 'stopped'
     or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
   );
-begin
   if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
-    delete from soniq_hunger h where h.worker_id = old.id;
+    delete from public.soniq_hunger h where h.worker_id = old.id;
   end if;
   if works then
-    perform soniq_begin_hunger(new.id, new.queues);
+    perform public.soniq_begin_hunger(new.id, new.queues);
   end if;
   return null;
 exception when others then
@@ -902,28 +988,35 @@ exception when others then
   return null;
 end
 $$;
+revoke all on function public.soniq_worker_changed() from public;
 
 create or replace trigger soniq_worker_came_or_went
-  after insert or delete on soniq_workers
-  for each row execute function soniq_worker_changed();
+  after insert or delete on public.soniq_workers
+  for each row execute function public.soniq_worker_changed();
 
 create or replace trigger soniq_worker_changed
-  after update on soniq_workers
+  after update on public.soniq_workers
   for each row
   when (
     old.status is distinct from new.status
     or old.queues is distinct from new.queues
     or (new.version is null and new.status = 'stopped' and old.last_heartbeat < new.last_heartbeat)
   )
-  execute function soniq_worker_changed();
+  execute function public.soniq_worker_changed();
 
--- Those that were there before.
+-- Those that were there before the table, which is ours then: the triggers of
+-- one that somebody else made at the last moment would run here.
 do $$
 begin
-  perform soniq_begin_hunger(w.id, w.queues)
-  from soniq_workers w
+  perform public.soniq_begin_hunger(w.id, w.queues)
+  from public.soniq_workers w
   where w.status <> 'stopped'
-    and w.tenure is null;
+    and w.tenure is null
+    and exists (
+      select from pg_catalog.pg_class c
+      where c.oid = 'public.soniq_hunger'::regclass::oid
+        and pg_catalog.pg_get_userbyid(c.relowner) = current_user
+    );
 end
 $$;
 
@@ -933,40 +1026,133 @@ $$;
 
 -- Hardly any row is one: the others pay nothing.
 create index if not exists idx_soniq_dead_letter_jobs_replay_of
-  on soniq_dead_letter_jobs (replay_of) where replay_of is not null;
+  on public.soniq_dead_letter_jobs (replay_of) where replay_of is not null;
 
 -- How many days there are. Without it the server takes each time of death for a
 -- day of its own, and would not count them by several processes at once.
-create statistics if not exists soniq_dead_letter_days
-  on ((moved_to_dead_letter_at at time zone 'utc')::date) from soniq_dead_letter_jobs;
+create statistics if not exists public.soniq_dead_letter_days
+  on ((moved_to_dead_letter_at at time zone 'utc')::date) from public.soniq_dead_letter_jobs;
 
--- The functions resolve names in the tables' own schema, whatever the
--- caller's search_path.
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure
-    from pg_proc p
-    where p.pronamespace = (
-        select c.relnamespace from pg_class c where c.oid = 'soniq_jobs'::regclass
-      )
-      and p.proname in (
-        'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
-        'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
-        'soniq_dead_letter_died_again', 'soniq_replay_ended',
-        'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
-        'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
-        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed',
-        'soniq_hungry', 'soniq_begin_hunger', 'soniq_worker_changed'
-      )
-  loop
-    execute format(
-      'alter function %s set search_path = pg_catalog, %I, pg_temp',
-      f, (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-          where c.oid = 'soniq_jobs'::regclass)
-    );
-  end loop;
-end
+---------------------------------------------------------------------------
+-- 0161: long names
+---------------------------------------------------------------------------
+
+-- The name and the queue of a dead letter where they are over 2,000 bytes, which
+-- the indexes may not hold: job_name and queue then have their beginning and a
+-- digest. No index is on these.
+alter table public.soniq_dead_letter_jobs
+  add column if not exists whole_job_name text,
+  add column if not exists whole_queue text;
+
+---------------------------------------------------------------------------
+-- 0161: audit
+---------------------------------------------------------------------------
+
+-- The records in which 0.1.0 left the arguments of a replay as
+-- they are. Workers take the secrets out, and the index is empty from then on.
+create index if not exists idx_soniq_dead_letter_audit_raw
+  on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';
+
+---------------------------------------------------------------------------
+-- 0161: hooks
+---------------------------------------------------------------------------
+
+-- How many deliveries were dropped because too many waited; and why the hook's
+-- deliveries wait, as a dispatcher that may not send them has noted.
+alter table public.soniq_hooks add column if not exists dropped bigint not null default 0;
+alter table public.soniq_hooks add column if not exists lacks text;
+alter table public.soniq_hooks add column if not exists lacks_at timestamptz;
+
+-- The hooks that are told of what happens now. Called in the transaction of
+-- each death, so its cost is bounded: 1,000 hooks, the oldest, of those whose
+-- filters aren't larger than what 'hooks add' takes; dispatchers bound the
+-- number of deliveries, where nothing is counted. Where no dispatcher has taken
+-- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
+create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
+language sql stable
+set search_path = pg_catalog, pg_temp as $$
+  select h.*
+  from public.soniq_hooks h
+  where h.enabled
+    and coalesce(pg_column_size(h.jobs), 0) + coalesce(pg_column_size(h.queues), 0) + coalesce(pg_column_size(h.reasons), 0)
+      + coalesce(pg_column_size(h.events), 0) + coalesce(pg_column_size(h.tags), 0) <= 1000000
+    and not exists (
+      select
+      from public.soniq_hook_deliveries d
+      where d.hook_id = h.id
+        and d.state = 'pending'
+        and d.next_attempt_at < now() - interval '30 days'
+    )
+  order by h.created_at, h.id
+  limit 1000
 $$;
+revoke all on function public.soniq_hook_listeners() from public;
+
+-- What a viewer may know of the hooks: no secret, and of an address its host
+-- alone. Who may read it needs no right to the tables. Whatever a row holds, it
+-- costs the others nothing: what has the wrong type is left out.
+create or replace view public.soniq_hook_status with (security_barrier) as
+select
+  h.id,
+  h.name,
+  h.kind,
+  case
+    when h.kind = 'exec' or h.url is null then ''
+    when h.url like 'env:sealed:%' then
+      coalesce(substring(left(h.url, 100000) from '^env:sealed:v1:[0-9a-f]+:[A-Za-z0-9+/]+:(https?://[][A-Za-z0-9._~:-]+)$'), '(sealed)')
+    when h.url ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.url
+    else coalesce(substring(left(h.url, 1000) from '^(https?://[][A-Za-z0-9._~:-]+)(?:[/?#]|$)'), '(unreadable)')
+  end as target,
+  h.secrets is not null as signed,
+  case
+    when h.secrets is null then ''
+    when h.secrets like 'env:sealed:%' then 'sealed'
+    when h.secrets ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.secrets
+    when h.secrets = '(configuration)' then 'configuration'
+    else 'database'
+  end as secret_from,
+  case
+    when h.secrets like 'env:sealed:%' then coalesce(substring(left(h.secrets, 100000) from ':([0-9]{1,4})$')::integer, 0)
+    when h.secrets like 'env:%' or h.secrets = '(configuration)' then 0
+    else coalesce(array_length(string_to_array(left(h.secrets, 100000), ' '), 1), 0)
+  end as secrets,
+  (
+    select coalesce(jsonb_object_agg(
+      left(e.key, 200),
+      case
+        when e.value like 'env:sealed:%' then '(sealed)'
+        when e.value ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then e.value
+        else '(hidden)'
+      end
+    ), '{}')
+    from jsonb_each_text(case when jsonb_typeof(s.settings -> 'headers') = 'object' then s.settings -> 'headers' else '{}' end) e
+  ) as headers,
+  coalesce(s.settings -> 'args' = 'true', false) as include_args,
+  array(
+    select left(a.value, 100)
+    from jsonb_array_elements_text(case when jsonb_typeof(s.settings -> 'allow') = 'array' then s.settings -> 'allow' else '[]' end) a
+    limit 100
+  ) as allow,
+  coalesce(substring(left(s.settings ->> 'base_url', 4096) from '^https?://[^@[:space:]]+$'), '') as base_url,
+  h.events,
+  h.jobs,
+  h.queues,
+  h.reasons,
+  h.tags,
+  h.enabled,
+  coalesce(h.disabled_reason, '') as disabled_reason,
+  h.failures,
+  h.failing_since,
+  h.blocked_until,
+  h.created_at,
+  h.declared_at,
+  coalesce(h.lacks, '') as lacks,
+  h.lacks_at,
+  h.dropped,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending') as pending,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered') as delivered,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed') as failed
+from public.soniq_hooks h
+cross join lateral (
+  select case when jsonb_typeof(h.settings) = 'object' and pg_column_size(h.settings) <= 524288 then h.settings else '{}' end as settings
+) s;

@@ -1,6 +1,7 @@
 package soniq_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -10,14 +11,16 @@ import (
 )
 
 // newDeadLetter makes a dead letter; replayOf is the one that the dead job
-// was a replay of, if any.
+// was a replay of, if any, and which says so too.
 func newDeadLetter(t *testing.T, pool *pgxpool.Pool, replayOf *uuid.UUID) uuid.UUID {
 	t.Helper()
-	return queryValue[uuid.UUID](t, pool, `
+	id := queryValue[uuid.UUID](t, pool, `
 		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
 		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, replay_of)
 		values (gen_random_uuid(), 'n', '{}', 'default', 100, 3, 3, 'timeout', now(), now(), $1)
 		returning id`, replayOf)
+	exec(t, pool, `update soniq_dead_letter_jobs set replay_job_id = $1 where id = $2`, id, replayOf)
+	return id
 }
 
 // newReplay makes a running job that replays a dead letter.
@@ -114,9 +117,9 @@ func TestReplayTrigger_success_resolvesTheWholeChain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	first := newDeadLetter(t, pool, nil)
+	sibling := newDeadLetter(t, pool, &first)
 	second := newDeadLetter(t, pool, &first)
 	third := newDeadLetter(t, pool, &second)
-	sibling := newDeadLetter(t, pool, &first)
 	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, newReplay(t, pool, third))
 	for _, dead := range []uuid.UUID{first, second, third} {
 		expectState(t, pool, dead, "resolved")
@@ -130,8 +133,10 @@ func TestReplayTrigger_brokenChain_ends(t *testing.T) {
 	pool := testdb.New(t)
 	first := newDeadLetter(t, pool, nil)
 	second := newDeadLetter(t, pool, &first)
+	job := newReplay(t, pool, first)
 	exec(t, pool, `update soniq_dead_letter_jobs set replay_of = $1 where id = $2`, second, first)
-	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, newReplay(t, pool, first))
+	exec(t, pool, `update soniq_dead_letter_jobs set replay_job_id = $1 where id = $2`, first, second)
+	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, job)
 	expectState(t, pool, first, "resolved")
 	expectState(t, pool, second, "resolved")
 
@@ -141,7 +146,7 @@ func TestReplayTrigger_brokenChain_ends(t *testing.T) {
 	expectState(t, pool, orphan, "resolved")
 
 	// A replay whose dead letter has been deleted.
-	job := newReplay(t, pool, newDeadLetter(t, pool, nil))
+	job = newReplay(t, pool, newDeadLetter(t, pool, nil))
 	exec(t, pool, `delete from soniq_dead_letter_jobs`)
 	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, job)
 }
@@ -161,11 +166,53 @@ func TestReplayTrigger_olderReplay_doesNotUndoANewer(t *testing.T) {
 		exec(t, pool, end, newer)
 		expectState(t, pool, dead, "dead")
 	}
-	// A success counts, whichever of them it is, and no failure undoes it.
+	// The success of one that was replaced is no longer the dead letter's.
 	dead := newDeadLetter(t, pool, nil)
 	older := newReplay(t, pool, dead)
 	newer := newReplay(t, pool, dead)
 	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, older)
-	exec(t, pool, `delete from soniq_jobs where id = $1`, newer)
+	expectState(t, pool, dead, "replaying")
+	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, newer)
 	expectState(t, pool, dead, "resolved")
+}
+
+// Whoever may enqueue can say of a job that it replays a dead letter. The dead
+// letter knows better.
+func TestReplayTrigger_claimOfAJob_changesNoDeadLetter(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	parent := newDeadLetter(t, pool, nil)
+	child := newDeadLetter(t, pool, &parent)
+	replaying := newDeadLetter(t, pool, nil)
+	newReplay(t, pool, replaying)
+	ended := newDeadLetter(t, pool, nil)
+	over := newReplay(t, pool, ended)
+	exec(t, pool, `delete from soniq_jobs where id = $1`, over)
+	before := queryColumn[string](t, pool, `select to_jsonb(d)::text from soniq_dead_letter_jobs d order by id`)
+	for _, end := range []string{
+		`update soniq_jobs set status = 'done' where id = $1`,
+		`update soniq_jobs set status = 'cancelled' where id = $1`,
+		`delete from soniq_jobs where id = $1`,
+	} {
+		for _, dead := range []uuid.UUID{parent, child, replaying, ended} {
+			// Under an id of its own, and under that of a replay which is over.
+			for _, id := range []uuid.UUID{uuid.New(), over} {
+				exec(t, pool, `insert into soniq_jobs (id, job_name, args, status, replay_of) values ($1, 'n', '{}', 'processing', $2)`, id, dead)
+				exec(t, pool, end, id)
+				exec(t, pool, `delete from soniq_jobs where id = $1`, id)
+			}
+		}
+		if d := difference(before, queryColumn[string](t, pool, `select to_jsonb(d)::text from soniq_dead_letter_jobs d order by id`)); len(d) > 0 {
+			t.Errorf("%s:\n%s", end, strings.Join(d, "\n"))
+		}
+	}
+
+	// A dead letter that claims to come of another one, as 0.1.0 leaves it of
+	// such a job: its success is its own.
+	liar := newDeadLetter(t, pool, nil)
+	exec(t, pool, `update soniq_dead_letter_jobs set replay_of = $1 where id = $2`, child, liar)
+	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, newReplay(t, pool, liar))
+	expectState(t, pool, liar, "resolved")
+	expectState(t, pool, child, "dead")
+	expectState(t, pool, parent, "dead")
 }

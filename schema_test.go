@@ -23,6 +23,7 @@ var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
+	"0161_soniq_go_trust",
 }
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {
@@ -166,7 +167,7 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 		  select from pg_stat_activity
 		  where datname = current_database()
 		    and wait_event_type = 'Lock'
-		    and query like '%create table if not exists soniq_migrations%'
+		    and query like '%create table if not exists public.soniq_migrations%'
 		)`)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -326,7 +327,7 @@ select to_jsonb(w) - '{lock_key,backend_pid,tenure}'::text[] from soniq_workers 
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
-select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,
+select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,error_kind,error_type,error_code,decided_by,whole_job_name,whole_queue,
   fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors}'::text[]
 from soniq_dead_letter_jobs d
 union all
@@ -449,43 +450,76 @@ func TestSchema_runTwice_changesNothing(t *testing.T) {
 }
 
 // Two installations in one database, the second under a name that needs
-// quotes: each has functions of its own, pinned to its own tables.
-func TestSetup_otherSchema_functionsArePinnedToIt(t *testing.T) {
+// quotes: each has functions of its own that use its own tables, whatever the
+// session's search_path.
+func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{
+		"Job's Data", `say "public."`, "public.public", "order", "user", "$1 a$", "'", "--", "é\n;", `back\slash %I`, " pg_catalog",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := testdb.EmptyURL(t)
+			public := openPool(t, url, "")
+			schema := pgx.Identifier{name}.Sanitize()
+			exec(t, public, `create schema `+schema)
+			other := openPool(t, url, schema)
+			setup(t, public)
+			if got := setup(t, other).Applied; !slices.Equal(got, allMigrations) {
+				t.Fatalf("in the other schema applied %q, want %q", got, allMigrations)
+			}
+			if again := setup(t, other); len(again.Applied)+len(again.Mended)+len(again.Findings) != 0 {
+				t.Errorf("a second setup: %+v", again)
+			}
+			// Where the tables are is what counts, and not which schema comes first.
+			both := openPool(t, url, `"$user", `+schema+`, public`)
+			exec(t, both, `do $$ begin execute format('create schema %I', current_user); end $$`)
+			if got := setup(t, both).Applied; len(got) != 0 {
+				t.Errorf("beside an empty schema that comes first applied %q", got)
+			}
+
+			comeHungry(t, other)
+			worker := comeHungry(t, other, "mail")
+			l := listen(t, other, "soniq_new_job")
+			dead := newDeadLetter(t, other, nil)
+			job := newReplay(t, other, dead)
+			// From a session whose path leads to the other tables, or to none.
+			for _, path := range []string{"public", `""`} {
+				caller := openPool(t, url, path)
+				exec(t, caller, `insert into `+schema+`.soniq_jobs (id, job_name, args, queue) values (gen_random_uuid(), 'n', '{}', 'mail')`)
+				if got := l.heard(t, other); !sameSet(got, []string{"mail"}) {
+					t.Errorf("search_path %s: an insert announced %q", path, got)
+				}
+			}
+			exec(t, public, `update `+schema+`.soniq_jobs set status = 'done' where id = $1`, job)
+			if got := state(t, other, dead); got != "resolved" {
+				t.Errorf("the other schema's dead letter is %s, want resolved", got)
+			}
+			exec(t, public, `delete from `+schema+`.soniq_workers where id = $1`, worker)
+			if n := queryValue[int](t, public, `select (select count(*) from soniq_jobs) + (select count(*) from soniq_hunger)`); n != 0 {
+				t.Errorf("%d rows went to the wrong schema", n)
+			}
+			if n := queryValue[int](t, other, `select count(*)::int from soniq_hunger where worker_id = $1`, worker); n != 0 {
+				t.Error("a worker that is gone is hungry")
+			}
+		})
+	}
+}
+
+// Nothing that comes after such a name would be what it seems.
+func TestSetup_schemaThatCantBeWritten_isRefused(t *testing.T) {
 	t.Parallel()
 	url := testdb.EmptyURL(t)
-	public := openPool(t, url, "")
-	exec(t, public, `create schema "Job's Data"`)
-	other := openPool(t, url, `"Job's Data", public`)
-	setup(t, public)
-	if got := setup(t, other).Applied; !slices.Equal(got, allMigrations) {
-		t.Fatalf("in the other schema applied %q, want %q", got, allMigrations)
+	exec(t, openPool(t, url, ""), `create schema "a$$b"`)
+	pool := openPool(t, url, `"a$$b"`)
+	if _, err := soniq.Setup(t.Context(), pool); err == nil || !strings.Contains(err.Error(), `schema "a$$b" has $$ in it`) {
+		t.Errorf("got %v", err)
 	}
-	for schema, want := range map[string]string{
-		"public":     "search_path=pg_catalog, public, pg_temp",
-		"Job's Data": `search_path=pg_catalog, "Job's Data", pg_temp`,
-	} {
-		settings := queryColumn[string](t, public, `
-			select distinct array_to_string(p.proconfig, ';', 'none')
-			from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-			where n.nspname = $1 and p.proname like 'soniq%'`, schema)
-		if !slices.Equal(settings, []string{want}) {
-			t.Errorf("functions in %s are set to %q, want %q", schema, settings, want)
-		}
+	if n := queryValue[int](t, pool, `select count(*)::int from pg_class where relname like 'soniq%'`); n != 0 {
+		t.Errorf("%d tables were made", n)
 	}
-
-	dead := newDeadLetter(t, other, nil)
-	job := newReplay(t, other, dead)
-	// From a session whose path leads to the other tables, or to none.
-	for _, path := range []string{"public", `""`} {
-		caller := openPool(t, url, path)
-		exec(t, caller, `insert into "Job's Data".soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'n', '{}')`)
-	}
-	exec(t, public, `update "Job's Data".soniq_jobs set status = 'done' where id = $1`, job)
-	if got := state(t, other, dead); got != "resolved" {
-		t.Errorf("the other schema's dead letter is %s, want resolved", got)
-	}
-	if n := queryValue[int](t, public, `select count(*)::int from soniq_jobs`); n != 0 {
-		t.Errorf("%d jobs went to the wrong schema", n)
+	if _, err := soniq.Setup(t.Context(), openPool(t, url, `nowhere, pg_temp`)); err == nil || !strings.Contains(err.Error(), "no schema of the search_path exists") {
+		t.Errorf("a path to nowhere: %v", err)
 	}
 }
 

@@ -11,7 +11,10 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"soniq/internal/sweep"
 )
 
 var (
@@ -73,7 +76,9 @@ func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration, f Fil
 //
 // It deletes in batches, each for itself, and never waits for a lock: a row
 // that somebody works on at that moment is left for the next time. After an
-// error, what was deleted stays deleted, and is counted.
+// error, what was deleted stays deleted, and is counted. A row that the database
+// refuses to delete, since a foreign key of the application's refers to it, say,
+// doesn't keep the others; the error tells of it in the end.
 //
 // A cleanup that finds something is an operation in the history.
 func (q *Queue) Cleanup(ctx context.Context, olderThan time.Duration, f Filter) (int64, error) {
@@ -103,6 +108,42 @@ type cleanup struct {
 
 	op   Operation
 	from pgtype.Timestamptz
+	// refused are rows that the database doesn't let go.
+	refused refusals
+}
+
+// maxRefusals is how many rows of one cleanup the database may refuse to delete:
+// each of them is a statement, and a line in the server's log.
+const maxRefusals = 1000
+
+// refusals are rows that the database refused to delete.
+type refusals struct {
+	ids []uuid.UUID
+	// first is the error of the first one.
+	first error
+}
+
+// add notes what became of the row: an error that isn't about it is returned, and
+// so is one too many.
+func (r *refusals) add(id uuid.UUID, err error) error {
+	if !sweep.IsRefusal(err) {
+		return err
+	}
+	r.ids = append(r.ids, id)
+	if r.first == nil {
+		r.first = err
+	}
+	if len(r.ids) >= maxRefusals {
+		return r.err()
+	}
+	return nil
+}
+
+func (r *refusals) err() error {
+	if len(r.ids) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of them can't be deleted, such as %s: %w", len(r.ids), r.ids[0], r.first)
 }
 
 func (c *cleanup) run(ctx context.Context) error {
@@ -110,12 +151,16 @@ func (c *cleanup) run(ctx context.Context) error {
 	for more := true; more; {
 		began := time.Now()
 		n, size, err := c.lockedBatch(ctx)
+		taken := n
+		if sweep.IsRefusal(err) {
+			n, taken, err = c.each(ctx)
+		}
 		c.op.Done += n
 		c.op.Total = c.op.Done
 		if err == nil && c.op.ID == uuid.Nil && n > 0 {
 			err = c.q.beginOperation(ctx, c.q.pool, &c.op, c.filter, nil)
 		}
-		more = n == int64(size) && (c.limit == 0 || c.op.Done < int64(c.limit))
+		more = taken == int64(size) && (c.limit == 0 || c.op.Done < int64(c.limit))
 		if err == nil && more && c.pause != nil {
 			err = c.pause(ctx, time.Since(began))
 		}
@@ -127,9 +172,45 @@ func (c *cleanup) run(ctx context.Context) error {
 		}
 	}
 	if c.op.ID == uuid.Nil {
-		return nil
+		return c.refused.err()
 	}
-	return c.q.endOperation(ctx, &c.op, nil)
+	return c.q.endOperation(ctx, &c.op, c.refused.err())
+}
+
+// each deletes a batch row by row, and returns how many rows it was.
+func (c *cleanup) each(ctx context.Context) (deleted, taken int64, err error) {
+	w, size := c.next()
+	rows, _ := c.q.pool.Query(ctx, "select d.id, d.moved_to_dead_letter_at\nfrom soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(size), w.params...)
+	type row struct {
+		ID uuid.UUID
+		At pgtype.Timestamptz
+	}
+	batch, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if err != nil {
+		return 0, 0, err
+	}
+	before := len(c.refused.ids)
+	for _, r := range batch {
+		n, err := c.q.deleteOne(ctx, c.where, r.ID)
+		deleted += n
+		if err = c.refused.add(r.ID, err); err != nil {
+			return deleted, int64(len(batch)), err
+		}
+		c.from = r.At
+	}
+	if deleted == 0 && len(c.refused.ids) == before {
+		// Somebody holds all of them: the next time.
+		return 0, 0, nil
+	}
+	return deleted, int64(len(batch)), nil
+}
+
+// deleteOne deletes a row of w, unless somebody holds it.
+func (q *Queue) deleteOne(ctx context.Context, w *where, id uuid.UUID) (int64, error) {
+	w = &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
+	w.and("d.id = " + w.param(id))
+	tag, err := q.pool.Exec(ctx, deleteFree(selectIDs+w.sql()), w.params...)
+	return tag.RowsAffected(), err
 }
 
 // cleanupSQL deletes a batch. It is materialised, since a plan that ran the
@@ -156,15 +237,24 @@ with lock as materialized (
 )
 select (select count(*) from gone), (select max(at) from picked), (select taken from lock)`
 
-func (c *cleanup) batchSQL() (sql string, params []any, size int) {
+// next is what the next batch has to pick from, and how many.
+func (c *cleanup) next() (w *where, size int) {
 	size = c.size
 	if c.limit > 0 {
 		size = min(size, c.limit-int(c.op.Done))
 	}
-	w := &where{conditions: slices.Clone(c.where.conditions), params: slices.Clone(c.where.params)}
+	w = &where{conditions: slices.Clone(c.where.conditions), params: slices.Clone(c.where.params)}
 	if c.from.Valid {
 		w.and("d.moved_to_dead_letter_at >= " + w.param(c.from))
 	}
+	if len(c.refused.ids) > 0 {
+		w.and("d.id <> all (" + w.param(c.refused.ids) + ")")
+	}
+	return w, size
+}
+
+func (c *cleanup) batchSQL() (sql string, params []any, size int) {
+	w, size := c.next()
 	lock := "true"
 	if c.lock != 0 {
 		lock = "pg_try_advisory_xact_lock(" + w.param(c.lock) + ")"
@@ -263,15 +353,26 @@ func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, ids []uu
 	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
 		return 0, err
 	}
+	var refused refusals
 	for batch := range slices.Chunk(ids, deleteBatch) {
-		w := &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
-		w.and("d.id = any(" + w.param(batch) + ")")
-		tag, err := q.pool.Exec(ctx, deleteFree(selectIDs+w.sql()), w.params...)
+		picked := &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
+		picked.and("d.id = any(" + picked.param(batch) + ")")
+		tag, err := q.pool.Exec(ctx, deleteFree(selectIDs+picked.sql()), picked.params...)
 		op.Done += tag.RowsAffected()
+		if sweep.IsRefusal(err) {
+			err = nil
+			for _, id := range batch {
+				n, one := q.deleteOne(ctx, w, id)
+				op.Done += n
+				if err = refused.add(id, one); err != nil {
+					break
+				}
+			}
+		}
 		if err != nil {
 			return op.Done, q.endOperation(ctx, &op, err)
 		}
 	}
 	op.Skipped = op.Total - op.Done
-	return op.Done, q.endOperation(ctx, &op, nil)
+	return op.Done, q.endOperation(ctx, &op, refused.err())
 }

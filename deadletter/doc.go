@@ -17,7 +17,9 @@
 //
 // What ends a replay is seen by triggers on soniq_jobs, so it doesn't matter
 // who runs or removes the job. A replay that dies is a dead letter of its own, with
-// ReplayOf naming the one before; its success resolves both.
+// ReplayOf naming the one before; the success of its own replay resolves both. The
+// dead letter tells which job is its replay, the latest one: what a job says of
+// itself proves nothing.
 //
 // Verbs that change many rows have a preview that uses the same conditions:
 // [Queue.Count] for [Queue.DeleteAll], [Queue.ReplayCount] for

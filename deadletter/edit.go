@@ -493,3 +493,14 @@ func ArgsValue(args json.RawMessage, path string) json.RawMessage {
 	}
 	return args
 }
+
+// encodeTo writes v as JSON, without a line break and not for HTML.
+func encodeTo(out *bytes.Buffer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	out.Truncate(out.Len() - 1)
+	return nil
+}

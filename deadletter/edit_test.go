@@ -198,7 +198,7 @@ func TestQueue_Replay_edits_leaveTheOriginalAndTheRest(t *testing.T) {
 		t.Errorf("the dead letter's: %s", got)
 	}
 	history, err := q.History(t.Context(), id)
-	if err != nil || len(history) != 1 || string(history[0].Detail) != `{"args": `+want+`}` {
+	if err != nil || len(history) != 1 || string(history[0].Detail) != `{"args": `+want+`, "changed": ["to"]}` {
 		t.Errorf("history: %+v, %v", history, err)
 	}
 

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -23,8 +21,10 @@ const (
 	FormatJSON Format = "json"
 	// FormatJSONL is one object a line.
 	FormatJSONL Format = "jsonl"
-	// FormatCSV is a table with a header, comma separated. A text that a
-	// spreadsheet would take for a formula has an apostrophe before it.
+	// FormatCSV is a table with a header, comma separated, whose cells are in
+	// quotes. What a spreadsheet could take for a formula has an apostrophe before
+	// it, wherever a cell could begin in the text; docs/dead-letters.md has the
+	// rule. Import takes the apostrophes away again.
 	FormatCSV Format = "csv"
 )
 
@@ -90,7 +90,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		return err
 	}
 	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(limit), w.params...)
+	rows, err := q.pool.Query(ctx, whole.selectJobs()+w.sql()+oldestFirst+w.limit(limit), w.params...)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ var csvHeader = []string{
 }
 
 func (e csvTable) begin() error {
-	_, err := e.w.WriteString(strings.Join(csvHeader, ",") + "\n")
+	_, err := e.w.WriteString(`"` + strings.Join(csvHeader, `","`) + `","` + escapeColumn + "\"\n")
 	return err
 }
 
@@ -195,7 +195,8 @@ func (csvTable) end() error { return nil }
 // job writes the cells by hand: encoding/csv took a third of the time of an
 // export.
 func (e csvTable) job(j *Job, failures []byte) error {
-	b := appendPlainID(e.w.AvailableBuffer(), &j.ID)
+	b := append(e.w.AvailableBuffer(), '"')
+	b = append(appendPlainID(b, &j.ID), '"')
 	text := func(s string) { b = appendCell(append(b, ','), defuse(s)) }
 	textOrNone := func(s *string) {
 		if s == nil {
@@ -203,16 +204,16 @@ func (e csvTable) job(j *Job, failures []byte) error {
 		}
 		text(*s)
 	}
-	raw := func(json []byte) { b = appendCell(append(b, ','), json) }
-	number := func(n int) { b = appendInt(append(b, ','), n) }
+	raw := func(json []byte) { b = appendCell(append(b, ','), defuseJSON(json)) }
+	number := func(n int) { b = append(appendInt(append(b, `,"`...), n), '"') }
 	id := func(id *uuid.UUID) {
 		if b = append(b, ','); id != nil {
-			b = appendPlainID(b, id)
+			b = append(appendPlainID(append(b, '"'), id), '"')
 		}
 	}
 	at := func(t *time.Time) {
 		if b = append(b, ','); t != nil {
-			b = t.AppendFormat(b, time.RFC3339Nano)
+			b = append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
 		}
 	}
 	text(j.JobName)
@@ -237,25 +238,27 @@ func (e csvTable) job(j *Job, failures []byte) error {
 	text(j.DecidedBy)
 	text(j.Fingerprint)
 	textOrNone(j.ArgsHash)
-	b = strconv.AppendBool(append(b, ','), j.UniqueJob)
+	b = append(strconv.AppendBool(append(b, `,"`...), j.UniqueJob), '"')
 	textOrNone(j.DedupKey)
 	textOrNone(j.ProducerID)
 	id(j.WorkerID)
 	at(j.ScheduledAt)
 	if b = append(b, ','); j.MovedXID != nil {
-		b = strconv.AppendUint(b, *j.MovedXID, 10)
+		b = append(strconv.AppendUint(append(b, '"'), *j.MovedXID, 10), '"')
 	}
 	at(j.CreatedAt)
 	raw(failures)
+	text(escapeName)
 	_, err := e.w.Write(append(b, '\n'))
 	return err
 }
 
-// appendCell appends a cell, in quotes where a reader would else take it for
-// something else: what encoding/csv puts into quotes.
+// appendCell appends a cell, in quotes: a reader that splits at other characters
+// than the comma finds none of its own outside of them. An empty one stays
+// empty: it is NULL to PostgreSQL's COPY, and in quotes it would be a text.
 func appendCell[T string | []byte](b []byte, s T) []byte {
-	if !needsQuotes(s) {
-		return append(b, s...)
+	if len(s) == 0 {
+		return b
 	}
 	b = append(b, '"')
 	written := 0
@@ -266,37 +269,4 @@ func appendCell[T string | []byte](b []byte, s T) []byte {
 		}
 	}
 	return append(append(b, s[written:]...), '"')
-}
-
-func needsQuotes[T string | []byte](s T) bool {
-	if len(s) == 0 {
-		return false
-	}
-	for i := range len(s) {
-		if c := s[i]; c == ',' || c == '"' || c == '\r' || c == '\n' {
-			return true
-		}
-	}
-	if s[0] < utf8.RuneSelf {
-		return s[0] == ' ' || s[0] == '\t' || s[0] == '\v' || s[0] == '\f' || string(s) == `\.`
-	}
-	first, _ := utf8.DecodeRuneInString(string(s))
-	return unicode.IsSpace(first)
-}
-
-// defuse keeps a spreadsheet from running a text as a formula: a cell that
-// begins with one of these characters, which job names and error texts can be
-// made to do from outside. A text that looks as if it were defused gets another
-// apostrophe, so that it is known what to take away.
-func defuse(s string) string {
-	if formula(s) {
-		return "'" + s
-	}
-	return s
-}
-
-// formula reports whether s begins like a formula, apostrophes aside.
-func formula(s string) bool {
-	s = strings.TrimLeft(s, "'")
-	return s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0]))
 }

@@ -22,6 +22,9 @@ const exportHeader = "id,job_name,args,queue,priority,max_attempts,attempts,last
 	"state,replay_job_id,replay_of,error_kind,error_type,error_code,decided_by,fingerprint," +
 	"args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,moved_xid,created_at,errors\n"
 
+// csvHeaderLine is that of a CSV file: it says how the texts were escaped, too.
+var csvHeaderLine = `"` + strings.ReplaceAll(strings.TrimSuffix(exportHeader, "\n"), ",", `","`) + `","text_escape"` + "\n"
+
 func export(t testing.TB, q *deadletter.Queue, f deadletter.Filter, format deadletter.Format) (string, int64) {
 	t.Helper()
 	var b strings.Builder
@@ -36,7 +39,7 @@ func TestQueue_Export_ofNothingIsAValidFile(t *testing.T) {
 	t.Parallel()
 	q := deadletter.NewQueue(testdb.New(t))
 	for format, want := range map[deadletter.Format]string{
-		deadletter.FormatJSON: "[]\n", deadletter.FormatJSONL: "", deadletter.FormatCSV: exportHeader,
+		deadletter.FormatJSON: "[]\n", deadletter.FormatJSONL: "", deadletter.FormatCSV: csvHeaderLine,
 	} {
 		if got, n := export(t, q, deadletter.Filter{}, format); got != want || n != 0 {
 			t.Errorf("%s: %q, %d rows", format, got, n)
@@ -80,19 +83,17 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 		`"args_hash":"h","unique_job":true,"dedup_key":"\tk","producer_id":"-p","worker_id":"` + bare.String() + `",` +
 		`"scheduled_at":"2026-01-02T03:04:05.6Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.6Z",` +
 		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}]}`
-	csvBare := bare.String() + `,emails.send,"{""user_id"": 42}",default,100,3,3,"a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `",max_retries_exceeded,` +
-		`2026-01-02T03:04:05.6Z,2026-11-23T12:00:00Z,0,,,dead,,,,,,,,,false,,,,,,,` + "\n"
-	csvFull := full.String() + `,'@x,"{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}",'+q,-5,3,3,'=cmd|' /C calc'!A0,max_retries_exceeded,` +
-		`2026-01-02T03:04:05.6Z,2026-11-23T13:00:00Z,1,2026-01-02T03:04:05.6Z,"{""a"": ""=1""}",replaying,` + bare.String() + `,` + bare.String() +
-		`,error,'*x.E,'-1,budget,f,h,true,"'	k",'-p,` + bare.String() + `,2026-01-02T03:04:05.6Z,77,2026-01-02T03:04:05.6Z,` +
-		`"[{""attempt"": 1, ""message"": ""=1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]"` + "\n"
-	csvFull = strings.Replace(csvFull, "'*x.E", "*x.E", 1)
-	csvFull = strings.Replace(csvFull, `"'	k"`, `'	k`, 1)
+	csvBare := `"` + bare.String() + `","emails.send","{""user_id"": 42}","default","100","3","3","a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `","max_retries_exceeded",` +
+		`"2026-01-02T03:04:05.6Z","2026-11-23T12:00:00Z","0",,,"dead",,,,,,,,,"false",,,,,,,,"apostrophe"` + "\n"
+	csvFull := `"` + full.String() + `","'@x","{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}","'+q","-5","3","3","'=cmd|' /C calc'!A0","max_retries_exceeded",` +
+		`"2026-01-02T03:04:05.6Z","2026-11-23T13:00:00Z","1","2026-01-02T03:04:05.6Z","{""a"": ""\u003d1""}","replaying","` + bare.String() + `","` + bare.String() +
+		`","error","*x.E","'-1","budget","f","h","true","` + "\tk" + `","'-p","` + bare.String() + `","2026-01-02T03:04:05.6Z","77","2026-01-02T03:04:05.6Z",` +
+		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]","apostrophe"` + "\n"
 
 	for format, want := range map[deadletter.Format]string{
 		deadletter.FormatJSON:  "[\n" + jsonBare + ",\n" + jsonFull + "\n]\n",
 		deadletter.FormatJSONL: jsonBare + "\n" + jsonFull + "\n",
-		deadletter.FormatCSV:   exportHeader + csvBare + csvFull,
+		deadletter.FormatCSV:   csvHeaderLine + csvBare + csvFull,
 	} {
 		got, n := export(t, q, deadletter.Filter{}, format)
 		if got != want || n != 2 {

@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 const (
 	maxFailureBytes = 2 << 10
 	maxStackBytes   = 4 << 10
+	// usualHistoryBytes is what a history of ours takes at the most, escapes
+	// aside: it may be decoded as a whole, whoever wrote it.
+	usualHistoryBytes = 64 << 10
 )
 
 // A Failure is one entry of a job's history: what one attempt ended with. The
@@ -69,22 +73,31 @@ func (f *Failure) JSON() *string {
 }
 
 // DecodeFailures reads the column 'errors'. What another program may have put
-// there is left out: it must not hide the job.
+// there is left out: it must not hide the job. Of more entries than a history
+// has it reads the first and the last nine, so that a row of any size takes a
+// bounded memory.
 func DecodeFailures(column []byte) []Failure {
 	if len(column) == 0 {
 		return nil
 	}
 	var failures []Failure
-	if json.Unmarshal(column, &failures) == nil && len(failures) > 0 {
+	if len(column) <= usualHistoryBytes && json.Unmarshal(column, &failures) == nil && 0 < len(failures) && len(failures) <= maxFailures {
 		return failures
 	}
-	// One by one, which takes twice as long.
-	var entries []json.RawMessage
-	if json.Unmarshal(column, &entries) != nil {
+	// One by one, which takes longer.
+	if !json.Valid(column) || bytes.TrimLeft(column, " \t\r\n")[0] != '[' {
 		return nil
 	}
+	total := 0
+	for range parts(column) {
+		total++
+	}
 	failures = nil
-	for _, entry := range entries {
+	at := 0
+	for entry := range parts(column) {
+		if at++; at > 1 && at <= total-(maxFailures-1) {
+			continue
+		}
 		var f Failure
 		if json.Unmarshal(entry, &f) == nil {
 			failures = append(failures, f)

@@ -2,8 +2,11 @@ package deadletter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"soniq/internal/sweep"
 )
 
 const (
@@ -15,112 +18,79 @@ const (
 	ResumableFor = 30 * 24 * time.Hour
 
 	forgetBatch = 1000
-	// forgetBatches bounds one call; the next one goes on.
-	forgetBatches = 100
 )
 
 // Without its options a replay can't be resumed, and its selection is no use.
 // $1 the lock, $2 the batch, $3 the age.
 const giveUpReplaysSQL = `
 with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
+  select case when $1::bigint = 0 then true else pg_try_advisory_xact_lock($1) end as elected
 )
 update soniq_dead_letter_operations
 set
-  state = 'stopped',
-  stopped_by = coalesce(stopped_by, 'interrupted'),
+  state = case state when 'done' then state else 'stopped' end,
+  stopped_by = case state when 'done' then stopped_by else coalesce(stopped_by, 'interrupted') end,
   options = null
 where id in (
   select o.id
   from soniq_dead_letter_operations o
   where (select elected from leader)
     and o.options is not null
-    and o.state <> 'done'
     and o.updated_at < now() - $3::interval
   limit $2
   for update skip locked
 )`
 
-// $1 the lock, $2 the batch.
-const forgetSelectionsSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-), given_up as (
-  select s.operation_id, s.place
-  from soniq_dead_letter_operations o
-  cross join lateral (
-    select p.operation_id, p.place
-    from soniq_dead_letter_selections p
-    where p.operation_id = o.id
-    limit $2
-  ) s
-  where (select elected from leader)
-    and o.options is null
-  limit $2
-)
-delete from soniq_dead_letter_selections s
-using given_up
-where s.operation_id = given_up.operation_id
-  and s.place = given_up.place`
-
-// Records are numbered about in the order of time: where the first ones are
-// not old, none is, and no more are read. $1 the lock, $2 the batch, $3 the age.
-const forgetRecordsSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-), eldest as materialized (
-  select r.id, r.at
-  from soniq_dead_letter_audit r
-  where (select elected from leader)
-  order by r.id
-  limit $2
-)
-delete from soniq_dead_letter_audit r
-using eldest
-where r.id = eldest.id
-  and eldest.at < now() - $3::interval`
-
-// One that goes on, however slowly, has been updated lately. What it selected
-// goes with it. $1 the lock, $2 the batch, $3 the age.
-const forgetOperationsSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
-delete from soniq_dead_letter_operations
-where id in (
-  select o.id
-  from soniq_dead_letter_operations o
-  where (select elected from leader)
-    and o.created_at < now() - $3::interval
-    and o.updated_at < now() - $3::interval
-  order by o.created_at
-  limit $2
-  for update skip locked
-)`
-
-// Forget deletes what was done to dead letters more than HistoryKept ago, and
-// gives up replays that nobody resumed for ResumableFor. It goes in small
-// batches, each under lock, an advisory lock of the transaction that must be
-// free; 0 is a lock like any other. What one call leaves, the next one takes.
+// Forget deletes what was done to dead letters more than HistoryKept ago, gives
+// up replays that nobody resumed for ResumableFor, with what they had picked, and
+// takes the secrets out of what 0.1.0 recorded of replays that are done. It deletes
+// all there is of that, in small batches with a pause after each, each under lock,
+// an advisory lock of the transaction; 0 is none. Where somebody else has it for
+// longer than 2 s, the next call takes what is left.
+//
+// A row that the database refuses to delete is left, and the error tells of it.
 func (q *Queue) Forget(ctx context.Context, lock int64) error {
+	var errs []error
+	if err := q.giveUpReplays(ctx, lock); err != nil {
+		errs = append(errs, fmt.Errorf("give up old replays: %w", err))
+	}
 	for _, f := range []struct {
-		what, sql string
-		args      []any
+		what  string
+		table sweep.Table
 	}{
-		{"replays", giveUpReplaysSQL, []any{lock, forgetBatch, ResumableFor}},
-		{"selections", forgetSelectionsSQL, []any{lock, forgetBatch}},
-		{"records", forgetRecordsSQL, []any{lock, forgetBatch, HistoryKept}},
-		{"operations", forgetOperationsSQL, []any{lock, forgetBatch, HistoryKept}},
+		{"selections", sweep.Table{
+			Name:  "soniq_dead_letter_selections",
+			Where: "exists (select from soniq_dead_letter_operations o where o.id = r.operation_id and o.options is null)",
+		}},
+		{"records", sweep.Table{
+			Name: "soniq_dead_letter_audit", Where: "r.at < now() - $1::interval", Args: []any{HistoryKept},
+		}},
+		// One that goes on, however slowly, has been updated lately.
+		{"operations", sweep.Table{
+			Name:  "soniq_dead_letter_operations",
+			Where: "r.created_at < now() - $1::interval and r.updated_at < now() - $1::interval", Args: []any{HistoryKept},
+		}},
 	} {
-		for range forgetBatches {
-			tag, err := q.pool.Exec(ctx, f.sql, f.args...)
-			if err != nil {
-				return fmt.Errorf("forget old %s: %w", f.what, err)
-			}
-			if tag.RowsAffected() < forgetBatch {
-				break
-			}
+		f.table.Lock = lock
+		_, err := sweep.Delete(ctx, q.pool, f.table)
+		switch {
+		case errors.Is(err, sweep.ErrLocked):
+			return errors.Join(errs...)
+		case err != nil:
+			errs = append(errs, fmt.Errorf("forget old %s: %w", f.what, err))
+		}
+		if ctx.Err() != nil {
+			return errors.Join(errs...)
 		}
 	}
-	return nil
+	return errors.Join(append(errs, q.mend(ctx, lock))...)
+}
+
+func (q *Queue) giveUpReplays(ctx context.Context, lock int64) error {
+	for {
+		tag, err := q.pool.Exec(ctx, giveUpReplaysSQL, lock, forgetBatch, ResumableFor)
+		if err != nil || tag.RowsAffected() < forgetBatch {
+			return err
+		}
+	}
 }

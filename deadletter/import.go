@@ -1,7 +1,6 @@
 package deadletter
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,9 @@ const (
 	// gains, and the memory.
 	importBatch = 1000
 	importBytes = 4 << 20
+	// rowOverhead is what the JSON of a row mostly has beside its arguments, its
+	// tags and its history.
+	rowOverhead = 2 << 10
 	// mostSkippedIDs is how many ids ImportResult names.
 	mostSkippedIDs = 10
 )
@@ -55,7 +57,7 @@ type ImportResult struct {
 //
 // told, which may be nil, gets the number of rows so far, now and then.
 func CheckImport(ctx context.Context, in io.Reader, format Format, told func(rows int64)) (rows int64, err error) {
-	f, err := openImport(in, format)
+	f, err := openImport(ctx, in, format)
 	for err == nil {
 		if err = ctx.Err(); err == nil {
 			_, err = f.next()
@@ -111,7 +113,7 @@ type restoring struct {
 }
 
 func (i *restoring) run(ctx context.Context, in io.Reader, format Format) error {
-	f, err := openImport(in, format)
+	f, err := openImport(ctx, in, format)
 	if err != nil {
 		return err
 	}
@@ -149,9 +151,20 @@ func (b *rowBatch) add(id uuid.UUID, row []byte) {
 	b.bytes += len(row)
 }
 
-// array is the batch as one document.
+// array is the batch as one document. It takes no more memory than its own
+// length: one row can be of many megabytes.
 func (b *rowBatch) array() string {
-	return "[" + string(bytes.Join(b.rows, []byte(","))) + "]"
+	var text strings.Builder
+	text.Grow(b.bytes + len(b.rows) + 2)
+	text.WriteByte('[')
+	for n, row := range b.rows {
+		if n > 0 {
+			text.WriteByte(',')
+		}
+		text.Write(row)
+	}
+	text.WriteByte(']')
+	return text.String()
 }
 
 // wrong is err with the place in the file, where it is the rows that the
@@ -180,7 +193,9 @@ func readBatch(ctx context.Context, f *importFile) (b rowBatch, more bool, err e
 		if err != nil {
 			return b, false, err
 		}
-		b.add(j.ID, appendJob(nil, &j, encodeFailures(j.Errors)))
+		failures := encodeFailures(j.Errors)
+		row := make([]byte, 0, len(j.Args)+len(j.Tags)+len(failures)+rowOverhead)
+		b.add(j.ID, appendJob(row, &j, failures))
 	}
 	return b, true, nil
 }
@@ -229,15 +244,15 @@ var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
     resurrection_count, last_resurrection_at, tags, state, replay_job_id, replay_of,
     error_kind, error_type, error_code, decided_by, fingerprint,
     args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at,
-    moved_xid, created_at, errors
+    moved_xid, created_at, errors, whole_job_name, whole_queue
   )
   select
-    f.id, f.job_name, coalesce(f.args, 'null'), f.queue, f.priority, f.max_attempts, f.attempts,
+    f.id, ` + shortened("f.job_name") + `, coalesce(f.args, 'null'), ` + shortened("f.queue") + `, f.priority, f.max_attempts, f.attempts,
     nullif(f.last_error, ''), f.dead_letter_reason, f.original_created_at, f.moved_to_dead_letter_at,
     f.resurrection_count, f.last_resurrection_at, f.tags, ` + stateNow + `, f.replay_job_id, f.replay_of,
     nullif(f.error_kind, ''), nullif(f.error_type, ''), nullif(f.error_code, ''), nullif(f.decided_by, ''), nullif(f.fingerprint, ''),
     f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, f.scheduled_at,
-    null, f.created_at, f.errors
+    null, f.created_at, f.errors, ` + wholeOf("f.job_name") + `, ` + wholeOf("f.queue") + `
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
   order by f.id

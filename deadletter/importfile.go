@@ -3,11 +3,14 @@ package deadletter
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -31,15 +34,20 @@ func (e *FileError) Error() string {
 
 func (e *FileError) Unwrap() error { return e.Err }
 
-// maxRecordBytes bounds the memory that one record of a file can take.
+// maxRecordBytes is the longest record of a file, decompressed. With the limits
+// on what a record consists of (see cells) it bounds the memory of an import: a
+// few times as much, however long the file is and however well it was
+// compressed.
 const maxRecordBytes = 64 << 20
 
 var (
 	errRecordTooLong = fmt.Errorf("it is longer than %d bytes", maxRecordBytes)
 	errCutOff        = errors.New("the file ends in the middle of it")
+	errAfterGzip     = errors.New("after the compressed data comes something that gzip did not write; the file is damaged, or something was appended to it")
 )
 
-// A cells is a record of a file: its columns by name, as JSON.
+// A cells is a record of a file: its columns by name, as JSON. It has no column
+// that is not known, and is valid until the next record is read.
 type cells map[string]json.RawMessage
 
 // A recordReader reads a file record by record. It returns io.EOF after the
@@ -57,12 +65,14 @@ type importFile struct {
 }
 
 // openImport reads the beginning of in. What was compressed by gzip is known by
-// its first two bytes.
-func openImport(in io.Reader, format Format) (*importFile, error) {
+// its first two bytes. The end of ctx is an error of the input, at the next
+// bytes that are needed: a little file can be a very long one that was
+// compressed, without one record in it.
+func openImport(ctx context.Context, in io.Reader, format Format) (*importFile, error) {
 	if _, err := ParseFormat(string(format)); err != nil {
 		return nil, err
 	}
-	f := &importFile{fault: &faultReader{in: in}}
+	f := &importFile{fault: &faultReader{ctx: ctx, in: in}}
 	buffered := bufio.NewReaderSize(f.fault, exportBuffer)
 	f.fileReader = &fileReader{in: buffered, line: 1, from: 1}
 	if magic, err := buffered.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
@@ -70,7 +80,7 @@ func openImport(in io.Reader, format Format) (*importFile, error) {
 		if err != nil {
 			return nil, f.wrong(err)
 		}
-		f.in = bufio.NewReaderSize(unzipped, exportBuffer)
+		f.in = bufio.NewReaderSize(&faultReader{ctx: ctx, in: &gzipReader{unzipped}, over: f.fault}, exportBuffer)
 	}
 	// What some editors put before the first character.
 	if mark, err := f.in.Peek(3); err == nil && string(mark) == "\ufeff" {
@@ -80,7 +90,7 @@ func openImport(in io.Reader, format Format) (*importFile, error) {
 	case FormatJSON:
 		f.records = &jsonArrayFile{fileReader: f.fileReader}
 	case FormatJSONL:
-		f.records = &jsonLinesFile{f.fileReader}
+		f.records = &jsonLinesFile{fileReader: f.fileReader}
 	case FormatCSV:
 		f.records = &csvFile{fileReader: f.fileReader}
 	}
@@ -117,17 +127,38 @@ func (f *importFile) wrong(err error) error {
 	return where
 }
 
-// A faultReader remembers an error of the reader below: it isn't the file's
-// content that is wrong then.
+// A faultReader remembers an error of the input, and the end of ctx: it isn't
+// the file's content that is wrong then.
 type faultReader struct {
+	ctx context.Context
 	in  io.Reader
 	err error
+	// over is the faultReader of the input where this one reads what was
+	// decompressed: its errors are the file's, but for the end of ctx.
+	over *faultReader
 }
 
 func (r *faultReader) Read(p []byte) (int, error) {
+	at := cmp.Or(r.over, r)
+	if err := r.ctx.Err(); err != nil {
+		at.err = cmp.Or(at.err, err)
+		return 0, err
+	}
 	n, err := r.in.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && !errors.Is(err, io.EOF) && r.over == nil {
 		r.err = err
+	}
+	return n, err
+}
+
+// A gzipReader tells what is wrong after the first member of a gzip file, of
+// which a file can have several.
+type gzipReader struct{ in *gzip.Reader }
+
+func (r *gzipReader) Read(p []byte) (int, error) {
+	n, err := r.in.Read(p)
+	if errors.Is(err, gzip.ErrHeader) {
+		err = errAfterGzip
 	}
 	return n, err
 }
@@ -274,7 +305,10 @@ func (f *jsonArrayFile) object() error {
 }
 
 // jsonLinesFile reads one object a line.
-type jsonLinesFile struct{ *fileReader }
+type jsonLinesFile struct {
+	*fileReader
+	raw []byte
+}
 
 func (f *jsonLinesFile) record() (cells, error) {
 	for {
@@ -295,37 +329,136 @@ func (f *jsonLinesFile) record() (cells, error) {
 	}
 }
 
-func (f *jsonLinesFile) readLine() (text []byte, err error) {
+func (f *jsonLinesFile) readLine() ([]byte, error) {
 	f.between()
+	f.raw = f.raw[:0]
 	for {
 		part, err := f.in.ReadSlice('\n')
-		text = append(text, part...)
-		f.inRecord = f.inRecord || len(bytes.TrimSpace(part)) > 0
+		if !f.inRecord {
+			// White space before a record is no part of it.
+			if part = bytes.TrimLeft(part, " \t\r"); len(part) > 0 && part[0] != '\n' {
+				f.inRecord = true
+			}
+		}
+		f.raw = append(f.raw, part...)
 		switch {
-		case len(text) > maxRecordBytes:
+		case len(f.raw) > maxRecordBytes:
 			return nil, errRecordTooLong
 		case err == nil:
 			f.line++
-			return text, nil
-		case errors.Is(err, io.EOF) && len(text) > 0:
-			return text, nil
+			return f.raw, nil
+		case errors.Is(err, io.EOF) && len(f.raw) > 0:
+			return f.raw, nil
 		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
 		}
 	}
 }
 
-// decodeObject reads the columns of one record. The decoder alone would put
-// U+FFFD in the place of bytes that are no UTF-8.
+// decodeObject reads the columns of one record, which are parts of text. The
+// decoder alone would put U+FFFD in the place of bytes that are no UTF-8, and
+// make a copy of every column, known or not.
 func decodeObject(text []byte) (cells, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("not valid UTF-8")
 	}
-	var c cells
-	if err := json.Unmarshal(text, &c); err != nil {
-		return nil, fmt.Errorf("not valid JSON: %w", err)
+	if !json.Valid(text) {
+		return nil, fmt.Errorf("not valid JSON: %w", json.Unmarshal(text, new(struct{})))
+	}
+	c := make(cells, len(columns))
+	for raw, value := range members(text) {
+		name := columnName(raw)
+		if columns[name] == nil {
+			return nil, fmt.Errorf("unknown column %s", quoted(name))
+		}
+		c[name] = value
 	}
 	return c, nil
+}
+
+// columnName is a key of a JSON object as a text, or its beginning: no column's
+// name is that long.
+func columnName(raw []byte) (name string) {
+	const most = 4 << 10
+	text := raw[1 : len(raw)-1]
+	switch {
+	case len(text) > most:
+		return string(text[:most])
+	case bytes.IndexByte(text, '\\') >= 0:
+		_ = json.Unmarshal(raw, &name) // it is valid
+		return name
+	}
+	return string(text)
+}
+
+// members are the keys and values of a JSON object, which must be valid. They
+// are parts of it, as they stand there.
+func members(object []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		var key []byte
+		for part := range parts(object) {
+			if key == nil {
+				key = part
+				continue
+			}
+			if !yield(key, part) {
+				return
+			}
+			key = nil
+		}
+	}
+}
+
+// parts are the values of a JSON array, or the keys and values of an object,
+// which must be valid. They are parts of it, as they stand there.
+func parts(whole []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		// Past the bracket.
+		i := bytes.IndexAny(whole, "[{") + 1
+		for i < len(whole) {
+			switch whole[i] {
+			case ' ', '\t', '\r', '\n', ',', ':':
+				i++
+				continue
+			case ']', '}':
+				return
+			}
+			end := valueEnd(whole, i)
+			if !yield(whole[i:end]) {
+				return
+			}
+			i = end
+		}
+	}
+}
+
+// valueEnd is where the JSON value ends that begins at i.
+func valueEnd(doc []byte, i int) int {
+	depth := 0
+	for ; i < len(doc); i++ {
+		switch doc[i] {
+		case '"':
+			i = endOfText(doc, i)
+		case '{', '[':
+			depth++
+			continue
+		case '}', ']':
+			depth--
+		default:
+			n := bytes.IndexAny(doc[i:], ",:]} \t\r\n")
+			if n == 0 {
+				continue
+			}
+			if n < 0 {
+				n = len(doc) - i
+			}
+			i += n - 1
+		}
+		if depth == 0 {
+			return i + 1
+		}
+	}
+	return len(doc)
 }
 
 // csvFile reads a table with a header. It keeps the line ends within a cell as
@@ -333,9 +466,26 @@ func decodeObject(text []byte) (cells, error) {
 type csvFile struct {
 	*fileReader
 	header []string
-	// plain: Soniq for Go didn't write it, so a cell's apostrophe is its own.
-	plain bool
+	// escape is how the texts were defused.
+	escape csvEscaping
+	// raw is what the cells of the row hold, one after the other, and ends is
+	// where each of them ends in it. There are no more of these than the header
+	// has, so that a row of commas alone needs no memory.
+	raw  []byte
+	ends []int
 }
+
+// A csvEscaping is how the texts of a CSV file were defused.
+type csvEscaping int
+
+const (
+	// escapeNone: Python Soniq wrote the file, and an apostrophe is its own.
+	escapeNone csvEscaping = iota
+	// escapeStart: Soniq for Go 0.1.0 wrote it; see undefuseStart.
+	escapeStart
+	// escapeCells: the file has the column that says so; see defuse.
+	escapeCells
+)
 
 // pythonHeader is that of a file by Python Soniq, which defuses nothing.
 var pythonHeader = csvHeader[:14]
@@ -346,25 +496,33 @@ func (f *csvFile) record() (cells, error) {
 			return nil, err
 		}
 	}
-	row, err := f.row()
+	row, n, err := f.row(len(f.header))
 	if err != nil {
 		return nil, err
 	}
-	if len(row) != len(f.header) {
-		return nil, fmt.Errorf("it has %d cells, and the header has %d", len(row), len(f.header))
+	if n != int64(len(f.header)) {
+		return nil, fmt.Errorf("it has %d cells, and the header has %d", n, len(f.header))
 	}
 	c := make(cells, len(row))
 	for i, name := range f.header {
-		if !utf8.ValidString(row[i]) {
+		if !utf8.Valid(row[i]) {
 			return nil, fmt.Errorf("%s: not valid UTF-8", name)
 		}
-		c[name] = cellJSON(name, row[i], f.plain)
+		if name == escapeColumn {
+			if len(row[i]) > 0 && string(row[i]) != escapeName {
+				return nil, fmt.Errorf("%s: %s is not %s, which is how this Soniq escapes texts", name, quoted(string(row[i])), escapeName)
+			}
+			continue
+		}
+		if c[name], err = cellJSON(name, row[i], f.escape); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	return c, nil
 }
 
 func (f *csvFile) readHeader() error {
-	header, err := f.row()
+	row, _, err := f.row(len(csvHeader) + 1)
 	f.inRecord = false
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty; an export of nothing has a line with the names of the columns")
@@ -372,31 +530,44 @@ func (f *csvFile) readHeader() error {
 	if err != nil {
 		return err
 	}
-	for i, name := range header {
-		if _, known := columns[name]; !known {
+	// A header with more cells than there are columns has one that is unknown,
+	// or there twice, among the first ones already.
+	var header []string
+	for _, cell := range row {
+		name := string(cell)
+		if columns[name] == nil && name != escapeColumn {
 			return fmt.Errorf("unknown column %s", quoted(name))
 		}
-		if slices.Contains(header[:i], name) {
+		if slices.Contains(header, name) {
 			return fmt.Errorf("the column %s is there twice", name)
 		}
+		header = append(header, name)
 	}
 	for _, name := range requiredColumns {
 		if !slices.Contains(header, name) {
 			return fmt.Errorf("the column %s is missing", name)
 		}
 	}
-	f.header, f.plain = header, slices.Equal(header, pythonHeader)
+	f.header = header
+	switch {
+	case slices.Contains(header, escapeColumn):
+		f.escape = escapeCells
+	case slices.Equal(header, pythonHeader):
+		f.escape = escapeNone
+	default:
+		f.escape = escapeStart
+	}
 	return nil
 }
 
-// row reads one row; blank lines are none.
-func (f *csvFile) row() ([]string, error) {
+// row reads one row; blank lines are none. It returns how many cells there are,
+// and of these as many as asked for, which the next row overwrites.
+func (f *csvFile) row(most int) (row [][]byte, n int64, err error) {
 	f.between()
 	var b byte
 	for blank := true; blank; {
-		var err error
 		if b, err = f.readByte(); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		blank = b == '\n' || b == '\r' && f.newline()
 		if blank {
@@ -404,22 +575,31 @@ func (f *csvFile) row() ([]string, error) {
 		}
 	}
 	f.begin()
-	var row []string
-	for {
-		cell, next, err := f.cell(b)
+	f.raw, f.ends = f.raw[:0], f.ends[:0]
+	for next := byte(','); next == ','; {
+		if n > 0 {
+			if b, err = f.readByte(); errors.Is(err, io.EOF) {
+				b, err = '\n', nil
+			}
+		}
+		if err == nil {
+			next, err = f.cell(b)
+		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		row = append(row, cell)
-		if next != ',' {
-			return row, nil
-		}
-		if b, err = f.readByte(); errors.Is(err, io.EOF) {
-			return append(row, ""), nil
-		} else if err != nil {
-			return nil, err
+		if n++; n <= int64(most) {
+			f.ends = append(f.ends, len(f.raw))
+		} else {
+			f.raw = f.raw[:f.ends[most-1]]
 		}
 	}
+	from := 0
+	for _, end := range f.ends {
+		row = append(row, f.raw[from:end:end])
+		from = end
+	}
+	return row, n, nil
 }
 
 // newline reads the second byte of a line end.
@@ -431,60 +611,58 @@ func (f *csvFile) newline() bool {
 	return true
 }
 
-// cell reads one cell, whose first byte is b, and what ends it: a comma, or a
-// line end, which the end of the file is too.
-func (f *csvFile) cell(b byte) (text string, next byte, err error) {
+// cell appends one cell, whose first byte is b, to raw, and returns what ends
+// it: a comma, or a line end, which the end of the file is too.
+func (f *csvFile) cell(b byte) (next byte, err error) {
 	if b == '"' {
 		return f.quotedCell()
 	}
-	var cell []byte
 	for {
 		switch {
 		case b == ',' || b == '\n':
-			return string(cell), b, nil
+			return b, nil
 		case b == '\r' && f.newline():
-			return string(cell), '\n', nil
+			return '\n', nil
 		case b == '\r':
-			return "", 0, errors.New("a line end of CR alone outside of quotes")
+			return 0, errors.New("a line end of CR alone outside of quotes")
 		case b == '"':
-			return "", 0, errors.New("a quote within a cell that doesn't begin with one")
+			return 0, errors.New("a quote within a cell that doesn't begin with one")
 		}
-		cell = append(cell, b)
+		f.raw = append(f.raw, b)
 		if b, err = f.readByte(); errors.Is(err, io.EOF) {
-			return string(cell), '\n', nil
+			return '\n', nil
 		} else if err != nil {
-			return "", 0, err
+			return 0, err
 		}
 	}
 }
 
-func (f *csvFile) quotedCell() (text string, next byte, err error) {
-	var cell []byte
+func (f *csvFile) quotedCell() (next byte, err error) {
 	for {
 		b, err := f.readByte()
 		if errors.Is(err, io.EOF) {
-			return "", 0, errCutOff
+			return 0, errCutOff
 		}
 		if err != nil {
-			return "", 0, err
+			return 0, err
 		}
 		if b != '"' {
-			cell = append(cell, b)
+			f.raw = append(f.raw, b)
 			continue
 		}
 		switch b, err = f.readByte(); {
 		case errors.Is(err, io.EOF):
-			return string(cell), '\n', nil
+			return '\n', nil
 		case err != nil:
-			return "", 0, err
+			return 0, err
 		case b == '"':
-			cell = append(cell, b)
+			f.raw = append(f.raw, b)
 		case b == ',' || b == '\n':
-			return string(cell), b, nil
+			return b, nil
 		case b == '\r' && f.newline():
-			return string(cell), '\n', nil
+			return '\n', nil
 		default:
-			return "", 0, errors.New("something between the quote that ends a cell and the comma")
+			return 0, errors.New("something between the quote that ends a cell and the comma")
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +21,9 @@ const (
 	// maxLastErrorBytes: Python Soniq keeps 8,192 characters, of four bytes at
 	// the most.
 	maxLastErrorBytes = 4 * 8192
+	// maxHistoryBytes bounds the JSON of a job's history: ten entries, whose texts
+	// are at their longest and all in escapes of six bytes.
+	maxHistoryBytes = 1 << 20
 	// maxFailures is how many entries the history of a job has.
 	maxFailures = 10
 	// maxDepth is how deep arguments and tags may be nested. PostgreSQL's stack
@@ -71,11 +73,6 @@ var requiredColumns = []string{"id", "job_name", "args", "dead_letter_reason", "
 func (c cells) job() (Job, error) {
 	// What is missing, or null, has the default of the database.
 	j := Job{Queue: "default", Priority: 100, MaxAttempts: 3, State: StateDead}
-	for name := range c {
-		if columns[name] == nil {
-			return j, fmt.Errorf("unknown column %s", quoted(slices.Min(c.unknown())))
-		}
-	}
 	for _, name := range requiredColumns {
 		raw, there := c[name]
 		if !there || name != "args" && bytes.Equal(raw, jsonNull) {
@@ -95,15 +92,6 @@ func (c cells) job() (Job, error) {
 		j.OriginalCreatedAt = j.MovedAt
 	}
 	return j, j.validate()
-}
-
-func (c cells) unknown() (names []string) {
-	for name := range c {
-		if columns[name] == nil {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 var jsonNull = []byte("null")
@@ -195,15 +183,30 @@ func assignJSON(raw json.RawMessage) (json.RawMessage, error) {
 	return raw, nil
 }
 
+// assignFailures reads the history of a job. How long it is, and how many
+// entries it has, is found before any of them is decoded: an entry of two bytes
+// is a Failure of two hundred.
 func assignFailures(raw json.RawMessage) (failures []Failure, err error) {
+	if n := len(raw); n > maxHistoryBytes {
+		return nil, fmt.Errorf("%d bytes, more than the %d that a history takes", n, maxHistoryBytes)
+	}
+	if json.Valid(raw) && bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("[")) {
+		n := 0
+		for range parts(raw) {
+			n++
+		}
+		if n > maxFailures {
+			return nil, fmt.Errorf("%d entries, more than the %d that are kept", n, maxFailures)
+		}
+	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&failures); err != nil {
 		var mismatch *json.UnmarshalTypeError
 		if errors.As(err, &mismatch) {
-			return nil, fmt.Errorf("a JSON %s where none belongs %s", mismatch.Value, cmp.Or(mismatch.Field, "(it is an array of objects)"))
+			return nil, fmt.Errorf("a JSON %s where none belongs %s", head(mismatch.Value, shownBytes), cmp.Or(mismatch.Field, "(it is an array of objects)"))
 		}
-		return nil, errors.New(strings.TrimPrefix(err.Error(), "json: "))
+		return nil, errors.New(head(strings.TrimPrefix(err.Error(), "json: "), 2*shownBytes))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is something after the array")
@@ -213,30 +216,30 @@ func assignFailures(raw json.RawMessage) (failures []Failure, err error) {
 
 // cellJSON is a CSV cell as JSON. An empty one is null: CSV knows no difference
 // between nothing and an empty text.
-func cellJSON(name, cell string, plain bool) json.RawMessage {
-	if cell == "" {
-		return jsonNull
+func cellJSON(name string, cell []byte, escape csvEscaping) (json.RawMessage, error) {
+	if len(cell) == 0 {
+		return jsonNull, nil
 	}
 	switch columns[name](&Job{}).(type) {
 	case *string, **string:
-		if !plain {
+		switch escape {
+		case escapeCells:
 			cell = undefused(cell)
+		case escapeStart:
+			cell = undefusedStart(cell)
+		}
+		if err := checkTextBytes(name, len(cell)); err != nil {
+			return nil, err
 		}
 	case *bool:
-		return json.RawMessage(strings.ToLower(cell))
+		return bytes.ToLower(cell[:min(len(cell), maxTextBytes)]), nil
 	case *int, **uint64, *json.RawMessage, *[]Failure:
-		return json.RawMessage(cell)
+		return json.RawMessage(cell), nil
+	default:
+		// An id or a time: what is longer is neither.
+		cell = cell[:min(len(cell), maxTextBytes)]
 	}
-	text, _ := json.Marshal(cell) // a string always has a JSON
-	return text
-}
-
-// undefused takes away the apostrophe that defuse put there.
-func undefused(s string) string {
-	if s[0] == '\'' && formula(s) {
-		return s[1:]
-	}
-	return s
+	return json.Marshal(string(cell))
 }
 
 // validate finds what no export of ours would hold, and what the database would
@@ -284,10 +287,26 @@ func (j *Job) validate() error {
 	return j.validateErrors()
 }
 
-func (j *Job) validateTexts() error {
-	if n := len(j.LastError); n > maxLastErrorBytes {
-		return fmt.Errorf("last_error: %d bytes, more than the %d that are kept", n, maxLastErrorBytes)
+// checkTextBytes is the error of a text of n bytes that is longer than the column
+// holds.
+func checkTextBytes(name string, n int) error {
+	switch name {
+	case "job_name", "queue":
+		// They are shortened where they are too long for an index.
+		return nil
+	case "last_error":
+		if n > maxLastErrorBytes {
+			return fmt.Errorf("%d bytes, more than the %d that are kept", n, maxLastErrorBytes)
+		}
+		return nil
 	}
+	if n > maxTextBytes {
+		return fmt.Errorf("%d bytes, more than %d", n, maxTextBytes)
+	}
+	return nil
+}
+
+func (j *Job) validateTexts() error {
 	for _, name := range csvHeader {
 		text := ""
 		switch v := columns[name](j).(type) {
@@ -298,17 +317,14 @@ func (j *Job) validateTexts() error {
 				text = **v
 			}
 		}
-		if n := len(text); n > maxTextBytes && name != "last_error" {
-			return fmt.Errorf("%s: %d bytes, more than %d", name, n, maxTextBytes)
+		if err := checkTextBytes(name, len(text)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
 func (j *Job) validateErrors() error {
-	if n := len(j.Errors); n > maxFailures {
-		return fmt.Errorf("errors: %d entries, more than the %d that are kept", n, maxFailures)
-	}
 	for i, f := range j.Errors {
 		for _, text := range []struct {
 			name string

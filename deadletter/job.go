@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"context"
 	"encoding/json"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"soniq/internal/pgid"
+	"soniq/internal/sizes"
 )
 
 // The states of a dead letter.
@@ -28,7 +30,11 @@ type Job struct {
 	// ID is the id that the job had in the queue.
 	ID      uuid.UUID `json:"id"`
 	JobName string    `json:"job_name"`
-	// Args are the arguments as they are stored: numbers keep their digits.
+	// Args are the arguments as they are stored: numbers keep their digits. Where
+	// they are over 16 MiB, or 256 KiB among those of a list, they are a JSON string
+	// that says so; only an export has all. The other texts are cut there as well:
+	// LastError at 65,536 characters, DedupKey and ArgsHash at 3,000, ProducerID at
+	// 1,000; a history over 1 MiB is left out.
 	Args  json.RawMessage `json:"args"`
 	Queue string          `json:"queue"`
 	// Priority: the lower number runs first.
@@ -109,12 +115,34 @@ const (
 	movedAt  = "least(greatest(d.moved_to_dead_letter_at, " + earliest + "), " + latest + ")"
 )
 
-// jobColumns are what scanJob reads, in its order. A time out of range is read
+// A reading is how the columns are read that may be of any size: a person, or a
+// hook, looks at what is of a reasonable one, and an export reads all.
+type reading struct{ name, queue, args, lastError, argsHash, dedupKey, producer, failures string }
+
+// whole reads them as they are, and the names that were shortened as they were.
+var whole = reading{
+	name: "coalesce(d.whole_job_name, d.job_name)", queue: "coalesce(d.whole_queue, d.queue)", args: "d.args",
+	lastError: "d.last_error", argsHash: "d.args_hash", dedupKey: "d.dedup_key", producer: "d.producer_id", failures: "d.errors",
+}
+
+// bounded leaves out arguments over most bytes, in whose place is a JSON string
+// that says so, and cuts the other texts.
+func bounded(most int) reading {
+	return reading{
+		name: "left(d.job_name, 2000)", queue: "left(d.queue, 2000)", args: sizes.JSON("d.args", "arguments", most),
+		lastError: "left(d.last_error, 65536)", argsHash: "left(d.args_hash, 3000)", dedupKey: "left(d.dedup_key, 3000)",
+		producer: "left(d.producer_id, 1000)",
+		failures: sizes.History("d.errors"),
+	}
+}
+
+// columns are what scanJob reads, in its order. A time out of range is read
 // as none; those that every row has are read as the nearest one in range (the
 // death), and as that (the enqueueing).
-const jobColumns = `
-  d.id, d.job_name, d.args, d.queue, d.priority, d.max_attempts, d.attempts,
-  coalesce(d.last_error, ''), d.dead_letter_reason,
+func (r reading) columns() string {
+	return `
+  d.id, ` + r.name + `, ` + r.args + `, ` + r.queue + `, d.priority, d.max_attempts, d.attempts,
+  coalesce(` + r.lastError + `, ''), d.dead_letter_reason,
   case when d.original_created_at` + between + ` then d.original_created_at else ` + movedAt + ` end,
   ` + movedAt + `,
   coalesce(d.resurrection_count, 0),
@@ -122,12 +150,36 @@ const jobColumns = `
   d.state, d.replay_job_id, d.replay_of,
   coalesce(d.error_kind, ''), coalesce(d.error_type, ''), coalesce(d.error_code, ''),
   coalesce(d.decided_by, ''), coalesce(d.fingerprint, ''),
-  d.args_hash, coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.worker_id,
+  ` + r.argsHash + `, coalesce(d.unique_job, false), ` + r.dedupKey + `, ` + r.producer + `, d.worker_id,
   case when d.scheduled_at` + between + ` then d.scheduled_at end,
   d.moved_xid::text::bigint, case when d.created_at` + between + ` then d.created_at end,
-  d.errors`
+  ` + r.failures
+}
 
-// scanJob reads a row of jobColumns.
+// selectJobs selects dead letters d.
+func (r reading) selectJobs() string {
+	return "select" + r.columns() + "\nfrom soniq_dead_letter_jobs d"
+}
+
+// readBounded reads dead letters by a statement that is made for a reading. Where
+// the arguments of one are too long for any text, none but the small ones are read.
+func (q *Queue) readBounded(ctx context.Context, most int, params []any, sql func(reading) string) ([]Job, error) {
+	jobs, err := q.read(ctx, sql(bounded(most)), params)
+	if sizes.TooMuch(err) {
+		jobs, err = q.read(ctx, sql(bounded(sizes.Plain)), params)
+	}
+	return jobs, err
+}
+
+func (q *Queue) read(ctx context.Context, sql string, params []any) ([]Job, error) {
+	rows, err := q.pool.Query(ctx, sql, params...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanJob)
+}
+
+// scanJob reads a row of a reading's columns.
 func scanJob(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	failures, err := scanRow(row, &j)
@@ -138,7 +190,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 	return j, nil
 }
 
-// scanRow reads a row of jobColumns but for its history, which it returns as
+// scanRow reads a row of a reading's columns but for its history, which it returns as
 // the column has it.
 func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 	var replayJob, replayOf, worker pgtype.UUID

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/byindex"
+	"soniq/internal/history"
 	"soniq/internal/pgid"
 )
 
@@ -36,6 +37,26 @@ type Death struct {
 	Failure *Failure
 }
 
+// longName is how many bytes of a job's name, or of its queue, the indexes hold for
+// sure: an entry may have 2,704 bytes, compressed, with a time and an id.
+const longName = "2000"
+
+// shortened is a text of the row g as indexes can hold it: of a longer one its
+// beginning and a digest, so that two of them stay two. wholeOf is then the whole,
+// else NULL, in a column without an index.
+func shortened(text string) string {
+	return "case when octet_length(" + text + ") <= " + longName + " then " + text +
+		" else left(" + text + ", 200) || '...' || lpad(to_hex(hashtextextended(" + text + ", 0)), 16, '0') end"
+}
+
+func wholeOf(text string) string {
+	return "case when octet_length(" + text + ") > " + longName + " then " + text + " end"
+}
+
+// keptErrors leaves out a history that is larger than any of ours: jsonb can't
+// hold one that is nearly 256 MB and an entry more.
+const keptErrors = "case when pg_column_size(g.errors) <= 262144 then g.errors end"
+
 // The insert that all moves end with. It reads a relation 'gone': the columns
 // of soniq_jobs, the verdict's, and 'failure', the last entry of the history.
 //
@@ -43,29 +64,41 @@ type Death struct {
 // time and not the transaction's, so that a job which dies twice in one
 // transaction is announced twice.
 //
+// The row says of which dead letter it is a replay where that one says so too:
+// whoever may enqueue can make a job that claims to be a replay.
+//
 // An id can be there already, when someone put a dead job back by hand. The row
 // then tells of the new death, and keeps what happened to the old one: when
 // the job was first made, how often it was replayed, its tags.
-const insertGone = `
+var insertGone = `
 insert into soniq_dead_letter_jobs as d (
-  id, job_name, args, queue, priority, max_attempts, attempts,
+  id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
   args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors
 )
 select
-  g.id, g.job_name, g.args,
-  coalesce(g.queue, 'default'), coalesce(g.priority, 100),
+  g.id, ` + shortened("g.job_name") + `, ` + wholeOf("g.job_name") + `, ` + wholeOf("g.queue") + `, g.args,
+  ` + shortened("coalesce(g.queue, 'default')") + `, coalesce(g.priority, 100),
   coalesce(g.max_attempts, 3), coalesce(g.attempts, 0),
   coalesce(nullif(g.message, ''), g.last_error), g.reason,
   coalesce(g.created_at, now()), clock_timestamp(),
-  g.replay_of, nullif(g.error_kind, ''), nullif(g.error_type, ''),
+  (
+    select p.id
+    from soniq_dead_letter_jobs p
+    where p.id = g.replay_of
+      and p.state = 'replaying'
+      and p.replay_job_id = g.id
+  ),
+  nullif(g.error_kind, ''), nullif(g.error_type, ''),
   nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
   g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
-  soniq_add_errors(g.errors, g.failure::jsonb)
+  ` + history.Add(keptErrors, "g.failure::jsonb") + `
 from gone g
 on conflict (id) do update set
   job_name = excluded.job_name,
+  whole_job_name = excluded.whole_job_name,
+  whole_queue = excluded.whole_queue,
   args = excluded.args,
   queue = excluded.queue,
   priority = excluded.priority,
@@ -89,12 +122,12 @@ on conflict (id) do update set
   producer_id = excluded.producer_id,
   worker_id = excluded.worker_id,
   scheduled_at = excluded.scheduled_at,
-  errors = soniq_add_errors(d.errors, excluded.errors)
+  errors = ` + history.Add("d.errors", "excluded.errors") + `
 returning d.id`
 
 // $1 the worker, $2 to $4 the claims, $5 to $11 their verdicts, $12 their
 // failures.
-const moveSQL = `
+var moveSQL = `
 with death as (
   select *
   from unnest(
@@ -166,7 +199,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 
 // $1 the ids, $2 to $8 the verdict, which all of them share. A row that
 // somebody holds is about to run or to change: it is left alone.
-const moveQueuedSQL = `
+var moveQueuedSQL = `
 with picked as (
   select j.id
   from soniq_jobs j
@@ -217,7 +250,7 @@ func MoveQueued(ctx context.Context, db DBTX, ids []uuid.UUID, v Verdict) (moved
 }
 
 // $1 to $3 the job and its claim, $4 to $10 the verdict, $11 the failure.
-const moveAbandonedSQL = `
+var moveAbandonedSQL = `
 with gone as (
   delete from soniq_jobs j
   where j.id = $1

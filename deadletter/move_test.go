@@ -41,11 +41,12 @@ func TestMove_keepsAllThatTheJobHad(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker := insertWorker(t, pool)
-	replayOf := uuid.New()
+	id := uuid.New()
+	replayOf := insertDead(t, pool, columns{"state": "replaying", "replay_job_id": id})
 	scheduled := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 	created := scheduled.Add(-time.Hour)
-	id := insertClaimed(t, pool, worker, columns{
-		"job_name": "emails.send", "args": `{"n": 123456789012345678901234567890, "f": 1.0}`, "args_hash": "h",
+	insertClaimed(t, pool, worker, columns{
+		"id": id, "job_name": "emails.send", "args": `{"n": 123456789012345678901234567890, "f": 1.0}`, "args_hash": "h",
 		"queue": "emails", "priority": 0, "max_attempts": 4, "unique_job": true, "dedup_key": "k",
 		"producer_id": "p", "scheduled_at": scheduled, "created_at": created, "replay_of": replayOf,
 	})
@@ -73,6 +74,36 @@ func TestMove_keepsAllThatTheJobHad(t *testing.T) {
 		`"scheduled_at":"2026-01-02T03:04:05.000006Z","moved_xid":null,"created_at":null,"errors":null}`
 	if got := jsonOf(t, j); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// Whoever may enqueue can make a job that claims to replay a dead letter, and to
+// be of an id that one was replayed under.
+func TestMove_claimOfAJob_isNoLineage(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	worker := insertWorker(t, pool)
+	q := deadletter.NewQueue(pool)
+	older, over := uuid.New(), uuid.New()
+	replaying := insertDead(t, pool, columns{"state": "replaying", "replay_job_id": uuid.New()})
+	for _, c := range []columns{
+		{"replay_of": insertDead(t, pool, nil)},
+		{"replay_of": insertDead(t, pool, columns{"state": "resolved", "replay_job_id": uuid.New()})},
+		{"replay_of": replaying},
+		{"replay_of": replaying, "id": older},
+		{"replay_of": insertDead(t, pool, columns{"replay_job_id": over}), "id": over},
+		{"replay_of": uuid.New()},
+	} {
+		id := insertClaimed(t, pool, worker, c)
+		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+			t.Fatalf("moved %v, %v", moved, err)
+		}
+		if j := get(t, q, id); j.ReplayOf != nil {
+			t.Errorf("%v: it is a replay of %s", c, j.ReplayOf)
+		}
+	}
+	if n := value[int](t, pool, "select count(*) from soniq_dead_letter_jobs where id = $1 and state = 'replaying'", replaying); n != 1 {
+		t.Error("the replay that is under way is over")
 	}
 }
 

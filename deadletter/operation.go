@@ -19,6 +19,8 @@ const (
 	ActionCleanup = "cleanup"
 	ActionTag     = "tag"
 	ActionImport  = "import"
+	// ActionReveal: somebody was shown the secrets of a dead letter, or of a job.
+	ActionReveal = "reveal"
 )
 
 // The states of an operation.
@@ -57,7 +59,8 @@ func (q *Queue) As(actor, because string) *Queue {
 // An Operation is what somebody did to many dead letters at once.
 type Operation struct {
 	ID uuid.UUID `json:"id"`
-	// Action is ActionReplay, ActionDelete, ActionCleanup or ActionImport.
+	// Action is ActionReplay, ActionDelete, ActionCleanup, ActionImport or
+	// ActionReveal.
 	Action string `json:"action"`
 	// State is OperationRunning, OperationDone or OperationStopped.
 	State string `json:"state"`
@@ -69,7 +72,7 @@ type Operation struct {
 	// Filter is a JSON object with the conditions that picked the dead letters.
 	// Of an import its 'source' is the file that they came from.
 	Filter json.RawMessage `json:"filter"`
-	// Total is how many were picked; Done and Skipped, of a replay and an import,
+	// Total is how many were picked, or shown; Done and Skipped, of a replay and an import,
 	// how many of them were replayed or restored, and left alone.
 	Total   int64 `json:"total"`
 	Done    int64 `json:"done"`
@@ -89,14 +92,17 @@ type Record struct {
 	Because     string     `json:"because"`
 	// JobID is the job that a replay made, or nil.
 	JobID *uuid.UUID `json:"job_id"`
-	// Detail is a JSON object with what else is known, or nil: 'args' are the
-	// arguments of a replay that was given others.
+	// Detail is a JSON object with what else is known, or nil. Of a replay that
+	// was given other arguments 'args' are these, as Redact makes them, and
+	// 'changed' lists the paths at which they differ from the dead letter's, those
+	// of secrets too. Of a tag 'tags' are the tags, as Redact makes them.
 	Detail json.RawMessage `json:"detail"`
 	At     time.Time       `json:"at"`
 }
 
-// describe returns the filter's conditions as a JSON object for the record.
-func (f Filter) describe() ([]byte, error) {
+// MarshalJSON returns the filter's conditions as a JSON object, as the record of
+// an operation has them.
+func (f Filter) MarshalJSON() ([]byte, error) {
 	moment := func(t time.Time) *time.Time {
 		if t.IsZero() {
 			return nil
@@ -138,7 +144,7 @@ func (q *Queue) beginOperation(ctx context.Context, db DBTX, op *Operation, f Fi
 	}
 	op.ID, op.Actor, op.Because = id, q.by.actor, q.by.because
 	if op.Filter == nil {
-		if op.Filter, err = f.describe(); err != nil {
+		if op.Filter, err = json.Marshal(f); err != nil {
 			return err
 		}
 	}
@@ -176,7 +182,7 @@ func (op *Operation) save(ctx context.Context, db DBTX) error {
 func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) error {
 	op.State = OperationDone
 	if err != nil {
-		op.State, op.StoppedBy = OperationStopped, err.Error()
+		op.State, op.StoppedBy = OperationStopped, RedactText(err.Error())
 		if ctx.Err() != nil {
 			op.StoppedBy = StoppedByCaller
 		}

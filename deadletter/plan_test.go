@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"soniq/internal/sizes"
 	"soniq/internal/testdb"
 )
 
@@ -44,7 +45,8 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	}
 	list := func(f Filter) (string, []any) {
 		f.Limit = 50
-		return f.pageSQL(Cursor{})
+		sql, params := f.pageSQL(Cursor{})
+		return sql(bounded(sizes.Listed)), params
 	}
 	tests := map[string]struct {
 		filter Filter
@@ -77,7 +79,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	if plan := explain(t, pool, sql, params...); strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs") {
 		t.Errorf("the stats of an hour read the whole table:\n%s", plan)
 	}
-	if plan := explain(t, pool, getSQL, uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
+	if plan := explain(t, pool, bounded(sizes.One).selectJobs()+"\nwhere d.id = $1", uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
 		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
 	}
 	replay := Filter{JobNames: []string{"job.7"}}.replayable(ReplayOptions{MaxReplays: 3})
@@ -122,11 +124,13 @@ func TestQueue_plansCountSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = tx.Rollback(context.Background()) }()
+	// 20,000 rows stand for many more: handing a group on costs half of its
+	// default, or PostgreSQL 18, which expects more groups, counts them alone.
 	const large = `
 		set local min_parallel_table_scan_size = 0;
 		set local min_parallel_index_scan_size = 0;
 		set local parallel_setup_cost = 0;
-		set local parallel_tuple_cost = 0.1;
+		set local parallel_tuple_cost = 0.05;
 		set local max_parallel_workers_per_gather = 2`
 	if _, err := tx.Exec(t.Context(), large); err != nil {
 		t.Fatal(err)
@@ -185,8 +189,9 @@ func TestMove_plan_readsItsRowsByTheirIDs(t *testing.T) {
 	texts := make([]*string, n)
 	plan := explain(t, pool, moveSQL, uuid.New(), make([]uuid.UUID, n), make([]int32, n), make([]int64, n),
 		texts, texts, texts, texts, texts, texts, texts, texts)
+	// The second is of the dead letter that a replay's job came from.
 	if !strings.Contains(plan, "Index Scan using soniq_jobs_pkey") || strings.Contains(plan, "Seq Scan") ||
-		strings.Count(plan, "Index Scan") != 1 {
+		strings.Count(plan, "Index Scan") != 2 || !strings.Contains(plan, "Index Cond: (id = g.replay_of)") {
 		t.Errorf("the plan does more than look up ids:\n%s", plan)
 	}
 	params := []any{[]uuid.UUID{uuid.New()}, "", "", "", "", "", "", ""}

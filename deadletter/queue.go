@@ -2,7 +2,6 @@ package deadletter
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/sizes"
 )
 
 // listLimit bounds a List without a limit of its own: its rows are all held in
@@ -28,8 +29,6 @@ type Queue struct {
 func NewQueue(pool *pgxpool.Pool) *Queue {
 	return &Queue{pool: pool}
 }
-
-const selectJobs = "select" + jobColumns + "\nfrom soniq_dead_letter_jobs d"
 
 // newestFirst is total: rows that died in the same microsecond have an order
 // too, so that a limit cuts at the same place each time.
@@ -75,17 +74,13 @@ func (q *Queue) page(ctx context.Context, f Filter, after Cursor) ([]Job, error)
 		return nil, err
 	}
 	sql, params := f.pageSQL(after)
-	rows, err := q.pool.Query(ctx, sql, params...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanJob)
+	return q.readBounded(ctx, sizes.Listed, params, sql)
 }
 
 // pageSQL is the statement of a page. Of several job names it takes a page
 // each and merges them: an index gives one name's rows in their order, and not
 // those of many.
-func (f Filter) pageSQL(after Cursor) (sql string, params []any) {
+func (f Filter) pageSQL(after Cursor) (sql func(reading) string, params []any) {
 	names := f.JobNames
 	if len(names) > 1 {
 		f.JobNames = nil
@@ -93,14 +88,16 @@ func (f Filter) pageSQL(after Cursor) (sql string, params []any) {
 	w := f.where()
 	w.after(after)
 	if len(names) <= 1 {
-		return selectJobs + w.sql() + newestFirst + w.limit(f.Limit), w.params
+		end := w.sql() + newestFirst + w.limit(f.Limit)
+		return func(r reading) string { return r.selectJobs() + end }, w.params
 	}
 	unique := slices.Compact(slices.Sorted(slices.Values(names)))
 	from := "unnest(" + w.param(unique) + "::text[]) as n (name)"
 	w.and("d.job_name = n.name")
 	limit := w.limit(f.Limit)
-	return "select" + jobColumns + "\nfrom " + from + "\ncross join lateral (\n" +
-		"select d.*\nfrom soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit, w.params
+	end := "\nfrom " + from + "\ncross join lateral (\n" +
+		"select d.*\nfrom soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit
+	return func(r reading) string { return "select" + r.columns() + end }, w.params
 }
 
 // after adds the condition of a page that follows a place. While the row is
@@ -195,22 +192,16 @@ func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err er
 	return n, err
 }
 
-const getSQL = selectJobs + "\nwhere d.id = $1"
-
 // Get returns one dead letter, or ErrNotFound.
 func (q *Queue) Get(ctx context.Context, id uuid.UUID) (Job, error) {
-	rows, err := q.pool.Query(ctx, getSQL, id)
-	if err != nil {
-		return Job{}, fmt.Errorf("get dead letter %s: %w", id, err)
-	}
-	j, err := pgx.CollectExactlyOneRow(rows, scanJob)
-	if errors.Is(err, pgx.ErrNoRows) {
+	jobs, err := q.readBounded(ctx, sizes.One, []any{id}, func(r reading) string { return r.selectJobs() + "\nwhere d.id = $1" })
+	if err == nil && len(jobs) == 0 {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return Job{}, fmt.Errorf("get dead letter %s: %w", id, err)
 	}
-	return j, nil
+	return jobs[0], nil
 }
 
 // Picks reports whether the filter picks the dead letter, its Limit aside.

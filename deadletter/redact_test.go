@@ -9,7 +9,7 @@ import (
 func TestRedact_hidesWhatKeysCallASecret(t *testing.T) {
 	t.Parallel()
 	for doc, want := range map[string]string{
-		`{"user_id": 42, "password": "hunter2"}`:               `{"user_id":42,"password":"[redacted]"}`,
+		`{"user_id": 42, "password": "hunter2"}`:               `{"user_id": 42, "password": "[redacted]"}`,
 		`{"API-Key":{"a":[1,{"b":2}]},"after":1}`:              `{"API-Key":"[redacted]","after":1}`,
 		`{"a":{"client_secret":"x","n":12345678901234567890}}`: `{"a":{"client_secret":"[redacted]","n":12345678901234567890}}`,
 		`{"has_token":true,"token":null,"pin":1234}`:           `{"has_token":true,"token":null,"pin":"[redacted]"}`,
@@ -29,12 +29,12 @@ func TestRedactText_hidesWhatLooksLikeASecret(t *testing.T) {
 	for text, want := range map[string]string{
 		"dial postgres://ann:s3cr3t@db:5432/app: refused":      "dial postgres://ann:[redacted]@db:5432/app: refused",
 		"get https://example.com:8080/x: connection refused":   "get https://example.com:8080/x: connection refused",
-		"Authorization: Bearer abc.def-ghi=":                   "Authorization: Bearer [redacted]",
+		"Authorization: Bearer abc.def-ghi=":                   "Authorization: [redacted]",
 		"POST https://hooks.slack.com/services/T0/B0/xyz: 404": "POST https://hooks.slack.com/[redacted]: 404",
 		"key AKIAABCDEFGHIJKLMNOP is disabled":                 "key [redacted] is disabled",
 		"GET /?token=abc&user=7":                               "GET /?token=[redacted]&user=7",
 		"basic idea: a bearer of news":                         "basic idea: a bearer of news",
-		"-----BEGIN RSA PRIVATE KEY-----\nMIIB\n":              "[redacted]",
+		"-----BEGIN RSA PRIVATE KEY-----\nMIIB\n":              "[redacted]\n",
 	} {
 		if got := RedactText(text); got != want {
 			t.Errorf("RedactText(%q) = %q, want %q", text, got, want)

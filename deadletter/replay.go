@@ -12,8 +12,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/argshash"
+	"soniq/internal/sizes"
 )
 
 // replayBatch is how many jobs one statement of ReplayAll makes. All of them
@@ -54,7 +56,8 @@ type ReplayOptions struct {
 	// keeps its own. A dead letter whose arguments have no place for one of them
 	// is refused with an *EditError. Default none.
 	Edits []ArgsEdit `json:"edits,omitempty"`
-	// Force replays what is being replayed or was resolved. The work may then
+	// Force replays what is being replayed or was resolved. Then the end of the
+	// new job counts, and that of an earlier one no longer does. The work may then
 	// be done twice; so it is for Replay alone, and ReplayAll refuses it.
 	// Default false.
 	Force bool `json:"force,omitempty"`
@@ -139,8 +142,11 @@ type ReplayResult struct {
 //
 // $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0,
 // $5 priority or null, $6 queue or ”, $7 delay, $8 and $9 the other arguments of
-// each and their hash, or null; for the record $10 the operation, $11 who and
-// $12 why.
+// each and their hash, or null; for the record $10 the operation, $11 who, $12
+// why and $13 what it tells of the other arguments.
+//
+// A name and a queue that were shortened are whole again. What the unique indexes
+// of the queue could not hold is not unique.
 const makeJobs = `
 with made as (
   insert into soniq_jobs (
@@ -148,13 +154,15 @@ with made as (
     queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
   )
   select
-    u.job_id, d.job_name, coalesce(u.args::jsonb, d.args),
+    u.job_id, coalesce(d.whole_job_name, d.job_name), coalesce(u.args::jsonb, d.args),
     case when u.args is not null and d.args_hash is not null then u.args_hash else d.args_hash end, 'queued',
     case when $3 then d.attempts else 0 end,
     case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
-    coalesce(nullif($6, ''), d.queue),
+    coalesce(nullif($6, ''), d.whole_queue, d.queue),
     coalesce($5, d.priority),
-    coalesce(d.unique_job, false), d.dedup_key, d.producer_id, d.id, clock_timestamp(),
+    coalesce(d.unique_job, false) and d.whole_job_name is null
+      and octet_length(d.job_name) + octet_length(coalesce(d.args_hash, '')) <= 2500,
+    case when octet_length(d.dedup_key) <= 2500 then d.dedup_key end, d.producer_id, d.id, clock_timestamp(),
     case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
   from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, place)
   join soniq_dead_letter_jobs d on d.id = u.id
@@ -173,10 +181,9 @@ with made as (
   returning d.id, made.id as job_id
 ), recorded as (
   insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
-  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id,
-    case when u.args is not null then jsonb_build_object('args', u.args::jsonb) end
+  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id, u.detail::jsonb
   from linked l
-  join unnest($1::uuid[], $8::text[]) as u (id, args) on u.id = l.id
+  join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
 )
 select id, job_id
 from linked`
@@ -191,12 +198,12 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID,
 		}
 		fresh[i] = id
 	}
-	args, hashes, err := o.otherArgs(ctx, tx, ids)
+	args, hashes, details, err := o.otherArgs(ctx, tx, ids)
 	if err != nil {
 		return nil, err
 	}
 	rows, err := tx.Query(ctx, makeJobs, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hashes,
-		operation, by.actor, by.because)
+		operation, by.actor, by.because, details)
 	if err != nil {
 		return nil, err
 	}
@@ -236,12 +243,12 @@ select d.id, d.args
 from soniq_dead_letter_jobs d
 where d.id = any($1)`
 
-// otherArgs are the other arguments of each, and their hashes; all nil where
-// they keep their own.
-func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes []*string, err error) {
-	args, hashes = make([]*string, len(ids)), make([]*string, len(ids))
+// otherArgs are the other arguments of each, their hashes, and what the record
+// tells of them; all nil where they keep their own.
+func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes, details []*string, err error) {
+	args, hashes, details = make([]*string, len(ids)), make([]*string, len(ids)), make([]*string, len(ids))
 	if !o.edits() {
-		return args, hashes, nil
+		return args, hashes, details, nil
 	}
 	places := make(map[uuid.UUID]int, len(ids))
 	for i, id := range ids {
@@ -249,7 +256,7 @@ func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) 
 	}
 	rows, err := db.Query(ctx, argsSQL, ids)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	var (
 		id     uuid.UUID
@@ -257,18 +264,43 @@ func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) 
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &stored}, func() (err error) {
 		i := places[id]
-		args[i], hashes[i], err = o.newArgs(id, stored)
+		if args[i], hashes[i], err = o.newArgs(id, stored); err != nil || args[i] == nil {
+			return err
+		}
+		details[i], err = argsDetail(stored, json.RawMessage(*args[i]))
 		return err
 	})
-	return args, hashes, err
+	return args, hashes, details, err
 }
 
-const stateSQL = `
-select d.state, d.replay_job_id, d.attempts, d.max_attempts, soniq_dead_letter_replays(d.id)
+// replaysOf is the SQL of how often the work of a dead letter has been replayed:
+// itself, and those that it is a replay of, of which rows that were made by hand
+// may have a circle. It is soniq_dead_letter_replays in schema.sql, which
+// programs of 0.1.0 call, for whoever may read dead letters and may execute
+// nothing.
+func replaysOf(id string) string {
+	return `(
+  with recursive line (parent, replays, place) as (
+    select f.replay_of, f.resurrection_count, 1
+    from soniq_dead_letter_jobs f
+    where f.id = ` + id + `
+    union all
+    select f.replay_of, f.resurrection_count, l.place + 1
+    from line l
+    join soniq_dead_letter_jobs f on f.id = l.parent
+    where l.place < 100
+  )
+  select least(coalesce(sum(l.replays), 0), 1000000)::integer
+  from line l
+)`
+}
+
+var stateSQL = `
+select d.state, d.replay_job_id, d.attempts, d.max_attempts, ` + replaysOf("d.id") + `
 from soniq_dead_letter_jobs d
 where d.id = $1`
 
-const lockSQL = stateSQL + `
+var lockSQL = stateSQL + `
 for update`
 
 // The queued job that has $1's place under one of the unique indexes. $2 is the
@@ -283,6 +315,9 @@ join soniq_jobs j on j.status = 'queued' and (
 )
 where d.id = $1
 limit 1`
+
+// indexTooSmall is how PostgreSQL says that a value is too long for an index.
+const indexTooSmall = "54000"
 
 // Replay enqueues a dead letter's job again, under a new id, which it returns.
 // The dead letter stays as the record: its state becomes replaying, and
@@ -302,6 +337,10 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 		job, err = o.replay(ctx, tx, id, q.by)
 		return err
 	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == indexTooSmall {
+		err = fmt.Errorf("its queue's name is too long for the index of the jobs, give another queue: %w", err)
+	}
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("replay dead letter %s: %w", id, err)
 	}
@@ -352,7 +391,7 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter
 // is queued.
 func (o ReplayOptions) duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
-	_, hashes, err := o.otherArgs(ctx, db, []uuid.UUID{id})
+	_, hashes, _, err := o.otherArgs(ctx, db, []uuid.UUID{id})
 	if err != nil {
 		return err
 	}
@@ -396,6 +435,10 @@ func (f Filter) replayable(o ReplayOptions) *where {
 	w.and("d.state = 'dead'")
 	w.and(outcomeUnknown + " is not true")
 	w.and("not " + superseded)
+	if o.Queue == "" {
+		// The index of the queue may not hold it.
+		w.and("d.whole_queue is null")
+	}
 	if o.MaxReplays > 0 {
 		w.and("not " + w.exhausted(o.MaxReplays))
 	}
@@ -411,7 +454,7 @@ func (w *where) exhausted(most int) string {
 	n := w.param(most)
 	return `(case
     when d.replay_of is null then coalesce(d.resurrection_count, 0)
-    else soniq_dead_letter_replays(d.id)
+    else ` + replaysOf("d.id") + `
   end >= ` + n + `)`
 }
 
@@ -425,11 +468,8 @@ func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int
 		n = min(n, f.Limit)
 	}
 	w := f.replayable(o)
-	rows, err := q.pool.Query(ctx, selectJobs+w.sql()+oldestFirst+w.limit(n), w.params...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters to replay: %w", err)
-	}
-	jobs, err := pgx.CollectRows(rows, scanJob)
+	end := w.sql() + oldestFirst + w.limit(n)
+	jobs, err := q.readBounded(ctx, sizes.Listed, w.params, func(r reading) string { return r.selectJobs() + end })
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
 	}
@@ -554,7 +594,7 @@ func (q *Queue) replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOpti
 		return result, err
 	}
 	op := Operation{Action: ActionReplay, State: OperationDone, Total: int64(len(ids))}
-	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}); err != nil {
+	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}.redacted()); err != nil {
 		return result, err
 	}
 	for batch := range slices.Chunk(ids, replayBatch) {

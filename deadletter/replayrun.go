@@ -70,6 +70,8 @@ func (p Pace) validate() error {
 type replayOrder struct {
 	Options ReplayOptions `json:"options"`
 	Pace    Pace          `json:"pace"`
+	// Redacted: the replay is done, and the secrets among its options are gone.
+	Redacted bool `json:"redacted,omitempty"`
 }
 
 // A StoppedError ends a replay that its canary or its breaker has stopped. The
@@ -292,7 +294,7 @@ func (q *Queue) startReplay(ctx context.Context, f Filter, o ReplayOptions, p Pa
 	}
 	op := Operation{Action: ActionReplay, State: OperationRunning}
 	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) error {
-		if err := q.beginOperation(ctx, tx, &op, f, replayOrder{o, p}); err != nil {
+		if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o, Pace: p}); err != nil {
 			return err
 		}
 		w := f.replayable(o)
@@ -569,6 +571,9 @@ func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done 
 		op.State, op.StoppedBy = OperationRunning, ""
 		if done = len(picked) < most; done {
 			op.State = OperationDone
+			if err := r.order.blank(ctx, tx, op.ID); err != nil {
+				return err
+			}
 		}
 		return op.save(ctx, tx)
 	})
@@ -622,7 +627,7 @@ func (r *replayRun) stopped(ctx context.Context, err error) {
 	case ctx.Err() != nil:
 		r.op.StoppedBy = StoppedByCaller
 	default:
-		r.op.StoppedBy = err.Error()
+		r.op.StoppedBy = RedactText(err.Error())
 	}
 	r.op.State = OperationStopped
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)

@@ -283,7 +283,7 @@ func TestQueue_Replay_otherArguments_leaveTheOriginal(t *testing.T) {
 		t.Errorf("the original: %s", j.Args)
 	}
 	history, err := q.History(t.Context(), id)
-	if err != nil || len(history) != 1 || string(history[0].Detail) != `{"args": {"a": 1, "b": 2}}` {
+	if err != nil || len(history) != 1 || string(history[0].Detail) != `{"args": {"a": 1, "b": 2}, "changed": ["to", "b", "a"]}` {
 		t.Errorf("history: %+v, %v", history, err)
 	}
 	for _, bad := range []string{``, `[]`, `{`, `null`, `"x"`, "{\"a\": \"\xff\"}", `{"a": "\u0000"}`} {

@@ -61,7 +61,8 @@ const (
 // lock, and leaves what is being replayed.
 //
 // Each batch holds lock, an advisory lock of the transaction, so that of several
-// processes one is at work. While somebody else has it, Retain tries again, up to
+// processes one is at work. A row that the database refuses to delete is left, and
+// the error tells of it once the others, of every rule, are gone. While somebody else has it, Retain tries again, up to
 // every 10 s, until ctx ends. 0 is no lock.
 func (q *Queue) Retain(ctx context.Context, rules []Retention, lock int64) (int64, error) {
 	deleted, err := q.retain(ctx, rules, lock)
@@ -75,13 +76,14 @@ func (q *Queue) retain(ctx context.Context, rules []Retention, lock int64) (dele
 	if err := ValidateRetention(rules); err != nil {
 		return 0, err
 	}
+	var errs []error
 	for i, r := range rules {
 		if r.Keep == 0 {
 			continue
 		}
 		var cutoff time.Time
 		if err := q.pool.QueryRow(ctx, cutoffSQL, r.Keep.Seconds()).Scan(&cutoff); err != nil {
-			return deleted, err
+			return deleted, errors.Join(append(errs, err)...)
 		}
 		f := r.Filter
 		if f.To.IsZero() || cutoff.Before(f.To) {
@@ -93,10 +95,13 @@ func (q *Queue) retain(ctx context.Context, rules []Retention, lock int64) (dele
 		err := c.run(ctx)
 		deleted += c.op.Done
 		if err != nil {
-			return deleted, fmt.Errorf("rule %d: %w", i+1, err)
+			errs = append(errs, fmt.Errorf("rule %d: %w", i+1, err))
+		}
+		if err != nil && len(c.refused.ids) == 0 {
+			break
 		}
 	}
-	return deleted, nil
+	return deleted, errors.Join(errs...)
 }
 
 // retentionWhere is what rule i deletes: what is old and what no rule before it

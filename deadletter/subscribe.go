@@ -1,6 +1,7 @@
 package deadletter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"soniq/internal/redact"
 	"soniq/notify"
 )
 
@@ -85,9 +87,7 @@ type SubscribeOptions struct {
 // A payload that can't be read, which anybody can send, is logged and skipped.
 // Subscribe returns an error only for a configuration that can't work.
 func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn func(context.Context, Event)) error {
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+	o.Logger = redact.Logger(cmp.Or(o.Logger, slog.Default()))
 	listener, err := notify.NewListener(notify.Config{ConnConfig: cfg, Logger: o.Logger})
 	if err != nil {
 		return fmt.Errorf("subscribe to dead letters: %w", err)

@@ -97,8 +97,10 @@ func TestSubscribe_hearsOfEachDeath(t *testing.T) {
 	pool := testdb.New(t)
 	s := subscribe(t, pool)
 	worker := insertWorker(t, pool)
-	replayOf := uuid.New()
-	id := insertClaimed(t, pool, worker, columns{"queue": "emails", "replay_of": replayOf})
+	id := uuid.New()
+	replayOf := insertDead(t, pool, columns{"state": "replaying", "replay_job_id": id})
+	_ = receive(t, s.events)
+	insertClaimed(t, pool, worker, columns{"id": id, "queue": "emails", "replay_of": replayOf})
 	if _, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil {
 		t.Fatal(err)
 	}

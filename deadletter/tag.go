@@ -76,5 +76,5 @@ func (q *Queue) tag(ctx context.Context, tx pgx.Tx, id uuid.UUID, tags map[strin
 	if err != nil {
 		return err
 	}
-	return q.record(ctx, tx, []uuid.UUID{id}, ActionTag, new(string(detail)))
+	return q.record(ctx, tx, []uuid.UUID{id}, ActionTag, new(string(Redact(detail))))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +17,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pgid"
+	"soniq/internal/sizes"
 )
 
 const (
@@ -165,7 +167,7 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx pgx.Tx, jobs []Insert) ([
 // describeName keeps a hostile or empty name from garbling an error.
 func describeName(name string) string {
 	if len(name) > 200 {
-		name = name[:200] + "..."
+		name = strings.ToValidUTF8(name[:200], "") + "..."
 	}
 	return fmt.Sprintf("%q", name)
 }
@@ -429,37 +431,46 @@ func describeInsertError(err error) error {
 	return err
 }
 
-// Times at infinity, which Go can't hold, are read like NULL.
-const jobColumns = `
-  id, job_name, args, coalesce(queue, 'default'), coalesce(priority, 100), status,
+// jobColumns are those of a job, with values of up to most bytes each. Times at
+// infinity, which Go can't hold, are read like NULL.
+func jobColumns(most int) string {
+	return `
+  id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
   case when isfinite(scheduled_at) then scheduled_at end,
   case when isfinite(created_at) then created_at else now() end,
   case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
-  coalesce(last_error, ''), result, case when isfinite(expires_at) then expires_at end,
-  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, '',
-  case when isfinite(cancel_requested_at) then cancel_requested_at end, errors`
+  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, case when isfinite(expires_at) then expires_at end,
+  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
+  case when isfinite(cancel_requested_at) then cancel_requested_at end, ` + sizes.History("errors")
+}
 
-const jobSQL = `
-select` + jobColumns + `
+// jobSQL is jobColumns of one job, or of what is left of it. Parameter $1: id.
+func jobSQL(most int) string {
+	return `
+select` + jobColumns(most) + `
 from soniq_jobs
 where id = $1
 union all
 select
-  id, job_name, args, queue, priority, 'dead_letter',
+  id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
   attempts, max_attempts,
   case when isfinite(scheduled_at) then scheduled_at end,
   case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
-  coalesce(last_error, ''), null, null,
-  coalesce(producer_id, ''), coalesce(dedup_key, ''), worker_id, replay_of, dead_letter_reason, null, errors
+  coalesce(left(last_error, 65536), ''), null, null,
+  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
 from soniq_dead_letter_jobs
 where id = $1
 limit 1`
+}
 
 // Job returns the job with this id, dead letters included (their Status is
 // [StatusDeadLetter]), or [ErrJobNotFound].
 func (c *Client) Job(ctx context.Context, id uuid.UUID) (*Job, error) {
-	job, err := scanJob(c.pool.QueryRow(ctx, jobSQL, id))
+	job, err := scanJob(c.pool.QueryRow(ctx, jobSQL(sizes.One), id))
+	if sizes.TooMuch(err) {
+		job, err = scanJob(c.pool.QueryRow(ctx, jobSQL(sizes.Plain), id))
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrJobNotFound
 	}

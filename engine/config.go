@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/redact"
 	"soniq/notify"
 )
 
@@ -28,6 +30,20 @@ type WorkerConfig struct {
 	// handler doesn't set its own Timeout. Negative is never. Default 5 min,
 	// as Python Soniq's.
 	JobTimeout time.Duration
+	// MaxArgsBytes bounds the arguments of a job, as JSON text. One with more is
+	// not loaded: it becomes a dead letter (invalid_arguments). Default 16 MiB;
+	// a client refuses what is over 1 MiB, unless its own limit is higher.
+	MaxArgsBytes int
+	// MaxArgsMemory bounds, in bytes, the arguments that the worker holds at once,
+	// of the jobs that it runs: one that finds no room waits until another has
+	// ended. Those up to 16 KiB are not counted, nor is what handlers make of
+	// them. At least MaxArgsBytes. Default 256 MiB, or MaxArgsBytes if that is
+	// more.
+	MaxArgsMemory int64
+	// MaxAttemptsLimit bounds how often a job is tried, whatever its row says. A
+	// handler's own AttemptLimit stands above it. Negative is no limit. Default
+	// 1,000.
+	MaxAttemptsLimit int
 	// ResultTTL is how long a done job's row, with its result, is kept.
 	// Negative deletes it at once. Default 5 min, as Python Soniq's.
 	ResultTTL time.Duration
@@ -70,7 +86,8 @@ type WorkerConfig struct {
 	// each second until they do. Others notice in seconds that it ended with the
 	// process, unless there is a pooler here too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
-	// Logger takes what an operator should know. Default [slog.Default].
+	// Logger takes what an operator should know. What it is told has no secrets
+	// in it, as [deadletter.RedactText] knows them. Default [slog.Default].
 	Logger *slog.Logger
 	// Observer is told the outcome of each attempt. Default none.
 	Observer Observer
@@ -112,6 +129,16 @@ const (
 // relies on the poll.
 const maxSafetyPoll = 8 * time.Minute
 
+// maxConcurrency bounds Concurrency.
+const maxConcurrency = 10_000
+
+// What a worker takes on, unless its configuration says otherwise.
+const (
+	defaultWorkerArgsBytes  = 16 << 20
+	defaultWorkerArgsMemory = 256 << 20
+	defaultAttemptsLimit    = 1000
+)
+
 func (c WorkerConfig) withDefaults() WorkerConfig {
 	c.Concurrency = cmp.Or(c.Concurrency, 10)
 	c.JobTimeout = cmp.Or(c.JobTimeout, 5*time.Minute)
@@ -121,15 +148,28 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
 	c.WarnDead = cmp.Or(c.WarnDead, 1000)
 	c.SafetyPoll = cmp.Or(c.SafetyPoll, 30*time.Second)
-	if c.Logger == nil {
-		c.Logger = slog.Default()
+	c.MaxArgsBytes = cmp.Or(c.MaxArgsBytes, defaultWorkerArgsBytes)
+	c.MaxArgsMemory = cmp.Or(c.MaxArgsMemory, max(defaultWorkerArgsMemory, int64(c.MaxArgsBytes)))
+	if c.MaxAttemptsLimit = cmp.Or(c.MaxAttemptsLimit, defaultAttemptsLimit); c.MaxAttemptsLimit < 0 {
+		c.MaxAttemptsLimit = math.MaxInt32
 	}
+	c.Logger = redact.Logger(cmp.Or(c.Logger, slog.Default()))
 	return c
 }
 
 func (c WorkerConfig) validate() error {
-	if c.Concurrency < 0 || c.Concurrency > 10_000 {
-		return fmt.Errorf("config: Concurrency must be from 1 to 10000, not %d", c.Concurrency)
+	if c.Concurrency < 0 || c.Concurrency > maxConcurrency {
+		return fmt.Errorf("config: Concurrency must be from 1 to %d, not %d", maxConcurrency, c.Concurrency)
+	}
+	// What PostgreSQL makes of a jsonb is shorter than 1 GiB.
+	if c.MaxArgsBytes < 0 || c.MaxArgsBytes > 1<<30 {
+		return fmt.Errorf("config: MaxArgsBytes must be from 1 to %d, not %d", 1<<30, c.MaxArgsBytes)
+	}
+	if least := cmp.Or(c.MaxArgsBytes, defaultWorkerArgsBytes); c.MaxArgsMemory != 0 && c.MaxArgsMemory < int64(least) {
+		return fmt.Errorf("config: MaxArgsMemory must be at least MaxArgsBytes, which is %d, not %d", least, c.MaxArgsMemory)
+	}
+	if c.MaxAttemptsLimit > math.MaxInt32 {
+		return fmt.Errorf("config: MaxAttemptsLimit must be at most %d, not %d", math.MaxInt32, c.MaxAttemptsLimit)
 	}
 	for _, q := range c.Queues {
 		if err := checkText("queue", q); err != nil {

@@ -70,6 +70,8 @@ type execution struct {
 	handler *handler
 	// handle is the handler's function with its middleware around it.
 	handle HandlerFunc
+	// loader reads the arguments of a job that came without; nil in a dry run.
+	loader *loader
 	// timeout bounds the attempt; 0 is none.
 	timeout time.Duration
 	// classifiers are the worker's, or the handler's own.
@@ -114,7 +116,14 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {
 		// Earlier workers died with the job each time, or gave up on telling.
+		e.weigh(ctx)
 		outcome = e.fail(deadletter.KindCrash, nil, e.crashMessage(), "")
+		return
+	}
+	// Released last, when the handler has returned, and not when it was given up.
+	defer func() { e.job.held.release() }()
+	if o, ok := e.prepare(ctx); !ok {
+		outcome = o
 		return
 	}
 	ctx = jobContext{ctx, e}

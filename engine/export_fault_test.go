@@ -4,14 +4,18 @@ import "context"
 
 // The statements that faults are injected at, beside those of export_test.go.
 const (
-	DoneSQL          = settleDoneSQL
-	DeleteSQL        = settleDeleteSQL
+	DoneSQL      = settleDoneSQL
+	DeleteSQL    = settleDeleteSQL
+	CancelledSQL = settleCancelledSQL
+	RegisterSQL  = registerSQL
+	CancelsSQL   = cancelsSQL
+	MarkDeadSQL  = markDeadSQL
+)
+
+// Those that are put together when the program starts.
+var (
 	RequeueSQL       = settleRequeueSQL
-	CancelledSQL     = settleCancelledSQL
-	RegisterSQL      = registerSQL
-	CancelsSQL       = cancelsSQL
 	RequeueOrphanSQL = requeueOrphanSQL
-	MarkDeadSQL      = markDeadSQL
 )
 
 // Token is that of the claim under which the job runs.

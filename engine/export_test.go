@@ -15,9 +15,14 @@ const (
 	ClaimSQL   = claimSQL
 	ClaimOnSQL = claimOnSQL
 	NextDueSQL = nextDueSQL
-	LookSQL    = lookSQL
-	DeadSQL    = deadJobsSQL
-	StraysSQL  = straysSQL
+
+	ClaimCrowdSQL   = claimCrowdSQL
+	ClaimLanesSQL   = claimLanesSQL
+	NextDueCrowdSQL = nextDueCrowdSQL
+
+	LookSQL   = lookSQL
+	DeadSQL   = deadJobsSQL
+	StraysSQL = straysSQL
 
 	DeclareSQL  = declareSQL
 	WithdrawSQL = withdrawSQL
@@ -134,12 +139,13 @@ type Claims struct{ c claims }
 
 // NewClaims is that of a worker without limits.
 func NewClaims(pool *pgxpool.Pool) *Claims {
-	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}}}
+	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}, attemptLimit: 1000}}
 }
 
 // Take claims up to n jobs.
 func (c *Claims) Take(ctx context.Context, queues, names []string, n int) ([]*Job, error) {
-	return c.c.take(ctx, 1, ask{queues, names}, n)
+	taken, err := c.c.take(ctx, 1, ask{queues, names}, n)
+	return taken.jobs, err
 }
 
 // Stay puts off the next whole claim for a long time, or has it come next, and
@@ -153,3 +159,40 @@ func (c *Claims) Stay(long bool) bool {
 	}
 	return true
 }
+
+// Crowded says whether whole claims are dear, and sets it.
+func (c *Claims) Crowded(yes bool) { c.c.crowded = yes }
+
+// LookAhead is what follows a claim that came back short. unsure says that the
+// claim did not see everything.
+func (c *Claims) LookAhead(ctx context.Context, queues, names []string) (crowded, unsure bool, err error) {
+	next, err := c.c.untilNext(ctx, ask{queues, names})
+	return c.c.crowded, next.unsure, err
+}
+
+// StayDear is Stay while whole claims are dear.
+func (c *Claims) StayDear(long bool) {
+	for _, s := range c.c.spots {
+		if s.until = time.Now(); long {
+			s.until = time.Now().Add(time.Hour)
+		}
+	}
+}
+
+// Most is what a claim after one that timed out is bounded to; 0 is no bound.
+func (c *Claims) Most() int { return c.c.most }
+
+// ProvedBy follows a fetch after which nobody is left who could have kept silent,
+// and tells whether the worker then relies on notifications.
+func ProvedBy(ctx context.Context, whole bool) (bool, error) {
+	h := newHunger(nil, uuid.Nil, nil, []string{"q"})
+	h.doubt()
+	h.seen = 1
+	h.rows["q"].declared = true
+	h.proof = hungerProof{doubts: 1, ended: true}
+	_, err := h.short(ctx, []string{"q"}, time.Minute, whole)
+	return h.proof.proved, err
+}
+
+// Expire is a turn of the chore.
+func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }

@@ -28,7 +28,7 @@ import (
 //  2. The hunger is committed.
 //  3. It lists the transactions that hold the lock of a writer on soniq_jobs.
 //  4. It goes on fetching, at a pace, until each of these has ended.
-//  5. It fetches once more.
+//  5. It fetches once more, and looks at all that is due.
 //  6. It sleeps, and relies on NOTIFY.
 //
 // Take any job of its queues that is committed without a notification. Its
@@ -172,7 +172,9 @@ func (h *hunger) reach(step hungerStep) {
 
 // short follows a fetch that found no more jobs in these queues, after which the
 // worker would sleep for wait. It returns how long it may sleep; 0: fetch again.
-func (h *hunger) short(ctx context.Context, queues []string, wait time.Duration) (time.Duration, error) {
+// One that was not whole, because it did not look at all that is due in them,
+// proves nothing: the worker will look at the rest by itself, after wait.
+func (h *hunger) short(ctx context.Context, queues []string, wait time.Duration, whole bool) (time.Duration, error) {
 	wanted := make([]string, len(queues))
 	for i, queue := range queues {
 		wanted[i] = hungerKey(queue)
@@ -210,6 +212,8 @@ func (h *hunger) short(ctx context.Context, queues []string, wait time.Duration)
 		h.reach(hungerListed)
 		return 0, nil
 	case p.proved:
+		return wait, nil
+	case p.ended && !whole:
 		return wait, nil
 	case p.ended:
 		// The fetch that we follow began after the last of them had ended.

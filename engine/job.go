@@ -29,7 +29,8 @@ const (
 type Job struct {
 	ID   uuid.UUID `json:"id"`
 	Name string    `json:"job_name"`
-	// Args is a JSON object.
+	// Args is a JSON object. Where a job is only read, and not run, arguments and
+	// a result over 16 MiB, or 256 KiB in a list, are a JSON string that says so.
 	Args     json.RawMessage `json:"args"`
 	Queue    string          `json:"queue"`
 	Priority int             `json:"priority"`
@@ -43,7 +44,8 @@ type Job struct {
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
 	// LastError is the error of the latest failed attempt; empty if none
-	// failed.
+	// failed. A handler sees at most 8,192 characters of it, 1,000 of ProducerID
+	// and 3,000 of DedupKey.
 	LastError string `json:"last_error,omitempty"`
 	// Result is what the handler returned, as JSON; nil if nothing.
 	Result json.RawMessage `json:"result,omitempty"`
@@ -64,6 +66,10 @@ type Job struct {
 	Errors []deadletter.Failure `json:"errors,omitempty"`
 
 	token int64
+	// held is what its arguments take of the worker's memory; nil is nothing that
+	// is counted. stored is their size in the row, where that was asked.
+	held   *heldArgs
+	stored int64
 }
 
 // inUTC turns the times that were read, which are local ones.

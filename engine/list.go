@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/sizes"
 )
 
 // defaultListLimit is far more than a person reads, and little to hold.
@@ -46,14 +48,16 @@ func (f JobFilter) validate() error {
 }
 
 // Ids of version 7 are in order of time, which makes them a good tie-break.
-const listSQL = `
-select` + jobColumns + `
+func listSQL(most int) string {
+	return `
+select` + jobColumns(most) + `
 from soniq_jobs
 where ($1::text[] is null or status = any ($1))
   and ($2::text[] is null or coalesce(queue, 'default') = any ($2))
   and ($3::text[] is null or job_name = any ($3))
 order by created_at desc nulls last, id desc
 limit $4`
+}
 
 // List returns the jobs that match, the newest first. A mistake in the filter
 // is an [*ArgumentError].
@@ -64,8 +68,14 @@ func (c *Client) List(ctx context.Context, f JobFilter) ([]*Job, error) {
 	if f.Limit == 0 {
 		f.Limit = defaultListLimit
 	}
-	rows, _ := c.pool.Query(ctx, listSQL, f.Statuses, f.Queues, f.Names, f.Limit)
-	jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
+	list := func(most int) ([]*Job, error) {
+		rows, _ := c.pool.Query(ctx, listSQL(most), f.Statuses, f.Queues, f.Names, f.Limit)
+		return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
+	}
+	jobs, err := list(sizes.Listed)
+	if sizes.TooMuch(err) {
+		jobs, err = list(sizes.Plain)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/pgid"
+	"soniq/internal/sweep"
 )
 
 // maintenanceLock is the advisory lock under which Python Soniq cleans up:
@@ -21,6 +23,8 @@ const maintenanceLock int64 = 4325948971829913621
 const (
 	expireInterval = time.Minute
 	strayInterval  = 30 * time.Second
+	// turnPatience bounds a turn of many batches; the next one goes on.
+	turnPatience = 20 * time.Second
 	// expireBatch keeps a pass's locks and its transaction short.
 	expireBatch = 5000
 	// registryWindow is how long a registered name is remembered at the
@@ -36,7 +40,6 @@ func (w *Worker) maintain(ctx context.Context) error {
 	chores := []*chore{
 		{name: "expire results", every: expireInterval, do: w.expire},
 		strays,
-		{name: "prune workers and job names", every: pruneInterval, do: w.prune},
 	}
 	if w.config.UnknownGrace > 0 {
 		chores = append(chores, &chore{
@@ -109,15 +112,24 @@ where id in (
   where (select elected from leader)
     and status in ('done', 'cancelled')
     and expires_at < now()
+    and id <> all ((select $3::uuid[])::uuid[])
   order by expires_at
   limit $2
   for update skip locked
 )`
 
-// expire deletes the rows of done and cancelled jobs whose time has come, in batches.
+// expire deletes the rows of done and cancelled jobs whose time has come, in batches;
+// one by one where the database refuses a batch, until it is known which of it.
 func (w *Worker) expire(ctx context.Context) error {
-	for {
-		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch)
+	for begun := time.Now(); ; {
+		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch, pgid.Array(w.unexpired.ids()))
+		if sweep.IsRefusal(err) {
+			err = w.expireEach(ctx)
+			if err == nil && time.Since(begun) < turnPatience {
+				continue
+			}
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("expire results: %w", err)
 		}
@@ -127,14 +139,57 @@ func (w *Worker) expire(ctx context.Context) error {
 	}
 }
 
+const expiredSQL = `
+select j.id
+from soniq_jobs j
+where j.status in ('done', 'cancelled')
+  and j.expires_at < now()
+order by j.expires_at
+limit $1`
+
+const expireOneSQL = `
+delete from soniq_jobs j
+where j.id = $1
+  and j.status in ('done', 'cancelled')
+  and j.expires_at < now()`
+
+// expireEach passes over what the database refuses to delete: a row that another
+// table refers to, say.
+func (w *Worker) expireEach(ctx context.Context) error {
+	rows, _ := w.pool.Query(ctx, expiredSQL, w.unexpired.most())
+	ids, err := pgid.Collect(rows)
+	if err != nil {
+		return fmt.Errorf("expire results: %w", err)
+	}
+	for _, id := range ids {
+		if w.unexpired.passes(id) {
+			continue
+		}
+		_, err := w.pool.Exec(ctx, expireOneSQL, id)
+		switch {
+		case err == nil:
+			w.unexpired.went(id)
+			continue
+		case !sweep.IsRefusal(err):
+			return fmt.Errorf("expire result %s: %w", id, err)
+		case w.unexpired.refuse(id):
+			w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
+		}
+		if w.unexpired.stuck() {
+			return fmt.Errorf("expire result %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // unknownSQL finds due jobs that the fleet has disowned: for the whole grace
 // the job was due, a Go worker of today served its queue, and nobody
 // registered its name; and no live Python worker serves the queue, whose names
 // can't be told. An unserved or a paused queue buries nothing.
 // Parameters: $1 served queues, $2 job names, $3 grace, $4 memory of names,
-// $5 and $6 the silence after which a Go and a Python worker is dead.
+// $5 and $6 the silence after which a Go and a Python worker is dead, $7 how many.
 const unknownSQL = `
-select j.id, j.job_name
+select j.id, left(j.job_name, 500), coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0)
 from soniq_jobs j
 where j.status = 'queued'
   and coalesce(j.queue, 'default') = any ($1::text[])
@@ -165,37 +220,116 @@ where j.status = 'queued'
     where r.task_name = j.job_name
       and r.last_seen_at > now() - $4::interval
   )
-limit 1000`
+limit $7`
 
-// buryUnknown makes dead letters of the jobs that nobody can run.
+// unknown is a job that nobody can run: its name, cut, and how much its move
+// would move.
+type unknown struct {
+	ID    uuid.UUID
+	Name  string
+	Bytes int64
+}
+
+// buryUnknown makes dead letters of the jobs that nobody can run: all of them, as
+// far as its time allows.
 func (w *Worker) buryUnknown(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, unknownSQL, w.queues, w.registry.Names(),
-		w.config.UnknownGrace, max(w.config.UnknownGrace, registryWindow), workerDeadAfter, pythonDeadAfter)
-	byName := map[string][]uuid.UUID{}
-	var id uuid.UUID
-	var name string
-	if _, err := pgx.ForEachRow(rows, []any{&id, &name}, func() error {
-		byName[name] = append(byName[name], id)
-		return nil
-	}); err != nil {
-		return fmt.Errorf("find unknown jobs: %w", err)
-	}
 	var errs []error
-	for name, ids := range byName {
-		verdict := deadletter.Classify(deadletter.Attempt{
-			JobName: name,
-			Kind:    deadletter.KindUnregistered,
-			Message: fmt.Sprintf("no worker has registered the job %q within %s", name, w.config.UnknownGrace),
-		})
-		moved, err := deadletter.MoveQueued(ctx, w.pool, ids, verdict)
+	for begun := time.Now(); time.Since(begun) < turnPatience; {
+		most := w.unburied.most()
+		rows, _ := w.pool.Query(ctx, unknownSQL, w.queues, w.registry.Names(),
+			w.config.UnknownGrace, max(w.config.UnknownGrace, registryWindow), workerDeadAfter, pythonDeadAfter, most)
+		found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[unknown])
 		if err != nil {
-			errs = append(errs, fmt.Errorf("bury jobs called %s: %w", describeName(name), err))
-			continue
+			return fmt.Errorf("find unknown jobs: %w", err)
 		}
-		for _, id := range moved {
-			w.logger.Warn("job is a dead letter", "job", id, "name", name,
-				"reason", string(verdict.Reason), "error", verdict.Message)
+		buried, err := w.buryPage(ctx, found)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		// Nothing was buried: the rest is held by someone, or passed over.
+		if len(found) < most || buried == 0 || w.unburied.stuck() {
+			break
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// buryPage buries those of the jobs that are not passed over, those of one name
+// together.
+func (w *Worker) buryPage(ctx context.Context, found []unknown) (buried int, err error) {
+	byName := map[string][]unknown{}
+	for _, u := range found {
+		if !w.unburied.passes(u.ID) {
+			byName[u.Name] = append(byName[u.Name], u)
+		}
+	}
+	var errs []error
+	for name, jobs := range byName {
+		for len(jobs) > 0 && !w.unburied.stuck() {
+			var batch []unknown
+			batch, jobs = cutBatch(jobs)
+			n, err := w.buryNamed(ctx, name, batch)
+			buried += n
+			if err == nil {
+				continue
+			}
+			errs = append(errs, fmt.Errorf("bury jobs called %s: %w", describeName(name), err))
+			if !sweep.IsRefusal(err) {
+				return buried, errors.Join(errs...)
+			}
+		}
+	}
+	return buried, errors.Join(errs...)
+}
+
+// cutBatch cuts off as many jobs as one statement should move; at least one.
+func cutBatch(jobs []unknown) (batch, rest []unknown) {
+	bytes := int64(0)
+	for n, u := range jobs {
+		if bytes += u.Bytes; n > 0 && bytes > maintainedBytes {
+			return jobs[:n], jobs[n:]
+		}
+	}
+	return jobs, nil
+}
+
+// buryNamed buries jobs of one name; one by one where the database refuses them.
+func (w *Worker) buryNamed(ctx context.Context, name string, jobs []unknown) (buried int, err error) {
+	verdict := deadletter.Classify(deadletter.Attempt{
+		JobName: name,
+		Kind:    deadletter.KindUnregistered,
+		Message: fmt.Sprintf("no worker has registered the job %s within %s", describeName(name), w.config.UnknownGrace),
+	})
+	ids := make([]uuid.UUID, len(jobs))
+	for i, u := range jobs {
+		ids[i] = u.ID
+	}
+	moved, err := deadletter.MoveQueued(ctx, w.pool, ids, verdict)
+	if err != nil && sweep.IsRefusal(err) && len(jobs) > 1 {
+		var errs []error
+		for i := range jobs {
+			n, err := w.buryNamed(ctx, name, jobs[i:i+1])
+			buried += n
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if err != nil && !sweep.IsRefusal(err) || w.unburied.stuck() {
+				break
+			}
+		}
+		return buried, errors.Join(errs...)
+	}
+	if err != nil && sweep.IsRefusal(err) && w.unburied.refuse(jobs[0].ID) {
+		w.logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is passed over",
+			"job", jobs[0].ID, "name", name, "error", err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range moved {
+		w.unburied.went(id)
+		w.logger.Warn("job is a dead letter", "job", id, "name", name,
+			"reason", string(verdict.Reason), "error", verdict.Message)
+	}
+	return len(moved), nil
 }

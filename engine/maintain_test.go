@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,8 +25,8 @@ func connect(t *testing.T, url string) *pgxpool.Pool {
 	return pool
 }
 
-func noop(reg *engine.Registry, name string) {
-	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil })
+func noop(reg *engine.Registry, name string, opts ...engine.HandleOption) {
+	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil }, opts...)
 }
 
 func addWorker(t *testing.T, pool *pgxpool.Pool, version *string, queues []string, silent, age time.Duration) uuid.UUID {
@@ -160,6 +161,25 @@ func TestWorker_expiredResults_areDeleted(t *testing.T) {
 		if _, err := client.Job(t.Context(), id); errors.Is(err, engine.ErrJobNotFound) {
 			t.Error("a job that hadn't expired is gone")
 		}
+	}
+}
+
+// A row that the application's own table refers to stays, and no other with it.
+func TestWorker_expiredRowThatCantBeDeleted_holdsUpNobody(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `create table invoices (job uuid references soniq_jobs (id))`)
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, expires_at)
+		select gen_random_uuid(), 'x', '{}', 'done', now() - n * interval '1 s' from generate_series(1, 2000) n`)
+	exec(t, pool, `insert into invoices select id from soniq_jobs order by expires_at limit 3`)
+	reg := engine.NewRegistry()
+	noop(reg, "ok")
+	log := new(journal)
+	start(t, pool, reg, engine.WorkerConfig{Logger: log.logger()})
+	waitUntil(t, pool, "expiry", `select count(*) = 3 from soniq_jobs`)
+	if n := strings.Count(log.String(), "refuses to delete"); n != 3 {
+		t.Errorf("told %d times:\n%s", n, log.String())
 	}
 }
 

@@ -13,17 +13,23 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/deadletter"
+	"soniq/internal/history"
+	"soniq/internal/sweep"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
 // may still be run by someone who leaves no trace.
 const orphanGrace = 10 * time.Minute
 
+// longName is how many bytes of a name, a queue or a key the indexes hold for
+// sure: an entry may have 2,704, compressed.
+const longName = `2000`
+
 // straysSQL finds processing jobs whose worker nobody can find dead: those
 // without one, or with one whose row somebody deleted, and those of this worker under a token that it doesn't hold:
 // claimed by a statement whose answer it never got. Parameters: $1 this
 // worker, $2 the silence after which a job without a worker is an orphan, $3
-// the tokens.
+// the tokens, $4 how many.
 const straysSQL = `
 select` + orphanColumns + `
 from soniq_jobs j
@@ -33,14 +39,16 @@ where j.status = 'processing'
       and not exists (select from soniq_workers o where o.id = j.worker_id)
     or j.worker_id = $1 and j.claim_token <> all ($3::bigint[])
   )
-limit 1000`
+limit $4`
 
 // orphanColumns are what an orphan is read from. Its claim's time is that of
-// its last update: nothing else updates a processing row but for its end.
+// its last update: nothing else updates a processing row but for its end. Texts
+// are cut: a producer may have written anything.
 const orphanColumns = `
-  j.id, j.worker_id, j.job_name, coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
-  coalesce(j.claim_token, 0), coalesce(j.last_error, ''), j.cancel_requested_at is not null,
-  case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp()`
+  j.id, j.worker_id, left(j.job_name, 500), coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
+  coalesce(j.claim_token, 0), coalesce(left(j.last_error, 500), ''), j.cancel_requested_at is not null,
+  case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp(),
+  octet_length(j.queue) > ` + longName
 
 // orphan is a processing job that nobody runs.
 type orphan struct {
@@ -49,10 +57,13 @@ type orphan struct {
 	Name                  string
 	Attempts, MaxAttempts int
 	Token                 int64
-	LastError             string
-	CancelRequested       bool
-	ClaimedAt             *time.Time
-	FoundAt               time.Time
+	// LastError is the beginning of it.
+	LastError       string
+	CancelRequested bool
+	ClaimedAt       *time.Time
+	FoundAt         time.Time
+	// LongQueue is of a queue that the index of claims may not hold.
+	LongQueue *bool
 }
 
 // stillOrphan finds the row alone, under its lock: its worker may have come
@@ -74,24 +85,46 @@ const stillOrphan = `
     for update of j skip locked`
 
 // $6 is false for a job whose unique twin is queued; $7 is the history's entry.
-const requeueOrphanSQL = `
+// What the unique indexes could not hold is not unique.
+var requeueOrphanSQL = `
 update soniq_jobs
 set status = 'queued',
-  unique_job = unique_job and $6,
-  dedup_key = case when $6 then dedup_key end,
-  errors = soniq_add_errors(errors, $7::jsonb),
+  unique_job = unique_job and $6 and octet_length(job_name) + octet_length(coalesce(args_hash, '')) <= ` + longName + `,
+  dedup_key = case when $6 and octet_length(dedup_key) <= ` + longName + ` then dedup_key end,
+  errors = ` + history.Add("case when pg_column_size(errors) <= 262144 then errors end", "$7::jsonb") + `,
   worker_id = null,
   claim_token = null,
   updated_at = now()
 where id = (` + stillOrphan + `
   )`
 
-// crashed is the verdict on an attempt that ended with its worker. A job that
-// dies of it keeps the error that it had before: that says more.
+// crashed is the verdict on an attempt that ended with its worker.
 func (o *orphan) crashed() deadletter.Verdict {
 	return deadletter.Classify(deadletter.Attempt{
 		JobName: o.Name, Attempt: o.Attempts, MaxAttempts: o.MaxAttempts, Kind: deadletter.KindCrash,
 	})
+}
+
+// death is the verdict on a job that does not go back to its queue. It keeps the
+// error that it had before, which says more. message is what the log tells.
+func (o *orphan) death() (v deadletter.Verdict, message string) {
+	v = o.crashed()
+	if v.Retry {
+		v.Retry, v.Reason = false, deadletter.PermanentFailure
+		v.Message = "the worker died, and the name of the queue is too long for the job to be queued again"
+		return v, v.Message
+	}
+	if o.LastError != "" {
+		// The move keeps it, whole, where the verdict has no message.
+		message, v.Message = o.LastError, ""
+		return v, message
+	}
+	return v, v.Message
+}
+
+// isLast says that there is no further attempt.
+func (o *orphan) isLast() bool {
+	return o.Attempts >= o.MaxAttempts && !o.CancelRequested || o.LongQueue != nil && *o.LongQueue
 }
 
 func (o *orphan) failure() *deadletter.Failure {
@@ -105,18 +138,32 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 	var errs []error
 	for i := range orphans {
 		o := &orphans[i]
-		var err error
-		// A job that someone wants cancelled is cancelled by its requeue.
-		if o.Attempts >= o.MaxAttempts && !o.CancelRequested {
-			err = w.buryOrphan(ctx, db, o, heartbeat)
-		} else {
-			err = w.requeueOrphan(ctx, db, o, heartbeat)
+		if w.unrecovered.passes(o.ID) {
+			continue
 		}
-		if err != nil {
+		if _, own := w.claims.limits[o.Name]; !own {
+			o.MaxAttempts = min(o.MaxAttempts, w.config.MaxAttemptsLimit)
+		}
+		// A job that someone wants cancelled is cancelled by its requeue.
+		recoverJob := w.requeueOrphan
+		if o.isLast() {
+			recoverJob = w.buryOrphan
+		}
+		err := recoverJob(ctx, db, o, heartbeat)
+		switch {
+		case err == nil:
+			w.unrecovered.went(o.ID)
+		case !sweep.IsRefusal(err):
+			return errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
+		case w.unrecovered.refuse(o.ID):
+			w.logger.Error("the database refuses to recover a job; it is passed over",
+				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err)
+			fallthrough
+		default:
 			errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
-			if !isDataError(err) {
-				break
-			}
+		}
+		if w.unrecovered.stuck() {
+			break
 		}
 	}
 	return errors.Join(errs...)
@@ -143,10 +190,7 @@ func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heart
 // buryOrphan makes a dead letter of a job whose last attempt ended with its
 // worker: nobody need claim it to find that out.
 func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
-	verdict := o.crashed()
-	if o.LastError != "" {
-		verdict.Message = o.LastError
-	}
+	verdict, message := o.death()
 	moved := false
 	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		var id uuid.UUID
@@ -161,7 +205,7 @@ func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbea
 	})
 	if err == nil && moved {
 		w.logger.Warn("job is a dead letter", "job", o.ID, "name", o.Name, "attempt", o.Attempts,
-			"reason", string(verdict.Reason), "error", verdict.Message, "dead_worker", o.WorkerID)
+			"reason", string(verdict.Reason), "error", message, "dead_worker", o.WorkerID)
 	}
 	return err
 }
@@ -169,22 +213,29 @@ func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbea
 // strayAfter is the silence after which a job without a worker is an orphan.
 func (w *Worker) strayAfter() time.Duration { return plus(w.longestTimeout(), orphanGrace) }
 
-// recoverStrays queues again the jobs that have no worker to be missed.
+// recoverStrays queues again the jobs that have no worker to be missed: all of them,
+// as far as its time allows.
 func (w *Worker) recoverStrays(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens())
-	strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
-	if err != nil {
-		return fmt.Errorf("find orphans: %w", err)
-	}
-	var orphans, unanswered []orphan
-	for _, o := range strays {
-		if o.WorkerID != nil && *o.WorkerID == w.id {
-			unanswered = append(unanswered, o)
-		} else {
-			orphans = append(orphans, o)
+	for begun := time.Now(); ; {
+		most := w.unrecovered.most()
+		rows, _ := w.pool.Query(ctx, straysSQL, w.id, w.strayAfter(), w.tokens(), most)
+		strays, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
+		if err != nil {
+			return fmt.Errorf("find orphans: %w", err)
+		}
+		var orphans, unanswered []orphan
+		for _, o := range strays {
+			if o.WorkerID != nil && *o.WorkerID == w.id {
+				unanswered = append(unanswered, o)
+			} else {
+				orphans = append(orphans, o)
+			}
+		}
+		err = errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
+		if err != nil || len(strays) < most || time.Since(begun) > turnPatience {
+			return err
 		}
 	}
-	return errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database
@@ -202,7 +253,7 @@ func (w *Worker) releaseUnanswered(ctx context.Context, orphans []orphan) error 
 		job := &Job{ID: o.ID, Name: o.Name, Attempts: o.Attempts, token: o.Token}
 		releases = append(releases, Outcome{Job: job, Kind: OutcomeReleased})
 	}
-	s := &settler{pool: w.pool, worker: w.id, logger: w.logger, settled: func(_ context.Context, o Outcome) {
+	s := &settler{pool: w.pool, worker: w.id, logger: w.logger, batch: maxSettleBatch, settled: func(_ context.Context, o Outcome) {
 		if o.Kind == OutcomeReleased {
 			w.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.Job.ID, "name", o.Job.Name)
 		}

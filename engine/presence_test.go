@@ -186,8 +186,8 @@ func TestRecovery_plans_readNoMoreThanTheyReturn(t *testing.T) {
 		args []any
 	}{
 		"look":   {engine.LookSQL, []any{worker, nil, nil}},
-		"dead":   {engine.DeadSQL, []any{worker}},
-		"strays": {engine.StraysSQL, []any{worker, time.Hour, []int64{1}}},
+		"dead":   {engine.DeadSQL, []any{worker, 1000}},
+		"strays": {engine.StraysSQL, []any{worker, time.Hour, []int64{1}, 1000}},
 	} {
 		rows, _ := pool.Query(t.Context(), "explain "+q.sql, q.args...)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -226,7 +226,9 @@ func TestClaim_plan_readsOnlyTheHeadOfEachLane(t *testing.T) {
 				if _, err := tx.Exec(t.Context(), `insert into soniq_workers (id, hostname, pid) values ($1, 'x', 1)`, worker); err != nil {
 					t.Fatal(err)
 				}
-				args = append(args, 20, worker, int64(1), "{}")
+				args = append(args, 20, worker, int64(1), "{}", 1000)
+			} else {
+				args = append(args, 10*time.Minute)
 			}
 			rows, _ := tx.Query(t.Context(), "explain (analyze, buffers, costs off, timing off) "+sql, args...)
 			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

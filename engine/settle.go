@@ -17,6 +17,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/byindex"
+	"soniq/internal/history"
 	"soniq/internal/pgid"
 )
 
@@ -69,9 +70,10 @@ returning j.id`
 // A NULL delay keeps the due time: the job goes back to its old place. $7
 // gives the attempt back. $8 is false only for a job whose unique twin has
 // been queued meanwhile: it goes on without being unique rather than be lost.
-// Where its cancellation was requested, the trigger soniq_job_cancelled makes
+// A history that is larger than any of ours is left out: jsonb may not hold it and
+// an entry more. Where its cancellation was requested, the trigger soniq_job_cancelled makes
 // the row cancelled.
-const settleRequeueSQL = `
+var settleRequeueSQL = `
 update soniq_jobs j
 set status = 'queued',
   attempts = greatest(j.attempts - d.refund, 0),
@@ -79,7 +81,7 @@ set status = 'queued',
   last_error = coalesce(d.error, j.last_error),
   unique_job = j.unique_job and $8,
   dedup_key = case when $8 then j.dedup_key end,
-  errors = soniq_add_errors(j.errors, d.failure::jsonb),
+  errors = ` + history.Add("case when pg_column_size(j.errors) <= 262144 then j.errors end", "d.failure::jsonb") + `,
   worker_id = null,
   claim_token = null,
   updated_at = now()
@@ -98,6 +100,8 @@ type settler struct {
 	ttl      time.Duration
 	logger   *slog.Logger
 	outcomes chan Outcome
+	// batch is how many outcomes are written together, at most maxSettleBatch.
+	batch int
 	// settled is told of each outcome after it was written.
 	settled func(context.Context, Outcome)
 	// aside are the outcomes whose rows were locked.
@@ -158,7 +162,7 @@ func (s *settler) gather(ctx context.Context, open bool) (batch []Outcome, still
 	case <-given:
 		return nil, open
 	}
-	for len(batch) < maxSettleBatch {
+	for len(batch) < s.batch {
 		select {
 		case o, ok := <-s.outcomes:
 			if !ok {

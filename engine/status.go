@@ -11,7 +11,9 @@ import (
 
 // Status is the whole system at one moment.
 type Status struct {
-	// Queues lists each queue that has jobs or is paused, by name.
+	// Queues lists each queue that has jobs or is paused, by name; of more than
+	// 1,000 those that are paused, served, or have the most jobs, and then one entry
+	// for all others (see QueueStatus.Others).
 	Queues []QueueStatus `json:"queues"`
 	// DeadLetters counts soniq_dead_letter_jobs by state: dead, replaying,
 	// resolved.
@@ -22,7 +24,11 @@ type Status struct {
 
 // QueueStatus counts one queue's jobs.
 type QueueStatus struct {
+	// Queue is the name, at most 2,000 characters of it.
 	Queue string `json:"queue"`
+	// Others is 0 but for the last entry of a long list, which counts the jobs of so
+	// many queues that have no entry of their own, and has no name.
+	Others int64 `json:"others,omitempty"`
 	// Due jobs are queued and could run now; Scheduled ones are queued for
 	// later.
 	Due        int64 `json:"due"`
@@ -75,13 +81,36 @@ paused as (
   select name, case when isfinite(paused_at) then paused_at else now() end as at, coalesce(paused_by, '') as by
   from soniq_queues
   where paused_at is not null
+),
+served as (
+  select distinct q.queue
+  from soniq_workers w
+  cross join unnest(w.queues) as q (queue)
+  where w.status <> 'stopped'
+),
+ranked as (
+  select
+    coalesce(counted.name, paused.name) as name, coalesce(due, 0) as due, coalesce(scheduled, 0) as scheduled,
+    coalesce(processing, 0) as processing, coalesce(done, 0) as done, coalesce(cancelled, 0) as cancelled,
+    coalesce(oldest, 0)::float8 as oldest, paused.at, coalesce(paused.by, '') as by,
+    row_number() over (
+      order by paused.at is null, served.queue is null, due + scheduled + processing + done + cancelled desc nulls last,
+        coalesce(counted.name, paused.name)
+    ) as place
+  from counted
+  full join paused on paused.name = counted.name
+  left join served on served.queue = coalesce(counted.name, paused.name)
 )
-select
-  coalesce(counted.name, paused.name), coalesce(due, 0), coalesce(scheduled, 0), coalesce(processing, 0),
-  coalesce(done, 0), coalesce(cancelled, 0), coalesce(oldest, 0)::float8, paused.at, coalesce(paused.by, '')
-from counted
-full join paused on paused.name = counted.name
-order by 1`
+select left(name, 2000), 0 as others, due, scheduled, processing, done, cancelled, oldest, at, by
+from ranked
+where place <= 1000
+union all
+select '', count(*), sum(due)::bigint, sum(scheduled)::bigint, sum(processing)::bigint, sum(done)::bigint, sum(cancelled)::bigint,
+  max(oldest), null, ''
+from ranked
+where place > 1000
+having count(*) > 0
+order by 2, 1`
 
 const statusDeadLettersSQL = `
 select state, count(*)
@@ -130,7 +159,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 func readQueues(ctx context.Context, db querier) ([]QueueStatus, error) {
 	rows, _ := db.Query(ctx, statusQueuesSQL)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (q QueueStatus, err error) {
-		err = row.Scan(&q.Queue, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
+		err = row.Scan(&q.Queue, &q.Others, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
 			&q.PausedAt, &q.PausedBy)
 		if q.PausedAt != nil {
 			*q.PausedAt = q.PausedAt.UTC()

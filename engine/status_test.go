@@ -224,3 +224,30 @@ func TestClient_status_emptyIsEmptyJSON(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// Who may insert a job may invent queues.
+func TestClient_Queues_ofAFlood_areBounded(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, queue)
+		select gen_random_uuid(), 'a', '{}', 'flood ' || n from generate_series(1, 3000) n`)
+	client := newClient(t, pool)
+	enqueue(t, client, "a", nil, engine.Queue("zz served"))
+	if _, err := client.Pause(t.Context(), "zz paused"); err != nil {
+		t.Fatal(err)
+	}
+	addWorker(t, pool, nil, []string{"zz served"}, 0, 0)
+	queues, err := client.Queues(t.Context())
+	if err != nil || len(queues) != 1001 {
+		t.Fatalf("%d queues, %v", len(queues), err)
+	}
+	seen := map[string]bool{}
+	for _, q := range queues {
+		seen[q.Queue] = true
+	}
+	last := queues[len(queues)-1]
+	if !seen["zz served"] || !seen["zz paused"] || last.Queue != "" || last.Others != 2002 || last.Due != 2002 {
+		t.Errorf("served %t, paused %t, the last is %+v", seen["zz served"], seen["zz paused"], last)
+	}
+}

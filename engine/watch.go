@@ -173,7 +173,7 @@ select` + orphanColumns + `
 from soniq_jobs j
 where j.worker_id = $1
   and j.status = 'processing'
-limit 1000`
+limit $2`
 
 // Nobody who has beaten since, and nobody with jobs left.
 const markDeadSQL = `
@@ -186,7 +186,7 @@ where o.id = $1
 // bury recovers the jobs of a dead worker and marks it stopped.
 func (w *Worker) bury(ctx context.Context, db session, dead peer) error {
 	if dead.Busy {
-		rows, _ := db.Query(ctx, deadJobsSQL, dead.ID)
+		rows, _ := db.Query(ctx, deadJobsSQL, dead.ID, w.unrecovered.most())
 		jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[orphan])
 		if err != nil {
 			return fmt.Errorf("find the jobs of a dead worker: %w", err)

@@ -33,6 +33,7 @@ type Worker struct {
 	queues   []string
 
 	claims  claims
+	loader  *loader
 	slots   slots
 	wakeups *notify.Wakeups
 	cancels *cancelWatch
@@ -48,12 +49,21 @@ type Worker struct {
 	// outcomes leads from the jobs to the settler. Each running job has a
 	// place in it reserved (see freeSlots), so that sending never blocks.
 	outcomes chan Outcome
+	// heavy leads to a settler of their own: the deaths of jobs that are so large
+	// that the others would wait.
+	heavy chan Outcome
+	// telling is held while the observer is told.
+	telling sync.Mutex
 	// freed is readable when a slot may have become free since it was last
 	// read.
 	freed chan struct{}
 	// doubt is readable when a claim failed since it was last read, and
 	// the database has answered again: it may have committed that claim.
 	doubt chan struct{}
+
+	// unrecovered, unburied and unexpired are the jobs of which the database has
+	// refused that.
+	unrecovered, unburied, unexpired refusedRows
 
 	cancelOnce sync.Once
 	cancelled  chan struct{}
@@ -107,11 +117,13 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),
 		queues:    queues,
-		claims:    claims{pool: pool, worker: id, limits: registry.attemptLimits()},
+		claims:    claims{pool: pool, worker: id, limits: registry.attemptLimits(), attemptLimit: config.MaxAttemptsLimit},
 		handlers:  map[string]HandlerFunc{},
+		loader:    newLoader(pool, config),
 		slots:     newSlots(config.Concurrency, queues, config.QueueConcurrency, registry),
 		wakeups:   notify.NewWakeups(queues...),
 		outcomes:  make(chan Outcome, 2*config.Concurrency+maxSettleBatch),
+		heavy:     make(chan Outcome, 2*config.Concurrency),
 		freed:     make(chan struct{}, 1),
 		doubt:     make(chan struct{}, 1),
 		cancelled: make(chan struct{}),
@@ -168,6 +180,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	// would be tried for ever.
 	err := soniq.Check(ctx, w.pool)
 	if err == nil {
+		err = soniq.WarnOfFindings(ctx, w.pool, w.logger)
+	}
+	if err == nil {
 		err = w.register(ctx, w.pool, true)
 	}
 	if err != nil {
@@ -216,18 +231,23 @@ func (w *Worker) work(ctx context.Context) error {
 	settleCtx, stopSettling := context.WithCancel(background)
 	defer stopSettling()
 	var settling errgroup.Group
-	settling.Go(func() error {
-		s := &settler{
-			pool: w.pool, worker: w.id, ttl: w.config.ResultTTL, logger: w.logger,
-			outcomes: w.outcomes, settled: w.settled,
-		}
-		return s.run(settleCtx)
-	})
+	settle := func(outcomes chan Outcome, batch int) {
+		settling.Go(func() error {
+			s := &settler{
+				pool: w.pool, worker: w.id, ttl: w.config.ResultTTL, logger: w.logger,
+				outcomes: outcomes, batch: batch, settled: w.settled,
+			}
+			return s.run(settleCtx)
+		})
+	}
+	settle(w.outcomes, maxSettleBatch)
+	settle(w.heavy, 1)
 
 	awake, awakeCtx := errgroup.WithContext(ctx)
 	awake.Go(func() error { return listener.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintain(awakeCtx) })
 	awake.Go(func() error { return w.retain(awakeCtx) })
+	awake.Go(func() error { return w.tidy(awakeCtx) })
 	awake.Go(func() error { return w.watch(awakeCtx) })
 	awake.Go(func() error { return w.fetch(awakeCtx, jobsCtx) })
 	err = awake.Wait()
@@ -240,6 +260,7 @@ func (w *Worker) work(ctx context.Context) error {
 	// All outcomes are in the channel now, and handlers that never returned
 	// have nobody left to tell.
 	close(w.outcomes)
+	close(w.heavy)
 	// The database may be away for good: don't wait for it for ever.
 	giveUp := time.AfterFunc(max(plus(w.config.ShutdownTimeout, w.config.CancelGrace), minSettling), stopSettling)
 	defer giveUp.Stop()
@@ -305,7 +326,7 @@ func (w *Worker) fetch(ctx, jobsCtx context.Context) error {
 		f, err := w.fetchOnce(ctx, jobsCtx, free, &overdue)
 		wait := f.wait
 		if err == nil && wait > 0 {
-			wait, err = w.hunger.short(ctx, f.short, wait)
+			wait, err = w.hunger.short(ctx, f.short, wait, !f.partly)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -360,6 +381,8 @@ type fetched struct {
 	capped bool
 	// short are the queues that were asked for and have no more.
 	short []string
+	// partly says that not all of them was looked at (see claims.takeDear).
+	partly bool
 }
 
 // fetchOnce claims up to free jobs and starts them.
@@ -374,6 +397,7 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 	f.capped = w.slots.full()
 	w.mu.Unlock()
 	more := false
+	var again time.Time
 	for _, ask := range asks {
 		if free == 0 {
 			more = true
@@ -390,16 +414,29 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 		if err != nil {
 			return f, err
 		}
-		free -= claimed
-		more = more || claimed == n
-	}
-	if more {
-		return f, nil
+		free -= len(claimed.jobs)
+		more = more || claimed.full
+		if at := claimed.again; !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
 	}
 	nextCtx, cancelNext := context.WithTimeout(ctx, claimTimeout)
 	defer cancelNext()
-	next, ok, err := w.claims.untilNext(nextCtx, open)
-	if err != nil {
+	if more {
+		if len(asks) > 0 && w.claims.lookIsDue() {
+			_, _, err = w.claims.look(nextCtx, open)
+		}
+		return f, err
+	}
+	if len(asks) > 0 {
+		f.short = open.queues
+	}
+	if !again.IsZero() {
+		f.wait, f.partly = max(time.Until(again), time.Millisecond), true
+		return f, nil
+	}
+	next, err := w.claims.untilNext(nextCtx, open)
+	if err != nil || next.unsure {
 		return f, err
 	}
 	poll := w.config.SafetyPoll
@@ -407,17 +444,14 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 		poll = min(poll, deafPoll)
 	}
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
-	if len(asks) > 0 {
-		f.short = open.queues
-	}
 	switch {
-	case !ok || next > poll:
+	case !next.ok || next.wait > poll:
 		*overdue = 0
 		f.wait = poll
-	case next > 0:
+	case next.wait > 0:
 		*overdue = 0
 		// Waking a hair early would only cost a fetch that finds nothing.
-		f.wait, f.due = next+time.Millisecond, true
+		f.wait, f.due = next.wait+time.Millisecond, true
 	default:
 		// Due, yet not claimed: someone holds the row's lock, or it has just
 		// become due. Look again soon, and ever less often.
@@ -428,19 +462,20 @@ func (w *Worker) fetchOnce(ctx, jobsCtx context.Context, free int, overdue *time
 }
 
 // claim makes one claim and starts its jobs.
-func (w *Worker) claim(ctx, jobsCtx context.Context, a ask, n int) (claimed int, err error) {
+func (w *Worker) claim(ctx, jobsCtx context.Context, a ask, n int) (claimed taken, err error) {
 	token := rand.Int64()
 	w.hold(token, 1)
 	defer w.hold(token, -1)
 	defer w.cancels.claim()()
-	jobs, err := w.claims.take(ctx, token, a, n)
+	claimed, err = w.claims.take(ctx, token, a, n)
 	if err != nil {
-		return 0, err
+		return taken{}, err
 	}
-	w.start(jobsCtx, jobs)
+	w.loader.loadMiddle(ctx, token, claimed.jobs)
+	w.start(jobsCtx, claimed.jobs)
 	// The first job begins now, on this thread, and not once another is awake.
 	runtime.Gosched()
-	return len(jobs), nil
+	return claimed, nil
 }
 
 // sleep returns when d has passed (negative: never), ctx ends, or one of the
@@ -465,7 +500,7 @@ func sleep(ctx context.Context, d time.Duration, woken, freed <-chan struct{}) {
 func (w *Worker) freeSlots() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	places := cap(w.outcomes) - len(w.outcomes)
+	places := min(cap(w.outcomes)-len(w.outcomes), cap(w.heavy)-len(w.heavy))
 	return max(min(w.config.Concurrency, places)-len(w.running), 0)
 }
 
@@ -484,7 +519,7 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 	w.mu.Lock()
 	for i, job := range jobs {
 		e := &execution{
-			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name],
+			job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.loader,
 			timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
 			worker: w.id, ttl: w.config.ResultTTL, overdue: w.leave, grace: w.config.CancelGrace,
 		}
@@ -561,7 +596,11 @@ func (w *Worker) end(o Outcome, left bool) int {
 		w.left[o.Job] = struct{}{}
 	}
 	// Sent under the lock: the channel is closed once the map is empty.
-	w.outcomes <- o
+	if o.Kind == OutcomeDeadLetter && o.Job.stored >= heavyBytes {
+		w.heavy <- o
+	} else {
+		w.outcomes <- o
+	}
 	delete(w.running, o.Job)
 	w.slots.ended(o.Job)
 	w.signalFreed()
@@ -614,6 +653,7 @@ func (w *Worker) drain(cancelJobs context.CancelCauseFunc) {
 // settled logs an outcome and tells the observer.
 func (w *Worker) settled(ctx context.Context, o Outcome) {
 	w.hold(o.Job.token, -1)
+	defer o.Job.held.release()
 	w.signalFreed()
 	attrs := func(more ...any) []any {
 		return append([]any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
@@ -637,6 +677,8 @@ func (w *Worker) settled(ctx context.Context, o Outcome) {
 	if w.config.Observer == nil {
 		return
 	}
+	w.telling.Lock()
+	defer w.telling.Unlock()
 	defer func() {
 		if r := recover(); r != nil {
 			w.logger.Error("the observer panicked", attrs("panic", r)...)

@@ -83,8 +83,8 @@ func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 func TestDeclare_nameOfAnotherHook_isRefusedAndLeavesItAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	store := hooks.NewStore(pool)
-	if _, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "log"}); err != nil {
+	store := hooks.NewStore(pool, nil)
+	if _, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "log"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	err := hooks.NewDispatcher(pool, hooks.Config{}).Declare(t.Context(),

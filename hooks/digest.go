@@ -13,7 +13,7 @@ import (
 // is one, else its groups with their counts. The fleet has one sender at a
 // time. Groups that were told of lately wait for their digest, so that the
 // first of a group comes at once and a storm makes a handful of messages.
-func (d *Dispatcher) sendDigest(ctx context.Context, h dueHook, hook Hook) (more bool, err error) {
+func (d *Dispatcher) sendDigest(ctx context.Context, t *turn, h dueHook, hook opened) (more bool, err error) {
 	lease := uuid.New()
 	if ok, err := d.outbox.become(ctx, h.ID, lease, leaseTime); err != nil || !ok {
 		return false, err
@@ -57,7 +57,9 @@ func (d *Dispatcher) sendDigest(ctx context.Context, h dueHook, hook Hook) (more
 		delivery.Groups = append(delivery.Groups, told)
 	}
 	delivery.Event = delivery.Groups[0].Event
-	r, err := d.send(ctx, h, hook, lease, ids, delivery)
+	sending, end := t.begin(ctx, hook.yields)
+	r, err := d.send(sending, h, hook, lease, ids, delivery)
+	end()
 	if err = errors.Join(err, d.judge(ctx, h, r)); err != nil || !r.sent {
 		return false, err
 	}

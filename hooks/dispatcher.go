@@ -9,6 +9,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"soniq/internal/redact"
 	"soniq/notify"
 )
 
@@ -36,8 +39,6 @@ const (
 	// safetyPoll is for what no notification told: outbox rows of a
 	// transaction that could send none, and lost connections.
 	safetyPoll = 60 * time.Second
-	// pruneEvery is how often old rows are deleted.
-	pruneEvery = time.Hour
 	// laneWidth is how many deliveries of one hook one dispatcher has under
 	// way at once.
 	laneWidth = 8
@@ -66,22 +67,44 @@ type Config struct {
 	// names them: whoever can write to it can run commands as this process.
 	// Without it their deliveries are left to dispatchers that may. Default no.
 	AllowExec bool
+	// Env names the variables of this process that a row of soniq_hooks may
+	// refer to as env:NAME, beside those whose names begin with [OwnPrefix].
+	// Whoever can write to the table can have their values sent to any public
+	// address. Hooks of Declare may refer to every variable. Default none.
+	Env []string
+	// Allow are the private networks that a row may let its hook reach; see
+	// [ParseNetworks]. Hooks of Declare may reach what they say. Default none.
+	Allow []netip.Prefix
+	// Keys open what is sealed in the table. Default none.
+	Keys *Keyring
+	// MaxInFlight is how many requests and commands may be under way at once,
+	// over all hooks. Slow hooks have half of that at most. Default 32.
+	MaxInFlight int
+	// MaxPending is how many deliveries may wait for one hook; of all hooks ten
+	// times as many. Beyond it the oldest are dropped. Default 100,000.
+	MaxPending int
 }
 
 // A Dispatcher sends what is due in the outbox. Any number of them share it.
 // One belongs to a worker, as a companion, or runs by itself; see RunAlone.
 type Dispatcher struct {
-	outbox  outbox
-	log     *slog.Logger
-	exec    bool // Config.AllowExec
-	wakeups *notify.Wakeups
-	hold    time.Duration // firstHold, but for tests
+	outbox     outbox
+	log        *slog.Logger
+	rights     rights
+	slots      *slots
+	maxPending int
+	wakeups    *notify.Wakeups
+	hold       time.Duration // firstHold, but for tests
 
 	mu       sync.Mutex
 	own      map[string]registered // of Register
 	declared map[string]Spec       // of Declare
-	lanes    map[uuid.UUID]bool    // hooks that are being sent to
-	lacks    map[uuid.UUID]bool    // hooks that were told to be others' to send to
+
+	// lacks is why hooks are left to others, as far as that was told. Run's.
+	lacks map[uuid.UUID]string
+	// dropping are the hooks whose deliveries are being dropped, as far as that
+	// was told. keepTidy's.
+	dropping map[uuid.UUID]bool
 }
 
 type registered struct {
@@ -94,9 +117,15 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
+	if config.MaxPending <= 0 {
+		config.MaxPending = defaultPending
+	}
+	wakeups := notify.NewWakeups()
 	return &Dispatcher{
-		outbox: outbox{pool}, log: config.Logger, exec: config.AllowExec, wakeups: notify.NewWakeups(), hold: firstHold,
-		own: map[string]registered{}, declared: map[string]Spec{}, lanes: map[uuid.UUID]bool{}, lacks: map[uuid.UUID]bool{},
+		outbox: outbox{pool}, log: config.Logger, wakeups: wakeups, hold: firstHold,
+		rights: rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
+		slots:  newSlots(config.MaxInFlight, wakeups.Set), maxPending: config.MaxPending,
+		own: map[string]registered{}, declared: map[string]Spec{}, lacks: map[uuid.UUID]string{}, dropping: map[uuid.UUID]bool{},
 	}
 }
 
@@ -152,7 +181,8 @@ returning enabled, coalesce(disabled_reason, 'its row says so')`
 
 // Declare adds hooks that a configuration has, or changes them to what it says.
 // They are sent to as declared here, and only by dispatchers that declare them,
-// whatever the table says: so a command needs no AllowExec. They hear of what
+// whatever the table says: so a command needs no AllowExec, and any variable
+// and network may be named. The table has no more of them than may be shown. They hear of what
 // happens from then on, also while none of these dispatchers runs. One that no
 // running dispatcher has declared for a week is removed. The error of one of
 // them, for all of which nothing was done then, is a [*DeclareError]; of a name
@@ -167,7 +197,7 @@ func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
 			}
 			var enabled bool
 			var reason string
-			err := tx.QueryRow(ctx, declareSQL, spec.row()...).Scan(&enabled, &reason)
+			err := tx.QueryRow(ctx, declareSQL, spec.shown()...).Scan(&enabled, &reason)
 			if errors.Is(err, pgx.ErrNoRows) {
 				err = ErrExists
 			}
@@ -235,16 +265,15 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	// Lanes outlive ctx by handOver.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var lanes sync.WaitGroup
-	var pruned time.Time
+	// In a goroutine of its own: a backlog of years must not hold up what is due.
+	var tidying sync.WaitGroup
+	defer tidying.Wait()
+	pending := make(chan struct{}, 1)
+	tidying.Go(func() { d.keepTidy(ctx, pending) })
 	trouble := false
 	for ctx.Err() == nil {
 		d.wakeups.Clear()
-		wait, err := d.pass(ctx, work, &lanes)
-		if err == nil && time.Since(pruned) > pruneEvery {
-			pruned = time.Now()
-			err = d.tidy(ctx)
-		}
+		wait, some, err := d.pass(ctx, work)
 		if err != nil && ctx.Err() == nil {
 			if !trouble {
 				d.log.Warn("can't read the hooks' outbox; trying until that works", "error", err)
@@ -252,27 +281,25 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			wait = 5 * time.Second
 		}
 		trouble = err != nil
+		if some {
+			select {
+			case pending <- struct{}{}:
+			default:
+			}
+		}
 		d.sleep(ctx, wait)
 	}
 	giveUp := time.AfterFunc(handOver, stop)
 	defer giveUp.Stop()
-	if _, err := d.pass(work, work, &lanes); err != nil {
+	if _, _, err := d.pass(work, work); err != nil {
 		d.log.Warn("the last hooks are left to others", "error", err)
 	}
-	lanes.Wait()
-	return nil
-}
-
-// tidy removes what is too old.
-func (d *Dispatcher) tidy(ctx context.Context) error {
-	d.mu.Lock()
-	declared := slices.Collect(maps.Keys(d.declared))
-	d.mu.Unlock()
-	removed, err := d.outbox.declared(ctx, declared)
-	for _, name := range removed {
-		d.log.Warn("a hook was removed: no configuration has had it for a week", "hook", name)
+	select {
+	case <-d.slots.drained():
+	case <-work.Done():
 	}
-	return errors.Join(err, d.outbox.prune(ctx))
+	d.slots.close()
+	return nil
 }
 
 func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
@@ -285,80 +312,70 @@ func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
 	}
 }
 
-// pass starts a lane for each hook that has something due and none yet. It
-// returns how long to sleep.
-func (d *Dispatcher) pass(ctx, work context.Context, lanes *sync.WaitGroup) (time.Duration, error) {
+// pass asks for a turn for each hook that has something due and none yet. It
+// returns how long to sleep, and whether anything waits at all.
+func (d *Dispatcher) pass(ctx, work context.Context) (wait time.Duration, some bool, err error) {
 	d.mu.Lock()
 	own, declared := slices.Collect(maps.Keys(d.own)), slices.Collect(maps.Keys(d.declared))
 	d.mu.Unlock()
 	due, err := d.outbox.due(ctx, []string{"webhook", "slack", "log", "exec"}, own, declared)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	wait := safetyPoll
+	wait = safetyPoll
 	for _, h := range due {
-		d.mu.Lock()
-		busy := d.lanes[h.ID]
-		if !busy && h.Due <= 0 {
-			d.lanes[h.ID] = true
-		}
-		d.mu.Unlock()
 		switch {
-		case busy: // it wakes us when it ends
-		case h.Due <= 0 && d.cannot(h):
-			d.mu.Lock()
-			delete(d.lanes, h.ID)
-			d.mu.Unlock()
+		case d.slots.busy(h.ID): // it wakes us when it ends
 		case h.Due > 0:
 			wait = min(wait, h.Due+time.Millisecond)
-		default:
-			lanes.Go(func() { d.lane(work, h) })
+		case !d.cannot(ctx, h):
+			d.slots.submit(h.ID, h.Failures > 0, func(t *turn) { d.lane(work, t, h) })
 		}
 	}
-	return wait, nil
+	return wait, len(due) > 0, nil
 }
 
 // cannot reports whether the hook can be sent to only from elsewhere, and tells
-// of it once: a variable is missing here that it refers to, or its command may
-// not be run. What it has due is left to a dispatcher that can.
-func (d *Dispatcher) cannot(h dueHook) bool {
-	hook, _, err := d.open(h)
-	if c, ok := hook.(interface{ close() }); ok && err == nil {
-		c.close()
-	}
-	var missing *notSetError
-	if !errors.As(err, &missing) && !errors.Is(err, ErrExecNotAllowed) {
+// of it once: a variable, a right or a key is missing here, or its command may
+// not be run. What it has due is left to a dispatcher that can. If nobody has
+// come for a minute, the table says so too.
+func (d *Dispatcher) cannot(ctx context.Context, h dueHook) bool {
+	_, err := d.prepare(h)
+	if !elsewhere(err) {
 		delete(d.lacks, h.ID)
 		return false
 	}
-	if !d.lacks[h.ID] {
-		d.lacks[h.ID] = true
-		d.log.Warn("a hook can't be sent to from here; what it has due is left to others", "hook", h.Name, "because", err)
+	why := err.Error()
+	if told, ok := d.lacks[h.ID]; !ok || told != why {
+		d.lacks[h.ID] = why
+		d.log.Warn("a hook can't be sent to from here; what it has due is left to others", "hook", h.Name, "because", why)
+	}
+	if h.Due < -safetyPoll && h.Lacks != why {
+		if err := d.outbox.lack(ctx, h.ID, why); err != nil && ctx.Err() == nil {
+			d.log.Debug("could not note why a hook waits", "hook", h.Name, "error", err)
+		}
 	}
 	return true
 }
 
-// lane sends what one hook has due. A slow hook is slow in its own lane.
-func (d *Dispatcher) lane(ctx context.Context, h dueHook) {
-	defer func() {
-		d.mu.Lock()
-		delete(d.lanes, h.ID)
-		d.mu.Unlock()
-		d.wakeups.Set()
-	}()
-	hook, digest, err := d.open(h)
-	if c, ok := hook.(interface{ close() }); ok {
-		defer c.close()
-	}
+// lane sends what one hook has due, and ends when there is no more, or when
+// others wait for their turn.
+func (d *Dispatcher) lane(ctx context.Context, t *turn, h dueHook) {
+	hook, err := d.open(h)
+	defer hook.close()
 	if err != nil {
 		// What is due fails, and that is seen in 'hooks deliveries'.
-		hook = broken{err}
+		hook = opened{Hook: broken{err}}
+	} else if h.Lacks != "" {
+		if err := d.outbox.lack(ctx, h.ID, ""); err != nil && ctx.Err() == nil {
+			d.log.Debug("could not note that a hook waits no more", "hook", h.Name, "error", err)
+		}
 	}
-	for more := true; more && ctx.Err() == nil; {
-		if digest {
-			more, err = d.sendDigest(ctx, h, hook)
+	for more := true; more && ctx.Err() == nil; more = more && !d.slots.others() {
+		if hook.digest {
+			more, err = d.sendDigest(ctx, t, h, hook)
 		} else {
-			more, err = d.sendEach(ctx, h, hook)
+			more, err = d.sendEach(ctx, t, h, hook)
 		}
 		if err != nil {
 			if ctx.Err() == nil {
@@ -375,54 +392,110 @@ type broken struct{ err error }
 
 func (b broken) Deliver(context.Context, *Delivery) error { return b.err }
 
-// open makes the hook that a row describes or, where it was declared here, our
-// configuration.
-func (d *Dispatcher) open(h dueHook) (hook Hook, digest bool, err error) {
-	s, err := readSettings(h.Settings)
+// prepared is what a row, or our configuration, says of a hook, with all that
+// its references stand for.
+type prepared struct {
+	kind     string
+	secrets  secretsOf
+	settings settings
+}
+
+// prepare checks that the hook may be sent to from here. A row gets what this
+// dispatcher was started with, and no more.
+func (d *Dispatcher) prepare(h dueHook) (p prepared, err error) {
 	d.mu.Lock()
 	spec, declared := d.declared[h.Name]
 	d.mu.Unlock()
-	if declared = declared && h.Declared; declared {
-		h.Kind, h.URL, h.Secrets = spec.Kind, spec.URL, spec.Secrets
-		s, err = spec.settings(), nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	switch h.Kind {
-	case "webhook":
-		hook, err = newWebhook(h.URL, h.Secrets, s)
-	case "slack":
-		hook, err = newSlack(h.URL, s)
-		digest = true
-	case "log":
-		hook = logHook{d.log}
-	case "exec":
-		if !d.exec && !declared {
-			return nil, false, ErrExecNotAllowed
+	if declared && h.Declared {
+		p = prepared{spec.Kind, secretsOf{spec.URL, spec.Secrets, spec.Headers}, spec.settings()}
+	} else {
+		if p.kind = h.Kind; p.kind == "go" {
+			return p, nil
 		}
-		hook = &execHook{line: s.Command, args: s.Args, timeout: sendTimeout}
+		if p.settings, err = readSettings(h.Settings); err != nil {
+			return p, err
+		}
+		if p.kind == "exec" && !d.rights.exec {
+			return p, ErrExecNotAllowed
+		}
+	}
+	if p.kind != "webhook" && p.kind != "slack" {
+		return p, nil
+	}
+	if !declared || !h.Declared {
+		if p.secrets, err = d.rights.keys.openAll(secretsOf{h.URL, h.Secrets, p.settings.Headers}, h.Name); err != nil {
+			return p, err
+		}
+		if err := d.rights.check(p.secrets, p.settings.Allow); err != nil {
+			return p, err
+		}
+	}
+	p.secrets, err = d.rights.resolve(p.secrets)
+	return p, err
+}
+
+// opened is a hook that can be sent to.
+type opened struct {
+	Hook
+	digest bool
+	// known is what must not be kept of an answer.
+	known *redact.Set
+	// yields says that a delivery may be broken off, and made again later, where
+	// others wait: a request may, what somebody else has written may not.
+	yields bool
+}
+
+func (o opened) close() {
+	if c, ok := o.Hook.(interface{ close() }); ok {
+		c.close()
+	}
+}
+
+// open makes the hook that a row describes or, where it was declared here, our
+// configuration.
+func (d *Dispatcher) open(h dueHook) (o opened, err error) {
+	p, err := d.prepare(h)
+	if err != nil {
+		return o, err
+	}
+	switch p.kind {
+	case "webhook":
+		o.known, o.yields = knownOf(p.secrets), true
+		o.Hook, err = newWebhook(p.secrets, p.settings, o.known)
+	case "slack":
+		o.known, o.yields, o.digest = knownOf(p.secrets), true, true
+		o.Hook, err = newSlack(p.secrets, p.settings, o.known)
+	case "log":
+		o.Hook = logHook{d.log}
+	case "exec":
+		o.known = knownIn(os.Environ(), d.rights.env)
+		o.Hook = &execHook{line: p.settings.Command, args: p.settings.Args, known: o.known, timeout: sendTimeout}
 	default:
 		d.mu.Lock()
 		own := d.own[h.Name]
 		d.mu.Unlock()
-		hook, digest = own.hook, own.digest
+		o.Hook, o.digest = own.hook, own.digest
 	}
-	return hook, digest, err
+	if err != nil {
+		return opened{}, err
+	}
+	return o, nil
 }
 
 // sendEach sends a batch, each row for itself. more says that others may be
 // due.
-func (d *Dispatcher) sendEach(ctx context.Context, h dueHook, hook Hook) (more bool, err error) {
+func (d *Dispatcher) sendEach(ctx context.Context, t *turn, h dueHook, hook opened) (more bool, err error) {
 	lease := uuid.New()
 	width := laneWidth
 	if h.Failures > 0 {
 		width = 1 // is it well again?
 	}
+	width = t.widen(width)
 	rows, err := d.outbox.claim(ctx, h.ID, lease, width, leaseTime, 0)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}
+	t.narrow(len(rows))
 	var group errgroup.Group
 	results := make([]result, len(rows))
 	for i, row := range rows {
@@ -435,7 +508,9 @@ func (d *Dispatcher) sendEach(ctx context.Context, h dueHook, hook Hook) (more b
 				ID: row.ID, Hook: h.Name, Attempt: row.Attempts, Event: e,
 				Groups: []Group{{Event: e, Count: 1, First: e.At, Last: e.At}},
 			}
-			results[i], err = d.send(ctx, h, hook, lease, []uuid.UUID{row.ID}, delivery)
+			sending, end := t.begin(ctx, hook.yields)
+			defer end()
+			results[i], err = d.send(sending, h, hook, lease, []uuid.UUID{row.ID}, delivery)
 			return err
 		})
 	}
@@ -492,7 +567,7 @@ func (d *Dispatcher) giveBack(ctx context.Context, lease uuid.UUID, ids []uuid.U
 }
 
 // send delivers and writes down what became of it.
-func (d *Dispatcher) send(ctx context.Context, h dueHook, hook Hook, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
+func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
 	failure := deliver(ctx, hook, delivery)
 	if failure != nil && ctx.Err() != nil {
 		// Ended by us.
@@ -541,8 +616,15 @@ func backoff(attempt int) time.Duration {
 }
 
 // deliver calls the hook in a goroutine of its own: one that panics has
-// failed, and one that ignores its context is left behind.
-func deliver(ctx context.Context, hook Hook, d *Delivery) error {
+// failed, and one that ignores its context is left behind. Whatever it says
+// comes back without the secrets that it is known to hold.
+func deliver(ctx context.Context, hook opened, d *Delivery) error {
+	err := deliverRaw(ctx, hook.Hook, d)
+	d.Answer = clean(hook.known, d.Answer)
+	return cleanError(hook.known, err)
+}
+
+func deliverRaw(ctx context.Context, hook Hook, d *Delivery) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, hookTimeout, fmt.Errorf("the hook took longer than %s", hookTimeout))
 	defer cancel()
 	theirs := *d // theirs alone, if they go on

@@ -263,7 +263,7 @@ func TestOutbox_broken_neverFailsTheMove(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	addHook(t, pool, "log", "")
-	exec(t, pool, `drop table soniq_hook_deliveries`)
+	exec(t, pool, `drop table soniq_hook_deliveries cascade`)
 	die(t, pool, 1, "j", "boom")
 	if n := value[int](t, pool, `select count(*) from soniq_dead_letter_jobs`); n != 1 {
 		t.Errorf("%d dead letters", n)
@@ -471,7 +471,7 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 		}()
 	}
 	var out strings.Builder
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true})
+	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true, Allow: loopback})
 	exec(t, pool, `
 		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
 		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, tags)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"soniq/internal/command"
+	"soniq/internal/redact"
 )
 
 const (
@@ -34,6 +34,8 @@ var ErrExecNotAllowed = errors.New("it runs a command, and that is not allowed h
 type execHook struct {
 	line string
 	args bool
+	// known is what must not be kept of what it prints.
+	known *redact.Set
 	// timeout is how long the command may take.
 	timeout time.Duration
 
@@ -74,10 +76,12 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("the command took longer than %s", h.timeout))
 	defer cancel()
-	stdout, stderr := &command.Head{Limit: maxAnswer}, &command.Tail{Limit: maxAnswer}
+	// So much more that what is cut at the limit is known by the rest.
+	limit := maxAnswer + h.known.Longest()
+	stdout, stderr := &command.Head{Limit: limit}, &command.Tail{Limit: limit}
 	err = warden.Run(ctx, command.Command{
 		Line: h.line, Stdin: bytes.NewReader(append(b, '\n')), Stdout: stdout, Stderr: stderr, Grace: execGrace,
-		Env: append(os.Environ(),
+		Env: append(commandEnviron(),
 			"SONIQ_HOOK="+d.Hook,
 			"SONIQ_EVENT="+d.Event.Type,
 			"SONIQ_DELIVERY_ID="+d.ID.String(),
@@ -85,11 +89,15 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 			"SONIQ_ATTEMPT="+strconv.Itoa(d.Attempt),
 		),
 	})
-	d.Answer = strings.TrimSpace(string(stdout.Bytes()))
+	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, true), maxAnswer))
 	if err == nil {
 		return nil
 	}
-	said := stderr.String()
+	said, isCut := strings.CutPrefix(stderr.String(), command.CutOff)
+	if said = h.known.Cut(said, isCut, false); isCut {
+		said = command.CutOff + said
+	}
+	said = cutStart(said, maxAnswer)
 	if said != "" {
 		d.Answer = said
 		said = ": " + said
@@ -107,4 +115,17 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 		Answer:  exit.ProcessState.String() + said,
 		Useless: d.Status == exitDataError || d.Status == exitConfigError,
 	}
+}
+
+// cutStart is the last bytes of s, limit at most, from the beginning of a line
+// where there is one.
+func cutStart(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	s = s[len(s)-limit+len(command.CutOff):]
+	if _, rest, found := strings.Cut(s, "\n"); found && rest != "" {
+		s = rest
+	}
+	return command.CutOff + strings.ToValidUTF8(s, "")
 }

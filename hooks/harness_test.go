@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +22,9 @@ import (
 func TestMain(m *testing.M) { testdb.Main(m) }
 
 const deadline = 30 * time.Second
+
+// loopback is where the receivers of the tests are.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
 // request is what a receiver got.
 type request struct {
@@ -106,7 +110,12 @@ func dispatch(t *testing.T, pool *pgxpool.Pool, prepare ...func(*hooks.Dispatche
 
 func dispatchWith(t *testing.T, pool *pgxpool.Pool, config hooks.Config, prepare ...func(*hooks.Dispatcher)) (stop func()) {
 	t.Helper()
-	config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
+	}
+	if config.Allow == nil {
+		config.Allow = loopback
+	}
 	d := hooks.NewDispatcher(pool, config)
 	for _, p := range prepare {
 		p(d)

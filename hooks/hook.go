@@ -3,6 +3,7 @@ package hooks
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -117,8 +118,15 @@ type settings struct {
 
 func readSettings(raw []byte) (settings, error) {
 	var s settings
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return s, fmt.Errorf("read the hook's settings: %w", err)
+	if len(raw) == 0 {
+		return s, errTooLarge
+	}
+	if json.Unmarshal(raw, &s) != nil {
+		// The error would show what stands there.
+		return settings{}, errors.New("the hook's settings can't be read: a part of them has the wrong type")
 	}
 	return s, nil
 }
+
+// errTooLarge is about a row that only SQL can have written.
+var errTooLarge = fmt.Errorf("the hook's URL, secrets or settings are larger than %d KB", maxRow>>10)

@@ -29,13 +29,24 @@ type dueHook struct {
 	// Declared says that a configuration has it; then only those send to it
 	// that have it too, and as theirs says.
 	Declared bool
+	// Lacks is why the hook waits, as a dispatcher that could not send has noted.
+	Lacks string
 	// Due is when: now or before where it is not positive.
 	Due time.Duration
 }
 
-// Without hooks it reads one empty table.
+// Without hooks it reads one empty table. A row that is too large comes without
+// its settings; only SQL can have written one.
 const outboxDueSQL = `
-select h.id, h.name, h.kind, coalesce(h.url, ''), coalesce(h.secrets, ''), h.settings, h.failures, h.declared_at is not null,
+select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secrets, ''), $4),
+  case
+    when coalesce(octet_length(h.url), 0) <= $4
+      and coalesce(octet_length(h.secrets), 0) <= $4
+      and pg_column_size(h.settings) <= $4
+      and octet_length(h.settings::text) <= $4
+    then h.settings
+  end,
+  h.failures, h.declared_at is not null, coalesce(h.lacks, ''),
   extract(epoch from greatest(d.next_attempt_at, h.blocked_until) - clock_timestamp())::float8
 from soniq_hooks h
 cross join lateral (
@@ -56,14 +67,26 @@ where h.enabled
 // due are the hooks of these kinds, those in Go that are registered here, and
 // those of a configuration that are declared here.
 func (o outbox) due(ctx context.Context, kinds, own, declared []string) ([]dueHook, error) {
-	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared)
+	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared, maxRow)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (h dueHook, err error) {
 		var seconds float64
-		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &seconds)
+		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &h.Lacks, &seconds)
 		// A day is as good as any time beyond.
-		h.Due = time.Duration(min(seconds, 86400) * float64(time.Second))
+		h.Due = time.Duration(min(max(seconds, -86400), 86400) * float64(time.Second))
 		return h, err
 	})
+}
+
+const outboxLackSQL = `
+update soniq_hooks
+set lacks = nullif($2, ''),
+  lacks_at = case when $2 <> '' then clock_timestamp() end
+where id = $1`
+
+// lack notes why a hook's deliveries wait; empty is that they don't.
+func (o outbox) lack(ctx context.Context, hook uuid.UUID, why string) error {
+	_, err := o.pool.Exec(ctx, outboxLackSQL, hook, storable(why))
+	return err
 }
 
 // claimed is an outbox row under our lease.
@@ -304,24 +327,6 @@ where d.id = any ($1)
 // hold puts rows off until their group's digest is due.
 func (o outbox) hold(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, wait time.Duration) error {
 	_, err := o.pool.Exec(ctx, outboxHoldSQL, ids, lease, wait.Seconds())
-	return err
-}
-
-// A delivered row is kept a week, one that failed a month, and one whose hook
-// was removed not at all.
-const outboxPruneSQL = `
-delete from soniq_hook_deliveries
-where id in (
-  select d.id
-  from soniq_hook_deliveries d
-  where (d.state = 'delivered' and d.created_at < now() - interval '7 days')
-    or (d.state = 'failed' and d.created_at < now() - interval '30 days')
-    or not exists (select from soniq_hooks h where h.id = d.hook_id)
-  limit 5000
-)`
-
-func (o outbox) prune(ctx context.Context) error {
-	_, err := o.pool.Exec(ctx, outboxPruneSQL)
 	return err
 }
 

@@ -18,9 +18,10 @@ func scalar[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (v
 	return v
 }
 
+// A delivery that was made some days ago, and due, or failed, then.
 const makeDeliverySQL = `
-insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key, state, created_at)
-values ($1, 'job.dead_lettered', gen_random_uuid(), '{}', 'g', $2, now() - $3::float8 * interval '1 day')
+insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key, state, created_at, next_attempt_at)
+values ($1, 'job.dead_lettered', gen_random_uuid(), '{}', 'g', $2, now() - $3::float8 * interval '1 day', now() - $3::float8 * interval '1 day')
 returning id`
 
 // One who was slower than his lease writes nothing over what the next has found
@@ -73,7 +74,8 @@ func TestOutbox_prune_deletesWhatIsOld(t *testing.T) {
 		{hook, "delivered", 8, false},
 		{hook, "failed", 29, true},
 		{hook, "failed", 31, false},
-		{hook, "pending", 100, true},
+		{hook, "pending", 29, true},
+		{hook, "pending", 100, true}, // as failed
 		{uuid.New(), "pending", 0, false},
 	} {
 		kept[scalar[uuid.UUID](t, pool, makeDeliverySQL, row.hook, row.state, row.days)] = row.keep

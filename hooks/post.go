@@ -12,23 +12,25 @@ import (
 	"time"
 
 	"soniq"
+	"soniq/internal/redact"
 )
 
 // maxRetryAfter bounds what another side can ask for.
 const maxRetryAfter = 24 * time.Hour
 
+// answerTimeout is how long an answer's body may take once its status is here:
+// the status is the verdict, and who drips has no more time than that.
+const answerTimeout = 2 * time.Second
+
 // endpoint is where a webhook or Slack message is posted to.
 type endpoint struct {
 	url       *url.URL
 	transport *http.Transport
+	known     *redact.Set // what must not be kept of an answer
 	timeout   time.Duration
 }
 
-func newEndpoint(address string, allow []string) (*endpoint, error) {
-	address, err := Resolve(address)
-	if err != nil {
-		return nil, err
-	}
+func newEndpoint(address string, allow []string, known *redact.Set) (*endpoint, error) {
 	u, err := ParseURL(address)
 	if err != nil {
 		return nil, err
@@ -37,7 +39,7 @@ func newEndpoint(address string, allow []string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &endpoint{url: u, transport: newTransport(g, nil), timeout: sendTimeout}, nil
+	return &endpoint{url: u, transport: newTransport(g, nil), known: known, timeout: sendTimeout}, nil
 }
 
 // post sends one request and notes the answer in d. 2xx is success, nothing
@@ -45,6 +47,8 @@ func newEndpoint(address string, allow []string) (*endpoint, error) {
 func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, body []byte) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.timeout, fmt.Errorf("no answer within %s", e.timeout))
 	defer cancel()
+	ctx, hangUp := context.WithCancel(ctx)
+	defer hangUp()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(body))
 	if err != nil {
 		return err
@@ -62,9 +66,8 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 		return fmt.Errorf("POST to %s: %w", e.url.Host, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	// What can't be read of the answer changes nothing: the status came.
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	d.Status, d.Answer = resp.StatusCode, strings.TrimSpace(strings.ToValidUTF8(string(said), "�"))
+	defer time.AfterFunc(answerTimeout, hangUp).Stop()
+	d.Status, d.Answer = resp.StatusCode, e.answer(resp)
 	if resp.StatusCode >= 200 && resp.StatusCode <= 299 {
 		return nil
 	}
@@ -74,6 +77,21 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 	}
 	refused.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
 	return refused
+}
+
+// answer is the beginning of what the other side said, without what it has from
+// us. What can't be read of it changes nothing: the status came.
+func (e *endpoint) answer(resp *http.Response) string {
+	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
+	case "", "identity":
+	default:
+		return "(the answer is compressed)"
+	}
+	// So much more that what begins before the limit is known by its end.
+	limit := maxAnswer + e.known.Longest()
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
+	text := e.known.Cut(string(said), false, true)
+	return cut(strings.TrimSpace(strings.ToValidUTF8(text, "�")), maxAnswer)
 }
 
 // retryAfter reads the header: seconds or a date.

@@ -18,7 +18,7 @@ func TestPost_noAnswer_endsAtTheDeadline(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer server.Close()
 	defer close(release)
-	e, err := newEndpoint(server.URL+"/hunter2?hunter2", []string{"127.0.0.0/8"})
+	e, err := newEndpoint(server.URL+"/hunter2?hunter2", []string{"127.0.0.0/8"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestPost_endlessAnswer_isReadToItsBound(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	e, err := newEndpoint(server.URL, []string{"127.0.0.0/8"})
+	e, err := newEndpoint(server.URL, []string{"127.0.0.0/8"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

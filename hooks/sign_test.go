@@ -28,10 +28,10 @@ func TestSign_publishedVector(t *testing.T) {
 func TestSign_referenceLibrary_verifiesEachSecretOfARotation(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	store := hooks.NewStore(pool)
+	store := hooks.NewStore(pool, nil)
 	rc := newReceiver(t, nil)
 	first, second, third := hooks.NewSecret(), hooks.NewSecret(), hooks.NewSecret()
-	_, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "webhook", URL: rc.URL, Secrets: first, Allow: []string{"127.0.0.0/8"}})
+	_, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "webhook", URL: rc.URL, Secrets: first, Allow: []string{"127.0.0.0/8"}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestSign_referenceLibrary_verifiesEachSecretOfARotation(t *testing.T) {
 		{rotate: third, drop: true, good: []string{third}, strays: []string{first, second}},
 	} {
 		if step.rotate != "" {
-			if err := store.Rotate(t.Context(), "h", step.rotate, step.drop); err != nil {
+			if err := store.Rotate(t.Context(), "h", step.rotate, step.drop, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

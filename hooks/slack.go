@@ -11,6 +11,7 @@ import (
 	"unicode"
 
 	"soniq/deadletter"
+	"soniq/internal/redact"
 )
 
 const (
@@ -30,12 +31,17 @@ type slack struct {
 	base string
 }
 
-func newSlack(address string, s settings) (*slack, error) {
-	e, err := newEndpoint(address, s.Allow)
+// newSlack takes what references stand for.
+func newSlack(of secretsOf, s settings, known *redact.Set) (*slack, error) {
+	e, err := newEndpoint(of.url, s.Allow, known)
 	if err != nil {
 		return nil, err
 	}
-	return &slack{e, strings.TrimSuffix(s.BaseURL, "/")}, nil
+	base := strings.TrimSuffix(s.BaseURL, "/")
+	if checkBaseURL(base) != nil {
+		base = "" // written by SQL: no link is better than a mention
+	}
+	return &slack{e, base}, nil
 }
 
 // Deliver implements Hook.
@@ -51,7 +57,9 @@ func (s *slack) Deliver(ctx context.Context, d *Delivery) error {
 	}
 	// Slack doesn't like the blocks: the text alone tells what matters. If that
 	// is refused as well, it always would be.
-	if b, err = json.Marshal(map[string]string{"text": s.message(d).Text}); err != nil {
+	plain := s.message(d)
+	plain.Blocks = nil
+	if b, err = json.Marshal(plain); err != nil {
 		return fmt.Errorf("write the Slack message: %w", err)
 	}
 	err = s.post(ctx, d, http.Header{}, b)
@@ -61,9 +69,18 @@ func (s *slack) Deliver(ctx context.Context, d *Delivery) error {
 	return err
 }
 
+// A slackMessage has texts of jobs in it. Nothing in them may mention anybody
+// or make a link: they are escaped, Slack is told to leave plain text alone
+// (verbatim, and its likes for the text outside of blocks), and to show no
+// preview of what looks like an address all the same.
 type slackMessage struct {
-	Text   string       `json:"text"`
-	Blocks []slackBlock `json:"blocks"`
+	Text        string       `json:"text"`
+	Blocks      []slackBlock `json:"blocks,omitempty"`
+	Markdown    bool         `json:"mrkdwn"`
+	Parse       string       `json:"parse"`
+	LinkNames   bool         `json:"link_names"`
+	UnfurlLinks bool         `json:"unfurl_links"`
+	UnfurlMedia bool         `json:"unfurl_media"`
 }
 
 type slackBlock struct {
@@ -73,11 +90,12 @@ type slackBlock struct {
 }
 
 type slackText struct {
-	Type string `json:"type"`
-	Text string `json:"text"`
+	Type     string `json:"type"`
+	Text     string `json:"text"`
+	Verbatim bool   `json:"verbatim"`
 }
 
-func markdown(text string) *slackText { return &slackText{"mrkdwn", text} }
+func markdown(text string) *slackText { return &slackText{"mrkdwn", text, true} }
 
 // message tells of one event in full, of one group with its count, and of many
 // groups in a line each.
@@ -86,7 +104,7 @@ func (s *slack) message(d *Delivery) slackMessage {
 	for _, g := range d.Groups {
 		total += g.Count
 	}
-	var m slackMessage
+	m := slackMessage{Parse: "none"}
 	first := d.Groups[0]
 	if len(d.Groups) == 1 {
 		m.Text = title(first)

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -34,8 +37,8 @@ type Spec struct {
 	Secrets string
 	// Headers are sent with a webhook. Values may be env:NAME.
 	Headers map[string]string
-	// Command is what an exec hook runs, by /bin/sh -c. It is shown: a secret
-	// belongs into the environment of the dispatcher.
+	// Command is what an exec hook runs, by /bin/sh -c. It stands in the table in
+	// the clear: a secret belongs into the environment of the dispatcher.
 	Command string
 	// Args says that a webhook or command gets the job's arguments.
 	Args bool
@@ -51,11 +54,33 @@ type Spec struct {
 	Tags map[string]string
 }
 
+// The bounds of a hook. A row that SQL has written beyond them is told of
+// nothing, or not sent to.
+const (
+	maxName    = 200      // bytes
+	maxText    = 1000     // bytes of what a filter has
+	maxURL     = 4 << 10  // bytes
+	maxHeader  = 4 << 10  // bytes of a header's value
+	maxHeaders = 50       // in number
+	maxCommand = 16 << 10 // bytes
+	maxFilter  = 200      // names in one list of a filter
+	maxAllow   = 100      // networks
+	// maxRow bounds what is read of a row, a column. All of the above fits,
+	// sealed too.
+	maxRow = 512 << 10
+	// maxHooks is how many hooks are told of a death, the oldest; soniq_hook_listeners
+	// in schema.sql has it too.
+	maxHooks = 1000
+)
+
 // Check returns what is wrong with s, without connecting. A reference to the environment is not
 // looked up: it may be set where the dispatcher runs only.
 func (s *Spec) Check() error {
 	if strings.TrimSpace(s.Name) == "" {
 		return errors.New("the name is empty")
+	}
+	if len(s.Name) > maxName {
+		return fmt.Errorf("the name is longer than %d bytes", maxName)
 	}
 	if !slices.Contains([]string{"webhook", "slack", "log", "exec"}, s.Kind) {
 		return fmt.Errorf("the kind must be webhook, slack, log or exec, not %q", s.Kind)
@@ -63,71 +88,158 @@ func (s *Spec) Check() error {
 	if s.Kind == "exec" && strings.TrimSpace(s.Command) == "" {
 		return errors.New("the command is empty")
 	}
+	if len(s.Command) > maxCommand {
+		return fmt.Errorf("the command is longer than %d KB", maxCommand>>10)
+	}
+	for _, value := range (secretsOf{s.URL, s.Secrets, s.Headers}).values() {
+		if name, ok := strings.CutPrefix(value, "env:"); ok && !variableName.MatchString(name) {
+			return fmt.Errorf("what stands after env: must be the name of a variable, not %q", cut(name, maxName))
+		}
+	}
 	if s.Kind == "webhook" || s.Kind == "slack" {
+		if len(s.URL) > maxURL {
+			return fmt.Errorf("the URL is longer than %d KB", maxURL>>10)
+		}
 		if !strings.HasPrefix(s.URL, "env:") {
 			if _, err := ParseURL(s.URL); err != nil {
 				return err
 			}
+		}
+		if len(s.Allow) > maxAllow {
+			return fmt.Errorf("there are more than %d networks", maxAllow)
 		}
 		if _, err := newGuard(s.Allow); err != nil {
 			return err
 		}
 	}
 	if !strings.HasPrefix(s.Secrets, "env:") {
+		if len(s.Secrets) > maxURL {
+			return fmt.Errorf("the secrets are longer than %d KB", maxURL>>10)
+		}
 		if _, err := ParseSecrets(s.Secrets); err != nil {
 			return err
 		}
 	}
+	if len(s.Headers) > maxHeaders {
+		return fmt.Errorf("there are more than %d headers", maxHeaders)
+	}
+	for name, value := range s.Headers {
+		if err := CheckHeader(http.CanonicalHeaderKey(name), value); err != nil {
+			return err
+		}
+	}
 	if s.BaseURL != "" {
-		u, err := ParseURL(s.BaseURL)
-		if err != nil || strings.ContainsAny(u.String(), "|<>") {
-			return errors.New("the base URL must be an address such as https://soniq.example.com/dead-letters")
+		if err := checkBaseURL(s.BaseURL); err != nil {
+			return err
+		}
+	}
+	for _, list := range [][]string{s.Events, s.Jobs, s.Queues, s.Reasons, slices.Collect(maps.Keys(s.Tags)), slices.Collect(maps.Values(s.Tags))} {
+		if len(list) > maxFilter {
+			return fmt.Errorf("the filter has more than %d names in a list", maxFilter)
+		}
+		for _, name := range list {
+			if len(name) > maxText {
+				return fmt.Errorf("%q, of the filter, is longer than %d bytes", cut(name, 40), maxText)
+			}
 		}
 	}
 	return nil
 }
 
-// Info is a hook as it may be shown: its target is the host alone, or the
-// reference, or the command, and there is no secret in it.
+// checkBaseURL returns what is wrong with where Slack messages link to: what
+// could end the link in Slack's markup.
+func checkBaseURL(text string) error {
+	if _, err := ParseURL(text); err != nil || len(text) > maxURL || strings.ContainsAny(text, "|<>") || strings.ContainsFunc(text, unicode.IsSpace) {
+		return errors.New("the base URL must be an address such as https://soniq.example.com/dead-letters")
+	}
+	return nil
+}
+
+// Info is a hook as it may be shown, a row of the view soniq_hook_status: its
+// target is the host alone, or the reference, and there is no secret in it.
 type Info struct {
-	ID     uuid.UUID `json:"id"`
-	Name   string    `json:"name"`
-	Kind   string    `json:"kind"`
-	Target string    `json:"target"`
-	Signed bool      `json:"signed"`
-	// SecretFrom is where the secrets are: 'database', 'env:NAME', or empty
-	// where there is none.
+	ID   uuid.UUID `json:"id"`
+	Name string    `json:"name"`
+	Kind string    `json:"kind"`
+	// Target is of a command what the table says, for those who may read it,
+	// without what looks like a secret.
+	Target string `json:"target"`
+	Signed bool   `json:"signed"`
+	// SecretFrom is where the secrets are: 'database', 'sealed' (in the database,
+	// by a key), 'configuration', 'env:NAME', or empty where there is none.
 	SecretFrom string `json:"secret_from"`
 	// Secrets is how many the database holds: two while a receiver changes
 	// over.
-	Secrets        int             `json:"secrets"`
-	Events         []string        `json:"events"`
-	Jobs           []string        `json:"jobs"`
-	Queues         []string        `json:"queues"`
-	Reasons        []string        `json:"reasons"`
-	Tags           json.RawMessage `json:"tags"`
-	Enabled        bool            `json:"enabled"`
-	DisabledReason string          `json:"disabled_reason"`
-	Failures       int             `json:"failures"`
-	FailingSince   *time.Time      `json:"failing_since"`
-	BlockedUntil   *time.Time      `json:"blocked_until"`
-	CreatedAt      time.Time       `json:"created_at"`
+	Secrets int `json:"secrets"`
+	// Headers have their values only where these are references.
+	Headers map[string]string `json:"headers"`
+	Args    bool              `json:"include_args"`
+	Allow   []string          `json:"allow"`
+	BaseURL string            `json:"base_url"`
+	Events  []string          `json:"events"`
+	Jobs    []string          `json:"jobs"`
+	Queues  []string          `json:"queues"`
+	Reasons []string          `json:"reasons"`
+	Tags    json.RawMessage   `json:"tags"`
+
+	Enabled        bool       `json:"enabled"`
+	DisabledReason string     `json:"disabled_reason"`
+	Failures       int        `json:"failures"`
+	FailingSince   *time.Time `json:"failing_since"`
+	BlockedUntil   *time.Time `json:"blocked_until"`
+	CreatedAt      time.Time  `json:"created_at"`
 	// DeclaredAt is when a dispatcher last said that its configuration has it;
 	// nil for a hook that is in none.
-	DeclaredAt *time.Time      `json:"declared_at"`
-	Pending    int64           `json:"pending"`
-	Delivered  int64           `json:"delivered"`
-	Failed     int64           `json:"failed"`
-	Settings   json.RawMessage `json:"-"`
-	// Headers have their values only where these are references.
-	Headers map[string]string `json:"headers" db:"-"`
-	Args    bool              `json:"include_args" db:"-"`
-	Allow   []string          `json:"allow" db:"-"`
-	BaseURL string            `json:"base_url" db:"-"`
+	DeclaredAt *time.Time `json:"declared_at"`
+	// Lacks is why the hook's deliveries wait, as a dispatcher that could not
+	// send them has noted: a flag that it needs, a variable, a key. Empty where
+	// none has, or another has sent since.
+	Lacks   string     `json:"lacks"`
+	LacksAt *time.Time `json:"lacks_at"`
+	// Dropped is how many deliveries were dropped because too many waited.
+	Dropped   int64 `json:"dropped"`
+	Pending   int64 `json:"pending"`
+	Delivered int64 `json:"delivered"`
+	Failed    int64 `json:"failed"`
 }
 
-// Hidden stands for a header's value.
-const Hidden = "(hidden)"
+// Needs are the flags that a dispatcher must be started with to send to the
+// hook: of a row, for the variables and networks that it names. A hook of a
+// configuration needs none.
+func (h *Info) Needs() []string {
+	if h.DeclaredAt != nil {
+		return nil
+	}
+	return needs(h.Kind, secretsOf{h.Target, h.SecretFrom, h.Headers}, h.Allow)
+}
+
+// Needs are the flags that a dispatcher must be started with to send to the
+// hook once it is added.
+func (s *Spec) Needs() []string {
+	return needs(s.Kind, secretsOf{s.URL, s.Secrets, s.Headers}, s.Allow)
+}
+
+func needs(kind string, of secretsOf, allow []string) []string {
+	var needs *NeedsError
+	switch {
+	case kind == "exec":
+		return []string{"--allow-exec-hooks"}
+	case kind != "webhook" && kind != "slack":
+		return nil
+	case errors.As((&rights{}).check(of, allow), &needs):
+		return needs.Flags
+	default:
+		return nil
+	}
+}
+
+// What the view says in the place of a header's value.
+const (
+	// Hidden is a value that stands in the table.
+	Hidden = "(hidden)"
+	// Sealed is one that is sealed there.
+	Sealed = "(sealed)"
+)
 
 // DeliveryInfo is a row of the outbox.
 type DeliveryInfo struct {
@@ -148,10 +260,14 @@ type DeliveryInfo struct {
 }
 
 // Store keeps the hooks.
-type Store struct{ pool *pgxpool.Pool }
+type Store struct {
+	pool *pgxpool.Pool
+	keys *Keyring
+}
 
-// NewStore returns a store on pool, which stays the caller's.
-func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool} }
+// NewStore returns a store on pool, which stays the caller's. Secrets that it
+// writes are sealed by the first of keys; nil leaves them in the clear.
+func NewStore(pool *pgxpool.Pool, keys *Keyring) *Store { return &Store{pool, keys} }
 
 const storeAddSQL = `
 insert into soniq_hooks (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags)
@@ -159,21 +275,79 @@ values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10)
 on conflict (name) do nothing
 returning id`
 
+const storeCountSQL = `select count(*) from soniq_hooks`
+
 // Add adds a hook; it hears of what happens from then on. It returns
-// [ErrExists] for a name that is taken.
-func (s *Store) Add(ctx context.Context, spec Spec) (uuid.UUID, error) {
+// [ErrExists] for a name that is taken. show, if it isn't nil, is called before
+// the hook is there for anybody: its error undoes all, so that a secret which
+// nobody was shown is nobody's. A failure after it is a [*VoidError].
+func (s *Store) Add(ctx context.Context, spec Spec, show func() error) (uuid.UUID, error) {
 	if err := spec.Check(); err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
-	var id uuid.UUID
-	err := s.pool.QueryRow(ctx, storeAddSQL, spec.row()...).Scan(&id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrExists
+	sealed, _, err := s.keys.sealIf(secretsOf{spec.URL, spec.Secrets, spec.Headers}, spec.Name)
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
+	spec.URL, spec.Secrets, spec.Headers = sealed.url, sealed.secrets, sealed.headers
+	var id uuid.UUID
+	err = s.showing(ctx, show, func(tx pgx.Tx) error {
+		var n int
+		if err := tx.QueryRow(ctx, storeCountSQL).Scan(&n); err != nil {
+			return err
+		}
+		if n >= maxHooks {
+			return fmt.Errorf("there are %d hooks already, and no more are told of anything", n)
+		}
+		err := tx.QueryRow(ctx, storeAddSQL, spec.row()...).Scan(&id)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = ErrExists
+		}
+		return err
+	})
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
 	return id, nil
+}
+
+// VoidError says that a secret was shown and then could not be kept.
+type VoidError struct{ Err error }
+
+func (e *VoidError) Error() string {
+	return "the secret that was shown is void, as it could not be kept: " + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *VoidError) Unwrap() error { return e.Err }
+
+// showing runs change in a transaction, shows, and commits.
+func (s *Store) showing(ctx context.Context, show func() error, change func(pgx.Tx) error) error {
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// After a commit it does nothing. What made us fail may be ctx's end.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+		defer cancel()
+		_ = tx.Rollback(ctx)
+	}()
+	if err := change(tx); err != nil {
+		return err
+	}
+	if show != nil {
+		if err := show(); err != nil {
+			return err
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		if show != nil {
+			return &VoidError{err}
+		}
+		return err
+	}
+	return nil
 }
 
 // row has the values of the columns name to tags.
@@ -193,6 +367,31 @@ func (s *Spec) settings() settings {
 	return settings{Headers: s.Headers, Args: s.Args, Allow: s.Allow, BaseURL: s.BaseURL, Command: s.Command}
 }
 
+// shown is row for a hook that is sent to as it was declared: the table needs
+// no more of it than may be shown.
+func (s Spec) shown() []any {
+	if origin := Origin(s.URL); origin != "" && !strings.HasPrefix(origin, "env:") {
+		s.URL = origin + "/..."
+	}
+	if s.Secrets != "" && !strings.HasPrefix(s.Secrets, "env:") {
+		s.Secrets = inConfiguration
+	}
+	headers := map[string]string{}
+	for name, value := range s.Headers {
+		if !strings.HasPrefix(value, "env:") {
+			value = Hidden
+		}
+		headers[name] = value
+	}
+	s.Headers = headers
+	s.Command = deadletter.RedactText(s.Command)
+	return s.row()
+}
+
+// inConfiguration stands in the table for the secrets of a hook that its
+// configuration has; the view soniq_hook_status has it too.
+const inConfiguration = "(configuration)"
+
 // all is nil, which matches all, for an empty list.
 func all(list []string) []string {
 	if len(list) == 0 {
@@ -202,18 +401,21 @@ func all(list []string) []string {
 }
 
 const storeListSQL = `
-select h.id, h.name, h.kind, coalesce(case h.kind when 'exec' then h.settings ->> 'command' else h.url end, ''), h.secrets is not null,
-  case when h.secrets like 'env:%' then h.secrets when h.secrets is not null then 'database' else '' end,
-  case when h.secrets like 'env:%' then 0 else coalesce(array_length(string_to_array(h.secrets, ' '), 1), 0) end,
-  h.events, h.jobs, h.queues, h.reasons, h.tags,
-  h.enabled, coalesce(h.disabled_reason, ''), h.failures, h.failing_since, h.blocked_until, h.created_at, h.declared_at,
-  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending'),
-  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered'),
-  (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed'),
-  h.settings
-from soniq_hooks h
-where $1 = '' or h.name = $1
-order by h.name`
+select id, name, kind, target, signed, secret_from, secrets, headers, include_args, allow, base_url,
+  events, jobs, queues, reasons, tags,
+  enabled, disabled_reason, failures, failing_since, blocked_until, created_at, declared_at,
+  lacks, lacks_at, dropped, pending, delivered, failed
+from soniq_hook_status
+where $1 = '' or name = $1
+order by name`
+
+// A viewer may have the view alone, and no right to the table.
+const storeCommandsSQL = `
+select name, coalesce(settings ->> 'command', '')
+from soniq_hooks
+where kind = 'exec'`
+
+const storeMayReadSQL = `select has_column_privilege('soniq_hooks', 'settings', 'select') and has_column_privilege('soniq_hooks', 'kind', 'select') and has_column_privilege('soniq_hooks', 'name', 'select')`
 
 // List returns the hooks by name.
 func (s *Store) List(ctx context.Context) ([]Info, error) { return s.list(ctx, "") }
@@ -236,36 +438,66 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list hooks: %w", err)
 	}
+	var commands map[string]string
+	if slices.ContainsFunc(infos, func(h Info) bool { return h.Kind == "exec" }) {
+		if commands, err = s.commands(ctx); err != nil {
+			return nil, fmt.Errorf("list hooks: %w", err)
+		}
+	}
 	for i := range infos {
 		h := &infos[i]
-		if h.Kind != "exec" {
-			h.Target = Target(h.Target)
-		}
-		set, err := readSettings(h.Settings)
-		if err != nil {
-			continue // its deliveries say so
-		}
-		h.Args, h.Allow, h.BaseURL, h.Headers = set.Args, set.Allow, set.BaseURL, set.Headers
-		for name, value := range h.Headers {
-			if !strings.HasPrefix(value, "env:") {
-				h.Headers[name] = Hidden
-			}
+		switch {
+		case h.Kind == "exec":
+			h.Target = commands[h.Name]
+		case strings.HasPrefix(h.Target, "http"):
+			h.Target += "/…"
 		}
 	}
 	return infos, nil
 }
 
+// commands are what the exec hooks run, for who may know, without what looks
+// like a secret.
+func (s *Store) commands(ctx context.Context) (map[string]string, error) {
+	var may bool
+	if err := s.pool.QueryRow(ctx, storeMayReadSQL).Scan(&may); err != nil || !may {
+		return nil, err
+	}
+	commands := map[string]string{}
+	rows, _ := s.pool.Query(ctx, storeCommandsSQL)
+	var name, command string
+	_, err := pgx.ForEachRow(rows, []any{&name, &command}, func() error {
+		commands[name] = cut(deadletter.RedactText(command), maxAnswer)
+		return nil
+	})
+	return commands, err
+}
+
 // Target is what may be shown of an address: the rest of a Slack URL is its
 // secret.
 func Target(address string) string {
-	if address == "" || strings.HasPrefix(address, "env:") {
+	origin := Origin(address)
+	switch {
+	case address == "" || strings.HasPrefix(origin, "env:"):
+		return origin
+	case origin == "":
+		return "(unreadable)"
+	default:
+		return origin + "/…"
+	}
+}
+
+// Origin is scheme and host of an address, a reference as it is, or empty for
+// what can't be read.
+func Origin(address string) string {
+	if strings.HasPrefix(address, "env:") {
 		return address
 	}
 	u, err := ParseURL(address)
 	if err != nil {
-		return "(unreadable)"
+		return ""
 	}
-	return u.Scheme + "://" + u.Host + "/…"
+	return u.Scheme + "://" + u.Host
 }
 
 const storeEnableSQL = `
@@ -323,23 +555,52 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-const storeRotateSQL = `
-update soniq_hooks
-set secrets = $2 || case when $3 then '' else coalesce(' ' || split_part(secrets, ' ', 1), '') end
+const storeSecretsSQL = `
+select coalesce(secrets, '')
+from soniq_hooks
 where name = $1
   and kind = 'webhook'
   and declared_at is null
-  and coalesce(secrets, '') not like 'env:%'`
+for update`
+
+const storeRotateSQL = `
+update soniq_hooks
+set secrets = $2
+where name = $1`
 
 // Rotate gives a webhook a new secret. Until the next rotation it is signed by
 // the one before too, so that a receiver can change over; not if drop is set.
-// It returns [ErrNotFound] for a hook that keeps no secret in the table, or is
-// declared by a configuration.
-func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool) error {
-	tag, err := s.pool.Exec(ctx, storeRotateSQL, name, secret, drop)
-	if err == nil && tag.RowsAffected() == 0 {
-		err = ErrNotFound
-	}
+// show is as in Add: its error leaves the secret as it was. Rotate returns
+// [ErrNotFound] for a hook that keeps no secret in the table, or is declared by
+// a configuration, and [ErrSealed] for a secret that none of the store's keys
+// opens.
+func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool, show func() error) error {
+	err := s.showing(ctx, show, func(tx pgx.Tx) error {
+		var kept string
+		err := tx.QueryRow(ctx, storeSecretsSQL, name).Scan(&kept)
+		if _, refers := reference(kept); errors.Is(err, pgx.ErrNoRows) || err == nil && refers {
+			return ErrNotFound
+		}
+		if err != nil {
+			return err
+		}
+		secrets := secret
+		if !drop {
+			was, _, err := s.keys.open(kept, name, secretsColumn, "")
+			if err != nil {
+				return err
+			}
+			if fields := strings.Fields(was); len(fields) > 0 {
+				secrets += " " + fields[0]
+			}
+		}
+		if isSealed(kept) && s.keys == nil {
+			return ErrSealed // the new one would stand there in the clear
+		}
+		sealed := s.keys.seal(secrets, name, secretsColumn, fmt.Sprint(len(strings.Fields(secrets))), "")
+		_, err = tx.Exec(ctx, storeRotateSQL, name, sealed)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("rotate secret: %w", err)
 	}
@@ -365,6 +626,10 @@ func (s *Store) Deliveries(ctx context.Context, hook, state string, limit int) (
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeliveryInfo])
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
+	}
+	for i := range found {
+		// Rows of release 0.1.0 have what was answered as it was.
+		found[i].LastAnswer, found[i].LastError = deadletter.RedactText(found[i].LastAnswer), deadletter.RedactText(found[i].LastError)
 	}
 	return found, nil
 }
@@ -392,30 +657,45 @@ func (s *Store) Retry(ctx context.Context, ids []uuid.UUID, hook string) (int64,
 }
 
 const storeOpenSQL = `
-select id, name, kind, coalesce(url, ''), coalesce(secrets, ''), settings
+select id, name, kind, left(coalesce(url, ''), $2), left(coalesce(secrets, ''), $2),
+  case when octet_length(settings::text) <= $2 then settings end, declared_at is not null
 from soniq_hooks
 where name = $1`
 
+// ErrDeclared is returned by [Store.Test] for a hook that another program's
+// configuration declares: the table does not hold what is needed to send to it.
+var ErrDeclared = errors.New("it is in the configuration of a dispatcher, and can be sent to only from there")
+
 // Test sends a sample, marked as one, from this process and past the outbox.
-// The delivery has the answer. The error is the hook's, [ErrNotFound], or, for
-// a command that d may not run, [ErrExecNotAllowed].
-func (s *Store) Test(ctx context.Context, d *Dispatcher, name string) (*Delivery, error) {
+// The delivery has the answer. d is a dispatcher that grants what a row needs.
+// declared are the hooks of the configuration here: one that is declared is
+// sent to as it says there. The error is the hook's, [ErrNotFound],
+// [ErrDeclared], a [*NeedsError] or, for a command that d may not run,
+// [ErrExecNotAllowed].
+func (s *Store) Test(ctx context.Context, d *Dispatcher, name string, declared ...Spec) (*Delivery, error) {
 	var h dueHook
-	err := s.pool.QueryRow(ctx, storeOpenSQL, name).Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings)
+	err := s.pool.QueryRow(ctx, storeOpenSQL, name, maxRow).Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Declared)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound
 	}
 	if err != nil {
 		return nil, fmt.Errorf("test hook: %w", err)
 	}
-	hook, _, err := d.open(h)
-	if c, ok := hook.(interface{ close() }); ok {
-		defer c.close()
+	if h.Declared {
+		i := slices.IndexFunc(declared, func(spec Spec) bool { return spec.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("test hook: %w", ErrDeclared)
+		}
+		d.mu.Lock()
+		d.declared[name] = declared[i]
+		d.mu.Unlock()
 	}
+	hook, err := d.open(h)
+	defer hook.close()
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("test hook: %w", err)
-	case hook == nil:
+	case hook.Hook == nil:
 		return nil, errors.New("test hook: it is written in Go; only its own program can send to it")
 	}
 	now := time.Now().UTC()

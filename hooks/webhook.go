@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
+
+	"soniq/internal/redact"
 )
 
 // maxErrorText is how much of the error a webhook has: the whole should stay
@@ -22,25 +26,55 @@ type webhook struct {
 	args    bool
 }
 
-func newWebhook(address, secrets string, s settings) (*webhook, error) {
-	e, err := newEndpoint(address, s.Allow)
+// newWebhook takes what references stand for.
+func newWebhook(of secretsOf, s settings, known *redact.Set) (*webhook, error) {
+	e, err := newEndpoint(of.url, s.Allow, known)
 	if err != nil {
 		return nil, err
 	}
 	w := &webhook{endpoint: e, header: http.Header{}, args: s.Args}
-	if secrets, err = Resolve(secrets); err != nil {
+	if w.secrets, err = ParseSecrets(of.secrets); err != nil {
 		return nil, err
 	}
-	if w.secrets, err = ParseSecrets(secrets); err != nil {
-		return nil, err
-	}
-	for name, value := range s.Headers {
-		if value, err = Resolve(value); err != nil {
-			return nil, err
+	for name, value := range of.headers {
+		// A row that was written by SQL may have what Add refuses.
+		if name = http.CanonicalHeaderKey(name); !ownHeader(name) {
+			w.header.Set(name, value)
 		}
-		w.header.Set(name, value)
 	}
 	return w, nil
+}
+
+// ownHeader reports whether a header, by its canonical name, is Soniq's to set,
+// or speaks of the connection and not of the request.
+func ownHeader(name string) bool {
+	return strings.HasPrefix(name, "Webhook-") || slices.Contains([]string{
+		"Content-Type", "Content-Encoding", "Content-Length", "User-Agent", "Host", "Transfer-Encoding", "Trailer", "Connection", "Keep-Alive",
+		"Proxy-Connection", "Te", "Upgrade", "Expect", "Accept-Encoding",
+	}, name)
+}
+
+// CheckHeader returns what is wrong with a header of a hook, whose name is in
+// its canonical form. Its errors show nothing of the value.
+func CheckHeader(name, value string) error {
+	switch {
+	case !headerName(name):
+		return fmt.Errorf("%q can't be the name of a header", name)
+	case strings.ContainsAny(value, "\r\n\x00"):
+		return fmt.Errorf("the value of %s has a line break or NUL", name)
+	case len(value) > maxHeader:
+		return fmt.Errorf("the value of %s is longer than %d bytes", name, maxHeader)
+	case ownHeader(name):
+		return fmt.Errorf("%s is set by Soniq itself", name)
+	}
+	return nil
+}
+
+// headerName reports whether name is a token of RFC 9110.
+func headerName(name string) bool {
+	return name != "" && len(name) <= maxName && strings.IndexFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+	}) < 0
 }
 
 // webhookBody is the body of a webhook; docs/hooks.md describes it.

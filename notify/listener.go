@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/redact"
 )
 
 // maxChannelBytes is the longest name that LISTEN takes whole. The server cuts
@@ -76,7 +78,7 @@ type Listener struct {
 func NewListener(cfg Config) (*Listener, error) {
 	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, 100*time.Millisecond)
 	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 30*time.Second)
-	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	cfg.Logger = redact.Logger(cmp.Or(cfg.Logger, slog.Default()))
 	switch {
 	case cfg.ConnConfig == nil:
 		return nil, errors.New("new listener: ConnConfig is required")

@@ -76,6 +76,7 @@ func run(w world, args []string) int {
 
 	cmd, done, err := a.parse(args)
 	if !done && err == nil {
+		_, a.out.revealed = selected[secretShower](cmd)
 		_, own := selected[signalReader](cmd)
 		if !own {
 			defer a.onSignals(cancel, a.abort)()

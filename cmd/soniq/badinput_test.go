@@ -182,6 +182,11 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "no slots", args: []string{"worker", "--handle", "j=exec:a", "--concurrency", "0"}, code: 2, want: "--concurrency must be"},
 		{name: "negative timeout", args: []string{"worker", "--handle", "j=exec:a", "--timeout=-1s"}, code: 2, want: "--timeout must not be negative"},
 		{name: "negative limit of the dead", args: []string{"worker", "--handle", "j=exec:a", "--warn-dead=-1"}, code: 2, want: "--warn-dead must be from 0"},
+		{name: "size without a unit that exists", args: []string{"worker", "--handle", "j=exec:a", "--max-args-size", "3 XB"}, code: 2, want: "--max-args-size must be a size such as"},
+		{name: "size beyond PostgreSQL's", args: []string{"worker", "--handle", "j=exec:a", "--max-args-size", "2GiB"}, code: 2, want: "--max-args-size must be at most 1GiB"},
+		{name: "no memory", args: []string{"worker", "--handle", "j=exec:a", "--max-args-memory", "0"}, code: 2, want: "--max-args-memory must be a size"},
+		{name: "memory for less than one job", args: []string{"worker", "--handle", "j=exec:a", "--max-args-memory", "1MiB"}, code: 2, want: "--max-args-memory must be at least --max-args-size"},
+		{name: "negative limit of attempts", args: []string{"worker", "--handle", "j=exec:a", "--max-attempts-limit=-1"}, code: 2, want: "--max-attempts-limit must be from 0"},
 		{name: "no age of the dead", args: []string{"worker", "--handle", "j=exec:a", "--warn-dead-age", "old"}, code: 2, want: "--warn-dead-age must be an age"},
 		{name: "bad listen URL", args: []string{"worker", "--handle", "j=exec:a", "--listen-url", "postgres://u:hunter2@h:x/y"}, code: 2, want: "--listen-url is not a database URL"},
 	} {

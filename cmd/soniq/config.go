@@ -2,12 +2,14 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
+	"maps"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -18,9 +20,26 @@ import (
 // defaultConfig is the file that a worker reads where no flag names one.
 const defaultConfig = "soniq.yaml"
 
-// maxConfig is the longest configuration file. A thousand handlers take a
-// fifth of it; what is longer is some other file.
-const maxConfig = 1 << 20
+const (
+	// maxConfig is the longest configuration file, in bytes. A thousand handlers
+	// take a fifth of it; what is longer is some other file.
+	maxConfig = 1 << 20
+	// maxConfigValues and maxConfigText are how many values a file may have, and
+	// how many bytes of text, once each *alias is written out as what it stands
+	// for; a thousand handlers have ten thousand. A few lines of aliases can be
+	// more than any memory holds.
+	maxConfigValues = 100_000
+	maxConfigText   = 4 << 20
+	// maxConfigDepth is how deep its values may be nested; none that has a meaning
+	// is nested deeper than ten.
+	maxConfigDepth = 64
+	// maxConfigKey is the longest key, in bytes: what a job's name may have.
+	maxConfigKey = 2000
+	// maxMistakes is how many mistakes are kept, and maxMistakesShown how many of
+	// these are shown.
+	maxMistakes      = 1000
+	maxMistakesShown = 100
+)
 
 // maxWarnDead is the highest limit of the dead letters that makes sense: the
 // count goes up to it each minute.
@@ -36,11 +55,17 @@ type workerFile struct {
 	resultTTL       *time.Duration
 	shutdownTimeout *time.Duration
 	unknownGrace    *time.Duration
+	maxArgsSize     *int64
+	maxArgsMemory   *int64
+	maxAttempts     *int
 	warnDead        *int
 	warnDeadAge     *time.Duration
 	retention       []deadletter.Retention
 	jobs            []handlerSpec
 	hooks           []hookSpec
+	// requestSecrets are the variables that the file names for what is sent to
+	// endpoints and hooks.
+	requestSecrets []string
 }
 
 // origin is where a handler was named.
@@ -61,20 +86,27 @@ type mistake struct {
 type configError struct {
 	path     string
 	mistakes []mistake
+	// more are those that were counted only.
+	more int
 }
 
 func (e *configError) Error() string {
-	if len(e.mistakes) == 1 {
+	n := len(e.mistakes) + e.more
+	if n == 1 {
 		return e.path + " has a mistake"
 	}
-	return fmt.Sprintf("%s has %d mistakes", e.path, len(e.mistakes))
+	return fmt.Sprintf("%s has %d mistakes", e.path, n)
 }
 
 // list is the mistakes from top to bottom, each with its place.
 func (e *configError) list() (lines []string) {
 	slices.SortStableFunc(e.mistakes, func(a, b mistake) int { return cmp.Compare(a.line, b.line) })
-	for _, m := range e.mistakes {
+	shown := e.mistakes[:min(len(e.mistakes), maxMistakesShown)]
+	for _, m := range shown {
 		lines = append(lines, fmt.Sprintf("%s:%d: %s", e.path, m.line, m.text))
+	}
+	if rest := e.mistakes[len(shown):]; len(rest) > 0 {
+		lines = append(lines, fmt.Sprintf("%s:%d: and %d more from here on", e.path, rest[0].line, len(rest)+e.more))
 	}
 	return lines
 }
@@ -85,38 +117,42 @@ func (e *configError) list() (lines []string) {
 type configUse struct{ jobs, hooks bool }
 
 // readConfig reads and checks a whole configuration file. A *configError has
-// every mistake in it; another error says why it can't be read. Values that
-// refer to the environment are looked up by getenv.
-func readConfig(path string, use configUse, getenv func(string) string) (*workerFile, error) {
-	data, err := readFile(path)
-	if err != nil {
-		return nil, err
+// every mistake in it; another error says why it can't be read, or that ctx has
+// ended. Values that refer to the environment are looked up by getenv.
+func readConfig(ctx context.Context, path string, use configUse, getenv func(string) string) (*workerFile, error) {
+	data, err := readFile(ctx, path, maxConfig)
+	var long *tooLongError
+	switch {
+	case errors.As(err, &long):
+		return nil, fmt.Errorf("%s is longer than %d bytes: it can't be a configuration file", path, long.most)
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, pathProblem(path, err)
 	}
+	// The parser knows no context.
+	return await(ctx, func() (*workerFile, error) { return parseConfig(path, data, use, getenv) })
+}
+
+// parseConfig checks the content of a configuration file.
+func parseConfig(path string, data []byte, use configUse, getenv func(string) string) (*workerFile, error) {
 	r := &configReader{path: path, getenv: getenv, runsJobs: use.jobs, sendsHooks: use.hooks}
 	file := &workerFile{path: path}
-	if root := r.document(data); root != nil {
+	if root := r.document(data); root != nil && r.expands(root) {
 		r.worker(root, file)
 	}
 	if len(r.mistakes) > 0 {
-		return nil, &configError{path, r.mistakes}
+		return nil, &configError{path, r.mistakes, r.more}
+	}
+	file.requestSecrets = r.requestSecrets
+	for _, spec := range file.hooks {
+		for _, value := range append(slices.Collect(maps.Values(spec.Headers)), spec.URL, spec.Secrets) {
+			if name, ok := strings.CutPrefix(value, referencePrefix); ok {
+				file.requestSecrets = append(file.requestSecrets, name)
+			}
+		}
 	}
 	return file, nil
-}
-
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, pathProblem(path, err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return nil, pathProblem(path, err)
-	}
-	if len(data) > maxConfig {
-		return nil, fmt.Errorf("%s is longer than %d bytes: it can't be a configuration file", path, maxConfig)
-	}
-	return data, nil
 }
 
 // pathProblem names the path once, without the system call.
@@ -134,7 +170,11 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 	r.fields(root, "", map[string]func(*yaml.Node){
 		"queues": func(n *yaml.Node) {
 			file.queues = r.names(n, "queues")
-			r.queues, r.queuesLine = file.queues, n.Line
+			r.queuesLine = n.Line
+			r.queues = map[string]bool{}
+			for _, name := range file.queues {
+				r.queues[name] = true
+			}
 		},
 		"concurrency":       func(n *yaml.Node) { file.concurrency = r.count(n, "concurrency", maxConcurrency) },
 		"queue_concurrency": func(n *yaml.Node) { perQueue = n },
@@ -142,11 +182,16 @@ func (r *configReader) worker(root *yaml.Node, file *workerFile) {
 		"result_ttl":        func(n *yaml.Node) { file.resultTTL = r.duration(n, "result_ttl") },
 		"shutdown_timeout":  func(n *yaml.Node) { file.shutdownTimeout = r.duration(n, "shutdown_timeout") },
 		"unknown_grace":     func(n *yaml.Node) { file.unknownGrace = r.duration(n, "unknown_grace") },
-		"warn_dead":         func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
-		"warn_dead_age":     func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
-		"retention":         func(n *yaml.Node) { r.retention(n, file) },
-		"jobs":              func(n *yaml.Node) { jobs = n },
-		"hooks":             func(n *yaml.Node) { hooks = n },
+		"max_args_size":     func(n *yaml.Node) { file.maxArgsSize = r.size(n, "max_args_size") },
+		"max_args_memory":   func(n *yaml.Node) { file.maxArgsMemory = r.size(n, "max_args_memory") },
+		"max_attempts_limit": func(n *yaml.Node) {
+			file.maxAttempts = r.upTo(n, "max_attempts_limit", math.MaxInt32)
+		},
+		"warn_dead":     func(n *yaml.Node) { file.warnDead = r.upTo(n, "warn_dead", maxWarnDead) },
+		"warn_dead_age": func(n *yaml.Node) { file.warnDeadAge = r.age(n, "warn_dead_age") },
+		"retention":     func(n *yaml.Node) { r.retention(n, file) },
+		"jobs":          func(n *yaml.Node) { jobs = n },
+		"hooks":         func(n *yaml.Node) { hooks = n },
 	})
 	if jobs != nil && r.runsJobs {
 		r.jobs(jobs, file)
@@ -232,7 +277,7 @@ func (r *configReader) perQueue(n *yaml.Node, file *workerFile) {
 		switch count := r.count(entry.value, "queue_concurrency: "+entry.key, maxConcurrency); {
 		case entry.key == "":
 			r.wrong(entry.keyNode, "queue_concurrency: a queue's name must not be empty")
-		case r.queues != nil && !slices.Contains(r.queues, entry.key):
+		case r.queues != nil && !r.queues[entry.key]:
 			r.wrong(entry.keyNode, "queue_concurrency: queue %q is not among the queues of line %d", entry.key, r.queuesLine)
 		case count != nil:
 			file.perQueue[entry.key] = *count

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"soniq"
+	"soniq/deadletter"
 	"soniq/hooks"
 )
 
@@ -26,7 +27,7 @@ type hookSpec struct {
 func (s *hookSpec) target() string {
 	switch s.Kind {
 	case "exec":
-		return s.Command
+		return deadletter.RedactText(s.Command)
 	case "log":
 		return "-"
 	default:
@@ -45,9 +46,11 @@ const (
 	webhookName    = "env-webhook"
 )
 
-// environmentHooks are those that the environment declares.
-func environmentHooks(getenv func(string) string) (specs []hookSpec, err error) {
-	var allow []string
+// environmentHooks are those that the environment declares. They may reach the
+// private networks that it says for them (SONIQ_HOOKS_ALLOW), and those that all
+// hooks may (--hook-allow).
+func environmentHooks(getenv func(string) string, forAll []string) (specs []hookSpec, err error) {
+	allow := slices.Clone(forAll)
 	for _, network := range strings.Split(getenv(allowVariable), ",") {
 		if network = strings.TrimSpace(network); network != "" {
 			allow = append(allow, network)
@@ -96,8 +99,8 @@ func checkHookSecret(text string) error {
 }
 
 // addEnvironmentHooks adds those of the environment to the file's.
-func (f *workerFile) addEnvironmentHooks(getenv func(string) string) error {
-	specs, err := environmentHooks(getenv)
+func (f *workerFile) addEnvironmentHooks(getenv func(string) string, forAll []string) error {
+	specs, err := environmentHooks(getenv, forAll)
 	if err != nil {
 		return err
 	}
@@ -190,7 +193,7 @@ func (r *configReader) hook(entry configEntry) hookSpec {
 			only["secret"] = n
 			spec.Secrets = r.hookReference(n, at("secret"), checkHookSecret)
 			if spec.Secrets != "" && !strings.HasPrefix(spec.Secrets, referencePrefix) {
-				r.wrong(n, "%s must be env:NAME: what stands here gets into the database", at("secret"))
+				r.wrong(n, "%s must be env:NAME: no secret belongs into a file", at("secret"))
 			}
 		},
 		"headers":      func(n *yaml.Node) { only["headers"] = n; spec.Headers = r.hookHeaders(n, at("headers")) },
@@ -263,7 +266,7 @@ func (r *configReader) hookHeaders(n *yaml.Node, where string) map[string]string
 			continue
 		}
 		lines[name] = entry.keyNode.Line
-		value := r.hookReference(entry.value, where+": "+entry.key, func(value string) error { return checkHookHeader(name, value) })
+		value := r.hookReference(entry.value, where+": "+entry.key, func(value string) error { return hooks.CheckHeader(name, value) })
 		if value != "" {
 			headers[name] = value
 		}

@@ -39,7 +39,7 @@ func TestConfigHooks_everyMistake_isNamedByItsLine(t *testing.T) {
 		`4: c: webhook: the URL must not hold a user name or password; use a header`,
 		`4: c: secret: the environment has no NOT_SET, or it is empty`,
 		`5: d: secret: the secret must be base64 after whsec_, with the standard alphabet and padding`,
-		`5: d: secret must be env:NAME: what stands here gets into the database`,
+		`5: d: secret must be env:NAME: no secret belongs into a file`,
 		`6: e: slack: the environment has no NOT_SET, or it is empty`,
 		`7: f: slack: the URL must begin with https:// or http://`,
 		`7: f: secret: the environment has no X, or it is empty`,

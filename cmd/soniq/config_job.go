@@ -61,7 +61,7 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 		},
 		"queue": func(n *yaml.Node) {
 			spec.queue = r.text(n, at("queue"))
-			if spec.queue != "" && r.queues != nil && !slices.Contains(r.queues, spec.queue) {
+			if spec.queue != "" && r.queues != nil && !r.queues[spec.queue] {
 				r.wrong(n, "%s %q is not among the queues of line %d: its jobs would never be fetched", at("queue"), spec.queue, r.queuesLine)
 			}
 		},
@@ -95,8 +95,17 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 	return spec
 }
 
+// sends notes the variable that a value for an endpoint names, if it names one:
+// it is not a command's.
+func (r *configReader) sends(n *yaml.Node) {
+	if name, ok := strings.CutPrefix(resolve(n).Value, referencePrefix); ok {
+		r.requestSecrets = append(r.requestSecrets, name)
+	}
+}
+
 // url reads an endpoint, or a reference to one.
 func (r *configReader) url(n *yaml.Node, where string, spec *handlerSpec) {
+	r.sends(n)
 	value := r.reference(n, where)
 	if value == "" {
 		return
@@ -104,7 +113,7 @@ func (r *configReader) url(n *yaml.Node, where string, spec *handlerSpec) {
 	spec.http.URL = value
 	spec.shownURL = showURL(value)
 	if text := resolve(n).Value; strings.HasPrefix(text, referencePrefix) {
-		spec.shownURL = text
+		spec.shownURL, spec.http.PathIsSecret = text, true
 	}
 	if err := checkEndpoint(httpSpec{URL: value}); err != nil {
 		r.wrong(n, "%s: %s", where, err)
@@ -112,6 +121,7 @@ func (r *configReader) url(n *yaml.Node, where string, spec *handlerSpec) {
 }
 
 func (r *configReader) secret(n *yaml.Node, where string) string {
+	r.sends(n)
 	value := r.reference(n, where)
 	if value == "" {
 		return ""
@@ -134,6 +144,7 @@ func (r *configReader) headers(n *yaml.Node, where string) map[string]string {
 		if r.scalar(entry.value, where+": "+entry.key) == "" {
 			continue
 		}
+		r.sends(entry.value)
 		value := r.resolveReference(entry.value, where+": "+entry.key)
 		if err := checkEndpoint(httpSpec{URL: someURL, Headers: map[string]string{entry.key: value}}); err != nil {
 			r.wrong(entry.value, "%s: %s", where, err)

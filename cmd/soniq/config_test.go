@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -32,7 +33,7 @@ func writeConfig(t *testing.T, text string) string {
 func mistakesIn(t *testing.T, text string) []string {
 	t.Helper()
 	path := writeConfig(t, text)
-	_, err := readConfig(path, configUse{jobs: true, hooks: true}, func(string) string { return "" })
+	_, err := readConfig(t.Context(), path, configUse{jobs: true, hooks: true}, func(string) string { return "" })
 	if err == nil {
 		return nil
 	}
@@ -60,7 +61,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or give one value an &anchor
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -124,6 +125,9 @@ jobs:
   7: {exec: a}                       # jobs: a key must be text, not a number; put it in quotes
   blank: {exec: " "}                 # blank: exec must not be empty
   nul: {exec: "a\0b"}                # nul: exec must not contain a NUL byte
+max_args_size: 16 apples             # max_args_size must be a size such as 65536, 512KiB, 16MiB or 1GB, not "16 apples"
+max_args_memory: 0                   # max_args_memory must be a size such as 65536, 512KiB, 16MiB or 1GB, not "0"
+max_attempts_limit: -1               # max_attempts_limit must be from 0 to 2147483647, not -1
 warn_dead: -1                        # warn_dead must be from 0 to 1000000, not -1
 retention:
 - {queues: [payments], keep: forever}
@@ -194,7 +198,7 @@ func TestConfig_notYAML_namesTheLine(t *testing.T) {
 		"timeout: 1s\n\x1b[2J: 1s\n":         {`2: has a control character ('\x1b')`},
 		"timeout: 1s\nresult_ttl:\r 1s\n":    {`2: has a control character ('\r')`},
 		"queues: [a]\njobs:\n  x: {exec: a, queue: b}\n":   {`3: x: queue "b" is not among the queues of line 1: its jobs would never be fetched`},
-		"jobs: &a {a: *a}\n":                               {`1: a: unknown key "a"; known are concurrency, dir, env, exec, headers, http, max_attempts, permanent_exit_codes, queue, retry, secret, timeout`, "1: a: has no handler: give it exec: COMMAND or http: URL"},
+		"jobs: &a {a: *a}\n":                               {"1: the alias *a is part of what it stands for"},
 		"jobs:\n  a:\n    exec: |\n      a\n      \ttab\n": nil,
 		"jobs: {a: {exec: b}}\r\ntimeout: 1h\r\n":          nil,
 		"\ufeff%YAML 1.1\n---\njobs: {a: {exec: b}}\n...":  nil,
@@ -254,7 +258,7 @@ jobs:
   c: {exec: x, retry: *delays}
 `)
 	env := map[string]string{"URL": "https://h/x?y=z", "SECRET": testSecret}
-	file, err := readConfig(path, configUse{jobs: true, hooks: true}, func(name string) string { return env[name] })
+	file, err := readConfig(t.Context(), path, configUse{jobs: true, hooks: true}, func(name string) string { return env[name] })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +272,7 @@ jobs:
 			},
 			{
 				name: "b", line: 20, shownURL: "env:URL", timeout: new(time.Duration(0)),
-				http:  httpSpec{URL: env["URL"], Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
+				http:  httpSpec{URL: env["URL"], PathIsSecret: true, Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
 				retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
 			},
 			{name: "c", line: 26, exec: "x", retry: engine.Delays{0, time.Minute}},
@@ -313,29 +317,93 @@ func TestClosest(t *testing.T) {
 	}
 }
 
+// manyAliases is a file of n jobs whose headers are the same, by an alias.
+func manyAliases(n int) string {
+	var b strings.Builder
+	b.WriteString("jobs:\n  first:\n    http: http://h/\n    headers: &h\n")
+	for i := range n {
+		fmt.Fprintf(&b, "      h%d: v\n", i)
+	}
+	for i := range n {
+		fmt.Fprintf(&b, "  j%d: {http: 'http://h/', headers: *h}\n", i)
+	}
+	return b.String()
+}
+
+// A file that is short, and means more than anybody wrote, is refused in one
+// line that says where, before anything of it is read. These took minutes.
+func TestConfig_tooMuch_isRefusedAtItsLine(t *testing.T) {
+	t.Parallel()
+	laughs := "a: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+	for i := range 20 {
+		laughs += fmt.Sprintf("b%d: &a%d [*a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d, *a%[3]d]\n", i, i+1, i)
+	}
+	chain := "a: &a0 [x]\n"
+	for i := range 70 {
+		chain += fmt.Sprintf("b%d: &a%d [*a%d]\n", i, i+1, i)
+	}
+	long := strings.Repeat("x", 500_000)
+	for name, test := range map[string]struct{ text, want string }{
+		"aliases of one mapping":   {manyAliases(10_000), "10008: the file has more than 100000 values, each *alias being written out"},
+		"aliases of aliases":       {laughs, "5: the file has more than 100000 values, each *alias being written out"},
+		"aliases of a long text":   {"a: &a " + long + "\nqueues:\n" + strings.Repeat("- *a\n", 20), "10: the file has more than 4194304 bytes of text, each *alias being written out"},
+		"aliases of a long key":    {"queues: [&a " + long + "]\njobs:\n" + strings.Repeat("  *a : {exec: x}\n", 20), "10: the file has more than 4194304 bytes of text, each *alias being written out"},
+		"an alias of itself":       {"queues: [a]\njobs: &a\n  x: *a\n", "3: the alias *a is part of what it stands for"},
+		"a long list":              {"queues:\n" + strings.Repeat("- x\n", 100_001), "99999: the file has more than 100000 values, each *alias being written out"},
+		"nested":                   {"queues:\n  " + strings.Repeat("[", 65) + strings.Repeat("]", 65), "2: it is nested deeper than 64"},
+		"nested by aliases":        {chain, "63: it is nested deeper than 64"},
+		"a long key":               {"jobs:\n  ? " + strings.Repeat("x", 2001) + "\n  : exec: a\n", "2: jobs: a key has 2001 bytes; 2000 are the most"},
+		"nested too deep for YAML": {strings.Repeat("[", 20_000), "1: not YAML: exceeded max depth of 10000"},
+	} {
+		if got := mistakesIn(t, test.text); len(got) != 1 || got[0] != test.want {
+			t.Errorf("%s: %.300q, want %q", name, got, test.want)
+		}
+	}
+	if got := mistakesIn(t, manyAliases(200)); got != nil {
+		t.Errorf("200 jobs with 200 headers of one alias: %q", got)
+	}
+	got := mistakesIn(t, strings.Repeat("x: y\n", 40_000))
+	if len(got) != 101 || got[100] != "102: and 39900 more from here on" {
+		t.Errorf("%d lines, the last one %q", len(got), got[len(got)-1])
+	}
+}
+
 // Whatever a file holds, it is read or has mistakes at lines that it has.
 func FuzzConfig(f *testing.F) {
 	for _, text := range []string{
 		"", "jobs:\n  a: {exec: b}\n", "jobs: &a {a: *a}\n", "a: [\n", "jobs:\n  a:\n\tb\n", "{a: b, ? [c] : d}", "!!binary a: b", "&a *a", "- \x00",
 		"jobs: {a: {http: 'http://h', headers: {a: b}, secret: " + testSecret + "}}", "<<: *x", "timeout: 1e3", "? \n: \n",
 		"hooks: {a: {webhook: 'http://h', headers: {a: b}, secret: env:X, allow: [&a 10.0.0.0/8, *a]}, b: {log: true, events: [x], tags: {a: b}}}",
-		"hooks:\n  a: {exec: b, base_url: c}\n  ? [d]\n  : {slack: e}\n",
+		"hooks:\n  a: {exec: b, base_url: c}\n  ? [d]\n  : {slack: e}\n", manyAliases(2), strings.Repeat("[", 70), strings.Repeat("a: {", 70), strings.Repeat("x: y\n", 150),
 	} {
 		f.Add(text)
 	}
 	place := regexp.MustCompile(`^x\.yaml:(\d+): .`)
 	f.Fuzz(func(t *testing.T, text string) {
-		r := &configReader{path: "x.yaml", runsJobs: true, sendsHooks: true, getenv: func(string) string { return "" }}
-		if root := r.document([]byte(text)); root != nil {
-			r.worker(root, &workerFile{})
+		var wrong *configError
+		// Reading ends in good time, whatever it is: a second is a thousand times
+		// what the longest file takes.
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := await(ctx, func() (*workerFile, error) {
+			return parseConfig("x.yaml", []byte(text), configUse{jobs: true, hooks: true}, func(string) string { return "" })
+		})
+		if err == nil {
+			return
+		}
+		if !errors.As(err, &wrong) {
+			t.Fatal(err)
 		}
 		most := strings.Count(text, "\n") + 1
-		for _, m := range r.mistakes {
+		if len(wrong.mistakes) > maxMistakes {
+			t.Errorf("%d mistakes", len(wrong.mistakes))
+		}
+		for _, m := range wrong.mistakes {
 			if m.line < 1 || m.line > most {
 				t.Errorf("line %d of %d: %s", m.line, most, m.text)
 			}
 		}
-		for _, line := range (&configError{"x.yaml", r.mistakes}).list() {
+		for _, line := range wrong.list() {
 			if !place.MatchString(line) {
 				t.Errorf("no place: %q", line)
 			}
@@ -360,7 +428,7 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 		{file: "warn_dead: 0\nwarn_dead_age: 0\njobs: {a: {exec: x}}\n", dead: -1},
 	} {
 		var out, notes stream
-		a := &app{world: newShell(t, "").world(&out, &notes), out: newOutput(&out), notes: newOutput(&notes)}
+		a := &app{world: newShell(t, "").world(&out, &notes), ctx: t.Context(), out: newOutput(&out), notes: newOutput(&notes)}
 		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
 		if err != nil {
 			t.Fatal(err)
@@ -376,6 +444,37 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 	}
 }
 
+func TestWorker_limits_flagsBeatTheFile(t *testing.T) {
+	t.Parallel()
+	const file = "max_args_size: 1MiB\nmax_args_memory: 64MiB\nmax_attempts_limit: 50\njobs: {a: {exec: x}}\n"
+	for _, test := range []struct {
+		file     string
+		args     []string
+		size     int
+		memory   int64
+		attempts int
+	}{
+		{file: "jobs: {a: {exec: x}}\n"},
+		{file: file, size: 1 << 20, memory: 64 << 20, attempts: 50},
+		{file: file, args: []string{"--max-args-size", "1.5kB", "--max-args-memory", "2000", "--max-attempts-limit", "0"}, size: 1500, memory: 2000, attempts: -1},
+	} {
+		var out, notes stream
+		a := &app{ctx: t.Context(), world: newShell(t, "").world(&out, &notes), out: newOutput(&out), notes: newOutput(&notes)}
+		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, _ := selected[*workerRunCmd](cmd)
+		s, err := c.load(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.config; got.MaxArgsBytes != test.size || got.MaxArgsMemory != test.memory || got.MaxAttemptsLimit != test.attempts {
+			t.Errorf("%q %q: %d, %d, %d", test.file, test.args, got.MaxArgsBytes, got.MaxArgsMemory, got.MaxAttemptsLimit)
+		}
+	}
+}
+
 func TestConfig_retention_isTheWorkersPolicy(t *testing.T) {
 	t.Parallel()
 	path := writeConfig(t, `
@@ -386,7 +485,7 @@ retention:
 - keep: 90d
 jobs: {a: {exec: x}}
 `)
-	file, err := readConfig(path, configUse{jobs: true}, func(string) string { return "" })
+	file, err := readConfig(t.Context(), path, configUse{jobs: true}, func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
 	}

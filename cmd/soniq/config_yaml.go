@@ -29,11 +29,16 @@ type configReader struct {
 	path     string
 	getenv   func(string) string
 	mistakes []mistake
+	// more are the mistakes beyond maxMistakes.
+	more int
 	// What the file is read for.
 	runsJobs, sendsHooks bool
 	// queues are those that the file says are served, if it does.
-	queues     []string
+	queues     map[string]bool
 	queuesLine int
+	// requestSecrets are the variables that were read for what is sent to
+	// endpoints.
+	requestSecrets []string
 }
 
 func (r *configReader) wrong(n *yaml.Node, format string, args ...any) {
@@ -41,6 +46,10 @@ func (r *configReader) wrong(n *yaml.Node, format string, args ...any) {
 }
 
 func (r *configReader) wrongAt(line int, format string, args ...any) {
+	if len(r.mistakes) == maxMistakes {
+		r.more++
+		return
+	}
 	r.mistakes = append(r.mistakes, mistake{line, fmt.Sprintf(format, args...)})
 }
 
@@ -73,6 +82,71 @@ func (r *configReader) document(data []byte) *yaml.Node {
 		return nil
 	}
 	return root
+}
+
+// expands reports whether the file is of a reasonable size with each *alias
+// written out as what it stands for. Aliases of aliases are more than any memory
+// holds in a few lines, and what reads the file meets each of their values.
+func (r *configReader) expands(root *yaml.Node) bool {
+	x := &expansion{of: map[*yaml.Node]extent{}}
+	x.measure(root, 1)
+	if x.why != "" {
+		r.wrongAt(x.line, "%s", x.why)
+	}
+	return x.why == ""
+}
+
+// An extent is how much a value is, with all that is in it.
+type extent struct{ values, text, depth int }
+
+// An expansion measures a file, and stops where it is too much.
+type expansion struct {
+	// of has the values with an &anchor; it is empty for those that the walk is in.
+	of   map[*yaml.Node]extent
+	sum  extent
+	line int
+	why  string
+}
+
+func (x *expansion) measure(n *yaml.Node, depth int) (e extent) {
+	e = extent{1, len(n.Value), 1}
+	if n.Kind == yaml.AliasNode {
+		var known bool
+		if e, known = x.of[n.Alias]; known && e == (extent{}) {
+			x.stop(n, "the alias *"+n.Value+" is part of what it stands for")
+			return e
+		}
+	}
+	x.sum.values += e.values
+	x.sum.text += e.text
+	switch {
+	case depth+e.depth-1 > maxConfigDepth:
+		x.stop(n, fmt.Sprintf("it is nested deeper than %d", maxConfigDepth))
+	case x.sum.values > maxConfigValues:
+		x.stop(n, fmt.Sprintf("the file has more than %d values, each *alias being written out", maxConfigValues))
+	case x.sum.text > maxConfigText:
+		x.stop(n, fmt.Sprintf("the file has more than %d bytes of text, each *alias being written out", maxConfigText))
+	}
+	if n.Anchor != "" {
+		x.of[n] = extent{}
+	}
+	for _, part := range n.Content {
+		if x.why != "" {
+			return e
+		}
+		of := x.measure(part, depth+1)
+		e = extent{e.values + of.values, e.text + of.text, max(e.depth, of.depth+1)}
+	}
+	if n.Anchor != "" {
+		x.of[n] = e
+	}
+	return e
+}
+
+func (x *expansion) stop(n *yaml.Node, why string) {
+	if x.why == "" {
+		x.line, x.why = n.Line, why
+	}
 }
 
 // isText finds the bytes that the parser refuses without telling their line,
@@ -199,6 +273,8 @@ func (r *configReader) entries(n *yaml.Node, where string) (entries []configEntr
 			r.wrong(keyNode, "%s'<<' is not supported: write the keys out, or give one value an &anchor", prefix(where))
 		case key.Kind != yaml.ScalarNode || kind(key) != "text":
 			r.wrong(keyNode, "%sa key must be text, not %s; put it in quotes", prefix(where), kind(key))
+		case len(key.Value) > maxConfigKey:
+			r.wrong(keyNode, "%sa key has %d bytes; %d are the most", prefix(where), len(key.Value), maxConfigKey)
 		case lines[key.Value] != 0:
 			r.wrong(keyNode, "%s%q stands in line %d already", prefix(where), key.Value, lines[key.Value])
 		default:
@@ -261,11 +337,13 @@ func (r *configReader) items(n *yaml.Node, where string) []*yaml.Node {
 
 // names reads a list of different texts.
 func (r *configReader) names(n *yaml.Node, where string) (names []string) {
+	seen := map[string]bool{}
 	for _, item := range r.items(n, where) {
 		name := r.text(item, where)
-		if slices.Contains(names, name) {
+		if seen[name] {
 			r.wrong(item, "%s: %q stands there twice", where, name)
 		} else if name != "" {
+			seen[name] = true
 			names = append(names, name)
 		}
 	}

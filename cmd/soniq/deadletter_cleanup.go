@@ -2,6 +2,7 @@ package main
 
 import (
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/outfile"
 )
 
 type cleanupCmd struct {
@@ -70,7 +72,7 @@ func (c *cleanupCmd) Run(a *app) error {
 	}
 	var archive *archiveFile
 	if c.Export != nil {
-		if archive, err = newArchive(*c.Export); err != nil {
+		if archive, err = newArchive(a.ctx, *c.Export); err != nil {
 			return err
 		}
 		defer a.litter(archive.abandon)()
@@ -117,18 +119,19 @@ func (c *cleanupCmd) Run(a *app) error {
 // archiveFile is the file that a cleanup exports to. It is made at the first
 // write, so that a cleanup without anything to remove leaves none.
 type archiveFile struct {
+	ctx        context.Context
 	name       string
 	format     deadletter.Format
 	compressed bool
 	// file is read by a second Ctrl-C while it is made.
-	file atomic.Pointer[newFile]
+	file atomic.Pointer[outfile.File]
 	gzip *gzip.Writer
 	done bool
 }
 
 // newArchive makes sure that the file is a new one: what an earlier cleanup
 // removed is nowhere else.
-func newArchive(name string) (*archiveFile, error) {
+func newArchive(ctx context.Context, name string) (*archiveFile, error) {
 	if name == "" || name == "-" {
 		return nil, usagef("--export must be a file: what is removed is to be kept there")
 	}
@@ -136,7 +139,7 @@ func newArchive(name string) (*archiveFile, error) {
 	if format == "" {
 		return nil, usagef("--export %q must end with .json, .jsonl or .csv, or with one of these and .gz", name)
 	}
-	f := &archiveFile{name: name, format: format, compressed: isCompressed(name)}
+	f := &archiveFile{ctx: ctx, name: name, format: format, compressed: isCompressed(name)}
 	if err := f.isNew(); err != nil {
 		return nil, err
 	}
@@ -153,7 +156,7 @@ func newArchive(name string) (*archiveFile, error) {
 func (f *archiveFile) isNew() error {
 	_, err := os.Lstat(f.name)
 	if err == nil {
-		return fmt.Errorf("%s is there already, and what a cleanup has removed is not overwritten; nothing was removed", f.name)
+		return f.isThere()
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cleanup: %w", err)
@@ -161,11 +164,15 @@ func (f *archiveFile) isNew() error {
 	return nil
 }
 
+func (f *archiveFile) isThere() error {
+	return fmt.Errorf("%s is there already, and what a cleanup has removed is not overwritten; nothing was removed", f.name)
+}
+
 func (f *archiveFile) Write(p []byte) (int, error) {
 	file := f.file.Load()
 	if file == nil {
 		var err error
-		if file, err = createFile(f.name); err != nil {
+		if file, err = outfile.Create(f.ctx, f.name); err != nil {
 			return 0, err
 		}
 		f.file.Store(file)
@@ -184,28 +191,17 @@ func (f *archiveFile) Commit() error {
 			return err
 		}
 	}
-	if err := f.isNew(); err != nil {
-		return err
+	err := f.file.Load().CommitNew()
+	if errors.Is(err, fs.ErrExist) {
+		return f.isThere()
 	}
-	if err := f.file.Load().commit(); err != nil {
-		return err
-	}
-	f.done = true
-	return syncFolder(filepath.Dir(f.name))
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = folder.Close() }()
-	return folder.Sync()
+	f.done = err == nil
+	return err
 }
 
 func (f *archiveFile) abandon() {
 	if file := f.file.Load(); file != nil {
-		file.abandon()
+		file.Abandon()
 	}
 }
 

@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 
 	"soniq/deadletter"
 )
@@ -22,7 +23,7 @@ type replayEdit struct {
 	Unset  []string `sep:"none" placeholder:"PATH" help:"Take one argument out. Repeatable."`
 	Args   *string  `placeholder:"JSON" help:"Other arguments in all: a JSON object, @FILE, or - for standard input. For one id."`
 	Edit   bool     `help:"Change the arguments in your editor ($$VISUAL, else $$EDITOR), then confirm. For one id."`
-	Reveal bool     `help:"Show secrets in what changes, too."`
+	Reveal bool     `help:"Show secrets in what changes, too. The history tells who did."`
 }
 
 // used is the first of the flags that was used, or empty.
@@ -57,11 +58,24 @@ func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (er
 		return err
 	}
 	if e.Args != nil {
-		if o.Args, err = readArgs(a, *e.Args); err != nil {
+		if o.Args, err = readArgs(a, *e.Args, mostArgs); err != nil {
 			return err
 		}
 		return checkNewArgs("--args", o.Args)
 	}
+	return nil
+}
+
+// reveal shows the secrets in the arguments of these from now on, if that was
+// asked for. An editor shows them whatever was asked for.
+func (e *replayEdit) reveal(a *app, queue *deadletter.Queue, ids ...uuid.UUID) error {
+	if len(ids) == 0 || e.used() == "" || !e.Reveal && !e.Edit {
+		return nil
+	}
+	if err := queue.Reveal(a.ctx, ids...); err != nil {
+		return notRevealed(err)
+	}
+	a.out.revealed = e.Reveal
 	return nil
 }
 
@@ -123,14 +137,13 @@ func jsonOrString(text string) json.RawMessage {
 
 // checkNewArgs is the error of arguments that a replay would refuse.
 func checkNewArgs(where string, args json.RawMessage) error {
-	var object map[string]json.RawMessage
 	var syntax *json.SyntaxError
-	err := json.Unmarshal(args, &object)
+	err := json.Unmarshal(args, new(struct{})) // takes no memory, whatever keys there are
 	switch {
 	case errors.As(err, &syntax):
 		line := 1 + bytes.Count(args[:min(int(syntax.Offset), len(args))], []byte("\n"))
 		return usagef("%s: not valid JSON: %w (line %d)", where, syntax, line)
-	case err != nil || object == nil:
+	case err != nil || !bytes.HasPrefix(bytes.TrimSpace(args), []byte("{")):
 		return usagef("%s: the arguments must be a JSON object such as {\"user_id\": 42}", where)
 	}
 	// No edit: it has the rest of what a dead letter's arguments must be.
@@ -155,7 +168,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		if err := a.runEditor(file.Name()); err != nil {
 			return nil, err
 		}
-		args, err := readEdited(file.Name())
+		args, err := readFile(a.ctx, file.Name(), mostArgs)
 		if err != nil {
 			return nil, fmt.Errorf("edit the arguments: %w", err)
 		}
@@ -169,7 +182,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 			}
 			continue
 		}
-		changes, err := e.changes(j.Args, deadletter.ReplayOptions{Args: args})
+		changes, err := e.changes(a, j.Args, deadletter.ReplayOptions{Args: args})
 		switch {
 		case err != nil:
 			return nil, err
@@ -178,24 +191,11 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		case t.DryRun:
 			return args, nil
 		}
-		if err := a.notes.spans(changeSpans(changes, "  ")...); err != nil {
+		if err := a.noteChanges(changes); err != nil {
 			return nil, err
 		}
 		return args, a.confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", oneLine(j.JobName)))
 	}
-}
-
-func readEdited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, mostArgs+1))
-	if err == nil && len(data) > mostArgs {
-		err = errors.New("larger than a job's arguments can be")
-	}
-	return data, err
 }
 
 // runEditor opens the person's editor and waits for its end. Ctrl-C is the
@@ -236,7 +236,7 @@ func (a *app) runEditor(path string) error {
 
 // changes are the differences that a replay with these options makes, as a
 // person may see them. It is empty, and not nil, where there are none.
-func (e *replayEdit) changes(args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
+func (e *replayEdit) changes(a *app, args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
 	to := args
 	if o.Args != nil {
 		to = o.Args
@@ -246,7 +246,7 @@ func (e *replayEdit) changes(args json.RawMessage, o deadletter.ReplayOptions) (
 		return nil, err
 	}
 	changes := deadletter.CompareArgs(args, to)
-	if !e.Reveal {
+	if !a.out.revealed {
 		redactChanges(changes, deadletter.Redact(args), deadletter.Redact(to))
 	}
 	if changes == nil {
@@ -270,6 +270,13 @@ func redactChanges(changes []deadletter.ArgsChange, from, to json.RawMessage) {
 		hide(&changes[i].Old, from, changes[i].Path)
 		hide(&changes[i].New, to, changes[i].Path)
 	}
+}
+
+// noteChanges is printChanges on standard error, before a question.
+func (a *app) noteChanges(changes []deadletter.ArgsChange) error {
+	a.notes.revealed = a.out.revealed
+	defer func() { a.notes.revealed = false }()
+	return a.notes.spans(changeSpans(changes, "  ")...)
 }
 
 // printChanges notes each difference on two lines, what was and what is.

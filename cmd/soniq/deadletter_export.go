@@ -4,19 +4,15 @@ import (
 	"bufio"
 	"cmp"
 	"compress/gzip"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/term"
 
 	"soniq/deadletter"
+	"soniq/internal/outfile"
 )
 
 type exportCmd struct {
@@ -27,7 +23,7 @@ type exportCmd struct {
 }
 
 func (exportCmd) Help() string {
-	return `The file appears once it is complete. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' brings them back.
+	return `The file appears once it is complete, and is yours alone to read, unless it was there already. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' brings them back.
 
     soniq dead-letter export --format json --output dead_jobs.json
     soniq dead-letter export --format csv --output dead_jobs.csv
@@ -85,18 +81,21 @@ func (c *exportCmd) Run(a *app) error {
 		return c.toStdout(a, f, format)
 	}
 	// The file first: a wrong path is known before the database is asked.
-	file, err := createFile(c.Output)
+	file, err := outfile.Create(a.ctx, c.Output)
+	if a.ctx.Err() != nil {
+		return a.ctx.Err()
+	}
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	defer a.litter(file.abandon)()
+	defer a.litter(file.Abandon)()
 	pool, err := a.open()
 	if err != nil {
 		return err
 	}
 	// A terminal has a name too.
 	w := io.Writer(file)
-	if term.IsTerminal(int(file.Fd())) {
+	if file.IsTerminal() {
 		o := newOutput(file)
 		if w = o.text; format != deadletter.FormatCSV {
 			w = o.json
@@ -112,7 +111,10 @@ func (c *exportCmd) Run(a *app) error {
 		err = compressed.Close()
 	}
 	if err == nil {
-		err = file.commit()
+		err = file.Commit()
+	}
+	if a.ctx.Err() != nil && err != nil {
+		return a.ctx.Err()
 	}
 	if err != nil {
 		return err
@@ -168,70 +170,3 @@ func (c *exportCmd) export(a *app, pool *pgxpool.Pool, w io.Writer, f deadletter
 }
 
 func (c *exportCmd) toFile() bool { return c.Output != "" && c.Output != "-" }
-
-// newFile is written beside its final name and takes it over when complete:
-// nobody reads half an export, and an old one stays until then.
-type newFile struct {
-	*os.File
-	// path is the final name, and temporary the one until then; both are empty
-	// if File is what was asked for.
-	path, temporary string
-}
-
-// createFile makes sure that path can be written. What is no regular file (a
-// pipe, a terminal) is written to directly.
-func createFile(path string) (*newFile, error) {
-	// Through a symbolic link the file it names is replaced, not the link.
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	mode := fs.FileMode(0o666) // before the umask, as any new file
-	info, err := os.Stat(path)
-	switch {
-	case err == nil && info.IsDir():
-		return nil, &fs.PathError{Op: "write", Path: path, Err: errors.New("is a directory")}
-	case err == nil && !info.Mode().IsRegular():
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		return &newFile{File: f}, err
-	case err == nil:
-		// A file that may not be written must not be replaced either.
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return nil, err
-		}
-		if err := f.Close(); err != nil {
-			return nil, err
-		}
-		mode = info.Mode().Perm()
-	}
-	temporary := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+rand.Text()[:8])
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		// The person knows the name they gave, not ours.
-		return nil, &fs.PathError{Op: "create", Path: path, Err: errors.Unwrap(err)}
-	}
-	return &newFile{File: f, path: path, temporary: temporary}, nil
-}
-
-// commit gives the file its name.
-func (f *newFile) commit() error {
-	if f.path == "" {
-		return nil
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.temporary, f.path)
-}
-
-// abandon leaves nothing behind of a file that was not committed. It may be
-// called while another goroutine writes.
-func (f *newFile) abandon() {
-	_ = f.Close()
-	if f.temporary != "" {
-		_ = os.Remove(f.temporary)
-	}
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/outfile"
 	"soniq/internal/testdb"
 )
 
@@ -62,7 +63,7 @@ func TestExport_nameWithGz_isCompressed(t *testing.T) {
 		}
 	}
 	s.ok("dead-letter", "export", "--format", "csv", "--output", filepath.Join(dir, "e.gz"))
-	if text := unzipped(t, filepath.Join(dir, "e.gz")); !strings.HasPrefix(text, "id,job_name") {
+	if text := unzipped(t, filepath.Join(dir, "e.gz")); !strings.HasPrefix(text, `"id","job_name"`) {
 		t.Errorf("e.gz: %.40q", text)
 	}
 	r := s.run("dead-letter", "export", "--output", filepath.Join(dir, "f.gz"))
@@ -92,17 +93,17 @@ func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
 	dir := t.TempDir()
 	codes := []int{}
 	a := &app{world: world{exit: func(code int) { codes = append(codes, code) }}}
-	half, err := createFile(filepath.Join(dir, "half.json"))
+	half, err := outfile.Create(t.Context(), filepath.Join(dir, "half.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole, err := createFile(filepath.Join(dir, "whole.json"))
+	whole, err := outfile.Create(t.Context(), filepath.Join(dir, "whole.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.litter(half.abandon)()
-	done := a.litter(whole.abandon)
-	if err := whole.commit(); err != nil {
+	defer a.litter(half.Abandon)()
+	done := a.litter(whole.Abandon)
+	if err := whole.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	done()

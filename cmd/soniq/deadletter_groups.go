@@ -3,13 +3,15 @@ package main
 import (
 	"strings"
 
+	"github.com/google/uuid"
+
 	"soniq/deadletter"
 )
 
 type groupsCmd struct {
 	selection
-	Limit  int  `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
-	Reveal bool `help:"Show secrets in errors too, such as the password of a URL."`
+	Limit int `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
+	revealFlags
 }
 
 func (groupsCmd) Help() string {
@@ -23,6 +25,9 @@ func (groupsCmd) Help() string {
 func (c *groupsCmd) Run(a *app) error {
 	f, err := c.filter(a.now())
 	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
 		return err
 	}
 	// A terminal has no use for more, and a program has the list.
@@ -42,11 +47,14 @@ func (c *groupsCmd) Run(a *app) error {
 	}
 	more := len(groups) > c.Limit
 	groups = groups[:min(len(groups), c.Limit)]
-	if !c.Reveal {
-		for i := range groups {
-			groups[i].SampleError = deadletter.RedactText(groups[i].SampleError)
-		}
+	samples := make([]uuid.UUID, len(groups))
+	for i, g := range groups {
+		samples[i] = g.SampleID
 	}
+	if err := c.revealList(a, pool, f, samples); err != nil {
+		return err
+	}
+	groups = hideAll(a, groups)
 	if a.JSON {
 		if groups == nil {
 			groups = []deadletter.Group{}

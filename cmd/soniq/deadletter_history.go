@@ -16,7 +16,7 @@ type historyCmd struct {
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because).
+	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because); so is who was shown secrets (--reveal), of jobs too. What is recorded has no secrets in it.
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
@@ -44,6 +44,7 @@ func (c *historyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	ops = hideAll(a, ops)
 	if a.JSON {
 		if ops == nil {
 			ops = []deadletter.Operation{}
@@ -66,6 +67,7 @@ func (c *historyCmd) one(a *app, queue *deadletter.Queue) error {
 	if err != nil {
 		return err
 	}
+	records = hideAll(a, records)
 	if len(records) == 0 {
 		if _, err := queue.Get(a.ctx, id); errors.Is(err, deadletter.ErrNotFound) {
 			return fmt.Errorf("%s: %w, and nothing is known of it", id, deadletter.ErrNotFound)

@@ -157,7 +157,10 @@ func (c *importCmd) open(a *app) (*importFile, error) {
 		}
 		return in, nil
 	}
-	f, err := os.Open(c.File)
+	f, err := openInput(a.ctx, c.File)
+	if a.ctx.Err() != nil {
+		return nil, a.ctx.Err()
+	}
 	if err != nil {
 		return nil, usagef("import: %w", err)
 	}

@@ -10,9 +10,9 @@ import (
 
 type listCmd struct {
 	selection
-	Limit  int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
-	Reveal bool    `help:"Show secrets too: of keys such as password or api_key, and in texts."`
-	After  *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
+	Limit int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+	After *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
+	revealFlags
 }
 
 func (listCmd) Help() string {
@@ -27,6 +27,9 @@ func (listCmd) Help() string {
 func (c *listCmd) Run(a *app) error {
 	f, err := c.filter(a.now())
 	if err != nil {
+		return err
+	}
+	if err := c.check(); err != nil {
 		return err
 	}
 	if c.Limit < 0 {
@@ -53,11 +56,12 @@ func (c *listCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if !c.Reveal {
-		for i := range jobs {
-			jobs[i] = jobs[i].Redacted()
-		}
+	picked := f
+	picked.Limit = c.Limit
+	if err := c.revealList(a, pool, picked, letterIDs(jobs)); err != nil {
+		return err
 	}
+	jobs = hideAll(a, jobs)
 	total := int64(len(jobs))
 	if len(jobs) == f.Limit || c.After != nil {
 		f.Limit = 0

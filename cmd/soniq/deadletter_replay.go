@@ -126,10 +126,18 @@ func (c *replayCmd) edit(a *app, queue *deadletter.Queue, id uuid.UUID, o deadle
 	if err != nil {
 		return nil, err
 	}
+	if err := c.reveal(a, queue, id); err != nil {
+		return nil, err
+	}
 	return c.editor(a, j, &c.target)
 }
 
 func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure, o deadletter.ReplayOptions) error {
+	if !c.Edit {
+		if err := c.reveal(a, queue, ids...); err != nil {
+			return err
+		}
+	}
 	replayed, edits := []deadletter.Replayed{}, []edited{}
 	var broken error
 	for _, id := range ids {
@@ -183,7 +191,7 @@ func (c *replayCmd) one(a *app, queue *deadletter.Queue, id uuid.UUID, o deadlet
 		said = fmt.Sprintf("Replayed %s as %s", id, newID)
 	}
 	if err == nil && c.replayEdit.used() != "" {
-		changed, err = c.changes(j.Args, o)
+		changed, err = c.changes(a, j.Args, o)
 	}
 	return said, newID, changed, err
 }

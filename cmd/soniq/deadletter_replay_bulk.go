@@ -193,9 +193,12 @@ func (c *replayCmd) sampleEdits(a *app, queue *deadletter.Queue, f deadletter.Fi
 	if err != nil {
 		return nil, err
 	}
+	if err := c.reveal(a, queue, letterIDs(jobs)...); err != nil {
+		return nil, err
+	}
 	sample := []edited{}
 	for _, j := range jobs {
-		changes, err := c.changes(j.Args, o)
+		changes, err := c.changes(a, j.Args, o)
 		if err != nil {
 			return nil, err
 		}
@@ -216,7 +219,7 @@ func (c *replayCmd) showEdits(a *app, queue *deadletter.Queue, f deadletter.Filt
 	a.note("Arguments of the first:")
 	for _, s := range sample {
 		a.note("%s", s.ID)
-		if err := a.notes.spans(changeSpans(s.Changes, "  ")...); err != nil {
+		if err := a.noteChanges(s.Changes); err != nil {
 			return err
 		}
 	}

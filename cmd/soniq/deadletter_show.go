@@ -13,9 +13,9 @@ import (
 )
 
 type showCmd struct {
-	ID     *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
-	Group  *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
-	Reveal bool    `help:"Show secrets too: values of keys such as password or api_key, tokens in texts."`
+	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
+	Group *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
+	revealFlags
 }
 
 func (showCmd) Help() string {
@@ -23,7 +23,7 @@ func (showCmd) Help() string {
 
     soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
     soniq dead-letter show --group 4f2a9c0d1e3b5a77
-    soniq dead-letter show 01890a5d --json --reveal`
+    soniq dead-letter show 01890a5d --reveal --because "ticket OPS-7"`
 }
 
 func (c *showCmd) Run(a *app) error {
@@ -39,6 +39,9 @@ func (c *showCmd) Run(a *app) error {
 	case *c.Group == "":
 		return usagef("--group is empty")
 	}
+	if err := c.check(); err != nil {
+		return err
+	}
 	pool, err := a.open()
 	if err != nil {
 		return err
@@ -48,20 +51,19 @@ func (c *showCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if !c.Reveal {
-		j = j.Redacted()
+	if err := c.reveal(a, pool, j.ID); err != nil {
+		return err
 	}
-	s := letterStory{Job: j}
+	s := letterStory{Job: hide(a, j)}
 	if s.Lineage, err = queue.Lineage(a.ctx, j.ID); err != nil {
 		return err
 	}
 	if s.History, err = queue.History(a.ctx, j.ID); err != nil {
 		return err
 	}
-	for i := range s.History {
-		if !c.Reveal {
-			s.History[i].Detail = deadletter.Redact(s.History[i].Detail)
-		}
+	// What was changed is told without secrets, whoever asks.
+	for i, r := range s.History {
+		s.History[i] = r.Redacted()
 	}
 	if a.JSON {
 		return a.out.document(s)
@@ -248,10 +250,7 @@ func (a *app) printReplays(s letterStory) {
 	}
 	for i, line := range a.recordLines(s.History) {
 		a.out.printf("  %s", line)
-		var detail struct{ Args json.RawMessage }
-		if json.Unmarshal(s.History[i].Detail, &detail) == nil && detail.Args != nil {
-			_ = a.out.spans(changeSpans(deadletter.CompareArgs(s.Args, detail.Args), "    ")...)
-		}
+		_ = a.out.spans(changeSpans(s.History[i].Changes(s.Args), "    ")...)
 	}
 }
 

@@ -46,7 +46,7 @@ func TestShow_tellsTheWholeStory_withoutSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	if story.ID != id || len(story.Lineage.Replays) != 1 || story.Lineage.Replays[0].Outcome != "queued" ||
-		len(story.History) != 1 || story.History[0].Because != "the store is back" {
+		len(story.History) != 2 || story.History[0].Because != "the store is back" || story.History[1].Action != "reveal" {
 		t.Errorf("%+v", story)
 	}
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -28,10 +28,11 @@ type enqueueCmd struct {
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
 	waitFlags
+	revealFlags
 }
 
 func (enqueueCmd) Help() string {
-	return `Prints the job's id. With --wait it waits for the outcome and prints the result; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
+	return `Prints the job's id. With --wait it waits for the outcome and prints the result, without secrets unless --reveal is given; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
 
     soniq enqueue emails.send --args '{"user_id": 42}'
     soniq enqueue reports.build --args @report.json --delay 10m
@@ -52,8 +53,11 @@ func (c *enqueueCmd) Run(a *app) error {
 	if c.MaxArgs < 0 {
 		return usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
 	}
-	if err := c.check(); err != nil {
+	if err := errors.Join(c.waitFlags.check(), c.revealFlags.check()); err != nil {
 		return err
+	}
+	if c.Reveal && !c.Wait {
+		return usagef("--reveal shows the result that --wait waits for: add --wait")
 	}
 	switch {
 	case c.From == "" && c.Name == nil:
@@ -64,7 +68,7 @@ func (c *enqueueCmd) Run(a *app) error {
 	case c.From == "-" && (c.Args == "-" || c.Args == "@-"):
 		return usagef("--args - and --from - would both read standard input")
 	}
-	if defaults.args, err = readArgs(a, c.Args); err != nil {
+	if defaults.args, err = readArgs(a, c.Args, c.mostArgs()+lineOverhead); err != nil {
 		return err
 	}
 	if c.From != "" {
@@ -87,6 +91,9 @@ func (c *enqueueCmd) Run(a *app) error {
 	}
 	if c.Wait {
 		a.note("job %s", job.ID)
+		if err := c.reveal(a, pool, job.ID); err != nil {
+			return err
+		}
 		return c.waitForResult(a, pool, client, job)
 	}
 	if a.JSON {
@@ -101,6 +108,12 @@ type enqueued struct {
 	ID        uuid.UUID `json:"id"`
 	Duplicate bool      `json:"duplicate"`
 }
+
+// mostArgs is how many bytes the arguments of a job may have.
+func (c *enqueueCmd) mostArgs() int { return min(cmp.Or(c.MaxArgs, 1<<20), mostStored) }
+
+// mostStored is more than PostgreSQL stores as jsonb.
+const mostStored = 256 << 20
 
 func (c *enqueueCmd) client(a *app) (*pgxpool.Pool, *engine.Client, error) {
 	pool, err := a.open()
@@ -168,35 +181,36 @@ func (o *order) options() (opts []engine.EnqueueOption) {
 	return opts
 }
 
-// readArgs reads the arguments from where the flag --args says. What they are is
-// the client's to judge.
-func readArgs(a *app, text string) (json.RawMessage, error) {
-	source, name := io.Reader(&patientReader{a.ctx, a.stdin}), "standard input"
+// readArgs reads the arguments, of at most so many bytes, from where the flag
+// --args says. What they are is the client's to judge.
+func readArgs(a *app, text string, most int) (args json.RawMessage, err error) {
+	name := "standard input"
 	switch {
 	case text == "-" || text == "@-":
 		if a.stdinIsTTY {
 			a.note("A JSON object; Ctrl-D ends the input.")
 		}
+		args, err = readWhole(a.ctx, a.stdin, most)
 	case strings.HasPrefix(text, "@"):
-		f, err := os.Open(text[1:])
-		if err != nil {
-			return nil, usagef("--args: %w", err)
-		}
-		defer func() { _ = f.Close() }()
-		source, name = f, text[1:]
+		name = text[1:]
+		args, err = readFile(a.ctx, name, most)
 	default:
 		return json.RawMessage(text), nil
 	}
-	args, err := io.ReadAll(io.LimitReader(source, mostArgs+1))
-	if err != nil {
+	var long *tooLongError
+	var path *fs.PathError
+	switch {
+	case errors.As(err, &long):
+		return nil, usagef("--args: %s is longer than %d bytes, more than the arguments may have", oneLine(name), long.most)
+	case errors.As(err, &path):
+		return nil, usagef("--args: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	if len(args) > mostArgs {
-		return nil, usagef("--args: %s is larger than a job's arguments can be", name)
 	}
 	return args, nil
 }
 
-// mostArgs bounds what is read as arguments, in bytes: endless input must not
-// fill the memory before it is refused.
-const mostArgs = 256 << 20
+// mostArgs bounds what is read as the arguments of a replay, in bytes: endless
+// input must not fill the memory before it is refused. It is that of a record of
+// an import, with which a dead letter came back.
+const mostArgs = 64 << 20

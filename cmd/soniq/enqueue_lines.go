@@ -133,6 +133,7 @@ func describeLineError(err error) error {
 // lineFile is the input of --from. It is read twice: what can't be read again
 // is copied to a temporary file on the first pass.
 type lineFile struct {
+	ctx   context.Context
 	name  string
 	limit int // of a line, in bytes
 
@@ -144,12 +145,15 @@ type lineFile struct {
 
 // openLines opens path; - is standard input.
 func openLines(a *app, path string, limit int) (*lineFile, error) {
-	l := &lineFile{name: path, limit: limit}
+	l := &lineFile{ctx: a.ctx, name: path, limit: limit}
 	in := a.stdin
 	if path == "-" {
 		l.name = "standard input"
 	} else {
-		f, err := os.Open(path)
+		f, err := openInput(a.ctx, path)
+		if a.ctx.Err() != nil {
+			return nil, a.ctx.Err()
+		}
 		if err != nil {
 			return nil, usagef("--from: %w", err)
 		}
@@ -162,7 +166,7 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 			return nil, usagef("--from: %w", err)
 		}
 		if info.Mode().IsRegular() {
-			l.first, l.file = f, f
+			l.first, l.file = &endingReader{a.ctx, f}, f
 			return l, nil
 		}
 		l.input, in = f, f
@@ -187,36 +191,6 @@ func (l *lineFile) close() {
 	}
 }
 
-// patientReader gives up a read when ctx ends. The read itself goes on until
-// there is input or the process ends: nothing else can end one of a terminal
-// or a pipe.
-type patientReader struct {
-	ctx context.Context
-	in  io.Reader
-}
-
-func (r *patientReader) Read(p []byte) (n int, err error) {
-	if r.ctx.Err() != nil {
-		return 0, r.ctx.Err()
-	}
-	done := make(chan struct{})
-	// A read that was given up may still write to memory that is then nobody
-	// else's.
-	own := make([]byte, len(p))
-	var got int
-	var gotErr error
-	go func() {
-		got, gotErr = r.in.Read(own)
-		close(done)
-	}()
-	select {
-	case <-r.ctx.Done():
-		return 0, r.ctx.Err()
-	case <-done:
-		return copy(p, own[:got]), gotErr
-	}
-}
-
 // again makes each read the input from its beginning.
 func (l *lineFile) again() error {
 	if l.spool != nil {
@@ -227,7 +201,7 @@ func (l *lineFile) again() error {
 	if _, err := l.file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read %s again: %w", l.name, err)
 	}
-	l.first = l.file
+	l.first = &endingReader{l.ctx, l.file}
 	return nil
 }
 
@@ -243,13 +217,16 @@ func (l *lineFile) each(do func(number int, text []byte, tooLong bool) error) er
 	var text []byte
 	for number := 1; ; number++ {
 		text = text[:0]
-		tooLong := false
+		tooLong, passed := false, 0
 		var err error
 		for {
 			var part []byte
 			part, err = in.ReadSlice('\n')
-			if len(text)+len(part) > l.limit {
-				tooLong = true
+			if tooLong = tooLong || len(text)+len(part) > l.limit; tooLong {
+				// Not a file of lines: it has to end, or it fills the disk.
+				if passed += len(part); passed > mostStored {
+					return usagef("%s: line %d has no end within %d bytes; nothing was enqueued", l.name, number, mostStored)
+				}
 			} else {
 				text = append(text, part...)
 			}

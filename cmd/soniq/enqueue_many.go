@@ -2,15 +2,13 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/schollz/progressbar/v3"
 
 	"soniq/engine"
 )
@@ -34,7 +32,7 @@ const (
 // many enqueues the lines of --from: a first pass checks them all, a second
 // one inserts them, in one transaction.
 func (c *enqueueCmd) many(a *app, defaults order) error {
-	lines, err := openLines(a, c.From, cmp.Or(c.MaxArgs, 1<<20)+lineOverhead)
+	lines, err := openLines(a, c.From, c.mostArgs()+lineOverhead)
 	if err != nil {
 		return err
 	}
@@ -82,6 +80,13 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 	}
 	a.note("%s", text)
 	if c.Wait {
+		ids := make([]uuid.UUID, len(jobs))
+		for i, j := range jobs {
+			ids[i] = j.ID
+		}
+		if err := c.revealList(a, pool, map[string]string{"source": "enqueue --from"}, ids); err != nil {
+			return err
+		}
 		return c.waitForResults(a, pool, client, jobs)
 	}
 	return nil
@@ -181,18 +186,4 @@ func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineF
 		return nil, usagef("%w; nothing was enqueued", err)
 	}
 	return done, err
-}
-
-// progress is a bar on the terminal, or nothing where there is none or no time
-// to see it.
-func (a *app) progress(doing string, total, from int) *progressbar.ProgressBar {
-	return progressbar.NewOptions(total,
-		progressbar.OptionSetWriter(a.stderr),
-		progressbar.OptionSetVisibility(a.stderrIsTTY && total >= from),
-		progressbar.OptionSetDescription(doing),
-		progressbar.OptionSetWidth(30),
-		progressbar.OptionShowCount(),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(),
-	)
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"soniq/engine"
@@ -40,6 +41,9 @@ type execHandler struct {
 	command string
 	// env is added to the worker's environment, as NAME=value.
 	env []string
+	// withheld are variables of the worker's that the command does not get;
+	// see [withheldVariable].
+	withheld []string
 	// dir is the command's working folder. Default the worker's.
 	dir string
 	// permanentCodes are exit codes that mean the same as 78.
@@ -66,7 +70,7 @@ func (h *execHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 		Stdout: tee(stdout, h.tap.stdout),
 		Stderr: tee(stderr, h.tap.stderr),
 		Dir:    h.dir,
-		Env: append(append(os.Environ(), h.env...),
+		Env: append(append(commandEnvironment(os.Environ(), h.withheld), h.env...),
 			"SONIQ_JOB_ID="+job.ID.String(),
 			"SONIQ_JOB_NAME="+job.Name,
 			"SONIQ_QUEUE="+job.Queue,
@@ -79,6 +83,26 @@ func (h *execHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 		return h.result(job, stdout), nil
 	}
 	return nil, h.verdict(ctx, job, err, stderr.String())
+}
+
+// commandEnvironment is environ without what is withheld from commands: the
+// secrets of endpoints and of hooks, which a command has no use for, and which
+// whoever can make it print its environment would read in the job's error. The
+// database's URL stays, for commands that enqueue jobs.
+func commandEnvironment(environ, withheld []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return withheldVariable(name) || slices.Contains(withheld, name)
+	})
+}
+
+// withheldVariable reports whether a variable is a hook's by its name.
+func withheldVariable(name string) bool {
+	switch name {
+	case slackVariable, urlVariable, secretVariable:
+		return true
+	}
+	return strings.HasPrefix(name, "SONIQ_HOOK_")
 }
 
 // verdict is the error of a command that did not end well.

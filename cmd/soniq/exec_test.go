@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -229,5 +230,61 @@ func TestExec_tooLongForAResult_isDoneWithoutOne(t *testing.T) {
 	result, err := h.run(t.Context(), testJob())
 	if result != nil || err != nil {
 		t.Errorf("%v, %v", result, err)
+	}
+}
+
+// What is sent to endpoints and hooks is not handed to commands, unless their
+// own env says so; the database is, for those that enqueue jobs.
+func TestExec_environment_hasNoSecretOfOthers(t *testing.T) {
+	t.Parallel()
+	got := commandEnvironment([]string{
+		"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=",
+		"SONIQ_SLACK_WEBHOOK_URL=e", "SONIQ_WEBHOOK_URL=f", "SONIQ_WEBHOOK_SECRET=g", "SONIQ_HOOK_ORDERS=h", "CRM_TOKEN=i=j", "CRM_TOKENS=k",
+	}, []string{"CRM_TOKEN"})
+	want := []string{"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=", "CRM_TOKENS=k"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestWorker_command_hasNoSecretOfTheFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "soniq.yaml")
+	if err := os.WriteFile(config, []byte(`
+jobs:
+  show: {exec: env}
+  given: {exec: env, env: {OWN: env:T_HEADER}}
+  send:
+    http: env:T_URL
+    headers: {X-Key: env:T_HEADER}
+    secret: env:T_SECRET
+hooks:
+  team: {slack: env:T_SLACK}
+  orders: {webhook: "https://example.com/x", secret: env:T_HOOK, headers: {X-Key: env:T_HOOKHEADER}}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secrets := map[string]string{
+		"T_URL": "https://example.com/one", "T_HEADER": "two", "T_SECRET": vectorSecret,
+		"T_SLACK": "https://hooks.slack.com/services/three", "T_HOOK": vectorSecret, "T_HOOKHEADER": "four",
+		"SONIQ_HOOK_X": "five",
+	}
+	for job, mayHave := range map[string]string{"show": "", "given": "OWN=two"} {
+		p := program(t, dir, "", "worker", "run-once", job, "--config", config)
+		p.Env = append(p.Env, "T_MINE=mine", "SONIQ_DATABASE_URL=postgres://stays.invalid/x")
+		for name, value := range secrets {
+			p.Env = append(p.Env, name+"="+value)
+		}
+		if err := p.Run(); err != nil {
+			t.Fatalf("%v: %s", err, p.err.String())
+		}
+		said := "\n" + p.out.String() + p.err.String()
+		wantIn(t, "the environment", said, "\nT_MINE=mine\n", "\nSONIQ_DATABASE_URL=", mayHave)
+		for name := range secrets {
+			if strings.Contains(said, "\n"+name+"=") {
+				t.Errorf("%s: the command got %s", job, name)
+			}
+		}
 	}
 }

@@ -29,6 +29,8 @@ type handlerSpec struct {
 	permanentCodes []int
 	env            []string // NAME=value
 	dir            string
+	// withheld are variables that the command does not inherit.
+	withheld []string
 
 	http httpSpec
 	// shownURL is the endpoint without what may be secret in it.
@@ -79,7 +81,7 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 		return nil, usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
-		read, err := readConfig(path, use, a.getenv)
+		read, err := readConfig(a.ctx, path, use, a.getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &wrong):
@@ -87,6 +89,8 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 				a.note("%s", oneLine(line))
 			}
 			return nil, usagef("%w", wrong)
+		case a.ctx.Err() != nil:
+			return nil, a.ctx.Err()
 		case err != nil:
 			return nil, usagef("--config: %w", err)
 		default:
@@ -116,6 +120,9 @@ func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
 		default:
 			return nil, usagef("--handle names %q, which %s has in line %d already", spec.name, file.path, file.jobs[same].line)
 		}
+	}
+	for i := range file.jobs {
+		file.jobs[i].withheld = file.requestSecrets
 	}
 	if len(file.jobs) == 0 {
 		if file.path != "" {
@@ -230,6 +237,7 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 		handler := &execHandler{
 			command:        spec.exec,
 			env:            spec.env,
+			withheld:       spec.withheld,
 			dir:            spec.dir,
 			permanentCodes: spec.permanentCodes,
 			warden:         guard,

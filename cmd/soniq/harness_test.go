@@ -62,9 +62,10 @@ type shell struct {
 	signals chan os.Signal
 }
 
-// newShell has the database in its environment, if there is one.
+// newShell has the database in its environment, if there is one. Hooks may
+// reach the servers of the tests.
 func newShell(t *testing.T, databaseURL string) *shell {
-	s := &shell{t: t, env: map[string]string{}, signals: make(chan os.Signal, 3)}
+	s := &shell{t: t, env: map[string]string{"SONIQ_HOOK_ALLOW": "127.0.0.0/8"}, signals: make(chan os.Signal, 3)}
 	if databaseURL != "" {
 		s.env["SONIQ_DATABASE_URL"] = databaseURL
 	}
@@ -144,7 +145,7 @@ func program(t *testing.T, dir, databaseURL string, args ...string) *process {
 	}
 	p := &process{Cmd: exec.Command(self, args...)}
 	p.Dir = dir
-	p.Env = append(os.Environ(), beMain+"=1", "SONIQ_DATABASE_URL="+databaseURL, "SONIQ_DEV=", "NO_COLOR=")
+	p.Env = append(os.Environ(), beMain+"=1", "SONIQ_DATABASE_URL="+databaseURL, "SONIQ_DEV=", "NO_COLOR=", "SONIQ_HOOK_ALLOW=127.0.0.0/8")
 	p.Stdout, p.Stderr = &p.out, &p.err
 	return p
 }

@@ -23,6 +23,8 @@ type hooksCmd struct {
 	RotateSecret hooksRotateCmd     `cmd:"" help:"Give a webhook a new secret."`
 	Deliveries   hooksDeliveriesCmd `cmd:"" help:"List deliveries: what was sent, what waits, what failed."`
 	Retry        hooksRetryCmd      `cmd:"" help:"Send deliveries again that failed or wait."`
+	Seal         hooksSealCmd       `cmd:"" help:"Encrypt the secrets that the database holds."`
+	Keygen       hooksKeygenCmd     `cmd:"" help:"Print a fresh key for that."`
 	Run          hooksRunCmd        `cmd:"" help:"Send what is due until stopped; every worker does it too."`
 }
 
@@ -39,7 +41,7 @@ func (a *app) hookStore() (*hooks.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hooks.NewStore(pool), nil
+	return hooks.NewStore(pool, nil), nil
 }
 
 // noHook names the hook that does not exist.
@@ -126,43 +128,61 @@ func (c *hooksRemoveCmd) Run(a *app) error {
 type hooksRotateCmd struct {
 	Name string `arg:"" name:"hook" help:"Name of a webhook."`
 	Drop bool   `help:"Sign by the new secret alone: the old one is known to somebody."`
+	keyFlags
 }
 
 func (hooksRotateCmd) Help() string {
-	return `Prints the new secret, once. Requests are signed by the new and by the old one until the next rotation, so that the receiver can change over.
+	return `Prints the new secret, once; if it can't, nothing is changed. Requests are signed by the new and by the old one until the next rotation, so that the receiver can change over.
 
     soniq hooks rotate-secret orders`
 }
 
 func (c *hooksRotateCmd) Run(a *app) error {
-	store, err := a.hookStore()
+	keys, err := c.keys(a)
+	if err != nil {
+		return err
+	}
+	pool, err := a.open()
 	if err != nil {
 		return err
 	}
 	secret := hooks.NewSecret()
-	err = store.Rotate(a.ctx, c.Name, secret, c.Drop)
+	err = hooks.NewStore(pool, keys).Rotate(a.ctx, c.Name, secret, c.Drop, a.show(c.Name, secret))
 	if errors.Is(err, hooks.ErrNotFound) {
 		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
 	}
 	if err != nil {
 		return err
 	}
-	return a.printSecret(c.Name, secret)
+	a.noteShown(c.Name)
+	return nil
 }
 
-func (a *app) printSecret(name, secret string) error {
-	if a.JSON {
-		return a.out.document(map[string]string{"name": name, "secret": secret})
+// show prints a secret before it is kept: one that nobody could read is none.
+func (a *app) show(name, secret string) func() error {
+	return func() error {
+		if a.JSON {
+			_ = a.out.document(map[string]string{"name": name, "secret": secret}) // flush has the error
+		} else {
+			a.out.printf("%s", secret)
+		}
+		if err := a.out.flush(); err != nil {
+			return fmt.Errorf("nothing was changed, as the secret could not be shown: %w", err)
+		}
+		return nil
 	}
-	a.out.printf("%s", secret)
-	a.note("this secret of %s is not shown again", oneLine(name))
-	return nil
+}
+
+func (a *app) noteShown(name string) {
+	if !a.JSON {
+		a.note("this secret of %s is not shown again", oneLine(name))
+	}
 }
 
 type hooksListCmd struct{}
 
 func (hooksListCmd) Help() string {
-	return `Of an address only the host is shown: the rest can be a secret.
+	return `Of an address only the host is shown: the rest can be a secret. It reads the view soniq_hook_status, and needs no right to the tables.
 
     soniq hooks list --json`
 }
@@ -198,14 +218,19 @@ func (hooksListCmd) Run(a *app) error {
 }
 
 func hookState(h hooks.Info) string {
+	state := "well"
 	switch {
 	case !h.Enabled:
-		return "disabled: " + h.DisabledReason
+		state = "disabled: " + h.DisabledReason
+	case h.Pending > 0 && h.Lacks != "":
+		state = "waiting: " + h.Lacks
 	case h.Failures > 0:
-		return fmt.Sprintf("failing (%d)", h.Failures)
-	default:
-		return "well"
+		state = fmt.Sprintf("failing (%d)", h.Failures)
 	}
+	if h.Dropped > 0 {
+		state += "; dropped " + thousands(h.Dropped)
+	}
+	return state
 }
 
 type hooksShowCmd struct {
@@ -243,6 +268,7 @@ func (c *hooksShowCmd) Run(a *app) error {
 		{"Secret", secretText(h)},
 		{"Headers", strings.Join(headerTexts(h.Headers), ", ")},
 		{"May reach", strings.Join(h.Allow, ", ")},
+		{"Needs", strings.Join(h.Needs(), " ")},
 		{"Link", h.BaseURL},
 		{"Arguments", argumentsText(h)},
 		{"State", hookState(h)},
@@ -256,6 +282,7 @@ func (c *hooksShowCmd) Run(a *app) error {
 		{"Pending", thousands(h.Pending)},
 		{"Delivered", thousands(h.Delivered)},
 		{"Failed", thousands(h.Failed)},
+		{"Dropped", droppedText(h)},
 	} {
 		if field[1] != "" {
 			a.out.printf("%-10s %s", field[0], oneLine(field[1]))
@@ -264,16 +291,29 @@ func (c *hooksShowCmd) Run(a *app) error {
 	return nil
 }
 
+func droppedText(h hooks.Info) string {
+	if h.Dropped == 0 {
+		return ""
+	}
+	return thousands(h.Dropped) + ", as too many waited"
+}
+
 func secretText(h hooks.Info) string {
+	where := "in the database"
+	if h.SecretFrom == "sealed" {
+		where += ", sealed"
+	}
 	switch {
 	case h.Kind != "webhook":
 		return ""
 	case !h.Signed:
 		return "none: requests are not signed"
+	case h.SecretFrom == "configuration":
+		return "in the configuration"
 	case h.Secrets > 1:
-		return "two in the database: signed by both until the next rotate-secret"
+		return "two " + where + ": signed by both until the next rotate-secret"
 	case h.Secrets == 1:
-		return "in the database"
+		return where
 	default:
 		return h.SecretFrom
 	}
@@ -313,14 +353,16 @@ func (a *app) declaredText(h hooks.Info) string {
 }
 
 type hooksTestCmd struct {
-	Name           string `arg:"" name:"hook" help:"Name of a hook."`
-	AllowExecHooks bool   `help:"Run the command of an exec hook here."`
+	Name   string  `arg:"" name:"hook" help:"Name of a hook."`
+	Config *string `placeholder:"FILE" help:"The configuration that has the hook. Default soniq.yaml, if there is one."`
+	hookGrants
 }
 
 func (hooksTestCmd) Help() string {
-	return `Sends it from here, not through the outbox. Exits 1 if it is refused.
+	return `Sends it from here, not through the outbox. Exits 1 if it is refused. A hook of 'soniq hooks add' gets what these flags lend it; one of a configuration is sent to as the file here, or the environment, says.
 
-    soniq hooks test slack`
+    soniq hooks test slack
+    soniq hooks test orders --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
 }
 
 func (c *hooksTestCmd) Run(a *app) error {
@@ -328,10 +370,21 @@ func (c *hooksTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	store := hooks.NewStore(pool)
-	dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+	store := hooks.NewStore(pool, nil)
+	config, err := c.config(a)
+	if err != nil {
+		return err
+	}
+	dispatcher := hooks.NewDispatcher(pool, config)
 	d, err := store.Test(a.ctx, dispatcher, c.Name)
+	if errors.Is(err, hooks.ErrDeclared) {
+		d, err = c.declared(a, store, dispatcher)
+	}
+	var needs *hooks.NeedsError
 	switch {
+	case errors.As(err, &needs):
+		return usagef("hook %q asks for more than it has here; give it %s, if you trust those who may write to the table of hooks",
+			c.Name, strings.Join(needs.Flags, " "))
 	case errors.Is(err, hooks.ErrExecNotAllowed):
 		h, err := store.Get(a.ctx, c.Name)
 		if err != nil {
@@ -352,6 +405,26 @@ func (c *hooksTestCmd) Run(a *app) error {
 	return nil
 }
 
+// declared tests a hook of the configuration here.
+func (c *hooksTestCmd) declared(a *app, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
+	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := file.addEnvironmentHooks(a.getenv, c.networks(a)); err != nil {
+		return nil, err
+	}
+	specs := make([]hooks.Spec, len(file.hooks))
+	for i := range file.hooks {
+		specs[i] = file.hooks[i].Spec
+	}
+	d, err := store.Test(a.ctx, dispatcher, c.Name, specs...)
+	if errors.Is(err, hooks.ErrDeclared) {
+		return nil, fmt.Errorf("hook %q is in the configuration of a dispatcher: test it where that is, or give --config FILE", c.Name)
+	}
+	return d, err
+}
+
 type hooksDeliveriesCmd struct {
 	Hook  string `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
 	State string `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
@@ -359,7 +432,7 @@ type hooksDeliveriesCmd struct {
 }
 
 func (hooksDeliveriesCmd) Help() string {
-	return `The newest first. Delivered ones are kept a week, failed ones a month.
+	return `The newest first. Delivered ones are kept a week, failed ones a month. Of an answer, what the hook is known to hold of secrets is taken out.
 
     soniq hooks deliveries
     soniq hooks deliveries slack --state failed --json`

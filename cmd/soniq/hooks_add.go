@@ -19,10 +19,10 @@ type hooksAddCmd struct {
 }
 
 func (hooksAddCmd) Help() string {
-	return `URLs, secrets and the values of headers may be env:NAME: then the database holds the name alone, and each dispatcher looks it up in its own environment.
+	return `URLs, secrets and the values of headers may be env:NAME: then the database holds the name alone, and each dispatcher looks it up in its own environment. It must have been given the variable by --hook-env NAME, unless the name begins with SONIQ_HOOK_. What stands in the database itself is encrypted if there is a key; see 'soniq hooks seal'.
 
     soniq hooks add webhook https://example.com/soniq --name orders --job 'orders.*'
-    soniq hooks add slack env:SLACK_URL`
+    soniq hooks add slack env:SONIQ_HOOK_SLACK`
 }
 
 // hookFilter says what a hook is told of.
@@ -58,33 +58,42 @@ func (f *hookFilter) spec(kind string) (hooks.Spec, error) {
 	return s, nil
 }
 
-// addHook adds it and says so.
-func (a *app) addHook(spec hooks.Spec, shown string) error {
-	store, err := a.hookStore()
+// addHook adds it and says so. A secret in shown is shown before the hook is
+// there.
+func (a *app) addHook(spec hooks.Spec, k *keyFlags, shown string) error {
+	keys, err := k.keys(a)
 	if err != nil {
 		return err
 	}
-	_, err = store.Add(a.ctx, spec)
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	var show func() error
+	if shown != "" {
+		show = a.show(spec.Name, shown)
+	}
+	_, err = hooks.NewStore(pool, keys).Add(a.ctx, spec, show)
 	if errors.Is(err, hooks.ErrExists) {
 		return fmt.Errorf("there is a hook %q already; give another --name, or remove that one", spec.Name)
 	}
 	if err != nil {
 		return err
 	}
-	if a.JSON {
-		made := map[string]string{"name": spec.Name}
-		if shown != "" {
-			made["secret"] = shown
+	needs := strings.Join(spec.Needs(), " ")
+	switch {
+	case a.JSON && shown == "":
+		if err := a.out.document(map[string]string{"name": spec.Name}); err != nil {
+			return err
 		}
-		return a.out.document(made)
+	case !a.JSON:
+		a.note("added hook %s; try it with 'soniq hooks test %s'", oneLine(spec.Name), strings.TrimSpace(oneLine(spec.Name)+" "+needs))
 	}
-	flag := ""
-	if spec.Kind == "exec" {
-		flag = " --allow-exec-hooks"
+	if needs != "" {
+		a.note("only workers that were started with %s send to it", needs)
 	}
-	a.note("added hook %s; try it with 'soniq hooks test %s%s'", oneLine(spec.Name), oneLine(spec.Name), flag)
 	if shown != "" {
-		return a.printSecret(spec.Name, shown)
+		a.noteShown(spec.Name)
 	}
 	return nil
 }
@@ -92,17 +101,19 @@ func (a *app) addHook(spec hooks.Spec, shown string) error {
 type hooksAddWebhookCmd struct {
 	URL string `arg:"" name:"url" help:"Where to POST, or env:NAME."`
 	hookFilter
+	keyFlags
 	Secret      string   `placeholder:"env:NAME" help:"The variable that holds the secret. Default a fresh one, printed once."`
 	Header      []string `sep:"none" placeholder:"NAME: VALUE" help:"Send this header; the value may be env:NAME. Repeatable."`
 	IncludeArgs bool     `help:"Send the job's arguments too."`
-	Allow       []string `placeholder:"CIDR" help:"A private network that it may reach, such as 10.0.0.0/8. Repeatable."`
+	Allow       []string `placeholder:"CIDR" help:"A private network that it may reach, such as 10.0.0.0/8, where the dispatcher has --hook-allow for it. Repeatable."`
 }
 
 func (hooksAddWebhookCmd) Help() string {
 	return `The receiver answers 2xx; anything else is tried again for three days, 410 disables the hook. Redirects are not followed. Addresses that aren't public are refused without --allow.
 
     soniq hooks add webhook https://example.com/soniq --name orders
-    soniq hooks add webhook http://10.1.2.3/soniq --allow 10.1.2.0/24 --secret env:HOOK_SECRET`
+    soniq hooks add webhook http://10.1.2.3/soniq --allow 10.1.2.0/24 --secret env:SONIQ_HOOK_SECRET
+    soniq worker --hook-allow 10.1.2.0/24`
 }
 
 func (c *hooksAddWebhookCmd) Run(a *app) error {
@@ -128,7 +139,7 @@ func (c *hooksAddWebhookCmd) Run(a *app) error {
 			return usagef("--header must be 'NAME: VALUE'")
 		}
 		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
-		if err := checkHookHeader(name, value); err != nil {
+		if err := hooks.CheckHeader(name, value); err != nil {
 			return usagef("--header: %w", err)
 		}
 		if spec.Headers == nil {
@@ -136,41 +147,21 @@ func (c *hooksAddWebhookCmd) Run(a *app) error {
 		}
 		spec.Headers[name] = value
 	}
-	return a.checked(spec, shown)
-}
-
-// checkHookHeader checks a header whose name is in its canonical form. It shows
-// nothing of the value.
-func checkHookHeader(name, value string) error {
-	switch {
-	case !headerName(name):
-		return fmt.Errorf("%q can't be the name of a header", name)
-	case strings.ContainsAny(value, "\r\n\x00"):
-		return fmt.Errorf("the value of %s has a line break or NUL", name)
-	case strings.HasPrefix(name, "Webhook-") || slices.Contains([]string{"Content-Type", "User-Agent", "Host", "Content-Length"}, name):
-		return fmt.Errorf("%s is set by Soniq itself", name)
-	}
-	return nil
-}
-
-// headerName reports whether name is a token of RFC 9110.
-func headerName(name string) bool {
-	return name != "" && strings.IndexFunc(name, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-	}) < 0
+	return a.checked(spec, &c.keyFlags, shown)
 }
 
 type hooksAddSlackCmd struct {
 	URL string `arg:"" name:"url" help:"The incoming webhook's URL, or env:NAME."`
 	hookFilter
+	keyFlags
 	BaseURL string   `name:"base-url" placeholder:"URL" help:"Link to URL/ID of the dead letter."`
-	Allow   []string `placeholder:"CIDR" help:"A private network that it may reach. Repeatable."`
+	Allow   []string `placeholder:"CIDR" help:"A private network that it may reach, where the dispatcher has --hook-allow for it. Repeatable."`
 }
 
 func (hooksAddSlackCmd) Help() string {
 	return `The first death of a kind is told at once, more of them as digests that count.
 
-    soniq hooks add slack env:SLACK_URL --queue payments
+    soniq hooks add slack env:SONIQ_HOOK_SLACK --queue payments
     soniq hooks add slack https://hooks.slack.com/services/...`
 }
 
@@ -180,7 +171,7 @@ func (c *hooksAddSlackCmd) Run(a *app) error {
 		return err
 	}
 	spec.URL, spec.BaseURL, spec.Allow = c.URL, c.BaseURL, c.Allow
-	return a.checked(spec, "")
+	return a.checked(spec, &c.keyFlags, "")
 }
 
 type hooksAddLogCmd struct{ hookFilter }
@@ -196,7 +187,7 @@ func (c *hooksAddLogCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	return a.checked(spec, "")
+	return a.checked(spec, &keyFlags{}, "")
 }
 
 type hooksAddExecCmd struct {
@@ -227,17 +218,13 @@ func (c *hooksAddExecCmd) Run(a *app) error {
 		return err
 	}
 	spec.Command, spec.Args = c.Command, c.IncludeArgs
-	if err := a.checked(spec, ""); err != nil {
-		return err
-	}
-	a.note("it is run by workers that were started with --allow-exec-hooks, and by no other")
-	return nil
+	return a.checked(spec, &keyFlags{}, "")
 }
 
 // checked adds a hook that is right; else it is the person's mistake.
-func (a *app) checked(spec hooks.Spec, shown string) error {
+func (a *app) checked(spec hooks.Spec, keys *keyFlags, shown string) error {
 	if err := spec.Check(); err != nil {
 		return usagef("%w", err)
 	}
-	return a.addHook(spec, shown)
+	return a.addHook(spec, keys, shown)
 }

@@ -6,24 +6,33 @@ import (
 )
 
 type hooksRunCmd struct {
-	Config         *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
-	AllowExecHooks bool    `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
-	ListenURL      string  `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
+	hookGrants
+	hookFlow
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
 func (hooksRunCmd) Help() string {
 	return `For those whose workers must not reach the network ('soniq worker --no-hooks'). Any number may run. Of a configuration file only the hooks are looked at, and of the environment SONIQ_SLACK_WEBHOOK_URL, and SONIQ_WEBHOOK_URL with SONIQ_WEBHOOK_SECRET.
 
     soniq hooks run
-    soniq hooks run --config soniq.yaml`
+    soniq hooks run --config soniq.yaml
+    soniq hooks run --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
 }
 
 func (c *hooksRunCmd) Run(a *app) error {
+	config, err := c.config(a)
+	if err != nil {
+		return err
+	}
+	if err := c.into(&config); err != nil {
+		return err
+	}
 	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
 	if err != nil {
 		return err
 	}
-	if err := file.addEnvironmentHooks(a.getenv); err != nil {
+	if err := file.addEnvironmentHooks(a.getenv, c.networks(a)); err != nil {
 		return err
 	}
 	pool, err := a.open()
@@ -33,13 +42,16 @@ func (c *hooksRunCmd) Run(a *app) error {
 	if err := soniq.Check(a.ctx, pool); err != nil {
 		return err
 	}
+	if err := soniq.WarnOfFindings(a.ctx, pool, a.log); err != nil {
+		return err
+	}
 	listen := pool.Config().ConnConfig
 	if c.ListenURL != "" {
 		if listen, err = listenConfig(c.ListenURL); err != nil {
 			return err
 		}
 	}
-	dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+	dispatcher := hooks.NewDispatcher(pool, config)
 	if err := a.declare(dispatcher, file); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,15 +49,20 @@ const (
 // NO_PROXY name, if they do: the endpoint is the operator's choice, and so is
 // the environment. Redirects are not followed, and no cookies are kept.
 type httpHandler struct {
-	url       *url.URL // without user name and password
-	endpoint  string   // scheme and host, which may be shown
-	header    http.Header
-	secrets   [][]byte
-	maxResult int64
-	bodyGrace time.Duration
-	now       func() time.Time
-	transport *http.Transport
-	log       *slog.Logger
+	url      *url.URL // without user name and password
+	endpoint string   // scheme and host, which may be shown
+	user     *url.Userinfo
+	// pathIsSecret is set where even the URL's path is for the endpoint alone.
+	pathIsSecret bool
+	header       http.Header // the operator's
+	secrets      [][]byte    // of Standard Webhooks
+	keys         []signKey   // the same, with their names
+	maxResult    int64
+	bodyGrace    time.Duration
+	now          func() time.Time
+	nonce        func() string
+	transport    *http.Transport
+	log          *slog.Logger
 }
 
 // newHTTPHandler checks the whole spec; the error has one line for each
@@ -65,6 +71,7 @@ func newHTTPHandler(spec httpSpec, log *slog.Logger) (*httpHandler, error) {
 	h := &httpHandler{
 		bodyGrace: httpBodyGrace,
 		now:       time.Now,
+		nonce:     rand.Text,
 		log:       log,
 		transport: &http.Transport{
 			Proxy:                  httpProxy,
@@ -111,15 +118,15 @@ func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	// its query into each error.
 	resp, err := h.transport.RoundTrip(req)
 	if err != nil {
-		return nil, h.failed(ctx, started, "", err)
+		return nil, h.failed(ctx, req, started, "", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, h.verdict(job, resp, stop)
+		return nil, h.verdict(job, req, resp, stop)
 	}
 	body, err := readAtMost(resp.Body, h.maxResult)
 	if err != nil {
-		return nil, h.failed(ctx, started, "read response: ", err)
+		return nil, h.failed(ctx, req, started, "read response: ", err)
 	}
 	return h.result(job, resp, body)
 }
@@ -155,6 +162,7 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 		req.Header.Set("Webhook-Id", id)
 		req.Header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
 		req.Header.Set("Webhook-Signature", hooks.Sign(h.secrets, id, timestamp, job.Args))
+		signMessage(req.Header, h.header, h.keys, job.Args, timestamp, h.nonce())
 	}
 	return req, nil
 }
@@ -176,7 +184,8 @@ func headerText(s string) string {
 
 // failed is the error of a request without a whole response: the job's
 // timeout or the worker's shutdown if one of them ended it, else the network's.
-func (h *httpHandler) failed(ctx context.Context, started time.Time, during string, err error) error {
+// That may quote what the other side sent in place of a response.
+func (h *httpHandler) failed(ctx context.Context, req *http.Request, started time.Time, during string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		what := "no response"
 		if during != "" {
@@ -184,5 +193,21 @@ func (h *httpHandler) failed(ctx context.Context, started time.Time, during stri
 		}
 		return fmt.Errorf("%s from %s within %s: %w", what, h.endpoint, h.now().Sub(started).Round(time.Millisecond), cause)
 	}
-	return fmt.Errorf("POST %s: %s%w", h.endpoint, during, err)
+	text := validText([]byte(h.secretsOf(req).hide(err.Error(), false)))
+	if len(text) > httpMaxError {
+		text = validText(wholeRunes([]byte(text)[:httpMaxError])) + "..."
+	}
+	return &requestError{text: fmt.Sprintf("POST %s: %s%s", h.endpoint, during, text), err: err}
 }
+
+// requestError is what kept a request from its response, in words that may be
+// kept.
+type requestError struct {
+	text string
+	err  error
+}
+
+func (e *requestError) Error() string { return e.text }
+
+// Unwrap tells what it was to those who decide by it.
+func (e *requestError) Unwrap() error { return e.err }

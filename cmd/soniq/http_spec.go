@@ -19,10 +19,13 @@ type httpSpec struct {
 	// URL is http or https. A user name and a password in it become Basic
 	// authorization.
 	URL string
+	// PathIsSecret says that the URL's path is a secret too: it was given by a
+	// reference to the environment.
+	PathIsSecret bool
 	// Headers are sent with each request, beside Soniq's own.
 	Headers map[string]string
-	// Secret signs each request by Standard Webhooks: 'whsec_' and 24 to 64
-	// bytes in base64. While a secret is being replaced it is both, with a
+	// Secret signs each request, by Standard Webhooks and by RFC 9421: 'whsec_'
+	// and 24 to 64 bytes in base64. While a secret is being replaced it is both, with a
 	// space between them. Default none, and no signature.
 	Secret string
 	// MaxResponseBytes is the longest body of a success. Default 1 MiB.
@@ -48,7 +51,7 @@ func (s httpSpec) resolve(h *httpHandler) error {
 		switch {
 		case !isToken(name):
 			err = fmt.Errorf("header %q: is not a header's name: letters, digits and - are", name)
-		case reservedHeader(canonical):
+		case reservedHeader(canonical), s.Secret != "" && signatureHeader(canonical):
 			err = fmt.Errorf("header %q: is set by soniq and can't be changed", name)
 		case h.header.Values(canonical) != nil:
 			err = fmt.Errorf("header %q: is there twice; names of headers have no case", name)
@@ -66,6 +69,8 @@ func (s httpSpec) resolve(h *httpHandler) error {
 	}
 	if h.secrets, err = hooks.ParseSecrets(s.Secret); err != nil {
 		mistakes = append(mistakes, err)
+	} else {
+		h.keys = signKeys(strings.Fields(s.Secret), h.secrets)
 	}
 	if h.maxResult = s.MaxResponseBytes; h.maxResult == 0 {
 		h.maxResult = httpMaxResult
@@ -79,8 +84,9 @@ func (s httpSpec) resolve(h *httpHandler) error {
 	if target.User != nil {
 		password, _ := target.User.Password()
 		h.header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(target.User.Username()+":"+password)))
-		target.User = nil
+		h.user, target.User = target.User, nil
 	}
+	h.pathIsSecret = s.PathIsSecret
 	h.url, h.endpoint = target, target.Scheme+"://"+target.Host
 	return nil
 }

@@ -156,6 +156,11 @@ func TestHTTP_request_isTheJob(t *testing.T) {
 		}
 		id := job.ID.String()
 		want := map[string]string{
+			// Judged by the tests of the signature.
+			"Content-Digest":  r.Get("Content-Digest"),
+			"Signature-Input": r.Get("Signature-Input"),
+			"Signature":       r.Get("Signature"),
+
 			"Content-Type":       "application/json",
 			"User-Agent":         "Soniq/" + soniq.Version,
 			"Soniq-Job-Id":       id,

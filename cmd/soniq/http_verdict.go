@@ -52,9 +52,9 @@ func (e *httpError) ErrorCode() string { return strconv.Itoa(e.status) }
 //
 // 401, 403 and 404 are mostly an endpoint that isn't ready, or was configured
 // wrongly: to be mended, not to lose jobs by. stop aborts the request.
-func (h *httpHandler) verdict(job *engine.Job, resp *http.Response, stop context.CancelFunc) error {
+func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Response, stop context.CancelFunc) error {
 	status := resp.StatusCode
-	failed := &httpError{status: status, text: h.errorText(resp, stop)}
+	failed := &httpError{status: status, text: h.errorText(resp, h.secretsOf(req), stop)}
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		if pause, ok := retryAfter(resp.Header, h.now()); ok {
 			h.log.Info("the endpoint of a handler asks for a pause", "job", job.ID, "name", job.Name, "status", status, "pause", pause)
@@ -79,31 +79,36 @@ func (h *httpHandler) verdict(job *engine.Job, resp *http.Response, stop context
 }
 
 // errorText is the beginning of the body, or what the status means. A body
-// that does not come, or not wholly, is no failure of its own.
-func (h *httpHandler) errorText(resp *http.Response, stop context.CancelFunc) string {
+// that does not come, or not wholly, is no failure of its own. An endpoint that
+// says back what it was sent tells no secret of the request.
+func (h *httpHandler) errorText(resp *http.Response, secrets *secretSet, stop context.CancelFunc) string {
 	meaning := http.StatusText(resp.StatusCode)
 	switch {
 	case resp.StatusCode < 200:
 		// After 101 the body is the connection itself, which no context ends.
 		return meaning
 	case resp.StatusCode < 400:
-		return strings.TrimSpace(meaning + redirection(resp.Header))
+		return strings.TrimSpace(meaning + secrets.hide(redirection(resp.Header), false))
 	}
 	late := time.AfterFunc(h.bodyGrace, stop)
 	defer late.Stop()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, httpMaxError+1))
-	if len(body) <= httpMaxError {
-		return cmp.Or(validText(body), meaning)
+	// A secret that begins within the error is read to its end.
+	limit := httpMaxError + secrets.longest()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
+	text := []byte(secrets.hide(string(body), err != nil || len(body) > limit))
+	if len(text) <= httpMaxError && len(body) <= httpMaxError {
+		return cmp.Or(validText(text), meaning)
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, httpDrain)
-	return validText(wholeRunes(body[:httpMaxError])) + "..."
+	return validText(wholeRunes(text[:min(len(text), httpMaxError)])) + "..."
 }
 
 // redirection says where a redirect leads, without what may be secret in it.
 func redirection(header http.Header) string {
 	const refused = "; redirects are not followed"
+	const longestHost = 255 // of DNS, and a port
 	to, err := url.Parse(header.Get("Location"))
-	if err != nil || to.Host == "" {
+	if err != nil || to.Host == "" || len(to.Host) > longestHost {
 		return refused
 	}
 	return refused + ", this one leads to " + validText([]byte((&url.URL{Scheme: to.Scheme, Host: to.Host}).String()))

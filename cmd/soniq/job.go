@@ -28,13 +28,15 @@ func (jobCmd) Help() string {
 type jobShowCmd struct {
 	ID string `arg:"" name:"id" help:"The job's id."`
 	waitFlags
+	revealFlags
 }
 
 func (jobShowCmd) Help() string {
 	return `With --wait it is shown once it has ended.
 
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json
-    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m`
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --reveal --because "ticket OPS-7"`
 }
 
 func (c *jobShowCmd) Run(a *app) error {
@@ -42,7 +44,7 @@ func (c *jobShowCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := errors.Join(c.waitFlags.check(), c.revealFlags.check()); err != nil {
 		return err
 	}
 	pool, err := a.open()
@@ -66,6 +68,10 @@ func (c *jobShowCmd) Run(a *app) error {
 			return err
 		}
 	}
+	if err := c.reveal(a, pool, id); err != nil {
+		return err
+	}
+	j = hide(a, j)
 	if !a.JSON {
 		a.printJob(j)
 	} else if err := a.out.document(j); err != nil {

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 
+	"github.com/google/uuid"
+
 	"soniq/engine"
 )
 
@@ -13,6 +15,7 @@ type jobListCmd struct {
 	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
 	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
 	Limit  int      `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
+	revealFlags
 }
 
 func (jobListCmd) Help() string {
@@ -65,7 +68,14 @@ func (c *jobListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	client, err := a.client()
+	if err := c.check(); err != nil {
+		return err
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	client, err := engine.NewClient(pool, engine.ClientConfig{})
 	if err != nil {
 		return err
 	}
@@ -73,6 +83,15 @@ func (c *jobListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	ids := make([]uuid.UUID, len(jobs))
+	for i, j := range jobs {
+		ids[i] = j.ID
+	}
+	picked := map[string]any{"source": "jobs", "statuses": f.Statuses, "queues": f.Queues, "job_names": f.Names, "limit": c.Limit}
+	if err := c.revealList(a, pool, picked, ids); err != nil {
+		return err
+	}
+	jobs = hideAll(a, jobs)
 	switch {
 	case a.JSON:
 		err = a.out.document(jobs)

@@ -5,10 +5,12 @@ import (
 	"strings"
 
 	"github.com/lmittmann/tint"
+
+	"soniq/internal/redact"
 )
 
 // newLogger logs to standard error: tinted text for a person, JSON for a
-// program, or as the flags say.
+// program, or as the flags say. No record has a secret in it.
 func (a *app) newLogger() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
@@ -16,9 +18,9 @@ func (a *app) newLogger() (*slog.Logger, error) {
 	}
 	asText := a.LogFormat == "text" || a.LogFormat == "auto" && a.stderrIsTTY
 	if !asText {
-		return slog.New(slog.NewJSONHandler(newSafeJSONWriter(a.stderr), &slog.HandlerOptions{Level: level})), nil
+		return slog.New(redact.Handler(slog.NewJSONHandler(newSafeJSONWriter(a.stderr), &slog.HandlerOptions{Level: level}))), nil
 	}
-	return slog.New(tint.NewTextHandler(a.stderr, &tint.Options{
+	return slog.New(redact.Handler(tint.NewTextHandler(a.stderr, &tint.Options{
 		Level:   level,
 		NoColor: !a.stderrIsTTY || a.plain(),
 		// tint colours with the very escapes that a safeWriter would take
@@ -26,7 +28,7 @@ func (a *app) newLogger() (*slog.Logger, error) {
 		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 			return slog.Attr{Key: tintSafe(attr.Key), Value: safeValue(attr.Value)}
 		},
-	})), nil
+	}))), nil
 }
 
 // plain reports whether the person, or their terminal, wants no colours.

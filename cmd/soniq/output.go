@@ -3,13 +3,22 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"syscall"
+
+	"soniq/internal/redact"
 )
 
 // output is standard output or standard error. Its first write error sticks,
 // so that commands print without looking and run reports it once: 'list' to a
 // full disk must not exit 0.
+//
+// What it prints has no secrets in it, unless a command has revealed them: what
+// a command forgot to redact is redacted here. A command does it before it lays
+// out a text, of which only a part may be shown. Write is for what this program
+// itself has to say, such as its help.
 type output struct {
 	raw  io.Writer
 	text *safeWriter
@@ -17,6 +26,16 @@ type output struct {
 	err  error
 	// colour: a person's terminal shows it, and they want it.
 	colour bool
+	// revealed: secrets are shown.
+	revealed bool
+}
+
+// redacted is s as it is shown.
+func (o *output) redacted(s string) string {
+	if o.revealed {
+		return s
+	}
+	return redact.Text(s)
 }
 
 // A style is what a terminal is told before a text, without the escape that
@@ -53,13 +72,30 @@ func (o *output) spans(spans ...span) error {
 		if styled {
 			b.WriteString("\x1b[" + string(s.style) + "m")
 		}
-		_, _ = safe.Write([]byte(s.text))
+		_, _ = safe.Write([]byte(o.redacted(s.text)))
 		if styled {
 			b.WriteString("\x1b[0m")
 		}
 	}
 	_, o.err = o.raw.Write(b.Bytes())
 	return o.err
+}
+
+// flush returns the error of what was printed so far. Of a file it asks the
+// system to write it out: a full disk can tell as late as that.
+func (o *output) flush() error {
+	if o.err != nil {
+		return fmt.Errorf("write standard output: %w", o.err)
+	}
+	if f, ok := o.raw.(interface{ Sync() error }); ok {
+		err := f.Sync()
+		// What is no file says that it can't.
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) {
+			o.err = err
+			return fmt.Errorf("write standard output: %w", err)
+		}
+	}
+	return nil
 }
 
 func newOutput(w io.Writer) *output {
@@ -80,7 +116,7 @@ func (o *output) Write(p []byte) (int, error) {
 
 // printf prints a line, or several, of text for people.
 func (o *output) printf(format string, args ...any) {
-	_, _ = fmt.Fprintf(o, format+"\n", args...)
+	_, _ = io.WriteString(o, o.redacted(fmt.Sprintf(format, args...))+"\n")
 }
 
 // document prints v as one indented JSON document.
@@ -97,10 +133,19 @@ func (o *output) encode(v any, indent string) error {
 	if o.err != nil {
 		return o.err
 	}
-	enc := json.NewEncoder(o.json)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", indent)
-	if err := enc.Encode(v); err != nil {
+	err := enc.Encode(v)
+	if err == nil {
+		doc := b.Bytes()
+		if !o.revealed {
+			doc = redact.Document(doc)
+		}
+		_, err = o.json.Write(doc)
+	}
+	if err != nil {
 		o.err = err
 		return fmt.Errorf("print JSON: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"soniq/internal/redact"
 )
 
 // errReported ends a command that has said on standard error what went wrong.
@@ -19,9 +21,10 @@ func (a *app) report(cmd *kong.Context, err error) {
 	a.note("soniq: %s", oneLine(reportText(cmd, err)))
 }
 
-// reportText is err on one line, with where to read on after a usage error.
+// reportText is err on one line, without secrets, and with where to read on
+// after a usage error.
 func reportText(cmd *kong.Context, err error) string {
-	text := strings.Join(strings.FieldsFunc(describe(err), func(r rune) bool { return r == '\n' }), "; ")
+	text := strings.Join(strings.FieldsFunc(redact.Text(describe(err)), func(r rune) bool { return r == '\n' }), "; ")
 	if exitCode(err) == exitUsage && !errors.Is(err, errNoDatabase) {
 		text += " (see '" + commandPath(cmd) + " --help')"
 	}

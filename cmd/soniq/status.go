@@ -74,7 +74,11 @@ func (a *app) printQueues(queues []engine.QueueStatus) error {
 		if q.Due > 0 {
 			waiting = age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
 		}
-		t.add(q.Queue, state, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
+		name := q.Queue
+		if q.Others > 0 {
+			name, state = "("+thousands(q.Others)+" more)", "-"
+		}
+		t.add(name, state, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
 	}
 	return t.write(a.out, a.tableWidth())
 }

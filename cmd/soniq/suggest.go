@@ -17,6 +17,11 @@ var synonyms = map[string]string{
 // closest is the one of known that somebody who wrote word probably meant, or
 // empty.
 func closest(word string, known []string) string {
+	// No word that is known is half as long, and to compare takes the square.
+	const longest = 64
+	if len(word) > longest {
+		return ""
+	}
 	plain := strings.NewReplacer("_", "", "-", "", ".", "", " ", "").Replace
 	word = strings.ToLower(word)
 	if meant := synonyms[word]; slices.Contains(known, meant) {

@@ -43,6 +43,14 @@ func (t *table) add(cells ...string) {
 // write prints the table at most room columns wide; room 0 means as wide as it
 // needs.
 func (t *table) write(w io.Writer, room int) error {
+	// Before the cells are cut: half of a secret is hard to tell.
+	if o, ok := w.(*output); ok {
+		for _, row := range t.rows {
+			for i, cell := range row {
+				row[i] = o.redacted(cell)
+			}
+		}
+	}
 	shown, widths := t.layout(room)
 	var out []span
 	titles := make([]string, len(t.columns))

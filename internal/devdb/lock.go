@@ -42,7 +42,7 @@ func lockFile(ctx context.Context, path string, how int) (*fileLock, error) {
 }
 
 func tryLockFile(path string, how int) (*fileLock, error) {
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -251,7 +251,7 @@ func remembers(t *testing.T, url, oid string) bool {
 	return query(t, url, `select (count(*) = 1)::text from pg_largeobject_metadata where oid = `+oid) == "true"
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -116,21 +116,27 @@ func makeFolders(dir string, mode fs.FileMode) error {
 	return os.Chmod(dir, mode)
 }
 
-// makeReadable lets every user read and enter what root unpacked under a
-// strict umask.
-func makeReadable(root string) error {
-	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.Type()&fs.ModeSymlink != 0 {
-			return err
-		}
-		info, err := d.Info()
+// checkOurs reports whether another user of the machine could put files into
+// dir, or a folder of his own in its place. Root and the server's user are
+// trusted. Groups are their administrator's concern.
+func checkOurs(dir string, server *owner) error {
+	for _, path := range []string{dir, filepath.Dir(dir)} {
+		info, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
-		mode := info.Mode().Perm() | 0o444
-		if d.IsDir() || mode&0o100 != 0 {
-			mode |= 0o111
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return fmt.Errorf("find the owner of %s: not known here", path)
 		}
-		return os.Chmod(path, mode)
-	})
+		uid := int(st.Uid)
+		if uid != 0 && uid != os.Geteuid() && (server == nil || uid != server.uid) {
+			return fmt.Errorf("%s belongs to another user (uid %d), who could change what is in %s; choose another folder", path, uid, dir)
+		}
+		// In a sticky folder, such as /tmp, everybody keeps what is his.
+		if open := info.Mode().Perm()&0o002 != 0; open && (path == dir || info.Mode()&fs.ModeSticky == 0) {
+			return fmt.Errorf("everybody may write to %s, and so change what is in %s; choose another folder, or take that right away", path, dir)
+		}
+	}
+	return nil
 }

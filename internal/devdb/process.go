@@ -20,7 +20,7 @@ import (
 // pid in a file that a crash left behind may belong to anybody by now, so the
 // process must have the folder on its command line.
 func (c *cluster) postmaster() (int, error) {
-	text, err := os.ReadFile(c.pidPath())
+	text, err := readFile(c.pidPath())
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"soniq/internal/pause"
 )
@@ -21,10 +22,6 @@ import (
 // returns the pipe that keeps it. The start lock is the caller's, and no server
 // runs on the folder.
 func (c *cluster) start(ctx context.Context) (*os.File, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
-		fmt.Errorf("not ready after %s; its log is %s", startTimeout, c.logPath()))
-	defer cancel()
-
 	if err := c.owner.checkEnter(c.base); err != nil {
 		return nil, err
 	}
@@ -32,6 +29,7 @@ func (c *cluster) start(ctx context.Context) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A download has bounds of its own.
 	b, err := findBinaries(ctx, c, major)
 	if errors.Is(err, ErrVersionMismatch) && c.fast {
 		return c.startAfresh(ctx, err)
@@ -39,6 +37,9 @@ func (c *cluster) start(ctx context.Context) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout,
+		fmt.Errorf("not ready after %s; its log is %s", startTimeout, c.logPath()))
+	defer cancel()
 	if major == 0 {
 		if err := c.initialise(ctx, b); err != nil {
 			return nil, err
@@ -92,7 +93,7 @@ func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.Fi
 		return nil, err
 	}
 
-	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -152,7 +153,7 @@ func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.Fi
 // it, if its pid is another program's by now: PostgreSQL would take that for a
 // running server. In any other case PostgreSQL decides better.
 func (c *cluster) clearStalePid() error {
-	text, err := os.ReadFile(c.pidPath())
+	text, err := readFile(c.pidPath())
 	if err != nil {
 		return nil // none, or the server will say what is wrong with it
 	}
@@ -212,7 +213,7 @@ func (c *cluster) waitReady(ctx context.Context, port int, died *os.File) error 
 		}
 		// Wait, or notice that there is nothing to wait for.
 		if waitEnd(died, interval) == nil {
-			log, _ := os.ReadFile(c.logPath())
+			log, _ := readFile(c.logPath())
 			return fmt.Errorf("start server in %s: %w: %s", c.dataDir(), errServerDied, complaint(string(log)))
 		}
 	}
@@ -266,7 +267,14 @@ func (c *cluster) ping(ctx context.Context, port int, db string, do func(*pgx.Co
 	if err != nil {
 		return err
 	}
-	conn, err := pgx.Connect(ctx, dsn)
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return err
+	}
+	// Another user's program may sit at the port, and ask for the password
+	// itself.
+	config.RequireAuth = "scram-sha-256"
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return err
 	}

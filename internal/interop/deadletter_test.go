@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -50,15 +51,17 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 			bodies <- string(body)
 		}))
 		t.Cleanup(receiver.Close)
-		_, err := hooks.NewStore(pool).Add(t.Context(), hooks.Spec{
+		_, err := hooks.NewStore(pool, nil).Add(t.Context(), hooks.Spec{
 			Name: "here", Kind: "webhook", URL: receiver.URL, Secrets: hooks.NewSecret(),
 			Allow: []string{"127.0.0.0/8"}, Jobs: []string{"shared.*"},
-		})
+		}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		// The hooks' dispatcher lives in a worker, one of ours on any queue.
-		dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		dispatcher := hooks.NewDispatcher(pool, hooks.Config{
+			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		})
 		reg := engine.NewRegistry()
 		echo(reg, "go.echo", engine.Queue("go"))
 		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"go"}, Companions: []engine.Companion{dispatcher}})

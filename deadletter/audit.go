@@ -1,0 +1,242 @@
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// What is kept of the arguments that replays were given has no secrets in it: a
+// record is there for a year, and for more people than the queue. A replay that
+// can still go on needs them as they are.
+
+// maxChangedPaths bounds the list of a record.
+const maxChangedPaths = 100
+
+// replayDetail is what a record tells of a replay with other arguments.
+type replayDetail struct {
+	Args json.RawMessage `json:"args"`
+	// Changed are the paths at which they differ from the dead letter's: of a
+	// secret nothing else tells that it was changed.
+	Changed []string `json:"changed"`
+}
+
+// argsDetail is the detail of a replay that was given args in place of from.
+func argsDetail(from, args json.RawMessage) (*string, error) {
+	d := replayDetail{Args: Redact(args), Changed: []string{}}
+	changes := CompareArgs(from, args)
+	for _, c := range changes[:min(len(changes), maxChangedPaths)] {
+		d.Changed = append(d.Changed, RedactText(c.Path))
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	return new(string(text)), nil
+}
+
+// Changes returns what a replay with other arguments changed, for people's eyes:
+// secrets are "[redacted]" before and after. args are the dead letter's. It is
+// nil for another record.
+func (r Record) Changes(args json.RawMessage) []ArgsChange {
+	var d replayDetail
+	if r.Action != ActionReplay || json.Unmarshal(r.Detail, &d) != nil || d.Args == nil {
+		return nil
+	}
+	changes := CompareArgs(Redact(args), Redact(d.Args))
+	told := make(map[string]bool, len(changes))
+	for _, c := range changes {
+		told[c.Path] = true
+	}
+	hidden := json.RawMessage(`"` + Redacted + `"`)
+	for _, path := range d.Changed {
+		if !told[path] {
+			changes = append(changes, ArgsChange{Path: path, Old: hidden, New: hidden})
+		}
+	}
+	return changes
+}
+
+// redacted is the order as it is kept once nobody needs it any more.
+func (o replayOrder) redacted() replayOrder {
+	o.Redacted = true
+	o.Options.Args = Redact(o.Options.Args)
+	edits := make([]ArgsEdit, len(o.Options.Edits))
+	for i, e := range o.Options.Edits {
+		edits[i] = e.redacted()
+	}
+	o.Options.Edits = edits
+	o.Options.Queue = RedactText(o.Options.Queue)
+	return o
+}
+
+// redacted is the edit without secrets: a value under the name of one is hidden
+// as a whole.
+func (e ArgsEdit) redacted() ArgsEdit {
+	if e.Value == nil {
+		e.Path = RedactText(e.Path)
+		return e
+	}
+	steps, err := parsePath(e.Path)
+	if err != nil {
+		return ArgsEdit{Path: RedactText(e.Path), Value: json.RawMessage(`"` + Redacted + `"`)}
+	}
+	doc := e.Value
+	for i := len(steps) - 1; i >= 0; i-- {
+		if steps[i].listed {
+			continue
+		}
+		doc, err = json.Marshal(map[string]json.RawMessage{steps[i].key: doc})
+		if err != nil {
+			return ArgsEdit{Path: RedactText(e.Path), Value: json.RawMessage(`"` + Redacted + `"`)}
+		}
+	}
+	doc = Redact(doc)
+	for _, s := range steps {
+		if s.listed {
+			continue
+		}
+		parts, kind := partsOf(doc)
+		if kind != "object" || len(parts) != 1 {
+			break // what is hidden is hidden as a whole
+		}
+		doc = doc[parts[0].from:parts[0].to]
+	}
+	e.Path, e.Value = RedactText(e.Path), doc
+	return e
+}
+
+const blankOptionsSQL = `
+update soniq_dead_letter_operations
+set options = $2::jsonb
+where id = $1`
+
+// blank puts the order without secrets in the place of what a replay was started
+// with, once it is done.
+func (o replayOrder) blank(ctx context.Context, db DBTX, operation uuid.UUID) error {
+	text, err := json.Marshal(o.redacted())
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec(ctx, blankOptionsSQL, operation, string(text))
+	return err
+}
+
+// The rows that 0.1.0 wrote, or writes still. The condition is
+// that of an index. $1 the lock, $2 the batch.
+const rawDetailsSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+select r.id, r.detail -> 'args', coalesce(d.args, 'null')
+from soniq_dead_letter_audit r
+left join soniq_dead_letter_jobs d on d.id = r.dead_letter_id
+where (select elected from leader)
+  and r.detail ? 'args'
+  and not r.detail ? 'changed'
+order by r.id
+limit $2
+for update of r skip locked`
+
+const mendDetailsSQL = `
+update soniq_dead_letter_audit r
+set detail = u.detail::jsonb
+from unnest($1::bigint[], $2::text[]) as u (id, detail)
+where r.id = u.id`
+
+// $1 the lock, $2 the batch.
+const rawOptionsSQL = `
+with leader as materialized (
+  select pg_try_advisory_xact_lock($1) as elected
+)
+select o.id, o.options
+from soniq_dead_letter_operations o
+where (select elected from leader)
+  and o.state = 'done'
+  and o.options is not null
+  and not o.options ? 'redacted'
+order by o.id
+limit $2
+for update of o skip locked`
+
+const (
+	// mendBatch is small: each row can hold a megabyte of arguments.
+	mendBatch = 50
+	// mendBatches bounds one call; the next one goes on.
+	mendBatches = 200
+)
+
+// mend takes the secrets out of what 0.1.0 recorded, in batches, each of which
+// holds the lock as those of Forget do. What one call leaves, the next one takes.
+func (q *Queue) mend(ctx context.Context, lock int64) error {
+	for _, step := range []func(context.Context, pgx.Tx, int64) (int, error){mendDetails, mendOptions} {
+		for range mendBatches {
+			var n int
+			err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
+				n, err = step(ctx, tx, lock)
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("take secrets out of the history: %w", err)
+			}
+			if n < mendBatch {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func mendDetails(ctx context.Context, tx pgx.Tx, lock int64) (int, error) {
+	rows, err := tx.Query(ctx, rawDetailsSQL, lock, mendBatch)
+	if err != nil {
+		return 0, err
+	}
+	var (
+		ids        []int64
+		details    []*string
+		id         int64
+		args, from json.RawMessage
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &args, &from}, func() error {
+		if string(from) == "null" {
+			from = args // the dead letter is gone, and with it what was before
+		}
+		detail, err := argsDetail(from, args)
+		ids, details = append(ids, id), append(details, detail)
+		return err
+	})
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	_, err = tx.Exec(ctx, mendDetailsSQL, ids, details)
+	return len(ids), err
+}
+
+func mendOptions(ctx context.Context, tx pgx.Tx, lock int64) (int, error) {
+	rows, err := tx.Query(ctx, rawOptionsSQL, lock, mendBatch)
+	if err != nil {
+		return 0, err
+	}
+	type raw struct {
+		ID      uuid.UUID
+		Options []byte
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[raw])
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range all {
+		var order replayOrder
+		if json.Unmarshal(r.Options, &order) != nil {
+			order = replayOrder{} // nobody can read it
+		}
+		if err := order.blank(ctx, tx, r.ID); err != nil {
+			return 0, err
+		}
+	}
+	return len(all), nil
+}

@@ -1,0 +1,185 @@
+package deadletter_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/internal/testdb"
+)
+
+// randomText can't be compressed into an index.
+const randomText = `(select string_agg(md5(random()::text), '') from generate_series(1, $1::int / 32 + 1))`
+
+// Names that no index of the dead letters can hold.
+func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool)
+	// Those that Python Soniq makes, of one column.
+	for _, column := range []string{"job_name", "queue", "dead_letter_reason"} {
+		exec(t, pool, `create index on soniq_dead_letter_jobs (`+column+`)`)
+	}
+	verdict := deadletter.Classify(deadletter.Attempt{Kind: deadletter.KindUnregistered})
+	worker := insertWorker(t, pool)
+	name := func() string { return value[string](t, pool, "select "+randomText, 5000) }
+	moves := map[string]func(c columns) uuid.UUID{
+		"queued": func(c columns) uuid.UUID {
+			id := insertJob(t, pool, c)
+			if moved, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{id}, verdict); err != nil || len(moved) != 1 {
+				t.Fatalf("moved %v, %v", moved, err)
+			}
+			return id
+		},
+		"claimed": func(c columns) uuid.UUID {
+			id := insertClaimed(t, pool, worker, c)
+			if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+				t.Fatalf("moved %v, %v", moved, err)
+			}
+			return id
+		},
+		"abandoned": func(c columns) uuid.UUID {
+			id := insertClaimed(t, pool, worker, c)
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if moved, err := deadletter.MoveAbandoned(t.Context(), tx, death(id)); err != nil || !moved {
+				t.Fatalf("moved %t, %v", moved, err)
+			}
+			if err := tx.Commit(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return id
+		},
+	}
+	for how, move := range moves {
+		// A queue that long can be queued only if it compresses well.
+		first, second, queue := name(), name(), strings.Repeat("q", 10_000)
+		second = first[:1000] + second
+		ids := []uuid.UUID{
+			move(columns{"job_name": first, "queue": queue, "unique_job": false}),
+			move(columns{"job_name": second}),
+		}
+		a, b := get(t, q, ids[0]), get(t, q, ids[1])
+		for _, j := range []deadletter.Job{a, b} {
+			if len(j.JobName) > 250 || !strings.HasPrefix(j.JobName, first[:200]+"...") {
+				t.Errorf("%s: the name is %q", how, j.JobName)
+			}
+		}
+		if a.JobName == b.JobName || len(a.Queue) > 250 {
+			t.Errorf("%s: %q, %q, queue %q", how, a.JobName, b.JobName, a.Queue)
+		}
+		// An export has the whole, and an import takes it back.
+		var file bytes.Buffer
+		if _, err := q.Export(t.Context(), &file, deadletter.Filter{JobNames: []string{a.JobName}}, deadletter.FormatJSONL); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(file.String(), first) || !strings.Contains(file.String(), queue) {
+			t.Errorf("%s: the export has %.300s", how, file.String())
+		}
+		exec(t, pool, `delete from soniq_dead_letter_jobs where id = $1`, ids[0])
+		if _, err := q.Import(t.Context(), &file, deadletter.FormatJSONL, deadletter.ImportOptions{}); err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		for i, want := range []string{first, second} {
+			job, err := q.Replay(t.Context(), ids[i], deadletter.ReplayOptions{})
+			if err != nil {
+				t.Fatalf("%s: %v", how, err)
+			}
+			if got := value[string](t, pool, `select job_name from soniq_jobs where id = $1`, job); got != want {
+				t.Errorf("%s: the replay is called %.300q", how, got)
+			}
+		}
+		if n := value[int](t, pool, `select count(*) from soniq_jobs where queue = $1 and replay_of = $2`, queue, ids[0]); n != 1 {
+			t.Errorf("%s: %d replays in the queue", how, n)
+		}
+	}
+}
+
+// One that can't go back to its queue holds up no bulk replay, and says why.
+func TestQueue_Replay_queueThatNoIndexHolds(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool)
+	worker := insertWorker(t, pool)
+	id := insertClaimed(t, pool, worker, columns{"job_name": "a"})
+	other := insertDead(t, pool, columns{"job_name": "a"})
+	// A row that is processing is in no index of queues.
+	exec(t, pool, `update soniq_jobs set queue = `+strings.ReplaceAll(randomText, "$1", "5000")+` where id = $1`, id)
+	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+		t.Fatalf("moved %v, %v", moved, err)
+	}
+	filter := deadletter.Filter{JobNames: []string{"a"}}
+	if n, err := q.ReplayCount(t.Context(), filter, deadletter.ReplayOptions{}); err != nil || n != 1 {
+		t.Errorf("it counts %d, %v", n, err)
+	}
+	result, err := q.ReplayAll(t.Context(), filter, deadletter.ReplayOptions{})
+	if err != nil || len(result.Replayed) != 1 || result.Replayed[0].From != other {
+		t.Errorf("replayed %v, %v", result, err)
+	}
+	if _, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{}); err == nil || !strings.Contains(err.Error(), "give another queue") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{Queue: "default"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A history that leaves no room for an entry more.
+func TestMove_giantHistory_isLeftOut(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	worker := insertWorker(t, pool)
+	id := insertClaimed(t, pool, worker, columns{"job_name": "a"})
+	exec(t, pool, `
+		update soniq_jobs set errors = (select jsonb_agg(t.text) from (select repeat('x', 200000000) as text union all select repeat('x', 66000000)) t)
+		where id = $1`, id)
+	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+		t.Fatalf("moved %v, %v", moved, err)
+	}
+}
+
+// One row must not be in the way of a look at the others, nor fill the memory of
+// who looks.
+func TestQueue_List_giantRows_areShownAsSuch(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool)
+	plain := insertDead(t, pool, columns{"job_name": "plain", "args": `{"n": 1}`})
+	ids := map[string]uuid.UUID{}
+	for name, args := range map[string]string{
+		"giant":  `jsonb_build_object('x', repeat('x', 30000000))`,
+		"digits": `jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 15000)))`,
+		"few":    `jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 140)))`,
+	} {
+		ids[name] = insertDead(t, pool, columns{"job_name": name})
+		exec(t, pool, `
+			update soniq_dead_letter_jobs set args = `+args+`, last_error = repeat('e', 10000000), errors = jsonb_build_array(repeat('x', 30000000))
+			where id = $1`, ids[name])
+	}
+	jobs, err := q.List(t.Context(), deadletter.Filter{})
+	if err != nil || len(jobs) != 4 {
+		t.Fatalf("%d, %v", len(jobs), err)
+	}
+	for _, j := range jobs {
+		switch {
+		case j.ID == plain && string(j.Args) != `{"n": 1}`:
+			t.Errorf("plain arguments are %s", j.Args)
+		case j.ID != plain && (!strings.HasPrefix(string(j.Args), `"arguments of `) || !strings.HasSuffix(string(j.Args), ` bytes are not shown"`)):
+			t.Errorf("%s: arguments are %.100s", j.JobName, j.Args)
+		}
+		if len(j.LastError) > 65536 || len(j.Errors) > 0 {
+			t.Errorf("%s: an error of %d bytes, %d entries", j.JobName, len(j.LastError), len(j.Errors))
+		}
+	}
+	for name, id := range ids {
+		j, err := q.Get(t.Context(), id)
+		if err != nil || len(j.Args) > 1000 {
+			t.Errorf("%s: arguments of %d bytes, %v", name, len(j.Args), err)
+		}
+	}
+}

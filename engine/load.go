@@ -1,0 +1,317 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/semaphore"
+
+	"soniq/deadletter"
+)
+
+// Who may insert a job decides how large its arguments are: 255 MB, or ten bytes
+// that are gigabytes as text, since jsonb keeps 1e131071 as a digit and an
+// exponent. So a worker takes them in three ways:
+//
+//   - Those that are small in their row come with the claim, cut off beyond
+//     smallArgs.
+//   - Those that are not, and yet no more than middleArgs when they are
+//     decompressed, are read by one statement for a whole claim.
+//   - The others are measured, one at a time, and read once there is room for
+//     them in MaxArgsMemory; or, beyond MaxArgsBytes, they are not read at all,
+//     and the job is a dead letter.
+//
+// Measuring is done in steps, so that each costs no more than the one before has
+// shown to be safe: the size in the row, which decompresses nothing; the size of
+// the decompressed jsonb; the length of the text.
+
+const (
+	// smallArgs is how many bytes of arguments a claim brings.
+	smallArgs = 16 << 10
+	// middleArgs bounds the arguments that are read together.
+	middleArgs = 64 << 10
+	// middlePatience is short: the fetcher waits. What makes it too long is then
+	// met one by one.
+	middlePatience = time.Second
+	// loadPatience is for one job's, loadTries for how often it may pass.
+	loadPatience = 30 * time.Second
+	loadTries    = 3
+	// heavyBytes is the size in the row from which the move of a dead letter would
+	// hold up the outcomes of other jobs.
+	heavyBytes = 1 << 20
+)
+
+// argsOfClaim are the arguments as text where a row has them uncompressed and
+// small, else NULL. Their length is asked for only where 160 bytes, the most of
+// nearly all jobs, are exceeded: those are at most 1.5 MB of text, which are read
+// and dropped; 2,000 bytes are 19 MB. What is asked for here, each claim pays for
+// each job: 0.2 µs.
+const argsOfClaim = `case
+    when pg_column_size(j.args) <= 2000 and pg_column_compression(j.args) is null
+      and (pg_column_size(j.args) <= 160 or octet_length(j.args::text) <= 16384)
+    then j.args::text
+  end`
+
+// isSmall reports whether arguments came with a claim, and may stay.
+func isSmall(args []byte) bool { return args != nil && len(args) <= smallArgs }
+
+// $1 the ids, $2 the token.
+const middleArgsSQL = `
+select a.id, left(a.args::text, 65537)
+from (
+  select j.id, j.args
+  from unnest((select $1::uuid[])) as k (id)
+  join soniq_jobs j on j.id = k.id
+  where j.claim_token = $2
+    and pg_column_size(j.args) <= 65536
+  offset 0
+) a
+where pg_column_size(array[a.args]) <= 65536`
+
+// $1 job, $2 token, $3 most bytes of text. A digit is 3 bytes of text and 12 of
+// jsonb, which is as bad as it gets: beyond four times as many bytes of jsonb the
+// text is too long in any case, and is not made.
+const measureArgsSQL = `
+select b.stored, b.raw, case when b.raw <= 4 * $3::bigint + 1024 then octet_length(b.args::text) end
+from (
+  select a.args, a.stored, case when a.stored <= 4 * $3::bigint + 1024 then pg_column_size(array[a.args]) end as raw
+  from (
+    select j.args, pg_column_size(j.args) as stored
+    from soniq_jobs j
+    where j.id = $1
+      and j.claim_token = $2
+      and j.status = 'processing'
+    offset 0
+  ) a
+  offset 0
+) b`
+
+const readArgsSQL = `
+select j.args::text
+from soniq_jobs j
+where j.id = $1
+  and j.claim_token = $2
+  and j.status = 'processing'`
+
+// loader reads the arguments that a claim did not bring.
+type loader struct {
+	pool *pgxpool.Pool
+	// max bounds those of one job, in bytes of JSON.
+	max int
+	// room is what all jobs together may hold, and size how much that is at all.
+	room *semaphore.Weighted
+	size int64
+	// turn is held by the one job that is measured or read.
+	turn *semaphore.Weighted
+}
+
+func newLoader(pool *pgxpool.Pool, config WorkerConfig) *loader {
+	return &loader{
+		pool: pool, max: config.MaxArgsBytes, size: config.MaxArgsMemory,
+		room: semaphore.NewWeighted(config.MaxArgsMemory), turn: semaphore.NewWeighted(1),
+	}
+}
+
+// room is what a job's arguments take of the loader's, until its handler has
+// returned and its outcome was written: both count it down.
+type heldArgs struct {
+	room  *semaphore.Weighted
+	bytes int64
+	users atomic.Int32
+}
+
+func (l *loader) hold(job *Job, bytes int) {
+	job.held = &heldArgs{room: l.room, bytes: int64(bytes)}
+	job.held.users.Store(2)
+}
+
+// release is one of the two. Nil is of a job that holds nothing.
+func (h *heldArgs) release() {
+	if h != nil && h.users.Add(-1) == 0 {
+		h.room.Release(h.bytes)
+	}
+}
+
+// loadMiddle reads the arguments of those of the jobs, of one claim, that have
+// none yet and are not large. What it can't read is left to load.
+func (l *loader) loadMiddle(ctx context.Context, token int64, jobs []*Job) {
+	var ids []uuid.UUID
+	missing := map[uuid.UUID]*Job{}
+	for _, job := range jobs {
+		if len(job.Args) > l.max {
+			job.Args = nil
+		} else if job.Args == nil {
+			ids = append(ids, job.ID)
+			missing[job.ID] = job
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, middlePatience)
+	defer cancel()
+	rows, _ := l.pool.Query(ctx, middleArgsSQL, ids, token)
+	var id uuid.UUID
+	var args []byte
+	// An error is met again, and told, by whoever loads what is still missing.
+	_, _ = pgx.ForEachRow(rows, []any{&id, &args}, func() error {
+		whole := len(args) <= middleArgs || utf8.RuneCount(args) <= middleArgs
+		if job := missing[id]; job != nil && whole && len(args) <= l.max && l.room.TryAcquire(int64(len(args))) {
+			job.Args = args
+			l.hold(job, len(args))
+		}
+		args = nil
+		return nil
+	})
+}
+
+// load reads the arguments of a job. It waits for its turn, and for room. An
+// *invalidArgumentsError says that they can't be taken, errNoClaim that the job is
+// somebody else's by now.
+func (l *loader) load(ctx context.Context, job *Job) error {
+	if err := l.turn.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.turn.Release(1)
+	bytes, err := tryLoad(ctx, func(ctx context.Context) (int, error) { return l.measure(ctx, job) })
+	if err != nil {
+		return err
+	}
+	if err := l.room.Acquire(ctx, int64(bytes)); err != nil {
+		return err
+	}
+	args, err := tryLoad(ctx, func(ctx context.Context) (args []byte, err error) {
+		err = l.pool.QueryRow(ctx, readArgsSQL, job.ID, job.token).Scan(&args)
+		return args, err
+	})
+	if err == nil && len(args) > bytes {
+		// Somebody has changed them just now.
+		err = l.tooLarge(int64(len(args)))
+	}
+	if err != nil {
+		l.room.Release(int64(bytes))
+		return err
+	}
+	job.Args = json.RawMessage(args)
+	l.hold(job, bytes)
+	return nil
+}
+
+// measure returns how many bytes the arguments are as text, or why they can't be
+// taken.
+func (l *loader) measure(ctx context.Context, job *Job) (int, error) {
+	var stored int64
+	var raw, text *int64
+	if err := l.pool.QueryRow(ctx, measureArgsSQL, job.ID, job.token, l.max).Scan(&stored, &raw, &text); err != nil {
+		return 0, err
+	}
+	job.stored = stored
+	switch {
+	case text != nil && *text <= int64(l.max):
+		return int(*text), nil
+	case text != nil:
+		return 0, l.tooLarge(*text)
+	case raw != nil:
+		return 0, l.tooLarge(*raw)
+	}
+	return 0, l.tooLarge(stored)
+}
+
+// tooLarge is the error of arguments that are not read. bytes are those of their
+// text or, where that was not even made, of what is stored.
+func (l *loader) tooLarge(bytes int64) error {
+	return &invalidArgumentsError{&largeArgumentsError{bytes: bytes, limit: int64(l.max)}}
+}
+
+// largeArgumentsError is of arguments over MaxArgsBytes.
+type largeArgumentsError struct{ bytes, limit int64 }
+
+func (e *largeArgumentsError) Error() string {
+	return fmt.Sprintf("the arguments are %d bytes, over the worker's limit of %d (MaxArgsBytes, --max-args-size); "+
+		"store large data elsewhere and enqueue a reference to it", e.bytes, e.limit)
+}
+
+// ErrorCode is the dead letter's error_code.
+func (e *largeArgumentsError) ErrorCode() string { return "arguments_too_large" }
+
+// errNoClaim says that the row is no longer under the job's claim.
+var errNoClaim = errors.New("the claim of the job is lost")
+
+// tryLoad does what reads from the database until that answers, as long as ctx
+// allows. What the server refuses concerns these arguments alone, and so does what
+// takes too long again and again.
+func tryLoad[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+	slow := 0
+	return backoff.Retry(ctx, func() (value T, err error) {
+		patient, cancel := context.WithTimeout(ctx, loadPatience)
+		defer cancel()
+		value, err = read(patient)
+		var invalid *invalidArgumentsError
+		switch {
+		case err == nil:
+		case errors.As(err, &invalid):
+			err = backoff.Permanent(err)
+		case errors.Is(err, pgx.ErrNoRows):
+			err = backoff.Permanent(errNoClaim)
+		case isDataError(err):
+			err = backoff.Permanent(&invalidArgumentsError{fmt.Errorf("the arguments can't be read: %w", err)})
+		case patient.Err() != nil && ctx.Err() == nil:
+			if slow++; slow >= loadTries {
+				err = backoff.Permanent(fmt.Errorf("read arguments: %w", err))
+			}
+		}
+		return value, err
+	},
+		backoff.WithBackOff(&backoff.ExponentialBackOff{
+			InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+		}),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+const weighSQL = `
+select pg_column_size(j.args)
+from soniq_jobs j
+where j.id = $1`
+
+// weigh finds out how large the arguments are that a job came without, which only
+// its move to the dead letters depends on: it need not succeed.
+func (e *execution) weigh(ctx context.Context) {
+	if e.job.Args != nil || e.loader == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, middlePatience)
+	defer cancel()
+	_ = e.loader.pool.QueryRow(ctx, weighSQL, e.job.ID).Scan(&e.job.stored)
+}
+
+// prepare reads the arguments that the claim did not bring. ok is false where the
+// attempt ends without them, with that outcome.
+func (e *execution) prepare(ctx context.Context) (o Outcome, ok bool) {
+	if e.job.Args != nil || e.loader == nil {
+		return Outcome{}, true
+	}
+	err := e.loader.load(ctx, e.job)
+	var invalid *invalidArgumentsError
+	switch {
+	case err == nil:
+		e.started = time.Now()
+		return Outcome{}, true
+	case errors.As(err, &invalid):
+		return e.fail(deadletter.KindDecode, invalid.err, "", ""), false
+	case errors.Is(context.Cause(ctx), ErrCancelled):
+		return e.cancelled(ErrCancelled), false
+	case ctx.Err() != nil, errors.Is(err, errNoClaim):
+		return Outcome{Kind: OutcomeReleased}, false
+	}
+	return e.fail(deadletter.KindError, err, "", ""), false
+}

@@ -1,0 +1,173 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/testdb"
+)
+
+// Rows as only SQL makes them. Each ends, with a true reason, and so do others'.
+func TestWorker_rowsOfAnyKind_end(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "done")
+	engine.HandleRaw(reg, "fails", func(context.Context, *engine.Job) (any, error) { return nil, errors.New("no luck") }, soon)
+	engine.Handle(reg, "typed", func(context.Context, struct {
+		N int `json:"n"`
+	}) error {
+		return nil
+	})
+	client := newClient(t, pool)
+	w := start(t, pool, reg, engine.WorkerConfig{MaxAttemptsLimit: 3})
+	deep := `(repeat('{"n":', 5000) || '1' || repeat('}', 5000))::jsonb`
+	for _, c := range []struct {
+		what, columns, values string
+		runs                  int
+		reason                deadletter.Reason
+	}{
+		{"most attempts", "job_name, max_attempts", `'fails', 2147483647`, 3, deadletter.MaxRetriesExceeded},
+		{"no maximum", "job_name, max_attempts", `'fails', null`, 3, deadletter.MaxRetriesExceeded},
+		{"a maximum of 0", "job_name, max_attempts", `'fails', 0`, 1, deadletter.MaxRetriesExceeded},
+		{"a negative maximum", "job_name, max_attempts", `'done', -2147483648`, 1, deadletter.MaxRetriesExceeded},
+		{"attempts below 0", "job_name, attempts, max_attempts", `'fails', -2147483648, 2147483647`, 3, deadletter.MaxRetriesExceeded},
+		{"no attempts", "job_name, attempts", `'fails', null`, 3, deadletter.MaxRetriesExceeded},
+		{"all attempts", "job_name, attempts, max_attempts", `'done', 2147483647, 2147483647`, 1, deadletter.MaxRetriesExceeded},
+		{"the most urgent", "job_name, priority", `'done', -2147483648`, 1, ""},
+		{"the least urgent", "job_name, priority", `'done', 2147483647`, 1, ""},
+		{"no priority", "job_name, priority, queue", `'done', null, null`, 1, ""},
+		{"since ever", "job_name, scheduled_at", `'fails', '-infinity'`, 3, deadletter.MaxRetriesExceeded},
+		{"made at the end of time", "job_name, scheduled_at, created_at, updated_at", `'fails', now(), 'infinity', 'infinity'`, 3, deadletter.MaxRetriesExceeded},
+		{"made before time", "job_name, created_at, updated_at", `'fails', '-infinity', '-infinity'`, 3, deadletter.MaxRetriesExceeded},
+		{"made in year 294000", "job_name, scheduled_at, created_at", `'done', now(), '294000-01-01'`, 1, ""},
+		{"a claim of its own", "job_name, claim_token, worker_id, cancel_requested_at", `'done', 1, gen_random_uuid(), now()`, 1, ""},
+		{"expired", "job_name, expires_at", `'done', '-infinity'`, 1, ""},
+		{"a foreign history", "job_name, errors", `'fails', '"none"'`, 3, deadletter.MaxRetriesExceeded},
+		{"a replay of nothing", "job_name, replay_of", `'done', gen_random_uuid()`, 1, ""},
+		{"a long key", "job_name, dedup_key, producer_id, last_error", `'fails', repeat('k', 100000), repeat('p', 100000), repeat('e', 100000)`, 3, deadletter.MaxRetriesExceeded},
+		{"deep arguments", "job_name, args", `'typed', ` + deep, 1, deadletter.InvalidArguments},
+		{"deep arguments of anything", "job_name, args", `'done', ` + deep, 1, ""},
+		{"a number of 100,000 digits", "job_name, args", `'typed', ('{"n": ' || repeat('9', 100000) || '}')::jsonb`, 1, deadletter.InvalidArguments},
+		{"no object", "job_name, args", `'typed', '[1]'`, 1, deadletter.InvalidArguments},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			id := uuid.New()
+			if !strings.Contains(c.columns, "args") {
+				c.columns, c.values = c.columns+", args", c.values+", '{}'"
+			}
+			exec(t, pool, `insert into soniq_jobs (id, `+c.columns+`) values ($1, `+c.values+`)`, id)
+			outcomes := w.waitForJob(t, id)
+			last := outcomes[len(outcomes)-1]
+			if len(outcomes) != c.runs || last.Verdict.Reason != c.reason {
+				t.Errorf("%d outcomes, the last %s %s: %.200s; want %d, %q", len(outcomes), last.Kind, last.Verdict.Reason, last.Verdict.Message, c.runs, c.reason)
+			}
+			w.waitForJob(t, enqueue(t, client, "done", nil))
+		})
+	}
+}
+
+// Ten thousand levels are more than Go's decoder takes, and no reason to fail
+// anything but that job.
+func TestWorker_argumentsDeeperThanGoReads_areInvalid(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `do $$ begin execute format('alter database %I set max_stack_depth = ''6MB''', current_database()); end $$`)
+	pool.Reset()
+	reg := engine.NewRegistry()
+	engine.Handle(reg, "typed", func(context.Context, map[string]any) error { return nil })
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	id := uuid.New()
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ($1, 'typed', (repeat('{"n":', 11000) || '1' || repeat('}', 11000))::jsonb)`, id)
+	if o := w.waitForJob(t, id); o[0].Verdict.Reason != deadletter.InvalidArguments {
+		t.Errorf("%s: %s", o[0].Kind, o[0].Verdict.Message)
+	}
+}
+
+func TestWorker_attemptsLimit_isNoLimitOfAHandlersOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	fails := func(context.Context, *engine.Job) (any, error) { return nil, errors.New("no") }
+	engine.HandleRaw(reg, "own", fails, soon, engine.AttemptLimit(4))
+	engine.HandleRaw(reg, "none", fails, soon)
+	client := newClient(t, pool)
+	w := start(t, pool, reg, engine.WorkerConfig{MaxAttemptsLimit: 2})
+	for name, want := range map[string]int{"own": 4, "none": 2} {
+		if o := w.waitForJob(t, enqueue(t, client, name, nil, engine.MaxAttempts(9))); len(o) != want {
+			t.Errorf("%s: %d attempts, want %d", name, len(o), want)
+		}
+	}
+}
+
+// A thousand names that no index of the dead letters holds, and one that is like
+// any other, come to their end in one turn.
+func TestWorker_longNames_areBuriedWithTheOthers(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "known")
+	log := new(journal)
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{Logger: log.logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Beat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `update soniq_workers set started_at = now() - interval '1 hour'`)
+	const long = 1100
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, created_at)
+		select gen_random_uuid(), (select string_agg(md5(n || '.' || i), '') from generate_series(1, 100) i), '{}', now() - interval '1 hour'
+		from generate_series(1, $1::int) n`, long)
+	id := enqueue(t, newClient(t, pool), "unknown", nil, engine.At(time.Now().Add(-time.Hour)))
+	if err := w.BuryUnknown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if job := getJob(t, newClient(t, pool), id); job.Status != engine.StatusDeadLetter {
+		t.Errorf("the other job is %s", job.Status)
+	}
+	if n := queryValue[int](t, pool, `select count(distinct job_name) from soniq_dead_letter_jobs where length(whole_job_name) = 3200`); n != long {
+		t.Errorf("%d are dead letters, want %d", n, long)
+	}
+	if n := len(log.String()); n > long*1500 {
+		t.Errorf("the log has %d bytes", n)
+	}
+}
+
+// Orphans whose names, keys or queues no index of the queue can hold.
+func TestWorker_orphansWithLongNames_areRecovered(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "known")
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, attempts, updated_at, unique_job, args_hash, dedup_key, queue, errors)
+		select gen_random_uuid(), case when n = 1 then l.long else 'known' end, '{}', 'processing', 1, now() - interval '1 day',
+			n <= 2, case when n = 2 then l.long else n::text end, case when n = 3 then l.long end, case when n = 4 then l.long else 'default' end,
+			case when n = 5 then jsonb_build_array(repeat('x', 200000000), repeat('x', 66000000)) end
+		from generate_series(1, 5) n, (select string_agg(md5(i::text), '') as long from generate_series(1, 100) i) l`)
+	if err := w.RecoverOrphans(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_jobs where status = 'queued' and not coalesce(unique_job, false) and dedup_key is null`); n != 4 {
+		t.Errorf("%d are queued, want 4", n)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_dead_letter_jobs where length(whole_queue) = 3200 and length(queue) < 300`); n != 1 {
+		t.Errorf("%d are dead letters, want the one whose queue is too long", n)
+	}
+}

@@ -1,0 +1,20 @@
+package soniq
+
+// What the schema's text says that it makes.
+var (
+	ObjectNames  = objectNames
+	FunctionsSQL = functionsSQL
+)
+
+// FunctionKeys are the functions, by name and types.
+func FunctionKeys() map[string]bool {
+	byKey, _ := (&home{schema: "public"}).definitions()
+	keys := map[string]bool{}
+	for key, d := range byKey {
+		keys[key] = d.definer
+	}
+	return keys
+}
+
+// InSchema is SQL with the tables in another schema.
+func InSchema(schema, sql string) string { return (&home{schema: schema}).sql(sql) }

@@ -1,0 +1,11 @@
+package outfile
+
+import "golang.org/x/sys/unix"
+
+const (
+	// searchOnly opens a folder of which only names are to be looked for: it needs
+	// no right to list them.
+	searchOnly = unix.O_PATH
+	// ownDescriptors is the folder with the open files of this process.
+	ownDescriptors = "/proc/self/fd"
+)

@@ -1,0 +1,12 @@
+//go:build unix && !linux
+
+package outfile
+
+import "golang.org/x/sys/unix"
+
+const (
+	// searchOnly opens a folder of which only names are to be looked for.
+	searchOnly = unix.O_RDONLY
+	// ownDescriptors is the folder with the open files of this process.
+	ownDescriptors = "/dev/fd"
+)

@@ -1,0 +1,365 @@
+package redact
+
+import "strings"
+
+// Text returns s with [Placeholder] in the place of each secret that it knows
+// by its name or its look. The time is linear in the length of s, and redacting
+// once more changes nothing. What is not UTF-8 stays as it is.
+func Text(s string) string {
+	return settle(s, scanText)
+}
+
+// A scanner goes over a text once. What is hidden is in front of what is read
+// next, so that no byte is hidden twice.
+type scanner struct {
+	s   string
+	out strings.Builder
+	// done is up to where the text has been copied or hidden.
+	done int
+	// noJWT is up to where no token of that kind can begin: to look for the end
+	// of each would cost the square of their number.
+	noJWT int
+	// pair is up to where "value": stands for a secret, since "name": named one.
+	pair int
+	// line is the end of the line that was last looked at, last that of its last
+	// word.
+	line, last int
+	// at is the next '@'.
+	at int
+}
+
+func scanText(s string) (string, bool) {
+	x := scanner{s: s, at: -1}
+	for i := 0; i < len(s); {
+		if isAlnum(s[i]) {
+			if i > 0 && s[i-1] == '\\' && (s[i] == 'n' || s[i] == 'r' || s[i] == 't') {
+				i++ // an escaped line break is no part of the word behind it
+				continue
+			}
+			end := x.word(i)
+			for end < len(s) && isAlnum(s[end]) && isAlnum(s[end-1]) {
+				end++
+			}
+			i = end
+			continue
+		}
+		next := i
+		switch s[i] {
+		case ':', '=', '%':
+			next = x.assignment(i)
+		case '-':
+			if next = x.pem(i); next == i {
+				next = x.flag(i)
+			}
+		case '@':
+			x.dsn(i)
+		case '>':
+			next = x.element(i)
+		case ',':
+			next = x.tuple(i)
+		case '"', '\'':
+			next = x.sqlPassword(i)
+		}
+		i = max(next, i+1)
+	}
+	if x.done == 0 {
+		return s, false
+	}
+	x.out.WriteString(s[x.done:])
+	return x.out.String(), true
+}
+
+// hide takes s[from:end] out, unless it is out already.
+func (x *scanner) hide(from, end int) {
+	from = max(from, x.done)
+	if from >= end || x.s[from:end] == Placeholder {
+		return
+	}
+	x.out.WriteString(x.s[x.done:from])
+	x.out.WriteString(Placeholder)
+	x.done = end
+}
+
+// word hides the token that begins at s[i], a letter or a digit after something
+// else, and returns where to go on.
+func (x *scanner) word(i int) (next int) {
+	s, b := x.s, x.s[i]
+	for k := range shapes[b] {
+		if from, end := shapes[b][k].find(s[i:]); end > 0 {
+			x.hide(i+from, i+end)
+			return i + end
+		}
+	}
+	var end int
+	switch {
+	case isDigit(b):
+		if end = card(s, i); end == i {
+			end = botToken(s, i)
+		}
+	case b == 'e':
+		end = x.jwt(i)
+	case b == 'P':
+		// A private key's first line whose beginning was cut.
+		if strings.HasPrefix(s[i:], "PRIVATE KEY-----") {
+			from := i
+			if from >= x.done+4 && s[from-1] == ' ' {
+				for from > x.done && (s[from-1] >= 'A' && s[from-1] <= 'Z' || s[from-1] == ' ' || s[from-1] == '-') {
+					from--
+				}
+			}
+			end = bodyAfter(s, i+len("PRIVATE KEY-----"))
+			x.hide(from, end)
+			return end
+		}
+	case b == 'b' || b == 'B':
+		if from, to := scheme(s, i); to > from {
+			x.hide(from, to)
+			return to
+		}
+	}
+	if end > i {
+		x.hide(i, end)
+		return end
+	}
+	return i + 1
+}
+
+// jwt returns the end of the JSON web token at s[i], signed or encrypted, or i.
+// The header alone says nothing.
+func (x *scanner) jwt(i int) int {
+	s := x.s
+	if i < x.noJWT || !strings.HasPrefix(s[i:], "eyJ") {
+		return i
+	}
+	dot := i
+	for dot < len(s) && wordChars[s[dot]] {
+		dot++
+	}
+	if dot == len(s) || s[dot] != '.' {
+		x.noJWT = dot
+		return i
+	}
+	if dot-i < 11 || dot+1 == len(s) || !wordChars[s[dot+1]] && s[dot+1] != '.' {
+		return i
+	}
+	end := dot
+	for end < len(s) && dotted[s[end]] {
+		end++
+	}
+	for s[end-1] == '.' {
+		end--
+	}
+	if end <= dot {
+		return i
+	}
+	return end
+}
+
+// botToken returns the end of a Telegram bot's token, or i.
+func botToken(s string, i int) int {
+	end := i
+	for end < len(s) && isDigit(s[end]) && end-i <= 12 {
+		end++
+	}
+	if end-i < 8 || !strings.HasPrefix(s[end:], ":AA") {
+		return i
+	}
+	from := end
+	for end++; end < len(s) && wordChars[s[end]]; {
+		end++
+	}
+	if end-from < 30 {
+		return i
+	}
+	return end
+}
+
+// scheme returns what follows the name of an HTTP authentication scheme at s[i],
+// where that looks like credentials.
+func scheme(s string, i int) (from, end int) {
+	for _, name := range [...]string{"bearer", "basic"} {
+		if len(s)-i <= len(name) || !strings.EqualFold(s[i:i+len(name)], name) {
+			continue
+		}
+		from = i + len(name)
+		for from < len(s) && (s[from] == ' ' || s[from] == '\t') {
+			from++
+		}
+		if from == i+len(name) {
+			return 0, 0
+		}
+		end = from
+		for end < len(s) && bearerChars[s[end]] {
+			end++
+		}
+		for end > from && s[end-1] == '.' {
+			end--
+		}
+		if end-from >= 8 && random(s[from:end]) {
+			return from, end
+		}
+	}
+	return 0, 0
+}
+
+var bearerChars = chars("._~+/=-")
+
+// random reports whether a word looks like a secret rather than one of a
+// language: it has a digit, a capital that doesn't begin it, or a sign within
+// that words don't have; or it is very long.
+func random(word string) bool {
+	if len(word) >= 24 {
+		return true
+	}
+	for i := range len(word) {
+		switch b := word[i]; {
+		case isDigit(b), b == '_', b == '+', b == '=', b == '~', b == '!', b == '@', b == '#', b == '$', b == '%', b == '^', b == '*':
+			return true
+		case i > 0 && 'A' <= b && b <= 'Z':
+			return true
+		case b == '.' && i > 0 && i < len(word)-1:
+			return true
+		}
+	}
+	return false
+}
+
+// pem hides the private key at the dashes of s[i].
+func (x *scanner) pem(i int) (next int) {
+	from, end := pem(x.s, i, x.done)
+	if end == i {
+		return i
+	}
+	x.hide(from, end)
+	return end
+}
+
+// element hides the content of <password>x</password>.
+func (x *scanner) element(i int) (next int) {
+	s := x.s
+	begin := i
+	for begin > 0 && i-begin < maxName && nameChars[s[begin-1]] {
+		begin--
+	}
+	if begin == 0 || s[begin-1] != '<' || !Key(s[begin:i]) {
+		return i
+	}
+	end := i + 1
+	for end < len(s) && s[end] != '<' && s[end] != '\n' {
+		end++
+	}
+	if strings.TrimSpace(s[i+1:end]) == "" || placeholderAt(s, i+1) {
+		return i
+	}
+	x.hide(i+1, end)
+	return end
+}
+
+// tuple hides the second of two texts whose first is the name of a secret:
+// ('password', 'x'), ["Authorization", "Bearer x"].
+func (x *scanner) tuple(i int) (next int) {
+	s := x.s
+	if i < 3 || s[i-1] != '"' && s[i-1] != '\'' {
+		return i
+	}
+	quote, begin := s[i-1], i-1
+	for begin > 0 && i-begin < maxName && nameChars[s[begin-1]] {
+		begin--
+	}
+	key := s[begin : i-1]
+	if begin < 2 || s[begin-1] != quote || s[begin-2] != '(' && s[begin-2] != '[' || !Key(key) {
+		return i
+	}
+	from := i + 1
+	for from < len(s) && s[from] == ' ' {
+		from++
+	}
+	v, ok := quoted(s, from)
+	if !ok || v.next >= len(s) || s[v.next] != ')' && s[v.next] != ']' {
+		return i
+	}
+	x.hide(v.from, v.end)
+	return v.next
+}
+
+// sqlPassword hides what ALTER ROLE ann PASSWORD 'x' and IDENTIFIED BY 'x' say.
+func (x *scanner) sqlPassword(i int) (next int) {
+	s := x.s
+	if i < 10 || s[i-1] != ' ' {
+		return i
+	}
+	before := s[max(0, i-14) : i-1]
+	if !hasSuffixFold(before, "password") && !hasSuffixFold(before, "identified by") && !hasSuffixFold(before, "passphrase") {
+		return i
+	}
+	v, ok := quoted(s, i)
+	if !ok {
+		return i
+	}
+	x.hide(v.from, v.end)
+	return v.next
+}
+
+func hasSuffixFold(s, suffix string) bool {
+	return len(s) >= len(suffix) && strings.EqualFold(s[len(s)-len(suffix):], suffix)
+}
+
+// flag hides the value of --password x, also where each is quoted, as in the
+// list of a command's arguments. -u ann:x has a password too.
+func (x *scanner) flag(i int) (next int) {
+	s := x.s
+	if i > 0 && (isAlnum(s[i-1]) || s[i-1] == '-' || s[i-1] == '_') {
+		return i
+	}
+	begin := i + 1
+	if begin < len(s) && s[begin] == '-' {
+		begin++
+	}
+	end := begin
+	for end < len(s) && end-begin < maxName && wordChars[s[end]] {
+		end++
+	}
+	name := s[begin:end]
+	user := name == "u" || name == "user" || name == "proxy-user"
+	if end == begin || end == len(s) || !user && !Key(name) {
+		return i
+	}
+	// Between name and value: a space, or "," with spaces.
+	from := end
+	for from < len(s) && s[from] == '\\' {
+		from++
+	}
+	switch {
+	case from < len(s) && (s[from] == '"' || s[from] == '\''):
+		after := from + 1
+		for from = after; from < len(s) && (s[from] == ',' || s[from] == ' '); {
+			from++
+		}
+		if from == after {
+			return i
+		}
+	case s[end] == ' ':
+		from = end + 1
+	default:
+		return i
+	}
+	v, ok := quoted(s, from)
+	if !ok {
+		v = bare(s, from, false)
+		if v.from >= v.end || s[v.from] == '-' || prose(s[v.from:v.end]) || reference(s[v.from:v.end]) {
+			return i
+		}
+	}
+	if user {
+		colon := strings.IndexByte(s[v.from:v.end], ':')
+		if colon < 0 {
+			return i
+		}
+		v.from += colon + 1
+		if strings.HasPrefix(s[v.from:], "//") || v.from == v.end {
+			return i
+		}
+	}
+	x.hide(v.from, v.end)
+	return v.next
+}

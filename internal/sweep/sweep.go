@@ -1,0 +1,242 @@
+// Package sweep deletes the rows of a table that are no longer wanted: all of
+// them, in one pass over the table, a few pages at a time.
+//
+// A pass goes by the place of the rows in the table, not by their age or their
+// name. So it needs no index, it meets each row once, and there is nothing that a
+// row can hold which keeps the pass from those after it. A row that the database
+// refuses to delete, since a foreign key of the application's refers to it, say,
+// is left, and told of in the end.
+package sweep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pause"
+)
+
+const (
+	// pagesATime are those of one statement: half a megabyte, some thousands of
+	// rows, some 20 ms of locks.
+	pagesATime = 64
+	// leastPause is the least time between two statements. It is as long as the
+	// last one took, since nobody waits for them.
+	leastPause = 5 * time.Millisecond
+	// lockPatience is how long a pass waits for the lock each time, with pauses
+	// of up to lockPause: who has it for longer does this work.
+	lockPatience = 2 * time.Second
+	lockPause    = 250 * time.Millisecond
+	// maxRefused is how many rows of one pass may be refused, each of which is a
+	// line in the server's log.
+	maxRefused = 100
+)
+
+// A Table is what a pass deletes from.
+type Table struct {
+	// Name is the table's.
+	Name string
+	// Where is the condition of the rows, which are called r in it. $1 is Args[0].
+	Where string
+	Args  []any
+	// Lock is an advisory lock that each statement holds; 0 is none. While
+	// somebody else has it, the pass waits.
+	Lock int64
+}
+
+// ErrLocked says that somebody else had the lock all the time.
+var ErrLocked = errors.New("somebody else has the lock")
+
+// A RefusedError says that the database didn't let some rows be deleted. All
+// others are.
+type RefusedError struct {
+	// Rows is how many were refused; More that others were not tried.
+	Rows int
+	More bool
+	// Err is the first one's.
+	Err error
+}
+
+func (e *RefusedError) Error() string {
+	more := ""
+	if e.More {
+		more = " or more"
+	}
+	return fmt.Sprintf("%d rows%s can't be deleted: %v", e.Rows, more, e.Err)
+}
+
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+const pagesSQL = "select pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint"
+
+// Rows are locked before they are deleted, so that a row's place is its own. $1
+// the lock, $2 and $3 the first page and the one after the last.
+const deleteSQL = `
+with leader as materialized (
+  select case when $1::bigint = 0 then true else pg_try_advisory_xact_lock($1) end as elected
+), gone as (
+  delete from %[1]s
+  where ctid = any (array(
+    select r.ctid
+    from %[1]s r
+    where (select elected from leader)
+      and r.ctid >= format('(%%s,0)', $2::bigint)::tid
+      and r.ctid < format('(%%s,0)', $3::bigint)::tid
+      and (%[2]s)
+    for update skip locked
+  ))
+  returning 1
+)
+select (select elected from leader), (select count(*) from gone)`
+
+// $1 and $2 the pages.
+const placesSQL = `
+select r.ctid::text
+from %[1]s r
+where r.ctid >= format('(%%s,0)', $1::bigint)::tid
+  and r.ctid < format('(%%s,0)', $2::bigint)::tid
+  and (%[2]s)`
+
+// $1 the place.
+const deleteOneSQL = `
+delete from %[1]s
+where ctid = (
+  select r.ctid
+  from %[1]s r
+  where r.ctid = $1::text::tid
+    and (%[2]s)
+  for update skip locked
+)`
+
+// Delete makes one pass and returns how many rows it deleted. It ends with ctx. A
+// *RefusedError tells of rows that were left.
+func Delete(ctx context.Context, pool *pgxpool.Pool, t Table) (deleted int64, err error) {
+	var pages int64
+	if err := pool.QueryRow(ctx, pagesSQL, t.Name).Scan(&pages); err != nil {
+		return 0, err
+	}
+	var refused RefusedError
+	// From another place each time: where more rows are refused than are tried, the
+	// others among them have their turn in a later pass.
+	steps := (pages + pagesATime - 1) / pagesATime
+	first := rand.Int64N(max(steps, 1))
+	for step := range steps {
+		from := (first + step) % steps * pagesATime
+		began := time.Now()
+		n, err := t.delete(ctx, pool, from)
+		if IsRefusal(err) {
+			n, err = t.deleteEach(ctx, pool, from, &refused)
+		}
+		deleted += n
+		if err != nil {
+			return deleted, err
+		}
+		if n > 0 {
+			if err := pause.For(ctx, max(time.Since(began), leastPause)); err != nil {
+				return deleted, err
+			}
+		}
+	}
+	if refused.Rows > 0 {
+		return deleted, &refused
+	}
+	return deleted, nil
+}
+
+// sql is a statement with the table and the condition, whose parameters come
+// after the statement's own.
+func (t Table) sql(form string, own ...any) (sql string, args []any) {
+	where := shift(t.Where, len(own))
+	return fmt.Sprintf(form, t.Name, where), append(own, t.Args...)
+}
+
+// delete deletes the rows of some pages.
+func (t Table) delete(ctx context.Context, pool *pgxpool.Pool, from int64) (deleted int64, err error) {
+	sql, args := t.sql(deleteSQL, t.Lock, from, from+pagesATime)
+	wait := 10 * time.Millisecond
+	for began := time.Now(); ; {
+		var elected bool
+		if err := pool.QueryRow(ctx, sql, args...).Scan(&elected, &deleted); err != nil || elected {
+			return deleted, err
+		}
+		if time.Since(began) > lockPatience {
+			return 0, ErrLocked
+		}
+		if err := pause.For(ctx, wait); err != nil {
+			return 0, err
+		}
+		wait = min(2*wait, lockPause)
+	}
+}
+
+// deleteEach deletes the rows of some pages one by one, and counts those that are
+// refused. It needs no lock: it does the same, if somebody else does it too.
+func (t Table) deleteEach(ctx context.Context, pool *pgxpool.Pool, from int64, refused *RefusedError) (deleted int64, err error) {
+	sql, args := t.sql(placesSQL, from, from+pagesATime)
+	rows, _ := pool.Query(ctx, sql, args...)
+	places, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, err
+	}
+	rand.Shuffle(len(places), func(i, j int) { places[i], places[j] = places[j], places[i] })
+	for _, place := range places {
+		if refused.Rows >= maxRefused {
+			refused.More = true
+			return deleted, nil
+		}
+		sql, args := t.sql(deleteOneSQL, place)
+		tag, err := pool.Exec(ctx, sql, args...)
+		switch {
+		case IsRefusal(err):
+			if refused.Rows++; refused.Err == nil {
+				refused.Err = err
+			}
+		case err != nil:
+			return deleted, err
+		}
+		deleted += tag.RowsAffected()
+	}
+	return deleted, nil
+}
+
+// IsRefusal reports whether err is about the rows of a statement: not about the
+// connection, the server, or the moment. Without some of them it may succeed.
+func IsRefusal(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
+		return false
+	}
+	switch pgErr.Code {
+	case "55006", "55P03": // in use, locked
+		return false
+	}
+	switch pgErr.Code[:2] {
+	case "08", "25", "40", "53", "57", "58", "XX":
+		return false
+	}
+	return true
+}
+
+// shift numbers the parameters of a condition from n+1 on.
+func shift(where string, n int) string {
+	var b []byte
+	for i := 0; i < len(where); i++ {
+		b = append(b, where[i])
+		if where[i] != '$' {
+			continue
+		}
+		number := 0
+		for i+1 < len(where) && '0' <= where[i+1] && where[i+1] <= '9' {
+			i++
+			number = number*10 + int(where[i]-'0')
+		}
+		b = fmt.Append(b, number+n)
+	}
+	return string(b)
+}

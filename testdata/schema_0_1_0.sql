@@ -1,0 +1,972 @@
+-- Soniq's whole schema. Idempotent: it makes an empty database, one that
+-- Python Soniq made, and one that an older Soniq for Go made, the same.
+-- soniq.Setup runs it in one transaction under the migration lock; psql can
+-- run it too. Tables land in the first schema of the search_path.
+--
+-- The first two parts have the names, types and defaults of Python Soniq's
+-- migrations 0001 and 0002: both programs serve one database. What we add
+-- comes after them and is nullable or defaulted, so that Python's INSERTs,
+-- which know nothing of it, go on working.
+
+---------------------------------------------------------------------------
+-- 0001: jobs, workers, task registry (shared with Python Soniq)
+---------------------------------------------------------------------------
+
+create table if not exists soniq_workers (
+  id uuid primary key,
+  hostname text not null,
+  pid integer not null,
+  queues text[] default '{}',
+  concurrency integer not null default 1,
+  status text not null default 'active'
+    check (status in ('active', 'stopping', 'stopped')),
+  last_heartbeat timestamptz not null default now(),
+  started_at timestamptz not null default now(),
+  version text,
+  metadata jsonb default '{}'
+);
+
+create unique index if not exists idx_soniq_workers_host_pid
+  on soniq_workers (hostname, pid);
+
+create table if not exists soniq_jobs (
+  id uuid primary key,
+  job_name text not null,
+  args jsonb not null,
+  args_hash text,
+  status text not null default 'queued'
+    check (status in ('queued', 'processing', 'done', 'cancelled')),
+  attempts integer default 0,
+  max_attempts integer default 3,
+  queue text default 'default',
+  priority integer default 100,
+  unique_job boolean default false,
+  dedup_key text,
+  scheduled_at timestamptz,
+  expires_at timestamptz,
+  last_error text,
+  result jsonb,
+  producer_id text,
+  created_at timestamptz default now(),
+  updated_at timestamptz default now()
+);
+
+-- Python adds this column after the table, so it is last in its databases.
+alter table soniq_jobs add column if not exists worker_id uuid;
+
+-- Python's foreign key from there to soniq_workers is not made here, nor the
+-- index that it needs: each claim locks its worker's row once more for each of
+-- its jobs, which is a fifth of the server's time for a job, and a worker whose
+-- row someone replaced can't claim any more. A job whose worker is in no row is
+-- taken for one without a worker. Where Python made them they stay, until
+-- 'soniq setup --optimize'.
+
+-- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
+-- it is queued.
+create unique index if not exists idx_soniq_jobs_unique_queued
+  on soniq_jobs (job_name, args_hash)
+  where status = 'queued' and unique_job = true;
+create unique index if not exists idx_soniq_jobs_dedup_key
+  on soniq_jobs (dedup_key)
+  where status = 'queued' and dedup_key is not null;
+
+-- Expiry of results.
+create index if not exists idx_soniq_jobs_expires_at
+  on soniq_jobs (expires_at) where expires_at is not null;
+
+-- Python's five other indexes on soniq_jobs are not made here: with all nine
+-- a claim costs four times as much. Where Python made them they stay, until
+-- 'soniq setup --optimize'.
+
+create table if not exists soniq_task_registry (
+  task_name text not null,
+  worker_id text not null,
+  last_seen_at timestamptz not null,
+  args_model_repr text,
+  primary key (task_name, worker_id)
+);
+
+---------------------------------------------------------------------------
+-- 0002: the dead-letter table (shared with Python Soniq)
+---------------------------------------------------------------------------
+
+create table if not exists soniq_dead_letter_jobs (
+  id uuid primary key,
+  job_name text not null,
+  args jsonb not null,
+  queue text not null,
+  priority integer not null,
+  max_attempts integer not null,
+  attempts integer not null,
+  last_error text,
+  dead_letter_reason text not null,
+  original_created_at timestamptz not null,
+  moved_to_dead_letter_at timestamptz not null,
+  resurrection_count integer default 0,
+  last_resurrection_at timestamptz,
+  tags jsonb,
+  created_at timestamptz default now()
+);
+
+create index if not exists idx_soniq_dead_letter_jobs_moved_at
+  on soniq_dead_letter_jobs (moved_to_dead_letter_at);
+
+-- Python's indexes on the name, the queue and the reason alone are not made
+-- here: those of 0153 begin with the same column, and each one more costs a
+-- replay a tenth. Where they are they stay, until 'soniq setup --optimize'.
+
+---------------------------------------------------------------------------
+-- 0150: what Soniq for Go adds
+---------------------------------------------------------------------------
+
+-- claim_token: fresh for each claim; every outcome is written under it.
+-- replay_of: the dead letter that this job replays.
+alter table soniq_jobs
+  add column if not exists claim_token bigint,
+  add column if not exists replay_of uuid;
+
+-- The claim's order: queue, priority, due time. NULLs, which Python's schema
+-- allows, are read as the defaults. A row without any time is due at once.
+create index if not exists idx_soniq_jobs_claim
+  on soniq_jobs (
+    coalesce(queue, 'default'),
+    coalesce(priority, 100),
+    coalesce(scheduled_at, created_at, timestamptz '-infinity')
+  )
+  where status = 'queued';
+
+-- state: dead, replaying (replay_job_id is the latest try) or resolved (a
+-- replay succeeded).
+-- moved_xid: the cursor of those who read after a disconnect; see
+-- docs/channel.md.
+-- error_*, decided_by, fingerprint: what happened last, and who called it
+-- final.
+-- The rest is what Python's move loses of the job.
+alter table soniq_dead_letter_jobs
+  add column if not exists state text not null default 'dead'
+    check (state in ('dead', 'replaying', 'resolved')),
+  add column if not exists replay_job_id uuid,
+  add column if not exists replay_of uuid,
+  add column if not exists moved_xid xid8,
+  add column if not exists error_kind text,
+  add column if not exists error_type text,
+  add column if not exists error_code text,
+  add column if not exists decided_by text,
+  add column if not exists fingerprint text,
+  add column if not exists args_hash text,
+  add column if not exists unique_job boolean,
+  add column if not exists dedup_key text,
+  add column if not exists producer_id text,
+  add column if not exists worker_id uuid,
+  add column if not exists scheduled_at timestamptz;
+
+-- Set apart from the column: a volatile default in ADD COLUMN would rewrite
+-- the table.
+alter table soniq_dead_letter_jobs
+  alter column moved_xid set default pg_current_xact_id();
+
+create index if not exists idx_soniq_dead_letter_jobs_cursor
+  on soniq_dead_letter_jobs (moved_xid, id);
+
+-- Trigger functions never hurt the application. They run as their owner (a
+-- role with rights on soniq_jobs alone can enqueue), under a search_path of
+-- their own (set below), and they are total: nothing that a row can hold
+-- makes them fail. 'set local soniq.notify = off' silences them, for
+-- two-phase commit, which refuses NOTIFY.
+
+-- A payload is under 8,000 bytes; a queue with a longer name sends the empty
+-- one, which means 'all'.
+create or replace function soniq_notify_queue(queue text) returns void
+language plpgsql volatile as $$
+begin
+  perform pg_notify('soniq_new_job', case when octet_length(queue) < 8000 then queue else '' end);
+end
+$$;
+
+-- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
+-- a job that is due later wakes nobody now. Nor does one whose queue nobody is
+-- hungry for (see 0157): who works finds it without being told. VOLATILE, so
+-- that hunger is read as it is now and not as it was when the INSERT began; a
+-- transaction that is stricter than read committed can't do that and always
+-- notifies, and so does whoever can't read hunger. The first question answers
+-- all where everybody is busy.
+create or replace function soniq_jobs_inserted() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+    return null;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      perform from soniq_hunger limit 1;
+      if not found then
+        return null;
+      end if;
+      perform soniq_notify_queue(q.queue)
+      from (
+        select distinct coalesce(n.queue, 'default') as queue
+        from soniq_new_rows n
+        where n.status = 'queued'
+          and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+      ) q
+      where soniq_hungry(q.queue);
+      return null;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform soniq_notify_queue(q.queue)
+  from (
+    select distinct coalesce(n.queue, 'default') as queue
+    from soniq_new_rows n
+    where n.status = 'queued'
+      and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+  ) q;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_jobs_inserted
+  after insert on soniq_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_jobs_inserted();
+
+-- Rows that become runnable without an INSERT: a retry, a snooze, Python's
+-- sweep, an UPDATE in psql. For each row, under a WHEN: a statement trigger
+-- would copy every claimed and finished row into its transition tables. The
+-- server merges equal payloads of one transaction.
+create or replace function soniq_jobs_requeued() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') = 'off' then
+    return null;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      if not soniq_hungry(coalesce(new.queue, 'default')) then
+        return null;
+      end if;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform soniq_notify_queue(coalesce(new.queue, 'default'));
+  return null;
+end
+$$;
+
+create or replace trigger soniq_jobs_requeued
+  after update on soniq_jobs
+  for each row
+  when (
+    new.status = 'queued'
+    and (
+      old.status is distinct from new.status
+      or old.scheduled_at is distinct from new.scheduled_at
+      or old.queue is distinct from new.queue
+      or old.job_name is distinct from new.job_name
+    )
+    and (new.scheduled_at is null or new.scheduled_at <= now() + interval '10 minutes')
+  )
+  execute function soniq_jobs_requeued();
+
+-- The public notification; its fields are documented in docs/channel.md.
+-- Under 1,000 bytes whatever the row holds: a character is at most six bytes
+-- in JSON, so 24 of each of the five texts always fit.
+create or replace function soniq_dead_letter_payload(d soniq_dead_letter_jobs) returns text
+language plpgsql volatile as $$
+declare
+  room integer;
+  payload text;
+begin
+  foreach room in array array[120, 24] loop
+    payload := jsonb_strip_nulls(jsonb_build_object(
+      'v', 1,
+      'id', d.id,
+      'job_name', left(d.job_name, room),
+      'queue', left(d.queue, room),
+      'reason', left(d.dead_letter_reason, room),
+      'kind', left(d.error_kind, room),
+      'fingerprint', left(d.fingerprint, room),
+      'attempts', d.attempts,
+      'moved_at', to_char(d.moved_to_dead_letter_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'replay_of', d.replay_of,
+      'truncated', case when greatest(
+        length(d.job_name), length(d.queue), length(d.dead_letter_reason),
+        length(d.error_kind), length(d.fingerprint)) > room then true end
+    ))::text;
+    exit when octet_length(payload) < 1000;
+  end loop;
+  return payload;
+end
+$$;
+
+create or replace function soniq_dead_letters_inserted() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+    and coalesce(current_setting('soniq.silent', true), '') <> 'on'
+  then
+    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(n))
+    from soniq_new_rows n;
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_dead_letters_inserted
+  after insert on soniq_dead_letter_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_dead_letters_inserted();
+
+-- An id that dies again keeps its row, and is announced again.
+create or replace function soniq_dead_letter_died_again() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off'
+    and coalesce(current_setting('soniq.silent', true), '') <> 'on'
+  then
+    perform pg_notify('soniq_dead_letter', soniq_dead_letter_payload(new));
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_dead_letter_died_again
+  after update on soniq_dead_letter_jobs
+  for each row
+  when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
+  execute function soniq_dead_letter_died_again();
+
+-- What became of a replay, whoever ran or removed it. Success resolves the
+-- dead letter and those that it replays in turn; anything else makes it dead
+-- again, unless a later replay is under way.
+create or replace function soniq_replay_ended() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if tg_op = 'UPDATE' and new.status = 'done' then
+    with recursive chain (id, parent) as (
+      select d.id, d.replay_of
+      from soniq_dead_letter_jobs d
+      where d.id = old.replay_of
+      union
+      select d.id, d.replay_of
+      from soniq_dead_letter_jobs d
+      join chain c on d.id = c.parent
+    )
+    update soniq_dead_letter_jobs d
+    set state = 'resolved'
+    from chain
+    where d.id = chain.id;
+  else
+    update soniq_dead_letter_jobs d
+    set state = 'dead'
+    where d.id = old.replay_of
+      and d.state = 'replaying'
+      and d.replay_job_id = old.id;
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_replay_ended
+  after update on soniq_jobs
+  for each row
+  when (
+    old.replay_of is not null
+    and old.status is distinct from new.status
+    and new.status in ('done', 'cancelled')
+  )
+  execute function soniq_replay_ended();
+
+create or replace trigger soniq_replay_deleted
+  after delete on soniq_jobs
+  for each row
+  when (old.replay_of is not null and old.status in ('queued', 'processing'))
+  execute function soniq_replay_ended();
+
+---------------------------------------------------------------------------
+-- 0151: presence and control
+---------------------------------------------------------------------------
+
+-- The session advisory lock that a worker holds on its listener connection,
+-- and the server process that holds it. NULL where a worker has none: Python's
+-- and ours behind a pooler.
+alter table soniq_workers
+  add column if not exists lock_key bigint,
+  add column if not exists backend_pid integer;
+
+-- Who holds processing jobs, asked twice a second, and the jobs that have no
+-- worker. The claim's time is the same with it, and a job's WAL is 7 % more.
+create index if not exists idx_soniq_jobs_processing
+  on soniq_jobs (worker_id) where status = 'processing';
+
+-- A request to cancel a running job. Its worker is told, and finds it here if
+-- that is lost; whatever ends the attempt but for success, the job does not go
+-- back to its queue.
+alter table soniq_jobs
+  add column if not exists cancel_requested_at timestamptz;
+
+-- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
+-- row of every claim and outcome once more. The day is cancelledTTL in the
+-- engine. The request of a job that is running is announced, each time that it
+-- is made.
+create or replace function soniq_job_cancelled() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if new.status = 'queued' then
+    update soniq_jobs j
+    set status = 'cancelled',
+      last_error = 'cancelled by request' || coalesce('; the last error was: ' || j.last_error, ''),
+      expires_at = now() + interval '1 day',
+      updated_at = now()
+    where j.id = new.id
+      and j.status = 'queued';
+  elsif coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_control', jsonb_build_object('v', 1, 'cancel', new.id)::text);
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_job_cancelled
+  after update on soniq_jobs
+  for each row
+  when (
+    new.cancel_requested_at is not null
+    and old.status = 'processing'
+    and (
+      new.status = 'queued'
+      or (new.status = 'processing' and old.cancel_requested_at is distinct from new.cancel_requested_at)
+    )
+  )
+  execute function soniq_job_cancelled();
+
+-- What is known of a queue beside its jobs. A queue without a row is not
+-- paused.
+create table if not exists soniq_queues (
+  name text primary key,
+  paused_at timestamptz,
+  paused_by text
+);
+
+-- The workers of a queue that goes on are woken: they don't poll.
+create or replace function soniq_queue_resumed() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform soniq_notify_queue(old.name);
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_queue_resumed
+  after update on soniq_queues
+  for each row
+  when (old.paused_at is not null and (new.paused_at is null or old.name <> new.name))
+  execute function soniq_queue_resumed();
+
+create or replace trigger soniq_queue_deleted
+  after delete on soniq_queues
+  for each row
+  when (old.paused_at is not null)
+  execute function soniq_queue_resumed();
+
+---------------------------------------------------------------------------
+-- 0152: the error of each attempt
+---------------------------------------------------------------------------
+
+-- An array of objects, one for each failed attempt; see docs/dead-letters.md.
+-- NULL while none has failed.
+alter table soniq_jobs
+  add column if not exists errors jsonb;
+alter table soniq_dead_letter_jobs
+  add column if not exists errors jsonb;
+
+-- A history with more at its end: an object, or an array of them. It keeps the
+-- first, which is how it all began, and the last nine. Whatever either holds,
+-- it is an array, or NULL where there is nothing to tell.
+create or replace function soniq_add_errors(history jsonb, more jsonb) returns jsonb
+language sql immutable as $$
+  select case
+    when jsonb_array_length(w.whole) = 0 then null
+    when jsonb_array_length(w.whole) <= 10 then w.whole
+    else jsonb_build_array(w.whole -> 0) || jsonb_path_query_array(w.whole, '$[last - 8 to last]')
+  end
+  from (
+    select
+      case jsonb_typeof(history) when 'array' then history else '[]' end
+      || case jsonb_typeof(more) when 'array' then more when 'object' then jsonb_build_array(more) else '[]' end
+      as whole
+  ) w
+$$;
+
+---------------------------------------------------------------------------
+-- 0153: working the dead letters
+---------------------------------------------------------------------------
+
+-- 'set local soniq.silent = on' keeps a dead letter from being announced that
+-- is no news: one that an import restores.
+
+-- A page of one job, queue, reason or group, the newest or the oldest first.
+-- One on the first column alone would have all of it read and sorted.
+create index if not exists idx_soniq_dead_letter_jobs_job_name_moved
+  on soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
+create index if not exists idx_soniq_dead_letter_jobs_queue_moved
+  on soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
+create index if not exists idx_soniq_dead_letter_jobs_reason_moved
+  on soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
+
+-- The group of a dead letter: its fingerprint or, where another program has
+-- written none, a digest of the job, the reason and the error's first line
+-- without its numbers and ids. The expression is groupKey in the package
+-- deadletter, to the letter.
+create index if not exists idx_soniq_dead_letter_jobs_group_moved
+  on soniq_dead_letter_jobs (
+    coalesce(fingerprint, lpad(to_hex(hashtextextended(job_name || '|' || dead_letter_reason || '|' || regexp_replace(left(split_part(coalesce(last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
+    moved_to_dead_letter_at, id
+  );
+
+-- What somebody did to many dead letters at once. 'options' is what a replay
+-- needs to be resumed; 'stopped_by' tells why one is not done.
+create table if not exists soniq_dead_letter_operations (
+  id uuid primary key,
+  action text not null,
+  state text not null default 'running'
+    check (state in ('running', 'done', 'stopped')),
+  stopped_by text,
+  actor text,
+  because text,
+  filter jsonb,
+  options jsonb,
+  total bigint not null default 0,
+  done bigint not null default 0,
+  skipped bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+
+create index if not exists idx_soniq_dead_letter_operations_created_at
+  on soniq_dead_letter_operations (created_at);
+
+-- What an operation has still to do, in its order: picked at its start, and
+-- taken away with each batch that is done.
+create table if not exists soniq_dead_letter_selections (
+  operation_id uuid not null
+    references soniq_dead_letter_operations (id) on delete cascade,
+  place bigint not null,
+  dead_letter_id uuid not null,
+  primary key (operation_id, place)
+);
+
+-- Who did what to one dead letter, and why. It outlives the dead letter.
+create table if not exists soniq_dead_letter_audit (
+  id bigint generated always as identity primary key,
+  dead_letter_id uuid not null,
+  operation_id uuid,
+  action text not null,
+  actor text,
+  because text,
+  job_id uuid,
+  detail jsonb,
+  at timestamptz not null default clock_timestamp()
+);
+
+create index if not exists idx_soniq_dead_letter_audit_dead_letter
+  on soniq_dead_letter_audit (dead_letter_id, id);
+create index if not exists idx_soniq_dead_letter_audit_operation
+  on soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
+
+-- How often the work of a dead letter has been replayed: itself, and those that
+-- it is a replay of. Hand-made rows may go in a circle.
+create or replace function soniq_dead_letter_replays(letter uuid) returns integer
+language plpgsql stable as $$
+declare
+  replays integer := 0;
+  row_count integer;
+  row_parent uuid;
+begin
+  for step in 1..100 loop
+    exit when letter is null;
+    select coalesce(d.resurrection_count, 0), d.replay_of
+    into row_count, row_parent
+    from soniq_dead_letter_jobs d
+    where d.id = letter;
+    exit when not found;
+    replays := least(replays::bigint + row_count, 1000000);
+    letter := row_parent;
+  end loop;
+  return replays;
+end
+$$;
+
+---------------------------------------------------------------------------
+-- 0154: hooks
+---------------------------------------------------------------------------
+
+-- Who is told of dead letters, and how. url, secrets and the values of
+-- settings' headers may be 'env:NAME', so that the table holds no secret.
+create table if not exists soniq_hooks (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique,
+  kind text not null,
+  url text,
+  secrets text,
+  settings jsonb not null default '{}',
+  events text[] not null default '{job.dead_lettered}',
+  -- The filter: NULL matches all. jobs are names or globs with * and ?.
+  jobs text[],
+  queues text[],
+  reasons text[],
+  tags jsonb,
+  enabled boolean not null default true,
+  disabled_reason text,
+  -- failures in a row, since when, and until when nothing is sent: the
+  -- breaker's pause, the other side's Retry-After, or the pace of digests.
+  failures integer not null default 0,
+  failing_since timestamptz,
+  blocked_until timestamptz,
+  -- Who is sending a digest, until blocked_until.
+  sender uuid,
+  -- Digests sent in the minute that began at burst_at.
+  burst integer not null default 0,
+  burst_at timestamptz,
+  created_at timestamptz not null default now()
+);
+
+-- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
+-- when it is due or, while one sends it, when its lease ends. A row outlives
+-- its dead letter, which facts is the beginning of; it has no foreign key, as
+-- checking one could fail the move.
+create table if not exists soniq_hook_deliveries (
+  id uuid primary key default gen_random_uuid(),
+  seq bigint generated always as identity,
+  hook_id uuid not null,
+  event text not null,
+  dead_letter_id uuid not null,
+  facts jsonb not null,
+  group_key text not null,
+  occurred_at timestamptz not null default now(),
+  state text not null default 'pending' check (state in ('pending', 'delivered', 'failed')),
+  attempts integer not null default 0,
+  next_attempt_at timestamptz not null default now(),
+  lease uuid,
+  message_id uuid,
+  last_status integer,
+  last_answer text,
+  last_error text,
+  delivered_at timestamptz,
+  created_at timestamptz not null default now()
+);
+create index if not exists idx_soniq_hook_deliveries_due
+  on soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
+create index if not exists idx_soniq_hook_deliveries_made
+  on soniq_hook_deliveries (created_at);
+
+-- When a digest last told of a group, and how long the next one waits.
+create table if not exists soniq_hook_groups (
+  hook_id uuid not null,
+  group_key text not null,
+  sent_at timestamptz not null,
+  hold interval not null,
+  primary key (hook_id, group_key)
+);
+
+-- A name, or a glob with * and ?, that job_name matches as a whole.
+create or replace function soniq_hook_glob(glob text, job_name text) returns boolean
+language sql immutable as $$
+  select job_name like translate(
+    replace(replace(replace(glob, '\', '\\'), '%', '\%'), '_', '\_'), '*?', '%_')
+$$;
+
+-- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
+-- string that holds the object. A filter that can't be told counts as a match:
+-- better a message too many.
+create or replace function soniq_hook_matches(h soniq_hooks, d soniq_dead_letter_jobs) returns boolean
+language plpgsql stable as $$
+declare
+  tags jsonb := d.tags;
+begin
+  if h.tags is not null and jsonb_typeof(tags) = 'string' then
+    tags := (tags #>> '{}')::jsonb;
+  end if;
+  return (h.jobs is null or exists (select from unnest(h.jobs) g where soniq_hook_glob(g, d.job_name)))
+    and (h.queues is null or d.queue = any (h.queues))
+    and (h.reasons is null or d.dead_letter_reason = any (h.reasons))
+    and (h.tags is null or coalesce(tags @> h.tags, false));
+exception when others then
+  return true;
+end
+$$;
+
+-- What an outbox row is grouped by in a digest: a line for each kind of death.
+create or replace function soniq_hook_group(d soniq_dead_letter_jobs) returns text
+language sql immutable as $$
+  select md5(concat_ws('|', d.job_name, d.dead_letter_reason, d.fingerprint))
+$$;
+
+-- Writes the outbox, in the transaction of the death. Whatever goes wrong
+-- here, the move goes on; the server's log tells.
+create or replace function soniq_hook_deaths() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.silent', true), '') = 'on' then
+    return null;
+  end if;
+  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, 'job.dead_lettered', n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  from soniq_new_rows n
+  join soniq_hooks h on h.enabled
+    and 'job.dead_lettered' = any (h.events)
+    and soniq_hook_matches(h, n);
+  if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_deaths
+  after insert on soniq_dead_letter_jobs
+  referencing new table as soniq_new_rows
+  for each statement execute function soniq_hook_deaths();
+
+-- Another death of the same id, its replay and its resolution.
+create or replace function soniq_hook_changes() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.silent', true), '') = 'on'
+    or not exists (select from soniq_hooks where enabled)
+  then
+    return null;
+  end if;
+  insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
+  select h.id, e.event, n.id, soniq_dead_letter_payload(n)::jsonb, soniq_hook_group(n)
+  from soniq_new_rows n
+  join soniq_old_rows o on o.id = n.id
+  cross join lateral (
+    select 'job.dead_lettered' as event
+    where n.moved_to_dead_letter_at is distinct from o.moved_to_dead_letter_at
+    union all
+    select 'job.resurrected'
+    where coalesce(n.resurrection_count, 0) > coalesce(o.resurrection_count, 0)
+    union all
+    select 'job.resolved'
+    where n.state = 'resolved' and o.state <> 'resolved'
+  ) e
+  join soniq_hooks h on h.enabled
+    and e.event = any (h.events)
+    and soniq_hook_matches(h, n);
+  if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_changes
+  after update on soniq_dead_letter_jobs
+  referencing old table as soniq_old_rows new table as soniq_new_rows
+  for each statement execute function soniq_hook_changes();
+
+---------------------------------------------------------------------------
+-- 0155: hooks that a configuration declares, and changes by plain SQL
+---------------------------------------------------------------------------
+
+-- When a dispatcher last said that its configuration has the hook; NULL where
+-- none ever did: such a hook was made by the command line or by SQL.
+alter table soniq_hooks add column if not exists declared_at timestamptz;
+
+-- A hook that may go on, or has been mended, wakes the dispatchers: something
+-- may wait for it. What they write themselves is not among the columns. A new
+-- hook has nothing yet; the first death tells.
+create or replace function soniq_hook_changed() returns trigger
+language plpgsql volatile security definer as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_hook', '');
+  end if;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_hook_changed
+  after update on soniq_hooks
+  for each row
+  when (
+    new.enabled and (
+      not old.enabled
+      or (new.kind, new.url, new.secrets, new.settings) is distinct from (old.kind, old.url, old.secrets, old.settings)
+    )
+  )
+  execute function soniq_hook_changed();
+
+---------------------------------------------------------------------------
+-- 0156: dead letters in operation
+---------------------------------------------------------------------------
+
+-- How many wait, and since when: asked each minute by workers and monitors. The
+-- resolved ones, which are kept as a record, are in the way of the other
+-- indexes.
+create index if not exists idx_soniq_dead_letter_jobs_dead
+  on soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+
+-- What one worker does for the whole fleet: when it was last begun and, of an
+-- alarm, since when it is raised.
+create table if not exists soniq_chores (
+  name text primary key,
+  begun_at timestamptz not null,
+  raised_at timestamptz
+);
+
+---------------------------------------------------------------------------
+-- 0157: who is hungry
+---------------------------------------------------------------------------
+
+-- The workers that wait for jobs of a queue and have to be told of them; '' is
+-- any queue. A NOTIFYing commit takes a lock of the whole server, so the
+-- triggers on soniq_jobs notify only where somebody has a row here. Apart from
+-- the heartbeat, and written only when a worker begins or ends to wait: each
+-- INSERT of a job reads it, and an old snapshot keeps all that was ever here
+-- in its way. Whoever takes rows away says up to which epoch: a late DELETE
+-- spares what was declared since. Why nobody sleeps through a job is told in
+-- engine/hunger.go.
+create table if not exists soniq_hunger (
+  queue text not null,
+  worker_id uuid not null,
+  epoch bigint not null default 0,
+  primary key (queue, worker_id)
+);
+
+-- Changes when the worker was stopped, forgotten or silent before it beat
+-- again: its hunger did not count then. NULL where a worker knows nothing of
+-- hunger.
+alter table soniq_workers add column if not exists tenure bigint;
+
+-- The row of a worker that has been silent for five minutes, the patience with
+-- Python's, no longer counts: where nobody is left to bury it, producers would
+-- notify for ever.
+create or replace function soniq_hungry(queue text) returns boolean
+language plpgsql volatile as $$
+begin
+  return exists (
+    select from soniq_hunger h
+    where h.queue in (soniq_hungry.queue, '')
+      and exists (
+        select from soniq_workers w
+        where w.id = h.worker_id
+          and w.last_heartbeat > now() - interval '5 minutes'
+      )
+  );
+end
+$$;
+
+-- Each worker that begins is hungry: Python's, and those of older releases,
+-- for as long as they live, and ours until they say otherwise. A queue whose
+-- name is too long for the index counts as any.
+create or replace function soniq_begin_hunger(worker uuid, queues text[]) returns void
+language sql volatile as $$
+  insert into soniq_hunger (queue, worker_id)
+  select distinct case when octet_length(q) <= 1000 then q else '' end, worker
+  from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
+  where q is not null
+  on conflict do nothing
+$$;
+
+-- Whoever is gone, by its own word or another's, is not hungry. One of Python's
+-- that was taken for dead goes on beating as 'stopped', and works.
+create or replace function soniq_worker_changed() returns trigger
+language plpgsql volatile security definer as $$
+declare
+  works boolean := tg_op <> 'DELETE' and (
+    new.status <> 'stopped'
+    or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
+  );
+begin
+  if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
+    delete from soniq_hunger h where h.worker_id = old.id;
+  end if;
+  if works then
+    perform soniq_begin_hunger(new.id, new.queues);
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: the hunger of a worker was not noted: %', sqlerrm;
+  return null;
+end
+$$;
+
+create or replace trigger soniq_worker_came_or_went
+  after insert or delete on soniq_workers
+  for each row execute function soniq_worker_changed();
+
+create or replace trigger soniq_worker_changed
+  after update on soniq_workers
+  for each row
+  when (
+    old.status is distinct from new.status
+    or old.queues is distinct from new.queues
+    or (new.version is null and new.status = 'stopped' and old.last_heartbeat < new.last_heartbeat)
+  )
+  execute function soniq_worker_changed();
+
+-- Those that were there before.
+do $$
+begin
+  perform soniq_begin_hunger(w.id, w.queues)
+  from soniq_workers w
+  where w.status <> 'stopped'
+    and w.tenure is null;
+end
+$$;
+
+---------------------------------------------------------------------------
+-- 0160: counting dead letters
+---------------------------------------------------------------------------
+
+-- Hardly any row is one: the others pay nothing.
+create index if not exists idx_soniq_dead_letter_jobs_replay_of
+  on soniq_dead_letter_jobs (replay_of) where replay_of is not null;
+
+-- How many days there are. Without it the server takes each time of death for a
+-- day of its own, and would not count them by several processes at once.
+create statistics if not exists soniq_dead_letter_days
+  on ((moved_to_dead_letter_at at time zone 'utc')::date) from soniq_dead_letter_jobs;
+
+-- The functions resolve names in the tables' own schema, whatever the
+-- caller's search_path.
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure
+    from pg_proc p
+    where p.pronamespace = (
+        select c.relnamespace from pg_class c where c.oid = 'soniq_jobs'::regclass
+      )
+      and p.proname in (
+        'soniq_notify_queue', 'soniq_jobs_inserted', 'soniq_jobs_requeued',
+        'soniq_dead_letter_payload', 'soniq_dead_letters_inserted',
+        'soniq_dead_letter_died_again', 'soniq_replay_ended',
+        'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
+        'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
+        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed',
+        'soniq_hungry', 'soniq_begin_hunger', 'soniq_worker_changed'
+      )
+  loop
+    execute format(
+      'alter function %s set search_path = pg_catalog, %I, pg_temp',
+      f, (select n.nspname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+          where c.oid = 'soniq_jobs'::regclass)
+    );
+  end loop;
+end
+$$;

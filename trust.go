@@ -1,0 +1,588 @@
+package soniq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A Finding is something of a database that lets a role in that has no business
+// there, and that a person has to end.
+type Finding struct {
+	// Problem is what is so, and what it means.
+	Problem string `json:"problem"`
+	// Remedy is what ends it: mostly a statement, for the owner or a superuser.
+	Remedy string `json:"remedy"`
+}
+
+func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
+
+// Inspect looks for what lets other roles in: objects under names of ours that
+// belong to a role without any business there, functions of ours that PUBLIC may
+// execute or that run under another search_path than their own, triggers of
+// other tables that use them, and schemas in which everybody may create objects.
+// It returns nothing for a database as [Setup] leaves it, from PostgreSQL 15 on;
+// before that, PUBLIC may create objects in the schema 'public'.
+//
+// It reads the catalog alone, in a transaction of its own, and any role may do so.
+func Inspect(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
+	var findings []Finding
+	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		home, err := findHome(ctx, tx)
+		if err != nil || home.owner == "" {
+			return err
+		}
+		// Who runs a worker owns nothing here: the tables' owner is the measure.
+		audit, err := home.audit(ctx, tx, home.owner)
+		if err != nil {
+			return err
+		}
+		findings, err = home.findings(ctx, tx, audit)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("inspect schema: %w", err)
+	}
+	return findings, nil
+}
+
+// WarnOfFindings logs each finding of [Inspect] as a warning. Programs that stay
+// call it when they start. A server that doesn't let them look is a warning too;
+// the error is that of a connection that broke.
+func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	findings, err := Inspect(ctx, pool)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		logger.Warn("can't tell whether the database lets other roles in", "error", err)
+		return nil
+	}
+	for _, f := range findings {
+		logger.Warn(f.Problem, "remedy", f.Remedy)
+	}
+	return err
+}
+
+// A ForeignObject is one that Soniq would use, and that another role can change.
+type ForeignObject struct {
+	// Name says what it is and how it is called, such as
+	// 'function public.soniq_hungry(text)'.
+	Name string
+	// Owner is the role that it belongs to.
+	Owner string
+}
+
+// ForeignError says that [Setup] has found objects that it would have taken for
+// its own and that belong to a role which it has no reason to trust. It trusts
+// the role that runs it, the roles which that one was granted (a superuser too:
+// being allowed to do everything is no reason), superusers, and the owners of the
+// schema and of the database.
+type ForeignError struct {
+	Objects []ForeignObject
+	// User is the role that ran Setup.
+	User string
+}
+
+func (e *ForeignError) Error() string {
+	first := e.Objects[0]
+	text := fmt.Sprintf("%s belongs to role %q, which could run code as whoever uses Soniq's tables; nothing was changed: "+
+		"drop it or give it to role %q (alter ... owner to); if Soniq's tables are %[2]q's, run setup as %[2]q or grant that role to %[3]q",
+		first.Name, first.Owner, e.User)
+	if n := len(e.Objects) - 1; n > 0 {
+		names := make([]string, 0, n)
+		for _, o := range e.Objects[1:] {
+			names = append(names, o.Name)
+		}
+		const most = 5
+		if n > most {
+			names = append(names[:most], fmt.Sprintf("%d more", n-most))
+		}
+		text += "; and so with " + strings.Join(names, ", ")
+	}
+	return text
+}
+
+// A definition is what schema.sql says of a function.
+type definition struct {
+	body    string
+	definer bool
+}
+
+var (
+	functionSQL = regexp.MustCompile(`(?s)create or replace function public\.(\w+)\(([^)]*)\) returns ([^$]*)\$\$(.*?)\$\$;\nrevoke all on function public\.\w+\(([^)]*)\) from public;`)
+	objectSQL   = regexp.MustCompile(`(?m)^create (?:unique )?(?:or replace )?(?:table|index|view|materialized view|sequence|type|statistics)(?: if not exists)? (?:public\.)?(\w+)`)
+)
+
+// functionsSQL are the statements that make the functions, and nothing else.
+func functionsSQL() string {
+	return strings.Join(functionSQL.FindAllString(Schema, -1), "\n")
+}
+
+// definitions are the functions of the schema, by name and types as in
+// 'soniq_begin_hunger(uuid,_text)', and their names alone.
+func (h *home) definitions() (byKey map[string]definition, names []string) {
+	byKey = map[string]definition{}
+	for _, f := range functionSQL.FindAllStringSubmatch(Schema, -1) {
+		var types []string
+		for t := range strings.SplitSeq(f[5], ",") {
+			t = strings.TrimPrefix(strings.TrimSpace(t), "public.")
+			if element, ok := strings.CutSuffix(t, "[]"); ok {
+				t = "_" + element
+			}
+			types = append(types, t)
+		}
+		byKey[f[1]+"("+strings.Join(types, ",")+")"] = definition{h.sql(f[4]), strings.Contains(f[3], "security definer")}
+		if !slices.Contains(names, f[1]) {
+			names = append(names, f[1])
+		}
+	}
+	return byKey, names
+}
+
+// objectNames are those of all that the schema makes but for functions and
+// triggers.
+func objectNames() []string {
+	names := []string{"soniq_migrations", "idx_soniq_migrations_version"}
+	for _, o := range objectSQL.FindAllStringSubmatch(Schema, -1) {
+		names = append(names, o[1])
+	}
+	return names
+}
+
+// pinned is the setting of each function.
+const pinned = "search_path=pg_catalog, pg_temp"
+
+// audited is a function of ours as it is.
+type audited struct {
+	name string
+	// public: everybody may execute it. loose: it runs under another
+	// search_path. other: its body is another one, or whose rights it has.
+	public, loose, other bool
+}
+
+// audit is what the catalog says of our objects.
+type audit struct {
+	foreign []ForeignObject
+	// objects are all that there are, such as 'table public.soniq_jobs', and
+	// owners whom they belong to.
+	objects, owners []string
+	// functions are ours, by names and types of the schema.
+	functions []audited
+	// stray are triggers of other tables that use them.
+	stray []strayTrigger
+}
+
+type strayTrigger struct{ name, table, owner string }
+
+// trustedSQL begins the statements that tell whom to trust: a role, those that it
+// is a member of, superusers, and the owners of the schema and of the database. A
+// superuser counts as a member of every role, so membership is read off the
+// catalog. $1 the schema, $2 the names of relations and types, $3 the role.
+const trustedSQL = `
+with recursive member (role) as (
+  select r.oid
+  from pg_roles r
+  where r.rolname = $3
+  union
+  select m.roleid
+  from member b
+  join pg_auth_members m on m.member = b.role
+), trusted (role) as (
+  select role from member
+  union
+  select r.oid from pg_roles r where r.rolsuper
+  union
+  select n.nspowner from pg_namespace n where n.nspname = $1
+  union
+  select d.datdba from pg_database d where d.datname = current_database()
+), relation as (
+  select c.oid, c.relname, c.relowner, c.relkind, c.relnamespace::regnamespace::text || '.' || quote_ident(c.relname) as name
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = $1
+    and c.relname = any ($2)
+)`
+
+// The row types of relations are theirs. $4 the names of functions.
+const objectsSQL = trustedSQL + `
+select o.kind || ' ' || o.name, pg_get_userbyid(o.owner), o.owner in (select t.role from trusted t)
+from (
+  select
+    case r.relkind
+      when 'r' then 'table' when 'i' then 'index' when 'S' then 'sequence' when 'v' then 'view'
+      when 'm' then 'materialized view' when 'c' then 'type' when 'f' then 'foreign table'
+      when 'p' then 'partitioned table' when 'I' then 'partitioned index' else 'relation'
+    end as kind,
+    r.name,
+    r.relowner as owner
+  from relation r
+  union all
+  select 'type', format_type(y.oid, null), y.typowner
+  from pg_type y
+  join pg_namespace n on n.oid = y.typnamespace
+  where n.nspname = $1
+    and y.typname = any ($2)
+    and y.typrelid = 0
+  union all
+  select 'statistics', x.stxnamespace::regnamespace::text || '.' || quote_ident(x.stxname), x.stxowner
+  from pg_statistic_ext x
+  join pg_namespace n on n.oid = x.stxnamespace
+  where n.nspname = $1
+    and x.stxname = any ($2)
+  union all
+  select 'function', p.oid::regprocedure::text, p.proowner
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = $1
+    and p.proname = any ($4)
+) o
+order by 1`
+
+// What is written to or read from a table runs the functions, the operators and
+// the checks of the types that its triggers, rules, policies, defaults,
+// constraints, indexes and columns use.
+const codeSQL = trustedSQL + `, part (class, id, what) as (
+  select 'pg_trigger'::regclass, t.oid, 'trigger ' || quote_ident(t.tgname) || ' of ' || r.name
+  from relation r
+  join pg_trigger t on t.tgrelid = r.oid
+  union all
+  select 'pg_rewrite'::regclass, w.oid, 'rule ' || quote_ident(w.rulename) || ' of ' || r.name
+  from relation r
+  join pg_rewrite w on w.ev_class = r.oid
+  union all
+  select 'pg_policy'::regclass, l.oid, 'policy ' || quote_ident(l.polname) || ' of ' || r.name
+  from relation r
+  join pg_policy l on l.polrelid = r.oid
+  union all
+  select 'pg_attrdef'::regclass, f.oid, 'default of a column of ' || r.name
+  from relation r
+  join pg_attrdef f on f.adrelid = r.oid
+  union all
+  select 'pg_constraint'::regclass, k.oid, 'constraint ' || quote_ident(k.conname) || ' of ' || r.name
+  from relation r
+  join pg_constraint k on k.conrelid = r.oid
+  union all
+  select 'pg_class'::regclass, i.indexrelid, 'index ' || i.indexrelid::regclass
+  from relation r
+  join pg_index i on i.indrelid = r.oid
+  union all
+  select 'pg_class'::regclass, r.oid, 'column of ' || r.name
+  from relation r
+)
+select distinct u.what || ', which uses ' || u.name || ',', pg_get_userbyid(u.owner)
+from (
+  select p.what, 'function ' || f.oid::regprocedure as name, f.proowner as owner
+  from part p
+  join pg_depend d on d.classid = p.class and d.objid = p.id and d.refclassid = 'pg_proc'::regclass
+  join pg_proc f on f.oid = d.refobjid
+  union all
+  select p.what, 'type ' || format_type(y.oid, null), y.typowner
+  from part p
+  join pg_depend d on d.classid = p.class and d.objid = p.id and d.refclassid = 'pg_type'::regclass
+  join pg_type y on y.oid = d.refobjid
+  union all
+  select p.what, 'operator ' || o.oid::regoperator, o.oprowner
+  from part p
+  join pg_depend d on d.classid = p.class and d.objid = p.id and d.refclassid = 'pg_operator'::regclass
+  join pg_operator o on o.oid = d.refobjid
+) u
+where u.owner not in (select t.role from trusted t)
+order by 1`
+
+// $1 the schema, $2 the names of functions.
+const functionsAsTheyAreSQL = `
+select
+  p.oid::regprocedure::text,
+  p.proname || '(' || array_to_string(array(
+    select y.typname
+    from unnest(p.proargtypes::oid[]) with ordinality a (type, place)
+    join pg_type y on y.oid = a.type
+    order by a.place
+  ), ',') || ')',
+  p.prosecdef,
+  coalesce(p.proconfig, '{}'),
+  p.prosrc,
+  exists (
+    select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+    where a.grantee = 0
+  )
+from pg_proc p
+join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = $1
+  and p.proname = any ($2)
+order by 1`
+
+// $1 the schema, $2 the names of functions, $3 those of our tables.
+const strayTriggersSQL = `
+select quote_ident(t.tgname), c.oid::regclass::text, pg_get_userbyid(c.relowner)
+from pg_trigger t
+join pg_class c on c.oid = t.tgrelid
+join pg_namespace cn on cn.oid = c.relnamespace
+join pg_proc p on p.oid = t.tgfoid
+join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = $1
+  and p.proname = any ($2)
+  and not (cn.nspname = $1 and c.relname = any ($3))
+order by 1, 2`
+
+// audit reads the catalog. What role trusts is not foreign.
+func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error) {
+	byKey, names := h.definitions()
+	objects := objectNames()
+	a := &audit{}
+	var name, owner string
+	var trusted bool
+	rows, _ := tx.Query(ctx, objectsSQL, h.schema, objects, role, names)
+	_, err := pgx.ForEachRow(rows, []any{&name, &owner, &trusted}, func() error {
+		a.objects = append(a.objects, name)
+		if !slices.Contains(a.owners, owner) {
+			a.owners = append(a.owners, owner)
+		}
+		if !trusted {
+			a.foreign = append(a.foreign, ForeignObject{name, owner})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the owners of what is there: %w", err)
+	}
+	rows, _ = tx.Query(ctx, codeSQL, h.schema, objects, role)
+	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
+		a.foreign = append(a.foreign, ForeignObject{name, owner})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what the tables run: %w", err)
+	}
+	var (
+		key, body string
+		definer   bool
+		config    []string
+		public    bool
+	)
+	rows, _ = tx.Query(ctx, functionsAsTheyAreSQL, h.schema, names)
+	_, err = pgx.ForEachRow(rows, []any{&name, &key, &definer, &config, &body, &public}, func() error {
+		if want, ok := byKey[key]; ok {
+			a.functions = append(a.functions, audited{
+				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
+				other: body != want.body || definer != want.definer,
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read functions: %w", err)
+	}
+	rows, _ = tx.Query(ctx, strayTriggersSQL, h.schema, names, objects)
+	var s strayTrigger
+	_, err = pgx.ForEachRow(rows, []any{&s.name, &s.table, &s.owner}, func() error {
+		a.stray = append(a.stray, s)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read triggers: %w", err)
+	}
+	return a, nil
+}
+
+// hasMigrations reports whether the table of migrations was there.
+func (a *audit) hasMigrations() bool {
+	return slices.ContainsFunc(a.objects, func(name string) bool {
+		return strings.HasPrefix(name, "table ") && strings.HasSuffix(name, ".soniq_migrations")
+	})
+}
+
+// refusal is the error for what is foreign.
+func (a *audit) refusal(h *home) error {
+	if len(a.foreign) == 0 {
+		return nil
+	}
+	return &ForeignError{Objects: a.foreign, User: h.user}
+}
+
+// count is the number of functions for which is holds.
+func (a *audit) count(is func(audited) bool) (n int) {
+	for _, f := range a.functions {
+		if is(f) {
+			n++
+		}
+	}
+	return n
+}
+
+func isPublic(f audited) bool { return f.public }
+func isLoose(f audited) bool  { return f.loose }
+func isOther(f audited) bool  { return f.other }
+
+func (a *audit) needsMending() bool {
+	return a.count(isPublic)+a.count(isLoose)+a.count(isOther) > 0
+}
+
+// mended tells what is no longer so. An upgrade gives functions other bodies as
+// a matter of course: that is told only where there was none.
+func mended(before, after *audit, bodies bool) (lines []string) {
+	told := func(is func(audited) bool, format string) {
+		switch n := before.count(is) - after.count(is); {
+		case n == 1:
+			lines = append(lines, fmt.Sprintf(format, "1 function"))
+		case n > 1:
+			lines = append(lines, fmt.Sprintf(format, fmt.Sprintf("%d functions", n)))
+		}
+	}
+	told(isPublic, "revoked EXECUTE on %s from PUBLIC")
+	told(isLoose, "pinned the search_path of %s to pg_catalog")
+	if bodies {
+		told(isOther, "put back the body of %s")
+	}
+	return lines
+}
+
+// mendFunctions makes the functions anew, and locks no table for it: to check a
+// body, the server opens the tables that it names.
+func mendFunctions(ctx context.Context, tx pgx.Tx, home *home) error {
+	if _, err := tx.Exec(ctx, "set local check_function_bodies = off;\n"+home.sql(functionsSQL())); err != nil {
+		return fmt.Errorf("mend functions: %w", err)
+	}
+	return nil
+}
+
+// becomeOwner makes the rest of the transaction run as the role that all of what
+// is there belongs to. Then what is added belongs to it too: functions run as
+// their owner, which must have rights on all tables. And a superuser's setup runs
+// nothing of that role's with more rights than the role has.
+func (h *home) becomeOwner(ctx context.Context, tx pgx.Tx, a *audit) error {
+	if len(a.owners) != 1 || a.owners[0] == h.user {
+		return nil
+	}
+	owner := pgx.Identifier{a.owners[0]}.Sanitize()
+	if _, err := tx.Exec(ctx, "set local role "+owner); err != nil {
+		return fmt.Errorf("become role %s, which owns what is there: %w", owner, err)
+	}
+	var create bool
+	if err := tx.QueryRow(ctx, `select has_schema_privilege($1, 'CREATE')`, h.schema).Scan(&create); err != nil {
+		return fmt.Errorf("read the rights of role %s: %w", owner, err)
+	}
+	if !create {
+		return fmt.Errorf("role %s owns what is there and may create nothing in schema %s: "+
+			"grant create on schema %[2]s to %[1]s, which can be revoked afterwards", owner, h.quoted())
+	}
+	return nil
+}
+
+// Who has the rights on the tables that go with a helper function: whoever
+// writes histories, and whoever reads dead letters. Those two were called by
+// statements of 0.1.0 as whoever ran them. The members of two predefined roles
+// have such rights without any entry.
+const helperRolesSQL = `
+with entry (tab, col, role, privilege) as (
+  select c.relname, null, a.grantee, a.privilege_type
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  cross join lateral aclexplode(c.relacl) a
+  where n.nspname = $1
+    and c.relname in ('soniq_jobs', 'soniq_dead_letter_jobs')
+  union
+  select c.relname, t.attname, a.grantee, a.privilege_type
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute t on t.attrelid = c.oid
+  cross join lateral aclexplode(t.attacl) a
+  where n.nspname = $1
+    and c.relname in ('soniq_jobs', 'soniq_dead_letter_jobs')
+), holder (function, role) as (
+  select 'soniq_add_errors(jsonb, jsonb)', e.role
+  from entry e
+  where coalesce(e.col, 'errors') = 'errors'
+    and (e.tab, e.privilege) in (('soniq_jobs', 'UPDATE'), ('soniq_dead_letter_jobs', 'INSERT'))
+  union
+  select 'soniq_dead_letter_replays(uuid)', e.role
+  from entry e
+  where coalesce(e.col, 'resurrection_count') = 'resurrection_count'
+    and (e.tab, e.privilege) = ('soniq_dead_letter_jobs', 'SELECT')
+  union
+  select f.function, r.oid
+  from (values
+    ('soniq_add_errors(jsonb, jsonb)', 'pg_write_all_data'),
+    ('soniq_dead_letter_replays(uuid)', 'pg_read_all_data')
+  ) f (function, role)
+  join pg_roles r on r.rolname = f.role
+  where exists (select from pg_auth_members m where m.roleid = r.oid)
+)
+select h.function, quote_ident(r.rolname)
+from holder h
+join pg_roles r on r.oid = h.role
+join pg_namespace n on n.nspname = $1
+join pg_class c on c.relnamespace = n.oid and c.relname = 'soniq_jobs'
+where r.oid <> c.relowner
+order by 1, 2`
+
+// grantHelpers lets roles go on running the statements of 0.1.0.
+func grantHelpers(ctx context.Context, tx pgx.Tx, home *home) error {
+	rows, _ := tx.Query(ctx, helperRolesSQL, home.schema)
+	var grants []string
+	var function, role string
+	if _, err := pgx.ForEachRow(rows, []any{&function, &role}, func() error {
+		grants = append(grants, "grant execute on function "+home.quoted()+"."+function+" to "+role)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read who may use the helper functions: %w", err)
+	}
+	if _, err := tx.Exec(ctx, strings.Join(grants, ";\n")); err != nil {
+		return fmt.Errorf("grant the helper functions: %w", err)
+	}
+	return nil
+}
+
+// $1 the schemas of the path.
+const openSchemasSQL = `
+select quote_ident(n.nspname)
+from unnest($1::text[]) with ordinality s (name, place)
+join pg_namespace n on n.nspname = s.name
+where exists (
+  select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+  where a.grantee = 0
+    and a.privilege_type = 'CREATE'
+)
+order by s.place`
+
+// findings are what a person has to end.
+func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Finding, err error) {
+	for _, o := range a.foreign {
+		found = append(found, Finding{
+			fmt.Sprintf("%s belongs to role %q, which can run code as whoever uses Soniq's tables", o.Name, o.Owner),
+			"drop it or give it to the owner of the tables, " + fmt.Sprintf("%q", h.owner),
+		})
+	}
+	const runSetup = "run 'soniq setup' of this release"
+	if n := a.count(isPublic); n > 0 {
+		found = append(found, Finding{fmt.Sprintf("any role that may log in can execute %d functions of Soniq, and run code as their owner", n), runSetup})
+	}
+	if n := a.count(isLoose); n > 0 {
+		found = append(found, Finding{fmt.Sprintf("%d functions of Soniq look names up in schemas where others may create objects", n), runSetup})
+	}
+	for _, s := range a.stray {
+		found = append(found, Finding{
+			fmt.Sprintf("trigger %s of table %s, which belongs to role %q, uses a function of Soniq", s.name, s.table, s.owner),
+			"it does nothing there: find out who made it, and drop trigger " + s.name + " on " + s.table,
+		})
+	}
+	rows, _ := tx.Query(ctx, openSchemasSQL, h.path)
+	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read the rights on schemas: %w", err)
+	}
+	for _, schema := range open {
+		found = append(found, Finding{
+			"any role may create objects in schema " + schema + ", and have them used by statements of workers and applications whose search_path has it",
+			"revoke create on schema " + schema + " from public",
+		})
+	}
+	return found, nil
+}
