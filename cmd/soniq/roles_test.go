@@ -107,10 +107,10 @@ func TestRoles_producer_enqueuesAndNothingElse(t *testing.T) {
 	s := newShell(t, dsn)
 	s.ok("enqueue", "j")
 	s.ok("enqueue", "j", "--unique", "--priority", "5", "--delay", "1h")
-	s.stdin = `{"job": "j"}` + "\n" + `{"job": "j", "args": {"a": 1}}`
+	s.stdin = `{"name": "j"}` + "\n" + `{"name": "j", "args": {"a": 1}}`
 	s.ok("enqueue", "--from", "-")
 	refused(t, dsn, append(ownersAlone,
-		"select from soniq_jobs", "update soniq_jobs set priority = 1", "delete from soniq_jobs",
+		"select args from soniq_jobs", "update soniq_jobs set priority = 1", "delete from soniq_jobs",
 		"select from soniq_dead_letter_jobs", "select from soniq_hooks", "select from soniq_workers",
 		"insert into soniq_dead_letter_jobs default values", "insert into soniq_hooks (name, kind) values ('h', 'log')",
 	)...)
