@@ -117,6 +117,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
+	config.Logger = redact.Logger(config.Logger)
 	if config.MaxPending <= 0 {
 		config.MaxPending = defaultPending
 	}

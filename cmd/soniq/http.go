@@ -193,7 +193,7 @@ func (h *httpHandler) failed(ctx context.Context, req *http.Request, started tim
 		}
 		return fmt.Errorf("%s from %s within %s: %w", what, h.endpoint, h.now().Sub(started).Round(time.Millisecond), cause)
 	}
-	text := validText([]byte(h.secretsOf(req).hide(err.Error(), false)))
+	text := validText([]byte(h.secretsOf(req).Text(err.Error())))
 	if len(text) > httpMaxError {
 		text = validText(wholeRunes([]byte(text)[:httpMaxError])) + "..."
 	}

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"soniq/engine"
+	"soniq/internal/redact"
 )
 
 const (
@@ -81,21 +82,21 @@ func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Res
 // errorText is the beginning of the body, or what the status means. A body
 // that does not come, or not wholly, is no failure of its own. An endpoint that
 // says back what it was sent tells no secret of the request.
-func (h *httpHandler) errorText(resp *http.Response, secrets *secretSet, stop context.CancelFunc) string {
+func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop context.CancelFunc) string {
 	meaning := http.StatusText(resp.StatusCode)
 	switch {
 	case resp.StatusCode < 200:
 		// After 101 the body is the connection itself, which no context ends.
 		return meaning
 	case resp.StatusCode < 400:
-		return strings.TrimSpace(meaning + secrets.hide(redirection(resp.Header), false))
+		return strings.TrimSpace(meaning + secrets.Text(redirection(resp.Header)))
 	}
 	late := time.AfterFunc(h.bodyGrace, stop)
 	defer late.Stop()
 	// A secret that begins within the error is read to its end.
-	limit := httpMaxError + secrets.longest()
+	limit := httpMaxError + secrets.Longest()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
-	text := []byte(secrets.hide(string(body), err != nil || len(body) > limit))
+	text := []byte(secrets.Cut(string(body), false, err != nil || len(body) > limit))
 	if len(text) <= httpMaxError && len(body) <= httpMaxError {
 		return cmp.Or(validText(text), meaning)
 	}
