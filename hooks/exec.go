@@ -123,7 +123,7 @@ func cutStart(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	s = s[len(s)-limit+len(command.CutOff):]
+	s = redact.Tail(s, limit-len(command.CutOff))
 	if _, rest, found := strings.Cut(s, "\n"); found && rest != "" {
 		s = rest
 	}

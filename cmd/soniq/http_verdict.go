@@ -101,7 +101,8 @@ func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop c
 		return cmp.Or(validText(text), meaning)
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, httpDrain)
-	return validText(wholeRunes(text[:min(len(text), httpMaxError)])) + "..."
+	// Half a token has not the look of one.
+	return validText([]byte(redact.Head(string(text), httpMaxError))) + "..."
 }
 
 // redirection says where a redirect leads, without what may be secret in it.
@@ -118,19 +119,6 @@ func redirection(header http.Header) string {
 // validText is text without space around it and what is not UTF-8 replaced.
 func validText(text []byte) string {
 	return strings.TrimSpace(strings.ToValidUTF8(string(text), "\ufffd"))
-}
-
-// wholeRunes cuts off the beginning of a character at the end of text.
-func wholeRunes(text []byte) []byte {
-	for i := len(text) - 1; i >= 0 && i >= len(text)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(text[i]) {
-			if !utf8.FullRune(text[i:]) {
-				return text[:i]
-			}
-			break
-		}
-	}
-	return text
 }
 
 // retryAfter reads Retry-After, in seconds or as a date. A date is taken by
