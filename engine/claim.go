@@ -204,9 +204,10 @@ with picked as materialized (
 // One bad row must not fail the claim of the others, and never after it was
 // committed: attempts are counted from 0 and can't overflow, and times at
 // infinity, which Go can't hold, are read like NULL. Nor may it bring more than
-// the worker can hold: texts are cut (the length in bytes is known without reading
-// one, and left reads each character), and arguments come along only where they
-// are small (see argsOfClaim); the name and the queue are ours.
+// the worker can hold: arguments come along only where they are small (see
+// argsOfClaim), and texts are cut. Their length in bytes is asked for first: it is
+// known without reading them, and left reads each character. The name and the
+// queue are ours.
 const takePicked = `
 update soniq_jobs j
 set status = 'processing',

@@ -121,7 +121,7 @@ func newLoader(pool *pgxpool.Pool, config WorkerConfig) *loader {
 	}
 }
 
-// room is what a job's arguments take of the loader's, until its handler has
+// heldArgs is what a job's arguments take of the loader's room, until its handler has
 // returned and its outcome was written: both count it down.
 type heldArgs struct {
 	room  *semaphore.Weighted
