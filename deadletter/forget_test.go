@@ -118,7 +118,9 @@ func referred(t *testing.T, pool *pgxpool.Pool, n int) {
 func TestQueue_Cleanup_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 	t.Parallel()
 	for name, cleanUp := range map[string]func(q *deadletter.Queue) (int64, error){
-		"cleanup": func(q *deadletter.Queue) (int64, error) { return q.Cleanup(t.Context(), time.Hour, deadletter.Filter{}) },
+		"cleanup": func(q *deadletter.Queue) (int64, error) {
+			return q.Cleanup(t.Context(), time.Hour, deadletter.Filter{})
+		},
 		"archive": func(q *deadletter.Queue) (int64, error) {
 			return q.CleanupTo(t.Context(), time.Hour, deadletter.Filter{}, &memory{}, deadletter.FormatJSONL)
 		},
