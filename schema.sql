@@ -1061,7 +1061,7 @@ begin
         'soniq_dead_letter_died_again', 'soniq_replay_ended',
         'soniq_job_cancelled', 'soniq_queue_resumed', 'soniq_add_errors',
         'soniq_dead_letter_replays', 'soniq_hook_glob', 'soniq_hook_matches', 'soniq_hook_group',
-        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed',
+        'soniq_hook_deaths', 'soniq_hook_changes', 'soniq_hook_changed', 'soniq_hook_listeners',
         'soniq_hungry', 'soniq_begin_hunger', 'soniq_worker_changed'
       )
   loop
