@@ -33,8 +33,13 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 		days  float64
 		n     int
 	}{
-		{hook, "delivered", 8, many}, {hook, "failed", 31, many}, {hook, "pending", 31, many}, {uuid.New(), "delivered", 0, many},
-		{hook, "delivered", 6, 1}, {hook, "failed", 29, 1}, {hook, "pending", 29, 1},
+		{hook, "delivered", 8, many},
+		{hook, "failed", 31, many},
+		{hook, "pending", 31, many},
+		{uuid.New(), "delivered", 0, many},
+		{hook, "delivered", 6, 1},
+		{hook, "failed", 29, 1},
+		{hook, "pending", 29, 1},
 	} {
 		if _, err := pool.Exec(t.Context(), makeManySQL, c.hook, c.state, c.days, c.n); err != nil {
 			t.Fatal(err)
