@@ -1,7 +1,14 @@
 # Shared by the scripts of this folder: source it, do not run it.
-# It changes to a new temporary folder, $work, removes it at exit with every
-# server that was started here, and ends the script after 15 minutes.
+# It bounds the script to 15 minutes, prints the script's own header (what meets
+# what, in which versions), and changes to a new temporary folder, $work, which is
+# removed at exit with every server that was started here.
 set -eu
+
+if [ -z "${FINDING_BOUNDED:-}" ]; then
+	FINDING_BOUNDED=1 exec timeout 900 sh "$0"
+fi
+sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+echo
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/finding.XXXXXX")
 chmod 755 "$work"
@@ -12,17 +19,8 @@ stop_at_exit() { servers="$servers $1"; }
 clean_up() {
 	for pid in $servers; do kill -INT "$pid" 2>/dev/null || true; done
 	for pid in $servers; do wait "$pid" 2>/dev/null || true; done
-	kill "$watchdog" 2>/dev/null || true
 	cd / && chmod -R u+w "$work" && rm -rf "$work"
 }
-(
-	trap 'kill $nap 2>/dev/null; exit' TERM
-	sleep 900 &
-	nap=$!
-	wait $nap
-	kill $$
-) >/dev/null 2>&1 &
-watchdog=$!
 trap clean_up EXIT
 trap 'exit 1' HUP INT TERM
 
