@@ -89,7 +89,7 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 			"SONIQ_ATTEMPT="+strconv.Itoa(d.Attempt),
 		),
 	})
-	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, true), maxAnswer))
+	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, stdout.More), maxAnswer))
 	if err == nil {
 		return nil
 	}

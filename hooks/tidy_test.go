@@ -91,8 +91,9 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
+	// Nobody here may run the one, or has the other.
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'exec') returning id`)
-	other := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('other', 'exec') returning id`)
+	other := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('other', 'go') returning id`)
 	for _, c := range []struct {
 		hook uuid.UUID
 		days float64
