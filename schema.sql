@@ -784,6 +784,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_relid <> 'public.soniq_dead_letter_jobs'::regclass
     or coalesce(current_setting('soniq.silent', true), '') = 'on'
+    or not exists (select from public.soniq_hooks where enabled)
   then
     return null;
   end if;
@@ -1068,23 +1069,29 @@ alter table public.soniq_hooks add column if not exists lacks_at timestamptz;
 -- filters aren't larger than what 'hooks add' takes; dispatchers bound the
 -- number of deliveries, where nothing is counted. Where no dispatcher has taken
 -- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
+-- plpgsql keeps the plan: SQL would plan it anew for each death.
 create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
-  select h.*
-  from public.soniq_hooks h
-  where h.enabled
-    and coalesce(pg_column_size(h.jobs), 0) + coalesce(pg_column_size(h.queues), 0) + coalesce(pg_column_size(h.reasons), 0)
-      + coalesce(pg_column_size(h.events), 0) + coalesce(pg_column_size(h.tags), 0) <= 1000000
-    and not exists (
-      select
-      from public.soniq_hook_deliveries d
-      where d.hook_id = h.id
-        and d.state = 'pending'
-        and d.next_attempt_at < now() - interval '30 days'
-    )
-  order by h.created_at, h.id
-  limit 1000
+begin
+  return query
+    select h.*
+    from public.soniq_hooks h
+    where h.enabled
+      and coalesce(pg_column_size(h.jobs), 0) + coalesce(pg_column_size(h.queues), 0) + coalesce(pg_column_size(h.reasons), 0)
+        + coalesce(pg_column_size(h.events), 0) + coalesce(pg_column_size(h.tags), 0) <= 1000000
+      -- The first entry of the index, whatever the statistics say.
+      and coalesce((
+        select d.next_attempt_at
+        from public.soniq_hook_deliveries d
+        where d.hook_id = h.id
+          and d.state = 'pending'
+        order by d.next_attempt_at
+        limit 1
+      ) >= now() - interval '30 days', true)
+    order by h.created_at, h.id
+    limit 1000;
+end
 $$;
 revoke all on function public.soniq_hook_listeners() from public;
 

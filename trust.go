@@ -2,7 +2,6 @@ package soniq
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
@@ -10,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -34,40 +32,43 @@ func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
 //
 // It reads the catalog alone, in a transaction of its own, and any role may do so.
 func Inspect(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
-	var findings []Finding
-	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		home, err := findHome(ctx, tx)
-		if err != nil || home.owner == "" {
-			return err
-		}
-		// Who runs a worker owns nothing here: the tables' owner is the measure.
-		audit, err := home.audit(ctx, tx, home.owner)
-		if err != nil {
-			return err
-		}
-		findings, err = home.findings(ctx, tx, audit)
-		return err
-	})
+	findings, err := inspect(ctx, pool)
 	if err != nil {
 		return nil, fmt.Errorf("inspect schema: %w", err)
 	}
 	return findings, nil
 }
 
-// WarnOfFindings logs each finding of [Inspect] as a warning. Programs that stay
-// call it when they start. A server that doesn't let them look is a warning too;
-// the error is that of a connection that broke.
-func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+func inspect(ctx context.Context, pool *pgxpool.Pool) (findings []Finding, err error) {
+	tx, err := pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return nil, err
+	}
+	// It has written nothing.
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	home, err := findHome(ctx, tx)
+	if err != nil || home.owner == "" {
+		return nil, err
+	}
+	// Who runs a worker owns nothing here: the tables' owner is the measure.
+	audit, err := home.audit(ctx, tx, home.owner)
+	if err != nil {
+		return nil, err
+	}
+	return home.findings(ctx, tx, audit)
+}
+
+// WarnOfFindings logs each finding of [Inspect] as a warning, and so that it can't
+// look, which keeps nobody from working. Programs that stay call it when they
+// start.
+func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) {
 	findings, err := Inspect(ctx, pool)
-	var refused *pgconn.PgError
-	if errors.As(err, &refused) {
+	if err != nil && ctx.Err() == nil {
 		logger.Warn("can't tell whether the database lets other roles in", "error", err)
-		return nil
 	}
 	for _, f := range findings {
 		logger.Warn(f.Problem, "remedy", f.Remedy)
 	}
-	return err
 }
 
 // A ForeignObject is one that Soniq would use, and that another role can change.

@@ -197,7 +197,7 @@ func TestCheckImport_endless_endsWithItsContext(t *testing.T) {
 	} {
 		ctx, stop := context.WithCancelCause(t.Context())
 		in := file(tt.begin, &endless{text: tt.text, left: 4 << 20, stop: func() { stop(nil) }})
-		var from io.Reader = in
+		from := in
 		var pipe *io.PipeReader
 		if tt.zip {
 			from = compressed(in)

@@ -69,8 +69,19 @@ const keptErrors = "case when pg_column_size(g.errors) <= 262144 then g.errors e
 //
 // An id can be there already, when someone put a dead job back by hand. The row
 // then tells of the new death, and keeps what happened to the old one: when
-// the job was first made, how often it was replayed, its tags.
-var insertGone = `
+// the job was first made, how often it was replayed, its tags. But it is that
+// row's only with the same name and arguments: whoever may enqueue can choose an
+// id, and must not take the place of somebody else's dead letter. What else dies
+// under such an id gets an id of its own.
+var insertGone = `, letter as materialized (
+  select g.*, case when exists (
+    select
+    from soniq_dead_letter_jobs p
+    where p.id = g.id
+      and (coalesce(p.whole_job_name, p.job_name) <> g.job_name or p.args <> g.args)
+  ) then gen_random_uuid() else g.id end as letter_id
+  from gone g
+), moved as (
 insert into soniq_dead_letter_jobs as d (
   id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
@@ -78,7 +89,7 @@ insert into soniq_dead_letter_jobs as d (
   args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors
 )
 select
-  g.id, ` + shortened("g.job_name") + `, ` + wholeOf("g.job_name") + `, ` + wholeOf("g.queue") + `, g.args,
+  g.letter_id, ` + shortened("g.job_name") + `, ` + wholeOf("g.job_name") + `, ` + wholeOf("g.queue") + `, g.args,
   ` + shortened("coalesce(g.queue, 'default')") + `, coalesce(g.priority, 100),
   coalesce(g.max_attempts, 3), coalesce(g.attempts, 0),
   coalesce(nullif(g.message, ''), g.last_error), g.reason,
@@ -94,7 +105,7 @@ select
   nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
   g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
   ` + history.Add(keptErrors, "g.failure::jsonb") + `
-from gone g
+from letter g
 on conflict (id) do update set
   job_name = excluded.job_name,
   whole_job_name = excluded.whole_job_name,
@@ -123,7 +134,10 @@ on conflict (id) do update set
   worker_id = excluded.worker_id,
   scheduled_at = excluded.scheduled_at,
   errors = ` + history.Add("d.errors", "excluded.errors") + `
-returning d.id`
+returning d.id
+)
+select l.id
+from letter l`
 
 // $1 the worker, $2 to $4 the claims, $5 to $11 their verdicts, $12 their
 // failures.

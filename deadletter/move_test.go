@@ -1,6 +1,7 @@
 package deadletter_test
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -203,11 +204,11 @@ func TestMove_secondDeathOverwritesTheFirstAndKeepsItsHistory(t *testing.T) {
 	id := uuid.New()
 	firstMade := time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 	insertDead(t, pool, columns{
-		"id": id, "state": "resolved", "replay_job_id": uuid.New(), "resurrection_count": 2,
+		"id": id, "state": "resolved", "replay_job_id": uuid.New(), "resurrection_count": 2, "job_name": "x", "args": "{}",
 		"tags": `{"team": "core"}`, "original_created_at": firstMade, "last_error": "old",
 		"moved_to_dead_letter_at": firstMade, "error_code": "old",
 	})
-	_ = insertClaimed(t, pool, worker, columns{"id": id, "queue": "again"})
+	_ = insertClaimed(t, pool, worker, columns{"id": id, "queue": "again", "job_name": "x", "args": "{}"})
 
 	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
@@ -225,11 +226,47 @@ func TestMove_secondDeathOverwritesTheFirstAndKeepsItsHistory(t *testing.T) {
 	}
 }
 
+// Whoever may enqueue can choose a job's id, and hears those of dead letters on
+// the channel.
+func TestMove_otherWorkUnderTheIDOfADeadLetter_hasARowOfItsOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	worker := insertWorker(t, pool)
+	q := deadletter.NewQueue(pool)
+	long := strings.Repeat("long ", 1000)
+	for _, c := range []struct {
+		dead, job columns
+		own       bool
+	}{
+		{columns{"job_name": "a", "args": `{"id": 1}`}, columns{"job_name": "a", "args": `{"id": 1}`}, false},
+		{columns{"job_name": "a", "args": `{"id": 1}`}, columns{"job_name": "b", "args": `{"id": 1}`}, true},
+		{columns{"job_name": "a", "args": `{"id": 1}`}, columns{"job_name": "a", "args": `{"id": 2}`}, true},
+		{columns{"job_name": "short", "whole_job_name": long, "args": `{}`}, columns{"job_name": long, "args": `{}`}, false},
+		{columns{"job_name": "short", "whole_job_name": long, "args": `{}`}, columns{"job_name": "short", "args": `{}`}, true},
+	} {
+		id := insertDead(t, pool, c.dead)
+		before := get(t, q, id)
+		c.job["id"] = id
+		_ = insertClaimed(t, pool, worker, c.job)
+		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 || moved[0] != id {
+			t.Fatalf("moved %v, %v", moved, err)
+		}
+		if after := get(t, q, id); c.own != reflect.DeepEqual(before, after) {
+			t.Errorf("%v: before %+v, after %+v", c, before, after)
+		}
+		count := value[int](t, pool, "select count(*) from soniq_dead_letter_jobs where coalesce(whole_job_name, job_name) = $1 and args = $2::jsonb and moved_to_dead_letter_at > now() - interval '1 minute'", c.job["job_name"], c.job["args"])
+		if count != 1 {
+			t.Errorf("%v: %d rows tell of the death", c, count)
+		}
+		exec(t, pool, "delete from soniq_dead_letter_jobs")
+	}
+}
+
 func TestMove_twoDeathsInOneTransactionDiffer(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker := insertWorker(t, pool)
-	id := insertClaimed(t, pool, worker, nil)
+	id := insertClaimed(t, pool, worker, columns{"job_name": "x", "args": "{}"})
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

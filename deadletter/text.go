@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"soniq/internal/redact"
 )
 
 // MaxErrorBytes is how much of an error's text is kept, in bytes. 8 KiB holds
@@ -39,8 +41,10 @@ func Storable(s string, max int) string {
 	if room < len(mark) {
 		return head(clean(head(s, max)), max)
 	}
-	h := head(clean(head(s, room-room/2)), room-room/2)
-	t := tail(clean(tail(s, room/2)), room/2)
+	// What is cut is cut between words: half a token can't be told for one, and
+	// would be shown where whole ones are redacted.
+	h := head(clean(redact.Head(s, room-room/2)), room-room/2)
+	t := tail(clean(redact.Tail(s, room/2)), room/2)
 	// Recount: the mark must tell what is missing. It can't grow.
 	mark = cutMark(len(s) - len(h) - len(t))
 	return h + mark + t

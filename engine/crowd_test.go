@@ -48,7 +48,7 @@ func TestClaim_plan_ofACrowd_readsTheIndexOnce(t *testing.T) {
 			spots := append(slices.Clone(claim), []string{"default"}, []int32{100}, []time.Time{time.Now().Add(-time.Hour)})
 			// An entry of the index is 40 bytes, and a row that is due is read for its
 			// name: rows come in the order of the index here.
-			whole := 2500
+			whole := 6500
 			if name == "other names" {
 				whole += 3000
 			}
@@ -58,10 +58,10 @@ func TestClaim_plan_ofACrowd_readsTheIndexOnce(t *testing.T) {
 				rows      int
 				most      int
 			}{
-				{"claim", engine.ClaimSQL, claim, 0, 1800},
+				{"claim", engine.ClaimSQL, claim, 0, 4500},
 				{"claim of a crowd", engine.ClaimCrowdSQL, claim, 20, whole},
 				{"claim where jobs were found", engine.ClaimLanesSQL, spots, 20, 600},
-				{"next due", engine.NextDueSQL, []any{queues, names, 10 * time.Minute}, 1, 1800},
+				{"next due", engine.NextDueSQL, []any{queues, names, 10 * time.Minute}, 1, 4500},
 				{"next due of a crowd", engine.NextDueCrowdSQL, []any{queues, names, 10 * time.Minute}, 1, whole},
 			} {
 				plan, rows, pages := explain(t, pool, s.sql, s.args)
@@ -147,7 +147,7 @@ func (c claimer) crowd(t *testing.T) {
 	t.Helper()
 	exec(t, c.pool, `
 		insert into soniq_jobs (id, job_name, args, queue, priority, scheduled_at)
-		select gen_random_uuid(), 'x', '{}', 'q', n, now() + interval '1 year' from generate_series(1, 300) n where n <> 250`)
+		select gen_random_uuid(), 'x', '{}', 'q', n, now() + interval '1 year' from generate_series(1, 700) n where n <> 650`)
 }
 
 // Beyond the lanes that are walked nothing is found at first, and a claim that
@@ -156,7 +156,7 @@ func TestClaims_crowd_isSeenAndForgotten(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.crowd(t)
-	c.fill(t, 3, 250, "q")
+	c.fill(t, 3, 650, "q")
 	look := func(wantCrowded, wantUnsure bool) {
 		t.Helper()
 		crowded, unsure, err := c.LookAhead(t.Context(), []string{"q", "r"}, []string{"x"})
@@ -172,8 +172,8 @@ func TestClaims_crowd_isSeenAndForgotten(t *testing.T) {
 	c.StayDear(true)
 	c.fill(t, 1, 100, "r")
 	c.takes(t, "1", "3")
-	c.fill(t, 3, 250, "q")
-	exec(t, c.pool, `delete from soniq_jobs where priority <> 250`)
+	c.fill(t, 3, 650, "q")
+	exec(t, c.pool, `delete from soniq_jobs where priority <> 650`)
 	look(false, false)
 	c.takes(t, "1", "2")
 }
@@ -185,15 +185,45 @@ func TestClaims_crowd_keepsTheOrderOfPriorities(t *testing.T) {
 	c := newClaimer(t)
 	c.crowd(t)
 	c.Crowded(true)
-	c.fill(t, 2, 250, "q")
+	c.fill(t, 2, 650, "q")
 	exec(t, c.pool, `
 		insert into soniq_jobs (id, job_name, args, queue, priority)
-		values (gen_random_uuid(), 'x', '4', 'r', 249), (gen_random_uuid(), 'x', '5', 'r', 251), (gen_random_uuid(), 'x', '6', 'q', -1)`)
+		values (gen_random_uuid(), 'x', '4', 'r', 649), (gen_random_uuid(), 'x', '5', 'r', 651), (gen_random_uuid(), 'x', '6', 'q', -1)`)
 	for _, want := range []string{"4 6", "1 2", "5", ""} {
 		if got := strings.Join(c.take(t, 2), " "); got != want {
 			t.Errorf("it took %q, want %q", got, want)
 		}
 		c.StayDear(false)
+	}
+}
+
+// More queues than lanes are walked.
+func TestClaims_manyQueues_allAreServed(t *testing.T) {
+	t.Parallel()
+	c := newClaimer(t)
+	exec(t, c.pool, `
+		insert into soniq_jobs (id, job_name, args, queue, priority)
+		select gen_random_uuid(), 'x', '{}', 'q' || n, case when n % 2 = 0 then -2147483648 else n end from generate_series(1, 800) n`)
+	exec(t, c.pool, `insert into soniq_queues (name, paused_at) values ('q7', now()), ('q795', now())`)
+	var queues []string
+	for n := range 800 {
+		queues = append(queues, fmt.Sprint("q", n+1))
+	}
+	taken := map[string]int{}
+	for range 3 {
+		jobs, err := c.Take(t.Context(), queues, []string{"x"}, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range jobs {
+			taken[j.Queue]++
+		}
+		if _, _, err := c.LookAhead(t.Context(), queues, []string{"x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(taken) != 798 || taken["q7"]+taken["q795"] != 0 {
+		t.Errorf("jobs of %d queues were taken, want 798", len(taken))
 	}
 }
 
@@ -203,7 +233,7 @@ func TestClaims_crowd_goesOnWhereJobsWereFound(t *testing.T) {
 	c := newClaimer(t)
 	c.crowd(t)
 	c.Crowded(true)
-	c.fill(t, 5, 250, "q")
+	c.fill(t, 5, 650, "q")
 	c.takes(t, "1", "2")
 	c.StayDear(true)
 	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority) values (gen_random_uuid(), 'x', '9', 'q', 5)`)

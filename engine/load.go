@@ -50,7 +50,7 @@ const (
 	heavyBytes = 1 << 20
 )
 
-// argsOfClaim are the arguments as text where a row has them uncompressed and
+// argsOfClaim are the arguments where a row has them uncompressed and
 // small, else NULL. Their length is asked for only where 160 bytes, the most of
 // nearly all jobs, are exceeded: those are at most 1.5 MB of text, which are read
 // and dropped; 2,000 bytes are 19 MB. What is asked for here, each claim pays for
@@ -58,7 +58,7 @@ const (
 const argsOfClaim = `case
     when pg_column_size(j.args) <= 2000 and pg_column_compression(j.args) is null
       and (pg_column_size(j.args) <= 160 or octet_length(j.args::text) <= 16384)
-    then j.args::text
+    then j.args
   end`
 
 // isSmall reports whether arguments came with a claim, and may stay.
@@ -121,7 +121,7 @@ func newLoader(pool *pgxpool.Pool, config WorkerConfig) *loader {
 	}
 }
 
-// room is what a job's arguments take of the loader's, until its handler has
+// heldArgs is what a job's arguments take of the loader's room, until its handler has
 // returned and its outcome was written: both count it down.
 type heldArgs struct {
 	room  *semaphore.Weighted

@@ -11,7 +11,6 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pgid"
-	"soniq/internal/sweep"
 )
 
 // maintenanceLock is the advisory lock under which Python Soniq cleans up:
@@ -123,7 +122,7 @@ where id in (
 func (w *Worker) expire(ctx context.Context) error {
 	for begun := time.Now(); ; {
 		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch, pgid.Array(w.unexpired.ids()))
-		if sweep.IsRefusal(err) {
+		if isRefusal(err) {
 			err = w.expireEach(ctx)
 			if err == nil && time.Since(begun) < turnPatience {
 				continue
@@ -170,7 +169,7 @@ func (w *Worker) expireEach(ctx context.Context) error {
 		case err == nil:
 			w.unexpired.went(id)
 			continue
-		case !sweep.IsRefusal(err):
+		case !isRefusal(err):
 			return fmt.Errorf("expire result %s: %w", id, err)
 		case w.unexpired.refuse(id):
 			w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
@@ -274,7 +273,7 @@ func (w *Worker) buryPage(ctx context.Context, found []unknown) (buried int, err
 				continue
 			}
 			errs = append(errs, fmt.Errorf("bury jobs called %s: %w", describeName(name), err))
-			if !sweep.IsRefusal(err) {
+			if !isRefusal(err) {
 				return buried, errors.Join(errs...)
 			}
 		}
@@ -305,7 +304,7 @@ func (w *Worker) buryNamed(ctx context.Context, name string, jobs []unknown) (bu
 		ids[i] = u.ID
 	}
 	moved, err := deadletter.MoveQueued(ctx, w.pool, ids, verdict)
-	if err != nil && sweep.IsRefusal(err) && len(jobs) > 1 {
+	if err != nil && isRefusal(err) && len(jobs) > 1 {
 		var errs []error
 		for i := range jobs {
 			n, err := w.buryNamed(ctx, name, jobs[i:i+1])
@@ -313,13 +312,13 @@ func (w *Worker) buryNamed(ctx context.Context, name string, jobs []unknown) (bu
 			if err != nil {
 				errs = append(errs, err)
 			}
-			if err != nil && !sweep.IsRefusal(err) || w.unburied.stuck() {
+			if err != nil && !isRefusal(err) || w.unburied.stuck() {
 				break
 			}
 		}
 		return buried, errors.Join(errs...)
 	}
-	if err != nil && sweep.IsRefusal(err) && w.unburied.refuse(jobs[0].ID) {
+	if err != nil && isRefusal(err) && w.unburied.refuse(jobs[0].ID) {
 		w.logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is passed over",
 			"job", jobs[0].ID, "name", name, "error", err)
 	}

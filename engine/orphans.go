@@ -14,7 +14,6 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/history"
-	"soniq/internal/sweep"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
@@ -153,7 +152,7 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 		switch {
 		case err == nil:
 			w.unrecovered.went(o.ID)
-		case !sweep.IsRefusal(err):
+		case !isRefusal(err):
 			return errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
 		case w.unrecovered.refuse(o.ID):
 			w.logger.Error("the database refuses to recover a job; it is passed over",

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/sweep"
 )
 
 // Maintenance works through rows that anybody may have written, and a database
@@ -98,4 +100,11 @@ func (r *refusedRows) stuck() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.row >= refusedInARow
+}
+
+// isRefusal reports whether the database refuses a row. Here that may be by an
+// error of class 42 too: that of a trigger of the application's, say, which lacks a
+// table.
+func isRefusal(err error) bool {
+	return sweep.IsRefusal(err) || sqlClass(err) == "42"
 }

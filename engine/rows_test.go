@@ -24,7 +24,8 @@ func TestWorker_rowsOfAnyKind_end(t *testing.T) {
 	engine.HandleRaw(reg, "fails", func(context.Context, *engine.Job) (any, error) { return nil, errors.New("no luck") }, soon)
 	engine.Handle(reg, "typed", func(context.Context, struct {
 		N int `json:"n"`
-	}) error {
+	},
+	) error {
 		return nil
 	})
 	client := newClient(t, pool)

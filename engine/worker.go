@@ -180,9 +180,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	// would be tried for ever.
 	err := soniq.Check(ctx, w.pool)
 	if err == nil {
-		err = soniq.WarnOfFindings(ctx, w.pool, w.logger)
-	}
-	if err == nil {
+		soniq.WarnOfFindings(ctx, w.pool, w.logger)
 		err = w.register(ctx, w.pool, true)
 	}
 	if err != nil {

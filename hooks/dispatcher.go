@@ -117,6 +117,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
+	config.Logger = redact.Logger(config.Logger)
 	if config.MaxPending <= 0 {
 		config.MaxPending = defaultPending
 	}
@@ -268,9 +269,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	// In a goroutine of its own: a backlog of years must not hold up what is due.
 	var tidying sync.WaitGroup
 	defer tidying.Wait()
-	pending := make(chan struct{}, 1)
-	tidying.Go(func() { d.keepTidy(ctx, pending) })
-	trouble := false
+	news := make(chan struct{}, 1)
+	tidying.Go(func() { d.keepTidy(ctx, news) })
+	trouble, woken := false, false
 	for ctx.Err() == nil {
 		d.wakeups.Clear()
 		wait, some, err := d.pass(ctx, work)
@@ -281,13 +282,14 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			wait = 5 * time.Second
 		}
 		trouble = err != nil
-		if some {
+		// What is nobody's here may be too much too: a hook of another program.
+		if some || woken {
 			select {
-			case pending <- struct{}{}:
+			case news <- struct{}{}:
 			default:
 			}
 		}
-		d.sleep(ctx, wait)
+		woken = d.sleep(ctx, wait)
 	}
 	giveUp := time.AfterFunc(handOver, stop)
 	defer giveUp.Stop()
@@ -302,14 +304,17 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	return nil
 }
 
-func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) {
+// sleep reports whether it was woken.
+func (d *Dispatcher) sleep(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
 	case <-d.wakeups.C():
+		return true
 	}
+	return false
 }
 
 // pass asks for a turn for each hook that has something due and none yet. It

@@ -89,7 +89,7 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 			"SONIQ_ATTEMPT="+strconv.Itoa(d.Attempt),
 		),
 	})
-	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, true), maxAnswer))
+	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, stdout.More), maxAnswer))
 	if err == nil {
 		return nil
 	}
@@ -123,7 +123,7 @@ func cutStart(s string, limit int) string {
 	if len(s) <= limit {
 		return s
 	}
-	s = s[len(s)-limit+len(command.CutOff):]
+	s = redact.Tail(s, limit-len(command.CutOff))
 	if _, rest, found := strings.Cut(s, "\n"); found && rest != "" {
 		s = rest
 	}

@@ -90,7 +90,7 @@ func (e *endpoint) answer(resp *http.Response) string {
 	// So much more that what begins before the limit is known by its end.
 	limit := maxAnswer + e.known.Longest()
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
-	text := e.known.Cut(string(said), false, true)
+	text := e.known.Cut(string(said), false, len(said) == limit)
 	return cut(strings.TrimSpace(strings.ToValidUTF8(text, "�")), maxAnswer)
 }
 

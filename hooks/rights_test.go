@@ -49,17 +49,20 @@ func TestRow_asksForMoreThanTheDispatcherHas_waitsForTheFlag(t *testing.T) {
 	}{
 		"header": {
 			`settings = settings || '{"headers": {"X-Token": "env:AWS_SECRET_ACCESS_KEY"}}'`,
-			"--hook-env AWS_SECRET_ACCESS_KEY", hooks.Config{Env: []string{"AWS_SECRET_ACCESS_KEY"}},
+			"--hook-env AWS_SECRET_ACCESS_KEY",
+			hooks.Config{Env: []string{"AWS_SECRET_ACCESS_KEY"}},
 		},
 		"secret": {`secrets = 'env:SIGNING'`, "--hook-env SIGNING", hooks.Config{Env: []string{"SIGNING"}}},
 		"url":    {`url = 'env:ADDRESS'`, "--hook-env ADDRESS", hooks.Config{Env: []string{"ADDRESS"}}},
 		"network": {
 			`settings = '{"allow": ["10.0.0.0/8", "127.0.0.0/8"]}'`,
-			"--hook-allow 10.0.0.0/8", hooks.Config{Allow: append([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, loopback...)},
+			"--hook-allow 10.0.0.0/8",
+			hooks.Config{Allow: append([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, loopback...)},
 		},
 		"wider network": {
 			`settings = '{"allow": ["126.0.0.0/7"]}'`,
-			"--hook-allow 126.0.0.0/7", hooks.Config{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}},
+			"--hook-allow 126.0.0.0/7",
+			hooks.Config{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -613,7 +613,7 @@ select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
   case when d.state = 'pending' then d.next_attempt_at end, d.delivered_at, d.created_at
 from soniq_hook_deliveries d
-left join soniq_hooks h on h.id = d.hook_id
+left join soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)
   and ($2 = '' or d.state = $2)
 order by d.created_at desc, d.seq desc

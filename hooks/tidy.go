@@ -28,9 +28,9 @@ const (
 	tidyLock int64 = 0x736f6e69713a686b
 )
 
-// keepTidy deletes what is too old each hour and, while anything waits, what is
-// too much each minute, until ctx ends. pending says that something waits.
-func (d *Dispatcher) keepTidy(ctx context.Context, pending <-chan struct{}) {
+// keepTidy deletes what is too old each hour and, while something waits or
+// happens, what is too much each minute, until ctx ends. news tells of that.
+func (d *Dispatcher) keepTidy(ctx context.Context, news <-chan struct{}) {
 	prune := time.NewTimer(0)
 	defer prune.Stop()
 	bound := time.Time{}
@@ -43,7 +43,7 @@ func (d *Dispatcher) keepTidy(ctx context.Context, pending <-chan struct{}) {
 		case <-prune.C:
 			err = d.tidy(ctx)
 			prune.Reset(pruneEvery)
-		case <-pending:
+		case <-news:
 			if time.Since(bound) < boundEvery {
 				continue
 			}

@@ -33,8 +33,13 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 		days  float64
 		n     int
 	}{
-		{hook, "delivered", 8, many}, {hook, "failed", 31, many}, {hook, "pending", 31, many}, {uuid.New(), "delivered", 0, many},
-		{hook, "delivered", 6, 1}, {hook, "failed", 29, 1}, {hook, "pending", 29, 1},
+		{hook, "delivered", 8, many},
+		{hook, "failed", 31, many},
+		{hook, "pending", 31, many},
+		{uuid.New(), "delivered", 0, many},
+		{hook, "delivered", 6, 1},
+		{hook, "failed", 29, 1},
+		{hook, "pending", 29, 1},
 	} {
 		if _, err := pool.Exec(t.Context(), makeManySQL, c.hook, c.state, c.days, c.n); err != nil {
 			t.Fatal(err)
@@ -86,8 +91,9 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
+	// Nobody here may run the one, or has the other.
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'exec') returning id`)
-	other := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('other', 'exec') returning id`)
+	other := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('other', 'go') returning id`)
 	for _, c := range []struct {
 		hook uuid.UUID
 		days float64

@@ -78,7 +78,7 @@ func (a *app) confirm(yes bool, question string) error {
 
 // ask returns nil if the person at the terminal says yes.
 func (a *app) ask(question string) error {
-	_, _ = fmt.Fprintf(a.notes, "%s [y/N] ", question)
+	_, _ = fmt.Fprintf(a.notes, "%s [y/N] ", a.notes.redacted(question))
 	answer := make(chan string, 1)
 	// A read from a terminal can't be cancelled: after Ctrl-C this goroutine
 	// ends with the process.

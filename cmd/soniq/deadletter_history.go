@@ -16,7 +16,7 @@ type historyCmd struct {
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because); so is who was shown secrets (--reveal), of jobs too. What is recorded has no secrets in it.
+	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because); so is who was shown secrets (--reveal), of jobs too. Arguments are recorded without their secrets; what people wrote (--because, filters) is shown without them.
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`

@@ -22,7 +22,7 @@ type importCmd struct {
 func (importCmd) Help() string {
 	return `Brings back what 'soniq dead-letter export' wrote; an export of Python Soniq will do as well. A dead letter that is there already is left as it is, so an import can be repeated. It is silent: no hook and no listener is told. One that was being replayed, and whose replay is gone, is dead.
 
-A file is checked to its end before anything is imported. Standard input is imported as it comes, unless it is a file.
+A file is checked to its end before anything is imported. Standard input is imported as it comes, unless it is a file. A dead letter can have 64 MiB there; memory is a few times the longest one.
 
     soniq dead-letter import dead_jobs.json
     soniq dead-letter import resolved.jsonl.gz --dry-run

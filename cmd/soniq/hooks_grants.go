@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"soniq/hooks"
@@ -45,7 +45,7 @@ func (k *keyFlags) keys(a *app) (*hooks.Keyring, error) {
 	}
 	if fromFile {
 		var err error
-		if text, err = readKeyFile(path); err != nil {
+		if text, err = readKeyFile(a.ctx, path); err != nil {
 			return nil, usagef("%s: %w", source, err)
 		}
 	}
@@ -59,20 +59,13 @@ func (k *keyFlags) keys(a *app) (*hooks.Keyring, error) {
 	return ring, nil
 }
 
-func readKeyFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
+func readKeyFile(ctx context.Context, path string) (string, error) {
+	text, err := readFile(ctx, path, maxKeyFile)
+	var long *tooLongError
+	if errors.As(err, &long) {
+		err = fmt.Errorf("%s is larger than %d KB: that is no file of keys", path, maxKeyFile>>10)
 	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(text) > maxKeyFile {
-		return "", fmt.Errorf("%s is larger than %d KB: that is no file of keys", path, maxKeyFile>>10)
-	}
-	return string(text), nil
+	return string(text), err
 }
 
 // listed is what a repeatable flag has or, without it, the variable, with

@@ -42,9 +42,7 @@ func (c *hooksRunCmd) Run(a *app) error {
 	if err := soniq.Check(a.ctx, pool); err != nil {
 		return err
 	}
-	if err := soniq.WarnOfFindings(a.ctx, pool, a.log); err != nil {
-		return err
-	}
+	soniq.WarnOfFindings(a.ctx, pool, a.log)
 	listen := pool.Config().ConnConfig
 	if c.ListenURL != "" {
 		if listen, err = listenConfig(c.ListenURL); err != nil {

@@ -17,6 +17,7 @@ import (
 	"soniq"
 	"soniq/engine"
 	"soniq/hooks"
+	"soniq/internal/redact"
 )
 
 const (
@@ -193,9 +194,9 @@ func (h *httpHandler) failed(ctx context.Context, req *http.Request, started tim
 		}
 		return fmt.Errorf("%s from %s within %s: %w", what, h.endpoint, h.now().Sub(started).Round(time.Millisecond), cause)
 	}
-	text := validText([]byte(h.secretsOf(req).hide(err.Error(), false)))
+	text := validText([]byte(h.secretsOf(req).Text(err.Error())))
 	if len(text) > httpMaxError {
-		text = validText(wholeRunes([]byte(text)[:httpMaxError])) + "..."
+		text = redact.Head(text, httpMaxError) + "..."
 	}
 	return &requestError{text: fmt.Sprintf("POST %s: %s%s", h.endpoint, during, text), err: err}
 }

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"soniq/engine"
+	"soniq/internal/redact"
 )
 
 const (
@@ -81,26 +82,27 @@ func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Res
 // errorText is the beginning of the body, or what the status means. A body
 // that does not come, or not wholly, is no failure of its own. An endpoint that
 // says back what it was sent tells no secret of the request.
-func (h *httpHandler) errorText(resp *http.Response, secrets *secretSet, stop context.CancelFunc) string {
+func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop context.CancelFunc) string {
 	meaning := http.StatusText(resp.StatusCode)
 	switch {
 	case resp.StatusCode < 200:
 		// After 101 the body is the connection itself, which no context ends.
 		return meaning
 	case resp.StatusCode < 400:
-		return strings.TrimSpace(meaning + secrets.hide(redirection(resp.Header), false))
+		return strings.TrimSpace(meaning + secrets.Text(redirection(resp.Header)))
 	}
 	late := time.AfterFunc(h.bodyGrace, stop)
 	defer late.Stop()
 	// A secret that begins within the error is read to its end.
-	limit := httpMaxError + secrets.longest()
+	limit := httpMaxError + secrets.Longest()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
-	text := []byte(secrets.hide(string(body), err != nil || len(body) > limit))
+	text := []byte(secrets.Cut(string(body), false, err != nil || len(body) > limit))
 	if len(text) <= httpMaxError && len(body) <= httpMaxError {
 		return cmp.Or(validText(text), meaning)
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, httpDrain)
-	return validText(wholeRunes(text[:min(len(text), httpMaxError)])) + "..."
+	// Half a token has not the look of one.
+	return validText([]byte(redact.Head(string(text), httpMaxError))) + "..."
 }
 
 // redirection says where a redirect leads, without what may be secret in it.
@@ -117,19 +119,6 @@ func redirection(header http.Header) string {
 // validText is text without space around it and what is not UTF-8 replaced.
 func validText(text []byte) string {
 	return strings.TrimSpace(strings.ToValidUTF8(string(text), "\ufffd"))
-}
-
-// wholeRunes cuts off the beginning of a character at the end of text.
-func wholeRunes(text []byte) []byte {
-	for i := len(text) - 1; i >= 0 && i >= len(text)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(text[i]) {
-			if !utf8.FullRune(text[i:]) {
-				return text[:i]
-			}
-			break
-		}
-	}
-	return text
 }
 
 // retryAfter reads Retry-After, in seconds or as a date. A date is taken by

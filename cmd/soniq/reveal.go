@@ -91,6 +91,7 @@ type secretShower interface{ showsSecret() }
 
 func (*hooksAddWebhookCmd) showsSecret() {}
 func (*hooksRotateCmd) showsSecret()     {}
+func (*hooksKeygenCmd) showsSecret()     {}
 func (*devURLCmd) showsSecret()          {}
 
 // The scripts are this program's own.

@@ -122,6 +122,11 @@ func (c *workerRunCmd) loadHooks(a *app, s *served) (err error) {
 	if err := c.into(&s.hooks); err != nil {
 		return err
 	}
+	// What is lent to hooks is not for commands.
+	for i := range s.file.jobs {
+		job := &s.file.jobs[i]
+		job.withheld = append(slices.Clip(job.withheld), s.hooks.Env...)
+	}
 	return s.file.addEnvironmentHooks(a.getenv, c.networks(a))
 }
 

@@ -3,6 +3,8 @@ package command
 import (
 	"bytes"
 	"strings"
+
+	"soniq/internal/redact"
 )
 
 // CutOff stands where the beginning of an output was dropped.
@@ -53,6 +55,9 @@ func (t *Tail) String() string {
 	if t.cut {
 		if _, rest, found := strings.Cut(text, "\n"); found && rest != "" {
 			text = rest
+		} else {
+			// Half a token has not the look of one.
+			text = redact.LaterHalf(text, 0)
 		}
 		text = CutOff + text
 	}

@@ -9,3 +9,6 @@ const (
 	// ownDescriptors is the folder with the open files of this process.
 	ownDescriptors = "/proc/self/fd"
 )
+
+// modeOf is the mode, whose size is the system's.
+func modeOf(s unix.Stat_t) uint32 { return s.Mode }

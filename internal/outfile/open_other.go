@@ -10,3 +10,6 @@ const (
 	// ownDescriptors is the folder with the open files of this process.
 	ownDescriptors = "/dev/fd"
 )
+
+// modeOf is the mode, whose size is the system's.
+func modeOf(s unix.Stat_t) uint32 { return uint32(s.Mode) }

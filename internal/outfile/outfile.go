@@ -101,7 +101,7 @@ func (f *File) open(ctx context.Context, uid uint32) error {
 		return f.begin()
 	}
 	f.was = p.what
-	switch kind := uint32(p.what.Mode) & unix.S_IFMT; kind {
+	switch kind := modeOf(p.what) & unix.S_IFMT; kind {
 	case unix.S_IFDIR:
 		return unix.EISDIR
 	case unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK:
@@ -154,7 +154,7 @@ func (f *File) IsTerminal() bool {
 	if c, err := f.file.SyscallConn(); err == nil {
 		_ = c.Control(func(of uintptr) { fd = int(of) })
 	}
-	return fd >= 0 && unix.Fstat(fd, &is) == nil && uint32(is.Mode)&unix.S_IFMT == unix.S_IFCHR && term.IsTerminal(fd)
+	return fd >= 0 && unix.Fstat(fd, &is) == nil && modeOf(is)&unix.S_IFMT == unix.S_IFCHR && term.IsTerminal(fd)
 }
 
 // Write writes to the file.
@@ -202,7 +202,7 @@ func (f *File) commitInPlace() error {
 			return err
 		}
 	}
-	if f.place.exists && uint32(f.was.Mode)&unix.S_IFMT == unix.S_IFREG {
+	if f.place.exists && modeOf(f.was)&unix.S_IFMT == unix.S_IFREG {
 		return f.file.Sync()
 	}
 	return nil
@@ -261,7 +261,7 @@ func (f *File) likeOld() error {
 			return err
 		}
 	}
-	return unix.Fchmod(fd, uint32(f.was.Mode)&0o777)
+	return unix.Fchmod(fd, modeOf(f.was)&0o777)
 }
 
 // overwrite copies the content to the old file.

@@ -73,7 +73,7 @@ func (p *place) walk(path string, uid uint32) error {
 		if err := p.look(name, uid); err != nil {
 			return err
 		}
-		if p.exists && uint32(p.what.Mode)&unix.S_IFMT == unix.S_IFLNK {
+		if p.exists && modeOf(p.what)&unix.S_IFMT == unix.S_IFLNK {
 			if last && p.isDescriptor() {
 				return nil
 			}
@@ -131,7 +131,7 @@ func (p *place) openFolder(at int, name string) error {
 // look finds what has the name in the folder.
 func (p *place) look(name string, uid uint32) error {
 	p.name = name
-	p.shared = p.folder.Uid != uid && p.folder.Uid != 0 || uint32(p.folder.Mode)&0o022 != 0
+	p.shared = p.folder.Uid != uid && p.folder.Uid != 0 || modeOf(p.folder)&0o022 != 0
 	err := unix.Fstatat(p.fd(), name, &p.what, unix.AT_SYMLINK_NOFOLLOW)
 	p.exists = err == nil
 	if errors.Is(err, unix.ENOENT) {
@@ -217,7 +217,7 @@ func (p *place) openSame(ctx context.Context) (*os.File, error) {
 		}
 		return nil, err
 	}
-	if uint32(is.Mode)&unix.S_IFMT == unix.S_IFIFO {
+	if modeOf(is)&unix.S_IFMT == unix.S_IFIFO {
 		// So that a deadline ends a write.
 		if err := unix.SetNonblock(a.fd, true); err != nil {
 			_ = unix.Close(a.fd)

@@ -105,6 +105,7 @@ func scansTo(s string) int {
 // a key calls a secret never survives.
 func FuzzJSON(f *testing.F) {
 	f.Add(`{"a":[1,2,{"password":"x"}],"b":"\u0000"}`, "hunter2hunter2hunter2")
+	f.Add(`{}`, "$ECRETSECRETSECRET")
 	f.Add(`[["Cookie","x"],{"name":"token","value":[1]},"{\"a\":\"{}\"}"]`, `"\`)
 	f.Fuzz(func(t *testing.T, doc, secret string) {
 		once := JSON(json.RawMessage(doc))
@@ -118,7 +119,7 @@ func FuzzJSON(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out := JSON(text); len(secret) > 16 && strings.Contains(string(out), secret) {
+		if out := JSON(text); len(secret) > 16 && !reference(secret) && strings.Contains(string(out), secret) {
 			t.Fatalf("%q is still in %q", secret, out)
 		}
 	})

@@ -139,7 +139,7 @@ func TestText_leavesAloneWhatIsNoSecret(t *testing.T) {
 		"Key (id)=(42) already exists.", "exit status 1", "signal: killed", "Token::Error", "std::secret",
 		"use --password to set one", `header "Authorization": the URL has a user name`, "flag --token is required", "--api-key must be set",
 		`File "/app/token.py", line 12, in password`, "KeyError: 'user_id'", "secrets \"db\" not found",
-		"PWD=/home/ann HOME=/home/ann", "STRIPE_KEY=env:STRIPE_KEY", "token=$TOKEN", "password=${DB_PASSWORD}",
+		"PWD=/home/ann HOME=/home/ann", "STRIPE_KEY=env:STRIPE_KEY", "token=%s", "password=${DB_PASSWORD}",
 		"has_token=true", `"password": null`, "password=", `password: ""`, "token_type=bearer", "password_changed_at=2024-01-02",
 		"max_tokens=4096 is too many", "spinner=fast", "key=value", "primary_key: id", "cache key: user:42", "keys: [a b]",
 		"code=404", "status code: 500", "author: ann", "monkey=see", "compass=north", "secretary: ann", "tokenizer: bpe",

@@ -499,14 +499,14 @@ func literal(word string) bool {
 }
 
 // reference reports whether a value only names where the secret is:
-// env:STRIPE_KEY, $TOKEN, ${TOKEN}, {{ token }}, %s.
+// env:STRIPE_KEY, ${TOKEN}, %s. $TOKEN can be a password.
 func reference(word string) bool {
 	rest, ok := strings.CutPrefix(word, "env:")
 	if !ok {
-		if rest, ok = strings.CutPrefix(word, "$"); !ok {
+		if !strings.HasPrefix(word, "${") {
 			return word == "%s" || word == "%v" || word == "%q"
 		}
-		rest = strings.TrimSuffix(strings.TrimPrefix(rest, "{"), "}")
+		rest = strings.TrimSuffix(word[2:], "}")
 	}
 	return rest != "" && !isDigit(rest[0]) && every(rest, func(b byte) bool { return 'A' <= b && b <= 'Z' || isDigit(b) || b == '_' })
 }

@@ -206,7 +206,8 @@ func (t Table) deleteEach(ctx context.Context, pool *pgxpool.Pool, from int64, r
 }
 
 // IsRefusal reports whether err is about the rows of a statement: not about the
-// connection, the server, or the moment. Without some of them it may succeed.
+// statement, the rights, the connection, the server, or the moment. Without some
+// of the rows it may succeed.
 func IsRefusal(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
@@ -217,7 +218,7 @@ func IsRefusal(err error) bool {
 		return false
 	}
 	switch pgErr.Code[:2] {
-	case "08", "25", "40", "53", "57", "58", "XX":
+	case "08", "25", "40", "42", "53", "57", "58", "XX":
 		return false
 	}
 	return true
