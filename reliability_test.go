@@ -28,7 +28,15 @@ func TestReliability_everyTestItNames_exists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := promises + "\n" + string(defects)
+	security, err := os.ReadFile("docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, trust, ok := strings.Cut(string(security), "\n## The promises\n")
+	if trust, _, _ = strings.Cut(trust, "\n## "); !ok || strings.Count(trust, "\n|") < 20 {
+		t.Errorf("docs/security.md has no table of promises, or a short one:\n%s", trust)
+	}
+	text := promises + "\n" + trust + "\n" + string(defects)
 	declared := map[string]map[string]bool{} // by folder
 	defect := 0
 	for line := range strings.Lines(text) {
@@ -63,7 +71,7 @@ func TestReliability_everyTestItNames_exists(t *testing.T) {
 	}
 }
 
-var testName = regexp.MustCompile("`([a-z/]+)\\.(Test\\w+)`")
+var testName = regexp.MustCompile("`([a-z/]+)\\.((?:Test|Fuzz)\\w+)`")
 
 // testsOf returns the names of a folder's tests.
 func testsOf(t *testing.T, folder string) map[string]bool {

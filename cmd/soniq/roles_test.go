@@ -134,6 +134,12 @@ func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {
 			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
 		}
 	}
+	// Who sees secrets is recorded, and that a viewer can't.
+	for _, line := range [][]string{{"dead-letter", "show", id, "--reveal"}, {"job", job, "--reveal"}, {"dead-letter", "list", "--reveal"}} {
+		if r := s.run(line...); r.code != 1 || r.out != "" || !strings.Contains(r.err, "nothing is shown") {
+			t.Errorf("soniq %s: exit %d: %s%s", strings.Join(line, " "), r.code, r.out, r.err)
+		}
+	}
 	refused(t, dsn, append(ownersAlone,
 		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')", "update soniq_jobs set priority = 1",
 		"update soniq_dead_letter_jobs set tags = null", "delete from soniq_dead_letter_jobs",
@@ -157,7 +163,7 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 		{"dead-letter", "delete", seed(t, pool, letter{}).String()},
 		{"dead-letter", "show", seed(t, pool, letter{}).String(), "--reveal"},
 		{"dead-letter", "cleanup", "--days", "30"}, {"dead-letter", "history"},
-		{"dead-letter", "export", "--format", "jsonl", "-o", "-"},
+		{"dead-letter", "export", "--format", "jsonl", "-o", "-"}, {"hooks", "list"}, {"hooks", "deliveries"},
 	} {
 		if r := s.run(line...); r.code != 0 {
 			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
