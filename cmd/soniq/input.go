@@ -2,9 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a command reads, it reads by what is here: it ends with the command's
@@ -37,7 +42,42 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 // openInput opens a file to be read. A named pipe waits for somebody who writes
 // to it, until ctx ends.
 func openInput(ctx context.Context, path string) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return openPipe(ctx, path)
+	}
 	return await(ctx, func() (*os.File, error) { return os.Open(path) })
+}
+
+// pipeLook is how often a pipe that waits for a writer looks whether ctx has
+// ended.
+const pipeLook = 50 * time.Millisecond
+
+// openPipe opens a named pipe without a wait that nothing could end, and then
+// waits for a writer: one that has written, or has come and gone.
+func openPipe(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := f.SyscallConn()
+	for ready := 0; ready == 0 && err == nil; {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var pollErr error
+		err = conn.Control(func(fd uintptr) {
+			ready, pollErr = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(pipeLook.Milliseconds()))
+		})
+		if pollErr != nil && !errors.Is(pollErr, unix.EINTR) {
+			err = &fs.PathError{Op: "wait for a writer to", Path: path, Err: pollErr}
+		}
+		ready = max(ready, 0)
+	}
+	if err != nil {
+		_ = f.Close() // nothing was read
+		return nil, err
+	}
+	return f, nil
 }
 
 // tooLongError says that an input is longer than it may be.
