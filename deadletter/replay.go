@@ -22,6 +22,10 @@ import (
 // are one transaction; the batch only bounds a statement's parameters.
 const replayBatch = 10_000
 
+// editedBatch is how many of them one statement makes that get other arguments:
+// those pass through this process, and each may be as large as the client takes.
+const editedBatch = 50
+
 // duplicateTries is how often a replay tries again when the equal job that
 // stood in its way has left the queue before it could be named.
 const duplicateTries = 10
@@ -212,6 +216,14 @@ func (o ReplayOptions) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID,
 
 // edits reports whether the new jobs get other arguments.
 func (o ReplayOptions) edits() bool { return o.Args != nil || len(o.Edits) > 0 }
+
+// atOnce is how many of n replays one statement makes.
+func (o ReplayOptions) atOnce(n int) int {
+	if o.edits() {
+		return min(n, editedBatch)
+	}
+	return n
+}
 
 // newArgs returns the arguments that the replay of a dead letter with these
 // gets, and their hash; both nil where they are the same.
@@ -597,7 +609,7 @@ func (q *Queue) replayAll(ctx context.Context, tx pgx.Tx, f Filter, o ReplayOpti
 	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o}.redacted()); err != nil {
 		return result, err
 	}
-	for batch := range slices.Chunk(ids, replayBatch) {
+	for batch := range slices.Chunk(ids, o.atOnce(replayBatch)) {
 		made, err := o.replayInOrder(ctx, tx, batch, q.by, &op.ID)
 		if err != nil {
 			return result, err

@@ -380,9 +380,9 @@ func (r *replayRun) run(ctx context.Context) error {
 			return err
 		}
 	}
-	batch, limiter := runBatch, rate.NewLimiter(rate.Inf, runBatch)
+	batch, limiter := r.order.Options.atOnce(runBatch), rate.NewLimiter(rate.Inf, runBatch)
 	if p.Rate > 0 {
-		batch = min(max(int(p.Rate/paceSteps), 1), runBatch)
+		batch = min(max(int(p.Rate/paceSteps), 1), batch)
 		limiter = rate.NewLimiter(rate.Limit(p.Rate), batch)
 	}
 	for {
