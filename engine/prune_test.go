@@ -88,11 +88,15 @@ func TestWorker_prune_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		insert into mine
 		select (select id from soniq_workers where hostname = 'h5000'), 'q5000', 'c5000', (select id from soniq_jobs where expires_at < now() limit 1)`)
 	w := idle(t, pool)
-	err := errors.Join(w.Prune(t.Context()), w.Expire(t.Context()))
-	for _, want := range []string{"prune workers: 1 rows", "prune chores: 1 rows", "prune queues: 1 rows", "expire results: 1 rows"} {
+	err := w.Prune(t.Context())
+	for _, want := range []string{"prune workers: 1 rows", "prune chores: 1 rows", "prune queues: 1 rows"} {
 		if err == nil || !strings.Contains(err.Error(), want+" can't be deleted: ERROR: ") {
 			t.Errorf("%v lacks %q", err, want)
 		}
+	}
+	// Of a job the log tells, once.
+	if err := w.Expire(t.Context()); err != nil {
+		t.Error(err)
 	}
 	if got := queryValue[string](t, pool, rowsLeft); got != "2501 2500 2501 2501 0 2501" {
 		t.Errorf("left: %s", got)
