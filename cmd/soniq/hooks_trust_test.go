@@ -158,6 +158,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 		{"SONIQ_HOOK_ALLOW", "hunter", `SONIQ_HOOK_ALLOW: "hunter" is neither`},
 		{"SONIQ_HOOK_KEY", "hunter2", "SONIQ_HOOK_KEY: key 1 must be 32 bytes"},
 		{"SONIQ_HOOK_KEY", "file:/no/such/file", "SONIQ_HOOK_KEY: open /no/such/file"},
+		{"SONIQ_HOOK_KEY", "file:", "SONIQ_HOOK_KEY names no file after file:"},
 	} {
 		other := newShell(t, pool.Config().ConnString())
 		other.env[c.name] = c.value
@@ -247,6 +248,8 @@ func TestHooks_seal_fromTheKeyToTheRequest(t *testing.T) {
 		t.Errorf("%+v", sealed)
 	}
 	s.env["SONIQ_HOOK_KEY"] = first
+	// One without a secret is nothing that was done.
+	s.ok("hooks", "add", "log")
 	r = s.run("hooks", "seal")
 	wantCode(t, r, exitFailed)
 	wantIn(t, "another key", r.err, "new, old")
