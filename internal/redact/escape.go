@@ -35,17 +35,25 @@ func (v *view) place(i int) int {
 
 // unescape is v with its escapes read once: those of JSON, of URLs, of HTML and of
 // programs' own texts. Without any it returns nil.
-func unescape(v *view) *view {
+func unescape(v *view) *view { return unescapeOnly(v, `%&\`) }
+
+// unescapeMarkup is unescape of URLs and HTML alone.
+func unescapeMarkup(v *view) *view { return unescapeOnly(v, "%&") }
+
+// unescapeOnly is unescape of the escapes that begin with one of signs.
+func unescapeOnly(v *view, signs string) *view {
 	s := v.text
-	if strings.IndexAny(s, `%\&`) < 0 {
+	if !strings.ContainsAny(s, signs) {
 		return nil
 	}
 	read, at := make([]byte, 0, len(s)), make([]int, 0, len(s)+1)
 	found := false
 	for i := 0; i < len(s); {
-		before := len(read)
-		next := i + 1
-		if read, next = appendUnescaped(read, s, i); next == i {
+		before, next := len(read), i
+		if strings.IndexByte(signs, s[i]) >= 0 {
+			read, next = appendUnescaped(read, s, i)
+		}
+		if next == i {
 			next = i + 1
 			read = append(read, s[i])
 		} else {
