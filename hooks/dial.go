@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -101,8 +102,16 @@ func ParseURL(text string) (*url.URL, error) {
 		return nil, errors.New("the URL must begin with https:// or http://")
 	case u.Hostname() == "":
 		return nil, errors.New("the URL has no host")
+	case !validPort(u.Port()):
+		return nil, errors.New("the URL's port must be from 1 to 65535")
 	case u.User != nil:
 		return nil, errors.New("the URL must not hold a user name or password; use a header")
 	}
 	return u, nil
+}
+
+// validPort reports whether text is a port, or none.
+func validPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil && port > 0
 }

@@ -256,3 +256,25 @@ func TestSpec_Check_bounds(t *testing.T) {
 		}
 	}
 }
+
+// What no dispatcher could ever send to is refused when it is added.
+func TestSpec_Check_whatNobodyCouldSendTo(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []hooks.Spec{
+		{Name: "h", Kind: "webhook", URL: "https://example.com:99999/x"},
+		{Name: "h", Kind: "webhook", URL: "https://example.com:0/x"},
+		{Name: "h", Kind: "slack", URL: "env:SONIQ_HOOK_KEY"},
+		{Name: "h", Kind: "webhook", URL: "https://example.com/x", Secrets: "env:SONIQ_HOOK_KEY"},
+		{Name: "h", Kind: "webhook", URL: "https://example.com/x", Headers: map[string]string{"X-A": "env:SONIQ_HOOK_ENV"}},
+	} {
+		if err := spec.Check(); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%+v: %v", spec, err)
+		}
+	}
+	for _, address := range []string{"https://example.com/x", "https://example.com:/x", "http://10.0.0.1:8080", "https://[2001:db8::1]:8443/x"} {
+		spec := hooks.Spec{Name: "h", Kind: "webhook", URL: address}
+		if err := spec.Check(); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+}

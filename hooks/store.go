@@ -92,8 +92,13 @@ func (s *Spec) Check() error {
 		return fmt.Errorf("the command is longer than %d KB", maxCommand>>10)
 	}
 	for _, value := range (secretsOf{s.URL, s.Secrets, s.Headers}).values() {
-		if name, ok := strings.CutPrefix(value, "env:"); ok && !variableName.MatchString(name) {
+		name, ok := strings.CutPrefix(value, "env:")
+		switch {
+		case !ok:
+		case !variableName.MatchString(name):
 			return fmt.Errorf("what stands after env: must be the name of a variable, not %q", cut(name, maxName))
+		case slices.Contains(reserved, name):
+			return CheckVariable(name)
 		}
 	}
 	if s.Kind == "webhook" || s.Kind == "slack" {

@@ -113,14 +113,19 @@ func (e *configError) list() (lines []string) {
 
 // configUse is what a configuration file is read for: the jobs are not looked
 // at where they don't run, and the environment may lack what hooks refer to
-// where none is sent.
-type configUse struct{ jobs, hooks bool }
+// where none is sent. found says that nobody has named the file: it lay where the
+// program was started.
+type configUse struct{ jobs, hooks, found bool }
 
 // readConfig reads and checks a whole configuration file. A *configError has
 // every mistake in it; another error says why it can't be read, or that ctx has
 // ended. Values that refer to the environment are looked up by getenv.
 func readConfig(ctx context.Context, path string, use configUse, getenv func(string) string) (*workerFile, error) {
-	data, err := readFile(ctx, path, maxConfig)
+	read := readFile
+	if use.found {
+		read = readFound
+	}
+	data, err := read(ctx, path, maxConfig)
 	var long *tooLongError
 	switch {
 	case errors.As(err, &long):

@@ -158,12 +158,12 @@ func (h *execHandler) result(job *engine.Job, stdout *command.Head) any {
 		h.log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "name", job.Name, "limit", stdout.Limit)
 		return nil
 	}
-	result, storable := storableJSON(raw)
-	if !storable {
-		h.log.Warn("the output of a command can't be stored as the job's result: it holds U+0000", "job", job.ID, "name", job.Name)
+	result, refused := storableJSON(raw)
+	if refused != "" {
+		h.log.Warn("the output of a command can't be stored as the job's result: it holds "+refused, "job", job.ID, "name", job.Name)
 	}
 	if result == nil {
-		if storable {
+		if refused == "" {
 			h.log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "name", job.Name)
 		}
 		return nil

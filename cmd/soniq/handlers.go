@@ -81,6 +81,7 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 		return nil, usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
+		use.found = optional
 		read, err := readConfig(a.ctx, path, use, a.getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
@@ -91,6 +92,8 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 			return nil, usagef("%w", wrong)
 		case a.ctx.Err() != nil:
 			return nil, a.ctx.Err()
+		case err != nil && optional:
+			return nil, usagef("%w; --config FILE names the one to read", err)
 		case err != nil:
 			return nil, usagef("--config: %w", err)
 		default:

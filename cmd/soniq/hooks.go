@@ -161,6 +161,9 @@ func (c *hooksRotateCmd) Run(a *app) error {
 // show prints a secret before it is kept: one that nobody could read is none.
 func (a *app) show(name, secret string) func() error {
 	return func() error {
+		if a.out.discards() {
+			return errors.New("nothing was changed, as the secret could not be shown: standard output is closed, or is /dev/null")
+		}
 		if a.JSON {
 			_ = a.out.document(map[string]string{"name": name, "secret": secret}) // flush has the error
 		} else {

@@ -44,6 +44,9 @@ func (k *keyFlags) keys(a *app) (*hooks.Keyring, error) {
 		path, fromFile, source = k.HookKeyFile, true, "--hook-key-file"
 	}
 	if fromFile {
+		if path == "" {
+			return nil, usagef("%s names no file after file:", source)
+		}
 		var err error
 		if text, err = readKeyFile(a.ctx, path); err != nil {
 			return nil, usagef("%s: %w", source, err)

@@ -29,7 +29,7 @@ func (hooksKeygenCmd) Run(a *app) error {
 type hooksSealCmd struct{ keyFlags }
 
 func (hooksSealCmd) Help() string {
-	return `Encrypts URLs, secrets and the values of headers that stand in the database in the clear, by the first of the keys of SONIQ_HOOK_KEY or --hook-key-file; and again those under one of the other keys, which moves them to a new one. Give the new key to all dispatchers, in front of the old one, before; take the old one away after. One that lacks a key leaves the hook's deliveries to others. Hooks of a configuration have no secret in the database. Exits 4 if some could not be opened, 1 if none of them could.
+	return `Encrypts URLs, secrets and the values of headers that stand in the database in the clear, by the first of the keys of SONIQ_HOOK_KEY or --hook-key-file; and again those under one of the other keys, which moves them to a new one. Give the new key to all dispatchers, in front of the old one, before; take the old one away after. One that lacks a key leaves the hook's deliveries to others. Hooks of a configuration have no secret in the database. Exits 4 if some were sealed and others could not be opened, 1 if none was sealed and some could not be opened.
 
     SONIQ_HOOK_KEY=NEW,OLD soniq hooks seal
     soniq hooks seal --hook-key-file hook.key`
@@ -66,7 +66,7 @@ func (c *hooksSealCmd) Run(a *app) error {
 			result.Failed[i] = oneLine(name)
 		}
 		err = errors.New("none of the keys opens, or somebody has changed: " + strings.Join(result.Failed, ", "))
-		return partly(int64(len(result.Sealed)+result.Kept), err)
+		return partly(int64(len(result.Sealed)), err)
 	}
 	return partly(int64(len(result.Sealed)), err)
 }

@@ -69,6 +69,34 @@ func TestHooks_secretCanNotBeShown_nothingIsChanged(t *testing.T) {
 	}
 }
 
+// A closed standard output, as that of a cron job or a daemon can be, takes all
+// that is written to it, and so does /dev/null.
+func TestHooks_secretCanNotBeShown_outputIsClosed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	url := pool.Config().ConnString()
+	newShell(t, url).ok("hooks", "add", "webhook", "https://example.com/x", "--name", "w")
+	before := text(t, pool, `select secrets from soniq_hooks where name = 'w'`)
+	for _, command := range []string{
+		`"$0" hooks rotate-secret w >&-`,
+		`"$0" hooks rotate-secret w --drop --json >/dev/null`,
+		`"$0" hooks add webhook https://example.com/y --name new >&-`,
+	} {
+		p := program(t, t.TempDir(), url)
+		p.Path, p.Args = "/bin/sh", []string{"sh", "-c", command, p.Path}
+		err := p.Run()
+		if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "nothing was changed") || strings.Count(p.err.String(), "\n") != 1 {
+			t.Errorf("%s: %v, %q", command, err, p.err.String())
+		}
+	}
+	if after := text(t, pool, `select secrets from soniq_hooks where name = 'w'`); after != before {
+		t.Error("the secret was rotated")
+	}
+	if n := count(t, pool, `select count(*) from soniq_hooks`); n != 1 {
+		t.Errorf("%d hooks", n)
+	}
+}
+
 // Where the database refuses after the secret was shown, the person is told
 // that it is void.
 func TestHooks_secretIsShownAndNotKept_isCalledVoid(t *testing.T) {
@@ -130,6 +158,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 		{"SONIQ_HOOK_ALLOW", "hunter", `SONIQ_HOOK_ALLOW: "hunter" is neither`},
 		{"SONIQ_HOOK_KEY", "hunter2", "SONIQ_HOOK_KEY: key 1 must be 32 bytes"},
 		{"SONIQ_HOOK_KEY", "file:/no/such/file", "SONIQ_HOOK_KEY: open /no/such/file"},
+		{"SONIQ_HOOK_KEY", "file:", "SONIQ_HOOK_KEY names no file after file:"},
 	} {
 		other := newShell(t, pool.Config().ConnString())
 		other.env[c.name] = c.value
@@ -219,6 +248,8 @@ func TestHooks_seal_fromTheKeyToTheRequest(t *testing.T) {
 		t.Errorf("%+v", sealed)
 	}
 	s.env["SONIQ_HOOK_KEY"] = first
+	// One without a secret is nothing that was done.
+	s.ok("hooks", "add", "log")
 	r = s.run("hooks", "seal")
 	wantCode(t, r, exitFailed)
 	wantIn(t, "another key", r.err, "new, old")

@@ -394,3 +394,13 @@ func TestHTTP_errors_keepTheURLsSecrets(t *testing.T) {
 		}
 	}
 }
+
+// The network's error is all that an operator has of an endpoint that is away: it
+// is shown, though a port stands before it.
+func TestHTTP_networkError_isShown(t *testing.T) {
+	t.Parallel()
+	address := closedAddress(t)
+	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=http://"+address, "--args", "{}")
+	wantCode(t, r, exitFailed)
+	wantIn(t, "verdict", r.err, "POST http://"+address+": dial tcp "+address+": connect: connection refused")
+}

@@ -161,9 +161,9 @@ func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) 
 			text:   fmt.Sprintf("the work was done, but the response is longer than %d bytes, the most that is kept as a result", h.maxResult),
 		})
 	}
-	result, storable := storableJSON(body)
-	if !storable {
-		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds U+0000", "job", job.ID, "name", job.Name)
+	result, refused := storableJSON(body)
+	if refused != "" {
+		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds "+refused, "job", job.ID, "name", job.Name)
 	}
 	if result == nil {
 		return nil, nil
@@ -172,33 +172,82 @@ func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) 
 }
 
 // storableJSON is raw as PostgreSQL takes it, or nil if it is not JSON. Half a
-// surrogate pair is replaced; U+0000 can't be, and is reported.
-func storableJSON(raw []byte) (clean json.RawMessage, storable bool) {
+// surrogate pair is replaced; U+0000 can't be, nor a number that no numeric of
+// PostgreSQL holds: refused then says what it is.
+func storableJSON(raw []byte) (clean json.RawMessage, refused string) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || !utf8.Valid(raw) || !json.Valid(raw) {
-		return nil, true
+		return nil, ""
+	}
+	if !storableNumbers(raw) {
+		return nil, "a number that PostgreSQL can't hold"
 	}
 	if !bytes.Contains(raw, []byte(`\u`)) {
-		return raw, true
+		return raw, ""
 	}
 	var v any
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()
 	if err := decoder.Decode(&v); err != nil {
-		return nil, true
+		return nil, ""
 	}
 	clean, err := json.Marshal(v)
 	if err != nil {
-		return nil, true
+		return nil, ""
 	}
 	for rest := []byte(clean); ; {
 		i := bytes.IndexByte(rest, '\\')
 		if i < 0 {
-			return clean, true
+			return clean, ""
 		}
 		if bytes.HasPrefix(rest[i:], []byte(`\u0000`)) {
-			return nil, false
+			return nil, "U+0000"
 		}
 		rest = rest[i+2:] // a backslash is never the last byte of a string
 	}
+}
+
+// What a numeric of PostgreSQL has at most: digits before the point and after it.
+const (
+	maxNumericDigits = 131072
+	maxNumericScale  = 16383
+)
+
+// storableNumbers reports whether a numeric holds each number of doc, valid JSON.
+func storableNumbers(doc []byte) bool {
+	for i := 0; i < len(doc); i++ {
+		switch b := doc[i]; {
+		case b == '"':
+			for i++; doc[i] != '"'; i++ {
+				if doc[i] == '\\' {
+					i++
+				}
+			}
+		case '0' <= b && b <= '9':
+			end := i
+			for end < len(doc) && bytes.IndexByte([]byte("0123456789.eE+-"), doc[end]) >= 0 {
+				end++
+			}
+			if !storableNumber(string(doc[i:end])) {
+				return false
+			}
+			i = end - 1
+		}
+	}
+	return true
+}
+
+// storableNumber is storableNumbers of one without its sign.
+func storableNumber(number string) bool {
+	digits, exponent, scientific := strings.Cut(strings.ToLower(number), "e")
+	whole, fraction, _ := strings.Cut(digits, ".")
+	power := 0
+	if scientific {
+		var err error
+		if power, err = strconv.Atoi(exponent); err != nil {
+			return false
+		}
+	}
+	return power <= maxNumericDigits && power >= -maxNumericScale &&
+		len(whole)+max(power, 0) <= maxNumericDigits && len(fraction)-min(power, 0) <= maxNumericScale
 }

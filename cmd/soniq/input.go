@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"soniq/internal/outfile"
 )
 
 // What a command reads, it reads by what is here: it ends with the command's
@@ -101,6 +103,17 @@ func readWhole(ctx context.Context, in io.Reader, most int) ([]byte, error) {
 // readFile is readWhole of the file with that name.
 func readFile(ctx context.Context, path string, most int) ([]byte, error) {
 	f, err := openInput(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return readWhole(ctx, f, most)
+}
+
+// readFound is readFile of a file that nobody has named, which must not be one
+// that another user left there.
+func readFound(ctx context.Context, path string, most int) ([]byte, error) {
+	f, err := outfile.OpenFound(path, func(path string) (*os.File, error) { return openInput(ctx, path) })
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"syscall"
 
 	"soniq/internal/redact"
@@ -96,6 +97,22 @@ func (o *output) flush() error {
 		}
 	}
 	return nil
+}
+
+// discards reports whether nobody gets what is printed. A standard output that was
+// closed is /dev/null as well: Go's runtime opens that in its place, and each
+// write succeeds.
+func (o *output) discards() bool {
+	f, ok := o.raw.(*os.File)
+	if !ok {
+		return false
+	}
+	is, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	null, err := os.Stat(os.DevNull)
+	return err == nil && os.SameFile(is, null)
 }
 
 func newOutput(w io.Writer) *output {

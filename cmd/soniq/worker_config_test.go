@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -327,4 +329,37 @@ func TestDocs_everyConfigIsValid(t *testing.T) {
 	s := newShell(t, "")
 	s.env = env
 	s.ok("worker", "--check-config", "--config", writeConfig(t, strings.Join(lines, "\n")))
+}
+
+// A soniq.yaml that another user left in a folder that both can write to is not
+// read unless somebody names it: its commands would be run as the user who started
+// the worker there.
+func TestConfig_leftByAnotherUser_isNotRunUnlessNamed(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		return // nobody else can give a file away
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "soniq.yaml")
+	text := "jobs: {a: {exec: touch ran}}\nhooks: {h: {exec: touch ran}}\n"
+	if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chown(path, 12345, 12345), os.Chmod(dir, 0o777|fs.ModeSticky)); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"worker"}, {"worker", "--check-config"}, {"worker", "run-once", "a", "--args", "{}"}, {"hooks", "run"},
+	} {
+		p := program(t, dir, "postgres://nobody@127.0.0.1:1/none", args...)
+		err := p.Run()
+		if p.ProcessState.ExitCode() != exitUsage || strings.Count(p.err.String(), "\n") != 1 {
+			t.Errorf("%v: %v, %q", args, err, p.err.String())
+		}
+		wantIn(t, "error", p.err.String(), "soniq.yaml: belongs to another user (12345)", "--config FILE")
+	}
+	named := program(t, dir, "", "worker", "run-once", "a", "--args", "{}", "--config", "soniq.yaml")
+	if err := named.Run(); err != nil {
+		t.Errorf("%v, %q", err, named.err.String())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err != nil {
+		t.Error(err)
+	}
 }

@@ -8,6 +8,7 @@ var secretParts = byFirst(
 	"password", "passwd", "passphrase", "passcode", "passwort", "pgpass",
 	"secret", "token", "authorization", "credential", "cookie", "bearer",
 	"apikey", "accesskey", "privatekey", "signingkey", "encryptionkey", "accountkey", "masterkey", "sessionkey",
+	"subscriptionkey", "hmackey", "basicauth", "authcode", "otpcode", "mfacode", "securityanswer",
 	"authkey", "servicekey", "sshkey", "storagekey", "deploykey", "webhookkey", "sharedaccess",
 	"connectionstring", "connstr",
 	"cardnumber", "cardno", "creditcard", "ccnumber",
@@ -33,7 +34,7 @@ var wholeNames = set(
 var about = set(
 	"at", "count", "counts", "type", "kind", "expires", "expiry", "expiration", "ttl", "length", "len", "size",
 	"policy", "age", "strength", "attempts", "limit", "usage", "used", "required", "enabled", "status", "version",
-	"name", "names", "field", "fields", "ref", "from", "source",
+	"name", "names", "field", "fields", "file", "path", "ref", "from", "source",
 )
 
 // aboutNames are the same in full.

@@ -99,26 +99,12 @@ func (s *Set) text(text string, start, end bool) string {
 			hidden[i] = true
 		}
 	}
-	for _, form := range s.forms {
-		// Also those that overlap: 'aaaa' is twice in 'aaaaa'.
-		for at := 0; ; {
-			i := strings.Index(text[at:], form)
-			if i < 0 {
-				break
-			}
-			hide(at+i, at+i+len(form))
-			at += i + 1
-		}
-		if start {
-			if n := overlap(form, text); n > 0 {
-				hide(0, n)
-			}
-		}
-		if end {
-			if n := overlap(text, form); n > 0 {
-				hide(len(text)-n, len(text))
-			}
-		}
+	s.find(&view{text: text}, start, end, hide)
+	for v, rounds := unescape(&view{text: text}), 0; v != nil && rounds < maxEscapes; v, rounds = unescape(v), rounds+1 {
+		s.find(v, start, end, hide)
+	}
+	if v := unfold(text); v != nil {
+		s.find(v, start, end, hide)
 	}
 	if hidden == nil {
 		return text
@@ -145,6 +131,40 @@ func (s *Set) text(text string, start, end bool) string {
 		}
 	}
 	return out.String()
+}
+
+// find hides what v has of the values.
+func (s *Set) find(v *view, start, end bool, hide func(from, to int)) {
+	text := v.text
+	for _, form := range s.forms {
+		// Also those that overlap: 'aaaa' is twice in 'aaaaa'.
+		for at := 0; ; {
+			i := strings.Index(text[at:], form)
+			if i < 0 {
+				break
+			}
+			hide(v.place(at+i), v.place(at+i+len(form)))
+			at += i + 1
+		}
+		if start {
+			// The cut may be within an escape, whose rest reads as itself.
+			for skip := 0; skip <= v.escape && skip < len(text); skip++ {
+				if n := overlap(form, text[skip:]); n > 0 {
+					hide(0, v.place(skip+n))
+					break
+				}
+			}
+		}
+		if end {
+			for skip := 0; skip <= v.escape && skip < len(text); skip++ {
+				whole := text[:len(text)-skip]
+				if n := overlap(whole, form); n > 0 {
+					hide(v.place(len(whole)-n), v.place(len(text)))
+					break
+				}
+			}
+		}
+	}
 }
 
 // overlap is how many bytes, minKnown at least, the end of before and the

@@ -26,10 +26,37 @@ type scanner struct {
 	line, last int
 	// at is the next '@'.
 	at int
+	// hidden are the beginnings and ends of what was hidden.
+	hidden [][2]int
 }
 
+// scanText redacts s once: as it stands or, where that has no secret, as it reads
+// without the escapes of URLs and HTML. So pages of errors are written, and forms
+// with JSON in them.
 func scanText(s string) (string, bool) {
 	x := scanner{s: s, at: -1}
+	if redacted, changed := x.scan(); changed {
+		return redacted, true
+	}
+	for v, rounds := unescapeMarkup(&view{text: s}), 0; v != nil && rounds < maxEscapes; v, rounds = unescapeMarkup(v), rounds+1 {
+		reads := scanner{s: v.text, at: -1}
+		if _, changed := reads.scan(); !changed {
+			continue
+		}
+		x = scanner{s: s, at: -1}
+		for _, part := range reads.hidden {
+			x.hide(v.place(part[0]), v.place(part[1]))
+		}
+		if x.done > 0 {
+			x.out.WriteString(s[x.done:])
+			return x.out.String(), true
+		}
+	}
+	return s, false
+}
+
+func (x *scanner) scan() (string, bool) {
+	s := x.s
 	for i := 0; i < len(s); {
 		if isAlnum(s[i]) {
 			if i > 0 && s[i-1] == '\\' && (s[i] == 'n' || s[i] == 'r' || s[i] == 't') {
@@ -78,6 +105,7 @@ func (x *scanner) hide(from, end int) {
 	x.out.WriteString(x.s[x.done:from])
 	x.out.WriteString(Placeholder)
 	x.done = end
+	x.hidden = append(x.hidden, [2]int{from, end})
 }
 
 // word hides the token that begins at s[i], a letter or a digit after something
@@ -234,25 +262,58 @@ func (x *scanner) pem(i int) (next int) {
 	return end
 }
 
-// element hides the content of <password>x</password>.
+// maxTag bounds the tags that are looked at, in bytes.
+const maxTag = 200
+
+// element hides the content of <password>x</password>, with attributes too, and of
+// <entry key="password">x</entry>.
 func (x *scanner) element(i int) (next int) {
 	s := x.s
 	begin := i
-	for begin > 0 && i-begin < maxName && nameChars[s[begin-1]] {
+	for begin > 0 && i-begin < maxTag && s[begin-1] != '<' && s[begin-1] != '>' && s[begin-1] != '\n' {
 		begin--
 	}
-	if begin == 0 || s[begin-1] != '<' || !Key(s[begin:i]) {
+	if begin == 0 || s[begin-1] != '<' || begin == i || s[i-1] == '/' || !secretTag(s[begin:i]) {
 		return i
 	}
-	end := i + 1
-	for end < len(s) && s[end] != '<' && s[end] != '\n' {
+	from, close := i+1, "<"
+	if strings.HasPrefix(s[from:], cdata) {
+		from, close = from+len(cdata), "]]>"
+	}
+	end := from
+	for end < len(s) && s[end] != '\n' && !strings.HasPrefix(s[end:], close) {
 		end++
 	}
-	if strings.TrimSpace(s[i+1:end]) == "" || placeholderAt(s, i+1) {
+	if strings.TrimSpace(s[from:end]) == "" || placeholderAt(s, from) {
 		return i
 	}
-	x.hide(i+1, end)
+	x.hide(from, end)
 	return end
+}
+
+const cdata = "<![CDATA["
+
+// secretTag reports whether a tag, without its brackets, is that of a secret.
+func secretTag(tag string) bool {
+	end := 0
+	for end < len(tag) && (nameChars[tag[end]] || tag[end] == ':') {
+		end++
+	}
+	name := tag[:end]
+	name = name[strings.LastIndexByte(name, ':')+1:]
+	if end < len(tag) && tag[end] != ' ' {
+		return false
+	}
+	if name != "" && Key(name) {
+		return true
+	}
+	for _, attribute := range [...]string{` name="`, ` key="`, ` name='`, ` key='`} {
+		if at := strings.Index(tag[end:], attribute); at >= 0 {
+			value, _, _ := strings.Cut(tag[end+at+len(attribute):], attribute[len(attribute)-1:])
+			return Key(value)
+		}
+	}
+	return false
 }
 
 // tuple hides the second of two texts whose first is the name of a secret:
@@ -282,13 +343,17 @@ func (x *scanner) tuple(i int) (next int) {
 	return v.next
 }
 
-// sqlPassword hides what ALTER ROLE ann PASSWORD 'x' and IDENTIFIED BY 'x' say.
+// sqlPassword hides what ALTER ROLE ann PASSWORD 'x', PASSWORD('x') and IDENTIFIED
+// BY 'x' say.
 func (x *scanner) sqlPassword(i int) (next int) {
-	s := x.s
-	if i < 10 || s[i-1] != ' ' {
+	s, k := x.s, i
+	if k > 0 && strings.IndexByte("EeNn", s[k-1]) >= 0 { // a kind of text: E'x'
+		k--
+	}
+	if k < 10 || s[k-1] != ' ' && s[k-1] != '(' {
 		return i
 	}
-	before := s[max(0, i-14) : i-1]
+	before := s[max(0, k-14) : k-1]
 	if !hasSuffixFold(before, "password") && !hasSuffixFold(before, "identified by") && !hasSuffixFold(before, "passphrase") {
 		return i
 	}
@@ -338,7 +403,7 @@ func (x *scanner) flag(i int) (next int) {
 		if from == after {
 			return i
 		}
-	case s[end] == ' ':
+	case s[end] == ' ' || user && s[end] == '=':
 		from = end + 1
 	default:
 		return i

@@ -183,6 +183,7 @@ var fragments = []string{
 	"-----BEGIN ", "MIIBabcdefghijklmnopqrstuvw\n", "password", "password=", "password: ", "password=[", "token: ", "/token:", "token:/", "token:a)", "pwd=/", "a=b,", "name=\"",
 	`"name":"token",`, `"value":"x"`, "4111 ", "4111111111111111", "1-", "<password>", "(\"password\",\"", "--token -", "--token ", "-u a:b ", "\\\"password\\\":", "bearer ", "Basic YWJjOmRlZg==",
 	"@tcp(", "&amp;", "a@//", "\\n", "hooks.slack.com/", "Cookie: ", "Authorization: ", "PASSWORD '", "[redacted]", "[redacted", "redacted]", "ghp_abcdefghijklmnopqrstuvwxyz", "expired", "true", "AKIAABCDEFGHIJKLMNOP", "é",
+	"%22", "%3A", "%2522", "&quot;", "&#61;", "%", "]=", "[]=", "; name=\"password\"", "\n\n", "password: |\n", "\n  ", "<a key=\"password\">", "<password a=\"b\">", "<![CDATA[", "PASSWORD('", "--user=a:b",
 }
 
 // Whatever stands beside whatever: redacting again changes nothing, and no text

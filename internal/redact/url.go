@@ -1,6 +1,10 @@
 package redact
 
-import "strings"
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
 
 // url hides the password in the URL whose "://" is at s[i], and returns where to
 // go on: a secret in its query is an assignment like others.
@@ -26,13 +30,13 @@ func (x *scanner) url(i int) (next int) {
 		end++
 	}
 	switch {
-	case at < 0 && (colon < 0 || colon+1 == end || port(s[colon+1:end])):
+	case at < 0 && (colon < 0 || colon+1 == end || port(s[colon+1:end]) || x.portOfSentence(colon+1, end)):
 		return from
 	case at < 0:
 		// No host follows: the text was cut, or there is in the password what
 		// should have been escaped.
 		to := end
-		if k := x.nextAt(end); k < end+maxURL && !strings.ContainsAny(s[end:k], "\n\"'") {
+		if k := x.nextAt(end); k < len(s) && k < end+maxURL && !strings.ContainsAny(s[end:k], "\n\"'") {
 			to = k
 		}
 		x.hideUser(colon+1, to)
@@ -43,6 +47,26 @@ func (x *scanner) url(i int) (next int) {
 		x.hideUser(from, at)
 	}
 	return at + 1
+}
+
+// portOfSentence reports whether s[from:end] is a port and what a sentence puts
+// behind it: 'POST http://127.0.0.1:8080: EOF'. If a host follows in the same
+// word, it is a password.
+func (x *scanner) portOfSentence(from, end int) bool {
+	s, digits := x.s, from
+	for digits < end && isDigit(s[digits]) {
+		digits++
+	}
+	if digits == from || digits-from > 5 || isAlnum(s[digits]) {
+		return false
+	}
+	for k := digits; k < end; k++ {
+		if s[k] < utf8.RuneSelf && strings.IndexByte(`:,.;!)]}*|`, s[k]) < 0 {
+			return false
+		}
+	}
+	host := x.nextAt(end)
+	return host == len(s) || strings.IndexFunc(s[end:min(host, end+maxHost)], unicode.IsSpace) >= 0
 }
 
 func urlChar(b byte) bool {
@@ -61,6 +85,9 @@ func (x *scanner) nextAt(i int) int {
 	}
 	return x.at
 }
+
+// maxHost bounds how far a word is followed to the host of a URL, in bytes.
+const maxHost = 512
 
 // maxURL bounds how far the end of a user's part is looked for, in bytes.
 const maxURL = 4 << 10

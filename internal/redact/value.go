@@ -53,7 +53,15 @@ func (x *scanner) assignment(i int) (next int) {
 	secret := paired || n.secret()
 	if !secret {
 		x.remember(n, from)
+		if v, ok := formPart(s, n, from); ok {
+			x.hide(v.from, v.end)
+			return v.next
+		}
 		return i
+	}
+	if v, ok := x.block(n, i, from); ok {
+		x.hide(v.from, v.end)
+		return v.next
 	}
 	v, ok := x.value(n, i, after, from)
 	if !ok {
@@ -98,8 +106,15 @@ func (x *scanner) name(i int) (n name, ok bool) {
 	for spaces := 0; end > x.done && (s[end-1] == ' ' || s[end-1] == '\t') && spaces < 40; spaces++ {
 		end--
 	}
-	if end > x.done && s[end-1] == ']' { // form['password'] = x
+	if end > x.done && s[end-1] == ']' { // form['password'] = x, password[] = x, password[0] = x
 		end--
+		open := end
+		for open > x.done && isDigit(s[open-1]) {
+			open--
+		}
+		if open > x.done && s[open-1] == '[' {
+			end = open - 1
+		}
 	}
 	if end > x.done && (s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '`') {
 		end--
@@ -164,6 +179,88 @@ func (x *scanner) remember(n name, from int) {
 	if v, ok := quoted(x.s[:min(len(x.s), from+2*maxName)], from); ok && v.end-v.from <= maxName && Key(x.s[v.from:v.end]) {
 		x.pair = v.end + maxName
 	}
+}
+
+// formPart finds the value in a part of a form, which follows an empty line:
+//
+//	Content-Disposition: form-data; name="password"
+//
+//	x
+func formPart(s string, n name, from int) (v value, ok bool) {
+	if !n.is("name") || n.begin < 2 || s[n.begin-2] != ';' {
+		return v, false
+	}
+	of, ok := quoted(s[:min(len(s), from+2*maxName)], from)
+	if !ok || !Key(s[of.from:of.end]) {
+		return v, false
+	}
+	for _, empty := range [...]string{"\r\n\r\n", "\n\n", `\r\n\r\n`, `\n\n`} {
+		if strings.HasPrefix(s[of.next:], empty) {
+			begin := of.next + len(empty)
+			end := lineEndFrom(s, begin)
+			return value{begin, end, end}, end > begin && !placeholderAt(s, begin)
+		}
+	}
+	return v, false
+}
+
+// block finds the lines of a block of YAML, which are indented further than its
+// key:
+//
+//	password: |
+//	  x
+func (x *scanner) block(n name, sep, from int) (v value, ok bool) {
+	s := x.s
+	if s[sep] != ':' || s[from] != '|' && s[from] != '>' {
+		return v, false
+	}
+	line := from + 1
+	for line < len(s) && (s[line] == '-' || s[line] == '+' || isDigit(s[line])) {
+		line++
+	}
+	if line == len(s) || s[line] != '\n' && s[line] != '\r' {
+		return v, false
+	}
+	key := n.begin
+	for key > 0 && n.begin-key < maxName && s[key-1] != '\n' {
+		key--
+	}
+	indent := indentOf(s, key)
+	for next := line; next < len(s); {
+		begin := next + strings.IndexByte(s[next:], '\n') + 1
+		if begin == next { // no line follows
+			break
+		}
+		deep := indentOf(s, begin)
+		end := begin + deep
+		for end < len(s) && s[end] != '\n' && s[end] != '\r' {
+			end++
+		}
+		if end > begin+deep { // not empty
+			if deep <= indent {
+				break
+			}
+			if v.end == 0 {
+				v.from = begin + deep
+			}
+			v.end = end
+		}
+		next = end
+	}
+	v.next = v.end
+	if placeholderAt(s, v.from) {
+		v.from += len(Placeholder)
+	}
+	return v, v.end > 0
+}
+
+// indentOf counts the spaces from s[i] on.
+func indentOf(s string, i int) int {
+	n := 0
+	for i+n < len(s) && s[i+n] == ' ' {
+		n++
+	}
+	return n
 }
 
 // value finds the value of a secret: sep is where the separator is, after where
@@ -238,7 +335,11 @@ func (x *scanner) value(n name, sep, after, from int) (v value, ok bool) {
 		}
 		return value{from, end, end}, true
 	case scheme:
-		v = x.nextWord(v)
+		two := x.nextWord(v)
+		if prose(strings.TrimSpace(s[v.end:two.end])) {
+			return v, false // jwt: token is malformed
+		}
+		v = two
 	case from > after && phrases(n.text) && x.beginsLine(n.begin):
 		v.end = x.restOfLine(v)
 		v.next = v.end
@@ -542,7 +643,7 @@ func schemeWord(word string) bool {
 // empty', 'read token: unexpected EOF'.
 var proseWords = set(
 	"a", "an", "and", "are", "argument", "as", "at", "authentication", "bad", "be", "but", "by", "can", "can't", "cannot", "command",
-	"connect", "connection", "context", "could", "couldn't", "deadline", "decode", "denied", "dial", "did", "does", "doesn't", "empty", "eof",
+	"connect", "connection", "contains", "context", "converting", "could", "couldn't", "deadline", "decode", "denied", "dial", "did", "does", "doesn't", "empty", "ensure", "eof",
 	"error", "exceeded", "exit", "expected", "expired", "failed", "failure", "field", "file", "flag", "for", "found", "from", "get", "got",
 	"has", "have", "hidden", "http", "https", "if", "illegal", "in", "incorrect", "input", "internal", "invalid", "is", "isn't", "it", "its",
 	"json", "key", "length", "less", "lookup", "malformed", "may", "mismatch", "missing", "more", "must", "need", "needs", "no", "not",

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"soniq/internal/testdb"
+)
+
+// What is taken for storable is what PostgreSQL stores: else a job whose work is
+// done would fail, and do it again.
+func TestStorableJSON_numbers_areThoseOfPostgreSQL(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	for doc, want := range map[string]bool{
+		"1e131071": true, "1e131072": false, "123e131069": true, "123e131070": false, "-1E+131071": true, "[1, {\"a\": 2e999999999}]": false,
+		"1e-16383": true, "1e-16384": false, "0.1e-16382": true, "0.1e-16383": false, "1e99999999999999999999": false, "0": true, "-0.5": true,
+		strings.Repeat("1", maxNumericDigits): true, strings.Repeat("1", maxNumericDigits+1): false,
+		"0." + strings.Repeat("1", maxNumericScale): true, "0." + strings.Repeat("1", maxNumericScale+1): false,
+		`{"1e999999": "1e999999\"1e999999"}`: true,
+	} {
+		var kind string
+		err := pool.QueryRow(t.Context(), `select jsonb_typeof($1::text::jsonb)`, doc).Scan(&kind)
+		clean, refused := storableJSON([]byte(doc))
+		if got := refused == "" && clean != nil; got != want || (err == nil) != want {
+			t.Errorf("%.40s: %v, want %v; PostgreSQL says %v", doc, got, want, err)
+		}
+	}
+}
+
+// The work is done, whatever number the answer has.
+func TestWorker_resultThatPostgreSQLCantHold_isDone(t *testing.T) {
+	t.Parallel()
+	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=exec:echo 1e999999999", "--args", "{}")
+	wantCode(t, r, exitDone)
+	wantIn(t, "log", r.err, "it holds a number that PostgreSQL can't hold", "would be done")
+}

@@ -1,0 +1,57 @@
+package outfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// OpenFound opens, by open, a file to be read that nobody has named: one that a
+// program looks for in its working folder. In a folder that others can write to
+// anybody may have put it there, and what it says would then be done as the user
+// who runs the program. So another user's file, or link, is refused there; open
+// must open what has the name at that moment.
+func OpenFound(path string, open func(path string) (*os.File, error)) (*os.File, error) {
+	return openFound(path, uint32(os.Geteuid()), open)
+}
+
+func openFound(path string, uid uint32, open func(string) (*os.File, error)) (*os.File, error) {
+	p, err := find(path, uid)
+	if err != nil {
+		var refused *refusal
+		if errors.As(err, &refused) {
+			err = errors.New(refused.why)
+		}
+		return nil, notOpened(path, err)
+	}
+	defer p.close()
+	switch {
+	case p.descriptor >= 0:
+		return open(path)
+	case !p.exists:
+		return nil, notOpened(path, unix.ENOENT)
+	case !p.mayWrite(uid):
+		return nil, notOpened(path, fmt.Errorf("belongs to another user (%d), in a folder that others can write to", p.what.Uid))
+	}
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		// Between the look and the open somebody may have put another one there.
+		is, ok := info.Sys().(*syscall.Stat_t)
+		if ok && uint64(is.Dev) == uint64(p.what.Dev) && is.Ino == p.what.Ino {
+			return f, nil
+		}
+		err = notOpened(path, errors.New("is being changed by somebody else"))
+	}
+	_ = f.Close() // nothing was read
+	return nil, err
+}
+
+func notOpened(path string, why error) error { return &fs.PathError{Op: "open", Path: path, Err: why} }
