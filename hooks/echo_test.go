@@ -223,6 +223,17 @@ func TestAnswer_hostile_isBounded(t *testing.T) {
 				}
 			}, state: "delivered", text: "ok",
 		},
+		"another protocol": {
+			answer: func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					return
+				}
+				defer func() { _ = conn.Close() }()
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nhello")
+				_, _ = io.Copy(io.Discard, conn) // until it hangs up
+			}, state: "pending", text: "",
+		},
 		"endless early answers": {
 			answer: func(w http.ResponseWriter, _ *http.Request) {
 				conn, _, err := http.NewResponseController(w).Hijack()

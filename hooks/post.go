@@ -82,6 +82,11 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 // answer is the beginning of what the other side said, without what it has from
 // us. What can't be read of it changes nothing: the status came.
 func (e *endpoint) answer(resp *http.Response) string {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// Nobody asked for another protocol. The body is the connection itself, and
+		// no context ends a read of that.
+		return ""
+	}
 	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
 	case "", "identity":
 	default:

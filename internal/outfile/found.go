@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,14 +40,17 @@ func openFound(path string, uid uint32, open func(string) (*os.File, error)) (*o
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
+	var is unix.Stat_t
+	conn, err := f.SyscallConn()
 	if err == nil {
-		// Between the look and the open somebody may have put another one there.
-		is, ok := info.Sys().(*syscall.Stat_t)
-		if ok && uint64(is.Dev) == uint64(p.what.Dev) && is.Ino == p.what.Ino {
-			return f, nil
-		}
+		err = errors.Join(conn.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &is) }), err)
+	}
+	// Between the look and the open somebody may have put another one there.
+	if err == nil && !same(is, p.what) {
 		err = notOpened(path, errors.New("is being changed by somebody else"))
+	}
+	if err == nil {
+		return f, nil
 	}
 	_ = f.Close() // nothing was read
 	return nil, err

@@ -23,6 +23,8 @@ type view struct {
 	at []int
 	// escape is how much of an escape the text may be cut in.
 	escape int
+	// folded: line breaks were left out.
+	folded bool
 }
 
 // place is where the byte i of the view begins in the text as it was.
@@ -31,6 +33,14 @@ func (v *view) place(i int) int {
 		return i
 	}
 	return v.at[i]
+}
+
+// end is where what ends before the byte i of the view ends in the text as it was.
+func (v *view) end(i int) int {
+	if v.folded && i > 0 {
+		return v.at[i-1] + 1 // the line break behind it is no part of it
+	}
+	return v.place(i)
 }
 
 // unescape is v with its escapes read once: those of JSON, of URLs, of HTML and of
@@ -67,7 +77,7 @@ func unescapeOnly(v *view, signs string) *view {
 	if !found {
 		return nil
 	}
-	return &view{string(read), append(at, v.place(len(s))), longestEscape}
+	return &view{text: string(read), at: append(at, v.place(len(s))), escape: longestEscape}
 }
 
 // appendUnescaped appends what the escape at s[i] stands for, and returns where it
@@ -148,5 +158,5 @@ func unfold(text string) *view {
 			read, at = append(read, b), append(at, i)
 		}
 	}
-	return &view{string(read), append(at, len(text)), 0}
+	return &view{text: string(read), at: append(at, len(text)), folded: true}
 }

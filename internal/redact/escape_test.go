@@ -133,6 +133,14 @@ func TestSet_Cut_withinAnEscape(t *testing.T) {
 	}
 }
 
+// The line break behind a value stays.
+func TestKnown_lines_stay(t *testing.T) {
+	t.Parallel()
+	if got := Known("A: some-value\r\nB: some-\n value\n\nc", "some-value"); got != "A: [redacted]\r\nB: [redacted]\n\nc" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestKnown_escapesOfOtherTexts_stay(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{`100% of \d+ & more`, `%zz %4 \u12 \x &#; &nosuch; \`, "a\nb", `{"a":"b\n\u0063"}`, `C:\new\table`} {

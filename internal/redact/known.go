@@ -143,14 +143,14 @@ func (s *Set) find(v *view, start, end bool, hide func(from, to int)) {
 			if i < 0 {
 				break
 			}
-			hide(v.place(at+i), v.place(at+i+len(form)))
+			hide(v.place(at+i), v.end(at+i+len(form)))
 			at += i + 1
 		}
 		if start {
 			// The cut may be within an escape, whose rest reads as itself.
 			for skip := 0; skip <= v.escape && skip < len(text); skip++ {
 				if n := overlap(form, text[skip:]); n > 0 {
-					hide(0, v.place(skip+n))
+					hide(0, v.end(skip+n))
 					break
 				}
 			}
