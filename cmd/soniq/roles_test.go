@@ -124,11 +124,22 @@ func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {
 	dsn := login(t, pool, "viewer")
 	s := newShell(t, dsn)
 	for _, line := range [][]string{
-		{"status"}, {"job", job}, {"job", "list"}, {"queue", "list"}, {"worker", "list"},
-		{"dead-letter", "list"}, {"dead-letter", "show", id}, {"dead-letter", "groups"}, {"dead-letter", "stats"},
-		{"dead-letter", "history"}, {"dead-letter", "check", "--max", "100"}, {"dead-letter", "export", "--format", "jsonl", "-o", "-"},
-		{"dead-letter", "delete", "--all", "--dry-run"}, {"dead-letter", "replay", "--all", "--dry-run"},
-		{"hooks", "list"}, {"hooks", "deliveries"},
+		{"status"},
+		{"job", job},
+		{"job", "list"},
+		{"queue", "list"},
+		{"worker", "list"},
+		{"dead-letter", "list"},
+		{"dead-letter", "show", id},
+		{"dead-letter", "groups"},
+		{"dead-letter", "stats"},
+		{"dead-letter", "history"},
+		{"dead-letter", "check", "--max", "100"},
+		{"dead-letter", "export", "--format", "jsonl", "-o", "-"},
+		{"dead-letter", "delete", "--all", "--dry-run"},
+		{"dead-letter", "replay", "--all", "--dry-run"},
+		{"hooks", "list"},
+		{"hooks", "deliveries"},
 	} {
 		if r := s.run(line...); r.code != 0 {
 			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
@@ -155,15 +166,23 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 	s := newShell(t, dsn)
 	job := strings.TrimSpace(s.ok("enqueue", "j", "--delay", "1h").out)
 	for _, line := range [][]string{
-		{"job", "retry", job}, {"job", "cancel", job}, {"job", "delete", job},
-		{"queue", "pause", "default"}, {"queue", "resume", "default"}, {"status"}, {"worker", "list"},
+		{"job", "retry", job},
+		{"job", "cancel", job},
+		{"job", "delete", job},
+		{"queue", "pause", "default"},
+		{"queue", "resume", "default"},
+		{"status"},
+		{"worker", "list"},
 		{"dead-letter", "replay", seed(t, pool, letter{}).String(), "--set", "user_id=7"},
 		{"dead-letter", "replay", "--all", "--yes"},
 		{"dead-letter", "tag", seed(t, pool, letter{}).String(), "team=a"},
 		{"dead-letter", "delete", seed(t, pool, letter{}).String()},
 		{"dead-letter", "show", seed(t, pool, letter{}).String(), "--reveal"},
-		{"dead-letter", "cleanup", "--days", "30"}, {"dead-letter", "history"},
-		{"dead-letter", "export", "--format", "jsonl", "-o", "-"}, {"hooks", "list"}, {"hooks", "deliveries"},
+		{"dead-letter", "cleanup", "--days", "30"},
+		{"dead-letter", "history"},
+		{"dead-letter", "export", "--format", "jsonl", "-o", "-"},
+		{"hooks", "list"},
+		{"hooks", "deliveries"},
 	} {
 		if r := s.run(line...); r.code != 0 {
 			t.Errorf("soniq %s: exit %d: %s", strings.Join(line, " "), r.code, r.err)
