@@ -457,7 +457,8 @@ alter table public.soniq_jobs
 -- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
 -- row of every claim and outcome once more. As its owner: who may requeue may
 -- have no right to the other columns. The day is cancelledTTL in the
--- engine. The request of a job that is running is announced, each time that it
+-- engine. Of the last error it takes what an error of ours has at the most: a text
+-- of 1 GB, and a word more, is none. The request of a job that is running is announced, each time that it
 -- is made.
 create or replace function public.soniq_job_cancelled() returns trigger
 language plpgsql volatile security definer
@@ -469,7 +470,7 @@ begin
   if new.status = 'queued' then
     update public.soniq_jobs j
     set status = 'cancelled',
-      last_error = 'cancelled by request' || coalesce('; the last error was: ' || j.last_error, ''),
+      last_error = 'cancelled by request' || coalesce('; the last error was: ' || left(j.last_error, 16384), ''),
       expires_at = now() + interval '1 day',
       updated_at = now()
     where j.id = new.id

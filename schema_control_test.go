@@ -1,6 +1,7 @@
 package soniq_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -67,5 +68,24 @@ func TestQueueTrigger_resumed_isAnnounced(t *testing.T) {
 		if got := l.heard(t, pool); !sameSet(got, c.want) {
 			t.Errorf("%s: announced %q, want %q", c.sql, got, c.want)
 		}
+	}
+}
+
+// A producer can write an error that leaves no room for a word more. The job is
+// cancelled all the same, with the beginning of it.
+func TestCancelTrigger_hugeError_isCut(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := uuid.New()
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, cancel_requested_at, last_error)
+		values ($1, 'a', '{}', 'processing', now(), 'first ' || repeat('x', 10000000))`, id)
+	exec(t, pool, `update soniq_jobs set status = 'queued' where id = $1`, id)
+	var status, lastError string
+	if err := pool.QueryRow(t.Context(), `select status, last_error from soniq_jobs where id = $1`, id).Scan(&status, &lastError); err != nil {
+		t.Fatal(err)
+	}
+	if status != "cancelled" || !strings.HasPrefix(lastError, "cancelled by request; the last error was: first x") || len(lastError) > 20000 {
+		t.Errorf("%s with %d bytes: %.60s", status, len(lastError), lastError)
 	}
 }

@@ -74,7 +74,7 @@ func TestFailure_hostileTexts_areStorableAndSmall(t *testing.T) {
 	}
 }
 
-func TestMove_diesAgain_historyOfBothDeathsIsKept(t *testing.T) {
+func TestMove_diesAgain_eachDeathHasItsHistory(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := deadletter.NewQueue(pool)
@@ -89,11 +89,17 @@ func TestMove_diesAgain_historyOfBothDeathsIsKept(t *testing.T) {
 			t.Fatal(moved, err)
 		}
 	}
-	var messages []string
-	for _, f := range get(t, q, id).Errors {
-		messages = append(messages, f.Message)
+	dead, err := q.List(t.Context(), deadletter.Filter{})
+	if err != nil || len(dead) != 2 || dead[1].ID != id {
+		t.Fatalf("%d dead letters: %v", len(dead), err)
 	}
-	if want := []string{"retried", "first death", "retried", "second death"}; !slices.Equal(messages, want) {
-		t.Errorf("the history says %q, want %q", messages, want)
+	for i, last := range []string{"second death", "first death"} {
+		var messages []string
+		for _, f := range dead[i].Errors {
+			messages = append(messages, f.Message)
+		}
+		if want := []string{"retried", last}; !slices.Equal(messages, want) {
+			t.Errorf("the history says %q, want %q", messages, want)
+		}
 	}
 }

@@ -67,22 +67,18 @@ const keptErrors = "case when pg_column_size(g.errors) <= 262144 then g.errors e
 // The row says of which dead letter it is a replay where that one says so too:
 // whoever may enqueue can make a job that claims to be a replay.
 //
-// An id can be there already, when someone put a dead job back by hand. The row
-// then tells of the new death, and keeps what happened to the old one: when
-// the job was first made, how often it was replayed, its tags. But it is that
-// row's only with the same name and arguments: whoever may enqueue can choose an
-// id, and must not take the place of somebody else's dead letter. What else dies
-// under such an id gets an id of its own.
+// An id can be there already: somebody put a dead job back by hand, or, since
+// whoever may enqueue can choose an id and hears those of dead letters on the
+// channel, meant to write over somebody else's. So the dead letter that is there
+// stays as it is, and this death has a row with an id of its own. (It is not asked
+// for by 'exists', for which the planner might read all of the table.)
 var insertGone = `, letter as materialized (
-  select g.*, case when exists (
-    select
-    from soniq_dead_letter_jobs p
-    where p.id = g.id
-      and (coalesce(p.whole_job_name, p.job_name) <> g.job_name or p.args <> g.args)
-  ) then gen_random_uuid() else g.id end as letter_id
+  select g.*, case
+    when (select true from soniq_dead_letter_jobs p where p.id = g.id) then gen_random_uuid() else g.id
+  end as letter_id
   from gone g
 ), moved as (
-insert into soniq_dead_letter_jobs as d (
+insert into soniq_dead_letter_jobs (
   id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
@@ -106,35 +102,7 @@ select
   g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
   ` + history.Add(keptErrors, "g.failure::jsonb") + `
 from letter g
-on conflict (id) do update set
-  job_name = excluded.job_name,
-  whole_job_name = excluded.whole_job_name,
-  whole_queue = excluded.whole_queue,
-  args = excluded.args,
-  queue = excluded.queue,
-  priority = excluded.priority,
-  max_attempts = excluded.max_attempts,
-  attempts = excluded.attempts,
-  last_error = excluded.last_error,
-  dead_letter_reason = excluded.dead_letter_reason,
-  moved_to_dead_letter_at = excluded.moved_to_dead_letter_at,
-  moved_xid = pg_current_xact_id(),
-  state = 'dead',
-  replay_job_id = null,
-  replay_of = excluded.replay_of,
-  error_kind = excluded.error_kind,
-  error_type = excluded.error_type,
-  error_code = excluded.error_code,
-  decided_by = excluded.decided_by,
-  fingerprint = excluded.fingerprint,
-  args_hash = excluded.args_hash,
-  unique_job = excluded.unique_job,
-  dedup_key = excluded.dedup_key,
-  producer_id = excluded.producer_id,
-  worker_id = excluded.worker_id,
-  scheduled_at = excluded.scheduled_at,
-  errors = ` + history.Add("d.errors", "excluded.errors") + `
-returning d.id
+returning id
 )
 select l.id
 from letter l`

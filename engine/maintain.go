@@ -171,7 +171,7 @@ func (w *Worker) expireEach(ctx context.Context) error {
 			continue
 		case !isRefusal(err):
 			return fmt.Errorf("expire result %s: %w", id, err)
-		case w.unexpired.refuse(id):
+		case w.unexpired.refuse(id, err):
 			w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
 		}
 		if w.unexpired.stuck() {
@@ -318,7 +318,7 @@ func (w *Worker) buryNamed(ctx context.Context, name string, jobs []unknown) (bu
 		}
 		return buried, errors.Join(errs...)
 	}
-	if err != nil && isRefusal(err) && w.unburied.refuse(jobs[0].ID) {
+	if err != nil && isRefusal(err) && w.unburied.refuse(jobs[0].ID, err) {
 		w.logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is passed over",
 			"job", jobs[0].ID, "name", name, "error", err)
 	}

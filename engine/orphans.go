@@ -26,7 +26,8 @@ const longName = `2000`
 
 // straysSQL finds processing jobs whose worker nobody can find dead: those
 // without one, or with one whose row somebody deleted, and those of this worker under a token that it doesn't hold:
-// claimed by a statement whose answer it never got. Parameters: $1 this
+// claimed by a statement whose answer it never got. (A claim counts the attempt:
+// a row without any is none of its, whatever it says.) Parameters: $1 this
 // worker, $2 the silence after which a job without a worker is an orphan, $3
 // the tokens, $4 how many.
 const straysSQL = `
@@ -36,7 +37,7 @@ where j.status = 'processing'
   and (
     j.updated_at < now() - $2::interval
       and not exists (select from soniq_workers o where o.id = j.worker_id)
-    or j.worker_id = $1 and j.claim_token <> all ($3::bigint[])
+    or j.worker_id = $1 and j.claim_token <> all ($3::bigint[]) and j.attempts is not null
   )
 limit $4`
 
@@ -131,10 +132,12 @@ func (o *orphan) failure() *deadletter.Failure {
 }
 
 // recoverJobs queues jobs again, or moves those to the dead letters whose attempts
-// are used up. One by one: a job that can't be recovered doesn't hold up the
-// others. The attempt stays charged, and the history tells of the crash.
-func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, heartbeat *time.Time) error {
+// are used up, and returns how many. One by one: a job that can't be recovered
+// doesn't hold up the others. The attempt stays charged, and the history tells of
+// the crash.
+func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, heartbeat *time.Time) (recovered int, err error) {
 	var errs []error
+	waits := 0
 	for i := range orphans {
 		o := &orphans[i]
 		if w.unrecovered.passes(o.ID) {
@@ -143,18 +146,23 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 		if _, own := w.claims.limits[o.Name]; !own {
 			o.MaxAttempts = min(o.MaxAttempts, w.config.MaxAttemptsLimit)
 		}
-		// A job that someone wants cancelled is cancelled by its requeue.
-		recoverJob := w.requeueOrphan
+		var done bool
+		var err error
 		if o.isLast() {
-			recoverJob = w.buryOrphan
+			done, err = w.buryOrphan(ctx, db, o, heartbeat)
+		} else {
+			// A job that someone wants cancelled is cancelled by its requeue.
+			done, err = w.requeueOrphan(ctx, db, o, heartbeat, &waits)
 		}
-		err := recoverJob(ctx, db, o, heartbeat)
+		if done {
+			recovered++
+		}
 		switch {
 		case err == nil:
 			w.unrecovered.went(o.ID)
 		case !isRefusal(err):
-			return errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
-		case w.unrecovered.refuse(o.ID):
+			return recovered, errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
+		case w.unrecovered.refuse(o.ID, err):
 			w.logger.Error("the database refuses to recover a job; it is passed over",
 				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err)
 			fallthrough
@@ -165,33 +173,61 @@ func (w *Worker) recoverJobs(ctx context.Context, db session, orphans []orphan, 
 			break
 		}
 	}
-	return errors.Join(errs...)
+	return recovered, errors.Join(errs...)
 }
 
-func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
+// patienceSQL bounds the transaction that it begins: $1 its waits for a lock, $2
+// each of its statements.
+const patienceSQL = `select set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)`
+
+func patienceArgs(lock time.Duration) []any {
+	milliseconds := func(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
+	return []any{milliseconds(lock), milliseconds(rowPatience)}
+}
+
+// requeueOrphan adds to waits, which are those of the pass, where it has waited for
+// a lock in vain.
+func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time, waits *int) (requeued bool, err error) {
 	requeue := func(unique bool) (bool, error) {
-		tag, err := db.Exec(ctx, requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique,
-			o.failure().JSON())
-		return tag.RowsAffected() > 0, err
+		patience := keyPatience
+		if *waits >= keyWaits {
+			patience = hurriedPatience
+		}
+		var batch pgx.Batch
+		batch.Queue(patienceSQL, patienceArgs(patience)...)
+		var tag pgconn.CommandTag
+		batch.Queue(requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter(), unique,
+			o.failure().JSON()).Exec(func(ct pgconn.CommandTag) error {
+			tag = ct
+			return nil
+		})
+		err := db.SendBatch(ctx, &batch).Close()
+		if sqlCode(err) == lockNotAvailable {
+			*waits++
+		}
+		return err == nil && tag.RowsAffected() > 0, err
 	}
-	requeued, err := requeue(true)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "23505" {
+	requeued, err = requeue(true)
+	switch sqlCode(err) {
+	case "23505", lockNotAvailable:
+		// Its unique twin is queued, or inserted by somebody who doesn't commit.
 		requeued, err = requeue(false)
 	}
 	if requeued {
 		w.logger.Warn("the worker of a job is dead; the job is queued again",
 			"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
 	}
-	return err
+	return requeued, err
 }
 
 // buryOrphan makes a dead letter of a job whose last attempt ended with its
 // worker: nobody need claim it to find that out.
-func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) error {
+func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbeat *time.Time) (moved bool, err error) {
 	verdict, message := o.death()
-	moved := false
-	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, patienceSQL, patienceArgs(keyPatience)...); err != nil {
+			return err
+		}
 		var id uuid.UUID
 		err := tx.QueryRow(ctx, stillOrphan, o.ID, o.Attempts, o.Token, heartbeat, w.strayAfter()).Scan(&id)
 		if err != nil {
@@ -202,11 +238,14 @@ func (w *Worker) buryOrphan(ctx context.Context, db session, o *orphan, heartbea
 		})
 		return err
 	})
-	if err == nil && moved {
+	if err != nil {
+		return false, err
+	}
+	if moved {
 		w.logger.Warn("job is a dead letter", "job", o.ID, "name", o.Name, "attempt", o.Attempts,
 			"reason", string(verdict.Reason), "error", message, "dead_worker", o.WorkerID)
 	}
-	return err
+	return moved, nil
 }
 
 // strayAfter is the silence after which a job without a worker is an orphan.
@@ -230,17 +269,20 @@ func (w *Worker) recoverStrays(ctx context.Context) error {
 				orphans = append(orphans, o)
 			}
 		}
-		err = errors.Join(w.recoverJobs(ctx, w.pool, orphans, nil), w.releaseUnanswered(ctx, unanswered))
-		if err != nil || len(strays) < most || time.Since(begun) > turnPatience {
+		recovered, err := w.recoverJobs(ctx, w.pool, orphans, nil)
+		released, releaseErr := w.releaseUnanswered(ctx, unanswered)
+		err = errors.Join(err, releaseErr)
+		// Where nothing came of it, the same rows would be found again.
+		if err != nil || len(strays) < most || recovered+released == 0 || time.Since(begun) > turnPatience {
 			return err
 		}
 	}
 }
 
 // releaseUnanswered gives back, uncharged, the jobs of claims that the database
-// committed and whose answer was lost with the connection. To everyone else
-// they look as if they ran here.
-func (w *Worker) releaseUnanswered(ctx context.Context, orphans []orphan) error {
+// committed and whose answer was lost with the connection, and returns how many. To
+// everyone else they look as if they ran here.
+func (w *Worker) releaseUnanswered(ctx context.Context, orphans []orphan) (released int, err error) {
 	var releases []Outcome
 	held := w.tokens()
 	for _, o := range orphans {
@@ -254,13 +296,14 @@ func (w *Worker) releaseUnanswered(ctx context.Context, orphans []orphan) error 
 	}
 	s := &settler{pool: w.pool, worker: w.id, logger: w.logger, batch: maxSettleBatch, settled: func(_ context.Context, o Outcome) {
 		if o.Kind == OutcomeReleased {
+			released++
 			w.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.Job.ID, "name", o.Job.Name)
 		}
 	}}
 	if err := s.write(ctx, releases); err != nil {
-		return fmt.Errorf("release jobs of unanswered claims: %w", err)
+		return released, fmt.Errorf("release jobs of unanswered claims: %w", err)
 	}
-	return nil
+	return released, nil
 }
 
 // hold adds n, which may be negative, to what is held under a token.

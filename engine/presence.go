@@ -334,6 +334,7 @@ func (w *Worker) renew(ctx context.Context, names bool, patience time.Duration) 
 type session interface {
 	querier
 	Begin(ctx context.Context) (pgx.Tx, error)
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 // borrow is for what must not wait for handlers, which may hold all connections

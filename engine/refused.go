@@ -28,6 +28,14 @@ const (
 	maintained = 1000
 	// maintainedBytes is how much of the rows' arguments one statement moves.
 	maintainedBytes = 32 << 20
+	// rowPatience is how long a statement about one row may take.
+	rowPatience = 5 * time.Second
+	// keyPatience is how long it waits for a lock: a unique key of its that
+	// somebody has inserted and not committed, for as long as he likes. After
+	// keyWaits of those a pass waits only for hurriedPatience.
+	keyPatience     = 100 * time.Millisecond
+	hurriedPatience = 5 * time.Millisecond
+	keyWaits        = 5
 )
 
 // refusedRows are the rows that one chore passes over. The zero value has none.
@@ -73,8 +81,9 @@ func (r *refusedRows) ids() []uuid.UUID {
 }
 
 // refuse notes that the database has refused a row. first says that it is the
-// first time.
-func (r *refusedRows) refuse(id uuid.UUID) (first bool) {
+// first time. What may be otherwise in a moment is passed over for no longer each
+// time.
+func (r *refusedRows) refuse(id uuid.UUID, err error) (first bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.row++
@@ -83,7 +92,11 @@ func (r *refusedRows) refuse(id uuid.UUID) (first bool) {
 		r.rows = map[uuid.UUID]refusal{}
 	}
 	wait := max(old.next, refusedFirst)
-	r.rows[id] = refusal{until: time.Now().Add(wait), next: min(2*wait, refusedMost)}
+	next := min(2*wait, refusedMost)
+	if isMomentary(err) {
+		wait, next = refusedFirst, refusedFirst
+	}
+	r.rows[id] = refusal{until: time.Now().Add(wait), next: next}
 	return !again
 }
 
@@ -104,7 +117,25 @@ func (r *refusedRows) stuck() bool {
 
 // isRefusal reports whether the database refuses a row. Here that may be by an
 // error of class 42 too: that of a trigger of the application's, say, which lacks a
-// table.
+// table. And by one of class XX, which is how the server says that it has no room
+// for a value, or can't read one.
 func isRefusal(err error) bool {
-	return sweep.IsRefusal(err) || sqlClass(err) == "42"
+	switch sqlClass(err) {
+	case "42", "XX":
+		return true
+	}
+	return sweep.IsRefusal(err) || isMomentary(err)
 }
+
+// isMomentary reports whether the database refuses a row for now: for what others
+// hold of it, or for how long or how much memory it takes.
+func isMomentary(err error) bool {
+	switch sqlCode(err) {
+	case "40001", "40P01", lockNotAvailable, "57014", "53200":
+		return true
+	}
+	return false
+}
+
+// lockNotAvailable is how PostgreSQL says that lock_timeout has passed.
+const lockNotAvailable = "55P03"

@@ -114,6 +114,13 @@ const (
 	// a connection that hangs is given up then.
 	settlePatience    = 3 * time.Second
 	maxSettlePatience = 30 * time.Second
+	// requeuePatience is how long a job that goes back to its queue waits for a
+	// lock: of its row, or of its unique key. Whoever may enqueue can insert that
+	// and not commit, for as long as he likes.
+	requeuePatience = 250 * time.Millisecond
+	// maxBroken is how often the server may say that something is wrong with
+	// itself, before that is taken for something about the rows.
+	maxBroken = 3
 	// asideInterval is the pace of the tries of what was set aside.
 	asideInterval = 2 * time.Second
 )
@@ -229,6 +236,7 @@ func (s *settler) writerOf(o Outcome) writer {
 func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) error {
 	ambiguous := false
 	var trouble error
+	broken := 0
 	patience := settlePatience
 	attempt := func() ([]uuid.UUID, error) {
 		ids, err := s.exec(ctx, w, group, patience)
@@ -236,7 +244,22 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 		case err == nil:
 			return ids, nil
 		case isDataError(err):
-			return nil, backoff.Permanent(err)
+			return nil, backoff.Permanent(&refusalError{err})
+		case sqlClass(err) == "XX":
+			if broken++; broken >= maxBroken {
+				return nil, backoff.Permanent(&refusalError{err})
+			}
+			return nil, err
+		case sqlCode(err) == lockNotAvailable:
+			all := len(group)
+			switch group = s.setAside(ctx, group); {
+			case len(group) == 0:
+				return nil, nil
+			case len(group) == all && w == writeRequeue:
+				// Nobody has any of the rows, so it is the key of one.
+				return nil, backoff.Permanent(&refusalError{err})
+			}
+			return nil, err
 		}
 		// The statement may have been committed before the connection broke.
 		ambiguous, trouble = true, cmp.Or(trouble, err)
@@ -264,8 +287,9 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 			}
 		}),
 	)
-	if err != nil && isDataError(err) {
-		return s.writeRows(ctx, w, group, err)
+	var refused *refusalError
+	if errors.As(err, &refused) {
+		return s.writeRows(ctx, w, group, refused.error)
 	}
 	if err != nil {
 		return fmt.Errorf("gave up: %w", cmp.Or(trouble, err))
@@ -276,6 +300,9 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 	s.announce(ctx, group, ids, ambiguous)
 	return nil
 }
+
+// refusalError is about the rows: the same again would end the same.
+type refusalError struct{ error }
 
 // lockedSQL finds those of the jobs whose rows someone else holds, for as long
 // as its own transaction lasts, which is this statement. Parameter $1: ids.
@@ -337,7 +364,7 @@ func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refu
 	o := group[0]
 	switch {
 	case w == writeRequeue:
-		// Its unique twin is queued.
+		// Its unique twin is queued, or about to be.
 		return s.writeGroup(ctx, writeRequeuePlain, group)
 	case w == writeDone && o.result != nil:
 		refused := o.refuse(fmt.Errorf("store result: %w", refusal))
@@ -377,14 +404,20 @@ func isDataError(err error) bool {
 	return false
 }
 
-// sqlClass returns the first two characters of the server's error code, or
-// none for an error that isn't the server's.
-func sqlClass(err error) string {
+// sqlCode returns the server's error code, or none for an error that isn't the
+// server's.
+func sqlCode(err error) string {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || len(pgErr.Code) < 2 {
+	if !errors.As(err, &pgErr) {
 		return ""
 	}
-	return pgErr.Code[:2]
+	return pgErr.Code
+}
+
+// sqlClass returns the first two characters of it.
+func sqlClass(err error) string {
+	code := sqlCode(err)
+	return code[:min(len(code), 2)]
 }
 
 func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
@@ -425,7 +458,7 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 		rows, _ = byindex.Query(ctx, s.pool, settleDeleteSQL, s.worker, array, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
 		delays, errs, refunds, failures := s.requeueColumns(group)
-		rows, _ = byindex.Query(ctx, s.pool, settleRequeueSQL, s.worker, array, attempts, tokens,
+		rows, _ = byindex.QueryPatient(ctx, s.pool, requeuePatience, settleRequeueSQL, s.worker, array, attempts, tokens,
 			delays, errs, refunds, w == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:

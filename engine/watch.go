@@ -191,7 +191,7 @@ func (w *Worker) bury(ctx context.Context, db session, dead peer) error {
 		if err != nil {
 			return fmt.Errorf("find the jobs of a dead worker: %w", err)
 		}
-		if err := w.recoverJobs(ctx, db, jobs, &dead.Heartbeat); err != nil {
+		if _, err := w.recoverJobs(ctx, db, jobs, &dead.Heartbeat); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,8 @@ package byindex
 
 import (
 	"context"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -29,8 +31,22 @@ const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('j
 func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pgx.Rows, error) {
 	var batch pgx.Batch
 	batch.Queue(onlySQL)
+	return query(ctx, pool, &batch, sql, args)
+}
+
+const patientSQL = onlySQL + `, set_config('lock_timeout', $1, true)`
+
+// QueryPatient is Query that waits for each lock no longer than patience.
+func QueryPatient(ctx context.Context, pool *pgxpool.Pool, patience time.Duration, sql string, args ...any) (pgx.Rows, error) {
+	var batch pgx.Batch
+	batch.Queue(patientSQL, strconv.FormatInt(patience.Milliseconds(), 10)+"ms")
+	return query(ctx, pool, &batch, sql, args)
+}
+
+// query adds the statement to what goes before it.
+func query(ctx context.Context, pool *pgxpool.Pool, batch *pgx.Batch, sql string, args []any) (pgx.Rows, error) {
 	batch.Queue(sql, args...)
-	results := pool.SendBatch(ctx, &batch)
+	results := pool.SendBatch(ctx, batch)
 	// Its error is that of the second, too.
 	_, _ = results.Exec()
 	inner, err := results.Query()
