@@ -431,18 +431,25 @@ func describeInsertError(err error) error {
 	return err
 }
 
-// jobColumns are those of a job, with values of up to most bytes each. Times at
-// infinity, which Go can't hold, are read like NULL.
+// aTime is a time that Go can hold, or NULL: it has none at infinity, and its JSON
+// none before the year 1 and after 9999, where those that a row has are brought to.
+// One row must not hide all the rest.
+func aTime(column string) string {
+	return "case when isfinite(" + column + ") then least(greatest(" + column +
+		", timestamptz '0001-01-01 00:00:00+00'), timestamptz '9999-12-31 23:59:59+00') end"
+}
+
+// jobColumns are those of a job, with values of up to most bytes each.
 func jobColumns(most int) string {
 	return `
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
-  case when isfinite(scheduled_at) then scheduled_at end,
-  case when isfinite(created_at) then created_at else now() end,
-  case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
-  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, case when isfinite(expires_at) then expires_at end,
+  ` + aTime("scheduled_at") + `,
+  coalesce(` + aTime("created_at") + `, now()),
+  coalesce(` + aTime("updated_at") + `, ` + aTime("created_at") + `, now()),
+  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, ` + aTime("expires_at") + `,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
-  case when isfinite(cancel_requested_at) then cancel_requested_at end, ` + sizes.History("errors")
+  ` + aTime("cancel_requested_at") + `, ` + sizes.History("errors")
 }
 
 // jobSQL is jobColumns of one job, or of what is left of it. Parameter $1: id.
@@ -455,8 +462,8 @@ union all
 select
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
   attempts, max_attempts,
-  case when isfinite(scheduled_at) then scheduled_at end,
-  case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
+  ` + aTime("scheduled_at") + `,
+  coalesce(` + aTime("original_created_at") + `, now()), coalesce(` + aTime("moved_to_dead_letter_at") + `, now()),
   coalesce(left(last_error, 65536), ''), null, null,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
 from soniq_dead_letter_jobs
