@@ -17,6 +17,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pgid"
+	"soniq/internal/pgtime"
 	"soniq/internal/sizes"
 )
 
@@ -431,25 +432,18 @@ func describeInsertError(err error) error {
 	return err
 }
 
-// aTime is a time that Go can hold, or NULL: it has none at infinity, and its JSON
-// none before the year 1 and after 9999, where those that a row has are brought to.
-// One row must not hide all the rest.
-func aTime(column string) string {
-	return "case when isfinite(" + column + ") then least(greatest(" + column +
-		", timestamptz '0001-01-01 00:00:00+00'), timestamptz '9999-12-31 23:59:59+00') end"
-}
-
-// jobColumns are those of a job, with values of up to most bytes each.
+// jobColumns are those of a job, with values of up to most bytes each. Times at
+// infinity are read like NULL.
 func jobColumns(most int) string {
 	return `
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
-  ` + aTime("scheduled_at") + `,
-  coalesce(` + aTime("created_at") + `, now()),
-  coalesce(` + aTime("updated_at") + `, ` + aTime("created_at") + `, now()),
-  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, ` + aTime("expires_at") + `,
+  ` + pgtime.Finite("scheduled_at") + `,
+  coalesce(` + pgtime.Finite("created_at") + `, now()),
+  coalesce(` + pgtime.Finite("updated_at") + `, ` + pgtime.Finite("created_at") + `, now()),
+  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, ` + pgtime.Finite("expires_at") + `,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
-  ` + aTime("cancel_requested_at") + `, ` + sizes.History("errors")
+  ` + pgtime.Finite("cancel_requested_at") + `, ` + sizes.History("errors")
 }
 
 // jobSQL is jobColumns of one job, or of what is left of it. Parameter $1: id.
@@ -462,8 +456,8 @@ union all
 select
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
   attempts, max_attempts,
-  ` + aTime("scheduled_at") + `,
-  coalesce(` + aTime("original_created_at") + `, now()), coalesce(` + aTime("moved_to_dead_letter_at") + `, now()),
+  ` + pgtime.Finite("scheduled_at") + `,
+  coalesce(` + pgtime.Finite("original_created_at") + `, now()), coalesce(` + pgtime.Finite("moved_to_dead_letter_at") + `, now()),
   coalesce(left(last_error, 65536), ''), null, null,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
 from soniq_dead_letter_jobs

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pgtime"
 )
 
 // Status is the whole system at one moment.
@@ -78,7 +80,7 @@ with counted as (
   group by 1
 ),
 paused as (
-  select name, coalesce(` + aTime("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
+  select name, coalesce(` + pgtime.Finite("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
   from soniq_queues
   where paused_at is not null
 ),
@@ -120,8 +122,8 @@ group by 1`
 var statusWorkersSQL = `
 select
   id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
-  coalesce(` + aTime("last_heartbeat") + `, to_timestamp(0)),
-  coalesce(` + aTime("started_at") + `, to_timestamp(0)),
+  coalesce(` + pgtime.Finite("last_heartbeat") + `, to_timestamp(0)),
+  coalesce(` + pgtime.Finite("started_at") + `, to_timestamp(0)),
   last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
 from soniq_workers
 where status <> 'stopped'
