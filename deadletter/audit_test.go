@@ -124,3 +124,29 @@ func TestForget_takesSecretsOutOfOldRecords(t *testing.T) {
 		}
 	}
 }
+
+// Who may add to the history can't hide it by a time that Go or JSON has not.
+func TestHistory_recordsOfAnyTime_hideNoOther(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := uuid.New()
+	const times = `unnest(array['4713-01-01 BC', '294276-01-01', '-infinity', 'infinity', now()]::timestamptz[]) at`
+	exec(t, pool, `insert into soniq_dead_letter_audit (dead_letter_id, action, at) select $1, 'tag', at from `+times, id)
+	exec(t, pool, `
+		insert into soniq_dead_letter_operations (id, action, state, created_at, updated_at)
+		select gen_random_uuid(), 'delete', 'done', at, at from `+times)
+	q := deadletter.NewQueue(pool)
+	records, err := q.History(t.Context(), id)
+	if err != nil || len(records) != 5 {
+		t.Errorf("%d records: %v", len(records), err)
+	}
+	operations, err := q.Operations(t.Context(), 0)
+	if err != nil || len(operations) != 5 {
+		t.Errorf("%d operations: %v", len(operations), err)
+	}
+	for _, v := range []any{records, operations} {
+		if _, err := json.Marshal(v); err != nil {
+			t.Error(err)
+		}
+	}
+}

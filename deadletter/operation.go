@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pgtime"
 )
 
 // What can be done to dead letters, as Operation.Action and Record.Action tell.
@@ -192,10 +194,10 @@ func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) erro
 	return cmp.Or(err, op.save(ctx, q.pool))
 }
 
-const selectOperations = `
+var selectOperations = `
 select
   id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(because, ''), filter,
-  total, done, skipped, created_at, updated_at
+  total, done, skipped, ` + pgtime.Within("created_at") + `, ` + pgtime.Within("updated_at") + `
 from soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
@@ -251,8 +253,8 @@ func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 }
 
 // $1 who it is about, $2 the most.
-const historySQL = `
-select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, r.at
+var historySQL = `
+select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pgtime.Within("r.at") + `
 from (
   select *
   from soniq_dead_letter_audit

@@ -17,6 +17,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pgid"
+	"soniq/internal/pgtime"
 	"soniq/internal/sizes"
 )
 
@@ -432,17 +433,17 @@ func describeInsertError(err error) error {
 }
 
 // jobColumns are those of a job, with values of up to most bytes each. Times at
-// infinity, which Go can't hold, are read like NULL.
+// infinity are read like NULL.
 func jobColumns(most int) string {
 	return `
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
-  case when isfinite(scheduled_at) then scheduled_at end,
-  case when isfinite(created_at) then created_at else now() end,
-  case when isfinite(updated_at) then updated_at when isfinite(created_at) then created_at else now() end,
-  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, case when isfinite(expires_at) then expires_at end,
+  ` + pgtime.Finite("scheduled_at") + `,
+  coalesce(` + pgtime.Finite("created_at") + `, now()),
+  coalesce(` + pgtime.Finite("updated_at") + `, ` + pgtime.Finite("created_at") + `, now()),
+  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, ` + pgtime.Finite("expires_at") + `,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
-  case when isfinite(cancel_requested_at) then cancel_requested_at end, ` + sizes.History("errors")
+  ` + pgtime.Finite("cancel_requested_at") + `, ` + sizes.History("errors")
 }
 
 // jobSQL is jobColumns of one job, or of what is left of it. Parameter $1: id.
@@ -455,8 +456,8 @@ union all
 select
   id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
   attempts, max_attempts,
-  case when isfinite(scheduled_at) then scheduled_at end,
-  case when isfinite(original_created_at) then original_created_at else now() end, moved_to_dead_letter_at,
+  ` + pgtime.Finite("scheduled_at") + `,
+  coalesce(` + pgtime.Finite("original_created_at") + `, now()), coalesce(` + pgtime.Finite("moved_to_dead_letter_at") + `, now()),
   coalesce(left(last_error, 65536), ''), null, null,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
 from soniq_dead_letter_jobs

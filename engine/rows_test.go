@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
 	"soniq/engine"
@@ -170,5 +172,50 @@ func TestWorker_orphansWithLongNames_areRecovered(t *testing.T) {
 	}
 	if n := queryValue[int](t, pool, `select count(*) from soniq_dead_letter_jobs where length(whole_queue) = 3200 and length(queue) < 300`); n != 1 {
 		t.Errorf("%d are dead letters, want the one whose queue is too long", n)
+	}
+}
+
+// JSON has no times before the year 1 and after 9999, and Go none at infinity. A
+// row with such is listed with the others, and shown.
+func TestClient_rowsWithAnyTimes_areJSON(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, created_at, updated_at, expires_at, scheduled_at, cancel_requested_at)
+		select gen_random_uuid(), 'x', '{}', 'done', at, at, at, at, at
+		from unnest(array['4713-01-01 BC', '0044-03-15 BC', '10000-01-01', '294276-01-01', '-infinity', 'infinity', null]::timestamptz[]) at`)
+	exec(t, pool, `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at, scheduled_at
+		)
+		select gen_random_uuid(), 'x', '{}', 'q', 1, 1, 1, 'timeout', at, at, at
+		from unnest(array['4713-01-01 BC', '294276-01-01', '-infinity', 'infinity']::timestamptz[]) at`)
+	exec(t, pool, `
+		insert into soniq_workers (id, hostname, pid, last_heartbeat, started_at)
+		select gen_random_uuid(), 'h', row_number() over (), at, at
+		from unnest(array['4713-01-01 BC', '294276-01-01', '-infinity', 'infinity']::timestamptz[]) at`)
+	exec(t, pool, `insert into soniq_queues (name, paused_at) values ('a', '4713-01-01 BC'), ('b', '294276-01-01'), ('c', 'infinity')`)
+	client := newClient(t, pool)
+	jobs, err := client.List(t.Context(), engine.JobFilter{})
+	if err != nil || len(jobs) != 7 {
+		t.Fatalf("%d jobs: %v", len(jobs), err)
+	}
+	status, err := client.Status(t.Context())
+	if err != nil || len(status.Workers) != 4 || len(status.Queues) != 4 {
+		t.Fatalf("%+v: %v", status, err)
+	}
+	shown := []any{jobs, status}
+	rows, _ := pool.Query(t.Context(), `select id from soniq_jobs union all select id from soniq_dead_letter_jobs`)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		shown = append(shown, getJob(t, client, id))
+	}
+	for _, v := range shown {
+		if _, err := json.Marshal(v); err != nil {
+			t.Errorf("%T: %v", v, err)
+		}
 	}
 }

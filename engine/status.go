@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pgtime"
 )
 
 // Status is the whole system at one moment.
@@ -62,7 +64,7 @@ type WorkerStatus struct {
 	Live bool `json:"live"`
 }
 
-const statusQueuesSQL = `
+var statusQueuesSQL = `
 with counted as (
   select
     coalesce(queue, 'default') as name,
@@ -78,7 +80,7 @@ with counted as (
   group by 1
 ),
 paused as (
-  select name, case when isfinite(paused_at) then paused_at else now() end as at, coalesce(paused_by, '') as by
+  select name, coalesce(` + pgtime.Finite("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
   from soniq_queues
   where paused_at is not null
 ),
@@ -117,11 +119,11 @@ select state, count(*)
 from soniq_dead_letter_jobs
 group by 1`
 
-const statusWorkersSQL = `
+var statusWorkersSQL = `
 select
   id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
-  case when isfinite(last_heartbeat) then last_heartbeat else to_timestamp(0) end,
-  case when isfinite(started_at) then started_at else to_timestamp(0) end,
+  coalesce(` + pgtime.Finite("last_heartbeat") + `, to_timestamp(0)),
+  coalesce(` + pgtime.Finite("started_at") + `, to_timestamp(0)),
   last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
 from soniq_workers
 where status <> 'stopped'

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pgtime"
 )
 
 // outbox is the tables as a dispatcher sees them.
@@ -35,7 +36,8 @@ type dueHook struct {
 	Due time.Duration
 }
 
-// Without hooks it reads one empty table. A row that is too large comes without
+// Without hooks it reads one empty table. A day is as good as any time beyond,
+// infinity too. A row that is too large comes without
 // its settings; only SQL can have written one.
 const outboxDueSQL = `
 select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secrets, ''), $4),
@@ -47,7 +49,9 @@ select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secr
     then h.settings
   end,
   h.failures, h.declared_at is not null, coalesce(h.lacks, ''),
-  extract(epoch from greatest(d.next_attempt_at, h.blocked_until) - clock_timestamp())::float8
+  extract(epoch from least(
+    greatest(d.next_attempt_at, h.blocked_until, clock_timestamp() - interval '1 day'),
+    clock_timestamp() + interval '1 day') - clock_timestamp())::float8
 from soniq_hooks h
 cross join lateral (
   select d.next_attempt_at
@@ -71,8 +75,7 @@ func (o outbox) due(ctx context.Context, kinds, own, declared []string) ([]dueHo
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (h dueHook, err error) {
 		var seconds float64
 		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &h.Lacks, &seconds)
-		// A day is as good as any time beyond.
-		h.Due = time.Duration(min(max(seconds, -86400), 86400) * float64(time.Second))
+		h.Due = time.Duration(seconds * float64(time.Second))
 		return h, err
 	})
 }
@@ -101,7 +104,7 @@ type claimed struct {
 }
 
 // The order is that of the lease, so the oldest come first.
-const outboxClaimSQL = `
+var outboxClaimSQL = `
 with picked as (
   select d.id
   from soniq_hook_deliveries d
@@ -126,7 +129,7 @@ with picked as (
   where d.id = picked.id
   returning d.id, d.event, d.dead_letter_id, d.facts, d.group_key, d.occurred_at, d.attempts, d.seq
 )
-select id, event, dead_letter_id, facts, group_key, occurred_at, attempts
+select id, event, dead_letter_id, facts, group_key, ` + pgtime.Within("occurred_at") + `, attempts
 from leased
 order by occurred_at, seq`
 
@@ -277,11 +280,15 @@ func (o outbox) resign(ctx context.Context, hook, lease uuid.UUID, sent bool) er
 }
 
 const outboxHeldSQL = `
-select g.group_key, extract(epoch from g.sent_at + g.hold - clock_timestamp())::float8
-from soniq_hook_groups g
-where g.hook_id = $1
-  and g.group_key = any ($2)
-  and g.sent_at + g.hold > clock_timestamp()`
+select h.group_key, extract(epoch from h.until - clock_timestamp())::float8
+from (
+  select g.group_key, least(g.sent_at, clock_timestamp()) + least(g.hold, interval '1 hour') as until
+  from soniq_hook_groups g
+  where g.hook_id = $1
+    and g.group_key = any ($2)
+    and isfinite(g.sent_at)
+) h
+where h.until > clock_timestamp()`
 
 // held are the groups that were told of lately, and how long they must wait.
 func (o outbox) held(ctx context.Context, hook uuid.UUID, groups []string) (map[string]time.Duration, error) {

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pgtime"
 )
 
 // ErrNotFound is returned for a hook or delivery that does not exist.
@@ -405,11 +406,12 @@ func all(list []string) []string {
 	return list
 }
 
-const storeListSQL = `
+var storeListSQL = `
 select id, name, kind, target, signed, secret_from, secrets, headers, include_args, allow, base_url,
   events, jobs, queues, reasons, tags,
-  enabled, disabled_reason, failures, failing_since, blocked_until, created_at, declared_at,
-  lacks, lacks_at, dropped, pending, delivered, failed
+  enabled, disabled_reason, failures, ` + pgtime.Within("failing_since") + `, ` + pgtime.Within("blocked_until") + `,
+  ` + pgtime.Within("created_at") + `, ` + pgtime.Within("declared_at") + `,
+  lacks, ` + pgtime.Within("lacks_at") + `, dropped, pending, delivered, failed
 from soniq_hook_status
 where $1 = '' or name = $1
 order by name`
@@ -612,11 +614,12 @@ func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool, show
 	return nil
 }
 
-const storeDeliveriesSQL = `
+var storeDeliveriesSQL = `
 select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
   d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
-  case when d.state = 'pending' then d.next_attempt_at end, d.delivered_at, d.created_at
+  case when d.state = 'pending' then ` + pgtime.Within("d.next_attempt_at") + ` end,
+  ` + pgtime.Within("d.delivered_at") + `, ` + pgtime.Within("d.created_at") + `
 from soniq_hook_deliveries d
 left join soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)
