@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pause"
 )
 
 // Version is this release, in the form of semver.org. Workers write it to
@@ -110,6 +112,17 @@ on conflict (version) do nothing`
 // can wait for each other too: then the server ends one of the two.
 const setupTries = 10
 
+// Whoever waits for a lock on a table holds up all who come after it, and whoever may
+// read one can keep the lock away, by a transaction that stays open. So Setup waits
+// for firstPatience, and where that was not enough it begins anew, for twice as long
+// each time up to mostPatience: it is never long that others wait, and at least
+// pauses times as long until they do so again.
+const (
+	firstPatience = 50 * time.Millisecond
+	mostPatience  = time.Second
+	pauses        = 5
+)
+
 // Setup creates or completes the schema: on an empty database, on one that
 // Python Soniq made, and on one that is up to date already, where it changes
 // nothing. It may run in several processes at once: it holds the migration
@@ -124,16 +137,27 @@ const setupTries = 10
 // there, or runs such a role's code, the error is a [*ForeignError]. Functions of
 // ours that are not as they should be (PUBLIC may execute them, say) are mended.
 //
-// It waits for the lock as long as ctx allows.
+// It waits as long as ctx allows: for that lock and, where something is to be changed
+// about a table, for the transactions that use it. Those that come meanwhile are held
+// up for a second at the most.
 func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 	var result SetupResult
 	err := withMigrationLock(ctx, pool, func(conn *pgx.Conn) error {
-		for try := 1; ; try++ {
+		patience := firstPatience
+		for try := 1; ; {
 			err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
-				result, err = setUp(ctx, tx)
+				result, err = setUp(ctx, tx, patience)
 				return err
 			})
-			if !errors.Is(err, errMadeAtOnce) && !isDeadlock(err) || try == setupTries {
+			switch {
+			case isCode(err, lockNotAvailable):
+				if err := pause.For(ctx, max(pauses*patience, lockPause)); err != nil {
+					return err
+				}
+				patience = min(2*patience, mostPatience)
+			case try < setupTries && (errors.Is(err, errMadeAtOnce) || isCode(err, deadlockDetected)):
+				try++
+			default:
 				return err
 			}
 		}
@@ -144,8 +168,8 @@ func Setup(ctx context.Context, pool *pgxpool.Pool) (SetupResult, error) {
 	return result, nil
 }
 
-// setUp is Setup in its transaction.
-func setUp(ctx context.Context, tx pgx.Tx) (result SetupResult, err error) {
+// setUp is Setup in its transaction, with its patience for a lock.
+func setUp(ctx context.Context, tx pgx.Tx, patience time.Duration) (result SetupResult, err error) {
 	var serverVersion int
 	err = tx.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::pg_catalog.int4`).Scan(&serverVersion)
 	if err != nil {
@@ -157,6 +181,9 @@ func setUp(ctx context.Context, tx pgx.Tx) (result SetupResult, err error) {
 	home, err := findHome(ctx, tx)
 	if err != nil {
 		return result, err
+	}
+	if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d", patience.Milliseconds())); err != nil {
+		return result, fmt.Errorf("bound the waits for locks: %w", err)
 	}
 	before, err := home.audit(ctx, tx, home.user)
 	if err != nil {
@@ -227,10 +254,13 @@ func madeAtOnce(err error) bool {
 	return errors.As(err, &pgErr) && (pgErr.Code == "42P07" || pgErr.Code == "42710" || pgErr.Code == "23505")
 }
 
-func isDeadlock(err error) bool {
+// isCode reports whether err is PostgreSQL's with this code.
+func isCode(err error, code string) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == "40P01"
+	return errors.As(err, &pgErr) && pgErr.Code == code
 }
+
+const deadlockDetected = "40P01"
 
 // pendingMigrations returns the migrations that are missing, and whether a newer
 // release has recorded some of its own. It makes their table.
@@ -411,14 +441,11 @@ func dropWorkerKey(ctx context.Context, conn *pgx.Conn, home *home) (had bool, e
 			_, err := tx.Exec(ctx, home.sql(dropWorkerKeySQL))
 			return err
 		})
-		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != lockNotAvailable {
+		if !isCode(err, lockNotAvailable) {
 			return err == nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		case <-time.After(lockPause):
+		if err := pause.For(ctx, lockPause); err != nil {
+			return false, err
 		}
 	}
 }
@@ -459,10 +486,8 @@ func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
 		if locked {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(interval):
+		if err := pause.For(ctx, interval); err != nil {
+			return err
 		}
 	}
 }

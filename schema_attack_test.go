@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -561,5 +562,38 @@ func TestInspect_anybodyMayCreate_isFound(t *testing.T) {
 	}
 	if findings, err := soniq.Inspect(t.Context(), emptyPool(t)); err != nil || len(findings) > 0 {
 		t.Errorf("without tables: %+v, %v", findings, err)
+	}
+}
+
+// Whoever may read a table can keep a lock away by a transaction that stays open.
+// An upgrade waits for it, and nobody else: neither who enqueues nor who claims.
+func TestSetup_transactionStaysOpen_holdsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	pool := oldPool(t)
+	viewer := newRole(t, pool, "grant select on soniq_jobs to %s")
+	producer := newRole(t, pool, "grant insert on soniq_jobs to %s")
+	reads, inserts := viewer.connect(t, pool), producer.connect(t, pool)
+	exec(t, reads, `begin`)
+	exec(t, reads, `select count(*) from soniq_jobs`)
+	done := make(chan error, 1)
+	go func() {
+		_, err := soniq.Setup(t.Context(), pool)
+		done <- err
+	}()
+	exec(t, inserts, `set statement_timeout = '3s'`)
+	for began := time.Now(); time.Since(began) < 5*time.Second; time.Sleep(20 * time.Millisecond) {
+		exec(t, inserts, `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')`)
+	}
+	select {
+	case err := <-done:
+		t.Fatalf("it waited for nobody: %v", err)
+	default:
+	}
+	exec(t, reads, `commit`)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if err := soniq.Check(t.Context(), pool); err != nil {
+		t.Error(err)
 	}
 }

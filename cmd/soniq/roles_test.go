@@ -8,10 +8,12 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -163,9 +165,16 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	dsn := login(t, pool, "operator")
+	seed(t, pool, letter{})
+	seed(t, pool, letter{job: "other"})
+	seed(t, pool, letter{reason: "timeout"})
 	s := newShell(t, dsn)
 	job := strings.TrimSpace(s.ok("enqueue", "j", "--delay", "1h").out)
+	file := filepath.Join(t.TempDir(), "dead.jsonl")
 	for _, line := range [][]string{
+		{"dead-letter", "export", "-o", file},
+		{"dead-letter", "import", file},
+		{"dead-letter", "import", file, "--dry-run"},
 		{"job", "retry", job},
 		{"job", "cancel", job},
 		{"job", "delete", job},
@@ -174,10 +183,12 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 		{"status"},
 		{"worker", "list"},
 		{"dead-letter", "replay", seed(t, pool, letter{}).String(), "--set", "user_id=7"},
-		{"dead-letter", "replay", "--all", "--yes"},
+		{"dead-letter", "replay", "--all", "--yes", "--set", "a=1", "--rate", "100/s", "--reason", "timeout"},
+		{"dead-letter", "delete", "--job", "other", "--yes"},
 		{"dead-letter", "tag", seed(t, pool, letter{}).String(), "team=a"},
 		{"dead-letter", "delete", seed(t, pool, letter{}).String()},
 		{"dead-letter", "show", seed(t, pool, letter{}).String(), "--reveal"},
+		{"dead-letter", "replay", "--all", "--yes"},
 		{"dead-letter", "cleanup", "--days", "30"},
 		{"dead-letter", "history"},
 		{"dead-letter", "export", "--format", "jsonl", "-o", "-"},
@@ -190,6 +201,8 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 	}
 	refused(t, dsn, append(ownersAlone,
 		"select secrets from soniq_hooks", "insert into soniq_hooks (name, kind) values ('h', 'log')",
+		"update soniq_dead_letter_audit set actor = 'nobody'", "delete from soniq_dead_letter_audit",
+		"delete from soniq_dead_letter_operations", "delete from soniq_queues",
 		"delete from soniq_workers", "update soniq_workers set status = 'stopped'", "delete from soniq_hunger",
 	)...)
 }
@@ -199,8 +212,43 @@ func TestRoles_worker_runsJobsBuriesRecoversAndKeepsHouse(t *testing.T) {
 	pool := testdb.New(t)
 	owner := newShell(t, pool.Config().ConnString())
 	dsn := login(t, pool, "worker")
-	p := program(t, t.TempDir(), dsn, "worker", "--no-hooks", "--handle", "good=exec:true", "--handle", "bad=exec:exit 78", "--log-format", "json")
+	const old = `
+		insert into soniq_dead_letter_audit (dead_letter_id, action, at) values (gen_random_uuid(), 'tag', now() - interval '400 days');
+		insert into soniq_dead_letter_audit (dead_letter_id, action, detail) values (gen_random_uuid(), 'replay', '{"args": {"password": "hunter2"}}');
+		insert into soniq_dead_letter_operations (id, action, state, options, created_at, updated_at) values
+		  (gen_random_uuid(), 'replay', 'running', '{}', now() - interval '31 days', now() - interval '31 days'),
+		  (gen_random_uuid(), 'replay', 'done', null, now() - interval '400 days', now() - interval '400 days');
+		insert into soniq_dead_letter_selections select id, 1, gen_random_uuid() from soniq_dead_letter_operations;
+		insert into soniq_queues (name) values ('forgotten');
+		insert into soniq_workers (id, hostname, pid, last_heartbeat, version) values (gen_random_uuid(), 'h', 1, now() - interval '40 days', 'go/x');
+		insert into soniq_task_registry values ('forgotten', 'w', now() - interval '40 days');
+		insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, updated_at) values
+		  (gen_random_uuid(), 'good', '{}', 'processing', 1, 3, now() - interval '1 day'),
+		  (gen_random_uuid(), 'lost', '{}', 'processing', 3, 3, now() - interval '1 day');`
+	if _, err := pool.Exec(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	seed(t, pool, letter{job: "old", age: 40 * 24 * time.Hour})
+	dir := t.TempDir()
+	config := "retention:\n- {keep: 30d}\njobs:\n  good: {exec: \"true\"}\n  bad: {exec: \"exit 78\"}\n"
+	if err := os.WriteFile(filepath.Join(dir, "soniq.yaml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := program(t, dir, dsn, "worker", "--no-hooks", "--log-format", "json")
 	p.begin(t)
+	eventually.True(t, "the house to be kept", func() bool {
+		var left string
+		err := pool.QueryRow(t.Context(), `
+			select concat_ws(' ',
+			  (select count(*) from soniq_dead_letter_audit where at < now() - interval '1 day' or detail::text like '%hunter2%'),
+			  (select count(*) from soniq_dead_letter_operations where options is not null or created_at < now() - interval '40 days'),
+			  (select count(*) from soniq_dead_letter_selections),
+			  (select count(*) from soniq_queues), (select count(*) from soniq_workers where pid = 1),
+			  (select count(*) from soniq_task_registry where task_name = 'forgotten'),
+			  (select count(*) from soniq_dead_letter_jobs where job_name = 'old'),
+			  (select count(*) from soniq_jobs where status = 'processing'))`).Scan(&left)
+		return err == nil && left == "0 0 0 0 0 0 0 0"
+	})
 	for range 3 {
 		owner.ok("enqueue", "good", "--wait")
 		if r := owner.run("enqueue", "bad", "--wait"); r.code != 1 {
@@ -258,7 +306,8 @@ func TestRoles_dispatcher_sends(t *testing.T) {
 	}
 	refused(t, dsn, append(ownersAlone,
 		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')",
-		"delete from soniq_dead_letter_jobs", "update soniq_jobs set priority = 1",
+		"delete from soniq_dead_letter_jobs", "update soniq_jobs set priority = 1", "delete from soniq_chores",
+		"insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) values (gen_random_uuid(), 'e', gen_random_uuid(), '{}', 'g')",
 	)...)
 }
 
