@@ -11,7 +11,9 @@ func FunctionKeys() map[string]bool {
 	byKey, _ := (&home{schema: "public"}).definitions()
 	keys := map[string]bool{}
 	for key, d := range byKey {
-		keys[key] = d.definer
+		if !d.gone {
+			keys[key] = d.definer
+		}
 	}
 	return keys
 }

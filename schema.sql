@@ -301,8 +301,12 @@ create or replace trigger soniq_jobs_requeued
 
 -- The public notification; its fields are documented in docs/channel.md.
 -- Under 1,000 bytes whatever the row holds: a character is at most six bytes
--- in JSON, so 24 of each of the five texts always fit.
-create or replace function public.soniq_dead_letter_payload(d public.soniq_dead_letter_jobs) returns text
+-- in JSON, so 24 of each of the five texts always fit. It takes what it needs of the
+-- row, as the functions of hooks do: to pass a whole row, the server puts all that it
+-- holds into one value, and fails where that is over 1 GB.
+create or replace function public.soniq_dead_letter_payload(
+  id uuid, job_name text, queue text, reason text, kind text, fingerprint text, attempts int4, moved_at timestamptz, replay_of uuid
+) returns text
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -312,25 +316,24 @@ begin
   foreach room in array array[120, 24] loop
     payload := jsonb_strip_nulls(jsonb_build_object(
       'v', 1,
-      'id', d.id,
-      'job_name', left(d.job_name, room),
-      'queue', left(d.queue, room),
-      'reason', left(d.dead_letter_reason, room),
-      'kind', left(d.error_kind, room),
-      'fingerprint', left(d.fingerprint, room),
-      'attempts', d.attempts,
-      'moved_at', to_char(d.moved_to_dead_letter_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-      'replay_of', d.replay_of,
+      'id', id,
+      'job_name', left(job_name, room),
+      'queue', left(queue, room),
+      'reason', left(reason, room),
+      'kind', left(kind, room),
+      'fingerprint', left(fingerprint, room),
+      'attempts', attempts,
+      'moved_at', to_char(moved_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+      'replay_of', replay_of,
       'truncated', case when greatest(
-        length(d.job_name), length(d.queue), length(d.dead_letter_reason),
-        length(d.error_kind), length(d.fingerprint)) > room then true end
+        length(job_name), length(queue), length(reason), length(kind), length(fingerprint)) > room then true end
     ))::text;
     exit when octet_length(payload) < 1000;
   end loop;
   return payload;
 end
 $$;
-revoke all on function public.soniq_dead_letter_payload(public.soniq_dead_letter_jobs) from public;
+revoke all on function public.soniq_dead_letter_payload(uuid, text, text, text, text, text, int4, timestamptz, uuid) from public;
 
 create or replace function public.soniq_dead_letters_inserted() returns trigger
 language plpgsql volatile security definer
@@ -340,7 +343,9 @@ begin
     and coalesce(current_setting('soniq.notify', true), '') <> 'off'
     and coalesce(current_setting('soniq.silent', true), '') <> 'on'
   then
-    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(n))
+    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(
+      n.id, n.job_name, n.queue, n.dead_letter_reason, n.error_kind, n.fingerprint,
+      n.attempts, n.moved_to_dead_letter_at, n.replay_of))
     from soniq_new_rows n;
   end if;
   return null;
@@ -362,7 +367,9 @@ begin
     and coalesce(current_setting('soniq.notify', true), '') <> 'off'
     and coalesce(current_setting('soniq.silent', true), '') <> 'on'
   then
-    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(new));
+    perform pg_notify('soniq_dead_letter', public.soniq_dead_letter_payload(
+      new.id, new.job_name, new.queue, new.dead_letter_reason, new.error_kind, new.fingerprint,
+      new.attempts, new.moved_to_dead_letter_at, new.replay_of));
   end if;
   return null;
 end
@@ -750,32 +757,32 @@ revoke all on function public.soniq_hook_glob(text, text) from public;
 -- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
 -- string that holds the object. A filter that can't be told counts as a match:
 -- better a message too many.
-create or replace function public.soniq_hook_matches(h public.soniq_hooks, d public.soniq_dead_letter_jobs) returns boolean
+create or replace function public.soniq_hook_matches(
+  jobs text[], queues text[], reasons text[], tags jsonb, job_name text, queue text, reason text, letter_tags jsonb
+) returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
-declare
-  tags jsonb := d.tags;
 begin
-  if h.tags is not null and jsonb_typeof(tags) = 'string' then
-    tags := (tags #>> '{}')::jsonb;
+  if tags is not null and jsonb_typeof(letter_tags) = 'string' then
+    letter_tags := (letter_tags #>> '{}')::jsonb;
   end if;
-  return (h.jobs is null or exists (select from unnest(h.jobs) g where public.soniq_hook_glob(g, d.job_name)))
-    and (h.queues is null or d.queue = any (h.queues))
-    and (h.reasons is null or d.dead_letter_reason = any (h.reasons))
-    and (h.tags is null or coalesce(tags @> h.tags, false));
+  return (jobs is null or exists (select from unnest(jobs) g where public.soniq_hook_glob(g, job_name)))
+    and (queues is null or queue = any (queues))
+    and (reasons is null or reason = any (reasons))
+    and (tags is null or coalesce(letter_tags @> tags, false));
 exception when others then
   return true;
 end
 $$;
-revoke all on function public.soniq_hook_matches(public.soniq_hooks, public.soniq_dead_letter_jobs) from public;
+revoke all on function public.soniq_hook_matches(text[], text[], text[], jsonb, text, text, text, jsonb) from public;
 
 -- What an outbox row is grouped by in a digest: a line for each kind of death.
-create or replace function public.soniq_hook_group(d public.soniq_dead_letter_jobs) returns text
+create or replace function public.soniq_hook_group(job_name text, reason text, fingerprint text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
-  select md5(concat_ws('|', d.job_name, d.dead_letter_reason, d.fingerprint))
+  select md5(concat_ws('|', job_name, reason, fingerprint))
 $$;
-revoke all on function public.soniq_hook_group(public.soniq_dead_letter_jobs) from public;
+revoke all on function public.soniq_hook_group(text, text, text) from public;
 
 -- Writes the outbox, in the transaction of the death. Whatever goes wrong
 -- here, the move goes on; the server's log tells.
@@ -790,10 +797,13 @@ begin
     return null;
   end if;
   insert into public.soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
-  select h.id, 'job.dead_lettered', n.id, public.soniq_dead_letter_payload(n)::jsonb, public.soniq_hook_group(n)
+  select h.id, 'job.dead_lettered', n.id, public.soniq_dead_letter_payload(
+      n.id, n.job_name, n.queue, n.dead_letter_reason, n.error_kind, n.fingerprint,
+      n.attempts, n.moved_to_dead_letter_at, n.replay_of)::jsonb,
+    public.soniq_hook_group(n.job_name, n.dead_letter_reason, n.fingerprint)
   from soniq_new_rows n
   join public.soniq_hook_listeners() h on 'job.dead_lettered' = any (h.events)
-    and public.soniq_hook_matches(h, n);
+    and public.soniq_hook_matches(h.jobs, h.queues, h.reasons, h.tags, n.job_name, n.queue, n.dead_letter_reason, n.tags);
   if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
     perform pg_notify('soniq_hook', '');
   end if;
@@ -822,7 +832,10 @@ begin
     return null;
   end if;
   insert into public.soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key)
-  select h.id, e.event, n.id, public.soniq_dead_letter_payload(n)::jsonb, public.soniq_hook_group(n)
+  select h.id, e.event, n.id, public.soniq_dead_letter_payload(
+      n.id, n.job_name, n.queue, n.dead_letter_reason, n.error_kind, n.fingerprint,
+      n.attempts, n.moved_to_dead_letter_at, n.replay_of)::jsonb,
+    public.soniq_hook_group(n.job_name, n.dead_letter_reason, n.fingerprint)
   from soniq_new_rows n
   join soniq_old_rows o on o.id = n.id
   cross join lateral (
@@ -836,7 +849,7 @@ begin
     where n.state = 'resolved' and o.state <> 'resolved'
   ) e
   join public.soniq_hook_listeners() h on e.event = any (h.events)
-    and public.soniq_hook_matches(h, n);
+    and public.soniq_hook_matches(h.jobs, h.queues, h.reasons, h.tags, n.job_name, n.queue, n.dead_letter_reason, n.tags);
   if found and coalesce(current_setting('soniq.notify', true), '') <> 'off' then
     perform pg_notify('soniq_hook', '');
   end if;
@@ -1164,3 +1177,11 @@ from public.soniq_hooks h
 cross join lateral (
   select case when jsonb_typeof(h.settings) = 'object' and pg_column_size(h.settings) <= 524288 then h.settings else '{}' end as settings
 ) s;
+
+---------------------------------------------------------------------------
+-- 0161: functions of 0.1.0 that took whole rows
+---------------------------------------------------------------------------
+
+drop function if exists public.soniq_dead_letter_payload(public.soniq_dead_letter_jobs);
+drop function if exists public.soniq_hook_matches(public.soniq_hooks, public.soniq_dead_letter_jobs);
+drop function if exists public.soniq_hook_group(public.soniq_dead_letter_jobs);

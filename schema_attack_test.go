@@ -79,6 +79,9 @@ func TestUpgrade_loginAlone_isNoLongerTheOwner(t *testing.T) {
 		!slices.Equal(result.Mended, []string{"revoked EXECUTE on 20 functions from PUBLIC", "pinned the search_path of 20 functions to pg_catalog"}) {
 		t.Errorf("it did %+v", result)
 	}
+	if n := queryValue[int](t, pool, `select count(*) from pg_proc where proname like 'soniq%'`); n != len(soniq.FunctionKeys()) {
+		t.Errorf("there are %d functions, want %d: what 0.1.0 made and nobody uses is dropped", n, len(soniq.FunctionKeys()))
+	}
 	if stray := strayOf(result.Findings); len(stray) != 2 || !strings.Contains(stray[0].Remedy, "drop trigger own on pg_temp_") {
 		t.Errorf("findings: %+v", result.Findings)
 	}

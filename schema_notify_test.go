@@ -318,3 +318,30 @@ func TestDeadLetterTrigger_hostileRow_payloadIsSmallJSON(t *testing.T) {
 		}
 	}
 }
+
+// Two texts that together are more than a value can hold, as a producer may have
+// written them. The dead letter is announced and handed to the hooks, and so are the
+// others of its statement.
+func TestTriggers_hugeRow_isToldOfLikeAnother(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a gigabyte")
+	}
+	pool := testdb.New(t)
+	exec(t, pool, `insert into soniq_hooks (name, kind, events, tags) values ('h', 'log', '{job.dead_lettered,job.resolved}', null)`)
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, producer_id) values ('00000000-0000-0000-0000-000000000001', 'huge', '{}', repeat('x', 540000000))`)
+	exec(t, pool, `update soniq_jobs set dedup_key = repeat('x', 540000000), status = 'processing'`)
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ('00000000-0000-0000-0000-000000000002', 'other', '{}')`)
+	l := listen(t, pool, "soniq_dead_letter")
+	exec(t, pool, `
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at, producer_id, dedup_key
+		)
+		select id, job_name, args, 'q', 1, 1, 1, 'timeout', now(), now(), producer_id, dedup_key from soniq_jobs`)
+	exec(t, pool, `update soniq_dead_letter_jobs set state = 'resolved'`)
+	if got := l.heard(t, pool); len(got) != 2 {
+		t.Errorf("announced %q", got)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_hook_deliveries`); n != 4 {
+		t.Errorf("%d deliveries, want 4", n)
+	}
+}

@@ -110,41 +110,54 @@ func (e *ForeignError) Error() string {
 	return text
 }
 
-// A definition is what schema.sql says of a function.
+// A definition is what schema.sql says of a function. gone is of one that an older
+// release made, and that it drops.
 type definition struct {
-	body    string
-	definer bool
+	body          string
+	definer, gone bool
 }
 
 var (
 	functionSQL = regexp.MustCompile(`(?s)create or replace function public\.(\w+)\(([^)]*)\) returns ([^$]*)\$\$(.*?)\$\$;\nrevoke all on function public\.\w+\(([^)]*)\) from public;`)
+	dropSQL     = regexp.MustCompile(`drop function if exists public\.(\w+)\(([^)]*)\);`)
 	objectSQL   = regexp.MustCompile(`(?m)^create (?:unique )?(?:or replace )?(?:table|index|view|materialized view|sequence|type|statistics)(?: if not exists)? (?:public\.)?(\w+)`)
 )
 
-// functionsSQL are the statements that make the functions, and nothing else.
+// functionsSQL are the statements that make and drop the functions, and nothing else.
 func functionsSQL() string {
-	return strings.Join(functionSQL.FindAllString(Schema, -1), "\n")
+	return strings.Join(append(functionSQL.FindAllString(Schema, -1), dropSQL.FindAllString(Schema, -1)...), "\n")
 }
 
 // definitions are the functions of the schema, by name and types as in
 // 'soniq_begin_hunger(uuid,_text)', and their names alone.
 func (h *home) definitions() (byKey map[string]definition, names []string) {
 	byKey = map[string]definition{}
-	for _, f := range functionSQL.FindAllStringSubmatch(Schema, -1) {
-		var types []string
-		for t := range strings.SplitSeq(f[5], ",") {
-			t = strings.TrimPrefix(strings.TrimSpace(t), "public.")
-			if element, ok := strings.CutSuffix(t, "[]"); ok {
-				t = "_" + element
-			}
-			types = append(types, t)
-		}
-		byKey[f[1]+"("+strings.Join(types, ",")+")"] = definition{h.sql(f[4]), strings.Contains(f[3], "security definer")}
-		if !slices.Contains(names, f[1]) {
-			names = append(names, f[1])
+	add := func(name, types string, d definition) {
+		byKey[name+"("+typeNames(types)+")"] = d
+		if !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
+	for _, f := range functionSQL.FindAllStringSubmatch(Schema, -1) {
+		add(f[1], f[5], definition{body: h.sql(f[4]), definer: strings.Contains(f[3], "security definer")})
+	}
+	for _, f := range dropSQL.FindAllStringSubmatch(Schema, -1) {
+		add(f[1], f[2], definition{gone: true})
+	}
 	return byKey, names
+}
+
+// typeNames are those of a list of types, as the catalog has them.
+func typeNames(list string) string {
+	var types []string
+	for t := range strings.SplitSeq(list, ",") {
+		t = strings.TrimPrefix(strings.TrimSpace(t), "public.")
+		if element, ok := strings.CutSuffix(t, "[]"); ok {
+			t = "_" + element
+		}
+		types = append(types, t)
+	}
+	return strings.Join(types, ",")
 }
 
 // objectNames are those of all that the schema makes but for functions and
@@ -373,7 +386,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		if want, ok := byKey[key]; ok {
 			a.functions = append(a.functions, audited{
 				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
-				other: body != want.body || definer != want.definer,
+				other: !want.gone && (body != want.body || definer != want.definer),
 			})
 		}
 		return nil
