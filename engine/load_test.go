@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -252,7 +253,9 @@ func TestWorker_waitsForMemory_isGivenBackAtShutdown(t *testing.T) {
 	waitUntil(t, pool, "the claim", `select status = 'processing' from soniq_jobs where id = $1`, second)
 	w.cancel()
 	w.Cancel()
-	w.waitFor(t, "the second", func(all []engine.Outcome) bool { return len(all) > 0 })
+	w.waitFor(t, "the second", func(all []engine.Outcome) bool {
+		return slices.ContainsFunc(all, func(o engine.Outcome) bool { return o.Job.ID == second })
+	})
 	if job := getJob(t, client, second); job.Status != engine.StatusQueued || job.Attempts != 0 {
 		t.Errorf("the second is %s after %d attempts", job.Status, job.Attempts)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/eventually"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -133,6 +135,13 @@ func TestServer_givenByEnvironment_isUsed(t *testing.T) {
 			_, err := conn.Exec(t.Context(), `begin; create table t (); prepare transaction 'it''s left'`)
 			return err
 		}))
+		// A server's process ends a moment after its client.
+		watcher := connect(t, own)
+		eventually.True(t, "the leftover to be left", func() bool {
+			var connected bool
+			must(t, watcher.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = $1)`, leftover).Scan(&connected))
+			return !connected
+		})
 
 		var s server
 		admin, _, err := s.open(t.Context())
