@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/sizes"
 )
 
 // A Format is a file format of Export.
@@ -89,8 +91,8 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	if err != nil {
 		return err
 	}
-	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, whole.selectJobs()+w.sql()+oldestFirst+w.limit(limit), w.params...)
+	picked := &where{conditions: w.conditions, params: slices.Clone(w.params)}
+	rows, err := q.pool.Query(ctx, whole.selectJobs()+picked.sql()+oldestFirst+picked.limit(limit), picked.params...)
 	if err != nil {
 		return err
 	}
@@ -98,7 +100,8 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	if err := e.begin(); err != nil {
 		return err
 	}
-	for rows.Next() {
+	n := 0
+	for ; rows.Next(); n++ {
 		var j Job
 		failures, err := scanRow(rows, &j)
 		if err != nil {
@@ -110,9 +113,25 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		written(j)
 	}
 	if err := rows.Err(); err != nil {
-		return err
+		return q.named(ctx, w, n, err)
 	}
 	return e.end()
+}
+
+// named is err, of a statement that has brought n rows of w, the oldest first. Where
+// the next one is larger than the server can send, which ten bytes of a producer's can
+// be, it says which that is: nothing else would tell how to go on without it.
+func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
+	if !sizes.TooMuch(err) {
+		return err
+	}
+	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
+	var id uuid.UUID
+	sql := "select d.id\nfrom soniq_dead_letter_jobs d" + w.sql() + oldestFirst + "\noffset " + w.param(n) + "\nlimit 1"
+	if q.pool.QueryRow(ctx, sql, w.params...).Scan(&id) != nil {
+		return err
+	}
+	return fmt.Errorf("dead letter %s is larger than the server can send: delete it, or leave it out by a filter: %w", id, err)
 }
 
 // An encoder writes a file: begin, job for each row, end. A job's history is

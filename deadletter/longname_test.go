@@ -2,8 +2,11 @@ package deadletter_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -180,6 +183,38 @@ func TestQueue_List_giantRows_areShownAsSuch(t *testing.T) {
 		j, err := q.Get(t.Context(), id)
 		if err != nil || len(j.Args) > 1000 {
 			t.Errorf("%s: arguments of %d bytes, %v", name, len(j.Args), err)
+		}
+	}
+}
+
+// Arguments of which the server makes no text, 100 KB in the table: what would send
+// them fails, and names the dead letter, so that it can be left out.
+func TestQueue_unsendableArguments_areNamed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := deadletter.NewQueue(pool)
+	at := time.Now().Add(-72 * time.Hour)
+	insertDead(t, pool, columns{"moved_to_dead_letter_at": at.Add(-time.Hour)})
+	huge := insertDead(t, pool, columns{"moved_to_dead_letter_at": at, "job_name": "huge"})
+	insertDead(t, pool, columns{"moved_to_dead_letter_at": at.Add(time.Hour)})
+	exec(t, pool, `update soniq_dead_letter_jobs set args = jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 9000))) where id = $1`, huge)
+	edit := deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{{Path: "a", Value: json.RawMessage("1")}}}
+	for what, send := range map[string]func() error{
+		"export": func() error {
+			_, err := q.Export(t.Context(), io.Discard, deadletter.Filter{}, deadletter.FormatJSONL)
+			return err
+		},
+		"archive": func() error {
+			_, err := q.CleanupTo(t.Context(), time.Hour, deadletter.Filter{}, &memory{}, deadletter.FormatJSONL)
+			return err
+		},
+		"count of a replay": func() error {
+			_, err := q.ReplayCount(t.Context(), deadletter.Filter{All: true}, edit)
+			return err
+		},
+	} {
+		if err := send(); err == nil || !strings.Contains(err.Error(), "dead letter "+huge.String()+" is larger than the server can send") {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

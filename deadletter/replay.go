@@ -350,7 +350,7 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 		return err
 	})
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == indexTooSmall {
+	if errors.As(err, &pgErr) && pgErr.Code == indexTooSmall && pgErr.Routine != "enlargeStringInfo" {
 		err = fmt.Errorf("its queue's name is too long for the index of the jobs, give another queue: %w", err)
 	}
 	if err != nil {
@@ -536,7 +536,8 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 // arguments have no place for an edit.
 func (q *Queue) checkEdits(ctx context.Context, f Filter, o ReplayOptions) error {
 	w := f.replayable(o)
-	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(f.Limit), w.params...)
+	picked := &where{conditions: w.conditions, params: slices.Clone(w.params)}
+	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom soniq_dead_letter_jobs d"+picked.sql()+oldestFirst+picked.limit(f.Limit), picked.params...)
 	if err != nil {
 		return err
 	}
@@ -545,11 +546,13 @@ func (q *Queue) checkEdits(ctx context.Context, f Filter, o ReplayOptions) error
 		id   uuid.UUID
 		args json.RawMessage
 	)
+	n := 0
 	_, err = pgx.ForEachRow(rows, []any{&id, &args}, func() error {
+		n++
 		_, _, err := o.newArgs(id, args)
 		return err
 	})
-	return err
+	return q.named(ctx, w, n, err)
 }
 
 var (
