@@ -321,11 +321,8 @@ func TestDeadLetterTrigger_hostileRow_payloadIsSmallJSON(t *testing.T) {
 
 // Two texts that together are more than a value can hold, as a producer may have
 // written them. The dead letter is announced and handed to the hooks, and so are the
-// others of its statement.
+// others of its statement. Not parallel: the server needs some gigabytes for a moment.
 func TestTriggers_hugeRow_isToldOfLikeAnother(t *testing.T) {
-	if testing.Short() {
-		t.Skip("needs a gigabyte")
-	}
 	pool := testdb.New(t)
 	exec(t, pool, `insert into soniq_hooks (name, kind, events, tags) values ('h', 'log', '{job.dead_lettered,job.resolved}', null)`)
 	exec(t, pool, `insert into soniq_jobs (id, job_name, args, producer_id) values ('00000000-0000-0000-0000-000000000001', 'huge', '{}', repeat('x', 540000000))`)
