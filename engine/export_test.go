@@ -194,5 +194,8 @@ func ProvedBy(ctx context.Context, whole bool) (bool, error) {
 	return h.proof.proved, err
 }
 
+// MaintenanceLock is the lock of all who delete old rows.
+const MaintenanceLock = maintenanceLock
+
 // Expire is a turn of the chore.
 func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }

@@ -11,6 +11,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pgid"
+	"soniq/internal/sweep"
 )
 
 // maintenanceLock is the advisory lock under which Python Soniq cleans up:
@@ -103,48 +104,66 @@ func (w *Worker) doChore(ctx context.Context, c *chore) {
 const expireSQL = `
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
+), gone as (
+  delete from soniq_jobs
+  where id in (
+    select id
+    from soniq_jobs
+    where (select elected from leader)
+      and status in ('done', 'cancelled')
+      and expires_at < now()
+      and id <> all ((select $3::uuid[])::uuid[])
+    order by expires_at
+    limit $2
+    for update skip locked
+  )
+  returning 1
 )
-delete from soniq_jobs
-where id in (
-  select id
-  from soniq_jobs
-  where (select elected from leader)
-    and status in ('done', 'cancelled')
-    and expires_at < now()
-    and id <> all ((select $3::uuid[])::uuid[])
-  order by expires_at
-  limit $2
-  for update skip locked
-)`
+select (select elected from leader), (select count(*) from gone)`
 
-// expire deletes the rows of done and cancelled jobs whose time has come, in batches;
-// one by one where the database refuses a batch, until it is known which of it.
+// expire deletes the rows of done and cancelled jobs whose time has come, in batches.
+// Where the database refuses a batch, half of it is tried, and so on until it is known
+// which row it is: one that another table refers to, say. That one is passed over.
+//
+// The lock is that of pruning too, which goes on beside it: without a wait for it a
+// turn would come to nothing.
 func (w *Worker) expire(ctx context.Context) error {
-	for begun := time.Now(); ; {
-		tag, err := w.pool.Exec(ctx, expireSQL, maintenanceLock, expireBatch, pgid.Array(w.unexpired.ids()))
-		if isRefusal(err) {
-			err = w.expireEach(ctx)
-			if err == nil && time.Since(begun) < turnPatience {
-				continue
+	w.unexpired.progress()
+	for n := int64(expireBatch); ; {
+		var deleted int64
+		err := sweep.Elected(ctx, func() (elected bool, err error) {
+			err = w.pool.QueryRow(ctx, expireSQL, maintenanceLock, n, pgid.Array(w.unexpired.ids())).Scan(&elected, &deleted)
+			return elected, err
+		})
+		switch {
+		case errors.Is(err, sweep.ErrLocked):
+			return nil // somebody else is at it
+		case isRefusal(err) && n > 1:
+			n /= 2
+		case isRefusal(err):
+			if more, err := w.expireFirst(ctx); err != nil || !more {
+				return err
 			}
-			return err
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("expire results: %w", err)
-		}
-		if tag.RowsAffected() < expireBatch {
+		case deleted < n:
 			return nil
+		default:
+			w.unexpired.progress()
+			n = min(2*n, expireBatch)
 		}
 	}
 }
 
-const expiredSQL = `
+// $1 those that are passed over.
+const firstExpiredSQL = `
 select j.id
 from soniq_jobs j
 where j.status in ('done', 'cancelled')
   and j.expires_at < now()
+  and j.id <> all ((select $1::uuid[])::uuid[])
 order by j.expires_at
-limit $1`
+limit 1`
 
 const expireOneSQL = `
 delete from soniq_jobs j
@@ -152,33 +171,30 @@ where j.id = $1
   and j.status in ('done', 'cancelled')
   and j.expires_at < now()`
 
-// expireEach passes over what the database refuses to delete: a row that another
-// table refers to, say.
-func (w *Worker) expireEach(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, expiredSQL, w.unexpired.most())
-	ids, err := pgid.Collect(rows)
-	if err != nil {
-		return fmt.Errorf("expire results: %w", err)
+// expireFirst deletes the first expired row, or notes that the database refuses it.
+// more is false if there is none.
+func (w *Worker) expireFirst(ctx context.Context) (more bool, err error) {
+	var id uuid.UUID
+	err = w.pool.QueryRow(ctx, firstExpiredSQL, pgid.Array(w.unexpired.ids())).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("expire results: %w", err)
 	}
-	for _, id := range ids {
-		if w.unexpired.passes(id) {
-			continue
-		}
-		_, err := w.pool.Exec(ctx, expireOneSQL, id)
-		switch {
-		case err == nil:
-			w.unexpired.went(id)
-			continue
-		case !isRefusal(err):
-			return fmt.Errorf("expire result %s: %w", id, err)
-		case w.unexpired.refuse(id, err):
-			w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
-		}
-		if w.unexpired.stuck() {
-			return fmt.Errorf("expire result %s: %w", id, err)
-		}
+	_, err = w.pool.Exec(ctx, expireOneSQL, id)
+	switch {
+	case err == nil:
+		w.unexpired.went(id)
+		return true, nil
+	case !isRefusal(err):
+		return false, fmt.Errorf("expire result %s: %w", id, err)
+	case w.unexpired.refuse(id, err):
+		w.logger.Error("the database refuses to delete the row of a job that has expired; it is passed over", "job", id, "error", err)
 	}
-	return nil
+	if w.unexpired.stuck() {
+		return false, fmt.Errorf("expire result %s: %w", id, err)
+	}
+	return true, nil
 }
 
 // unknownSQL finds due jobs that the fleet has disowned: for the whole grace

@@ -183,6 +183,40 @@ func TestWorker_expiredRowThatCantBeDeleted_holdsUpNobody(t *testing.T) {
 	}
 }
 
+// Pruning and retention hold the same lock, for a statement each.
+func TestWorker_expiry_waitsForTheLock(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		insert into soniq_jobs (id, job_name, args, status, expires_at)
+		select gen_random_uuid(), 'x', '{}', 'done', now() - interval '1 s' from generate_series(1, 10)`)
+	w := idle(t, pool)
+	other, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback(context.Background()) }()
+	if _, err := other.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, engine.MaintenanceLock); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.Expire(t.Context()) }()
+	select {
+	case err := <-done:
+		t.Fatalf("the turn came to nothing: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := other.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := queryValue[int](t, pool, `select count(*) from soniq_jobs`); n != 0 {
+		t.Errorf("%d rows are left", n)
+	}
+}
+
 func TestWorker_registersItselfAndItsNames(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

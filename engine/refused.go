@@ -108,6 +108,13 @@ func (r *refusedRows) went(id uuid.UUID) {
 	delete(r.rows, id)
 }
 
+// progress notes that something was not refused.
+func (r *refusedRows) progress() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.row = 0
+}
+
 // stuck says that nothing but refusals has come of this pass for a while.
 func (r *refusedRows) stuck() bool {
 	r.mu.Lock()

@@ -159,17 +159,27 @@ func (t Table) sql(form string, own ...any) (sql string, args []any) {
 // delete deletes the rows of some pages.
 func (t Table) delete(ctx context.Context, pool *pgxpool.Pool, from int64) (deleted int64, err error) {
 	sql, args := t.sql(deleteSQL, t.Lock, from, from+pagesATime)
+	err = Elected(ctx, func() (elected bool, err error) {
+		err = pool.QueryRow(ctx, sql, args...).Scan(&elected, &deleted)
+		return elected, err
+	})
+	return deleted, err
+}
+
+// Elected calls try, a statement that does its work only if it gets an advisory lock
+// and says whether it did, until it has. Who has the lock has it for one statement
+// mostly, and may do other work; ErrLocked is of one that keeps it for 2 s.
+func Elected(ctx context.Context, try func() (elected bool, err error)) error {
 	wait := 10 * time.Millisecond
 	for began := time.Now(); ; {
-		var elected bool
-		if err := pool.QueryRow(ctx, sql, args...).Scan(&elected, &deleted); err != nil || elected {
-			return deleted, err
+		if elected, err := try(); err != nil || elected {
+			return err
 		}
 		if time.Since(began) > lockPatience {
-			return 0, ErrLocked
+			return ErrLocked
 		}
 		if err := pause.For(ctx, wait); err != nil {
-			return 0, err
+			return err
 		}
 		wait = min(2*wait, lockPause)
 	}
