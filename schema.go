@@ -96,7 +96,7 @@ create index if not exists idx_soniq_migrations_version on public.soniq_migratio
 
 // The session's search_path finds the table for Check; Setup knows its schema.
 const (
-	migrationsAppliedSQL = `select version from soniq_migrations`
+	migrationsAppliedSQL = `select version from public.soniq_migrations`
 	migrationsInSQL      = `select version from public.soniq_migrations`
 )
 

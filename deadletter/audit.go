@@ -110,7 +110,7 @@ func (e ArgsEdit) redacted() ArgsEdit {
 }
 
 const blankOptionsSQL = `
-update soniq_dead_letter_operations
+update public.soniq_dead_letter_operations
 set options = $2::jsonb
 where id = $1`
 
@@ -132,8 +132,8 @@ with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
 select r.id, r.detail -> 'args', coalesce(d.args, 'null')
-from soniq_dead_letter_audit r
-left join soniq_dead_letter_jobs d on d.id = r.dead_letter_id
+from public.soniq_dead_letter_audit r
+left join public.soniq_dead_letter_jobs d on d.id = r.dead_letter_id
 where (select elected from leader)
   and r.detail ? 'args'
   and not r.detail ? 'changed'
@@ -142,7 +142,7 @@ limit $2
 for update of r skip locked`
 
 const mendDetailsSQL = `
-update soniq_dead_letter_audit r
+update public.soniq_dead_letter_audit r
 set detail = u.detail::jsonb
 from unnest($1::bigint[], $2::text[]) as u (id, detail)
 where r.id = u.id`
@@ -153,7 +153,7 @@ with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
 select o.id, o.options
-from soniq_dead_letter_operations o
+from public.soniq_dead_letter_operations o
 where (select elected from leader)
   and o.state = 'done'
   and o.options is not null

@@ -24,10 +24,10 @@ type Backlog struct {
 // %[2]s its limit. An age that no Duration can hold is read as 250 years.
 const backlogSQL = `
 select counted.n, oldest.id, coalesce(oldest.age, 0)::double precision
-from (select count(*) as n from (select from soniq_dead_letter_jobs d%[1]s%[2]s) picked) counted
+from (select count(*) as n from (select from public.soniq_dead_letter_jobs d%[1]s%[2]s) picked) counted
 left join (
   select d.id, least(greatest(extract(epoch from clock_timestamp() - ` + movedAt + `), 0), 250 * 365.25 * 86400) as age
-  from soniq_dead_letter_jobs d%[1]s` + oldestFirst + `
+  from public.soniq_dead_letter_jobs d%[1]s` + oldestFirst + `
   limit 1
 ) oldest on true`
 

@@ -180,7 +180,7 @@ func (c *cleanup) run(ctx context.Context) error {
 // each deletes a batch row by row, and returns how many rows it was.
 func (c *cleanup) each(ctx context.Context) (deleted, taken int64, err error) {
 	w, size := c.next()
-	rows, _ := c.q.pool.Query(ctx, "select d.id, d.moved_to_dead_letter_at\nfrom soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(size), w.params...)
+	rows, _ := c.q.pool.Query(ctx, "select d.id, d.moved_to_dead_letter_at\nfrom public.soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(size), w.params...)
 	type row struct {
 		ID uuid.UUID
 		At pgtype.Timestamptz
@@ -226,11 +226,11 @@ with lock as materialized (
   select %s as taken
 ), picked as materialized (
   select d.id, d.moved_to_dead_letter_at as at
-  from soniq_dead_letter_jobs d%s
+  from public.soniq_dead_letter_jobs d%s
   order by d.moved_to_dead_letter_at%s
   for update skip locked
 ), gone as (
-  delete from soniq_dead_letter_jobs d
+  delete from public.soniq_dead_letter_jobs d
   using picked
   where d.id = picked.id
   returning d.id

@@ -16,21 +16,21 @@ const deleteBatch = 5000
 // $1 the id, $2 who, $3 why.
 const deleteSQL = `
 with gone as (
-  delete from soniq_dead_letter_jobs
+  delete from public.soniq_dead_letter_jobs
   where id = $1
   returning id
 )
-insert into soniq_dead_letter_audit (dead_letter_id, action, actor, because)
+insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because)
 select id, 'delete', nullif($2, ''), nullif($3, '')
 from gone`
 
-const selectIDs = "select d.id\nfrom soniq_dead_letter_jobs d"
+const selectIDs = "select d.id\nfrom public.soniq_dead_letter_jobs d"
 
 // deleteFree deletes the rows of a query that nobody holds. Materialised, since
 // a plan that ran the query again would pick other rows under its limit.
 func deleteFree(picked string) string {
 	return "with picked as materialized (\n" + picked + "\nfor update skip locked\n)\n" +
-		"delete from soniq_dead_letter_jobs d\nusing picked\nwhere d.id = picked.id"
+		"delete from public.soniq_dead_letter_jobs d\nusing picked\nwhere d.id = picked.id"
 }
 
 // Delete deletes one dead letter for good, or returns ErrNotFound.
@@ -109,7 +109,7 @@ func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (de
 	for _, id := range held {
 		w := f.where()
 		w.and("d.id = " + w.param(id))
-		tag, err := q.pool.Exec(ctx, "delete from soniq_dead_letter_jobs d"+w.sql(), w.params...)
+		tag, err := q.pool.Exec(ctx, "delete from public.soniq_dead_letter_jobs d"+w.sql(), w.params...)
 		if err != nil {
 			return deleted, err
 		}

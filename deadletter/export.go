@@ -127,7 +127,7 @@ func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
 	}
 	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
 	var id uuid.UUID
-	sql := "select d.id\nfrom soniq_dead_letter_jobs d" + w.sql() + oldestFirst + "\noffset " + w.param(n) + "\nlimit 1"
+	sql := "select d.id\nfrom public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + "\noffset " + w.param(n) + "\nlimit 1"
 	if q.pool.QueryRow(ctx, sql, w.params...).Scan(&id) != nil {
 		return err
 	}

@@ -35,7 +35,7 @@ func IsPrefix(s string) bool {
 
 const findSQL = `
 select id
-from soniq_dead_letter_jobs
+from public.soniq_dead_letter_jobs
 where id between $1 and $2
 order by id
 limit 10`

@@ -26,14 +26,14 @@ const giveUpReplaysSQL = `
 with leader as materialized (
   select case when $1::bigint = 0 then true else pg_try_advisory_xact_lock($1) end as elected
 )
-update soniq_dead_letter_operations
+update public.soniq_dead_letter_operations
 set
   state = case state when 'done' then state else 'stopped' end,
   stopped_by = case state when 'done' then stopped_by else coalesce(stopped_by, 'interrupted') end,
   options = null
 where id in (
   select o.id
-  from soniq_dead_letter_operations o
+  from public.soniq_dead_letter_operations o
   where (select elected from leader)
     and o.options is not null
     and o.updated_at < now() - $3::interval
@@ -59,15 +59,15 @@ func (q *Queue) Forget(ctx context.Context, lock int64) error {
 		table sweep.Table
 	}{
 		{"selections", sweep.Table{
-			Name:  "soniq_dead_letter_selections",
-			Where: "exists (select from soniq_dead_letter_operations o where o.id = r.operation_id and o.options is null)",
+			Name:  "public.soniq_dead_letter_selections",
+			Where: "exists (select from public.soniq_dead_letter_operations o where o.id = r.operation_id and o.options is null)",
 		}},
 		{"records", sweep.Table{
-			Name: "soniq_dead_letter_audit", Where: "r.at < now() - $1::interval", Args: []any{HistoryKept},
+			Name: "public.soniq_dead_letter_audit", Where: "r.at < now() - $1::interval", Args: []any{HistoryKept},
 		}},
 		// One that goes on, however slowly, has been updated lately.
 		{"operations", sweep.Table{
-			Name:  "soniq_dead_letter_operations",
+			Name:  "public.soniq_dead_letter_operations",
 			Where: "r.created_at < now() - $1::interval and r.updated_at < now() - $1::interval", Args: []any{HistoryKept},
 		}},
 	} {

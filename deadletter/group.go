@@ -57,7 +57,7 @@ with groups as materialized (
     max(d.job_name collate "C") as last_job,
     min(d.dead_letter_reason collate "C") as first_reason,
     max(d.dead_letter_reason collate "C") as last_reason
-  from soniq_dead_letter_jobs d%[1]s
+  from public.soniq_dead_letter_jobs d%[1]s
   group by 1
 ), worst as (
   select *
@@ -69,7 +69,7 @@ with groups as materialized (
     ` + groupKey + ` as id,
     $1::integer - 1 - floor(extract(epoch from now() - d.moved_to_dead_letter_at) / 3600)::integer as hour,
     count(*) as n
-  from soniq_dead_letter_jobs d%[1]s%[2]s d.moved_to_dead_letter_at > now() - $1::integer * interval '1 hour'
+  from public.soniq_dead_letter_jobs d%[1]s%[2]s d.moved_to_dead_letter_at > now() - $1::integer * interval '1 hour'
     and d.moved_to_dead_letter_at <= now()
   group by 1, 2
 )
@@ -81,7 +81,7 @@ select
     when g.first_job = g.last_job then array[g.first_job]
     else array(
       select distinct d.job_name
-      from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
+      from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
       order by 1
       limit 10
     )
@@ -90,7 +90,7 @@ select
     when g.first_reason = g.last_reason then array[g.first_reason]
     else array(
       select distinct d.dead_letter_reason
-      from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
+      from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
       order by 1
     )
   end,
@@ -104,7 +104,7 @@ select
 from worst g
 cross join lateral (
   select d.id, d.last_error
-  from soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
+  from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
   order by d.moved_to_dead_letter_at desc, d.id desc
   limit 1
 ) s

@@ -216,7 +216,7 @@ with file as (
   )
 ), replay as (
   select j.id, j.replay_of, j.status
-  from soniq_jobs j
+  from public.soniq_jobs j
   where (j.id, j.replay_of) in (select f.replay_job_id, f.id from file f where f.state = 'replaying')
   order by j.id%s
 )`
@@ -238,7 +238,7 @@ const stateNow = `
 //
 // $2 the operation, $3 who, $4 why, $5 the most ids.
 var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
-  insert into soniq_dead_letter_jobs (
+  insert into public.soniq_dead_letter_jobs (
     id, job_name, args, queue, priority, max_attempts, attempts,
     last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
     resurrection_count, last_resurrection_at, tags, state, replay_job_id, replay_of,
@@ -259,7 +259,7 @@ var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
   on conflict (id) do nothing
   returning id, state
 ), told as (
-  insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because)
+  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because)
   select r.id, $2, 'import', nullif($3, ''), nullif($4, '')
   from restored r
 )
@@ -284,7 +284,7 @@ var importPreviewSQL = fmt.Sprintf(importedRows, "") + `, fresh as (
   select f.id, f.state, ` + stateNow + ` as state_now
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
-  where not exists (select from soniq_dead_letter_jobs d where d.id = f.id)
+  where not exists (select from public.soniq_dead_letter_jobs d where d.id = f.id)
 )
 select
   (select count(*) from fresh),

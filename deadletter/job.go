@@ -158,7 +158,7 @@ func (r reading) columns() string {
 
 // selectJobs selects dead letters d.
 func (r reading) selectJobs() string {
-	return "select" + r.columns() + "\nfrom soniq_dead_letter_jobs d"
+	return "select" + r.columns() + "\nfrom public.soniq_dead_letter_jobs d"
 }
 
 // readBounded reads dead letters by a statement that is made for a reading. Where

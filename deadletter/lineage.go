@@ -49,12 +49,12 @@ type Lineage struct {
 const replaysSQL = `
 with replays as (
   select job_id, at
-  from soniq_dead_letter_audit
+  from public.soniq_dead_letter_audit
   where dead_letter_id = $1
     and job_id is not null
   union all
   select replay_job_id, last_resurrection_at
-  from soniq_dead_letter_jobs
+  from public.soniq_dead_letter_jobs
   where id = $1
     and replay_job_id is not null
 ), latest as (
@@ -73,21 +73,21 @@ select
     else 'gone'
   end
 from latest l
-left join soniq_dead_letter_jobs x on x.id = l.job_id
-left join soniq_jobs j on j.id = l.job_id
-left join soniq_dead_letter_jobs d on d.id = $1
+left join public.soniq_dead_letter_jobs x on x.id = l.job_id
+left join public.soniq_jobs j on j.id = l.job_id
+left join public.soniq_dead_letter_jobs d on d.id = $1
 order by l.at nulls first, l.job_id`
 
 // Rows made by hand can go in a circle.
 const ancestorsSQL = `
 with recursive line as (
   select d.replay_of as id, 1 as place
-  from soniq_dead_letter_jobs d
+  from public.soniq_dead_letter_jobs d
   where d.id = $1
   union all
   select d.replay_of, l.place + 1
   from line l
-  join soniq_dead_letter_jobs d on d.id = l.id
+  join public.soniq_dead_letter_jobs d on d.id = l.id
   where l.place < 100
 )
 select id

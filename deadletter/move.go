@@ -74,11 +74,11 @@ const keptErrors = "case when pg_column_size(g.errors) <= 262144 then g.errors e
 // for by 'exists', for which the planner might read all of the table.)
 var insertGone = `, letter as materialized (
   select g.*, case
-    when (select true from soniq_dead_letter_jobs p where p.id = g.id) then gen_random_uuid() else g.id
+    when (select true from public.soniq_dead_letter_jobs p where p.id = g.id) then gen_random_uuid() else g.id
   end as letter_id
   from gone g
 ), moved as (
-insert into soniq_dead_letter_jobs (
+insert into public.soniq_dead_letter_jobs (
   id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
@@ -92,7 +92,7 @@ select
   coalesce(g.created_at, now()), clock_timestamp(),
   (
     select p.id
-    from soniq_dead_letter_jobs p
+    from public.soniq_dead_letter_jobs p
     where p.id = g.replay_of
       and p.state = 'replaying'
       and p.replay_job_id = g.id
@@ -123,7 +123,7 @@ with death as (
     failure
   )
 ), gone as (
-  delete from soniq_jobs j
+  delete from public.soniq_jobs j
   using death u
   where j.id = u.id
     and (j.status = 'processing' and j.worker_id = $1) is true
@@ -184,13 +184,13 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 var moveQueuedSQL = `
 with picked as (
   select j.id
-  from soniq_jobs j
+  from public.soniq_jobs j
   where j.id = any($1)
     and j.status = 'queued'
   order by j.id
   for update skip locked
 ), gone as (
-  delete from soniq_jobs j
+  delete from public.soniq_jobs j
   using picked p
   where j.id = p.id
     and j.status = 'queued'
@@ -234,7 +234,7 @@ func MoveQueued(ctx context.Context, db DBTX, ids []uuid.UUID, v Verdict) (moved
 // $1 to $3 the job and its claim, $4 to $10 the verdict, $11 the failure.
 var moveAbandonedSQL = `
 with gone as (
-  delete from soniq_jobs j
+  delete from public.soniq_jobs j
   where j.id = $1
     and j.status = 'processing'
     and coalesce(j.attempts, 0) = $2

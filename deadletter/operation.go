@@ -133,7 +133,7 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 // $1 the id, $2 the action, $3 the state, $4 who, $5 why, $6 the filter, $7 the
 // options or null, $8 to $10 the counts.
 const beginOperationSQL = `
-insert into soniq_dead_letter_operations (id, action, state, actor, because, filter, options, total, done, skipped)
+insert into public.soniq_dead_letter_operations (id, action, state, actor, because, filter, options, total, done, skipped)
 values ($1, $2, $3, nullif($4, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
 returning created_at, updated_at`
 
@@ -163,7 +163,7 @@ func (q *Queue) beginOperation(ctx context.Context, db DBTX, op *Operation, f Fi
 }
 
 const saveOperationSQL = `
-update soniq_dead_letter_operations
+update public.soniq_dead_letter_operations
 set
   state = $2,
   stopped_by = nullif($3, ''),
@@ -198,7 +198,7 @@ var selectOperations = `
 select
   id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(because, ''), filter,
   total, done, skipped, ` + pgtime.Within("created_at") + `, ` + pgtime.Within("updated_at") + `
-from soniq_dead_letter_operations`
+from public.soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
 	err = row.Scan(
@@ -257,7 +257,7 @@ var historySQL = `
 select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pgtime.Within("r.at") + `
 from (
   select *
-  from soniq_dead_letter_audit
+  from public.soniq_dead_letter_audit
   where dead_letter_id = $1
   order by id desc
   limit $2
@@ -266,7 +266,7 @@ order by r.id`
 
 // $1 the dead letters, $2 the action, $3 who, $4 why, $5 what else or null.
 const recordSQL = `
-insert into soniq_dead_letter_audit (dead_letter_id, action, actor, because, detail)
+insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because, detail)
 select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), $5::jsonb`
 
 // record tells what was done to some dead letters.

@@ -96,7 +96,7 @@ func (f Filter) pageSQL(after Cursor) (sql func(reading) string, params []any) {
 	w.and("d.job_name = n.name")
 	limit := w.limit(f.Limit)
 	end := "\nfrom " + from + "\ncross join lateral (\n" +
-		"select d.*\nfrom soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit
+		"select d.*\nfrom public.soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit
 	return func(r reading) string { return "select" + r.columns() + end }, w.params
 }
 
@@ -108,7 +108,7 @@ func (w *where) after(c Cursor) {
 	}
 	id := w.param(c.ID)
 	w.and("(d.moved_to_dead_letter_at, d.id) < (coalesce((" +
-		"select c.moved_to_dead_letter_at from soniq_dead_letter_jobs c where c.id = " + id + "), " +
+		"select c.moved_to_dead_letter_at from public.soniq_dead_letter_jobs c where c.id = " + id + "), " +
 		w.param(c.MovedAt) + "), " + id + ")")
 }
 
@@ -126,12 +126,12 @@ const (
 // and a row without a name tells that there are more names than that.
 const namesSQL = `
 with recursive names as (
-  (select d.job_name, 1 as place from soniq_dead_letter_jobs d order by d.job_name limit 1)
+  (select d.job_name, 1 as place from public.soniq_dead_letter_jobs d order by d.job_name limit 1)
   union all
   select
     (
       select d.job_name
-      from soniq_dead_letter_jobs d
+      from public.soniq_dead_letter_jobs d
       where d.job_name > n.job_name
       order by d.job_name
       limit 1
@@ -187,7 +187,7 @@ func (q *Queue) Count(ctx context.Context, f Filter) (int64, error) {
 
 // count counts the rows of w, up to the limit.
 func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err error) {
-	sql := "select count(*) from (select from soniq_dead_letter_jobs d" + w.sql() + w.limit(limit) + ") picked"
+	sql := "select count(*) from (select from public.soniq_dead_letter_jobs d" + w.sql() + w.limit(limit) + ") picked"
 	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&n)
 	return n, err
 }
@@ -213,7 +213,7 @@ func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error)
 	w := f.where()
 	w.and("d.id = " + w.param(id))
 	var picked bool
-	if err := q.pool.QueryRow(ctx, "select exists (select from soniq_dead_letter_jobs d"+w.sql()+")", w.params...).Scan(&picked); err != nil {
+	if err := q.pool.QueryRow(ctx, "select exists (select from public.soniq_dead_letter_jobs d"+w.sql()+")", w.params...).Scan(&picked); err != nil {
 		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
 	}
 	return picked, nil

@@ -153,7 +153,7 @@ type ReplayResult struct {
 // of the queue could not hold is not unique.
 const makeJobs = `
 with made as (
-  insert into soniq_jobs (
+  insert into public.soniq_jobs (
     id, job_name, args, args_hash, status, attempts, max_attempts,
     queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
   )
@@ -169,12 +169,12 @@ with made as (
     case when octet_length(d.dedup_key) <= 2500 then d.dedup_key end, d.producer_id, d.id, clock_timestamp(),
     case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
   from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, place)
-  join soniq_dead_letter_jobs d on d.id = u.id
+  join public.soniq_dead_letter_jobs d on d.id = u.id
   order by u.place
   on conflict do nothing
   returning id, replay_of
 ), linked as (
-  update soniq_dead_letter_jobs d
+  update public.soniq_dead_letter_jobs d
   set
     state = 'replaying',
     replay_job_id = made.id,
@@ -184,7 +184,7 @@ with made as (
   where d.id = made.replay_of
   returning d.id, made.id as job_id
 ), recorded as (
-  insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
+  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
   select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id, u.detail::jsonb
   from linked l
   join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
@@ -252,7 +252,7 @@ func (o ReplayOptions) newArgs(id uuid.UUID, args json.RawMessage) (edited, hash
 
 const argsSQL = `
 select d.id, d.args
-from soniq_dead_letter_jobs d
+from public.soniq_dead_letter_jobs d
 where d.id = any($1)`
 
 // otherArgs are the other arguments of each, their hashes, and what the record
@@ -294,12 +294,12 @@ func replaysOf(id string) string {
 	return `(
   with recursive line (parent, replays, place) as (
     select f.replay_of, f.resurrection_count, 1
-    from soniq_dead_letter_jobs f
+    from public.soniq_dead_letter_jobs f
     where f.id = ` + id + `
     union all
     select f.replay_of, f.resurrection_count, l.place + 1
     from line l
-    join soniq_dead_letter_jobs f on f.id = l.parent
+    join public.soniq_dead_letter_jobs f on f.id = l.parent
     where l.place < 100
   )
   select least(coalesce(sum(l.replays), 0), 1000000)::integer
@@ -309,7 +309,7 @@ func replaysOf(id string) string {
 
 var stateSQL = `
 select d.state, d.replay_job_id, d.attempts, d.max_attempts, ` + replaysOf("d.id") + `
-from soniq_dead_letter_jobs d
+from public.soniq_dead_letter_jobs d
 where d.id = $1`
 
 var lockSQL = stateSQL + `
@@ -319,8 +319,8 @@ for update`
 // hash of other arguments, or null.
 const duplicateSQL = `
 select j.id
-from soniq_dead_letter_jobs d
-join soniq_jobs j on j.status = 'queued' and (
+from public.soniq_dead_letter_jobs d
+join public.soniq_jobs j on j.status = 'queued' and (
   d.unique_job and j.unique_job and j.job_name = d.job_name
     and j.args_hash = case when d.args_hash is not null then coalesce($2, d.args_hash) end
   or j.dedup_key = d.dedup_key
@@ -458,7 +458,7 @@ func (f Filter) replayable(o ReplayOptions) *where {
 }
 
 // superseded: a replay of the row died, and has a dead letter of its own.
-const superseded = "exists (select from soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
+const superseded = "exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
 
 // exhausted: the row was replayed most times or more. Hardly any row is itself
 // a replay: those alone pay for the walk.
@@ -537,7 +537,7 @@ func (q *Queue) replayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 func (q *Queue) checkEdits(ctx context.Context, f Filter, o ReplayOptions) error {
 	w := f.replayable(o)
 	picked := &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom soniq_dead_letter_jobs d"+picked.sql()+oldestFirst+picked.limit(f.Limit), picked.params...)
+	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom public.soniq_dead_letter_jobs d"+picked.sql()+oldestFirst+picked.limit(f.Limit), picked.params...)
 	if err != nil {
 		return err
 	}
@@ -643,7 +643,7 @@ func (o ReplayOptions) replayInOrder(ctx context.Context, tx pgx.Tx, ids []uuid.
 	return ordered, nil
 }
 
-const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom soniq_dead_letter_jobs d"
+const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom public.soniq_dead_letter_jobs d"
 
 // lockReplayable locks the rows to replay and returns their ids, oldest first.
 // One lock order for all means that two at the same time can't deadlock. An

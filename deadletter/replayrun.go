@@ -145,7 +145,7 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, o ReplayOptions) (p Re
 		"  count(*) filter (where " + dead + superseded + "),\n" +
 		"  count(*) filter (where " + dead + outcomeUnknown + "),\n" +
 		"  count(*) filter (where " + dead + "not " + superseded + " and " + outcomeUnknown + " is not true and " + exhausted + ")\n" +
-		"from soniq_dead_letter_jobs d" + w.sql()
+		"from public.soniq_dead_letter_jobs d" + w.sql()
 	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
 	return p, err
 }
@@ -162,11 +162,11 @@ select
   p.dedup_key,
   p.args,
   exists (
-    select from soniq_jobs j
+    select from public.soniq_jobs j
     where j.status = 'queued' and j.unique_job and p.unique_job and j.job_name = p.job_name and j.args_hash = p.args_hash
   ),
   exists (
-    select from soniq_jobs j
+    select from public.soniq_jobs j
     where j.status = 'queued' and j.dedup_key = p.dedup_key
   )
 from (%s) p
@@ -206,7 +206,7 @@ func (q *Queue) uniqueRows(ctx context.Context, f Filter, o ReplayOptions) (all 
 		args = "d.args"
 	}
 	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
-		"\nfrom soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
+		"\nfrom public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
 	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.params...)
 	if err != nil {
 		return nil, err
@@ -258,7 +258,7 @@ const queuedEqualSQL = `
 select u.place
 from unnest($1::text[], $2::text[]) with ordinality as u (name, hash, place)
 where exists (
-  select from soniq_jobs j
+  select from public.soniq_jobs j
   where j.status = 'queued' and j.unique_job and j.job_name = u.name and j.args_hash = u.hash
 )`
 
@@ -298,9 +298,9 @@ func (q *Queue) startReplay(ctx context.Context, f Filter, o ReplayOptions, p Pa
 			return err
 		}
 		w := f.replayable(o)
-		sql := "insert into soniq_dead_letter_selections (operation_id, place, dead_letter_id)\n" +
+		sql := "insert into public.soniq_dead_letter_selections (operation_id, place, dead_letter_id)\n" +
 			"select " + w.param(op.ID) + ", row_number() over (order by p.moved_to_dead_letter_at, p.id), p.id\n" +
-			"from (select d.id, d.moved_to_dead_letter_at from soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit) + ") p"
+			"from (select d.id, d.moved_to_dead_letter_at from public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit) + ") p"
 		tag, err := tx.Exec(ctx, sql, w.params...)
 		if err != nil {
 			return err
@@ -348,8 +348,8 @@ type replayRun struct {
 }
 
 const loadReplaySQL = `
-select coalesce(options::text, ''), coalesce((select max(id) from soniq_dead_letter_audit), 0)
-from soniq_dead_letter_operations
+select coalesce(options::text, ''), coalesce((select max(id) from public.soniq_dead_letter_audit), 0)
+from public.soniq_dead_letter_operations
 where id = $1`
 
 func (r *replayRun) load(ctx context.Context, id uuid.UUID) (err error) {
@@ -462,7 +462,7 @@ select
   count(*) filter (where d.state = 'resolved'),
   count(*) filter (where (d.state = 'resolved' or d.state = 'replaying' and d.replay_job_id = u.job_id) is not true)
 from unnest($1::uuid[], $2::uuid[]) as u (id, job_id)
-left join soniq_dead_letter_jobs d on d.id = u.id`
+left join public.soniq_dead_letter_jobs d on d.id = u.id`
 
 func (q *Queue) outcomes(ctx context.Context, replays []Replayed) (o outcomes, err error) {
 	from, to := make([]uuid.UUID, len(replays)), make([]uuid.UUID, len(replays))
@@ -478,17 +478,17 @@ func (q *Queue) outcomes(ctx context.Context, replays []Replayed) (o outcomes, e
 // the window.
 const breakerSQL = `
 select
-  count(*) filter (where exists (select from soniq_dead_letter_jobs x where x.id = a.job_id)),
+  count(*) filter (where exists (select from public.soniq_dead_letter_jobs x where x.id = a.job_id)),
   count(*) filter (where d.state = 'resolved')
 from (
   select dead_letter_id, job_id
-  from soniq_dead_letter_audit
+  from public.soniq_dead_letter_audit
   where operation_id = $1
     and id > $2
   order by id desc
   limit $3
 ) a
-left join soniq_dead_letter_jobs d on d.id = a.dead_letter_id`
+left join public.soniq_dead_letter_jobs d on d.id = a.dead_letter_id`
 
 // breaker returns a *StoppedError if too many of this run's replays died.
 func (r *replayRun) breaker(ctx context.Context, p Pace) error {
@@ -511,19 +511,19 @@ func (r *replayRun) breaker(ctx context.Context, p Pace) error {
 // The lock makes two runs of one operation take turns.
 const lockOperationSQL = `
 select done, skipped
-from soniq_dead_letter_operations
+from public.soniq_dead_letter_operations
 where id = $1
 for update`
 
 const takeSelectionSQL = `
 with picked as materialized (
   select s.place
-  from soniq_dead_letter_selections s
+  from public.soniq_dead_letter_selections s
   where s.operation_id = $1
   order by s.place
   limit $2
 ), taken as (
-  delete from soniq_dead_letter_selections s
+  delete from public.soniq_dead_letter_selections s
   using picked
   where s.operation_id = $1
     and s.place = picked.place
@@ -611,7 +611,7 @@ func (r *replayRun) author() author {
 
 // Another run may have ended it meanwhile.
 const stopOperationSQL = `
-update soniq_dead_letter_operations
+update public.soniq_dead_letter_operations
 set
   state = 'stopped',
   stopped_by = $2,

@@ -49,11 +49,11 @@ with counts as materialized (
     count(*) as n,
     count(*) filter (where d.replay_job_id is not null and d.state <> 'replaying') as finished,
     count(*) filter (where d.replay_job_id is not null and d.state = 'resolved') as succeeded
-  from soniq_dead_letter_jobs d%[1]s
+  from public.soniq_dead_letter_jobs d%[1]s
   group by 1, 2, 3, 4
 ), days as materialized (
   select (d.moved_to_dead_letter_at at time zone 'utc')::date as day, count(*) as n
-  from soniq_dead_letter_jobs d%[1]s
+  from public.soniq_dead_letter_jobs d%[1]s
   group by 1
 )
 select
@@ -63,13 +63,13 @@ select
   coalesce(sum(c.finished), 0)::bigint,
   coalesce(sum(c.succeeded), 0)::bigint - (
     select count(*)
-    from soniq_dead_letter_jobs r
-    join soniq_dead_letter_jobs d on d.id = r.replay_of and d.replay_job_id = r.id and d.state = 'resolved'
+    from public.soniq_dead_letter_jobs r
+    join public.soniq_dead_letter_jobs d on d.id = r.replay_of and d.replay_job_id = r.id and d.state = 'resolved'
     where r.replay_of is not null%[2]s
   ),
   extract(epoch from coalesce(clock_timestamp() - (
     select min(o.moved_to_dead_letter_at)
-    from soniq_dead_letter_jobs o
+    from public.soniq_dead_letter_jobs o
     where o.state = 'dead'
   ), interval '0'))::double precision
 from counts c

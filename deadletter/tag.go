@@ -12,12 +12,12 @@ import (
 
 const lockTagsSQL = `
 select tags
-from soniq_dead_letter_jobs
+from public.soniq_dead_letter_jobs
 where id = $1
 for update`
 
 const setTagsSQL = `
-update soniq_dead_letter_jobs
+update public.soniq_dead_letter_jobs
 set tags = $2::jsonb
 where id = $1`
 

@@ -67,8 +67,8 @@ func (w *Worker) alarms() (alarms []alarm) {
 }
 
 const (
-	raiseAlarmSQL = `update soniq_chores set raised_at = now() where name = $1 and raised_at is null`
-	clearAlarmSQL = `update soniq_chores set raised_at = null where name = $1 and raised_at is not null`
+	raiseAlarmSQL = `update public.soniq_chores set raised_at = now() where name = $1 and raised_at is null`
+	clearAlarmSQL = `update public.soniq_chores set raised_at = null where name = $1 and raised_at is not null`
 )
 
 // watchDead warns when the queue of the dead has grown past a limit: once for

@@ -58,8 +58,8 @@ select d.id,
   coalesce(l.worker_id = $1 and l.attempts = d.attempts, false),
   j.id is null and l.id is null
 from unnest($2::uuid[], $3::int[], $4::bigint[]) as d (id, attempts, token)
-left join soniq_jobs j on j.id = d.id
-left join soniq_dead_letter_jobs l on l.id = d.id`
+left join public.soniq_jobs j on j.id = d.id
+left join public.soniq_dead_letter_jobs l on l.id = d.id`
 
 // trace is what a job's rows tell of an outcome. Requested is a job that was
 // cancelled when it was queued again, Gone one without a row.

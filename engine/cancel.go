@@ -19,7 +19,7 @@ import (
 const cancelsSQL = `
 select j.id, j.claim_token
 from unnest($1::uuid[], $2::bigint[]) as running (id, token)
-join soniq_jobs j on j.id = running.id
+join public.soniq_jobs j on j.id = running.id
 where j.claim_token = running.token
   and j.status = 'processing'
   and j.cancel_requested_at is not null`

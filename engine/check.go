@@ -31,13 +31,13 @@ select
     w.version is null
     or w.version not like 'go/%'
     or exists (
-      select from soniq_task_registry r
+      select from public.soniq_task_registry r
       where r.task_name = $2
         and r.worker_id = w.id::text
     )
   ), false),
-  exists (select from soniq_queues p where p.name = $1 and p.paused_at is not null)
-from soniq_workers w
+  exists (select from public.soniq_queues p where p.name = $1 and p.paused_at is not null)
+from public.soniq_workers w
 where w.status = 'active'
   and w.last_heartbeat > now() - case when w.version like 'go/%' then $3::interval else $4::interval end
   and (coalesce(cardinality(w.queues), 0) = 0 or $1 = any(w.queues))`

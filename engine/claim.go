@@ -34,13 +34,13 @@ with recursive lane (queue, priority, due) as (
     select
       coalesce(j.priority, 100) as priority,
       coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = served.queue
     order by coalesce(j.priority, 100), coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')
     limit 1
   ) head
-  where not exists (select from soniq_queues p where p.name = served.queue and p.paused_at is not null)
+  where not exists (select from public.soniq_queues p where p.name = served.queue and p.paused_at is not null)
   union all
   select lane.queue, head.priority, head.due
   from lane
@@ -48,7 +48,7 @@ with recursive lane (queue, priority, due) as (
     select
       coalesce(j.priority, 100) as priority,
       coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = lane.queue
       and coalesce(j.priority, 100) > lane.priority
@@ -76,7 +76,7 @@ const dueOfLanes = `
   ) due_lane
   cross join lateral (
     select j.id, coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = due_lane.queue
       and coalesce(j.priority, 100) = due_lane.priority
@@ -107,7 +107,7 @@ const crowdSQL = `
   select served.queue, coalesce(walked.priority, -2147483649) as after
   from unnest((select $1::text[])) as served (queue)
   left join walked on walked.queue = served.queue
-  where not exists (select from soniq_queues p where p.name = served.queue and p.paused_at is not null)
+  where not exists (select from public.soniq_queues p where p.name = served.queue and p.paused_at is not null)
 )`
 
 // claimCrowdSQL is claimSQL for queues with more lanes than are walked. It keeps
@@ -123,7 +123,7 @@ const claimCrowdSQL = laneSQL + crowdSQL + `
       j.id,
       coalesce(j.priority, 100) as priority,
       coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = crowd.queue
       and coalesce(j.priority, 100) > crowd.after
@@ -154,12 +154,12 @@ with picked as materialized (
     select k.queue, k.priority, k.due
     from unnest((select $8::text[]), (select $9::int[]), (select $10::timestamptz[])) as k (queue, priority, due)
     where k.queue = any ((select $1::text[])::text[])
-      and not exists (select from soniq_queues p where p.name = k.queue and p.paused_at is not null)
+      and not exists (select from public.soniq_queues p where p.name = k.queue and p.paused_at is not null)
     order by k.priority, k.due
   ) known
   cross join lateral (
     select j.id
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = known.queue
       and coalesce(j.priority, 100) = known.priority
@@ -180,7 +180,7 @@ with picked as materialized (
 const claimOnSQL = `
 with picked as materialized (
   select j.id
-  from soniq_jobs j
+  from public.soniq_jobs j
   where j.status = 'queued'
     and coalesce(j.queue, 'default') = (select $8::text)
     and coalesce(j.priority, 100) = (select $9::int)
@@ -188,13 +188,13 @@ with picked as materialized (
     and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') <= now()
     and j.job_name = any ((select $2::text[])::text[])
     and not exists (
-      select from soniq_queues p where p.name = (select $8::text) and p.paused_at is not null
+      select from public.soniq_queues p where p.name = (select $8::text) and p.paused_at is not null
     )
     and not exists (
       select from unnest((select $1::text[])) as served (queue)
       cross join lateral (
         select
-        from soniq_jobs m
+        from public.soniq_jobs m
         where m.status = 'queued'
           and coalesce(m.queue, 'default') = served.queue
           and coalesce(m.priority, 100) < (select $9::int)
@@ -212,7 +212,7 @@ with picked as materialized (
 // the worker can hold: arguments come along only where they are small (see
 // argsOfClaim), and texts are cut; the name and the queue are ours.
 const takePicked = `
-update soniq_jobs j
+update public.soniq_jobs j
 set status = 'processing',
   attempts = least(greatest(coalesce(j.attempts, 0), 0), 2147483646) + 1,
   worker_id = $4,
@@ -243,7 +243,7 @@ select` + secondsUntil + `, count(*) >= ` + mostLanes + `,
 from ` + firstLanes + ` first
 left join lateral (
   select coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-  from soniq_jobs j
+  from public.soniq_jobs j
   where j.status = 'queued'
     and coalesce(j.queue, 'default') = first.queue
     and coalesce(j.priority, 100) = first.priority
@@ -266,7 +266,7 @@ cross join lateral (
   select min(near.due) filter (where near.job_name = any ((select $2::text[])::text[])) as due, count(*) as seen
   from (
     select j.job_name, coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') as due
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.status = 'queued'
       and coalesce(j.queue, 'default') = crowd.queue
       and coalesce(j.priority, 100) > crowd.after

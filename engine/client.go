@@ -251,7 +251,7 @@ type querier interface {
 }
 
 const insertInto = `
-insert into soniq_jobs (
+insert into public.soniq_jobs (
   id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
   unique_job, dedup_key, scheduled_at, producer_id
 )`
@@ -290,10 +290,10 @@ returning id`
 const duplicatesSQL = `
 select n.id, coalesce(u.id, k.id)
 from unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) as n (id, job_name, args_hash, dedup_key)
-left join soniq_jobs u
+left join public.soniq_jobs u
   on u.job_name = n.job_name and u.args_hash = n.args_hash
   and u.status = 'queued' and u.unique_job = true
-left join soniq_jobs k
+left join public.soniq_jobs k
   on k.dedup_key = n.dedup_key
   and k.status = 'queued' and k.dedup_key is not null
 where coalesce(u.id, k.id) is not null`
@@ -450,7 +450,7 @@ func jobColumns(most int) string {
 func jobSQL(most int) string {
 	return `
 select` + jobColumns(most) + `
-from soniq_jobs
+from public.soniq_jobs
 where id = $1
 union all
 select
@@ -460,7 +460,7 @@ select
   coalesce(` + pgtime.Finite("original_created_at") + `, now()), coalesce(` + pgtime.Finite("moved_to_dead_letter_at") + `, now()),
   coalesce(left(last_error, 65536), ''), null, null,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
-from soniq_dead_letter_jobs
+from public.soniq_dead_letter_jobs
 where id = $1
 limit 1`
 }

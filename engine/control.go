@@ -45,7 +45,7 @@ func (e *DuplicateError) Error() string {
 // A row that is being claimed is waited for, and seen as it is then. The
 // trigger soniq_job_cancelled announces a request.
 const cancelSQL = `
-update soniq_jobs
+update public.soniq_jobs
 set status = case status when 'queued' then 'cancelled' else status end,
   cancel_requested_at = clock_timestamp(),
   expires_at = case status when 'queued' then now() + $2::interval else expires_at end,
@@ -88,7 +88,7 @@ func (c *Client) Cancel(ctx context.Context, id uuid.UUID) (JobStatus, error) {
 
 // A job that is due already keeps its place.
 const retrySQL = `
-update soniq_jobs
+update public.soniq_jobs
 set status = 'queued',
   attempts = case status when 'cancelled' then 0 else attempts end,
   last_error = case status when 'cancelled' then null else last_error end,
@@ -138,11 +138,11 @@ func (c *Client) Retry(ctx context.Context, id uuid.UUID) error {
 
 const duplicateOfSQL = `
 select coalesce(u.id, k.id)
-from soniq_jobs j
-left join soniq_jobs u
+from public.soniq_jobs j
+left join public.soniq_jobs u
   on u.job_name = j.job_name and u.args_hash = j.args_hash and j.unique_job
   and u.status = 'queued' and u.unique_job = true
-left join soniq_jobs k
+left join public.soniq_jobs k
   on k.dedup_key = j.dedup_key
   and k.status = 'queued' and k.dedup_key is not null
 where j.id = $1
@@ -158,7 +158,7 @@ func (c *Client) duplicateOf(ctx context.Context, id uuid.UUID) error {
 }
 
 const deleteSQL = `
-delete from soniq_jobs
+delete from public.soniq_jobs
 where id = $1
   and status <> 'processing'`
 

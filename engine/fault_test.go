@@ -308,7 +308,7 @@ var recoverySQL = map[string]string{
 	"find the jobs":     engine.DeadSQL,
 	"queue a job":       engine.RequeueOrphanSQL,
 	"mark the worker":   engine.MarkDeadSQL,
-	"move a job":        "\nwith gone as (\n  delete from soniq_jobs j\n  where j.id = $1",
+	"move a job":        "\nwith gone as (\n  delete from public.soniq_jobs j\n  where j.id = $1",
 	"commit the move":   "commit",
 	"look for the dead": engine.LookSQL,
 }

@@ -277,7 +277,7 @@ func (h *hunger) nextPatience(row *hungerRow, now time.Time) time.Duration {
 
 // Parameters: $1 worker, $2 queues, $3 the epoch.
 const declareSQL = `
-insert into soniq_hunger as h (queue, worker_id, epoch)
+insert into public.soniq_hunger as h (queue, worker_id, epoch)
 select q.queue, $1, $3
 from unnest($2::text[]) as q (queue)
 order by q.queue
@@ -303,7 +303,7 @@ func (h *hunger) declare(ctx context.Context, keys []string) error {
 
 // Parameters: as declareSQL's.
 const withdrawSQL = `
-delete from soniq_hunger
+delete from public.soniq_hunger
 where worker_id = $1
   and queue = any ($2::text[])
   and epoch <= $3`
@@ -355,7 +355,7 @@ with held as materialized (
   select h.virtualtransaction, h.pid
   from held h
   where h.locktype = 'relation'
-    and h.relation = 'soniq_jobs'::regclass
+    and h.relation = 'public.soniq_jobs'::regclass
     and h.database = (select d.oid from pg_database d where d.datname = current_database())
 )
 select 'virtual ' || w.virtualtransaction

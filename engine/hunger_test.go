@@ -333,7 +333,7 @@ func TestHunger_buriedWhileItBeats_declaresItselfAnew(t *testing.T) {
 	go func() { beaten <- s.Beat(context.Background()) }()
 	waitUntil(t, s.pool, "the heartbeat, which waits", `
 		select exists (select from pg_stat_activity where datname = current_database()
-		  and wait_event_type = 'Lock' and query like '%insert into soniq_workers%')`)
+		  and wait_event_type = 'Lock' and query like '%insert into public.soniq_workers%')`)
 	p.do(`commit`)
 	if err := receive(t, "the heartbeat", beaten); err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func TestWorker_noShutdownTimeout_waitsForABusyDatabase(t *testing.T) {
 	waitUntil(t, pool, "an outcome that waits", `
 		select exists (
 		  select from pg_stat_activity
-		  where datname = current_database() and wait_event_type = 'Lock' and query like '%update soniq_jobs%')`)
+		  where datname = current_database() and wait_event_type = 'Lock' and query like '%update public.soniq_jobs%')`)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

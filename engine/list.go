@@ -51,7 +51,7 @@ func (f JobFilter) validate() error {
 func listSQL(most int) string {
 	return `
 select` + jobColumns(most) + `
-from soniq_jobs
+from public.soniq_jobs
 where ($1::text[] is null or status = any ($1))
   and ($2::text[] is null or coalesce(queue, 'default') = any ($2))
   and ($3::text[] is null or job_name = any ($3))

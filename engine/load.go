@@ -70,7 +70,7 @@ select a.id, left(a.args::text, 65537)
 from (
   select j.id, j.args
   from unnest((select $1::uuid[])) as k (id)
-  join soniq_jobs j on j.id = k.id
+  join public.soniq_jobs j on j.id = k.id
   where j.claim_token = $2
     and pg_column_size(j.args) <= 65536
   offset 0
@@ -86,7 +86,7 @@ from (
   select a.args, a.stored, case when a.stored <= 4 * $3::bigint + 1024 then pg_column_size(array[a.args]) end as raw
   from (
     select j.args, pg_column_size(j.args) as stored
-    from soniq_jobs j
+    from public.soniq_jobs j
     where j.id = $1
       and j.claim_token = $2
       and j.status = 'processing'
@@ -97,7 +97,7 @@ from (
 
 const readArgsSQL = `
 select j.args::text
-from soniq_jobs j
+from public.soniq_jobs j
 where j.id = $1
   and j.claim_token = $2
   and j.status = 'processing'`
@@ -280,7 +280,7 @@ func tryLoad[T any](ctx context.Context, read func(context.Context) (T, error)) 
 
 const weighSQL = `
 select pg_column_size(j.args)
-from soniq_jobs j
+from public.soniq_jobs j
 where j.id = $1`
 
 // weigh finds out how large the arguments are that a job came without, which only

@@ -105,10 +105,10 @@ const expireSQL = `
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 ), gone as (
-  delete from soniq_jobs
+  delete from public.soniq_jobs
   where id in (
     select id
-    from soniq_jobs
+    from public.soniq_jobs
     where (select elected from leader)
       and status in ('done', 'cancelled')
       and expires_at < now()
@@ -158,7 +158,7 @@ func (w *Worker) expire(ctx context.Context) error {
 // $1 those that are passed over.
 const firstExpiredSQL = `
 select j.id
-from soniq_jobs j
+from public.soniq_jobs j
 where j.status in ('done', 'cancelled')
   and j.expires_at < now()
   and j.id <> all ((select $1::uuid[])::uuid[])
@@ -166,7 +166,7 @@ order by j.expires_at
 limit 1`
 
 const expireOneSQL = `
-delete from soniq_jobs j
+delete from public.soniq_jobs j
 where j.id = $1
   and j.status in ('done', 'cancelled')
   and j.expires_at < now()`
@@ -205,13 +205,13 @@ func (w *Worker) expireFirst(ctx context.Context) (more bool, err error) {
 // $5 and $6 the silence after which a Go and a Python worker is dead, $7 how many.
 const unknownSQL = `
 select j.id, left(j.job_name, 500), coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0)
-from soniq_jobs j
+from public.soniq_jobs j
 where j.status = 'queued'
   and coalesce(j.queue, 'default') = any ($1::text[])
   and j.job_name <> all ($2::text[])
   and coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity') <= now() - $3::interval
   and exists (
-    select from soniq_workers o
+    select from public.soniq_workers o
     where o.version like 'go/%'
       and o.status <> 'stopped'
       and o.last_heartbeat > now() - $5::interval
@@ -219,19 +219,19 @@ where j.status = 'queued'
       and coalesce(j.queue, 'default') = any (o.queues)
   )
   and not exists (
-    select from soniq_workers o
+    select from public.soniq_workers o
     where (o.version is null or o.version not like 'go/%')
       and o.status <> 'stopped'
       and o.last_heartbeat > now() - $6::interval
       and (o.queues = '{}' or coalesce(j.queue, 'default') = any (o.queues))
   )
   and not exists (
-    select from soniq_queues p
+    select from public.soniq_queues p
     where p.name = coalesce(j.queue, 'default')
       and p.paused_at is not null
   )
   and not exists (
-    select from soniq_task_registry r
+    select from public.soniq_task_registry r
     where r.task_name = j.job_name
       and r.last_seen_at > now() - $4::interval
   )

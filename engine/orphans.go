@@ -32,11 +32,11 @@ const longName = `2000`
 // the tokens, $4 how many.
 const straysSQL = `
 select` + orphanColumns + `
-from soniq_jobs j
+from public.soniq_jobs j
 where j.status = 'processing'
   and (
     j.updated_at < now() - $2::interval
-      and not exists (select from soniq_workers o where o.id = j.worker_id)
+      and not exists (select from public.soniq_workers o where o.id = j.worker_id)
     or j.worker_id = $1 and j.claim_token <> all ($3::bigint[]) and j.attempts is not null
   )
 limit $4`
@@ -72,8 +72,8 @@ type orphan struct {
 // without a worker; $5 the silence of such a job.
 const stillOrphan = `
     select j.id
-    from soniq_jobs j
-    left join soniq_workers o on o.id = j.worker_id
+    from public.soniq_jobs j
+    left join public.soniq_workers o on o.id = j.worker_id
     where j.id = $1
       and j.status = 'processing'
       and coalesce(j.attempts, 0) = $2
@@ -87,7 +87,7 @@ const stillOrphan = `
 // $6 is false for a job whose unique twin is queued; $7 is the history's entry.
 // What the unique indexes could not hold is not unique.
 var requeueOrphanSQL = `
-update soniq_jobs
+update public.soniq_jobs
 set status = 'queued',
   unique_job = unique_job and $6 and octet_length(job_name) + octet_length(coalesce(args_hash, '')) <= ` + longName + `,
   dedup_key = case when $6 and octet_length(dedup_key) <= ` + longName + ` then dedup_key end,

@@ -188,16 +188,16 @@ func lockKey(worker string, session int) int64 {
 const registerSQL = `
 with before as (
   select status
-  from soniq_workers
+  from public.soniq_workers
   where id = $1
 ), named as (
-  insert into soniq_task_registry (task_name, worker_id, last_seen_at, args_model_repr)
+  insert into public.soniq_task_registry (task_name, worker_id, last_seen_at, args_model_repr)
   select n.task_name, $1::uuid::text, now(), n.args_model_repr
   from unnest($9::text[], $10::text[]) as n (task_name, args_model_repr)
   on conflict (task_name, worker_id) do update
   set last_seen_at = now()
 )
-insert into soniq_workers (
+insert into public.soniq_workers (
   id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, tenure
 )
 values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8, $11)
@@ -215,7 +215,7 @@ returning coalesce((select status from before) = 'stopped', false), coalesce(ten
 
 // The names stay: a fleet between two releases has not forgotten its jobs.
 const unregisterSQL = `
-update soniq_workers
+update public.soniq_workers
 set status = 'stopped', last_heartbeat = now(), lock_key = null, backend_pid = null
 where id = $1`
 

@@ -30,21 +30,21 @@ const (
 // $1 and $2 the memory of our workers and of Python's.
 const forgottenWorkers = `
       r.last_heartbeat < now() - case when r.version like 'go/%' then $1::interval else $2::interval end
-      and not exists (select from soniq_jobs j where j.worker_id = r.id and j.status = 'processing')
+      and not exists (select from public.soniq_jobs j where j.worker_id = r.id and j.status = 'processing')
       and (
         not exists (
           select from pg_constraint c
-          where c.conrelid = 'soniq_jobs'::regclass
+          where c.conrelid = 'public.soniq_jobs'::regclass
             and c.conname = 'soniq_jobs_worker_id_fkey'
         )
-        or not exists (select from soniq_jobs j where j.worker_id = r.id)
+        or not exists (select from public.soniq_jobs j where j.worker_id = r.id)
       )`
 
 // Hunger goes with its worker. What a worker sent before it was gone may have
 // arrived after that. $1 how long that takes.
 const forgottenHunger = `
       not exists (
-        select from soniq_workers o
+        select from public.soniq_workers o
         where o.id = r.worker_id
           and (o.status <> 'stopped' or o.last_heartbeat > now() - $1::interval)
       )`
@@ -92,11 +92,11 @@ func (w *Worker) prune(ctx context.Context) error {
 	}{
 		// Before the workers: each of these looks for hunger of its own when it goes,
 		// in all there is.
-		{"hunger", sweep.Table{Name: "soniq_hunger", Where: forgottenHunger, Args: []any{pythonDeadAfter}}},
-		{"workers", sweep.Table{Name: "soniq_workers", Where: forgottenWorkers, Args: []any{workerMemory, pythonMemory}}},
-		{"job names", sweep.Table{Name: "soniq_task_registry", Where: "r.last_seen_at < now() - $1::interval", Args: []any{names}}},
-		{"chores", sweep.Table{Name: "soniq_chores", Where: "r.begun_at < now() - $1::interval", Args: []any{choresMemory}}},
-		{"queues", sweep.Table{Name: "soniq_queues", Where: "r.paused_at is null"}},
+		{"hunger", sweep.Table{Name: "public.soniq_hunger", Where: forgottenHunger, Args: []any{pythonDeadAfter}}},
+		{"workers", sweep.Table{Name: "public.soniq_workers", Where: forgottenWorkers, Args: []any{workerMemory, pythonMemory}}},
+		{"job names", sweep.Table{Name: "public.soniq_task_registry", Where: "r.last_seen_at < now() - $1::interval", Args: []any{names}}},
+		{"chores", sweep.Table{Name: "public.soniq_chores", Where: "r.begun_at < now() - $1::interval", Args: []any{choresMemory}}},
+		{"queues", sweep.Table{Name: "public.soniq_queues", Where: "r.paused_at is null"}},
 	} {
 		p.table.Lock = maintenanceLock
 		_, err := sweep.Delete(ctx, w.pool, p.table)

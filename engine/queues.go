@@ -6,7 +6,7 @@ import (
 )
 
 const pauseSQL = `
-insert into soniq_queues (name, paused_at, paused_by)
+insert into public.soniq_queues (name, paused_at, paused_by)
 values ($1, now(), $2)
 on conflict (name) do update
 set paused_at = excluded.paused_at, paused_by = excluded.paused_by
@@ -33,7 +33,7 @@ func (c *Client) Pause(ctx context.Context, queue string) (changed bool, err err
 }
 
 const resumeSQL = `
-update soniq_queues
+update public.soniq_queues
 set paused_at = null, paused_by = null
 where name = $1
   and paused_at is not null`

@@ -42,7 +42,7 @@ const claimFence = `where j.id = d.id
   and j.claim_token = d.token`
 
 const settleDoneSQL = `
-update soniq_jobs j
+update public.soniq_jobs j
 set status = 'done',
   result = d.result::jsonb,
   expires_at = now() + $6::interval,
@@ -52,13 +52,13 @@ from unnest((select $2::uuid[]), (select $3::int[]), (select $4::bigint[]), (sel
 returning j.id`
 
 const settleDeleteSQL = `
-delete from soniq_jobs j
+delete from public.soniq_jobs j
 using unnest((select $2::uuid[]), (select $3::int[]), (select $4::bigint[])) as d (id, attempts, token)
 ` + claimFence + `
 returning j.id`
 
 const settleCancelledSQL = `
-update soniq_jobs j
+update public.soniq_jobs j
 set status = 'cancelled',
   last_error = d.error,
   expires_at = now() + $6::interval,
@@ -74,7 +74,7 @@ returning j.id`
 // an entry more. Where its cancellation was requested, the trigger soniq_job_cancelled makes
 // the row cancelled.
 var settleRequeueSQL = `
-update soniq_jobs j
+update public.soniq_jobs j
 set status = 'queued',
   attempts = greatest(j.attempts - d.refund, 0),
   scheduled_at = coalesce(now() + d.delay, j.scheduled_at),
@@ -309,12 +309,12 @@ type refusalError struct{ error }
 const lockedSQL = `
 with free as materialized (
   select j.id
-  from soniq_jobs j
+  from public.soniq_jobs j
   where j.id = any ($1)
   for update skip locked
 )
 select j.id
-from soniq_jobs j
+from public.soniq_jobs j
 where j.id = any ($1)
   and j.id not in (select free.id from free)`
 

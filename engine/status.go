@@ -76,17 +76,17 @@ with counted as (
     extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
       where status = 'queued' and (scheduled_at is null or scheduled_at <= now())
         and isfinite(coalesce(scheduled_at, created_at)))) as oldest
-  from soniq_jobs
+  from public.soniq_jobs
   group by 1
 ),
 paused as (
   select name, coalesce(` + pgtime.Finite("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
-  from soniq_queues
+  from public.soniq_queues
   where paused_at is not null
 ),
 served as (
   select distinct q.queue
-  from soniq_workers w
+  from public.soniq_workers w
   cross join unnest(w.queues) as q (queue)
   where w.status <> 'stopped'
 ),
@@ -116,7 +116,7 @@ order by 2, 1`
 
 const statusDeadLettersSQL = `
 select state, count(*)
-from soniq_dead_letter_jobs
+from public.soniq_dead_letter_jobs
 group by 1`
 
 var statusWorkersSQL = `
@@ -125,7 +125,7 @@ select
   coalesce(` + pgtime.Finite("last_heartbeat") + `, to_timestamp(0)),
   coalesce(` + pgtime.Finite("started_at") + `, to_timestamp(0)),
   last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
-from soniq_workers
+from public.soniq_workers
 where status <> 'stopped'
 order by started_at, id`
 

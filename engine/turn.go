@@ -13,10 +13,10 @@ import (
 // A name that is not due writes nothing: one look at a row for each worker. A
 // clock that was set back must not end the chore. Parameters: $1 name, $2 every.
 const takeTurnSQL = `
-insert into soniq_chores (name, begun_at)
+insert into public.soniq_chores (name, begun_at)
 select $1, now()
 where not exists (
-  select from soniq_chores c
+  select from public.soniq_chores c
   where c.name = $1
     and c.begun_at between now() - $2::interval and now()
 )

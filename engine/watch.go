@@ -32,13 +32,13 @@ select
   o.last_heartbeat,
   extract(epoch from clock_timestamp() - o.last_heartbeat)::float8,
   exists (select from held h where h.key = o.lock_key),
-  o.id <> $1 and exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing'),
+  o.id <> $1 and exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing'),
   exists (select from held h where h.key = $2 and h.pid = $3)
-from soniq_workers o
+from public.soniq_workers o
 where isfinite(o.last_heartbeat)
   and (
     o.status <> 'stopped'
-    or exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing')
+    or exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing')
   )`
 
 // look sees who is there and queues the jobs of the dead again. It returns
@@ -170,18 +170,18 @@ func (n newJobs) Notify(ctx context.Context, payload string) {
 
 const deadJobsSQL = `
 select` + orphanColumns + `
-from soniq_jobs j
+from public.soniq_jobs j
 where j.worker_id = $1
   and j.status = 'processing'
 limit $2`
 
 // Nobody who has beaten since, and nobody with jobs left.
 const markDeadSQL = `
-update soniq_workers o
+update public.soniq_workers o
 set status = 'stopped', lock_key = null, backend_pid = null
 where o.id = $1
   and o.last_heartbeat = $2
-  and not exists (select from soniq_jobs j where j.worker_id = o.id and j.status = 'processing')`
+  and not exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing')`
 
 // bury recovers the jobs of a dead worker and marks it stopped.
 func (w *Worker) bury(ctx context.Context, db session, dead peer) error {

@@ -131,7 +131,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 }
 
 const registerSQL = `
-insert into soniq_hooks (name, kind, events)
+insert into public.soniq_hooks (name, kind, events)
 values ($1, 'go', $2)
 on conflict (name) do update
 set events = excluded.events
@@ -164,7 +164,7 @@ func (d *Dispatcher) Register(ctx context.Context, name string, hook Hook, diges
 // Every column but those that the fleet keeps: a hook that somebody disabled
 // stays so.
 const declareSQL = `
-insert into soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declared_at)
+insert into public.soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declared_at)
 values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, clock_timestamp())
 on conflict (name) do update
 set kind = excluded.kind,

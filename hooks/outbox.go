@@ -52,10 +52,10 @@ select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secr
   extract(epoch from least(
     greatest(d.next_attempt_at, h.blocked_until, clock_timestamp() - interval '1 day'),
     clock_timestamp() + interval '1 day') - clock_timestamp())::float8
-from soniq_hooks h
+from public.soniq_hooks h
 cross join lateral (
   select d.next_attempt_at
-  from soniq_hook_deliveries d
+  from public.soniq_hook_deliveries d
   where d.hook_id = h.id
     and d.state = 'pending'
   order by d.next_attempt_at
@@ -81,7 +81,7 @@ func (o outbox) due(ctx context.Context, kinds, own, declared []string) ([]dueHo
 }
 
 const outboxLackSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set lacks = nullif($2, ''),
   lacks_at = case when $2 <> '' then clock_timestamp() end
 where id = $1`
@@ -107,12 +107,12 @@ type claimed struct {
 var outboxClaimSQL = `
 with picked as (
   select d.id
-  from soniq_hook_deliveries d
+  from public.soniq_hook_deliveries d
   where d.hook_id = $1
     and d.state = 'pending'
     and d.next_attempt_at <= clock_timestamp() + $5::float8 * interval '1 second'
     and exists (
-      select from soniq_hooks h
+      select from public.soniq_hooks h
       where h.id = $1
         and h.enabled
         and (h.blocked_until is null or h.blocked_until <= clock_timestamp() or h.sender = $2)
@@ -121,7 +121,7 @@ with picked as (
   limit $3
   for update skip locked
 ), leased as (
-  update soniq_hook_deliveries d
+  update public.soniq_hook_deliveries d
   set lease = $2,
     attempts = d.attempts + 1,
     next_attempt_at = clock_timestamp() + $4::float8 * interval '1 second'
@@ -141,7 +141,7 @@ func (o outbox) claim(ctx context.Context, hook, lease uuid.UUID, limit int, d, 
 }
 
 const outboxDeliveredSQL = `
-update soniq_hook_deliveries d
+update public.soniq_hook_deliveries d
 set state = 'delivered',
   message_id = $3,
   last_status = nullif($4, 0),
@@ -154,7 +154,7 @@ where d.id = any ($1)
   and d.state = 'pending'`
 
 const outboxWellSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set failures = 0,
   failing_since = null,
   blocked_until = case when sender is null then null else blocked_until end
@@ -171,7 +171,7 @@ func (o outbox) delivered(ctx context.Context, hook, lease uuid.UUID, ids []uuid
 }
 
 const outboxFailedSQL = `
-update soniq_hook_deliveries d
+update public.soniq_hook_deliveries d
 set state = case when $6 then 'failed' else 'pending' end,
   last_status = nullif($3, 0),
   last_answer = $4,
@@ -193,7 +193,7 @@ func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d 
 // The breaker: from the fifth failure in a row the hook is left alone for a
 // minute, then twice as long each time, up to an hour.
 const outboxUnwellSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set failures = failures + case when $4 then 1 else 0 end,
   failing_since = coalesce(failing_since, clock_timestamp()),
   sender = null,
@@ -222,7 +222,7 @@ func (o outbox) unwell(ctx context.Context, hook uuid.UUID, pause time.Duration,
 }
 
 const outboxReleaseSQL = `
-update soniq_hook_deliveries
+update public.soniq_hook_deliveries
 set lease = null,
   attempts = attempts - 1,
   next_attempt_at = clock_timestamp()
@@ -237,7 +237,7 @@ func (o outbox) release(ctx context.Context, lease uuid.UUID, ids []uuid.UUID) e
 }
 
 const outboxSenderSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set sender = $2,
   blocked_until = clock_timestamp() + $3::float8 * interval '1 second'
 where id = $1
@@ -253,7 +253,7 @@ func (o outbox) become(ctx context.Context, hook, lease uuid.UUID, d time.Durati
 // Five messages a minute come a second apart, which is what Slack takes; more
 // come every 20 s, as digests of all that has come together.
 const outboxResignSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set sender = null,
   blocked_until = case
     when not $3 then least(blocked_until, clock_timestamp())
@@ -283,7 +283,7 @@ const outboxHeldSQL = `
 select h.group_key, extract(epoch from h.until - clock_timestamp())::float8
 from (
   select g.group_key, least(g.sent_at, clock_timestamp()) + least(g.hold, interval '1 hour') as until
-  from soniq_hook_groups g
+  from public.soniq_hook_groups g
   where g.hook_id = $1
     and g.group_key = any ($2)
     and isfinite(g.sent_at)
@@ -307,7 +307,7 @@ func (o outbox) held(ctx context.Context, hook uuid.UUID, groups []string) (map[
 // that had something to tell, up to an hour. One that was quiet for that long
 // and a quarter of an hour begins anew.
 const outboxToldSQL = `
-insert into soniq_hook_groups as g (hook_id, group_key, sent_at, hold)
+insert into public.soniq_hook_groups as g (hook_id, group_key, sent_at, hold)
 select $1, key, clock_timestamp(), $3::float8 * interval '1 second'
 from unnest($2::text[]) key
 on conflict (hook_id, group_key) do update
@@ -323,7 +323,7 @@ func (o outbox) told(ctx context.Context, hook uuid.UUID, groups []string, hold 
 }
 
 const outboxHoldSQL = `
-update soniq_hook_deliveries d
+update public.soniq_hook_deliveries d
 set lease = null,
   attempts = attempts - 1,
   next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
@@ -338,7 +338,7 @@ func (o outbox) hold(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, wait
 }
 
 const outboxStillDeclaredSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set declared_at = clock_timestamp()
 where name = any ($1)
   and declared_at is not null`
@@ -346,14 +346,14 @@ where name = any ($1)
 // A week is longer than a program is away that comes back.
 const outboxUndeclaredSQL = `
 with removed as (
-  delete from soniq_hooks
+  delete from public.soniq_hooks
   where declared_at < clock_timestamp() - interval '7 days'
   returning id, name
 ), groups as (
-  delete from soniq_hook_groups
+  delete from public.soniq_hook_groups
   where hook_id in (select id from removed)
 ), deliveries as (
-  delete from soniq_hook_deliveries
+  delete from public.soniq_hook_deliveries
   where hook_id in (select id from removed)
 )
 select name from removed`

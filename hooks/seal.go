@@ -217,19 +217,19 @@ type SealResult struct {
 
 const sealNamesSQL = `
 select name
-from soniq_hooks
+from public.soniq_hooks
 where declared_at is null
 order by name`
 
 const sealReadSQL = `
 select coalesce(url, ''), coalesce(secrets, ''), settings
-from soniq_hooks
+from public.soniq_hooks
 where name = $1
   and declared_at is null
 for update`
 
 const sealWriteSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set url = nullif($2, ''),
   secrets = nullif($3, ''),
   settings = case when $4::jsonb is null then settings else settings || jsonb_build_object('headers', $4::jsonb) end

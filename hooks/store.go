@@ -118,12 +118,12 @@ type Store struct {
 func NewStore(pool *pgxpool.Pool, keys *Keyring) *Store { return &Store{pool, keys} }
 
 const storeAddSQL = `
-insert into soniq_hooks (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags)
+insert into public.soniq_hooks (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags)
 values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10)
 on conflict (name) do nothing
 returning id`
 
-const storeCountSQL = `select count(*) from soniq_hooks`
+const storeCountSQL = `select count(*) from public.soniq_hooks`
 
 // Add adds a hook; it hears of what happens from then on. It returns
 // [ErrExists] for a name that is taken. show, if it isn't nil, is called before
@@ -204,17 +204,17 @@ select id, name, kind, target, signed, secret_from, secrets, headers, include_ar
   enabled, disabled_reason, failures, ` + pgtime.Within("failing_since") + `, ` + pgtime.Within("blocked_until") + `,
   ` + pgtime.Within("created_at") + `, ` + pgtime.Within("declared_at") + `,
   lacks, ` + pgtime.Within("lacks_at") + `, dropped, pending, delivered, failed
-from soniq_hook_status
+from public.soniq_hook_status
 where $1 = '' or name = $1
 order by name`
 
 // A viewer may have the view alone, and no right to the table.
 const storeCommandsSQL = `
 select name, coalesce(settings ->> 'command', '')
-from soniq_hooks
+from public.soniq_hooks
 where kind = 'exec'`
 
-const storeMayReadSQL = `select has_column_privilege('soniq_hooks', 'settings', 'select') and has_column_privilege('soniq_hooks', 'kind', 'select') and has_column_privilege('soniq_hooks', 'name', 'select')`
+const storeMayReadSQL = `select has_column_privilege('public.soniq_hooks', 'settings', 'select') and has_column_privilege('public.soniq_hooks', 'kind', 'select') and has_column_privilege('public.soniq_hooks', 'name', 'select')`
 
 // List returns the hooks by name.
 func (s *Store) List(ctx context.Context) ([]Info, error) { return s.list(ctx, "") }
@@ -300,7 +300,7 @@ func Origin(address string) string {
 }
 
 const storeEnableSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set enabled = $2,
   disabled_reason = case when $2 then null else 'by hand' end,
   failures = 0,
@@ -329,14 +329,14 @@ func (s *Store) Enable(ctx context.Context, name string, enabled bool) error {
 
 const storeRemoveSQL = `
 with removed as (
-  delete from soniq_hooks
+  delete from public.soniq_hooks
   where name = $1
   returning id
 ), groups as (
-  delete from soniq_hook_groups
+  delete from public.soniq_hook_groups
   where hook_id in (select id from removed)
 ), deliveries as (
-  delete from soniq_hook_deliveries
+  delete from public.soniq_hook_deliveries
   where hook_id in (select id from removed)
 )
 select count(*) from removed`
@@ -356,14 +356,14 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 
 const storeSecretsSQL = `
 select coalesce(secrets, '')
-from soniq_hooks
+from public.soniq_hooks
 where name = $1
   and kind = 'webhook'
   and declared_at is null
 for update`
 
 const storeRotateSQL = `
-update soniq_hooks
+update public.soniq_hooks
 set secrets = $2
 where name = $1`
 
@@ -412,8 +412,8 @@ select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
   case when d.state = 'pending' then ` + pgtime.Within("d.next_attempt_at") + ` end,
   ` + pgtime.Within("d.delivered_at") + `, ` + pgtime.Within("d.created_at") + `
-from soniq_hook_deliveries d
-left join soniq_hook_status h on h.id = d.hook_id
+from public.soniq_hook_deliveries d
+left join public.soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)
   and ($2 = '' or d.state = $2)
 order by d.created_at desc, d.seq desc
@@ -435,13 +435,13 @@ func (s *Store) Deliveries(ctx context.Context, hook, state string, limit int) (
 }
 
 const storeRetrySQL = `
-update soniq_hook_deliveries d
+update public.soniq_hook_deliveries d
 set state = 'pending',
   attempts = 0,
   next_attempt_at = clock_timestamp()
 where d.lease is null
   and d.state <> 'delivered'
-  and (d.id = any ($1) or d.state = 'failed' and d.hook_id = (select h.id from soniq_hooks h where h.name = $2))`
+  and (d.id = any ($1) or d.state = 'failed' and d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))`
 
 // Retry makes deliveries due now that failed or wait: those with these ids and,
 // where hook is not empty, all that failed of that hook. It returns how many.
@@ -459,7 +459,7 @@ func (s *Store) Retry(ctx context.Context, ids []uuid.UUID, hook string) (int64,
 const storeOpenSQL = `
 select id, name, kind, left(coalesce(url, ''), $2), left(coalesce(secrets, ''), $2),
   case when octet_length(settings::text) <= $2 then settings end, declared_at is not null
-from soniq_hooks
+from public.soniq_hooks
 where name = $1`
 
 // ErrDeclared is returned by [Store.Test] for a hook that another program's

@@ -80,18 +80,18 @@ var outboxPruneSQL = []string{
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
-update soniq_hook_deliveries
+update public.soniq_hook_deliveries
 set state = 'failed',
   lease = null,
   last_error = 'nobody has sent it for 30 days' || coalesce('; the last error: ' || left(last_error, 1500), ''),
   next_attempt_at = clock_timestamp()
 where id in (
   select d.id
-  from soniq_hook_deliveries d
+  from public.soniq_hook_deliveries d
   where (select elected from leader)
     and d.state = 'pending'
     and d.next_attempt_at < now() - interval '30 days'
-    and exists (select from soniq_hooks h where h.id = d.hook_id)
+    and exists (select from public.soniq_hooks h where h.id = d.hook_id)
   limit $2
   for update skip locked
 )`,
@@ -99,10 +99,10 @@ where id in (
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
-delete from soniq_hook_deliveries
+delete from public.soniq_hook_deliveries
 where id in (
   select d.id
-  from soniq_hook_deliveries d
+  from public.soniq_hook_deliveries d
   where (select elected from leader)
     and d.created_at < now() - interval '7 days'
     and (
@@ -117,12 +117,12 @@ where id in (
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
-delete from soniq_hook_deliveries
+delete from public.soniq_hook_deliveries
 where id in (
   select d.id
-  from soniq_hook_deliveries d
+  from public.soniq_hook_deliveries d
   where (select elected from leader)
-    and not exists (select from soniq_hooks h where h.id = d.hook_id)
+    and not exists (select from public.soniq_hooks h where h.id = d.hook_id)
   limit $2
   for update skip locked
 )`,
@@ -130,10 +130,10 @@ where id in (
 with leader as materialized (
   select pg_try_advisory_xact_lock($1) as elected
 )
-delete from soniq_hook_groups
+delete from public.soniq_hook_groups
 where (hook_id, group_key) in (
   select g.hook_id, g.group_key
-  from soniq_hook_groups g
+  from public.soniq_hook_groups g
   where (select elected from leader)
     and g.sent_at < now() - interval '75 minutes'
   limit $2
@@ -161,7 +161,7 @@ func (o outbox) prune(ctx context.Context) error {
 // The turn of one dispatcher of the fleet; soniq_chores has those of workers
 // too.
 const outboxTurnSQL = `
-insert into soniq_chores as c (name, begun_at)
+insert into public.soniq_chores as c (name, begun_at)
 values ('hooks.bound', clock_timestamp())
 on conflict (name) do update
 set begun_at = excluded.begun_at
@@ -181,12 +181,12 @@ func (o outbox) turn(ctx context.Context, every time.Duration, anyway bool) (our
 
 const outboxPendingSQL = `
 select h.id, h.name, b.n
-from soniq_hooks h
+from public.soniq_hooks h
 cross join lateral (
   select count(*)::int as n
   from (
     select
-    from soniq_hook_deliveries d
+    from public.soniq_hook_deliveries d
     where d.hook_id = h.id
       and d.state = 'pending'
     limit $1
@@ -218,16 +218,16 @@ with leader as materialized (
   select count(*) - $3::bigint as n
   from (
     select
-    from soniq_hook_deliveries d
+    from public.soniq_hook_deliveries d
     where d.hook_id = $2
       and d.state = 'pending'
     limit $3::bigint + $4::bigint
   ) waiting
 ), dropped as (
-  delete from soniq_hook_deliveries
+  delete from public.soniq_hook_deliveries
   where id in (
     select d.id
-    from soniq_hook_deliveries d
+    from public.soniq_hook_deliveries d
     where (select elected from leader)
       and d.hook_id = $2
       and d.state = 'pending'
@@ -238,7 +238,7 @@ with leader as materialized (
   )
   returning id
 )
-update soniq_hooks
+update public.soniq_hooks
 set dropped = dropped + (select count(*) from dropped)
 where id = $2
   and exists (select from dropped)

@@ -135,7 +135,7 @@ func (devPsqlCmd) Help() string {
 	return `The password is in psql's environment, not on its command line.
 
     soniq dev psql
-    soniq dev psql -tAc 'select job_name, status from soniq_jobs'`
+    soniq dev psql -tAc 'select job_name, status from public.soniq_jobs'`
 }
 
 // readsSignals: Ctrl-C is psql's, which cancels a query by it.
@@ -331,8 +331,8 @@ func (c *devResetCmd) unused() (devdb.Status, error) {
 
 const devContentsSQL = `
 select
-  (select count(*) from soniq_jobs),
-  (select count(*) from soniq_dead_letter_jobs),
+  (select count(*) from public.soniq_jobs),
+  (select count(*) from public.soniq_dead_letter_jobs),
   (select pg_size_pretty(sum(pg_database_size(oid))) from pg_database)`
 
 // contents is what a reset loses, or nothing where that can't be read: a

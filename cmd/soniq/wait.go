@@ -215,7 +215,7 @@ func passing(err error) bool {
 
 const openJobsSQL = `
 select id, status
-from soniq_jobs
+from public.soniq_jobs
 where id = any($1)
   and status in ('queued', 'processing')`
 

@@ -105,7 +105,7 @@ type settled struct{ probe Probe }
 func (s settled) Settled(context.Context, engine.Outcome) { s.probe.Settled(1) }
 
 // Left implements [System].
-func (Soniq) Left() string { return `select count(*) from soniq_jobs where status <> 'done'` }
+func (Soniq) Left() string { return `select count(*) from public.soniq_jobs where status <> 'done'` }
 
 // Expire implements [System]. It is what a worker does, in one go.
-func (Soniq) Expire() string { return `delete from soniq_jobs where status = 'done'` }
+func (Soniq) Expire() string { return `delete from public.soniq_jobs where status = 'done'` }
