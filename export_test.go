@@ -8,7 +8,7 @@ var (
 
 // FunctionKeys are the functions, by name and types.
 func FunctionKeys() map[string]bool {
-	byKey, _ := (&home{schema: "public"}).definitions()
+	byKey, _ := (&home{}).definitions()
 	keys := map[string]bool{}
 	for key, d := range byKey {
 		if !d.gone {
@@ -18,5 +18,5 @@ func FunctionKeys() map[string]bool {
 	return keys
 }
 
-// InSchema is SQL with the tables in another schema.
-func InSchema(schema, sql string) string { return (&home{schema: schema}).sql(sql) }
+// Statements splits SQL of ours.
+var Statements = statements

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -56,11 +58,12 @@ func pythonPool(t *testing.T) *pgxpool.Pool {
 	return pool
 }
 
-func setup(t *testing.T, pool *pgxpool.Pool) soniq.SetupResult {
+// setup sets up the schema with this name, or else 'public'.
+func setup(t *testing.T, pool *pgxpool.Pool, schema ...string) soniq.SetupResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	result, err := soniq.Setup(ctx, pool)
+	result, err := soniq.Setup(ctx, pool, soniq.Config{Schema: strings.Join(schema, "")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,6 +138,16 @@ type listener struct {
 	channel string
 }
 
+// channel is the name of one of Soniq's in a schema.
+func channel(t *testing.T, schema, name string) string {
+	t.Helper()
+	s, err := pg.NewSchema(schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Channel(name)
+}
+
 func listen(t *testing.T, pool *pgxpool.Pool, channel string) *listener {
 	t.Helper()
 	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
@@ -146,7 +159,7 @@ func listen(t *testing.T, pool *pgxpool.Pool, channel string) *listener {
 			t.Errorf("close listener: %v", err)
 		}
 	})
-	exec(t, conn, "listen "+channel)
+	exec(t, conn, "listen "+pgx.Identifier{channel}.Sanitize())
 	return &listener{conn, channel}
 }
 

@@ -1,33 +1,52 @@
--- Soniq's whole schema. Idempotent: it makes an empty database, one that
--- Python Soniq made, and one that an older Soniq for Go made, the same.
--- soniq.Setup runs it in one transaction under the migration lock, and writes
--- the name of another schema in the place of 'public' where the tables are in
--- one. 'psql -1 -f' can run it too, for public alone, and doesn't check first who owns
--- what is there already.
+-- The whole schema of Soniq in one file: what the files in migrations/ add up to, which a
+-- test proves. Run it on a database without Soniq's tables: 'psql -f schema.sql'. It makes
+-- everything in one transaction, or nothing, and records the migrations, so that a worker
+-- starts. 'soniq setup' needs this file for nothing; it also upgrades a database that an older
+-- release or Python Soniq made, and checks who owns what is there already.
 --
--- Whoever may create objects in the schema, or in one that the caller's
--- search_path names, must not have them used here. So everything of ours is
--- written with its schema, and outside of bodies a function with arguments, of
--- which there may be a better match elsewhere, with pg_catalog. A body is run
--- under the search_path that its function sets: there a built-in needs no
+-- The tables are in the schema 'public'. 'soniq migrate sql --schema NAME' prints the migrations
+-- for another schema.
+--
+-- Rules of this file and of migrations/:
+--
+-- Whoever may create objects in a schema of the caller's search_path must not have them used
+-- here. So everything of ours is written with its schema. Outside of function bodies, a built-in
+-- function with arguments, of which there may be a better match elsewhere, is written with
+-- pg_catalog. A body runs under the search_path that its function sets: there a built-in needs no
 -- schema, since functions and operators are never looked up in pg_temp.
 --
--- Each function is followed by a REVOKE: none of them is for PUBLIC. Triggers
--- need no EXECUTE to fire.
+-- Each function is followed by a REVOKE: none of them is for PUBLIC. Triggers need no EXECUTE
+-- to fire.
 --
--- The first two parts have the names, types and defaults of Python Soniq's
--- migrations 0001 and 0002: both programs serve one database. What we add
--- comes after them and is nullable or defaulted, so that Python's INSERTs,
--- which know nothing of it, go on working.
+-- Tables that Python Soniq has too have the names, types and defaults of its migrations 0001 and
+-- 0002: both programs serve one database. What Soniq for Go adds to them is nullable or has a
+-- default, so that Python's INSERTs, which know nothing of it, go on working.
+
+begin;
 
 -- Nothing is picked up that somebody made in a schema of the session's path.
 select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
 ---------------------------------------------------------------------------
--- 0001: jobs, workers, task registry (shared with Python Soniq)
+-- Migrations
 ---------------------------------------------------------------------------
 
-create table if not exists public.soniq_workers (
+-- The migrations that the database has. Python Soniq has the same table and records its own,
+-- 0001 to 0005. checksum is of the text that was applied; Python writes none.
+create table public.soniq_migrations (
+  id serial primary key,
+  version varchar(255) not null unique,
+  name text not null,
+  applied_at timestamp default now(),
+  checksum text
+);
+create index idx_soniq_migrations_version on public.soniq_migrations (version);
+
+---------------------------------------------------------------------------
+-- Jobs and workers
+---------------------------------------------------------------------------
+
+create table public.soniq_workers (
   id uuid primary key,
   hostname text not null,
   pid integer not null,
@@ -38,13 +57,20 @@ create table if not exists public.soniq_workers (
   last_heartbeat timestamptz not null default now(),
   started_at timestamptz not null default now(),
   version text,
-  metadata jsonb default '{}'
+  metadata jsonb default '{}',
+  -- The session advisory lock that a worker holds on its listener connection, and the server
+  -- process that holds it. NULL where a worker has none: Python's, and ours behind a pooler.
+  lock_key bigint,
+  backend_pid integer,
+  -- Changes when the worker was stopped, forgotten or silent before it beat again: its hunger
+  -- did not count then. NULL where a worker knows nothing of hunger.
+  tenure bigint
 );
 
-create unique index if not exists idx_soniq_workers_host_pid
+create unique index idx_soniq_workers_host_pid
   on public.soniq_workers (hostname, pid);
 
-create table if not exists public.soniq_jobs (
+create table public.soniq_jobs (
   id uuid primary key,
   job_name text not null,
   args jsonb not null,
@@ -63,37 +89,55 @@ create table if not exists public.soniq_jobs (
   result jsonb,
   producer_id text,
   created_at timestamptz default now(),
-  updated_at timestamptz default now()
+  updated_at timestamptz default now(),
+  worker_id uuid,
+  -- Fresh for each claim; every outcome is written under it.
+  claim_token bigint,
+  -- The dead letter that this job replays.
+  replay_of uuid,
+  -- A request to cancel a running job. Its worker is told, and finds it here if that is lost.
+  -- Whatever ends the attempt but for success, the job does not go back to its queue.
+  cancel_requested_at timestamptz,
+  -- An array of objects, one for each failed attempt; see docs/dead-letters.md. NULL while none
+  -- has failed.
+  errors jsonb
 );
 
--- Python adds this column after the table, so it is last in its databases.
-alter table public.soniq_jobs add column if not exists worker_id uuid;
+-- worker_id has no foreign key to soniq_workers, and no index for one: each claim would lock its
+-- worker's row once more for each job, a fifth of the server's time for a job, and a worker whose
+-- row was replaced could claim no more. A job whose worker is in no row is taken for one without a
+-- worker. Python Soniq makes both, and five more indexes with which a claim costs four times as
+-- much; 'soniq setup --optimize' drops them.
 
--- Python's foreign key from there to soniq_workers is not made here, nor the
--- index that it needs: each claim locks its worker's row once more for each of
--- its jobs, which is a fifth of the server's time for a job, and a worker whose
--- row someone replaced can't claim any more. A job whose worker is in no row is
--- taken for one without a worker. Where Python made them they stay, until
--- 'soniq setup --optimize'.
-
--- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
--- it is queued.
-create unique index if not exists idx_soniq_jobs_unique_queued
+-- The two arbiters of ON CONFLICT, here and in Python Soniq: a job is unique only while it is
+-- queued.
+create unique index idx_soniq_jobs_unique_queued
   on public.soniq_jobs (job_name, args_hash)
   where status = 'queued' and unique_job = true;
-create unique index if not exists idx_soniq_jobs_dedup_key
+create unique index idx_soniq_jobs_dedup_key
   on public.soniq_jobs (dedup_key)
   where status = 'queued' and dedup_key is not null;
 
 -- Expiry of results.
-create index if not exists idx_soniq_jobs_expires_at
+create index idx_soniq_jobs_expires_at
   on public.soniq_jobs (expires_at) where expires_at is not null;
 
--- Python's five other indexes on soniq_jobs are not made here: with all nine
--- a claim costs four times as much. Where Python made them they stay, until
--- 'soniq setup --optimize'.
+-- The claim's order: queue, priority, due time. NULLs, which Python's schema allows, are read as
+-- the defaults. A row without any time is due at once.
+create index idx_soniq_jobs_claim
+  on public.soniq_jobs (
+    coalesce(queue, 'default'),
+    coalesce(priority, 100),
+    coalesce(scheduled_at, created_at, timestamptz '-infinity')
+  )
+  where status = 'queued';
 
-create table if not exists public.soniq_task_registry (
+-- Who holds processing jobs, asked twice a second, and the jobs that have no worker. A claim takes
+-- as long with it as without, and a job's WAL is 7 % more.
+create index idx_soniq_jobs_processing
+  on public.soniq_jobs (worker_id) where status = 'processing';
+
+create table public.soniq_task_registry (
   task_name text not null,
   worker_id text not null,
   last_seen_at timestamptz not null,
@@ -101,11 +145,41 @@ create table if not exists public.soniq_task_registry (
   primary key (task_name, worker_id)
 );
 
+-- What is known of a queue beside its jobs. A queue without a row is not paused.
+create table public.soniq_queues (
+  name text primary key,
+  paused_at timestamptz,
+  paused_by text
+);
+
+-- The workers that wait for jobs of a queue and have to be told of them; '' is
+-- any queue. A NOTIFYing commit takes a lock of the whole server, so the
+-- triggers on soniq_jobs notify only where somebody has a row here. Apart from
+-- the heartbeat, and written only when a worker begins or ends to wait: each
+-- INSERT of a job reads it, and an old snapshot keeps all that was ever here
+-- in its way. Whoever takes rows away says up to which epoch: a late DELETE
+-- spares what was declared since. Why nobody sleeps through a job is told in
+-- engine/hunger.go.
+create table public.soniq_hunger (
+  queue text not null,
+  worker_id uuid not null,
+  epoch bigint not null default 0,
+  primary key (queue, worker_id)
+);
+
+-- What one worker does for the whole fleet: when it was last begun and, of an
+-- alarm, since when it is raised.
+create table public.soniq_chores (
+  name text primary key,
+  begun_at timestamptz not null,
+  raised_at timestamptz
+);
+
 ---------------------------------------------------------------------------
--- 0002: the dead-letter table (shared with Python Soniq)
+-- Dead letters
 ---------------------------------------------------------------------------
 
-create table if not exists public.soniq_dead_letter_jobs (
+create table public.soniq_dead_letter_jobs (
   id uuid primary key,
   job_name text not null,
   args jsonb not null,
@@ -120,68 +194,362 @@ create table if not exists public.soniq_dead_letter_jobs (
   resurrection_count integer default 0,
   last_resurrection_at timestamptz,
   tags jsonb,
-  created_at timestamptz default now()
+  created_at timestamptz default now(),
+  -- dead, replaying (replay_job_id is the latest try) or resolved (a replay succeeded).
+  state text not null default 'dead'
+    check (state in ('dead', 'replaying', 'resolved')),
+  replay_job_id uuid,
+  replay_of uuid,
+  -- The cursor of those who read after a disconnect; see docs/channel.md.
+  moved_xid xid8 default pg_current_xact_id(),
+  -- What happened last, and who called it final.
+  error_kind text,
+  error_type text,
+  error_code text,
+  decided_by text,
+  fingerprint text,
+  -- What Python's move loses of the job.
+  args_hash text,
+  unique_job boolean,
+  dedup_key text,
+  producer_id text,
+  worker_id uuid,
+  scheduled_at timestamptz,
+  -- The error of each attempt, as in soniq_jobs.
+  errors jsonb,
+  -- The name and the queue where they are over 2,000 bytes, which the indexes may not hold: job_name
+  -- and queue then have their beginning and a digest. No index is on these.
+  whole_job_name text,
+  whole_queue text
 );
 
-create index if not exists idx_soniq_dead_letter_jobs_moved_at
+create index idx_soniq_dead_letter_jobs_moved_at
   on public.soniq_dead_letter_jobs (moved_to_dead_letter_at);
 
--- Python's indexes on the name, the queue and the reason alone are not made
--- here: those of 0153 begin with the same column, and each one more costs a
--- replay a tenth. Where they are they stay, until 'soniq setup --optimize'.
-
----------------------------------------------------------------------------
--- 0150: what Soniq for Go adds
----------------------------------------------------------------------------
-
--- claim_token: fresh for each claim; every outcome is written under it.
--- replay_of: the dead letter that this job replays.
-alter table public.soniq_jobs
-  add column if not exists claim_token bigint,
-  add column if not exists replay_of uuid;
-
--- The claim's order: queue, priority, due time. NULLs, which Python's schema
--- allows, are read as the defaults. A row without any time is due at once.
-create index if not exists idx_soniq_jobs_claim
-  on public.soniq_jobs (
-    coalesce(queue, 'default'),
-    coalesce(priority, 100),
-    coalesce(scheduled_at, created_at, timestamptz '-infinity')
-  )
-  where status = 'queued';
-
--- state: dead, replaying (replay_job_id is the latest try) or resolved (a
--- replay succeeded).
--- moved_xid: the cursor of those who read after a disconnect; see
--- docs/channel.md.
--- error_*, decided_by, fingerprint: what happened last, and who called it
--- final.
--- The rest is what Python's move loses of the job.
-alter table public.soniq_dead_letter_jobs
-  add column if not exists state text not null default 'dead'
-    check (state in ('dead', 'replaying', 'resolved')),
-  add column if not exists replay_job_id uuid,
-  add column if not exists replay_of uuid,
-  add column if not exists moved_xid xid8,
-  add column if not exists error_kind text,
-  add column if not exists error_type text,
-  add column if not exists error_code text,
-  add column if not exists decided_by text,
-  add column if not exists fingerprint text,
-  add column if not exists args_hash text,
-  add column if not exists unique_job boolean,
-  add column if not exists dedup_key text,
-  add column if not exists producer_id text,
-  add column if not exists worker_id uuid,
-  add column if not exists scheduled_at timestamptz;
-
--- Set apart from the column: a volatile default in ADD COLUMN would rewrite
--- the table.
-alter table public.soniq_dead_letter_jobs
-  alter column moved_xid set default pg_current_xact_id();
-
-create index if not exists idx_soniq_dead_letter_jobs_cursor
+create index idx_soniq_dead_letter_jobs_cursor
   on public.soniq_dead_letter_jobs (moved_xid, id);
+
+-- A page of one job, queue, reason or group, the newest or the oldest first. One on the first
+-- column alone, such as Python Soniq's, would have all of it read and sorted.
+create index idx_soniq_dead_letter_jobs_job_name_moved
+  on public.soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
+create index idx_soniq_dead_letter_jobs_queue_moved
+  on public.soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
+create index idx_soniq_dead_letter_jobs_reason_moved
+  on public.soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
+
+-- The group of a dead letter: its fingerprint or, where another program has
+-- written none, a digest of the job, the reason and the error's first line
+-- without its numbers and ids. The expression is groupKey in the package
+-- deadletter, to the letter.
+create index idx_soniq_dead_letter_jobs_group_moved
+  on public.soniq_dead_letter_jobs (
+    coalesce(fingerprint, pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashtextextended(job_name || '|' || dead_letter_reason || '|' || pg_catalog.regexp_replace(pg_catalog.left(pg_catalog.split_part(coalesce(last_error, ''), pg_catalog.chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
+    moved_to_dead_letter_at, id
+  );
+
+-- How many wait, and since when: asked each minute by workers and monitors. The resolved ones, which
+-- are kept as a record, are in the way of the other indexes.
+create index idx_soniq_dead_letter_jobs_dead
+  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+
+-- Hardly any row is one: the others pay nothing.
+create index idx_soniq_dead_letter_jobs_replay_of
+  on public.soniq_dead_letter_jobs (replay_of) where replay_of is not null;
+
+-- How many days there are. Without it the server takes each time of death for a
+-- day of its own, and would not count them by several processes at once.
+create statistics public.soniq_dead_letter_days
+  on ((moved_to_dead_letter_at at time zone 'utc')::date) from public.soniq_dead_letter_jobs;
+
+-- What somebody did to many dead letters at once. 'options' is what a replay
+-- needs to be resumed; 'stopped_by' tells why one is not done.
+create table public.soniq_dead_letter_operations (
+  id uuid primary key,
+  action text not null,
+  state text not null default 'running'
+    check (state in ('running', 'done', 'stopped')),
+  stopped_by text,
+  actor text,
+  because text,
+  filter jsonb,
+  options jsonb,
+  total bigint not null default 0,
+  done bigint not null default 0,
+  skipped bigint not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now()
+);
+
+create index idx_soniq_dead_letter_operations_created_at
+  on public.soniq_dead_letter_operations (created_at);
+
+-- What an operation has still to do, in its order: picked at its start, and
+-- taken away with each batch that is done.
+create table public.soniq_dead_letter_selections (
+  operation_id uuid not null
+    references public.soniq_dead_letter_operations (id) on delete cascade,
+  place bigint not null,
+  dead_letter_id uuid not null,
+  primary key (operation_id, place)
+);
+
+-- Who did what to one dead letter, and why. It outlives the dead letter.
+create table public.soniq_dead_letter_audit (
+  id bigint generated always as identity primary key,
+  dead_letter_id uuid not null,
+  operation_id uuid,
+  action text not null,
+  actor text,
+  because text,
+  job_id uuid,
+  detail jsonb,
+  at timestamptz not null default clock_timestamp()
+);
+
+create index idx_soniq_dead_letter_audit_dead_letter
+  on public.soniq_dead_letter_audit (dead_letter_id, id);
+create index idx_soniq_dead_letter_audit_operation
+  on public.soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
+
+-- The records in which 0.1.0 left the arguments of a replay as they are. Workers take the secrets out,
+-- and the index is empty from then on.
+create index idx_soniq_dead_letter_audit_raw
+  on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';
+
+---------------------------------------------------------------------------
+-- Hooks
+---------------------------------------------------------------------------
+
+-- Who is told of dead letters, and how. url, secrets and the values of
+-- settings' headers may be 'env:NAME', so that the table holds no secret.
+create table public.soniq_hooks (
+  id uuid primary key default gen_random_uuid(),
+  name text not null unique,
+  kind text not null,
+  url text,
+  secrets text,
+  settings jsonb not null default '{}',
+  events text[] not null default '{job.dead_lettered}',
+  -- The filter: NULL matches all. jobs are names or globs with * and ?.
+  jobs text[],
+  queues text[],
+  reasons text[],
+  tags jsonb,
+  enabled boolean not null default true,
+  disabled_reason text,
+  -- failures in a row, since when, and until when nothing is sent: the
+  -- breaker's pause, the other side's Retry-After, or the pace of digests.
+  failures integer not null default 0,
+  failing_since timestamptz,
+  blocked_until timestamptz,
+  -- Who is sending a digest, until blocked_until.
+  sender uuid,
+  -- Digests sent in the minute that began at burst_at.
+  burst integer not null default 0,
+  burst_at timestamptz,
+  created_at timestamptz not null default now(),
+  -- When a dispatcher last said that its configuration has the hook; NULL where none ever did: such
+  -- a hook was made by the command line or by SQL.
+  declared_at timestamptz,
+  -- How many deliveries were dropped because too many waited.
+  dropped bigint not null default 0,
+  -- Why the hook's deliveries wait, as a dispatcher that may not send them has noted.
+  lacks text,
+  lacks_at timestamptz
+);
+
+-- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
+-- when it is due or, while one sends it, when its lease ends. A row outlives
+-- its dead letter, which facts is the beginning of; it has no foreign key, as
+-- checking one could fail the move.
+create table public.soniq_hook_deliveries (
+  id uuid primary key default gen_random_uuid(),
+  seq bigint generated always as identity,
+  hook_id uuid not null,
+  event text not null,
+  dead_letter_id uuid not null,
+  facts jsonb not null,
+  group_key text not null,
+  occurred_at timestamptz not null default now(),
+  state text not null default 'pending' check (state in ('pending', 'delivered', 'failed')),
+  attempts integer not null default 0,
+  next_attempt_at timestamptz not null default now(),
+  lease uuid,
+  message_id uuid,
+  last_status integer,
+  last_answer text,
+  last_error text,
+  delivered_at timestamptz,
+  created_at timestamptz not null default now()
+);
+create index idx_soniq_hook_deliveries_due
+  on public.soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
+create index idx_soniq_hook_deliveries_made
+  on public.soniq_hook_deliveries (created_at);
+
+-- When a digest last told of a group, and how long the next one waits.
+create table public.soniq_hook_groups (
+  hook_id uuid not null,
+  group_key text not null,
+  sent_at timestamptz not null,
+  hold interval not null,
+  primary key (hook_id, group_key)
+);
+
+-- What a viewer may know of the hooks: no secret, and of an address its host alone. Who may read it
+-- needs no right to the tables. Whatever a row holds, it costs the others nothing: what has the wrong
+-- type is left out.
+create view public.soniq_hook_status with (security_barrier) as
+select
+  h.id,
+  h.name,
+  h.kind,
+  case
+    when h.kind = 'exec' or h.url is null then ''
+    when h.url like 'env:sealed:%' then
+      coalesce(substring(left(h.url, 100000) from '^env:sealed:v1:[0-9a-f]+:[A-Za-z0-9+/]+:(https?://[][A-Za-z0-9._~:-]+)$'), '(sealed)')
+    when h.url ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.url
+    else coalesce(substring(left(h.url, 1000) from '^(https?://[][A-Za-z0-9._~:-]+)(?:[/?#]|$)'), '(unreadable)')
+  end as target,
+  h.secrets is not null as signed,
+  case
+    when h.secrets is null then ''
+    when h.secrets like 'env:sealed:%' then 'sealed'
+    when h.secrets ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.secrets
+    when h.secrets = '(configuration)' then 'configuration'
+    else 'database'
+  end as secret_from,
+  case
+    when h.secrets like 'env:sealed:%' then coalesce(substring(left(h.secrets, 100000) from ':([0-9]{1,4})$')::integer, 0)
+    when h.secrets like 'env:%' or h.secrets = '(configuration)' then 0
+    else coalesce(array_length(string_to_array(left(h.secrets, 100000), ' '), 1), 0)
+  end as secrets,
+  (
+    select coalesce(jsonb_object_agg(
+      left(e.key, 200),
+      case
+        when e.value like 'env:sealed:%' then '(sealed)'
+        when e.value ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then e.value
+        else '(hidden)'
+      end
+    ), '{}')
+    from jsonb_each_text(case when jsonb_typeof(s.settings -> 'headers') = 'object' then s.settings -> 'headers' else '{}' end) e
+  ) as headers,
+  coalesce(s.settings -> 'args' = 'true', false) as include_args,
+  array(
+    select left(a.value, 100)
+    from jsonb_array_elements_text(case when jsonb_typeof(s.settings -> 'allow') = 'array' then s.settings -> 'allow' else '[]' end) a
+    limit 100
+  ) as allow,
+  coalesce(substring(left(s.settings ->> 'base_url', 4096) from '^https?://[^@[:space:]]+$'), '') as base_url,
+  h.events,
+  h.jobs,
+  h.queues,
+  h.reasons,
+  h.tags,
+  h.enabled,
+  coalesce(h.disabled_reason, '') as disabled_reason,
+  h.failures,
+  h.failing_since,
+  h.blocked_until,
+  h.created_at,
+  h.declared_at,
+  coalesce(h.lacks, '') as lacks,
+  h.lacks_at,
+  h.dropped,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending') as pending,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered') as delivered,
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed') as failed
+from public.soniq_hooks h
+cross join lateral (
+  select case when jsonb_typeof(h.settings) = 'object' and pg_column_size(h.settings) <= 524288 then h.settings else '{}' end as settings
+) s;
+
+---------------------------------------------------------------------------
+-- Who waits for jobs
+---------------------------------------------------------------------------
+
+-- The row of a worker that has been silent for five minutes, the patience with
+-- Python's, no longer counts: where nobody is left to bury it, producers would
+-- notify for ever.
+create or replace function public.soniq_hungry(queue text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (
+    select from public.soniq_hunger h
+    where h.queue in (soniq_hungry.queue, '')
+      and exists (
+        select from public.soniq_workers w
+        where w.id = h.worker_id
+          and w.last_heartbeat > now() - interval '5 minutes'
+      )
+  );
+end
+$$;
+revoke all on function public.soniq_hungry(text) from public;
+
+-- Each worker that begins is hungry: Python's, and those of older releases,
+-- for as long as they live, and ours until they say otherwise. A queue whose
+-- name is too long for the index counts as any.
+create or replace function public.soniq_begin_hunger(worker uuid, queues text[]) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp as $$
+  insert into public.soniq_hunger (queue, worker_id)
+  select distinct case when octet_length(q) <= 1000 then q else '' end, worker
+  from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
+  where q is not null
+  on conflict do nothing
+$$;
+revoke all on function public.soniq_begin_hunger(uuid, text[]) from public;
+
+-- Whoever is gone, by its own word or another's, is not hungry. One of Python's
+-- that was taken for dead goes on beating as 'stopped', and works.
+create or replace function public.soniq_worker_changed() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+declare
+  works boolean;
+begin
+  if tg_relid <> 'public.soniq_workers'::regclass then
+    return null;
+  end if;
+  works := tg_op <> 'DELETE' and (
+    new.status <> 'stopped'
+    or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
+  );
+  if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
+    delete from public.soniq_hunger h where h.worker_id = old.id;
+  end if;
+  if works then
+    perform public.soniq_begin_hunger(new.id, new.queues);
+  end if;
+  return null;
+exception when others then
+  raise warning 'soniq: the hunger of a worker was not noted: %', sqlerrm;
+  return null;
+end
+$$;
+revoke all on function public.soniq_worker_changed() from public;
+
+create or replace trigger soniq_worker_came_or_went
+  after insert or delete on public.soniq_workers
+  for each row execute function public.soniq_worker_changed();
+
+create or replace trigger soniq_worker_changed
+  after update on public.soniq_workers
+  for each row
+  when (
+    old.status is distinct from new.status
+    or old.queues is distinct from new.queues
+    or (new.version is null and new.status = 'stopped' and old.last_heartbeat < new.last_heartbeat)
+  )
+  execute function public.soniq_worker_changed();
+
+---------------------------------------------------------------------------
+-- New jobs
+---------------------------------------------------------------------------
 
 -- Trigger functions never hurt the application: they are total, nothing that a
 -- row can hold makes them fail. 'set local soniq.notify = off' silences them,
@@ -206,7 +574,7 @@ revoke all on function public.soniq_notify_queue(text) from public;
 
 -- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
 -- a job that is due later wakes nobody now. Nor does one whose queue nobody is
--- hungry for (see 0157): who works finds it without being told. VOLATILE, so
+-- hungry for (see soniq_hunger): who works finds it without being told. VOLATILE, so
 -- that hunger is read as it is now and not as it was when the INSERT began; a
 -- transaction that is stricter than read committed can't do that and always
 -- notifies, and so does whoever can't read hunger. The first question answers
@@ -299,6 +667,81 @@ create or replace trigger soniq_jobs_requeued
   )
   execute function public.soniq_jobs_requeued();
 
+-- The workers of a queue that goes on are woken: they don't poll.
+create or replace function public.soniq_queue_resumed() returns trigger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_new_job', case when octet_length(old.name) < 8000 then old.name else '' end);
+  end if;
+  return null;
+end
+$$;
+revoke all on function public.soniq_queue_resumed() from public;
+
+create or replace trigger soniq_queue_resumed
+  after update on public.soniq_queues
+  for each row
+  when (old.paused_at is not null and (new.paused_at is null or old.name <> new.name))
+  execute function public.soniq_queue_resumed();
+
+create or replace trigger soniq_queue_deleted
+  after delete on public.soniq_queues
+  for each row
+  when (old.paused_at is not null)
+  execute function public.soniq_queue_resumed();
+
+---------------------------------------------------------------------------
+-- Cancellation
+---------------------------------------------------------------------------
+
+-- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
+-- row of every claim and outcome once more. As its owner: who may requeue may
+-- have no right to the other columns. The day is cancelledTTL in the
+-- engine. Of the last error it takes what an error of ours has at the most: a text
+-- of 1 GB, and a word more, is none. The request of a job that is running is announced, each time that it
+-- is made.
+create or replace function public.soniq_job_cancelled() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_relid <> 'public.soniq_jobs'::regclass then
+    return null;
+  end if;
+  if new.status = 'queued' then
+    update public.soniq_jobs j
+    set status = 'cancelled',
+      last_error = 'cancelled by request' || coalesce('; the last error was: ' || left(j.last_error, 16384), ''),
+      expires_at = now() + interval '1 day',
+      updated_at = now()
+    where j.id = new.id
+      and j.status = 'queued';
+  elsif coalesce(current_setting('soniq.notify', true), '') <> 'off' then
+    perform pg_notify('soniq_control', jsonb_build_object('v', 1, 'cancel', new.id)::text);
+  end if;
+  return null;
+end
+$$;
+revoke all on function public.soniq_job_cancelled() from public;
+
+create or replace trigger soniq_job_cancelled
+  after update on public.soniq_jobs
+  for each row
+  when (
+    new.cancel_requested_at is not null
+    and old.status = 'processing'
+    and (
+      new.status = 'queued'
+      or (new.status = 'processing' and old.cancel_requested_at is distinct from new.cancel_requested_at)
+    )
+  )
+  execute function public.soniq_job_cancelled();
+
+---------------------------------------------------------------------------
+-- Deaths and replays
+---------------------------------------------------------------------------
+
 -- The public notification; its fields are documented in docs/channel.md.
 -- Under 1,000 bytes whatever the row holds: a character is at most six bytes
 -- in JSON, so 24 of each of the five texts always fit. It takes what it needs of the
@@ -335,6 +778,8 @@ end
 $$;
 revoke all on function public.soniq_dead_letter_payload(uuid, text, text, text, text, text, int4, timestamptz, uuid) from public;
 
+-- 'set local soniq.silent = on' keeps a dead letter from being announced that is no news: one that an
+-- import restores.
 create or replace function public.soniq_dead_letters_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -439,114 +884,6 @@ create or replace trigger soniq_replay_deleted
   when (old.replay_of is not null and old.status in ('queued', 'processing'))
   execute function public.soniq_replay_ended();
 
----------------------------------------------------------------------------
--- 0151: presence and control
----------------------------------------------------------------------------
-
--- The session advisory lock that a worker holds on its listener connection,
--- and the server process that holds it. NULL where a worker has none: Python's
--- and ours behind a pooler.
-alter table public.soniq_workers
-  add column if not exists lock_key bigint,
-  add column if not exists backend_pid integer;
-
--- Who holds processing jobs, asked twice a second, and the jobs that have no
--- worker. The claim's time is the same with it, and a job's WAL is 7 % more.
-create index if not exists idx_soniq_jobs_processing
-  on public.soniq_jobs (worker_id) where status = 'processing';
-
--- A request to cancel a running job. Its worker is told, and finds it here if
--- that is lost; whatever ends the attempt but for success, the job does not go
--- back to its queue.
-alter table public.soniq_jobs
-  add column if not exists cancel_requested_at timestamptz;
-
--- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
--- row of every claim and outcome once more. As its owner: who may requeue may
--- have no right to the other columns. The day is cancelledTTL in the
--- engine. Of the last error it takes what an error of ours has at the most: a text
--- of 1 GB, and a word more, is none. The request of a job that is running is announced, each time that it
--- is made.
-create or replace function public.soniq_job_cancelled() returns trigger
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp as $$
-begin
-  if tg_relid <> 'public.soniq_jobs'::regclass then
-    return null;
-  end if;
-  if new.status = 'queued' then
-    update public.soniq_jobs j
-    set status = 'cancelled',
-      last_error = 'cancelled by request' || coalesce('; the last error was: ' || left(j.last_error, 16384), ''),
-      expires_at = now() + interval '1 day',
-      updated_at = now()
-    where j.id = new.id
-      and j.status = 'queued';
-  elsif coalesce(current_setting('soniq.notify', true), '') <> 'off' then
-    perform pg_notify('soniq_control', jsonb_build_object('v', 1, 'cancel', new.id)::text);
-  end if;
-  return null;
-end
-$$;
-revoke all on function public.soniq_job_cancelled() from public;
-
-create or replace trigger soniq_job_cancelled
-  after update on public.soniq_jobs
-  for each row
-  when (
-    new.cancel_requested_at is not null
-    and old.status = 'processing'
-    and (
-      new.status = 'queued'
-      or (new.status = 'processing' and old.cancel_requested_at is distinct from new.cancel_requested_at)
-    )
-  )
-  execute function public.soniq_job_cancelled();
-
--- What is known of a queue beside its jobs. A queue without a row is not
--- paused.
-create table if not exists public.soniq_queues (
-  name text primary key,
-  paused_at timestamptz,
-  paused_by text
-);
-
--- The workers of a queue that goes on are woken: they don't poll.
-create or replace function public.soniq_queue_resumed() returns trigger
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp as $$
-begin
-  if coalesce(current_setting('soniq.notify', true), '') <> 'off' then
-    perform pg_notify('soniq_new_job', case when octet_length(old.name) < 8000 then old.name else '' end);
-  end if;
-  return null;
-end
-$$;
-revoke all on function public.soniq_queue_resumed() from public;
-
-create or replace trigger soniq_queue_resumed
-  after update on public.soniq_queues
-  for each row
-  when (old.paused_at is not null and (new.paused_at is null or old.name <> new.name))
-  execute function public.soniq_queue_resumed();
-
-create or replace trigger soniq_queue_deleted
-  after delete on public.soniq_queues
-  for each row
-  when (old.paused_at is not null)
-  execute function public.soniq_queue_resumed();
-
----------------------------------------------------------------------------
--- 0152: the error of each attempt
----------------------------------------------------------------------------
-
--- An array of objects, one for each failed attempt; see docs/dead-letters.md.
--- NULL while none has failed.
-alter table public.soniq_jobs
-  add column if not exists errors jsonb;
-alter table public.soniq_dead_letter_jobs
-  add column if not exists errors jsonb;
-
 -- A history with more at its end: an object, or an array of them. It keeps the
 -- first, which is how it all began, and the last nine. Whatever either holds,
 -- it is an array, or NULL where there is nothing to tell.
@@ -569,82 +906,6 @@ set search_path = pg_catalog, pg_temp as $$
   ) w
 $$;
 revoke all on function public.soniq_add_errors(jsonb, jsonb) from public;
-
----------------------------------------------------------------------------
--- 0153: working the dead letters
----------------------------------------------------------------------------
-
--- 'set local soniq.silent = on' keeps a dead letter from being announced that
--- is no news: one that an import restores.
-
--- A page of one job, queue, reason or group, the newest or the oldest first.
--- One on the first column alone would have all of it read and sorted.
-create index if not exists idx_soniq_dead_letter_jobs_job_name_moved
-  on public.soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
-create index if not exists idx_soniq_dead_letter_jobs_queue_moved
-  on public.soniq_dead_letter_jobs (queue, moved_to_dead_letter_at, id);
-create index if not exists idx_soniq_dead_letter_jobs_reason_moved
-  on public.soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
-
--- The group of a dead letter: its fingerprint or, where another program has
--- written none, a digest of the job, the reason and the error's first line
--- without its numbers and ids. The expression is groupKey in the package
--- deadletter, to the letter.
-create index if not exists idx_soniq_dead_letter_jobs_group_moved
-  on public.soniq_dead_letter_jobs (
-    coalesce(fingerprint, pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashtextextended(job_name || '|' || dead_letter_reason || '|' || pg_catalog.regexp_replace(pg_catalog.left(pg_catalog.split_part(coalesce(last_error, ''), pg_catalog.chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
-    moved_to_dead_letter_at, id
-  );
-
--- What somebody did to many dead letters at once. 'options' is what a replay
--- needs to be resumed; 'stopped_by' tells why one is not done.
-create table if not exists public.soniq_dead_letter_operations (
-  id uuid primary key,
-  action text not null,
-  state text not null default 'running'
-    check (state in ('running', 'done', 'stopped')),
-  stopped_by text,
-  actor text,
-  because text,
-  filter jsonb,
-  options jsonb,
-  total bigint not null default 0,
-  done bigint not null default 0,
-  skipped bigint not null default 0,
-  created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
-);
-
-create index if not exists idx_soniq_dead_letter_operations_created_at
-  on public.soniq_dead_letter_operations (created_at);
-
--- What an operation has still to do, in its order: picked at its start, and
--- taken away with each batch that is done.
-create table if not exists public.soniq_dead_letter_selections (
-  operation_id uuid not null
-    references public.soniq_dead_letter_operations (id) on delete cascade,
-  place bigint not null,
-  dead_letter_id uuid not null,
-  primary key (operation_id, place)
-);
-
--- Who did what to one dead letter, and why. It outlives the dead letter.
-create table if not exists public.soniq_dead_letter_audit (
-  id bigint generated always as identity primary key,
-  dead_letter_id uuid not null,
-  operation_id uuid,
-  action text not null,
-  actor text,
-  because text,
-  job_id uuid,
-  detail jsonb,
-  at timestamptz not null default clock_timestamp()
-);
-
-create index if not exists idx_soniq_dead_letter_audit_dead_letter
-  on public.soniq_dead_letter_audit (dead_letter_id, id);
-create index if not exists idx_soniq_dead_letter_audit_operation
-  on public.soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
 
 -- How often the work of a dead letter has been replayed: itself, and those that
 -- it is a replay of. Hand-made rows may go in a circle. For programs of 0.1.0, as
@@ -673,76 +934,8 @@ $$;
 revoke all on function public.soniq_dead_letter_replays(uuid) from public;
 
 ---------------------------------------------------------------------------
--- 0154: hooks
+-- Deliveries
 ---------------------------------------------------------------------------
-
--- Who is told of dead letters, and how. url, secrets and the values of
--- settings' headers may be 'env:NAME', so that the table holds no secret.
-create table if not exists public.soniq_hooks (
-  id uuid primary key default gen_random_uuid(),
-  name text not null unique,
-  kind text not null,
-  url text,
-  secrets text,
-  settings jsonb not null default '{}',
-  events text[] not null default '{job.dead_lettered}',
-  -- The filter: NULL matches all. jobs are names or globs with * and ?.
-  jobs text[],
-  queues text[],
-  reasons text[],
-  tags jsonb,
-  enabled boolean not null default true,
-  disabled_reason text,
-  -- failures in a row, since when, and until when nothing is sent: the
-  -- breaker's pause, the other side's Retry-After, or the pace of digests.
-  failures integer not null default 0,
-  failing_since timestamptz,
-  blocked_until timestamptz,
-  -- Who is sending a digest, until blocked_until.
-  sender uuid,
-  -- Digests sent in the minute that began at burst_at.
-  burst integer not null default 0,
-  burst_at timestamptz,
-  created_at timestamptz not null default now()
-);
-
--- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
--- when it is due or, while one sends it, when its lease ends. A row outlives
--- its dead letter, which facts is the beginning of; it has no foreign key, as
--- checking one could fail the move.
-create table if not exists public.soniq_hook_deliveries (
-  id uuid primary key default gen_random_uuid(),
-  seq bigint generated always as identity,
-  hook_id uuid not null,
-  event text not null,
-  dead_letter_id uuid not null,
-  facts jsonb not null,
-  group_key text not null,
-  occurred_at timestamptz not null default now(),
-  state text not null default 'pending' check (state in ('pending', 'delivered', 'failed')),
-  attempts integer not null default 0,
-  next_attempt_at timestamptz not null default now(),
-  lease uuid,
-  message_id uuid,
-  last_status integer,
-  last_answer text,
-  last_error text,
-  delivered_at timestamptz,
-  created_at timestamptz not null default now()
-);
-create index if not exists idx_soniq_hook_deliveries_due
-  on public.soniq_hook_deliveries (hook_id, next_attempt_at) where state = 'pending';
-create index if not exists idx_soniq_hook_deliveries_made
-  on public.soniq_hook_deliveries (created_at);
-
--- When a digest last told of a group, and how long the next one waits.
-create table if not exists public.soniq_hook_groups (
-  hook_id uuid not null,
-  group_key text not null,
-  sent_at timestamptz not null,
-  hold interval not null,
-  primary key (hook_id, group_key)
-);
 
 -- A name, or a glob with * and ?, that job_name matches as a whole. chr(92) is
 -- the backslash: as a literal it would depend on standard_conforming_strings.
@@ -783,6 +976,37 @@ set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|', job_name, reason, fingerprint))
 $$;
 revoke all on function public.soniq_hook_group(text, text, text) from public;
+
+-- The hooks that are told of what happens now. Called in the transaction of
+-- each death, so its cost is bounded: 1,000 hooks, the oldest, of those whose
+-- filters aren't larger than what 'hooks add' takes; dispatchers bound the
+-- number of deliveries, where nothing is counted. Where no dispatcher has taken
+-- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
+-- plpgsql keeps the plan: SQL would plan it anew for each death.
+create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
+language plpgsql stable
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select h.*
+    from public.soniq_hooks h
+    where h.enabled
+      and coalesce(pg_column_size(h.jobs), 0) + coalesce(pg_column_size(h.queues), 0) + coalesce(pg_column_size(h.reasons), 0)
+        + coalesce(pg_column_size(h.events), 0) + coalesce(pg_column_size(h.tags), 0) <= 1000000
+      -- The first entry of the index, whatever the statistics say.
+      and coalesce((
+        select d.next_attempt_at
+        from public.soniq_hook_deliveries d
+        where d.hook_id = h.id
+          and d.state = 'pending'
+        order by d.next_attempt_at
+        limit 1
+      ) >= now() - interval '30 days', true)
+    order by h.created_at, h.id
+    limit 1000;
+end
+$$;
+revoke all on function public.soniq_hook_listeners() from public;
 
 -- Writes the outbox, in the transaction of the death. Whatever goes wrong
 -- here, the move goes on; the server's log tells.
@@ -866,14 +1090,6 @@ create or replace trigger soniq_hook_changes
   referencing old table as soniq_old_rows new table as soniq_new_rows
   for each statement execute function public.soniq_hook_changes();
 
----------------------------------------------------------------------------
--- 0155: hooks that a configuration declares, and changes by plain SQL
----------------------------------------------------------------------------
-
--- When a dispatcher last said that its configuration has the hook; NULL where
--- none ever did: such a hook was made by the command line or by SQL.
-alter table public.soniq_hooks add column if not exists declared_at timestamptz;
-
 -- A hook that may go on, or has been mended, wakes the dispatchers: something
 -- may wait for it. What they write themselves is not among the columns. A new
 -- hook has nothing yet; the first death tells.
@@ -901,287 +1117,27 @@ create or replace trigger soniq_hook_changed
   execute function public.soniq_hook_changed();
 
 ---------------------------------------------------------------------------
--- 0156: dead letters in operation
+-- What this database has
 ---------------------------------------------------------------------------
 
--- How many wait, and since when: asked each minute by workers and monitors. The
--- resolved ones, which are kept as a record, are in the way of the other
--- indexes.
-create index if not exists idx_soniq_dead_letter_jobs_dead
-  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+insert into public.soniq_migrations (version, name, applied_at)
+select m.version, m.name, now() at time zone 'utc'
+from (values
+  ('0001', 'core'),
+  ('0002', 'dead_letter'),
+  ('0150', 'soniq_go'),
+  ('0151', 'soniq_go_control'),
+  ('0152', 'soniq_go_errors'),
+  ('0153', 'soniq_go_operations'),
+  ('0154', 'soniq_go_hooks'),
+  ('0155', 'soniq_go_hooks_wake'),
+  ('0156', 'soniq_go_dead_letter_operation'),
+  ('0157', 'soniq_go_hunger'),
+  ('0160', 'soniq_go_dead_letter_counts'),
+  ('0161', 'soniq_go_trust'),
+  ('0162', 'soniq_go_long_names'),
+  ('0163', 'soniq_go_audit_secrets'),
+  ('0164', 'soniq_go_hook_status')
+) m (version, name);
 
--- What one worker does for the whole fleet: when it was last begun and, of an
--- alarm, since when it is raised.
-create table if not exists public.soniq_chores (
-  name text primary key,
-  begun_at timestamptz not null,
-  raised_at timestamptz
-);
-
----------------------------------------------------------------------------
--- 0157: who is hungry
----------------------------------------------------------------------------
-
--- The workers that wait for jobs of a queue and have to be told of them; '' is
--- any queue. A NOTIFYing commit takes a lock of the whole server, so the
--- triggers on soniq_jobs notify only where somebody has a row here. Apart from
--- the heartbeat, and written only when a worker begins or ends to wait: each
--- INSERT of a job reads it, and an old snapshot keeps all that was ever here
--- in its way. Whoever takes rows away says up to which epoch: a late DELETE
--- spares what was declared since. Why nobody sleeps through a job is told in
--- engine/hunger.go.
-create table if not exists public.soniq_hunger (
-  queue text not null,
-  worker_id uuid not null,
-  epoch bigint not null default 0,
-  primary key (queue, worker_id)
-);
-
--- Changes when the worker was stopped, forgotten or silent before it beat
--- again: its hunger did not count then. NULL where a worker knows nothing of
--- hunger.
-alter table public.soniq_workers add column if not exists tenure bigint;
-
--- The row of a worker that has been silent for five minutes, the patience with
--- Python's, no longer counts: where nobody is left to bury it, producers would
--- notify for ever.
-create or replace function public.soniq_hungry(queue text) returns boolean
-language plpgsql volatile
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return exists (
-    select from public.soniq_hunger h
-    where h.queue in (soniq_hungry.queue, '')
-      and exists (
-        select from public.soniq_workers w
-        where w.id = h.worker_id
-          and w.last_heartbeat > now() - interval '5 minutes'
-      )
-  );
-end
-$$;
-revoke all on function public.soniq_hungry(text) from public;
-
--- Each worker that begins is hungry: Python's, and those of older releases,
--- for as long as they live, and ours until they say otherwise. A queue whose
--- name is too long for the index counts as any.
-create or replace function public.soniq_begin_hunger(worker uuid, queues text[]) returns void
-language sql volatile
-set search_path = pg_catalog, pg_temp as $$
-  insert into public.soniq_hunger (queue, worker_id)
-  select distinct case when octet_length(q) <= 1000 then q else '' end, worker
-  from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
-  where q is not null
-  on conflict do nothing
-$$;
-revoke all on function public.soniq_begin_hunger(uuid, text[]) from public;
-
--- Whoever is gone, by its own word or another's, is not hungry. One of Python's
--- that was taken for dead goes on beating as 'stopped', and works.
-create or replace function public.soniq_worker_changed() returns trigger
-language plpgsql volatile security definer
-set search_path = pg_catalog, pg_temp as $$
-declare
-  works boolean;
-begin
-  if tg_relid <> 'public.soniq_workers'::regclass then
-    return null;
-  end if;
-  works := tg_op <> 'DELETE' and (
-    new.status <> 'stopped'
-    or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
-  );
-  if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
-    delete from public.soniq_hunger h where h.worker_id = old.id;
-  end if;
-  if works then
-    perform public.soniq_begin_hunger(new.id, new.queues);
-  end if;
-  return null;
-exception when others then
-  raise warning 'soniq: the hunger of a worker was not noted: %', sqlerrm;
-  return null;
-end
-$$;
-revoke all on function public.soniq_worker_changed() from public;
-
-create or replace trigger soniq_worker_came_or_went
-  after insert or delete on public.soniq_workers
-  for each row execute function public.soniq_worker_changed();
-
-create or replace trigger soniq_worker_changed
-  after update on public.soniq_workers
-  for each row
-  when (
-    old.status is distinct from new.status
-    or old.queues is distinct from new.queues
-    or (new.version is null and new.status = 'stopped' and old.last_heartbeat < new.last_heartbeat)
-  )
-  execute function public.soniq_worker_changed();
-
--- Those that were there before the table, which is ours then: the triggers of
--- one that somebody else made at the last moment would run here.
-do $$
-begin
-  perform public.soniq_begin_hunger(w.id, w.queues)
-  from public.soniq_workers w
-  where w.status <> 'stopped'
-    and w.tenure is null
-    and exists (
-      select from pg_catalog.pg_class c
-      where c.oid = 'public.soniq_hunger'::regclass::oid
-        and pg_catalog.pg_get_userbyid(c.relowner) = current_user
-    );
-end
-$$;
-
----------------------------------------------------------------------------
--- 0160: counting dead letters
----------------------------------------------------------------------------
-
--- Hardly any row is one: the others pay nothing.
-create index if not exists idx_soniq_dead_letter_jobs_replay_of
-  on public.soniq_dead_letter_jobs (replay_of) where replay_of is not null;
-
--- How many days there are. Without it the server takes each time of death for a
--- day of its own, and would not count them by several processes at once.
-create statistics if not exists public.soniq_dead_letter_days
-  on ((moved_to_dead_letter_at at time zone 'utc')::date) from public.soniq_dead_letter_jobs;
-
----------------------------------------------------------------------------
--- 0161: long names
----------------------------------------------------------------------------
-
--- The name and the queue of a dead letter where they are over 2,000 bytes, which
--- the indexes may not hold: job_name and queue then have their beginning and a
--- digest. No index is on these.
-alter table public.soniq_dead_letter_jobs
-  add column if not exists whole_job_name text,
-  add column if not exists whole_queue text;
-
----------------------------------------------------------------------------
--- 0161: audit
----------------------------------------------------------------------------
-
--- The records in which 0.1.0 left the arguments of a replay as
--- they are. Workers take the secrets out, and the index is empty from then on.
-create index if not exists idx_soniq_dead_letter_audit_raw
-  on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';
-
----------------------------------------------------------------------------
--- 0161: hooks
----------------------------------------------------------------------------
-
--- How many deliveries were dropped because too many waited; and why the hook's
--- deliveries wait, as a dispatcher that may not send them has noted.
-alter table public.soniq_hooks add column if not exists dropped bigint not null default 0;
-alter table public.soniq_hooks add column if not exists lacks text;
-alter table public.soniq_hooks add column if not exists lacks_at timestamptz;
-
--- The hooks that are told of what happens now. Called in the transaction of
--- each death, so its cost is bounded: 1,000 hooks, the oldest, of those whose
--- filters aren't larger than what 'hooks add' takes; dispatchers bound the
--- number of deliveries, where nothing is counted. Where no dispatcher has taken
--- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
--- plpgsql keeps the plan: SQL would plan it anew for each death.
-create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
-language plpgsql stable
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return query
-    select h.*
-    from public.soniq_hooks h
-    where h.enabled
-      and coalesce(pg_column_size(h.jobs), 0) + coalesce(pg_column_size(h.queues), 0) + coalesce(pg_column_size(h.reasons), 0)
-        + coalesce(pg_column_size(h.events), 0) + coalesce(pg_column_size(h.tags), 0) <= 1000000
-      -- The first entry of the index, whatever the statistics say.
-      and coalesce((
-        select d.next_attempt_at
-        from public.soniq_hook_deliveries d
-        where d.hook_id = h.id
-          and d.state = 'pending'
-        order by d.next_attempt_at
-        limit 1
-      ) >= now() - interval '30 days', true)
-    order by h.created_at, h.id
-    limit 1000;
-end
-$$;
-revoke all on function public.soniq_hook_listeners() from public;
-
--- What a viewer may know of the hooks: no secret, and of an address its host
--- alone. Who may read it needs no right to the tables. Whatever a row holds, it
--- costs the others nothing: what has the wrong type is left out.
-create or replace view public.soniq_hook_status with (security_barrier) as
-select
-  h.id,
-  h.name,
-  h.kind,
-  case
-    when h.kind = 'exec' or h.url is null then ''
-    when h.url like 'env:sealed:%' then
-      coalesce(substring(left(h.url, 100000) from '^env:sealed:v1:[0-9a-f]+:[A-Za-z0-9+/]+:(https?://[][A-Za-z0-9._~:-]+)$'), '(sealed)')
-    when h.url ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.url
-    else coalesce(substring(left(h.url, 1000) from '^(https?://[][A-Za-z0-9._~:-]+)(?:[/?#]|$)'), '(unreadable)')
-  end as target,
-  h.secrets is not null as signed,
-  case
-    when h.secrets is null then ''
-    when h.secrets like 'env:sealed:%' then 'sealed'
-    when h.secrets ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then h.secrets
-    when h.secrets = '(configuration)' then 'configuration'
-    else 'database'
-  end as secret_from,
-  case
-    when h.secrets like 'env:sealed:%' then coalesce(substring(left(h.secrets, 100000) from ':([0-9]{1,4})$')::integer, 0)
-    when h.secrets like 'env:%' or h.secrets = '(configuration)' then 0
-    else coalesce(array_length(string_to_array(left(h.secrets, 100000), ' '), 1), 0)
-  end as secrets,
-  (
-    select coalesce(jsonb_object_agg(
-      left(e.key, 200),
-      case
-        when e.value like 'env:sealed:%' then '(sealed)'
-        when e.value ~ '^env:[A-Za-z_][A-Za-z0-9_]{0,199}$' then e.value
-        else '(hidden)'
-      end
-    ), '{}')
-    from jsonb_each_text(case when jsonb_typeof(s.settings -> 'headers') = 'object' then s.settings -> 'headers' else '{}' end) e
-  ) as headers,
-  coalesce(s.settings -> 'args' = 'true', false) as include_args,
-  array(
-    select left(a.value, 100)
-    from jsonb_array_elements_text(case when jsonb_typeof(s.settings -> 'allow') = 'array' then s.settings -> 'allow' else '[]' end) a
-    limit 100
-  ) as allow,
-  coalesce(substring(left(s.settings ->> 'base_url', 4096) from '^https?://[^@[:space:]]+$'), '') as base_url,
-  h.events,
-  h.jobs,
-  h.queues,
-  h.reasons,
-  h.tags,
-  h.enabled,
-  coalesce(h.disabled_reason, '') as disabled_reason,
-  h.failures,
-  h.failing_since,
-  h.blocked_until,
-  h.created_at,
-  h.declared_at,
-  coalesce(h.lacks, '') as lacks,
-  h.lacks_at,
-  h.dropped,
-  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending') as pending,
-  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered') as delivered,
-  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed') as failed
-from public.soniq_hooks h
-cross join lateral (
-  select case when jsonb_typeof(h.settings) = 'object' and pg_column_size(h.settings) <= 524288 then h.settings else '{}' end as settings
-) s;
-
----------------------------------------------------------------------------
--- 0161: functions of 0.1.0 that took whole rows
----------------------------------------------------------------------------
-
-drop function if exists public.soniq_dead_letter_payload(public.soniq_dead_letter_jobs);
-drop function if exists public.soniq_hook_matches(public.soniq_hooks, public.soniq_dead_letter_jobs);
-drop function if exists public.soniq_hook_group(public.soniq_dead_letter_jobs);
+commit;

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,12 +71,12 @@ func TestUpgrade_loginAlone_isNoLongerTheOwner(t *testing.T) {
 	exec(t, pool, `update soniq_dead_letter_jobs set state = 'replaying'`)
 
 	var outdated *soniq.OutdatedError
-	if err := soniq.Check(t.Context(), pool); !errors.As(err, &outdated) || !strings.Contains(err.Error(), "ANY ROLE THAT MAY LOG IN TO THIS DATABASE CAN RUN CODE AS THE OWNER OF SONIQ'S FUNCTIONS") {
+	if err := soniq.Check(t.Context(), pool, soniq.Config{}); !errors.As(err, &outdated) || !strings.Contains(err.Error(), "ANY ROLE THAT MAY LOG IN TO THIS DATABASE CAN RUN CODE AS THE OWNER OF SONIQ'S FUNCTIONS") {
 		t.Errorf("a worker that starts is told: %v", err)
 	}
 
 	result := setup(t, pool)
-	if !slices.Equal(result.Applied, []string{"0161_soniq_go_trust"}) ||
+	if !slices.Equal(result.Applied, allMigrations[migrations010:]) ||
 		!slices.Equal(result.Mended, []string{"revoked EXECUTE on 20 functions from PUBLIC", "pinned the search_path of 20 functions to pg_catalog"}) {
 		t.Errorf("it did %+v", result)
 	}
@@ -136,7 +137,7 @@ func TestTrust_roleWithoutRights_canCallAndAttachNothing(t *testing.T) {
 			if len(calls) < 20 {
 				t.Errorf("%d calls", len(calls))
 			}
-			if err := soniq.Check(t.Context(), newRole(t, pool, append(rights, `grant select on soniq_migrations to %s`)...).pool(t, pool)); err != nil {
+			if err := soniq.Check(t.Context(), newRole(t, pool, append(rights, `grant select on soniq_migrations to %s`)...).pool(t, pool), soniq.Config{}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -243,7 +244,7 @@ func TestUpgrade_rolesWithFewRights_goOn(t *testing.T) {
 	check("before")
 	setup(t, pool)
 	check("after")
-	if err := soniq.Check(t.Context(), viewer.pool(t, pool)); err != nil {
+	if err := soniq.Check(t.Context(), viewer.pool(t, pool), soniq.Config{}); err != nil {
 		t.Errorf("a viewer's check: %v", err)
 	}
 
@@ -337,7 +338,7 @@ union all select 'column ' || attrelid::regclass || attname from pg_attribute wh
 
 func expectForeign(t *testing.T, pool *pgxpool.Pool, object, owner string) {
 	t.Helper()
-	_, err := soniq.Setup(t.Context(), pool)
+	_, err := soniq.Setup(t.Context(), pool, soniq.Config{})
 	var foreign *soniq.ForeignError
 	if !errors.As(err, &foreign) {
 		t.Fatalf("got %v, want a ForeignError", err)
@@ -368,13 +369,13 @@ func TestSetup_madeMeanwhileBySomebodyElse_isRefused(t *testing.T) {
 	exec(t, first, `begin; create table soniq_chores ()`)
 	done := make(chan error, 1)
 	go func() {
-		_, err := soniq.Setup(context.Background(), pool)
+		_, err := soniq.Setup(context.Background(), pool, soniq.Config{})
 		done <- err
 	}()
 	await(t, pool, "Setup waits for the other's table", `
 		select exists (
 		  select from pg_stat_activity
-		  where datname = current_database() and wait_event_type = 'Lock' and query like '%whole schema%'
+		  where datname = current_database() and wait_event_type = 'Lock' and query like '%soniq_chores%'
 		)`)
 	exec(t, second, `
 		create table soniq_hunger (queue text, worker_id uuid, epoch bigint, primary key (queue, worker_id));
@@ -415,7 +416,7 @@ func TestSetup_tableRunsForeignCode_isRefused(t *testing.T) {
 				exec(t, pool, strings.ReplaceAll(c.sql, "MALLORY", mallory.name))
 			}
 			expectForeign(t, pool, c.object, mallory.name)
-			findings, err := soniq.Inspect(t.Context(), pool)
+			findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{})
 			if err != nil || !slices.ContainsFunc(findings, func(f soniq.Finding) bool { return strings.HasPrefix(f.Problem, c.object) }) {
 				t.Errorf("a worker that starts finds %+v, %v", findings, err)
 			}
@@ -433,14 +434,14 @@ func TestSetup_ownersWithReason_areTrusted(t *testing.T) {
 	makeOld(t, owner.connect(t, pool))
 	// One that has nothing to do with it.
 	other := newRole(t, pool, `grant create on schema public to %s`)
-	if _, err := soniq.Setup(t.Context(), other.pool(t, pool)); err == nil || !strings.Contains(err.Error(), "belongs to role") {
+	if _, err := soniq.Setup(t.Context(), other.pool(t, pool), soniq.Config{}); err == nil || !strings.Contains(err.Error(), "belongs to role") {
 		t.Errorf("another role's setup: %v", err)
 	}
 	// A superuser is a member of every role, and asks all the same.
-	if _, err := soniq.Setup(t.Context(), pool); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("run setup as %q", owner.name)) {
+	if _, err := soniq.Setup(t.Context(), pool, soniq.Config{}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("run setup as %q", owner.name)) {
 		t.Errorf("a superuser's setup: %v", err)
 	}
-	if got := setup(t, member.pool(t, pool)).Applied; !slices.Equal(got, []string{"0161_soniq_go_trust"}) {
+	if got := setup(t, member.pool(t, pool)).Applied; !slices.Equal(got, allMigrations[migrations010:]) {
 		t.Errorf("a member's setup applied %q", got)
 	}
 	expectOwner(t, pool, owner.name)
@@ -455,17 +456,17 @@ func TestSetup_ownersWithReason_areTrusted(t *testing.T) {
 	app := newRole(t, second)
 	exec(t, second, `create schema app authorization `+app.name)
 	makeOld(t, app.connect(t, second))
-	setup(t, second)
+	setup(t, second, "app")
 	expectOwner(t, second, app.name)
 	exec(t, second, `delete from soniq_migrations where version > '0150'; revoke create on schema app from `+app.name)
-	if _, err := soniq.Setup(t.Context(), second); err == nil || !strings.Contains(err.Error(), "grant create on schema") {
+	if _, err := soniq.Setup(t.Context(), second, soniq.Config{Schema: "app"}); err == nil || !strings.Contains(err.Error(), "grant create on schema") {
 		t.Errorf("an owner that may create nothing: %v", err)
 	}
 	exec(t, second, `grant create on schema app to `+app.name)
-	setup(t, second)
+	setup(t, second, "app")
 	exec(t, second, `drop table soniq_chores; create table soniq_chores (name text primary key, begun_at timestamptz not null, raised_at timestamptz)`)
 	exec(t, second, `delete from soniq_migrations where version > '0150'`)
-	setup(t, second) // of two owners, both with reason
+	setup(t, second, "app") // of two owners, both with reason
 }
 
 func expectOwner(t *testing.T, pool *pgxpool.Pool, owner string) {
@@ -495,7 +496,7 @@ func TestSetup_changedFunctions_areMended(t *testing.T) {
 		"body":        {`create or replace function soniq_hungry(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return false; end $$`, "put back the body of 1 function", ""},
 	} {
 		exec(t, pool, c.sql)
-		findings, err := soniq.Inspect(t.Context(), pool)
+		findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{})
 		if err != nil || c.finding == "" && len(findings) > 0 || c.finding != "" && (len(findings) != 1 || !strings.HasPrefix(findings[0].Problem, c.finding)) {
 			t.Errorf("%s: found %+v, %v", name, findings, err)
 		}
@@ -534,14 +535,14 @@ func TestInspect_anybodyMayCreate_isFound(t *testing.T) {
 		create schema last;
 		grant create on schema last to public;
 		revoke create on schema public from public`)
-	if findings, err := soniq.Inspect(t.Context(), pool); err != nil || len(findings) > 0 {
+	if findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{}); err != nil || len(findings) > 0 {
 		t.Errorf("found %+v, %v", findings, err)
 	}
 	exec(t, pool, `grant create on schema public, "First One" to public`)
 	for name, found := range map[string]func() []soniq.Finding{
 		"setup": func() []soniq.Finding { return setup(t, pool).Findings },
 		"start": func() []soniq.Finding {
-			findings, err := soniq.Inspect(t.Context(), newRole(t, pool, `grant usage on schema "First One" to %s`).pool(t, pool))
+			findings, err := soniq.Inspect(t.Context(), newRole(t, pool, `grant usage on schema "First One" to %s`).pool(t, pool), soniq.Config{})
 			if err != nil {
 				t.Error(err)
 			}
@@ -559,11 +560,11 @@ func TestInspect_anybodyMayCreate_isFound(t *testing.T) {
 	// The remedies are statements.
 	exec(t, pool, `revoke create on schema "First One" from public; revoke create on schema public from public; grant execute on all functions in schema public to public`)
 	var log bytes.Buffer
-	soniq.WarnOfFindings(t.Context(), pool, slog.New(slog.NewTextHandler(&log, nil)))
+	soniq.WarnOfFindings(t.Context(), pool, soniq.Config{}, slog.New(slog.NewTextHandler(&log, nil)))
 	if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "any role that may log in can execute 21 functions of Soniq") || !strings.Contains(got, "soniq setup") {
 		t.Errorf("logged %s", got)
 	}
-	if findings, err := soniq.Inspect(t.Context(), emptyPool(t)); err != nil || len(findings) > 0 {
+	if findings, err := soniq.Inspect(t.Context(), emptyPool(t), soniq.Config{}); err != nil || len(findings) > 0 {
 		t.Errorf("without tables: %+v, %v", findings, err)
 	}
 }
@@ -572,35 +573,78 @@ func TestInspect_anybodyMayCreate_isFound(t *testing.T) {
 // An upgrade waits for it, and nobody else: neither who enqueues nor who claims.
 func TestSetup_transactionStaysOpen_holdsUpNobodyElse(t *testing.T) {
 	t.Parallel()
-	pool := oldPool(t)
-	viewer := newRole(t, pool, "grant select on soniq_jobs to %s")
-	producer := newRole(t, pool, "grant insert on soniq_jobs to %s")
-	reads, inserts := viewer.connect(t, pool), producer.connect(t, pool)
-	exec(t, reads, `begin`)
-	exec(t, reads, `select count(*) from soniq_jobs`)
-	done := make(chan error, 1)
-	go func() {
-		_, err := soniq.Setup(t.Context(), pool)
-		done <- err
-	}()
-	exec(t, inserts, `set statement_timeout = '3s'`)
-	// Setup tries a few times meanwhile.
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for range 200 {
-		<-tick.C
-		exec(t, inserts, `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')`)
+	for name, c := range map[string]struct {
+		pool          func(*testing.T) *pgxpool.Pool
+		table, insert string
+	}{
+		"of 0.1.0":  {oldPool, "soniq_dead_letter_jobs", deathSQL},
+		"of Python": {pythonPool, "soniq_jobs", insertJobSQL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := c.pool(t)
+			viewer := newRole(t, pool, "grant select on "+c.table+" to %s")
+			producer := newRole(t, pool, "grant insert on soniq_jobs, soniq_dead_letter_jobs to %s")
+			reads, inserts := viewer.connect(t, pool), producer.connect(t, pool)
+			exec(t, reads, `set application_name = 'a report'`)
+			exec(t, reads, `begin`)
+			exec(t, reads, `select count(*) from `+c.table)
+			var lines progress
+			done := make(chan error, 1)
+			go func() {
+				_, err := soniq.Setup(t.Context(), pool, soniq.Config{OnProgress: lines.add})
+				done <- err
+			}()
+			exec(t, inserts, `set statement_timeout = '3s'`)
+			// Setup tries a few times meanwhile.
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for range 200 {
+				<-tick.C
+				exec(t, inserts, c.insert)
+			}
+			select {
+			case err := <-done:
+				t.Fatalf("it waited for nobody: %v", err)
+			default:
+			}
+			exec(t, reads, `commit`)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if err := soniq.Check(t.Context(), pool, soniq.Config{}); err != nil {
+				t.Error(err)
+			}
+			who := fmt.Sprintf(`held by process %d ("a report"), idle in transaction, whose transaction has been open for`, reads.PgConn().PID())
+			if line := lines.find("has waited"); !strings.Contains(line, "alter table public."+c.table) || !strings.Contains(line, who) || strings.Contains(line, "count(") {
+				t.Errorf("it told %q, want the table and %q, and no query", line, who)
+			}
+		})
 	}
-	select {
-	case err := <-done:
-		t.Fatalf("it waited for nobody: %v", err)
-	default:
+}
+
+const deathSQL = `
+insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at)
+values (gen_random_uuid(), 'n', '{}', 'default', 100, 3, 3, 'timeout', now(), now())`
+
+// progress keeps the lines that Setup tells.
+type progress struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (p *progress) add(line string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lines = append(p.lines, line)
+}
+
+// find returns the first line with this text; none where there is none.
+func (p *progress) find(text string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.IndexFunc(p.lines, func(l string) bool { return strings.Contains(l, text) }); i >= 0 {
+		return p.lines[i]
 	}
-	exec(t, reads, `commit`)
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if err := soniq.Check(t.Context(), pool); err != nil {
-		t.Error(err)
-	}
+	return ""
 }

@@ -152,8 +152,9 @@ func TestTrust_overloadsOfWhatIsBuiltIn_areNotPicked(t *testing.T) {
 	functions = append(functions, "lpad", "to_hex", "hashtextextended", "regexp_replace", "left", "split_part", "chr", "timezone",
 		"pg_try_advisory_lock", "pg_advisory_unlock", "current_schemas", "format_type", "pg_get_userbyid", "quote_ident")
 	for name, prepare := range map[string]func(t *testing.T, pool *pgxpool.Pool){
-		"empty": func(*testing.T, *pgxpool.Pool) {},
-		"0.1.0": func(t *testing.T, pool *pgxpool.Pool) { t.Helper(); makeOld(t, pool) },
+		"empty":      func(*testing.T, *pgxpool.Pool) {},
+		"schema.sql": func(*testing.T, *pgxpool.Pool) {},
+		"0.1.0":      func(t *testing.T, pool *pgxpool.Pool) { t.Helper(); makeOld(t, pool) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -167,16 +168,17 @@ func TestTrust_overloadsOfWhatIsBuiltIn_areNotPicked(t *testing.T) {
 			if n := queryValue[int](t, conn, `select count(*)::int from pg_proc where proowner = current_user::regrole`); n < 300 {
 				t.Fatalf("only %d overloads", n)
 			}
+			if name == "schema.sql" { // what psql makes of the file
+				exec(t, pool, soniq.Schema)
+			}
 			setup(t, pool)
 			setup(t, pool)
-			if _, err := soniq.Inspect(t.Context(), pool); err != nil {
+			if _, err := soniq.Inspect(t.Context(), pool, soniq.Config{}); err != nil {
 				t.Error(err)
 			}
-			if _, err := soniq.Optimize(t.Context(), pool); err != nil {
+			if _, err := soniq.Optimize(t.Context(), pool, soniq.Config{}); err != nil {
 				t.Error(err)
 			}
-			// What psql makes of the file.
-			exec(t, pool, soniq.Schema)
 			if foreign := queryColumn[string](t, openPool(t, pool.Config().ConnString(), "pg_catalog"), usedBySQL); len(foreign) > 0 {
 				t.Errorf("objects of ours use: %q", foreign)
 			}

@@ -23,8 +23,11 @@ var allMigrations = []string{
 	"0001_core", "0002_dead_letter", "0150_soniq_go", "0151_soniq_go_control", "0152_soniq_go_errors",
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
-	"0161_soniq_go_trust",
+	"0161_soniq_go_trust", "0162_soniq_go_long_names", "0163_soniq_go_audit_secrets", "0164_soniq_go_hook_status",
 }
+
+// migrations010 is how many of them 0.1.0 had.
+const migrations010 = 11
 
 func migrationRows(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
@@ -85,7 +88,7 @@ func TestSetup_fourAtOnce_oneApplies(t *testing.T) {
 		var g errgroup.Group
 		for i := range results {
 			g.Go(func() (err error) {
-				results[i], err = soniq.Setup(ctx, pool)
+				results[i], err = soniq.Setup(ctx, pool, soniq.Config{})
 				return err
 			})
 		}
@@ -129,7 +132,7 @@ func TestSetup_whilePythonMigrates_waitsAsLongAsItsContext(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := soniq.Setup(ctx, pool); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := soniq.Setup(ctx, pool, soniq.Config{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Setup under Python's lock: %v, want the context's deadline", err)
 	}
 	if !queryValue[bool](t, conn, `select to_regclass('soniq_migrations') is null`) {
@@ -159,7 +162,7 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 		)`)
 	done := make(chan error, 1)
 	go func() {
-		_, err := soniq.Setup(context.Background(), pool)
+		_, err := soniq.Setup(context.Background(), pool, soniq.Config{})
 		done <- err
 	}()
 	await(t, pool, "Setup waits for the other's table", `
@@ -175,7 +178,7 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if err := soniq.Check(t.Context(), pool); err != nil {
+	if err := soniq.Check(t.Context(), pool, soniq.Config{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -203,7 +206,7 @@ func TestSetup_deadlock_beginsAnew(t *testing.T) {
 	defer cancel()
 	var g errgroup.Group
 	g.Go(func() error {
-		_, err := soniq.Setup(ctx, pool)
+		_, err := soniq.Setup(ctx, pool, soniq.Config{})
 		return err
 	})
 	await(t, pool, "Setup waits for the table", `
@@ -211,7 +214,7 @@ func TestSetup_deadlock_beginsAnew(t *testing.T) {
 		  select from pg_stat_activity
 		  where datname = current_database()
 		    and wait_event_type = 'Lock'
-		    and query like '%whole schema%'
+		    and query like '%public.soniq_workers%'
 		)`)
 	if _, err := tx.Exec(ctx, `insert into soniq_migrations (version, name) values ('9000', 'another')`); err != nil {
 		t.Logf("the other one was ended: %v", err)
@@ -222,7 +225,7 @@ func TestSetup_deadlock_beginsAnew(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := soniq.Check(t.Context(), pool); err != nil {
+	if err := soniq.Check(t.Context(), pool, soniq.Config{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -231,7 +234,7 @@ func TestSetup_nameOfItsTableIsTaken_givesUp(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
 	exec(t, pool, `create type soniq_migrations as enum ('taken')`)
-	_, err := soniq.Setup(t.Context(), pool)
+	_, err := soniq.Setup(t.Context(), pool, soniq.Config{})
 	if err == nil || !strings.Contains(err.Error(), "create soniq_migrations: ") {
 		t.Errorf("got %v, want an error that names the table", err)
 	}
@@ -241,8 +244,8 @@ func TestSetup_failure_changesNothing(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
 	exec(t, pool, `create view soniq_jobs as select 1 as id`)
-	_, err := soniq.Setup(t.Context(), pool)
-	if err == nil || !strings.Contains(err.Error(), "set up schema: apply schema: ") {
+	_, err := soniq.Setup(t.Context(), pool, soniq.Config{})
+	if err == nil || !strings.Contains(err.Error(), "set up schema: apply 0001_core: ") {
 		t.Errorf("got %v, want an error that names the step", err)
 	}
 	if got := queryColumn[string](t, pool, `
@@ -438,11 +441,14 @@ func TestSetup_pythonsSetupAfterwards_changesNothingOfOurs(t *testing.T) {
 	}
 }
 
-func TestSchema_runTwice_changesNothing(t *testing.T) {
+func TestMigrations_runTwice_changesNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	before := slices.Concat(queryColumn[string](t, pool, shapesSQL), queryColumn[string](t, pool, indexesSQL, "soniq_jobs"))
-	exec(t, pool, soniq.Schema)
+	exec(t, pool, `delete from soniq_migrations`)
+	if got := setup(t, pool).Applied; !slices.Equal(got, allMigrations) {
+		t.Errorf("applied %q", got)
+	}
 	after := slices.Concat(queryColumn[string](t, pool, shapesSQL), queryColumn[string](t, pool, indexesSQL, "soniq_jobs"))
 	if d := difference(before, after); len(d) > 0 {
 		t.Errorf("changed:\n%s", strings.Join(d, "\n"))
@@ -455,7 +461,7 @@ func TestSchema_runTwice_changesNothing(t *testing.T) {
 func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
-		"Job's Data", `say "public."`, "public.public", "order", "user", "$1 a$", "'", "--", "é\n;", `back\slash %I`, " pg_catalog",
+		"Job's Data", `say "public."`, "public.public", "order", "user", "$1 a$", "'", "--", "é;", `back\slash %I`, " pg_catalog",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -465,22 +471,24 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 			exec(t, public, `create schema `+schema)
 			other := openPool(t, url, schema)
 			setup(t, public)
-			if got := setup(t, other).Applied; !slices.Equal(got, allMigrations) {
+			if got := setup(t, other, name).Applied; !slices.Equal(got, allMigrations) {
 				t.Fatalf("in the other schema applied %q, want %q", got, allMigrations)
 			}
-			if again := setup(t, other); len(again.Applied)+len(again.Mended)+len(again.Findings) != 0 {
+			if again := setup(t, other, name); len(again.Applied)+len(again.Mended)+len(again.Findings) != 0 {
 				t.Errorf("a second setup: %+v", again)
 			}
-			// Where the tables are is what counts, and not which schema comes first.
-			both := openPool(t, url, `"$user", `+schema+`, public`)
+			// The name is what counts, whatever the search_path says.
+			both := openPool(t, url, `"$user", public`)
 			exec(t, both, `do $$ begin execute format('create schema %I', current_user); end $$`)
-			if got := setup(t, both).Applied; len(got) != 0 {
-				t.Errorf("beside an empty schema that comes first applied %q", got)
+			if got := setup(t, both, name).Applied; len(got) != 0 {
+				t.Errorf("from another search_path applied %q", got)
 			}
 
 			comeHungry(t, other)
 			worker := comeHungry(t, other, "mail")
-			l := listen(t, other, "soniq_new_job")
+			l := listen(t, other, channel(t, name, "soniq_new_job"))
+			publicListener := listen(t, public, "soniq_new_job")
+			comeHungry(t, public)
 			dead := newDeadLetter(t, other, nil)
 			job := newReplay(t, other, dead)
 			// From a session whose path leads to the other tables, or to none.
@@ -491,6 +499,15 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 					t.Errorf("search_path %s: an insert announced %q", path, got)
 				}
 			}
+			// Two Soniqs of one database don't hear each other.
+			exec(t, public, `insert into public.soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'n', '{}')`)
+			if got := publicListener.heard(t, public); !sameSet(got, []string{"default"}) {
+				t.Errorf("public's channel heard %q", got)
+			}
+			if got := l.heard(t, other); len(got) != 0 {
+				t.Errorf("the other schema's channel heard %q", got)
+			}
+			exec(t, public, `delete from public.soniq_jobs; delete from public.soniq_workers`)
 			exec(t, public, `update `+schema+`.soniq_jobs set status = 'done' where id = $1`, job)
 			if got := state(t, other, dead); got != "resolved" {
 				t.Errorf("the other schema's dead letter is %s, want resolved", got)
@@ -510,16 +527,30 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 func TestSetup_schemaThatCantBeWritten_isRefused(t *testing.T) {
 	t.Parallel()
 	url := testdb.EmptyURL(t)
-	exec(t, openPool(t, url, ""), `create schema "a$$b"`)
 	pool := openPool(t, url, `"a$$b"`)
-	if _, err := soniq.Setup(t.Context(), pool); err == nil || !strings.Contains(err.Error(), `schema "a$$b" has $$ in it`) {
-		t.Errorf("got %v", err)
+	exec(t, pool, `create schema "a$$b"`)
+	for name, why := range map[string]string{
+		"a$$b": "it contains $$", "é\n;": "it contains a line break", "pg_app": "PostgreSQL reserves it", "pg_catalog": "PostgreSQL reserves it",
+		"information_schema": "PostgreSQL reserves it", strings.Repeat("n", 64): "it has 64 bytes", "a\x00": "not valid UTF-8", "\xff": "not valid UTF-8",
+	} {
+		for what, f := range map[string]func(soniq.Config) error{
+			"Setup":       func(cfg soniq.Config) error { _, err := soniq.Setup(t.Context(), pool, cfg); return err },
+			"Check":       func(cfg soniq.Config) error { return soniq.Check(t.Context(), pool, cfg) },
+			"MigrateDown": func(cfg soniq.Config) error { _, err := soniq.MigrateDown(t.Context(), pool, cfg, "0002"); return err },
+			"Inspect":     func(cfg soniq.Config) error { _, err := soniq.Inspect(t.Context(), pool, cfg); return err },
+			"Optimize":    func(cfg soniq.Config) error { _, err := soniq.Optimize(t.Context(), pool, cfg); return err },
+		} {
+			if err := f(soniq.Config{Schema: name}); !errors.Is(err, soniq.ErrSchemaName) || !strings.Contains(err.Error(), why) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("%s of schema %q: %v", what, name, err)
+			}
+		}
 	}
 	if n := queryValue[int](t, pool, `select count(*)::int from pg_class where relname like 'soniq%'`); n != 0 {
 		t.Errorf("%d tables were made", n)
 	}
-	if _, err := soniq.Setup(t.Context(), openPool(t, url, `nowhere, pg_temp`)); err == nil || !strings.Contains(err.Error(), "no schema of the search_path exists") {
-		t.Errorf("a path to nowhere: %v", err)
+	// A path to nowhere is as good as any.
+	if got := setup(t, openPool(t, url, `nowhere, pg_temp`)).Applied; !slices.Equal(got, allMigrations) {
+		t.Errorf("under another search_path applied %q", got)
 	}
 }
 
@@ -527,7 +558,7 @@ func TestOptimize_pythonsDatabase_dropsItsTenAndNoMore(t *testing.T) {
 	t.Parallel()
 	python, ours := pythonPool(t), testdb.New(t)
 	setup(t, python)
-	dropped, err := soniq.Optimize(t.Context(), python)
+	dropped, err := soniq.Optimize(t.Context(), python, soniq.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -558,7 +589,7 @@ func TestOptimize_pythonsDatabase_dropsItsTenAndNoMore(t *testing.T) {
 		t.Errorf("it is not the same as an empty database now:\n%s", strings.Join(d, "\n"))
 	}
 	for _, pool := range []*pgxpool.Pool{python, ours} {
-		if again, err := soniq.Optimize(t.Context(), pool); err != nil || len(again) != 0 {
+		if again, err := soniq.Optimize(t.Context(), pool, soniq.Config{}); err != nil || len(again) != 0 {
 			t.Errorf("with nothing to drop: %q, %v", again, err)
 		}
 	}
@@ -580,7 +611,7 @@ func TestOptimize_duringALongTransaction_blocksNobodyElse(t *testing.T) {
 	var dropped []string
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		dropped, err = soniq.Optimize(ctx, pool)
+		dropped, err = soniq.Optimize(ctx, pool, soniq.Config{})
 		return err
 	})
 	await(t, pool, "Optimize waits for the transaction", `
@@ -610,11 +641,11 @@ func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
 	dropped := make([][]string, 2)
 	for i := range dropped {
 		g.Go(func() (err error) {
-			dropped[i], err = soniq.Optimize(ctx, pool)
+			dropped[i], err = soniq.Optimize(ctx, pool, soniq.Config{})
 			return err
 		})
 		g.Go(func() error {
-			_, err := soniq.Setup(ctx, pool)
+			_, err := soniq.Setup(ctx, pool, soniq.Config{})
 			return err
 		})
 	}
@@ -628,7 +659,7 @@ func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
 
 func TestOptimize_noSchema_saysSo(t *testing.T) {
 	t.Parallel()
-	if _, err := soniq.Optimize(t.Context(), emptyPool(t)); !soniq.IsMissing(err) {
+	if _, err := soniq.Optimize(t.Context(), emptyPool(t), soniq.Config{}); !soniq.IsMissing(err) {
 		t.Errorf("got %v, want an error for which IsMissing holds", err)
 	}
 	if soniq.IsMissing(nil) || soniq.IsMissing(pgx.ErrNoRows) {

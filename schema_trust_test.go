@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -41,7 +42,7 @@ func makeOld(t *testing.T, db db) {
 		);
 		create index idx_soniq_migrations_version on soniq_migrations (version)`)
 	exec(t, db, schema010)
-	for _, m := range allMigrations[:len(allMigrations)-1] {
+	for _, m := range allMigrations[:migrations010] {
 		version, name, _ := strings.Cut(m, "_")
 		exec(t, db, `insert into soniq_migrations (version, name) values ($1, $2)`, version, name)
 	}
@@ -137,7 +138,7 @@ func TestTrust_everyObject_keepsTheRules(t *testing.T) {
 			// What an administrator may have set for all that is made.
 			exec(t, pool, `alter default privileges grant execute on functions to public`)
 			exec(t, pool, `do $$ begin execute format('alter default privileges in schema %I grant execute on functions to public', current_schema()); end $$`)
-			setup(t, pool)
+			setup(t, pool, schema)
 
 			type function struct {
 				Key, Name, Kind string
@@ -260,36 +261,72 @@ from pg_depend d
 join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
 where o.oid >= 16384`
 
-// What Setup replaces it must find, and nothing else.
+// What Setup replaces it must find, and nothing else: in schema.sql and in each migration.
 func TestSchema_everyName_isWrittenWithItsSchema(t *testing.T) {
 	t.Parallel()
+	texts := map[string]string{"schema.sql": soniq.Schema}
+	for _, m := range soniq.Migrations() {
+		texts[m.String()+".up.sql"], texts[m.String()+".down.sql"] = m.Up, m.Down
+	}
+	for name, text := range texts {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			expectNamesWithSchema(t, text)
+		})
+	}
+	if n, m := strings.Count(soniq.Schema, "create or replace function"), len(soniq.FunctionKeys()); n != m {
+		t.Errorf("%d functions, of which %d are followed by their REVOKE", n, m)
+	}
+}
+
+func expectNamesWithSchema(t *testing.T, text string) {
+	t.Helper()
 	comment := regexp.MustCompile(`--[^\n]*`)
-	if found := regexp.MustCompile(`--.*public\.`).FindString(soniq.Schema); found != "" {
+	if found := regexp.MustCompile(`--.*public\.`).FindString(text); found != "" {
 		t.Errorf("a comment names the schema, and Setup leaves comments alone: %s", found)
 	}
-	code := comment.ReplaceAllString(soniq.Schema, "")
+	code := comment.ReplaceAllString(text, "")
 	literals := regexp.MustCompile(`'(?:[^']|'')*'`)
 	for _, literal := range literals.FindAllString(code, -1) {
-		if strings.Contains(literal[1:], "public.") && !regexp.MustCompile(`^'public\.\w+'$`).MatchString(literal) {
+		if strings.Contains(literal[1:], "public.") && !regexp.MustCompile(`^'public\.\w+(\([a-z, ]*\))?'$`).MatchString(literal) {
 			t.Errorf("literal %s", literal)
 		}
 	}
 	if rest := literals.ReplaceAllString(code, ""); strings.Contains(rest, "/*") || strings.Contains(rest, `"`) {
 		t.Error("Setup reads no other comments and no quoted names")
 	}
-	if n, m := strings.Count(code, "create or replace function"), len(soniq.FunctionKeys()); n != m {
-		t.Errorf("%d functions, of which %d are followed by their REVOKE", n, m)
+	made := regexp.MustCompile(`(?s)create or replace function public\.(\w+)\(.*?\$\$;\n(revoke all on function public\.(\w+)\([^)]*\) from public;)?`)
+	for _, f := range made.FindAllStringSubmatch(text, -1) {
+		if f[1] != f[3] {
+			t.Errorf("function %s is not followed by its REVOKE", f[1])
+		}
+	}
+	if n, m := strings.Count(code, "create or replace function"), len(made.FindAllString(text, -1)); n != m {
+		t.Errorf("%d functions, of which %d are written as the others are", n, m)
 	}
 	for _, found := range regexp.MustCompile(`(?i)\b(?:from|join|into|update|table|references|on|function|if exists|if not exists|perform|truncate) soniq_\w+`).FindAllString(code, -1) {
-		if !strings.HasSuffix(found, " soniq_new_rows") && !strings.HasSuffix(found, " soniq_old_rows") {
+		if !strings.HasSuffix(found, " soniq_new_rows") && !strings.HasSuffix(found, " soniq_old_rows") && !strings.HasPrefix(found, "if exists soniq_") {
 			t.Errorf("%s: without its schema", found)
 		}
 	}
-	moved := comment.ReplaceAllString(soniq.InSchema(`it's "x"`, soniq.Schema), "")
+	for _, found := range regexp.MustCompile(`(?:drop trigger|trigger) if exists soniq_\w+ on (\w+)`).FindAllString(code, -1) {
+		if !strings.HasSuffix(found, " public") {
+			t.Errorf("%s: without its schema", found)
+		}
+	}
+	if regexp.MustCompile(`drop (?:table|index|view|function|statistics) if exists soniq_`).MatchString(code) {
+		t.Error("something is dropped without its schema")
+	}
+	schema, err := pg.NewSchema(`it's "x"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := comment.ReplaceAllString(schema.SQL(text), "")
 	if rest := strings.ReplaceAll(moved, "from public;", ""); strings.Contains(rest, "public") {
 		t.Errorf("public is left in it: %.300s", rest[strings.Index(rest, "public"):])
 	}
 	back := strings.ReplaceAll(strings.ReplaceAll(moved, `'"it''s ""x""".`, "'public."), `"it's ""x""".`, "public.")
+	back = strings.ReplaceAll(back, `'it''s "x".soniq_`, "'soniq_")
 	if back != code {
 		t.Error("more than the schema's name was changed")
 	}

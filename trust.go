@@ -31,22 +31,24 @@ func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
 // before that, PUBLIC may create objects in the schema 'public'.
 //
 // It reads the catalog alone, in a transaction of its own, and any role may do so.
-func Inspect(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
-	findings, err := inspect(ctx, pool)
+//
+// Errors: an [*OtherSchemaError]; [ErrSchemaName]; else those of the database.
+func Inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]Finding, error) {
+	findings, err := inspect(ctx, pool, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("inspect schema: %w", err)
 	}
 	return findings, nil
 }
 
-func inspect(ctx context.Context, pool *pgxpool.Pool) (findings []Finding, err error) {
+func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Finding, err error) {
 	tx, err := pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return nil, err
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	home, err := findHome(ctx, tx)
+	home, err := findHome(ctx, tx, cfg)
 	if err != nil || home.owner == "" {
 		return nil, err
 	}
@@ -61,8 +63,8 @@ func inspect(ctx context.Context, pool *pgxpool.Pool) (findings []Finding, err e
 // WarnOfFindings logs each finding of [Inspect] as a warning, and so that it can't
 // look, which keeps nobody from working. Programs that stay call it when they
 // start.
-func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) {
-	findings, err := Inspect(ctx, pool)
+func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, cfg Config, logger *slog.Logger) {
+	findings, err := Inspect(ctx, pool, cfg)
 	if err != nil && ctx.Err() == nil {
 		logger.Warn("can't tell whether the database lets other roles in", "error", err)
 	}
@@ -89,13 +91,20 @@ type ForeignError struct {
 	Objects []ForeignObject
 	// User is the role that ran Setup.
 	User string
+	// After is the last migration that was applied before the objects were found; empty where nothing
+	// was changed.
+	After string
 }
 
 func (e *ForeignError) Error() string {
 	first := e.Objects[0]
-	text := fmt.Sprintf("%s belongs to role %q, which could run code as whoever uses Soniq's tables; nothing was changed: "+
-		"drop it or give it to role %q (alter ... owner to); if Soniq's tables are %[2]q's, run setup as %[2]q or grant that role to %[3]q",
-		first.Name, first.Owner, e.User)
+	changed := "nothing was changed"
+	if e.After != "" {
+		changed = "nothing was changed after " + e.After
+	}
+	text := fmt.Sprintf("%s belongs to role %q, which could run code as whoever uses Soniq's tables; %s: "+
+		"drop it or give it to role %q (alter ... owner to); if Soniq's tables are %[2]q's, run setup as %[2]q or grant that role to %[4]q",
+		first.Name, first.Owner, changed, e.User)
 	if n := len(e.Objects) - 1; n > 0 {
 		names := make([]string, 0, n)
 		for _, o := range e.Objects[1:] {
@@ -111,7 +120,7 @@ func (e *ForeignError) Error() string {
 }
 
 // A definition is what schema.sql says of a function. gone is of one that an older
-// release made, and that it drops.
+// migration made, and a later one drops.
 type definition struct {
 	body          string
 	definer, gone bool
@@ -123,17 +132,19 @@ var (
 	objectSQL   = regexp.MustCompile(`(?m)^create (?:unique )?(?:or replace )?(?:table|index|view|materialized view|sequence|type|statistics)(?: if not exists)? (?:public\.)?(\w+)`)
 )
 
-// functionsSQL are the statements that make and drop the functions, and nothing else.
-func functionsSQL() string {
-	return strings.Join(append(functionSQL.FindAllString(Schema, -1), dropSQL.FindAllString(Schema, -1)...), "\n")
-}
+// functionsSQL are the statements that make the functions, and nothing else.
+func functionsSQL() string { return strings.Join(functionSQL.FindAllString(Schema, -1), "\n") }
 
 // definitions are the functions of the schema, by name and types as in
-// 'soniq_begin_hunger(uuid,_text)', and their names alone.
+// 'soniq_begin_hunger(uuid,_text)', with those that older migrations made, and their
+// names alone.
 func (h *home) definitions() (byKey map[string]definition, names []string) {
 	byKey = map[string]definition{}
 	add := func(name, types string, d definition) {
-		byKey[name+"("+typeNames(types)+")"] = d
+		key := name + "(" + typeNames(types) + ")"
+		if _, ok := byKey[key]; !ok {
+			byKey[key] = d
+		}
 		if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -141,7 +152,10 @@ func (h *home) definitions() (byKey map[string]definition, names []string) {
 	for _, f := range functionSQL.FindAllStringSubmatch(Schema, -1) {
 		add(f[1], f[5], definition{body: h.sql(f[4]), definer: strings.Contains(f[3], "security definer")})
 	}
-	for _, f := range dropSQL.FindAllStringSubmatch(Schema, -1) {
+	for _, f := range functionSQL.FindAllStringSubmatch(allUp(), -1) {
+		add(f[1], f[5], definition{gone: true})
+	}
+	for _, f := range dropSQL.FindAllStringSubmatch(allUp(), -1) {
 		add(f[1], f[2], definition{gone: true})
 	}
 	return byKey, names
@@ -160,12 +174,14 @@ func typeNames(list string) string {
 	return strings.Join(types, ",")
 }
 
-// objectNames are those of all that the schema makes but for functions and
-// triggers.
+// objectNames are those of all that the schema and its migrations make but for
+// functions and triggers.
 func objectNames() []string {
-	names := []string{"soniq_migrations", "idx_soniq_migrations_version"}
-	for _, o := range objectSQL.FindAllStringSubmatch(Schema, -1) {
-		names = append(names, o[1])
+	names := []string{}
+	for _, o := range objectSQL.FindAllStringSubmatch(Schema+allUp(), -1) {
+		if !slices.Contains(names, o[1]) {
+			names = append(names, o[1])
+		}
 	}
 	return names
 }
@@ -353,7 +369,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	a := &audit{}
 	var name, owner string
 	var trusted bool
-	rows, _ := tx.Query(ctx, objectsSQL, h.schema, objects, role, names)
+	rows, _ := tx.Query(ctx, objectsSQL, h.name(), objects, role, names)
 	_, err := pgx.ForEachRow(rows, []any{&name, &owner, &trusted}, func() error {
 		a.objects = append(a.objects, name)
 		if !slices.Contains(a.owners, owner) {
@@ -367,7 +383,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read the owners of what is there: %w", err)
 	}
-	rows, _ = tx.Query(ctx, codeSQL, h.schema, objects, role)
+	rows, _ = tx.Query(ctx, codeSQL, h.name(), objects, role)
 	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
 		a.foreign = append(a.foreign, ForeignObject{name, owner})
 		return nil
@@ -381,7 +397,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		config    []string
 		public    bool
 	)
-	rows, _ = tx.Query(ctx, functionsAsTheyAreSQL, h.schema, names)
+	rows, _ = tx.Query(ctx, functionsAsTheyAreSQL, h.name(), names)
 	_, err = pgx.ForEachRow(rows, []any{&name, &key, &definer, &config, &body, &public}, func() error {
 		if want, ok := byKey[key]; ok {
 			a.functions = append(a.functions, audited{
@@ -394,7 +410,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read functions: %w", err)
 	}
-	rows, _ = tx.Query(ctx, strayTriggersSQL, h.schema, names, objects)
+	rows, _ = tx.Query(ctx, strayTriggersSQL, h.name(), names, objects)
 	var s strayTrigger
 	_, err = pgx.ForEachRow(rows, []any{&s.name, &s.table, &s.owner}, func() error {
 		a.stray = append(a.stray, s)
@@ -439,23 +455,15 @@ func (a *audit) needsMending() bool {
 	return a.count(isPublic)+a.count(isLoose)+a.count(isOther) > 0
 }
 
-// mended tells what is no longer so. An upgrade gives functions other bodies as
-// a matter of course: that is told only where there was none.
-func mended(before, after *audit, bodies bool) (lines []string) {
-	told := func(is func(audited) bool, format string) {
-		switch n := before.count(is) - after.count(is); {
-		case n == 1:
-			lines = append(lines, fmt.Sprintf(format, "1 function"))
-		case n > 1:
-			lines = append(lines, fmt.Sprintf(format, fmt.Sprintf("%d functions", n)))
-		}
+// mended tells for how many functions something is no longer so.
+func mended(before, after *audit, is func(audited) bool, format string) []string {
+	switch n := before.count(is) - after.count(is); {
+	case n == 1:
+		return []string{fmt.Sprintf(format, "1 function")}
+	case n > 1:
+		return []string{fmt.Sprintf(format, fmt.Sprintf("%d functions", n))}
 	}
-	told(isPublic, "revoked EXECUTE on %s from PUBLIC")
-	told(isLoose, "pinned the search_path of %s to pg_catalog")
-	if bodies {
-		told(isOther, "put back the body of %s")
-	}
-	return lines
+	return nil
 }
 
 // mendFunctions makes the functions anew, and locks no table for it: to check a
@@ -480,76 +488,12 @@ func (h *home) becomeOwner(ctx context.Context, tx pgx.Tx, a *audit) error {
 		return fmt.Errorf("become role %s, which owns what is there: %w", owner, err)
 	}
 	var create bool
-	if err := tx.QueryRow(ctx, `select has_schema_privilege($1, 'CREATE')`, h.schema).Scan(&create); err != nil {
+	if err := tx.QueryRow(ctx, `select has_schema_privilege($1, 'CREATE')`, h.name()).Scan(&create); err != nil {
 		return fmt.Errorf("read the rights of role %s: %w", owner, err)
 	}
 	if !create {
 		return fmt.Errorf("role %s owns what is there and may create nothing in schema %s: "+
 			"grant create on schema %[2]s to %[1]s, which can be revoked afterwards", owner, h.quoted())
-	}
-	return nil
-}
-
-// Who has the rights on the tables that go with a helper function: whoever
-// writes histories, and whoever reads dead letters. Those two were called by
-// statements of 0.1.0 as whoever ran them. The members of two predefined roles
-// have such rights without any entry.
-const helperRolesSQL = `
-with entry (tab, col, role, privilege) as (
-  select c.relname, null, a.grantee, a.privilege_type
-  from pg_class c
-  join pg_namespace n on n.oid = c.relnamespace
-  cross join lateral aclexplode(c.relacl) a
-  where n.nspname = $1
-    and c.relname in ('soniq_jobs', 'soniq_dead_letter_jobs')
-  union
-  select c.relname, t.attname, a.grantee, a.privilege_type
-  from pg_class c
-  join pg_namespace n on n.oid = c.relnamespace
-  join pg_attribute t on t.attrelid = c.oid
-  cross join lateral aclexplode(t.attacl) a
-  where n.nspname = $1
-    and c.relname in ('soniq_jobs', 'soniq_dead_letter_jobs')
-), holder (function, role) as (
-  select 'soniq_add_errors(jsonb, jsonb)', e.role
-  from entry e
-  where coalesce(e.col, 'errors') = 'errors'
-    and (e.tab, e.privilege) in (('soniq_jobs', 'UPDATE'), ('soniq_dead_letter_jobs', 'INSERT'))
-  union
-  select 'soniq_dead_letter_replays(uuid)', e.role
-  from entry e
-  where coalesce(e.col, 'resurrection_count') = 'resurrection_count'
-    and (e.tab, e.privilege) = ('soniq_dead_letter_jobs', 'SELECT')
-  union
-  select f.function, r.oid
-  from (values
-    ('soniq_add_errors(jsonb, jsonb)', 'pg_write_all_data'),
-    ('soniq_dead_letter_replays(uuid)', 'pg_read_all_data')
-  ) f (function, role)
-  join pg_roles r on r.rolname = f.role
-  where exists (select from pg_auth_members m where m.roleid = r.oid)
-)
-select h.function, quote_ident(r.rolname)
-from holder h
-join pg_roles r on r.oid = h.role
-join pg_namespace n on n.nspname = $1
-join pg_class c on c.relnamespace = n.oid and c.relname = 'soniq_jobs'
-where r.oid <> c.relowner
-order by 1, 2`
-
-// grantHelpers lets roles go on running the statements of 0.1.0.
-func grantHelpers(ctx context.Context, tx pgx.Tx, home *home) error {
-	rows, _ := tx.Query(ctx, helperRolesSQL, home.schema)
-	var grants []string
-	var function, role string
-	if _, err := pgx.ForEachRow(rows, []any{&function, &role}, func() error {
-		grants = append(grants, "grant execute on function "+home.quoted()+"."+function+" to "+role)
-		return nil
-	}); err != nil {
-		return fmt.Errorf("read who may use the helper functions: %w", err)
-	}
-	if _, err := tx.Exec(ctx, strings.Join(grants, ";\n")); err != nil {
-		return fmt.Errorf("grant the helper functions: %w", err)
 	}
 	return nil
 }

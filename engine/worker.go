@@ -178,9 +178,9 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	// Found out now: an outcome that can't be written for want of a column
 	// would be tried for ever.
-	err := soniq.Check(ctx, w.pool)
+	err := soniq.Check(ctx, w.pool, soniq.Config{})
 	if err == nil {
-		soniq.WarnOfFindings(ctx, w.pool, w.logger)
+		soniq.WarnOfFindings(ctx, w.pool, soniq.Config{}, w.logger)
 		err = w.register(ctx, w.pool, true)
 	}
 	if err != nil {

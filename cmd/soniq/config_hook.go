@@ -131,7 +131,7 @@ func (a *app) declare(d *hooks.Dispatcher, file *workerFile) error {
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.ctx, pool); err != nil {
+	if err := soniq.Check(a.ctx, pool, soniq.Config{}); err != nil {
 		return err
 	}
 	specs := make([]hooks.Spec, len(file.hooks))

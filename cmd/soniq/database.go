@@ -100,7 +100,7 @@ func (a *app) open() (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	if db.dev {
-		if _, err := soniq.Setup(a.ctx, pool); err != nil {
+		if _, err := soniq.Setup(a.ctx, pool, soniq.Config{}); err != nil {
 			return nil, fmt.Errorf("set up the private database: %w", err)
 		}
 	}

@@ -39,10 +39,10 @@ func (c *hooksRunCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.ctx, pool); err != nil {
+	if err := soniq.Check(a.ctx, pool, soniq.Config{}); err != nil {
 		return err
 	}
-	soniq.WarnOfFindings(a.ctx, pool, a.log)
+	soniq.WarnOfFindings(a.ctx, pool, soniq.Config{}, a.log)
 	listen := pool.Config().ConnConfig
 	if c.ListenURL != "" {
 		if listen, err = listenConfig(c.ListenURL); err != nil {

@@ -19,13 +19,13 @@ func (c *setupCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	result, err := soniq.Setup(a.ctx, pool)
+	result, err := soniq.Setup(a.ctx, pool, soniq.Config{})
 	if err != nil {
 		return err
 	}
 	dropped := []string{}
 	if c.Optimize {
-		names, err := soniq.Optimize(a.ctx, pool)
+		names, err := soniq.Optimize(a.ctx, pool, soniq.Config{})
 		if err != nil {
 			return err
 		}

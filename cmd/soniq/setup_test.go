@@ -43,7 +43,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 				}
 			}
 			sh := newShell(t, url)
-			if r := sh.run("hooks", "run"); r.code != exitFailed || !strings.Contains(r.err, "0161_soniq_go_trust; run 'soniq setup'") || !strings.Contains(r.err, "ANY ROLE THAT MAY LOG IN") {
+			if r := sh.run("hooks", "run"); r.code != exitFailed || !strings.Contains(r.err, "it lacks 0161_soniq_go_trust, ") || !strings.Contains(r.err, "ANY ROLE THAT MAY LOG IN") {
 				t.Errorf("before it, 'hooks run' says %d: %s", r.code, r.err)
 			}
 			const remedy = "revoke create on schema public from public"

@@ -42,7 +42,7 @@ func (s Soniq) Name() string {
 
 // Setup implements [System].
 func (Soniq) Setup(ctx context.Context, pool *pgxpool.Pool) error {
-	_, err := soniq.Setup(ctx, pool)
+	_, err := soniq.Setup(ctx, pool, soniq.Config{})
 	return err
 }
 

@@ -300,7 +300,7 @@ func TestLocks_bothTakeTurns(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		if _, err := soniq.Setup(ctx, pool); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := soniq.Setup(ctx, pool, soniq.Config{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Setup while Python migrates: %v", err)
 		}
 		giveBack(migrations)

@@ -20,7 +20,7 @@ func TestSetup_eitherOrder_bothWork(t *testing.T) {
 	eachRelease(t, func(t *testing.T, py *python) {
 		ours := func(t *testing.T, pool *pgxpool.Pool) []string {
 			t.Helper()
-			result, err := soniq.Setup(t.Context(), pool)
+			result, err := soniq.Setup(t.Context(), pool, soniq.Config{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +89,7 @@ func TestSetup_bothAtOnce_oursSucceeds(t *testing.T) {
 			var g errgroup.Group
 			for range 2 {
 				g.Go(func() error {
-					_, err := soniq.Setup(ctx, pool)
+					_, err := soniq.Setup(ctx, pool, soniq.Config{})
 					return err
 				})
 			}
@@ -103,7 +103,7 @@ func TestSetup_bothAtOnce_oursSucceeds(t *testing.T) {
 				t.Logf("Python's failed, as two of Python's may: %v", theirs)
 				eval[int](t, c, `await app._run_migrations(version_filter="000")`, nil)
 			}
-			if err := soniq.Check(ctx, pool); err != nil {
+			if err := soniq.Check(ctx, pool, soniq.Config{}); err != nil {
 				t.Error(err)
 			}
 			if got := column[string](t, pool, `select version from soniq_migrations where version < '0100' order by version`); !slices.Equal(got, []string{"0001", "0002", "0003", "0004", "0005"}) {

@@ -206,7 +206,7 @@ func setUp(ctx context.Context, dsn string) error {
 		return err
 	}
 	defer pool.Close()
-	_, err = soniq.Setup(ctx, pool)
+	_, err = soniq.Setup(ctx, pool, soniq.Config{})
 	return err
 }
 

@@ -1,0 +1,179 @@
+package soniq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pause"
+)
+
+// migrationsLock is the session advisory lock that Python Soniq takes for its
+// migrations: blake2b-64 of 'soniq.leadership.v1/soniq.migrations' as a signed
+// big-endian integer.
+const migrationsLock int64 = -3170183739012905038
+
+// withMigrationLock runs do on one connection under the migration lock.
+func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, cfg Config, do func(*pgx.Conn) error) error {
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) (err error) {
+		conn := c.Conn()
+		if err := lockMigrations(ctx, conn, cfg); err != nil {
+			return fmt.Errorf("take migration lock: %w", err)
+		}
+		defer func() {
+			// ctx may be over; a session that still holds the lock must not
+			// go back to the pool.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+			if _, unlockErr := conn.Exec(ctx, `select pg_catalog.pg_advisory_unlock($1::pg_catalog.int8)`, migrationsLock); unlockErr != nil {
+				err = errors.Join(err, fmt.Errorf("release migration lock: %w", unlockErr), conn.Close(ctx))
+			}
+		}()
+		return do(conn)
+	})
+}
+
+// lockMigrations takes the lock by trying. A wait inside pg_advisory_lock would
+// end by the role's lock_timeout or statement_timeout, which are meant for
+// quick statements, and not by ctx; and it would hold back vacuum meanwhile.
+func lockMigrations(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	const interval = 20 * time.Millisecond
+	// A wait that is longer is told of, and again after each of these.
+	const long = 2 * time.Second
+	begun := time.Now()
+	for told := begun; ; {
+		var locked bool
+		if err := conn.QueryRow(ctx, `select pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked); err != nil {
+			return err
+		}
+		if locked {
+			return nil
+		}
+		if cfg.OnProgress != nil && time.Since(told) > long {
+			told = time.Now()
+			rows, _ := conn.Query(ctx, migrationLockHoldersSQL, migrationsLock)
+			holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
+			if err != nil {
+				return err
+			}
+			cfg.progress("waiting %s for the migration lock%s", seconds(time.Since(begun)), heldBy(holders))
+		}
+		if err := pause.For(ctx, interval); err != nil {
+			return err
+		}
+	}
+}
+
+// blocker is a session that holds a lock. What its own role alone may know is NULL.
+type blocker struct {
+	PID         *int32
+	Application *string
+	State       *string
+	// Open is for how many seconds its transaction has been open.
+	Open *float64
+}
+
+// $1 the key. A key of 64 bits stands in two columns.
+const migrationLockHoldersSQL = `
+select a.pid, a.application_name, a.state, null::pg_catalog.float8
+from pg_catalog.pg_locks l
+join pg_catalog.pg_stat_activity a on a.pid operator(pg_catalog.=) l.pid
+where l.locktype operator(pg_catalog.=) 'advisory'
+  and l.granted
+  and l.database operator(pg_catalog.=) (select d.oid from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())
+  and l.objsubid operator(pg_catalog.=) 1
+  and (l.classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) l.objid::pg_catalog.int8 operator(pg_catalog.=) $1`
+
+// $1 the tables and indexes, $2 whether those are in the way who only read. Prepared transactions have
+// no process.
+const blockersSQL = `
+with wanted (id) as (
+  select to_regclass(n)::oid
+  from unnest($1::text[]) n
+  union
+  select i.indrelid
+  from unnest($1::text[]) n
+  join pg_index i on i.indexrelid = to_regclass(n)
+)
+select distinct on (l.virtualtransaction) l.pid, a.application_name, a.state, extract(epoch from clock_timestamp() - a.xact_start)::float8
+from pg_locks l
+left join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'relation'
+  and l.granted
+  and l.relation in (select id from wanted)
+  and l.database = (select d.oid from pg_database d where d.datname = current_database())
+  and l.pid is distinct from pg_backend_pid()
+  and ($2 or l.mode not in ('AccessShareLock', 'RowShareLock'))
+order by l.virtualtransaction`
+
+// tellBlockers tells who holds a lock that the last statement has waited for. The transaction is over: it
+// sees who is still there.
+func (r *runner) tellBlockers(ctx context.Context, h *home, what string, waited time.Duration) error {
+	if r.cfg.OnProgress == nil || h == nil {
+		return nil
+	}
+	var tables []string
+	for _, name := range namedSQL.FindAllString(bodySQL.ReplaceAllString(r.statement, ""), -1) {
+		tables = append(tables, h.sql(name))
+	}
+	// Others than CREATE INDEX and CREATE TRIGGER let nobody read meanwhile.
+	readers := !strings.HasPrefix(r.statement, "create ")
+	var blockers []blocker
+	err := pgx.BeginTxFunc(ctx, r.conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, pinPathSQL); err != nil {
+			return err
+		}
+		rows, _ := tx.Query(ctx, blockersSQL, tables, readers)
+		var err error
+		blockers, err = pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look who holds a lock: %w", err)
+	}
+	if what == "" {
+		what = "the migration"
+	}
+	r.cfg.progress("%s has waited %s for a lock (%s)%s; it tries again", what, seconds(waited), firstLine(r.statement), heldBy(blockers))
+	return nil
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// heldBy is the end of a line.
+func heldBy(holders []blocker) string {
+	const most = 3
+	var list []string
+	for _, b := range holders[:min(len(holders), most)] {
+		list = append(list, b.String())
+	}
+	if n := len(holders) - most; n > 0 {
+		list = append(list, fmt.Sprintf("%d more", n))
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	return ", held by " + strings.Join(list, ", ")
+}
+
+func (b blocker) String() string {
+	if b.PID == nil {
+		return "a prepared transaction (see pg_prepared_xacts)"
+	}
+	text := fmt.Sprintf("process %d", *b.PID)
+	if b.Application != nil && *b.Application != "" {
+		text += fmt.Sprintf(" (%q)", *b.Application)
+	}
+	if b.State != nil {
+		text += ", " + *b.State
+	}
+	if b.Open != nil {
+		text += fmt.Sprintf(", whose transaction has been open for %.0f s", *b.Open)
+	}
+	return text
+}

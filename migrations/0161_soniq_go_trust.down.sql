@@ -1,0 +1,2 @@
+-- Nothing is undone: no function may become executable by every role again. 0.1.0 works
+-- with the functions as they are.

@@ -1,0 +1,1 @@
+drop index if exists public.idx_soniq_dead_letter_audit_raw;

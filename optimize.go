@@ -1,0 +1,116 @@
+package soniq
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pause"
+)
+
+// redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
+// neither program gains from once idx_soniq_jobs_claim and
+// idx_soniq_jobs_processing exist, and those on soniq_dead_letter_jobs that are
+// the beginning of another one. The two unique arbiters and expires_at are not
+// among them. That of worker_id serves the foreign key, which goes first.
+var redundantIndexes = []string{
+	"idx_soniq_jobs_worker_id",
+	"idx_soniq_jobs_status_priority",
+	"idx_soniq_jobs_queue_status",
+	"idx_soniq_jobs_queue_status_priority",
+	"idx_soniq_jobs_scheduled_at",
+	"idx_soniq_jobs_args_hash",
+	"idx_soniq_dead_letter_jobs_job_name",
+	"idx_soniq_dead_letter_jobs_queue",
+	"idx_soniq_dead_letter_jobs_reason",
+}
+
+const indexExistsSQL = `
+select exists (
+  select from pg_catalog.pg_index i
+  join pg_catalog.pg_class c on c.oid = i.indexrelid
+  where i.indrelid in ('public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid, 'public.soniq_dead_letter_jobs'::pg_catalog.regclass::pg_catalog.oid)
+    and c.relname = $1
+)`
+
+// workerKey is the foreign key of Python Soniq from a job to its worker. It
+// makes each claim lock the worker's row once more for each job.
+const workerKey = "soniq_jobs_worker_id_fkey"
+
+const workerKeyExistsSQL = `
+select exists (
+  select from pg_catalog.pg_constraint
+  where conrelid = 'public.soniq_jobs'::pg_catalog.regclass::pg_catalog.oid
+    and conname = $1
+)`
+
+// Whoever waits for a lock on the table holds up all who come after it: so it
+// waits no longer than a busy table takes between two statements.
+const dropWorkerKeySQL = `
+set local lock_timeout = '50ms';
+alter table public.soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
+
+// Optimize drops, by name, the indexes on soniq_jobs and soniq_dead_letter_jobs,
+// and the foreign key from a job to its worker, that Python Soniq made and that
+// only slow both programs down: with all of its nine indexes on soniq_jobs a claim
+// costs four times as much. It returns the names of what it dropped, none on a
+// database that [Setup] made. Workers go on meanwhile: the indexes are dropped
+// CONCURRENTLY, and the key in a moment in which nobody else is at the table, which
+// is waited for as long as ctx allows.
+//
+// Errors: one that [IsMissing] knows where there are no tables; an
+// [*OtherSchemaError]; [ErrSchemaName]; else those of the database. What was dropped
+// before it is returned too.
+func Optimize(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]string, error) {
+	var dropped []string
+	err := withMigrationLock(ctx, pool, cfg, func(conn *pgx.Conn) error {
+		home, err := locate(ctx, conn, cfg)
+		if err != nil {
+			return err
+		}
+		if had, err := dropWorkerKey(ctx, conn, home); err != nil {
+			return fmt.Errorf("drop foreign key %s: %w", workerKey, err)
+		} else if had {
+			dropped = append(dropped, workerKey)
+		}
+		for _, name := range redundantIndexes {
+			var exists bool
+			if err := conn.QueryRow(ctx, home.sql(indexExistsSQL), name).Scan(&exists); err != nil {
+				return fmt.Errorf("look up index %s: %w", name, err)
+			}
+			if !exists {
+				continue
+			}
+			if _, err := conn.Exec(ctx, home.sql("drop index concurrently if exists public."+name)); err != nil {
+				return fmt.Errorf("drop index %s: %w", name, err)
+			}
+			dropped = append(dropped, name)
+		}
+		return nil
+	})
+	if err != nil {
+		return dropped, fmt.Errorf("optimize schema: %w", err)
+	}
+	return dropped, nil
+}
+
+// dropWorkerKey reports whether the key was there.
+func dropWorkerKey(ctx context.Context, conn *pgx.Conn, home *home) (had bool, err error) {
+	if err := conn.QueryRow(ctx, home.sql(workerKeyExistsSQL), workerKey).Scan(&had); err != nil || !had {
+		return false, err
+	}
+	for {
+		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, home.sql(dropWorkerKeySQL))
+			return err
+		})
+		if !isCode(err, lockNotAvailable) {
+			return err == nil, err
+		}
+		if err := pause.For(ctx, lockPause); err != nil {
+			return false, err
+		}
+	}
+}
