@@ -18,7 +18,7 @@ import (
 
 func cancelJob(t *testing.T, c *engine.Client, id uuid.UUID) engine.JobStatus {
 	t.Helper()
-	status, err := c.Cancel(t.Context(), id)
+	status, err := c.CancelJob(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +75,11 @@ func TestCancel_whatHasEnded_isRefused(t *testing.T) {
 	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := client.Cancel(t.Context(), done)
+	_, err := client.CancelJob(t.Context(), done)
 	wantRefused(t, "done", err, engine.StatusDone)
-	_, err = client.Cancel(t.Context(), dead)
+	_, err = client.CancelJob(t.Context(), dead)
 	wantRefused(t, "dead", err, engine.StatusDeadLetter)
-	if _, err := client.Cancel(t.Context(), uuid.New()); !errors.Is(err, engine.ErrJobNotFound) {
+	if _, err := client.CancelJob(t.Context(), uuid.New()); !errors.Is(err, engine.ErrJobNotFound) {
 		t.Errorf("missing: %v", err)
 	}
 }
@@ -276,7 +276,7 @@ func TestCancel_racesCompletion_eachJobEndsOnce(t *testing.T) {
 	}
 	for range jobs {
 		job := receive(t, "a job", running)
-		_, err := client.Cancel(t.Context(), job.ID)
+		_, err := client.CancelJob(t.Context(), job.ID)
 		if refused := (*engine.RefusedError)(nil); err != nil && !errors.As(err, &refused) {
 			t.Fatal(err)
 		}
@@ -316,7 +316,7 @@ func TestCancel_runningReplay_itsDeadLetterIsDeadAgain(t *testing.T) {
 		t.Errorf("the dead letter is %s, %v", letter.State, err)
 	}
 	// It must not run beside the next replay.
-	wantRefused(t, "retry of a cancelled replay", client.Retry(t.Context(), replay), engine.StatusCancelled)
+	wantRefused(t, "retry of a cancelled replay", client.RetryJob(t.Context(), replay), engine.StatusCancelled)
 }
 
 // A handler that hangs may hold all there is of the pool.

@@ -5,16 +5,16 @@ import (
 	"fmt"
 )
 
-// Check reports what [Client.Enqueue] would find wrong without asking the
+// CheckJob reports what [Client.Enqueue] would find wrong without asking the
 // database, as an [*ArgumentError]: whoever enqueues many jobs at once can name
 // every mistake before the first insert.
-func (c *Client) Check(name string, args any, opts ...EnqueueOption) error {
+func (c *Client) CheckJob(name string, args any, opts ...EnqueueOption) error {
 	_, err := c.prepare(name, args, opts)
 	return err
 }
 
-// Service tells who could run a job just now; see [Client.Service].
-type Service struct {
+// Availability says which live workers could run a job now.
+type Availability struct {
 	// Queue is whether a live worker serves the job's queue.
 	Queue bool
 	// Handler is whether one of those has a handler for the job's name. Which
@@ -24,7 +24,7 @@ type Service struct {
 	Paused bool
 }
 
-const serviceSQL = `
+const availabilitySQL = `
 select
   count(*) > 0,
   coalesce(bool_or(
@@ -42,13 +42,13 @@ where w.status = 'active'
   and w.last_heartbeat > now() - case when w.version like 'go/%' then $3::interval else $4::interval end
   and (coalesce(cardinality(w.queues), 0) = 0 or $1 = any(w.queues))`
 
-// Service looks for live workers that could run a job of this queue and name,
+// Availability looks for live workers that could run a job of this queue and name,
 // and whether the queue is paused.
-func (c *Client) Service(ctx context.Context, queue, name string) (Service, error) {
-	var s Service
-	err := c.pool.QueryRow(ctx, serviceSQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&s.Queue, &s.Handler, &s.Paused)
+func (c *Client) Availability(ctx context.Context, queue, name string) (Availability, error) {
+	var a Availability
+	err := c.pool.QueryRow(ctx, availabilitySQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&a.Queue, &a.Handler, &a.Paused)
 	if err != nil {
-		return Service{}, fmt.Errorf("look for workers: %w", err)
+		return Availability{}, fmt.Errorf("look for workers: %w", err)
 	}
-	return s, nil
+	return a, nil
 }

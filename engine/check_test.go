@@ -12,14 +12,14 @@ func TestClient_check_namesMistakesAndInsertsNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	c := newClient(t, pool)
-	if err := c.Check("n", map[string]int{"a": 1}, engine.Queue("q"), engine.Unique()); err != nil {
+	if err := c.CheckJob("n", map[string]int{"a": 1}, engine.Queue("q"), engine.Unique()); err != nil {
 		t.Error(err)
 	}
 	var wrong *engine.ArgumentError
-	if err := c.Check("n", []int{1}); !errors.As(err, &wrong) || wrong.Field != "args" {
+	if err := c.CheckJob("n", []int{1}); !errors.As(err, &wrong) || wrong.Field != "args" {
 		t.Errorf("an array: %v", err)
 	}
-	if err := c.Check("n", nil, engine.MaxAttempts(0)); !errors.As(err, &wrong) || wrong.Field != "max attempts" {
+	if err := c.CheckJob("n", nil, engine.MaxAttempts(0)); !errors.As(err, &wrong) || wrong.Field != "max attempts" {
 		t.Errorf("no attempts: %v", err)
 	}
 	if n := countJobs(t, pool); n != 0 {
@@ -31,13 +31,13 @@ func TestClient_service_countsLiveWorkersOfTheQueue(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	c := newClient(t, pool)
-	want := func(what, queue, name string, want engine.Service) {
+	want := func(what, queue, name string, want engine.Availability) {
 		t.Helper()
-		if got, err := c.Service(t.Context(), queue, name); err != nil || got != want {
+		if got, err := c.Availability(t.Context(), queue, name); err != nil || got != want {
 			t.Errorf("%s: %+v, %v, want %+v", what, got, err, want)
 		}
 	}
-	want("no worker", "q", "n", engine.Service{})
+	want("no worker", "q", "n", engine.Availability{})
 	for _, sql := range []string{
 		`insert into soniq_workers (id, hostname, pid, queues, version, status, last_heartbeat) values
 		  ('00000000-0000-0000-0000-000000000001', 'live', 1, '{q}', 'go/1', 'active', now()),
@@ -51,9 +51,9 @@ func TestClient_service_countsLiveWorkersOfTheQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want("served and handled", "q", "n", engine.Service{Queue: true, Handler: true})
-	want("served, not handled", "q", "other", engine.Service{Queue: true})
-	want("a silent worker", "silent", "n", engine.Service{})
-	want("a stopped worker", "stopped", "n", engine.Service{})
-	want("a Python worker", "py", "anything", engine.Service{Queue: true, Handler: true})
+	want("served and handled", "q", "n", engine.Availability{Queue: true, Handler: true})
+	want("served, not handled", "q", "other", engine.Availability{Queue: true})
+	want("a silent worker", "silent", "n", engine.Availability{})
+	want("a stopped worker", "stopped", "n", engine.Availability{})
+	want("a Python worker", "py", "anything", engine.Availability{Queue: true, Handler: true})
 }

@@ -54,7 +54,7 @@ where id = $1
   and status in ('queued', 'processing')
 returning status`
 
-// Cancel cancels a job. A queued one never runs: the status returned is
+// CancelJob cancels a job. A queued one never runs: the status returned is
 // [StatusCancelled], which it is for a job that was cancelled before, too. For
 // a running one it is [StatusProcessing]: its worker has been asked to cancel
 // the context of the handler, with [ErrCancelled] as the cause, and the job
@@ -65,7 +65,7 @@ returning status`
 //
 // A cancelled job's row is kept for a day. The error is [ErrJobNotFound], or a
 // [*RefusedError] for a job that is done or dead.
-func (c *Client) Cancel(ctx context.Context, id uuid.UUID) (JobStatus, error) {
+func (c *Client) CancelJob(ctx context.Context, id uuid.UUID) (JobStatus, error) {
 	var status JobStatus
 	err := c.change(ctx, "cancel", func() (done bool, err error) {
 		err = c.pool.QueryRow(ctx, cancelSQL, id, cancelledTTL).Scan(&status)
@@ -105,7 +105,7 @@ set status = 'queued',
 where id = $1
   and (status = 'queued' or status = 'cancelled' and replay_of is null)`
 
-// Retry makes a job due now: one that is queued for later, be it scheduled,
+// RetryJob makes a job due now: one that is queued for later, be it scheduled,
 // retried or snoozed, keeps its attempts; a cancelled one is queued again as
 // if it were new, with all its attempts before it. For a job that is due
 // already it changes nothing.
@@ -113,7 +113,7 @@ where id = $1
 // The error is [ErrJobNotFound]; a [*DuplicateError]; or a [*RefusedError] for
 // a job that is running, done or dead, and for a cancelled replay, whose dead
 // letter can be replayed again.
-func (c *Client) Retry(ctx context.Context, id uuid.UUID) error {
+func (c *Client) RetryJob(ctx context.Context, id uuid.UUID) error {
 	err := c.change(ctx, "retry", func() (bool, error) {
 		tag, err := c.pool.Exec(ctx, retrySQL, id)
 		return tag.RowsAffected() > 0, err
@@ -162,10 +162,10 @@ delete from public.soniq_jobs
 where id = $1
   and status <> 'processing'`
 
-// Delete deletes a job that is queued, done or cancelled, and its result. The
+// DeleteJob deletes a job that is queued, done or cancelled, and its result. The
 // error is [ErrJobNotFound], or a [*RefusedError] for a job that is running,
 // which must be cancelled first, or dead.
-func (c *Client) Delete(ctx context.Context, id uuid.UUID) error {
+func (c *Client) DeleteJob(ctx context.Context, id uuid.UUID) error {
 	return c.change(ctx, "delete", func() (bool, error) {
 		tag, err := c.pool.Exec(ctx, deleteSQL, id)
 		return tag.RowsAffected() > 0, err

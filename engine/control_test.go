@@ -27,15 +27,15 @@ func TestRetry_scheduledAndCancelledJobs_runNow(t *testing.T) {
 	exec(t, pool, `update soniq_jobs set attempts = 2, last_error = 'boom' where id = $1`, cancelled)
 	cancelJob(t, client, cancelled)
 	for id, want := range map[uuid.UUID]int{scheduled: 3, cancelled: 1} {
-		if err := client.Retry(t.Context(), id); err != nil {
+		if err := client.RetryJob(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		if o := w.waitForJob(t, id); o[0].Job.Attempts != want || o[0].Kind != engine.OutcomeDone {
 			t.Errorf("attempt %d, %s; want attempt %d", o[0].Job.Attempts, o[0].Kind, want)
 		}
-		wantRefused(t, "retry of a done job", client.Retry(t.Context(), id), engine.StatusDone)
+		wantRefused(t, "retry of a done job", client.RetryJob(t.Context(), id), engine.StatusDone)
 	}
-	if err := client.Retry(t.Context(), uuid.New()); !errors.Is(err, engine.ErrJobNotFound) {
+	if err := client.RetryJob(t.Context(), uuid.New()); !errors.Is(err, engine.ErrJobNotFound) {
 		t.Errorf("missing: %v", err)
 	}
 }
@@ -46,7 +46,7 @@ func TestRetry_dueJob_keepsItsPlace(t *testing.T) {
 	client := newClient(t, pool)
 	due := time.Now().Add(-time.Hour).Truncate(time.Second)
 	id := enqueue(t, client, "n", nil, engine.At(due))
-	if err := client.Retry(t.Context(), id); err != nil {
+	if err := client.RetryJob(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	if job := getJob(t, client, id); !job.ScheduledAt.Equal(due) {
@@ -63,7 +63,7 @@ func TestRetry_cancelledJobWhoseTwinIsQueued_namesIt(t *testing.T) {
 		cancelJob(t, client, first)
 		second := enqueue(t, client, "n", nil, option)
 		var duplicate *engine.DuplicateError
-		if err := client.Retry(t.Context(), first); !errors.As(err, &duplicate) || duplicate.ID != second {
+		if err := client.RetryJob(t.Context(), first); !errors.As(err, &duplicate) || duplicate.ID != second {
 			t.Errorf("%s: %v, want the duplicate %s", name, err, second)
 		}
 		if job := getJob(t, client, first); job.Status != engine.StatusCancelled {
@@ -79,22 +79,22 @@ func TestDelete_anythingButARunningJob(t *testing.T) {
 	for _, status := range []engine.JobStatus{engine.StatusQueued, engine.StatusDone, engine.StatusCancelled} {
 		id := enqueue(t, client, "n", nil)
 		exec(t, pool, `update soniq_jobs set status = $2 where id = $1`, id, status)
-		if err := client.Delete(t.Context(), id); err != nil {
+		if err := client.DeleteJob(t.Context(), id); err != nil {
 			t.Errorf("%s: %v", status, err)
 		}
-		if err := client.Delete(t.Context(), id); !errors.Is(err, engine.ErrJobNotFound) {
+		if err := client.DeleteJob(t.Context(), id); !errors.Is(err, engine.ErrJobNotFound) {
 			t.Errorf("%s, again: %v", status, err)
 		}
 	}
 	id := enqueue(t, client, "n", nil)
 	exec(t, pool, `update soniq_jobs set status = 'processing' where id = $1`, id)
-	wantRefused(t, "running", client.Delete(t.Context(), id), engine.StatusProcessing)
+	wantRefused(t, "running", client.DeleteJob(t.Context(), id), engine.StatusProcessing)
 	getJob(t, client, id)
 	dead := enqueue(t, client, "n", nil)
 	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
-	wantRefused(t, "dead", client.Delete(t.Context(), dead), engine.StatusDeadLetter)
+	wantRefused(t, "dead", client.DeleteJob(t.Context(), dead), engine.StatusDeadLetter)
 }
 
 func TestList_filters_newestFirst(t *testing.T) {
@@ -122,7 +122,7 @@ func TestList_filters_newestFirst(t *testing.T) {
 		"no match":  {engine.JobFilter{Names: []string{"c"}}, nil},
 		"two names": {engine.JobFilter{Names: []string{"a", "b"}, Limit: 3}, []int{3, 2, 1}},
 	} {
-		jobs, err := client.List(t.Context(), c.filter)
+		jobs, err := client.ListJobs(t.Context(), c.filter)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +140,7 @@ func TestList_filters_newestFirst(t *testing.T) {
 		"limit":        {Limit: -1},
 	} {
 		var mistake *engine.ArgumentError
-		if _, err := client.List(t.Context(), filter); !errors.As(err, &mistake) {
+		if _, err := client.ListJobs(t.Context(), filter); !errors.As(err, &mistake) {
 			t.Errorf("%s: %v, want an ArgumentError", name, err)
 		}
 	}
@@ -166,9 +166,9 @@ func TestPause_stopsClaimsFleetWide_resumeWakes(t *testing.T) {
 			t.Fatalf("changed %t, %v; want %t", changed, err, want)
 		}
 	}
-	pause(client.Resume, false)
-	pause(client.Pause, true)
-	pause(client.Pause, false)
+	pause(client.ResumeQueue, false)
+	pause(client.PauseQueue, true)
+	pause(client.PauseQueue, false)
 	held := enqueue(t, client, "quick", nil)
 	// The workers look again and again: jobs of another queue overtake the
 	// held one.
@@ -190,7 +190,7 @@ func TestPause_stopsClaimsFleetWide_resumeWakes(t *testing.T) {
 		queues[i].PausedAt == nil || queues[i].PausedBy == "" || queues[i].Due != 1 {
 		t.Errorf("queues: %+v", queues)
 	}
-	pause(client.Resume, true)
+	pause(client.ResumeQueue, true)
 	waitUntil(t, pool, "the held job", `select status = 'done' from soniq_jobs where id = $1`, held)
 	for _, w := range workers {
 		w.cancel()
@@ -210,7 +210,7 @@ func TestPause_unknownJobs_areNotBuried(t *testing.T) {
 	addWorker(t, pool, &version, []string{"default"}, 0, time.Hour)
 	client := newClient(t, pool)
 	id := enqueue(t, client, "unknown", nil, engine.At(time.Now().Add(-time.Hour)))
-	if _, err := client.Pause(t.Context(), "default"); err != nil {
+	if _, err := client.PauseQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.BuryUnknown(t.Context()); err != nil {
@@ -219,7 +219,7 @@ func TestPause_unknownJobs_areNotBuried(t *testing.T) {
 	if job := getJob(t, client, id); job.Status != engine.StatusQueued {
 		t.Errorf("while its queue is paused: %s", job.Status)
 	}
-	if _, err := client.Resume(t.Context(), "default"); err != nil {
+	if _, err := client.ResumeQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.BuryUnknown(t.Context()); err != nil {
@@ -236,19 +236,19 @@ func TestQueues_pausedQueueWithoutJobs_isListed(t *testing.T) {
 	if queues, err := client.Queues(t.Context()); err != nil || queues == nil || len(queues) > 0 {
 		t.Errorf("none: %v, %v", queues, err)
 	}
-	if _, err := client.Pause(t.Context(), "mail"); err != nil {
+	if _, err := client.PauseQueue(t.Context(), "mail"); err != nil {
 		t.Fatal(err)
 	}
 	queues, err := client.Queues(t.Context())
 	if err != nil || len(queues) != 1 || queues[0].Queue != "mail" || queues[0].PausedAt == nil {
 		t.Errorf("queues: %+v, %v", queues, err)
 	}
-	service, err := client.Service(t.Context(), "mail", "n")
+	service, err := client.Availability(t.Context(), "mail", "n")
 	if err != nil || !service.Paused {
 		t.Errorf("service: %+v, %v", service, err)
 	}
 	var mistake *engine.ArgumentError
-	if _, err := client.Pause(t.Context(), ""); !errors.As(err, &mistake) {
+	if _, err := client.PauseQueue(t.Context(), ""); !errors.As(err, &mistake) {
 		t.Errorf("no name: %v", err)
 	}
 }

@@ -17,7 +17,7 @@ var ErrJobTimeout = errors.New("job timed out")
 var ErrShutdown = errors.New("worker is shutting down")
 
 // ErrCancelled is the [context.Cause] of a handler's context once someone has
-// cancelled the job (see [Client.Cancel]). Unless the handler succeeds all the
+// cancelled the job (see [Client.CancelJob]). Unless the handler succeeds all the
 // same, the job ends as cancelled.
 var ErrCancelled = errors.New("cancelled by request")
 

@@ -45,7 +45,7 @@ func ExampleClassifyBy() {
 	}, engine.ClassifyBy(deadletter.HTTP(), deadletter.Postgres()))
 
 	for _, order := range []int{17, 18} {
-		outcome, err := reg.Try(context.Background(), "orders.ship", ship{order}, 1, 0)
+		outcome, err := reg.DryRun(context.Background(), "orders.ship", ship{order}, 1, 0)
 		if err != nil {
 			panic(err)
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // A queue is paused while a job is looked at and cancelled.
-func ExampleClient_Pause() {
+func ExampleClient_PauseQueue() {
 	ctx := context.Background()
 	pool, done := testdb.ForExample() // in your program: pgxpool.New(ctx, url)
 	defer done()
@@ -32,7 +32,7 @@ func pauseAndCancel(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return err
 	}
-	changed, err := client.Pause(ctx, "emails")
+	changed, err := client.PauseQueue(ctx, "emails")
 	if err != nil {
 		return err
 	}
@@ -48,12 +48,12 @@ func pauseAndCancel(ctx context.Context, pool *pgxpool.Pool) error {
 	for _, q := range queues {
 		fmt.Printf("%s: %d due, paused %t\n", q.Queue, q.Due, q.PausedAt != nil)
 	}
-	status, err := client.Cancel(ctx, job.ID)
+	status, err := client.CancelJob(ctx, job.ID)
 	if err != nil {
 		return err
 	}
 	fmt.Println("the job is", status)
-	changed, err = client.Resume(ctx, "emails")
+	changed, err = client.ResumeQueue(ctx, "emails")
 	fmt.Println("resumed:", changed)
 	return err
 }

@@ -163,7 +163,7 @@ func silently(ctx context.Context, pool *pgxpool.Pool, sql string) error {
 
 func cancelAll(t *testing.T, _ *running, client *engine.Client, ids []uuid.UUID) {
 	for _, id := range ids {
-		if _, err := client.Cancel(t.Context(), id); err != nil {
+		if _, err := client.CancelJob(t.Context(), id); err != nil {
 			t.Error(err)
 		}
 	}

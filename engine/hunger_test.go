@@ -426,7 +426,7 @@ func TestHunger_pausedQueue_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	client := newClient(t, s.pool)
-	if _, err := client.Pause(t.Context(), "default"); err != nil {
+	if _, err := client.PauseQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
 	asleep := s.at(engine.HungerProved, nil)
@@ -436,7 +436,7 @@ func TestHunger_pausedQueue_isWaitedFor(t *testing.T) {
 		t.Errorf("%d queues are hungry, want the paused one", n)
 	}
 	exec(t, s.pool, quickSQL)
-	if _, err := client.Resume(t.Context(), "default"); err != nil {
+	if _, err := client.ResumeQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
 	s.wakes(t)

@@ -60,7 +60,7 @@ type Job struct {
 	// ReplayOf is the dead letter that this job replays.
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
 	// DeadLetterReason is set where Status is StatusDeadLetter.
-	DeadLetterReason string `json:"dead_letter_reason,omitempty"`
+	DeadLetterReason deadletter.Reason `json:"dead_letter_reason,omitempty"`
 	// Errors tells of each failed attempt, the oldest first: the first one and
 	// the last nine. In a handler it is nil.
 	Errors []deadletter.Failure `json:"errors,omitempty"`

@@ -59,9 +59,9 @@ order by created_at desc nulls last, id desc
 limit $4`
 }
 
-// List returns the jobs that match, the newest first. A mistake in the filter
+// ListJobs returns the jobs that match, the newest first. A mistake in the filter
 // is an [*ArgumentError].
-func (c *Client) List(ctx context.Context, f JobFilter) ([]*Job, error) {
+func (c *Client) ListJobs(ctx context.Context, f JobFilter) ([]*Job, error) {
 	if err := f.validate(); err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}

@@ -72,7 +72,7 @@ func TestMiddleware_wrapsInOrder_andHasTheLastWord(t *testing.T) {
 		t.Errorf("job is %s, %s", job.Status, job.DeadLetterReason)
 	}
 	// A dry run has it too.
-	if o, err := reg.Try(t.Context(), "strict", map[string]int{"N": 1}, 1, 0); err != nil || o.Kind != engine.OutcomeDone {
+	if o, err := reg.DryRun(t.Context(), "strict", map[string]int{"N": 1}, 1, 0); err != nil || o.Kind != engine.OutcomeDone {
 		t.Errorf("the dry run: %s, %v", o.Kind, err)
 	}
 }
@@ -84,7 +84,7 @@ func TestMiddleware_panics_failsTheAttempt(t *testing.T) {
 	reg.Use(func(engine.HandlerFunc) engine.HandlerFunc {
 		return func(context.Context, *engine.Job) (any, error) { panic("in the middle") }
 	})
-	o, err := reg.Try(t.Context(), "a", nil, 1, 0)
+	o, err := reg.DryRun(t.Context(), "a", nil, 1, 0)
 	if err != nil || o.Kind != engine.OutcomeRetry || !strings.Contains(o.Verdict.Message, "in the middle") {
 		t.Errorf("%s, %+v, %v", o.Kind, o.Verdict, err)
 	}

@@ -12,8 +12,8 @@ on conflict (name) do update
 set paused_at = excluded.paused_at, paused_by = excluded.paused_by
 where soniq_queues.paused_at is null`
 
-// Pause stops a queue for the whole fleet, and those who join it later: no Go
-// worker claims a job of it until [Client.Resume]. Jobs that are running go on,
+// PauseQueue stops a queue for the whole fleet, and those who join it later: no Go
+// worker claims a job of it until [Client.ResumeQueue]. Jobs that are running go on,
 // also those that a claim which had begun brings. Jobs can be enqueued, and
 // none of them becomes a dead letter for want of a worker meanwhile. Python's
 // workers know nothing of it.
@@ -21,7 +21,7 @@ where soniq_queues.paused_at is null`
 // The client's ProducerID is noted as who did it. changed is false if the queue
 // was paused already: then it stays as it was. The queue need not have jobs or
 // workers yet.
-func (c *Client) Pause(ctx context.Context, queue string) (changed bool, err error) {
+func (c *Client) PauseQueue(ctx context.Context, queue string) (changed bool, err error) {
 	if err := checkText("queue", queue); err != nil {
 		return false, fmt.Errorf("pause queue: %w", err)
 	}
@@ -38,9 +38,9 @@ set paused_at = null, paused_by = null
 where name = $1
   and paused_at is not null`
 
-// Resume lets a paused queue go on, and wakes its workers. changed is false if
+// ResumeQueue lets a paused queue go on, and wakes its workers. changed is false if
 // it was not paused.
-func (c *Client) Resume(ctx context.Context, queue string) (changed bool, err error) {
+func (c *Client) ResumeQueue(ctx context.Context, queue string) (changed bool, err error) {
 	if err := checkText("queue", queue); err != nil {
 		return false, fmt.Errorf("resume queue: %w", err)
 	}

@@ -196,7 +196,7 @@ func TestClient_rowsWithAnyTimes_areJSON(t *testing.T) {
 		from unnest(array['4713-01-01 BC', '294276-01-01', '-infinity', 'infinity']::timestamptz[]) at`)
 	exec(t, pool, `insert into soniq_queues (name, paused_at) values ('a', '4713-01-01 BC'), ('b', '294276-01-01'), ('c', 'infinity')`)
 	client := newClient(t, pool)
-	jobs, err := client.List(t.Context(), engine.JobFilter{})
+	jobs, err := client.ListJobs(t.Context(), engine.JobFilter{})
 	if err != nil || len(jobs) != 7 {
 		t.Fatalf("%d jobs: %v", len(jobs), err)
 	}

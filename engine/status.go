@@ -47,15 +47,27 @@ type QueueStatus struct {
 	PausedBy string     `json:"paused_by,omitempty"`
 }
 
+// WorkerState is what a worker says about itself, as text on the wire.
+type WorkerState string
+
+// The states of a worker.
+const (
+	WorkerActive WorkerState = "active"
+	// WorkerStopping is of a Python worker that drains.
+	WorkerStopping WorkerState = "stopping"
+	// WorkerStopped workers have ended, or another worker has taken them for dead.
+	WorkerStopped WorkerState = "stopped"
+)
+
 // WorkerStatus is one row of soniq_workers.
 type WorkerStatus struct {
 	ID       uuid.UUID `json:"id"`
 	Hostname string    `json:"hostname"`
 	PID      int       `json:"pid"`
 	// Queues is empty for a worker that serves all of them (Python's may).
-	Queues      []string `json:"queues"`
-	Concurrency int      `json:"concurrency"`
-	Status      string   `json:"status"`
+	Queues      []string    `json:"queues"`
+	Concurrency int         `json:"concurrency"`
+	Status      WorkerState `json:"status"`
 	// Version is empty for a Python worker.
 	Version       string    `json:"version"`
 	LastHeartbeat time.Time `json:"last_heartbeat"`

@@ -234,7 +234,7 @@ func TestClient_Queues_ofAFlood_areBounded(t *testing.T) {
 		select gen_random_uuid(), 'a', '{}', 'flood ' || n from generate_series(1, 3000) n`)
 	client := newClient(t, pool)
 	enqueue(t, client, "a", nil, engine.Queue("zz served"))
-	if _, err := client.Pause(t.Context(), "zz paused"); err != nil {
+	if _, err := client.PauseQueue(t.Context(), "zz paused"); err != nil {
 		t.Fatal(err)
 	}
 	addWorker(t, pool, nil, []string{"zz served"}, 0, 0)

@@ -93,7 +93,7 @@ func TestCancel_handlerIgnoresIt_isCancelledAfterTheGrace(t *testing.T) {
 	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, CancelGrace: 50 * time.Millisecond})
 	id := enqueue(t, client, "stubborn", nil)
 	receive(t, "start", started)
-	if _, err := client.Cancel(t.Context(), id); err != nil {
+	if _, err := client.CancelJob(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
 	w.waitForJob(t, id)

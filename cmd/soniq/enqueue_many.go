@@ -135,7 +135,7 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 	if err != nil {
 		return err
 	}
-	return client.Check(o.name, o.args, o.options()...)
+	return client.CheckJob(o.name, o.args, o.options()...)
 }
 
 // insertLines enqueues all lines, or none.

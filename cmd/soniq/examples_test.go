@@ -94,7 +94,7 @@ func (j *exampleJob) check(t *testing.T, env map[string]string, id string) {
 	t.Helper()
 	r := (&shell{t: t, env: env}).run("job", id, "--wait", "--json")
 	got := decode[engine.Job](t, r.out)
-	if got.Status != j.status || got.DeadLetterReason != string(j.reason) || got.Attempts != j.attempts {
+	if got.Status != j.status || got.DeadLetterReason != j.reason || got.Attempts != j.attempts {
 		t.Errorf("%s %s on attempt %d, want %s %s on attempt %d: %s",
 			got.Status, got.DeadLetterReason, got.Attempts, j.status, j.reason, j.attempts, got.LastError)
 	}

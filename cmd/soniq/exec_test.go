@@ -89,7 +89,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 		if job.Status != test.status {
 			t.Errorf("%s: %s, want %s", test.name, job.Status, test.status)
 		}
-		if job.DeadLetterReason != string(test.reason) || !strings.Contains(job.LastError, test.error) || test.error == "" && job.LastError != "" {
+		if job.DeadLetterReason != test.reason || !strings.Contains(job.LastError, test.error) || test.error == "" && job.LastError != "" {
 			t.Errorf("%s: reason %q, error %q", test.name, job.DeadLetterReason, job.LastError)
 		}
 		if !sameJSON(t, job.Result, test.result) {

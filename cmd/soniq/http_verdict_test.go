@@ -177,7 +177,7 @@ func TestHTTP_statusIsTheVerdict(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if job.Status != row.status || job.DeadLetterReason != string(row.reason) {
+		if job.Status != row.status || job.DeadLetterReason != row.reason {
 			t.Errorf("%s: %s %s (%s), want %s %s", job.Name, job.Status, job.DeadLetterReason, job.LastError, row.status, row.reason)
 		}
 		if !strings.HasPrefix(job.LastError, row.error) || !strings.Contains(job.LastError, row.says) || row.error == "" && job.LastError != "" {

@@ -108,7 +108,7 @@ func (a *app) printJob(j *engine.Job) {
 	field("Job", j.ID.String())
 	field("Name", j.Name)
 	field("Status", string(j.Status))
-	field("Reason", j.DeadLetterReason)
+	field("Reason", string(j.DeadLetterReason))
 	field("Attempts", fmt.Sprintf("%d of %d", j.Attempts, j.MaxAttempts))
 	field("Queue", fmt.Sprintf("%s, priority %d", j.Queue, j.Priority))
 	field("Created", a.when(j.CreatedAt))

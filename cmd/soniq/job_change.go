@@ -73,7 +73,7 @@ func (jobCancelCmd) Help() string {
 func (c *jobCancelCmd) Run(a *app) error {
 	cancelled, asked := []uuid.UUID{}, []uuid.UUID{}
 	failed, broken, err := c.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
-		status, err := client.Cancel(ctx, id)
+		status, err := client.CancelJob(ctx, id)
 		switch {
 		case err != nil:
 			return err
@@ -112,7 +112,7 @@ func (jobRetryCmd) Help() string {
 }
 
 func (c *jobRetryCmd) Run(a *app) error {
-	return c.run(a, "retried", "Queued %s to run now", (*engine.Client).Retry)
+	return c.run(a, "retried", "Queued %s to run now", (*engine.Client).RetryJob)
 }
 
 type jobDeleteCmd struct {
@@ -126,7 +126,7 @@ func (jobDeleteCmd) Help() string {
 }
 
 func (c *jobDeleteCmd) Run(a *app) error {
-	return c.run(a, "deleted", "Deleted %s", (*engine.Client).Delete)
+	return c.run(a, "deleted", "Deleted %s", (*engine.Client).DeleteJob)
 }
 
 // run is a command whose change succeeds in one way.

@@ -79,7 +79,7 @@ func (c *jobListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := client.List(a.ctx, f)
+	jobs, err := client.ListJobs(a.ctx, f)
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func (q *queueNames) run(a *app, key string, change func(*engine.Client, context
 			tell(name, changed)
 		}
 		// A name that was mistyped pauses nothing.
-		service, err := client.Service(a.ctx, name, "")
+		service, err := client.Availability(a.ctx, name, "")
 		if err == nil && !service.Queue {
 			a.note("no live worker serves queue %s", oneLine(name))
 		}
@@ -112,7 +112,7 @@ func (queuePauseCmd) Help() string {
 }
 
 func (c *queuePauseCmd) Run(a *app) error {
-	return c.run(a, "paused", (*engine.Client).Pause, func(name string, changed bool) {
+	return c.run(a, "paused", (*engine.Client).PauseQueue, func(name string, changed bool) {
 		if changed {
 			a.out.printf("Paused %s", oneLine(name))
 		} else {
@@ -132,7 +132,7 @@ func (queueResumeCmd) Help() string {
 }
 
 func (c *queueResumeCmd) Run(a *app) error {
-	return c.run(a, "resumed", (*engine.Client).Resume, func(name string, changed bool) {
+	return c.run(a, "resumed", (*engine.Client).ResumeQueue, func(name string, changed bool) {
 		if changed {
 			a.out.printf("Resumed %s", oneLine(name))
 		} else {

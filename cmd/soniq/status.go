@@ -99,7 +99,7 @@ func (a *app) printWorkers(workers []engine.WorkerStatus) error {
 	}}
 	now := a.now()
 	for _, w := range workers {
-		status, version, queues := w.Status, w.Version, strings.Join(w.Queues, ",")
+		status, version, queues := string(w.Status), w.Version, strings.Join(w.Queues, ",")
 		if !w.Live {
 			status = "silent"
 		}

@@ -275,7 +275,7 @@ func (w *waiting) warn(ctx context.Context) error {
 		w.note("soniq: the job is due at %s: waiting", w.when(*job.ScheduledAt))
 		return nil
 	}
-	service, err := w.client.Service(ctx, job.Queue, job.Name)
+	service, err := w.client.Availability(ctx, job.Queue, job.Name)
 	switch {
 	case err != nil:
 		return err

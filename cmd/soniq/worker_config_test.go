@@ -83,7 +83,7 @@ jobs:
 			job = decode[engine.Job](t, s.ok("job", id, "--json").out)
 			return job.Status == test.status && (test.status != engine.StatusQueued || job.LastError != "")
 		})
-		if job.DeadLetterReason != string(test.reason) || !sameJSON(t, job.Result, test.result) {
+		if job.DeadLetterReason != test.reason || !sameJSON(t, job.Result, test.result) {
 			t.Errorf("%s: %+v", test.name, job)
 		}
 		if test.name == "tried-twice" && job.Attempts != 2 {

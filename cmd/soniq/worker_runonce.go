@@ -64,7 +64,7 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	outcome, err := registry.Try(a.ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
+	outcome, err := registry.DryRun(a.ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
 	stderr.end()
 	var wrong *engine.ArgumentError
 	switch {

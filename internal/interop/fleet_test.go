@@ -109,7 +109,7 @@ func TestFleet_goNameOnPythonsQueue_isBuriedByPythonAndReplayedByGo(t *testing.T
 		client, queue := newClient(t, pool), deadletter.NewQueue(pool)
 		py.worker(t, pool, "shared")
 		id := enqueue(t, client, "go.echo", map[string]any{"n": 1}, engine.Queue("shared"))
-		if job := ended(t, client, id); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != string(deadletter.JobNotFound) {
+		if job := ended(t, client, id); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != deadletter.JobNotFound {
 			t.Fatalf("%+v", job)
 		}
 		reg := engine.NewRegistry()
@@ -146,7 +146,7 @@ func TestFleet_pythonWorkerLives_goBuriesNothingOfItsQueue(t *testing.T) {
 		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"shared", "go"}, UnknownGrace: 250 * time.Millisecond})
 		// Due for less time than the other, so that one was looked at too.
 		ours := enqueue(t, client, "nobody.knows", nil, engine.Queue("go"))
-		if job := ended(t, client, ours); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != string(deadletter.JobNotFound) {
+		if job := ended(t, client, ours); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != deadletter.JobNotFound {
 			t.Fatalf("%+v", job)
 		}
 		if j := job(t, pool, theirs); j.Status != engine.StatusQueued {

@@ -208,7 +208,7 @@ func TestScheduled_eachSideRunsTheOthersWhenDue(t *testing.T) {
 			t.Errorf("%+v, %v; want it queued", waiting, err)
 		}
 		// 'job retry' makes it due now, for Python too.
-		if err := client.Retry(t.Context(), later); err != nil {
+		if err := client.RetryJob(t.Context(), later); err != nil {
 			t.Fatal(err)
 		}
 		if job := ended(t, client, later); job.Status != engine.StatusDone {
@@ -232,7 +232,7 @@ func TestCancel_eachSideCancelsTheOthersQueuedJob(t *testing.T) {
 			t.Errorf("%+v", job)
 		}
 		theirs := uuid.MustParse(eval[string](t, c, `await app.enqueue("shared.echo", args={})`, nil))
-		if status, err := client.Cancel(t.Context(), theirs); err != nil || status != engine.StatusCancelled {
+		if status, err := client.CancelJob(t.Context(), theirs); err != nil || status != engine.StatusCancelled {
 			t.Errorf("Go could not cancel Python's job: %s, %v", status, err)
 		}
 		if status := eval[string](t, c, `(await app.get_job(id))["status"]`, with{"id": theirs}); status != "cancelled" {
@@ -244,7 +244,7 @@ func TestCancel_eachSideCancelsTheOthersQueuedJob(t *testing.T) {
 		worker := py.worker(t, pool, "shared")
 		held := enqueue(t, client, "shared.held", nil, engine.Queue("shared"))
 		await(t, pool, "Python has the job", `select status = 'processing' from soniq_jobs where id = $1`, held)
-		if status, err := client.Cancel(t.Context(), held); err != nil || status != engine.StatusProcessing {
+		if status, err := client.CancelJob(t.Context(), held); err != nil || status != engine.StatusProcessing {
 			t.Errorf("cancel a job that Python runs: %s, %v", status, err)
 		}
 		// A stopping worker gives the job back: that is where it ends.

@@ -46,24 +46,24 @@ func TestRegistry_try_judgesLikeAWorker(t *testing.T) {
 		{name: "permanent", kind: engine.OutcomeDeadLetter, reason: deadletter.PermanentFailure, limit: 4},
 		{name: "slow", kind: engine.OutcomeDeadLetter, reason: deadletter.Timeout, limit: 1},
 	} {
-		o, err := reg.Try(t.Context(), test.name, map[string]int{"a": 1}, 1, 20*time.Millisecond)
+		o, err := reg.DryRun(t.Context(), test.name, map[string]int{"a": 1}, 1, 20*time.Millisecond)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		} else if o.Kind != test.kind || o.Verdict.Reason != test.reason || o.Delay != test.delay || o.Job.MaxAttempts != test.limit {
 			t.Errorf("%s: %+v", test.name, o)
 		}
 	}
-	if o, err := reg.Try(t.Context(), "done", nil, 1, 0); err != nil || string(o.Job.Result) != `{"n":1}` {
+	if o, err := reg.DryRun(t.Context(), "done", nil, 1, 0); err != nil || string(o.Job.Result) != `{"n":1}` {
 		t.Errorf("result %s, %v", o.Job.Result, err)
 	}
-	if o, err := reg.Try(t.Context(), "goexit", nil, 1, 0); err != nil || o.Verdict.Kind != deadletter.KindGoexit || o.Job.Queue != "q" {
+	if o, err := reg.DryRun(t.Context(), "goexit", nil, 1, 0); err != nil || o.Verdict.Kind != deadletter.KindGoexit || o.Job.Queue != "q" {
 		t.Errorf("%+v, %v", o, err)
 	}
 	var wrong *engine.ArgumentError
-	if _, err := reg.Try(t.Context(), "done", json.RawMessage(`[1]`), 1, 0); !errors.As(err, &wrong) {
+	if _, err := reg.DryRun(t.Context(), "done", json.RawMessage(`[1]`), 1, 0); !errors.As(err, &wrong) {
 		t.Errorf("an array as arguments: %v", err)
 	}
-	if _, err := reg.Try(t.Context(), "unknown", nil, 1, 0); !errors.As(err, &wrong) {
+	if _, err := reg.DryRun(t.Context(), "unknown", nil, 1, 0); !errors.As(err, &wrong) {
 		t.Errorf("an unknown name: %v", err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Try runs one attempt of a job by its handler as a worker would, without a
+// DryRun runs one attempt of a job by its handler as a worker would, without a
 // database, and says what would become of it: nothing is claimed and nothing
 // is written. Args must be a JSON object that could be enqueued, else the
 // error is an [*ArgumentError]; so it is for a name that isn't registered.
@@ -17,7 +17,7 @@ import (
 // attempt of this number; 1 is the first. It is in the outcome, with its
 // result. timeout bounds the attempt where the handler doesn't; 0 is none. Of
 // classifiers, those of ClassifyBy are asked: the others are a worker's.
-func (r *Registry) Try(ctx context.Context, name string, args any, attempt int, timeout time.Duration) (Outcome, error) {
+func (r *Registry) DryRun(ctx context.Context, name string, args any, attempt int, timeout time.Duration) (Outcome, error) {
 	h, ok := r.handlers[name]
 	if !ok {
 		return Outcome{}, &ArgumentError{"job name", "has no handler: " + name}
