@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"soniq/deadletter"
+	"soniq/internal/input"
 )
 
 // defaultConfig is the file that a worker reads where no flag names one.
@@ -121,22 +122,22 @@ type configUse struct{ jobs, hooks, found bool }
 // every mistake in it; another error says why it can't be read, or that ctx has
 // ended. Values that refer to the environment are looked up by getenv.
 func readConfig(ctx context.Context, path string, use configUse, getenv func(string) string) (*workerFile, error) {
-	read := readFile
+	read := input.ReadFile
 	if use.found {
-		read = readFound
+		read = input.ReadFound
 	}
 	data, err := read(ctx, path, maxConfig)
-	var long *tooLongError
+	var long *input.TooLongError
 	switch {
 	case errors.As(err, &long):
-		return nil, fmt.Errorf("%s is longer than %d bytes: it can't be a configuration file", path, long.most)
+		return nil, fmt.Errorf("%s is longer than %d bytes: it can't be a configuration file", path, long.Most)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case err != nil:
 		return nil, pathProblem(path, err)
 	}
 	// The parser knows no context.
-	return await(ctx, func() (*workerFile, error) { return parseConfig(path, data, use, getenv) })
+	return input.Await(ctx, func() (*workerFile, error) { return parseConfig(path, data, use, getenv) })
 }
 
 // parseConfig checks the content of a configuration file.

@@ -15,6 +15,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/input"
 )
 
 const testSecret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5"
@@ -385,7 +386,7 @@ func FuzzConfig(f *testing.F) {
 		// what the longest file takes.
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, err := await(ctx, func() (*workerFile, error) {
+		_, err := input.Await(ctx, func() (*workerFile, error) {
 			return parseConfig("x.yaml", []byte(text), configUse{jobs: true, hooks: true}, func(string) string { return "" })
 		})
 		if err == nil {

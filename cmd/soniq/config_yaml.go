@@ -16,6 +16,9 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"soniq/internal/suggest"
+	"soniq/internal/unit"
 )
 
 // referencePrefix begins a value that stands in the environment, so that the
@@ -480,7 +483,7 @@ func (r *configReader) duration(n *yaml.Node, where string) *time.Duration {
 func (r *configReader) age(n *yaml.Node, where string) *time.Duration {
 	value := resolve(n)
 	if value.Kind == yaml.ScalarNode && kind(value) == "text" {
-		if d, err := parseAge(value.Value); err == nil && d >= 0 {
+		if d, err := unit.ParseAge(value.Value); err == nil && d >= 0 {
 			return &d
 		}
 		r.wrong(n, "%s must be an age such as 90m, 24h or 7d, not %q", where, value.Value)
@@ -496,6 +499,37 @@ func (r *configReader) positive(n *yaml.Node, where string) *time.Duration {
 		return nil
 	}
 	return d
+}
+
+// size reads a number of bytes.
+func (r *configReader) size(n *yaml.Node, where string) *int64 {
+	text, ok := r.anyScalar(n, where)
+	if !ok {
+		return nil
+	}
+	bytes, err := unit.ParseSize(text)
+	if err != nil {
+		r.wrong(n, "%s %s", where, err)
+		return nil
+	}
+	return &bytes
+}
+
+// synonyms are what other programs call the keys of a configuration file.
+var synonyms = map[string]string{
+	"command": "exec", "cmd": "exec", "run": "exec", "shell": "exec",
+	"url": "http", "endpoint": "http", "https": "http", "webhook": "http",
+	"handlers": "jobs", "tasks": "jobs", "job": "jobs",
+	"attempts": "max_attempts", "retries": "retry", "backoff": "retry",
+	"environment": "env", "cwd": "dir", "workdir": "dir", "exit_codes": "permanent_exit_codes",
+}
+
+// closest returns the key of known that word was probably meant to be, or "".
+func closest(word string, known []string) string {
+	if meant := synonyms[strings.ToLower(word)]; slices.Contains(known, meant) {
+		return meant
+	}
+	return suggest.Closest(word, known)
 }
 
 // shown is a scalar's own text, or what else the node is.

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/unit"
 )
 
 // deadLetterCmd groups what can be done with dead letters.
@@ -172,7 +173,7 @@ func moment(flag string, value *string, now time.Time) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	text := *value
-	if age, err := parseAge(text); err == nil && age >= 0 {
+	if age, err := unit.ParseAge(text); err == nil && age >= 0 {
 		return now.Add(-age), nil
 	}
 	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
@@ -182,20 +183,6 @@ func moment(flag string, value *string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
-}
-
-// parseAge is time.ParseDuration with days and weeks: 7d, 2w.
-func parseAge(text string) (time.Duration, error) {
-	day := 24 * time.Hour
-	for suffix, unit := range map[string]time.Duration{"d": day, "w": 7 * day} {
-		if digits, ok := strings.CutSuffix(text, suffix); ok {
-			// A century of weeks is far within a Duration.
-			if n, err := strconv.ParseUint(digits, 10, 12); err == nil {
-				return time.Duration(n) * unit, nil
-			}
-		}
-	}
-	return time.ParseDuration(text)
 }
 
 // checkIDs checks all ids before anything is done with one of them. The

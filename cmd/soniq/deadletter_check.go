@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/unit"
 )
 
 // What a monitor understands: the exit codes of its plugins, and their names.
@@ -101,7 +102,7 @@ func (c *checkCmd) limits() (count limit[int64], age limit[time.Duration], err e
 		if flag.value == nil {
 			continue
 		}
-		d, err := parseAge(*flag.value)
+		d, err := unit.ParseAge(*flag.value)
 		if err != nil || d < 0 {
 			return count, age, usagef("%s must be an age such as 90m, 24h or 7d, not %q", flag.name, *flag.value)
 		}

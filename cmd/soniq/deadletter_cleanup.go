@@ -13,6 +13,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/outfile"
+	"soniq/internal/unit"
 )
 
 type cleanupCmd struct {
@@ -42,7 +43,7 @@ func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 		if c.Days != nil {
 			return 0, "", usagef("--days and --older-than say the same: give one of them")
 		}
-		d, err := parseAge(*c.OlderThan)
+		d, err := unit.ParseAge(*c.OlderThan)
 		if err != nil || d <= 0 || d > most*day {
 			return 0, "", usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
 		}

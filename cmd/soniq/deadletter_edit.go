@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/input"
 )
 
 // replayEdit are the flags that give a replay other arguments.
@@ -168,7 +169,7 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		if err := a.runEditor(file.Name()); err != nil {
 			return nil, err
 		}
-		args, err := readFile(a.ctx, file.Name(), mostArgs)
+		args, err := input.ReadFile(a.ctx, file.Name(), mostArgs)
 		if err != nil {
 			return nil, fmt.Errorf("edit the arguments: %w", err)
 		}

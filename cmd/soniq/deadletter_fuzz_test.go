@@ -43,23 +43,3 @@ func FuzzSelection(f *testing.F) {
 		}
 	})
 }
-
-// FuzzAge: an age that is taken is the one that was meant, and no sum overflows.
-func FuzzAge(f *testing.F) {
-	for _, s := range []string{"0d", "7d", "4095d", "4096d", "4095w", "1.5h", "-1d", "d", "w", "+1d", "0x1d", "1d1h", "9223372036854775807ns", "1h30m"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		d, err := parseAge(s)
-		if err != nil {
-			return
-		}
-		digits, unit := strings.TrimRight(s, "dw"), strings.TrimLeft(s, "0123456789")
-		if (unit == "d" || unit == "w") && digits != "" && (d < 0 || d%(24*time.Hour) != 0) {
-			t.Fatalf("%q is %s", s, d)
-		}
-		if again, err := parseAge(d.String()); err != nil || again != d {
-			t.Fatalf("%q is %s, and that %s, %v", s, d, again, err)
-		}
-	})
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/input"
 )
 
 type importCmd struct {
@@ -148,7 +149,7 @@ type importFile struct {
 
 func (c *importCmd) open(a *app) (*importFile, error) {
 	if c.File == "-" {
-		in := &importFile{Reader: &patientReader{a.ctx, a.stdin}, name: "standard input", close: func() {}}
+		in := &importFile{Reader: input.Stream(a.ctx, a.stdin), name: "standard input", close: func() {}}
 		if f, ok := a.stdin.(*os.File); ok {
 			in.rewindable(f)
 		}
@@ -157,14 +158,14 @@ func (c *importCmd) open(a *app) (*importFile, error) {
 		}
 		return in, nil
 	}
-	f, err := openInput(a.ctx, c.File)
+	f, err := input.Open(a.ctx, c.File)
 	if a.ctx.Err() != nil {
 		return nil, a.ctx.Err()
 	}
 	if err != nil {
 		return nil, usagef("import: %w", err)
 	}
-	in := &importFile{Reader: &patientReader{a.ctx, f}, name: c.File, close: func() { _ = f.Close() }}
+	in := &importFile{Reader: input.Stream(a.ctx, f), name: c.File, close: func() { _ = f.Close() }}
 	if info, err := f.Stat(); err == nil && info.IsDir() {
 		in.close()
 		return nil, usagef("import: %s is a folder", c.File)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/unit"
 )
 
 type replayCmd struct {
@@ -68,7 +69,7 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 		}
 	}
 	if c.Delay != "" {
-		if o.Delay, err = parseAge(c.Delay); err != nil || o.Delay <= 0 {
+		if o.Delay, err = unit.ParseAge(c.Delay); err != nil || o.Delay <= 0 {
 			return o, usagef("--delay must be an age such as 90s or 10m, not %q", c.Delay)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/input"
 )
 
 type enqueueCmd struct {
@@ -190,18 +191,18 @@ func readArgs(a *app, text string, most int) (args json.RawMessage, err error) {
 		if a.stdinIsTTY {
 			a.note("A JSON object; Ctrl-D ends the input.")
 		}
-		args, err = readWhole(a.ctx, a.stdin, most)
+		args, err = input.ReadAll(a.ctx, a.stdin, most)
 	case strings.HasPrefix(text, "@"):
 		name = text[1:]
-		args, err = readFile(a.ctx, name, most)
+		args, err = input.ReadFile(a.ctx, name, most)
 	default:
 		return json.RawMessage(text), nil
 	}
-	var long *tooLongError
+	var long *input.TooLongError
 	var path *fs.PathError
 	switch {
 	case errors.As(err, &long):
-		return nil, usagef("--args: %s is longer than %d bytes, more than the arguments may have", oneLine(name), long.most)
+		return nil, usagef("--args: %s is longer than %d bytes, more than the arguments may have", oneLine(name), long.Most)
 	case errors.As(err, &path):
 		return nil, usagef("--args: %w", err)
 	case err != nil:

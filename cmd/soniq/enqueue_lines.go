@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"soniq/internal/input"
 )
 
 // lineFields are the fields of a line, for a person who misspelt one.
@@ -150,7 +152,7 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 	if path == "-" {
 		l.name = "standard input"
 	} else {
-		f, err := openInput(a.ctx, path)
+		f, err := input.Open(a.ctx, path)
 		if a.ctx.Err() != nil {
 			return nil, a.ctx.Err()
 		}
@@ -166,7 +168,7 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 			return nil, usagef("--from: %w", err)
 		}
 		if info.Mode().IsRegular() {
-			l.first, l.file = &endingReader{a.ctx, f}, f
+			l.first, l.file = input.Regular(a.ctx, f), f
 			return l, nil
 		}
 		l.input, in = f, f
@@ -180,7 +182,7 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 		return nil, fmt.Errorf("copy %s: %w", l.name, err)
 	}
 	l.file, l.spool = spool, bufio.NewWriter(spool)
-	l.first = io.TeeReader(&patientReader{a.ctx, in}, l.spool)
+	l.first = io.TeeReader(input.Stream(a.ctx, in), l.spool)
 	return l, nil
 }
 
@@ -201,7 +203,7 @@ func (l *lineFile) again() error {
 	if _, err := l.file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read %s again: %w", l.name, err)
 	}
-	l.first = &endingReader{l.ctx, l.file}
+	l.first = input.Regular(l.ctx, l.file)
 	return nil
 }
 

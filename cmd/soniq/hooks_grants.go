@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"soniq/hooks"
+	"soniq/internal/input"
 )
 
 // The variables that stand for the flags below. A flag beats its variable.
@@ -63,8 +64,8 @@ func (k *keyFlags) keys(a *app) (*hooks.Keyring, error) {
 }
 
 func readKeyFile(ctx context.Context, path string) (string, error) {
-	text, err := readFile(ctx, path, maxKeyFile)
-	var long *tooLongError
+	text, err := input.ReadFile(ctx, path, maxKeyFile)
+	var long *input.TooLongError
 	if errors.As(err, &long) {
 		err = fmt.Errorf("%s is larger than %d KB: that is no file of keys", path, maxKeyFile>>10)
 	}

@@ -17,6 +17,7 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/command"
+	"soniq/internal/unit"
 )
 
 // workerCmd has a default subcommand, so that 'soniq worker' alone is the
@@ -289,7 +290,7 @@ func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) err
 		if s.given == nil {
 			continue
 		}
-		bytes, err := parseSize(*s.given)
+		bytes, err := unit.ParseSize(*s.given)
 		if err != nil {
 			return usagef("%s %s", s.flag, err)
 		}
@@ -337,7 +338,7 @@ func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) e
 		config.WarnDeadAge = *file.warnDeadAge
 	}
 	if c.WarnDeadAge != nil {
-		age, err := parseAge(*c.WarnDeadAge)
+		age, err := unit.ParseAge(*c.WarnDeadAge)
 		if err != nil || age < 0 {
 			return usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/command"
+	"soniq/internal/suggest"
 )
 
 type workerRunOnceCmd struct {
@@ -89,7 +90,7 @@ func (c *workerRunOnceCmd) unknown(jobs []handlerSpec) string {
 	for i, spec := range jobs {
 		names[i] = spec.name
 	}
-	if guess := closest(c.Name, names); guess != "" {
+	if guess := suggest.Closest(c.Name, names); guess != "" {
 		return fmt.Sprintf("no handler for %q; did you mean %q?", c.Name, guess)
 	}
 	return fmt.Sprintf("no handler for %q; there is one for %s", c.Name, strings.Join(names, ", "))
