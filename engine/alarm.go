@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 )
 
 // alarmInterval is how often the fleet looks whether its dead letters pile up.
@@ -85,7 +86,7 @@ func (w *Worker) watchDead(ctx context.Context) error {
 
 // sound raises or clears an alarm, if it is this worker's turn.
 func (w *Worker) sound(ctx context.Context, a alarm) error {
-	mine, err := w.takeTurn(ctx, a.name, alarmInterval)
+	mine, err := pg.TakeTurn(ctx, w.pool, a.name, alarmInterval)
 	if err != nil || !mine {
 		return err
 	}

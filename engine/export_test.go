@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // The statements whose plans are tested.
@@ -195,7 +197,7 @@ func ProvedBy(ctx context.Context, whole bool) (bool, error) {
 }
 
 // MaintenanceLock is the lock of all who delete old rows.
-const MaintenanceLock = maintenanceLock
+const MaintenanceLock = pg.MaintenanceLock
 
 // Expire is a turn of the chore.
 func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }

@@ -10,15 +10,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 	"soniq/internal/pgid"
 	"soniq/internal/sweep"
 )
 
-// maintenanceLock is the advisory lock under which Python Soniq cleans up:
-// blake2b-64 of 'soniq.leadership.v1/soniq.maintenance' as a signed big-endian
-// integer. Theirs is a session's, ours a transaction's; they exclude each
-// other.
-const maintenanceLock int64 = 4325948971829913621
 
 const (
 	expireInterval = time.Minute
@@ -101,15 +97,12 @@ func (w *Worker) doChore(ctx context.Context, c *chore) {
 }
 
 // The lock is asked for once, before the rows; without it nothing is done.
-const expireSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-), gone as (
+const expireSQL = pg.Leader + `, gone as (
   delete from public.soniq_jobs
   where id in (
     select id
     from public.soniq_jobs
-    where (select elected from leader)
+    where ` + pg.IsLeader + `
       and status in ('done', 'cancelled')
       and expires_at < now()
       and id <> all ((select $3::uuid[])::uuid[])
@@ -119,7 +112,7 @@ with leader as materialized (
   )
   returning 1
 )
-select (select elected from leader), (select count(*) from gone)`
+select ` + pg.IsLeader + `, (select count(*) from gone)`
 
 // expire deletes the rows of done and cancelled jobs whose time has come, in batches.
 // Where the database refuses a batch, half of it is tried, and so on until it is known
@@ -132,7 +125,7 @@ func (w *Worker) expire(ctx context.Context) error {
 	for n := int64(expireBatch); ; {
 		var deleted int64
 		err := sweep.Elected(ctx, func() (elected bool, err error) {
-			err = w.pool.QueryRow(ctx, expireSQL, maintenanceLock, n, pgid.Array(w.unexpired.ids())).Scan(&elected, &deleted)
+			err = w.pool.QueryRow(ctx, expireSQL, pg.MaintenanceLock, n, pgid.Array(w.unexpired.ids())).Scan(&elected, &deleted)
 			return elected, err
 		})
 		switch {

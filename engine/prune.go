@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
 
@@ -67,13 +68,13 @@ func (w *Worker) tidy(ctx context.Context) error {
 }
 
 func (w *Worker) tidyOnce(ctx context.Context) error {
-	mine, err := w.takeTurn(ctx, pruneTurn, pruneInterval)
+	mine, err := pg.TakeTurn(ctx, w.pool, pruneTurn, pruneInterval)
 	if err == nil && mine {
 		err = w.prune(ctx)
 	}
-	mine, turnErr := w.takeTurn(ctx, forgetTurn, forgetInterval)
+	mine, turnErr := pg.TakeTurn(ctx, w.pool, forgetTurn, forgetInterval)
 	if turnErr == nil && mine {
-		turnErr = deadletter.NewQueue(w.pool).Forget(ctx, maintenanceLock)
+		turnErr = deadletter.NewQueue(w.pool).Forget(ctx, pg.MaintenanceLock)
 	}
 	return errors.Join(err, turnErr)
 }
@@ -98,7 +99,7 @@ func (w *Worker) prune(ctx context.Context) error {
 		{"chores", sweep.Table{Name: "public.soniq_chores", Where: "r.begun_at < now() - $1::interval", Args: []any{choresMemory}}},
 		{"queues", sweep.Table{Name: "public.soniq_queues", Where: "r.paused_at is null"}},
 	} {
-		p.table.Lock = maintenanceLock
+		p.table.Lock = pg.MaintenanceLock
 		_, err := sweep.Delete(ctx, w.pool, p.table)
 		switch {
 		case errors.Is(err, sweep.ErrLocked):

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 )
 
 // How often the dead letters that are kept no longer are looked for: a tenth of
@@ -50,12 +51,12 @@ func (w *Worker) retain(ctx context.Context) error {
 
 // retainOnce is a pass, if it is this worker's turn.
 func (w *Worker) retainOnce(ctx context.Context) error {
-	mine, err := w.takeTurn(ctx, retainTurn, retainInterval(w.config.Retention))
+	mine, err := pg.TakeTurn(ctx, w.pool, retainTurn, retainInterval(w.config.Retention))
 	if err != nil || !mine {
 		return err
 	}
 	queue := deadletter.NewQueue(w.pool).As("worker "+w.id.String(), "kept for as long as the rules say")
-	deleted, err := queue.Retain(ctx, w.config.Retention, maintenanceLock)
+	deleted, err := queue.Retain(ctx, w.config.Retention, pg.MaintenanceLock)
 	if deleted > 0 {
 		w.logger.Info("dead letters cleaned up", "deleted", deleted)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 const (
@@ -77,15 +78,12 @@ const pagesSQL = "select pg_relation_size($1::text::regclass) / current_setting(
 
 // Rows are locked before they are deleted, so that a row's place is its own. $1
 // the lock, $2 and $3 the first page and the one after the last.
-const deleteSQL = `
-with leader as materialized (
-  select case when $1::bigint = 0 then true else pg_try_advisory_xact_lock($1) end as elected
-), gone as (
+const deleteSQL = pg.Leader + `, gone as (
   delete from %[1]s
   where ctid = any (array(
     select r.ctid
     from %[1]s r
-    where (select elected from leader)
+    where ` + pg.IsLeader + `
       and r.ctid >= format('(%%s,0)', $2::bigint)::tid
       and r.ctid < format('(%%s,0)', $3::bigint)::tid
       and (%[2]s)
@@ -93,7 +91,7 @@ with leader as materialized (
   ))
   returning 1
 )
-select (select elected from leader), (select count(*) from gone)`
+select ` + pg.IsLeader + `, (select count(*) from gone)`
 
 // $1 and $2 the pages.
 const placesSQL = `
