@@ -9,6 +9,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/redact"
+	"soniq/internal/webhook"
 )
 
 // What an endpoint or a command answers is kept, logged and shown. It may be an
@@ -19,7 +20,7 @@ import (
 func knownOf(s secretsOf) *redact.Set {
 	values := redact.URLParts(s.url)
 	for secret := range strings.FieldsSeq(s.secrets) {
-		encoded := strings.TrimPrefix(secret, secretPrefix)
+		encoded := strings.TrimPrefix(secret, webhook.SecretPrefix)
 		values = append(values, secret, encoded)
 		if raw, err := base64.StdEncoding.DecodeString(encoded); err == nil {
 			values = append(values, string(raw))

@@ -7,16 +7,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"soniq"
 	"soniq/internal/redact"
+	"soniq/internal/webhook"
 )
-
-// maxRetryAfter bounds what another side can ask for.
-const maxRetryAfter = 24 * time.Hour
 
 // answerTimeout is how long an answer's body may take once its status is here:
 // the status is the verdict, and who drips has no more time than that.
@@ -75,7 +72,7 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 	if d.Status >= 300 && d.Status <= 399 {
 		refused.Answer = "redirects are not followed"
 	}
-	refused.RetryAfter = retryAfter(resp.Header.Get("Retry-After"), time.Now())
+	refused.RetryAfter, _ = webhook.RetryAfter(resp.Header, time.Now())
 	return refused
 }
 
@@ -97,15 +94,4 @@ func (e *endpoint) answer(resp *http.Response) string {
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
 	text := e.known.Cut(string(said), false, len(said) == limit)
 	return cut(strings.TrimSpace(strings.ToValidUTF8(text, "�")), maxAnswer)
-}
-
-// retryAfter reads the header: seconds or a date.
-func retryAfter(text string, now time.Time) time.Duration {
-	wait := time.Duration(0)
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(text), 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(text); err == nil {
-		wait = at.Sub(now)
-	}
-	return min(max(wait, 0), maxRetryAfter)
 }

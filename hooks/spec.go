@@ -10,6 +10,7 @@ import (
 	"unicode"
 
 	"soniq/deadletter"
+	"soniq/internal/webhook"
 )
 
 // Spec is a hook to be added.
@@ -108,7 +109,7 @@ func (s *Spec) Check() error {
 		if len(s.Secrets) > maxURL {
 			return fmt.Errorf("the secrets are longer than %d KB", maxURL>>10)
 		}
-		if _, err := ParseSecrets(s.Secrets); err != nil {
+		if _, err := webhook.ParseSecrets(s.Secrets); err != nil {
 			return err
 		}
 	}

@@ -11,14 +11,15 @@ import (
 	"time"
 
 	"soniq/internal/redact"
+	"soniq/internal/webhook"
 )
 
 // maxErrorText is how much of the error a webhook has: the whole should stay
 // below Standard Webhooks' 20 KB.
 const maxErrorText = 4 << 10
 
-// webhook posts events after Standard Webhooks.
-type webhook struct {
+// webhookHook posts events after Standard Webhooks.
+type webhookHook struct {
 	*endpoint
 	secrets [][]byte
 	header  http.Header
@@ -26,13 +27,13 @@ type webhook struct {
 }
 
 // newWebhook takes what references stand for.
-func newWebhook(of secretsOf, s settings, known *redact.Set) (*webhook, error) {
+func newWebhook(of secretsOf, s settings, known *redact.Set) (*webhookHook, error) {
 	e, err := newEndpoint(of.url, s.Allow, known)
 	if err != nil {
 		return nil, err
 	}
-	w := &webhook{endpoint: e, header: http.Header{}, args: s.Args}
-	if w.secrets, err = ParseSecrets(of.secrets); err != nil {
+	w := &webhookHook{endpoint: e, header: http.Header{}, args: s.Args}
+	if w.secrets, err = webhook.ParseSecrets(of.secrets); err != nil {
 		return nil, err
 	}
 	for name, value := range of.headers {
@@ -43,6 +44,10 @@ func newWebhook(of secretsOf, s settings, known *redact.Set) (*webhook, error) {
 	}
 	return w, nil
 }
+
+// NewSecret returns a fresh secret for [Spec].Secrets: 'whsec_' and 32 random
+// bytes as base64.
+func NewSecret() string { return webhook.NewSecret() }
 
 // ownHeader reports whether a header, by its canonical name, is Soniq's to set,
 // or speaks of the connection and not of the request.
@@ -57,7 +62,7 @@ func ownHeader(name string) bool {
 // its canonical form. Its errors show nothing of the value.
 func CheckHeader(name, value string) error {
 	switch {
-	case !headerName(name):
+	case !webhook.IsHeaderName(name) || len(name) > maxName:
 		return fmt.Errorf("%q can't be the name of a header", name)
 	case strings.ContainsAny(value, "\r\n\x00"):
 		return fmt.Errorf("the value of %s has a line break or NUL", name)
@@ -67,13 +72,6 @@ func CheckHeader(name, value string) error {
 		return fmt.Errorf("%s is set by Soniq itself", name)
 	}
 	return nil
-}
-
-// headerName reports whether name is a token of RFC 9110.
-func headerName(name string) bool {
-	return name != "" && len(name) <= maxName && strings.IndexFunc(name, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
-	}) < 0
 }
 
 // webhookBody is the body of a webhook; docs/hooks.md describes it.
@@ -123,7 +121,7 @@ func body(e Event, args bool) ([]byte, error) {
 }
 
 // Deliver implements Hook.
-func (w *webhook) Deliver(ctx context.Context, d *Delivery) error {
+func (w *webhookHook) Deliver(ctx context.Context, d *Delivery) error {
 	b, err := body(d.Event, w.args)
 	if err != nil {
 		return fmt.Errorf("write the webhook's body: %w", err)
@@ -133,7 +131,7 @@ func (w *webhook) Deliver(ctx context.Context, d *Delivery) error {
 	header.Set("Webhook-Id", id)
 	header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
 	if len(w.secrets) > 0 {
-		header.Set("Webhook-Signature", Sign(w.secrets, id, timestamp, b))
+		header.Set("Webhook-Signature", webhook.Sign(w.secrets, id, timestamp, b))
 	}
 	return w.post(ctx, d, header, b)
 }

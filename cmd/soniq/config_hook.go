@@ -14,6 +14,7 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/hooks"
+	"soniq/internal/webhook"
 )
 
 // hookSpec is a hook that a configuration file or the environment declares.
@@ -94,7 +95,7 @@ func checkHookURL(text string) error {
 }
 
 func checkHookSecret(text string) error {
-	_, err := hooks.ParseSecrets(text)
+	_, err := webhook.ParseSecrets(text)
 	return err
 }
 

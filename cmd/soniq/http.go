@@ -16,8 +16,8 @@ import (
 
 	"soniq"
 	"soniq/engine"
-	"soniq/hooks"
 	"soniq/internal/redact"
+	"soniq/internal/webhook"
 )
 
 const (
@@ -162,7 +162,7 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 		timestamp := h.now().Unix()
 		req.Header.Set("Webhook-Id", id)
 		req.Header.Set("Webhook-Timestamp", strconv.FormatInt(timestamp, 10))
-		req.Header.Set("Webhook-Signature", hooks.Sign(h.secrets, id, timestamp, job.Args))
+		req.Header.Set("Webhook-Signature", webhook.Sign(h.secrets, id, timestamp, job.Args))
 		signMessage(req.Header, h.header, h.keys, job.Args, timestamp, h.nonce())
 	}
 	return req, nil

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"soniq/hooks"
+	"soniq/internal/webhook"
 )
 
 // httpSpec is an HTTP endpoint as a handler.
@@ -49,7 +49,7 @@ func (s httpSpec) resolve(h *httpHandler) error {
 		value := s.Headers[name]
 		canonical := http.CanonicalHeaderKey(name)
 		switch {
-		case !isToken(name):
+		case !webhook.IsHeaderName(name):
 			err = fmt.Errorf("header %q: is not a header's name: letters, digits and - are", name)
 		case reservedHeader(canonical), s.Secret != "" && signatureHeader(canonical):
 			err = fmt.Errorf("header %q: is set by soniq and can't be changed", name)
@@ -67,7 +67,7 @@ func (s httpSpec) resolve(h *httpHandler) error {
 		}
 		h.header.Set(canonical, value)
 	}
-	if h.secrets, err = hooks.ParseSecrets(s.Secret); err != nil {
+	if h.secrets, err = webhook.ParseSecrets(s.Secret); err != nil {
 		mistakes = append(mistakes, err)
 	} else {
 		h.keys = signKeys(strings.Fields(s.Secret), h.secrets)
@@ -128,15 +128,4 @@ func reservedHeader(name string) bool {
 		return true
 	}
 	return strings.HasPrefix(name, "Soniq-") || strings.HasPrefix(name, "Webhook-")
-}
-
-// isToken reports whether s is a token of RFC 9110.
-func isToken(s string) bool {
-	for _, c := range []byte(s) {
-		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !letter && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return s != ""
 }

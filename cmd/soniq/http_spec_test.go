@@ -6,17 +6,17 @@ import (
 	"strings"
 	"testing"
 
-	"soniq/hooks"
+	"soniq/internal/webhook"
 )
 
 func TestHTTP_signature_isTheStandardsOwn(t *testing.T) {
 	t.Parallel()
 	sign := func(secret string) string {
-		secrets, err := hooks.ParseSecrets(secret)
+		secrets, err := webhook.ParseSecrets(secret)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return hooks.Sign(secrets, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, []byte(`{"test": 2432232314}`))
+		return webhook.Sign(secrets, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, []byte(`{"test": 2432232314}`))
 	}
 	const want = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 	if got := sign(vectorSecret); got != want {

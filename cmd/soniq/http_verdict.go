@@ -16,15 +16,15 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/redact"
+	"soniq/internal/webhook"
 )
 
 const (
 	// httpMaxError is how much of a failure's body becomes the error.
 	httpMaxError = 2 << 10
-	// A pause is at least a second, so that an endpoint that asks for none
-	// can't make a hot loop of a job that is never charged for it, and at most
-	// a day, so that a slip of the endpoint's is noticed.
-	minPause, maxPause = time.Second, 24 * time.Hour
+	// minPause keeps an endpoint that asks for no pause from making a busy loop
+	// of a job: the attempt is not charged.
+	minPause = time.Second
 )
 
 // httpError is a response that says no.
@@ -121,26 +121,12 @@ func validText(text []byte) string {
 	return strings.TrimSpace(strings.ToValidUTF8(string(text), "\ufffd"))
 }
 
-// retryAfter reads Retry-After, in seconds or as a date. A date is taken by
-// the endpoint's own clock where it tells what that shows. What is neither
-// counts as absent.
+// retryAfter is [webhook.RetryAfter] with minPause as its least.
 func retryAfter(header http.Header, now time.Time) (pause time.Duration, ok bool) {
-	value := strings.TrimSpace(header.Get("Retry-After"))
-	if value != "" && strings.Trim(value, "0123456789") == "" {
-		seconds, err := strconv.ParseInt(value, 10, 64)
-		if err != nil || seconds > int64(maxPause/time.Second) {
-			return maxPause, true
-		}
-		return max(time.Duration(seconds)*time.Second, minPause), true
+	if pause, ok = webhook.RetryAfter(header, now); ok {
+		pause = max(pause, minPause)
 	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0, false
-	}
-	if date, err := http.ParseTime(header.Get("Date")); err == nil {
-		now = date
-	}
-	return min(max(at.Sub(now), minPause), maxPause), true
+	return pause, ok
 }
 
 // readAtMost reads one byte beyond the limit, so that a longer body shows.
