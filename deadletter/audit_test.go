@@ -22,7 +22,7 @@ const (
 func TestHistory_keepsNoSecretOfAReplay(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, columns{"args": secretArgs})
 	_, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{
 		{Path: "password", Value: []byte(`"new-Zk3v"`)}, {Path: "n", Value: []byte(`2`)},
@@ -57,7 +57,7 @@ func TestHistory_keepsNoSecretOfAReplay(t *testing.T) {
 func TestOperation_optionsAreBlankedOnceItIsDone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for range 3 {
 		insertDead(t, pool, columns{"args": secretArgs})
 	}
@@ -95,7 +95,7 @@ func TestOperation_optionsAreBlankedOnceItIsDone(t *testing.T) {
 func TestForget_takesSecretsOutOfOldRecords(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, columns{"args": secretArgs})
 	const record = `insert into soniq_dead_letter_audit (dead_letter_id, action, detail) values ($1, 'replay', $2)`
 	for range 120 {
@@ -135,7 +135,7 @@ func TestHistory_recordsOfAnyTime_hideNoOther(t *testing.T) {
 	exec(t, pool, `
 		insert into soniq_dead_letter_operations (id, action, state, created_at, updated_at)
 		select gen_random_uuid(), 'delete', 'done', at, at from `+times)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	records, err := q.History(t.Context(), id)
 	if err != nil || len(records) != 5 {
 		t.Errorf("%d records: %v", len(records), err)

@@ -11,7 +11,7 @@ import (
 func TestQueue_Backlog_countsAndFindsTheOldest(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	measure := func(f deadletter.Filter) deadletter.Backlog {
 		t.Helper()
 		b, err := q.Backlog(t.Context(), f)

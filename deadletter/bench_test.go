@@ -149,7 +149,7 @@ func BenchmarkDeadLetters(b *testing.B) {
 	b.Cleanup(pool.Close)
 	rows := *benchRows
 	benchFill(b, pool, rows)
-	queue := deadletter.NewQueue(pool)
+	queue := newQueue(b, pool)
 
 	b.Run("read", func(b *testing.B) { benchReads(b, pool, queue) })
 	b.Run("export", func(b *testing.B) { benchExport(b, queue, min(rows, 1_000_000)) })

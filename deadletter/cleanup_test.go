@@ -22,7 +22,7 @@ import (
 func TestQueue_Cleanup_deletesWhatItsCountSaid(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	day := 24 * time.Hour
 	age := func(d time.Duration, state string) uuid.UUID {
 		return insertDead(t, pool, columns{"moved_to_dead_letter_at": time.Now().Add(-d), "state": state})
@@ -60,7 +60,7 @@ func TestQueue_Cleanup_deletesWhatItsCountSaid(t *testing.T) {
 func TestQueue_Cleanup_isInTheHistory(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("cron", "quota")
+	q := newQueue(t, pool).As("cron", "quota")
 	insertDead(t, pool, columns{"moved_to_dead_letter_at": time.Now().Add(-48 * time.Hour)})
 	for range 2 { // the second finds nothing, and is no operation
 		if _, err := q.Cleanup(t.Context(), 24*time.Hour, deadletter.Filter{}); err != nil {
@@ -80,7 +80,7 @@ func TestQueue_Cleanup_isInTheHistory(t *testing.T) {
 func TestQueue_Cleanup_goesInBatchesAndNeverWaits(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 10_500
 	fill(t, pool, n)
 	held := value[uuid.UUID](t, pool, "select id from soniq_dead_letter_jobs order by moved_to_dead_letter_at limit 1")
@@ -136,7 +136,7 @@ func (s *safe) Commit() error {
 func TestQueue_CleanupTo_deletesWhatIsSafe(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 200)
 	month := 30 * 24 * time.Hour
 	count := func() int { return value[int](t, pool, "select count(*) from soniq_dead_letter_jobs") }
@@ -195,7 +195,7 @@ func TestQueue_CleanupTo_deletesWhatIsSafe(t *testing.T) {
 func TestQueue_Cleanup_filters(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	day := 24 * time.Hour
 	for i := range 10 {
 		insertDead(t, pool, columns{
@@ -234,7 +234,7 @@ func TestQueue_Cleanup_filters(t *testing.T) {
 func TestQueue_Cleanup_rowsOfOneMoment(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 10_100
 	fill(t, pool, n)
 	exec(t, pool, `update soniq_dead_letter_jobs set moved_to_dead_letter_at = now() - interval '40 days'`)
@@ -248,7 +248,7 @@ func TestQueue_Cleanup_rowsOfOneMoment(t *testing.T) {
 func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("keeper", "rules")
+	q := newQueue(t, pool).As("keeper", "rules")
 	day := 24 * time.Hour
 	put := func(name, queue, reason, state string, age time.Duration) {
 		insertDead(t, pool, columns{
@@ -288,7 +288,7 @@ func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
 func TestQueue_Retain_waitsForTheLock(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 2500)
 	rules := []deadletter.Retention{{Keep: time.Hour}}
 	conn, err := pool.Acquire(t.Context())
@@ -351,7 +351,7 @@ func TestValidateRetention(t *testing.T) {
 func TestQueue_Forget_whatIsLongAgo(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 30)
 	begin := func(name string) deadletter.Operation {
 		op, err := q.As(name, "").StartReplay(t.Context(), deadletter.Filter{All: true}, deadletter.ReplayOptions{}, deadletter.Pace{})

@@ -45,7 +45,7 @@ func hold(t testing.TB, pool *pgxpool.Pool, id uuid.UUID) (release func()) {
 func TestQueue_Delete_deletesOne(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id, other := insertDead(t, pool, nil), insertDead(t, pool, nil)
 	if err := q.Delete(t.Context(), id); err != nil {
 		t.Error(err)
@@ -61,7 +61,7 @@ func TestQueue_Delete_deletesOne(t *testing.T) {
 func TestQueue_DeleteAll_deletesWhatCountAndListShow(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 30)
 	insertDead(t, pool, nil)
 	other := insertDead(t, pool, nil)
@@ -109,7 +109,7 @@ func TestQueue_DeleteAll_deletesWhatCountAndListShow(t *testing.T) {
 func TestQueue_DeleteAll_waitsForRowsInUseAndLooksAtThemAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	held := insertDead(t, pool, nil)
 	changed := insertDead(t, pool, nil)
 	insertDead(t, pool, nil)
@@ -153,7 +153,7 @@ func TestQueue_DeleteAll_waitsForRowsInUseAndLooksAtThemAgain(t *testing.T) {
 func TestQueue_DeleteAll_atTheSameTimeCountsEachRowOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 12_000
 	fill(t, pool, n)
 	counts := make([]int64, 3)

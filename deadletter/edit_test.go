@@ -175,7 +175,7 @@ func decoded(t *testing.T, doc []byte) (v any) {
 func TestQueue_Replay_edits_leaveTheOriginalAndTheRest(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const stored = `{"id": 123456789012345678901234567890, "to": "ada@exmaple.com", "total": 1.50}`
 	id := insertDead(t, pool, columns{"args": stored, "unique_job": true, "args_hash": "old"})
 	o := deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{{Path: "to", Value: []byte(`"ada@example.com"`)}}}
@@ -234,7 +234,7 @@ func second[T any](_ T, err error) error { return err }
 func TestQueue_ReplayAll_edits_eachItsOwn_orNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, args := range []string{`{"n": 1, "user": {"currency": null}}`, `{"n": 2, "user": {"currency": "USD"}}`, `{"n": 3, "user": {"currency": "EUR"}}`} {
 		insertDead(t, pool, columns{"args": args})
 	}
@@ -258,7 +258,7 @@ func TestQueue_ReplayAll_edits_eachItsOwn_orNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The edits are part of the operation: whoever resumes it makes the same.
-	if op, err = deadletter.NewQueue(pool).ReplayRun(t.Context(), op.ID, nil); err != nil || op.Done != 3 {
+	if op, err = newQueue(t, pool).ReplayRun(t.Context(), op.ID, nil); err != nil || op.Done != 3 {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	got := value[string](t, pool, `select string_agg(args::text, ' ' order by args ->> 'n') from soniq_jobs`)

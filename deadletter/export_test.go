@@ -37,7 +37,7 @@ func export(t testing.TB, q *deadletter.Queue, f deadletter.Filter, format deadl
 
 func TestQueue_Export_ofNothingIsAValidFile(t *testing.T) {
 	t.Parallel()
-	q := deadletter.NewQueue(testdb.New(t))
+	q := newQueue(t, testdb.New(t))
 	for format, want := range map[deadletter.Format]string{
 		deadletter.FormatJSON: "[]\n", deadletter.FormatJSONL: "", deadletter.FormatCSV: csvHeaderLine,
 	} {
@@ -50,7 +50,7 @@ func TestQueue_Export_ofNothingIsAValidFile(t *testing.T) {
 func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	made := time.Date(2026, 1, 2, 4, 4, 5, 600_000_000, time.FixedZone("", 3600))
 	bare := uuid.MustParse("00000000-0000-4000-8000-000000000001")
 	full := uuid.MustParse("00000000-0000-4000-8000-000000000002")
@@ -105,7 +105,7 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 func TestQueue_Export_filtersAndLimitsOldestFirst(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 1500)
 	insertDead(t, pool, nil)
 
@@ -126,7 +126,7 @@ func TestQueue_Export_filtersAndLimitsOldestFirst(t *testing.T) {
 
 func TestQueue_Export_refusesAnUnknownFormatBeforeItWrites(t *testing.T) {
 	t.Parallel()
-	q := deadletter.NewQueue(testdb.New(t))
+	q := newQueue(t, testdb.New(t))
 	var b bytes.Buffer
 	if _, err := q.Export(t.Context(), &b, deadletter.Filter{}, "xml"); err == nil || !strings.Contains(err.Error(), `"xml"`) || b.Len() > 0 {
 		t.Errorf("%v, wrote %q", err, b.String())
@@ -152,7 +152,7 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 func TestQueue_Export_tellsThatTheOutputFailed(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 1000)
 	for _, format := range []deadletter.Format{deadletter.FormatJSON, deadletter.FormatJSONL, deadletter.FormatCSV} {
 		for _, room := range []int{0, 100_000} {
@@ -170,7 +170,7 @@ func TestQueue_Export_tellsThatTheOutputFailed(t *testing.T) {
 func TestQueue_Export_needsTheSameMemoryForAnyNumberOfRows(t *testing.T) {
 	// Not parallel: it looks at the heap of the process.
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 8000)
 	exec(t, pool, "update soniq_dead_letter_jobs set last_error = repeat('x', 4000)")
 

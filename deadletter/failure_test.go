@@ -77,7 +77,7 @@ func TestFailure_hostileTexts_areStorableAndSmall(t *testing.T) {
 func TestMove_diesAgain_eachDeathHasItsHistory(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	worker := insertWorker(t, pool)
 	id := uuid.New()
 	for _, message := range []string{"first death", "second death"} {

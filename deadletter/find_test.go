@@ -24,7 +24,7 @@ func TestFind_beginningOfAnID_isEnough(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := newQueue(t, pool)
 	for prefix, want := range map[string]uuid.UUID{
 		"abc123-def456":  one,
 		"ABC123DEF457":   two,

@@ -50,7 +50,7 @@ func TestQueue_Forget_onePass_takesAllThereIs(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	oldHistory(t, pool, 25_000)
-	if err := deadletter.NewQueue(pool).Forget(t.Context(), 7); err != nil {
+	if err := newQueue(t, pool).Forget(t.Context(), 7); err != nil {
 		t.Fatal(err)
 	}
 	// The killed operation is remembered for a year, without what it had picked.
@@ -70,7 +70,7 @@ func TestQueue_Forget_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		insert into tickets
 		select (select id from soniq_dead_letter_audit where at < now() order by id limit 1),
 		  (select id from soniq_dead_letter_operations where updated_at < now() - interval '365 days' limit 1)`)
-	err := deadletter.NewQueue(pool).Forget(t.Context(), 7)
+	err := newQueue(t, pool).Forget(t.Context(), 7)
 	if err == nil || !strings.Contains(err.Error(), "forget old records: 1 rows can't be deleted: ERROR: ") ||
 		!strings.Contains(err.Error(), "forget old operations: 1 rows can't be deleted: ERROR: ") {
 		t.Error(err)
@@ -87,7 +87,7 @@ func TestQueue_Forget_endsWithItsContext(t *testing.T) {
 	oldHistory(t, pool, 3000)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := deadletter.NewQueue(pool).Forget(ctx, 7); !errors.Is(err, context.Canceled) {
+	if err := newQueue(t, pool).Forget(ctx, 7); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	tx, err := pool.Begin(t.Context())
@@ -100,7 +100,7 @@ func TestQueue_Forget_endsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := deadletter.NewQueue(pool).Forget(ctx, 7); !errors.Is(err, context.DeadlineExceeded) {
+	if err := newQueue(t, pool).Forget(ctx, 7); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	if got := value[string](t, pool, historyLeft); got != "5500 5501 3000" {
@@ -129,7 +129,7 @@ func TestQueue_Cleanup_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		},
 	} {
 		pool := testdb.New(t)
-		q := deadletter.NewQueue(pool)
+		q := newQueue(t, pool)
 		fill(t, pool, 6000)
 		insertDead(t, pool, columns{"moved_to_dead_letter_at": time.Now().Add(-72 * time.Hour)})
 		insertDead(t, pool, columns{"moved_to_dead_letter_at": time.Now().Add(-72 * time.Hour)})

@@ -16,7 +16,7 @@ import (
 // error is one line.
 func FuzzImport(f *testing.F) {
 	pool := testdb.New(f)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(f, pool)
 	insertDead(f, pool, columns{
 		"args": `{"a": [1.50, "\n", null]}`, "tags": `{"t": "=1"}`, "last_error": "=a\r\n\"b\"", "replay_of": "00000000-0000-4000-8000-000000000001",
 		"errors": `[{"attempt": 1, "failed_at": "2026-01-02T03:04:05Z", "message": "x"}]`, "scheduled_at": noon, "unique_job": true, "dedup_key": "'",
@@ -70,7 +70,7 @@ func FuzzImport(f *testing.F) {
 // is what it lists, exports, means, previews and deletes.
 func FuzzFilter(f *testing.F) {
 	pool := testdb.New(f)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(f, pool)
 	population(f, pool, rand.New(rand.NewPCG(1, 1)), 40)
 	exec(f, pool, "create table saved as select * from soniq_dead_letter_jobs")
 	exec(f, pool, `alter table soniq_dead_letter_jobs disable trigger user`)

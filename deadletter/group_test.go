@@ -12,7 +12,7 @@ import (
 func TestQueue_Groups_countsEachCauseOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	if groups, err := q.Groups(t.Context(), deadletter.Filter{}); err != nil || len(groups) != 0 {
 		t.Errorf("of nothing: %v, %v", groups, err)
 	}
@@ -53,7 +53,7 @@ func TestQueue_Groups_countsEachCauseOnce(t *testing.T) {
 func TestQueue_Groups_withoutFingerprint_goByJobReasonAndError(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, c := range []columns{
 		{"last_error": "ValueError: order 1234 of 01890a5d-ac96-774b-bcce-b302099a8057 is bad\n  at line 7"},
 		{"last_error": "ValueError: order 7 of 01890a5d-ac96-774b-bcce-b302099a8058 is bad\n  at line 9"},
@@ -86,7 +86,7 @@ func TestQueue_Groups_withoutFingerprint_goByJobReasonAndError(t *testing.T) {
 func TestGroupKey_anyText_isAKey(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	long := make([]byte, 1<<20)
 	for i := range long {
 		long[i] = "0123456789abcdef- \n"[i*7%19]

@@ -20,7 +20,7 @@ import (
 func TestQueue_statesStayTrueUnderAllVerbsAtOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 2000)
 	worker := insertWorker(t, pool)
 	some := deadletter.Filter{All: true, Limit: 600}

@@ -75,7 +75,7 @@ func awkwardLetters(t *testing.T, pool *pgxpool.Pool, r *rand.Rand, n int) {
 func TestQueue_Import_roundTrip_isTheSameFile(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	awkwardLetters(t, pool, rand.New(rand.NewPCG(seed, 1)), 300)
@@ -144,7 +144,7 @@ func zipped(t testing.TB, text string) string {
 func TestQueue_Import_compressedOrMarked_isTheSame(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 20)
 	for _, format := range formats {
 		file, _ := export(t, q, deadletter.Filter{}, format)
@@ -159,7 +159,7 @@ func TestQueue_Import_compressedOrMarked_isTheSame(t *testing.T) {
 
 func TestQueue_Import_ofNothing_isDone(t *testing.T) {
 	t.Parallel()
-	q := deadletter.NewQueue(testdb.New(t))
+	q := newQueue(t, testdb.New(t))
 	for _, format := range formats {
 		file, _ := export(t, q, deadletter.Filter{}, format)
 		if result := restore(t, q, file, format); result.Imported != 0 || result.Skipped != 0 {
@@ -176,7 +176,7 @@ func TestQueue_Import_ofNothing_isDone(t *testing.T) {
 func TestQueue_Import_whatIsThere_isLeftAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 2500)
 	file, _ := export(t, q, deadletter.Filter{}, deadletter.FormatJSONL)
 	exec(t, pool, "delete from soniq_dead_letter_jobs where args ->> 'n' in ('7', '2007')")
@@ -204,7 +204,7 @@ func TestQueue_Import_whatIsThere_isLeftAlone(t *testing.T) {
 func TestQueue_Import_isSilent(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for range 3 {
 		insertDead(t, pool, nil)
 	}
@@ -231,7 +231,7 @@ func TestQueue_Import_isSilent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if result := restore(t, deadletter.NewQueue(noisy), file, deadletter.FormatJSON); result.Imported != 3 {
+	if result := restore(t, newQueue(t, noisy), file, deadletter.FormatJSON); result.Imported != 3 {
 		t.Fatalf("%+v", result)
 	}
 	// Notifications come in the order of the commits.
@@ -264,7 +264,7 @@ func TestQueue_Import_isSilent(t *testing.T) {
 func TestQueue_Import_whatWasReplaying_hasTheStateOfItsReplay(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	want := map[uuid.UUID]string{}
 	put := func(replayOf *uuid.UUID, status, state string) {
 		id, job := uuid.New(), uuid.New()
@@ -308,7 +308,7 @@ func TestQueue_Import_whatWasReplaying_hasTheStateOfItsReplay(t *testing.T) {
 func TestQueue_Import_replayEndsMeanwhile_isSeen(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, nil)
 	job, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{})
 	if err != nil {
@@ -346,7 +346,7 @@ func TestQueue_Import_replayEndsMeanwhile_isSeen(t *testing.T) {
 func TestQueue_Import_historySaysWhoAndWhy(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("ann", "deleted by mistake")
+	q := newQueue(t, pool).As("ann", "deleted by mistake")
 	fill(t, pool, 1200)
 	id := value[uuid.UUID](t, pool, "select id from soniq_dead_letter_jobs limit 1")
 	file, _ := export(t, q, deadletter.Filter{}, deadletter.FormatJSONL)
@@ -391,7 +391,7 @@ func TestQueue_Import_historySaysWhoAndWhy(t *testing.T) {
 func TestQueue_Import_needsTheSameMemoryForAnyNumberOfRows(t *testing.T) {
 	// Not parallel: it looks at the heap of the process.
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 6000
 	meter := &rowsMeter{n: n}
 	result, err := q.Import(t.Context(), meter, deadletter.FormatJSONL, deadletter.ImportOptions{})
@@ -442,7 +442,7 @@ func (m *rowsMeter) Read(p []byte) (int, error) {
 func TestQueue_Import_dryRun_isTheEffect(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
@@ -484,7 +484,7 @@ func TestQueue_Import_dryRun_isTheEffect(t *testing.T) {
 func TestQueue_Import_twoAtOnce_restoreEachOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 3000)
 	file, _ := export(t, q, deadletter.Filter{}, deadletter.FormatJSONL)
 	exec(t, pool, "truncate soniq_dead_letter_jobs")

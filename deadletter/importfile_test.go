@@ -23,7 +23,7 @@ import (
 func TestQueue_Import_filesOfPython(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, name := range []string{"python_export.json", "python_export.csv"} {
 		file, err := os.ReadFile("testdata/" + name)
 		if err != nil {
@@ -53,7 +53,7 @@ func with(more string) string { return strings.TrimSuffix(good, "}") + "," + mor
 func TestQueue_Import_mistakes_areNamedAndNothingGetsIn(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const header = "id,job_name,args,dead_letter_reason,moved_to_dead_letter_at"
 	const row = "00000000-0000-4000-8000-000000000001,a,{},timeout,2026-01-02T03:04:05Z"
 	long := func(n int) string { return strings.Repeat("x", n) }
@@ -155,7 +155,7 @@ func TestQueue_Import_mistakes_areNamedAndNothingGetsIn(t *testing.T) {
 func TestQueue_Import_atTheLimits_isStored(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	// Texts that the server can't make shorter.
 	noise := func(n int) string {
 		r := rand.New(rand.NewPCG(1, uint64(n)))
@@ -211,7 +211,7 @@ func (d brokenDisk) Read(p []byte) (int, error) {
 func TestQueue_Import_inputFails_isNoFileError(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	insertDead(t, pool, nil)
 	for _, format := range formats {
 		whole, _ := export(t, q, deadletter.Filter{}, format)

@@ -13,7 +13,7 @@ import (
 func TestQueue_Lineage_tellsBothWays(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	root := insertDead(t, pool, nil)
 	var jobs []uuid.UUID
 	replay := func(id uuid.UUID) uuid.UUID {

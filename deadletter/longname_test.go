@@ -21,7 +21,7 @@ const randomText = `(select string_agg(md5(random()::text), '') from generate_se
 func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	// Those that Python Soniq makes, of one column.
 	for _, column := range []string{"job_name", "queue", "dead_letter_reason"} {
 		exec(t, pool, `create index on soniq_dead_letter_jobs (`+column+`)`)
@@ -107,7 +107,7 @@ func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
 func TestQueue_Replay_queueThatNoIndexHolds(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	worker := insertWorker(t, pool)
 	id := insertClaimed(t, pool, worker, columns{"job_name": "a"})
 	other := insertDead(t, pool, columns{"job_name": "a"})
@@ -151,7 +151,7 @@ func TestMove_giantHistory_isLeftOut(t *testing.T) {
 func TestQueue_List_giantRows_areShownAsSuch(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	plain := insertDead(t, pool, columns{"job_name": "plain", "args": `{"n": 1}`})
 	ids := map[string]uuid.UUID{}
 	for name, args := range map[string]string{
@@ -192,7 +192,7 @@ func TestQueue_List_giantRows_areShownAsSuch(t *testing.T) {
 func TestQueue_unsendableArguments_areNamed(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	at := time.Now().Add(-72 * time.Hour)
 	insertDead(t, pool, columns{"moved_to_dead_letter_at": at.Add(-time.Hour)})
 	huge := insertDead(t, pool, columns{"moved_to_dead_letter_at": at, "job_name": "huge"})

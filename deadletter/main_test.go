@@ -19,6 +19,16 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
+// newQueue returns the dead-letter queue of a test's database.
+func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
+	t.Helper()
+	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
 // columns are the values of a row to insert.
 type columns map[string]any
 

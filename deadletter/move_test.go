@@ -61,7 +61,7 @@ func TestMove_keepsAllThatTheJobHad(t *testing.T) {
 	if n := value[int](t, pool, "select count(*) from soniq_jobs"); n != 0 {
 		t.Errorf("%d jobs left in the queue", n)
 	}
-	j := get(t, deadletter.NewQueue(pool), id)
+	j := get(t, newQueue(t, pool), id)
 	if j.MovedAt.Before(before) || j.MovedXID == nil || j.CreatedAt == nil {
 		t.Errorf("moved at %v, xid %v, created %v", j.MovedAt, j.MovedXID, j.CreatedAt)
 	}
@@ -85,7 +85,7 @@ func TestMove_claimOfAJob_isNoLineage(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker := insertWorker(t, pool)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	older, over := uuid.New(), uuid.New()
 	replaying := insertDead(t, pool, columns{"state": "replaying", "replay_job_id": uuid.New()})
 	for _, c := range []columns{
@@ -120,7 +120,7 @@ func TestMove_readsNullsAsTheWorkerDoes(t *testing.T) {
 	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{d}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	j := get(t, deadletter.NewQueue(pool), id)
+	j := get(t, newQueue(t, pool), id)
 	if j.Queue != "default" || j.Priority != 100 || j.MaxAttempts != 3 || j.UniqueJob || j.Attempts != 3 {
 		t.Errorf("got %+v", j)
 	}
@@ -175,7 +175,7 @@ func TestMove_storesAnyText(t *testing.T) {
 	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{d}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	if j := get(t, deadletter.NewQueue(pool), id); len(j.LastError) > deadletter.MaxErrorBytes {
+	if j := get(t, newQueue(t, pool), id); len(j.LastError) > deadletter.MaxErrorBytes {
 		t.Errorf("the error has %d bytes", len(j.LastError))
 	}
 }
@@ -204,7 +204,7 @@ func TestMove_idOfADeadLetter_hasARowOfItsOwn(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker := insertWorker(t, pool)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	long := strings.Repeat("long ", 1000)
 	forged := columns{"errors": `[{"message": "forged"}]`, "last_error": "forged", "producer_id": "somebody else"}
 	for _, c := range []struct{ dead, job columns }{
@@ -314,7 +314,7 @@ func TestMoveQueued_takesWhatIsQueuedAndFree(t *testing.T) {
 	if err != nil || !slices.Equal(moved, []uuid.UUID{fresh, kept}) {
 		t.Fatalf("moved %v, %v; want %v", moved, err, []uuid.UUID{fresh, kept})
 	}
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	if j := get(t, q, kept); j.LastError != "before" || j.Attempts != 2 || j.Reason != deadletter.ManualMove || j.DecidedBy != "operator" {
 		t.Errorf("got %+v", j)
 	}

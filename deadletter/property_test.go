@@ -113,7 +113,7 @@ func means(f deadletter.Filter, j deadletter.Job) bool {
 func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 1))
 	t.Logf("seed %d", seed)
@@ -308,7 +308,7 @@ func pagesOf(t *testing.T, q *deadletter.Queue, f deadletter.Filter, size int) (
 func TestQueue_ListAfter_rowsComeAndGo_movesNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 9)
 	for _, when := range []string{"infinity", "-infinity", "10000-01-01 00:00:00+00"} {
 		insertDead(t, pool, columns{"moved_to_dead_letter_at": when})

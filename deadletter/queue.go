@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/pg"
 	"soniq/internal/sizes"
 )
 
@@ -17,17 +18,30 @@ import (
 // memory. Export has no need of one.
 const listLimit = 1000
 
-// Queue reads and works the dead letters of one database. It may be used by
-// any number of goroutines.
+// A Queue reads and changes the dead letters of one database. Any number of
+// goroutines may use it.
 type Queue struct {
-	pool *pgxpool.Pool
+	pool *pg.Pool
 	by   author
 }
 
-// NewQueue returns the dead-letter queue of the pool's database. The caller
-// closes the pool.
-func NewQueue(pool *pgxpool.Pool) *Queue {
-	return &Queue{pool: pool}
+// QueueConfig is the configuration of a [Queue]. The zero value works.
+type QueueConfig struct {
+	// Schema is the schema of Soniq's tables, spelled as the catalog has it: case
+	// counts. The role's search_path doesn't matter. Default "public".
+	Schema string
+}
+
+// NewQueue returns the dead-letter queue of the pool's database. It runs no
+// statement. The caller closes the pool.
+//
+// Errors: one that names the field of cfg which is wrong.
+func NewQueue(pool *pgxpool.Pool, cfg QueueConfig) (*Queue, error) {
+	schema, err := pg.NewSchema(cfg.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("new dead-letter queue: Schema: %w", err)
+	}
+	return &Queue{pool: schema.Pool(pool)}, nil
 }
 
 // newestFirst is total: rows that died in the same microsecond have an order

@@ -21,7 +21,7 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	rows := map[string]uuid.UUID{
 		"a": insertDead(t, pool, columns{"job_name": "emails.send", "queue": "emails", "dead_letter_reason": "timeout", "moved_to_dead_letter_at": noon, "tags": `{"team": "core", "n": 5}`}),
 		"b": insertDead(t, pool, columns{"job_name": "emails.send_all", "queue": "emails", "moved_to_dead_letter_at": noon.Add(time.Hour), "state": "resolved", "resurrection_count": 2}),
@@ -129,7 +129,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 	}
 	pool := testdb.New(t)
 	insertDead(t, pool, nil)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, tt := range tests {
 		verbs := map[string]func() error{
 			"validate":     tt.filter.Validate,
@@ -166,7 +166,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 func TestQueue_List_orderIsTotalAndTheDefaultLimited(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 1001)
 	exec(t, pool, "update soniq_dead_letter_jobs set moved_to_dead_letter_at = $1", noon)
 	all, err := q.List(t.Context(), deadletter.Filter{})
@@ -189,7 +189,7 @@ func TestQueue_List_orderIsTotalAndTheDefaultLimited(t *testing.T) {
 func TestQueue_Get_returnsTheRowAsItIsStored(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 
 	if _, err := q.Get(t.Context(), uuid.New()); !errors.Is(err, deadletter.ErrNotFound) {
 		t.Errorf("a missing row: %v", err)
@@ -219,7 +219,7 @@ func TestQueue_Get_returnsTheRowAsItIsStored(t *testing.T) {
 func TestQueue_timesOutOfRange_hideNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, when := range []string{"infinity", "-infinity", "10000-01-01 00:00:00+00", "0001-12-31 00:00:00+00 BC"} {
 		insertDead(t, pool, columns{
 			"scheduled_at": when, "created_at": when, "last_resurrection_at": when,

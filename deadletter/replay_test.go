@@ -20,7 +20,7 @@ import (
 func TestQueue_Replay_makesAnEqualJobAndKeepsTheRecord(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, columns{
 		"job_name": "nobody.knows.me", "args": `{"n": 123456789012345678901234567890}`, "args_hash": "h",
 		"queue": "emails", "priority": 0, "max_attempts": 4, "attempts": 4, "unique_job": true, "dedup_key": "k",
@@ -53,7 +53,7 @@ func TestQueue_Replay_makesAnEqualJobAndKeepsTheRecord(t *testing.T) {
 func TestQueue_Replay_optionsChangeTheJob(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	tests := []struct {
 		name    string
 		dead    columns
@@ -87,7 +87,7 @@ func TestQueue_Replay_optionsChangeTheJob(t *testing.T) {
 func TestQueue_Replay_refusalsChangeNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	queued := insertJob(t, pool, columns{"args_hash": "h", "unique_job": true})
 	deduped := insertJob(t, pool, columns{"dedup_key": "k"})
 	running := uuid.New()
@@ -180,7 +180,7 @@ func mentions(field string) func(error) bool {
 func TestQueue_Replay_anUnfinishedOrDoneTwinIsNoDuplicate(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for _, status := range []string{"processing", "done", "cancelled"} {
 		insertJob(t, pool, columns{"args_hash": "h", "unique_job": true, "status": status, "dedup_key": "k"})
 	}
@@ -193,7 +193,7 @@ func TestQueue_Replay_anUnfinishedOrDoneTwinIsNoDuplicate(t *testing.T) {
 func TestQueue_Replay_forceReplaysAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, nil)
 	first, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{})
 	if err != nil {
@@ -216,7 +216,7 @@ func TestQueue_Replay_forceReplaysAgain(t *testing.T) {
 func TestQueue_Replay_atTheSameTimeMakesOneJob(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for round := range 5 {
 		id := insertDead(t, pool, nil)
 		var made atomic.Int32
@@ -255,7 +255,7 @@ func together(n int, f func(int)) {
 func TestQueue_Replay_duplicatesThatComeAndGo(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	// Each tells of a job in the queue or makes one; none fails otherwise.
 	ids := make([]uuid.UUID, 40)
 	for i := range ids {
@@ -289,7 +289,7 @@ func TestQueue_Replay_duplicatesThatComeAndGo(t *testing.T) {
 func TestQueue_Replay_stateFollowsTheJob(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	worker := insertWorker(t, pool)
 	claim := func(job uuid.UUID) {
 		exec(t, pool, "update soniq_jobs set status = 'processing', worker_id = $2, attempts = 3, claim_token = 7 where id = $1", job, worker)
@@ -346,7 +346,7 @@ func TestQueue_Replay_stateFollowsTheJob(t *testing.T) {
 func TestQueue_Replay_successResolvesTheWholeLineage(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	worker := insertWorker(t, pool)
 	id := insertDead(t, pool, nil)
 	lineage := []uuid.UUID{id}
@@ -377,7 +377,7 @@ func TestQueue_Replay_successResolvesTheWholeLineage(t *testing.T) {
 func TestQueue_Replay_wakesTheWorkers(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	one := insertDead(t, pool, columns{"queue": "emails"})
 	insertDead(t, pool, columns{"queue": "bulk"})
 	insertDead(t, pool, columns{"queue": "bulk"})

@@ -18,7 +18,7 @@ var unfiltered = deadletter.Filter{All: true}
 func TestQueue_ReplayAll_takesTheDeadOldestFirst(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	at := func(hours int, c columns) uuid.UUID {
 		if c == nil {
 			c = columns{}
@@ -75,7 +75,7 @@ func from(r deadletter.ReplayResult) []uuid.UUID {
 func TestQueue_ReplayAll_jobsRunInTheirOrder(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 500)
 	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{}); err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestQueue_ReplayAll_jobsRunInTheirOrder(t *testing.T) {
 func TestQueue_ReplayAll_skipsDuplicatesAndLeavesThemDead(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	insertJob(t, pool, columns{"dedup_key": "queued already"})
 	blocked := insertDead(t, pool, columns{"dedup_key": "queued already"})
 	older := insertDead(t, pool, columns{"args_hash": "h", "unique_job": true, "moved_to_dead_letter_at": noon})
@@ -121,7 +121,7 @@ func TestQueue_ReplayAll_skipsDuplicatesAndLeavesThemDead(t *testing.T) {
 func TestQueue_ReplayAll_isAllOrNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	insertDead(t, pool, columns{"attempts": 1})
 	full := insertDead(t, pool, columns{"attempts": 3})
 
@@ -162,7 +162,7 @@ func TestQueue_ReplayAll_isAllOrNothing(t *testing.T) {
 func TestQueue_ReplayAll_atTheSameTimeMakesEachJobOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 3000
 	fill(t, pool, n)
 	results := make([]deadletter.ReplayResult, 4)
@@ -198,7 +198,7 @@ func TestQueue_ReplayAll_atTheSameTimeMakesEachJobOnce(t *testing.T) {
 func TestQueue_ReplayAll_moreThanOneBatchIsOneTransaction(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const n = 10_001
 	fill(t, pool, n)
 	r, err := q.ReplayAll(t.Context(), deadletter.Filter{JobNames: []string{"bulk"}}, deadletter.ReplayOptions{})

@@ -44,7 +44,7 @@ func endReplays(t *testing.T, pool *pgxpool.Pool, succeed bool) {
 func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("ann@host", "the store is back")
+	q := newQueue(t, pool).As("ann@host", "the store is back")
 	fill(t, pool, 4321)
 	op := start(t, q, deadletter.ReplayOptions{Queue: "again"}, deadletter.Pace{})
 	if op.Total != 4321 || op.Done != 0 || op.State != deadletter.OperationRunning {
@@ -53,7 +53,7 @@ func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
 	// What dies from now on is no part of it; what somebody else takes is skipped.
 	late := insertDead(t, pool, nil)
 	taken := value[uuid.UUID](t, pool, "select id from soniq_dead_letter_jobs where job_name = 'bulk' limit 1")
-	if _, err := deadletter.NewQueue(pool).Replay(t.Context(), taken, deadletter.ReplayOptions{}); err != nil {
+	if _, err := newQueue(t, pool).Replay(t.Context(), taken, deadletter.ReplayOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	var told []int64
@@ -99,7 +99,7 @@ func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
 func TestQueue_ReplayRun_interrupted_goesOn(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("ann", "")
+	q := newQueue(t, pool).As("ann", "")
 	const n = 300
 	fill(t, pool, n)
 	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 200})
@@ -134,7 +134,7 @@ func TestQueue_ReplayRun_interrupted_goesOn(t *testing.T) {
 func TestQueue_ReplayRun_rate_isNeverExceeded(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 60)
 	began := time.Now()
 	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 50})
@@ -151,7 +151,7 @@ func TestQueue_ReplayRun_rate_isNeverExceeded(t *testing.T) {
 func TestQueue_ReplayRun_canary_goesOnOnlyAfterSuccess(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 10)
 	// Equal to a queued job: a canary that is skipped proves nothing, so another takes its place.
 	insertJob(t, pool, columns{"dedup_key": "k", "status": "queued"})
@@ -172,7 +172,7 @@ func TestQueue_ReplayRun_canary_goesOnOnlyAfterSuccess(t *testing.T) {
 func TestQueue_ReplayRun_canary_thatDies_stopsIt(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 10)
 	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
 	var stopped *deadletter.StoppedError
@@ -197,7 +197,7 @@ func TestQueue_ReplayRun_canary_thatDies_stopsIt(t *testing.T) {
 func TestQueue_ReplayRun_breaker_stopsWhenReplaysDieAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	fill(t, pool, 400)
 	run := func(succeed bool) (deadletter.Operation, error) {
 		op := start(t, q, deadletter.ReplayOptions{MaxReplays: 1}, deadletter.Pace{Rate: 100, Breaker: 0.5})
@@ -224,7 +224,7 @@ func TestQueue_ReplayRun_breaker_stopsWhenReplaysDieAgain(t *testing.T) {
 func TestQueue_Replay_maxReplays_countsTheWholeLine(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	first := insertDead(t, pool, nil)
 	for range 3 {
 		if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{MaxReplays: 3}); err != nil {
@@ -257,7 +257,7 @@ func TestQueue_Replay_maxReplays_countsTheWholeLine(t *testing.T) {
 func TestQueue_Replay_otherArguments_leaveTheOriginal(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool).As("ann", "typo")
+	q := newQueue(t, pool).As("ann", "typo")
 	id := insertDead(t, pool, columns{"args": `{"to": "a"}`, "unique_job": true, "args_hash": "old"})
 	// {"a":1,"b":2} as Python hashes it.
 	const hash = "43258cff783fe7036d8a43033f830adfc60ec037382473548ac742b888292777"
@@ -298,7 +298,7 @@ func TestQueue_Replay_otherArguments_leaveTheOriginal(t *testing.T) {
 
 func TestPace_refusesWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
-	q := deadletter.NewQueue(testdb.New(t))
+	q := newQueue(t, testdb.New(t))
 	for field, p := range map[string]deadletter.Pace{
 		"Rate": {Rate: -1}, "Canary": {Canary: -1}, "CanaryTimeout": {CanaryTimeout: -1}, "Breaker": {Breaker: 1.5},
 	} {
@@ -315,7 +315,7 @@ func TestPace_refusesWhatMakesNoSense(t *testing.T) {
 func TestQueue_History_recordsWhoDidWhat(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, nil)
 	insertDead(t, pool, columns{"moved_to_dead_letter_at": noon})
 	if _, err := q.As("bob", "try it").Replay(t.Context(), id, deadletter.ReplayOptions{}); err != nil {

@@ -15,7 +15,7 @@ import (
 func TestQueue_Stats_countsWithinTheWindow(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	now := value[time.Time](t, pool, "select now()").UTC()
 	ago := func(d time.Duration, c columns) uuid.UUID {
 		row := columns{"moved_to_dead_letter_at": now.Add(-d)}
@@ -62,7 +62,7 @@ func TestQueue_Stats_countsWithinTheWindow(t *testing.T) {
 func TestQueue_Stats_ofNothingAreZero(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	const want = `{"total_count":0,"by_job_name":{},"by_queue":{},"by_reason":{},"by_state":{},"by_date":{},"oldest_job_age_hours":0,"replays_finished":0,"replay_success_rate":0}`
 	s, err := q.Stats(t.Context(), 0)
 	if err != nil || jsonOf(t, s) != want {
@@ -82,7 +82,7 @@ func TestQueue_Stats_ofNothingAreZero(t *testing.T) {
 func TestQueue_Stats_rateIsOfFinishedReplays(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	worker := insertWorker(t, pool)
 	replay := func(id uuid.UUID) uuid.UUID {
 		job, err := q.Replay(t.Context(), id, deadletter.ReplayOptions{})

@@ -104,7 +104,7 @@ func TestSubscribe_hearsOfEachDeath(t *testing.T) {
 	if _, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil {
 		t.Fatal(err)
 	}
-	j := get(t, deadletter.NewQueue(pool), id)
+	j := get(t, newQueue(t, pool), id)
 	e := receive(t, s.events)
 	want := deadletter.Event{
 		Version: 1, ID: id, JobName: j.JobName, Queue: "emails", Reason: j.Reason, Kind: j.ErrorKind,
@@ -139,7 +139,7 @@ func TestSubscribe_hearsOfADeathThatPythonWrote(t *testing.T) {
 	if e.ID != id || e.JobName != "app.tasks.Send" || e.Reason != deadletter.MaxRetriesExceeded || e.Kind != "" || e.ReplayOf != nil || e.Truncated {
 		t.Errorf("got %+v", e)
 	}
-	j := get(t, deadletter.NewQueue(pool), id)
+	j := get(t, newQueue(t, pool), id)
 	if j.State != deadletter.StateDead || j.MovedXID == nil {
 		t.Errorf("row %+v", j)
 	}
@@ -304,7 +304,7 @@ func TestDeadLetterTrigger_infiniteTimesHurtNobody(t *testing.T) {
 func TestDeadLetterTrigger_servesARoleThatMayOnlyUseTheJobs(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	comeHungry(t, pool)
 	waitJob, waitDeath := listen(t, pool, notify.NewJob), listen(t, pool, notify.DeadLetter)
 	id := insertDead(t, pool, columns{"queue": "emails"})

@@ -14,7 +14,7 @@ import (
 func TestQueue_Tag_addsReplacesAndTakesAway(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for stored, want := range map[string]string{
 		`{"team": "a", "n": 5, "old": "x"}`:      `{"n": 5, "team": "b", "ticket": "7"}`,
 		`"{\"team\": \"a\", \"old\": \"x\"}"`:    `{"team": "b", "ticket": "7"}`,
@@ -48,7 +48,7 @@ func TestQueue_Tag_addsReplacesAndTakesAway(t *testing.T) {
 func TestQueue_Tag_atTheSameTime_losesNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	id := insertDead(t, pool, nil)
 	together(8, func(i int) {
 		if err := q.Tag(t.Context(), id, map[string]string{fmt.Sprint("key", i): "x"}); err != nil {

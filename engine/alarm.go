@@ -37,7 +37,7 @@ func (w *Worker) alarms() (alarms []alarm) {
 			under: func(b deadletter.Backlog) bool { return b.Count < int64(most-most/10) },
 			warn: func(ctx context.Context, b deadletter.Backlog) {
 				// Counted no further than the limit so far.
-				all, err := deadletter.NewQueue(w.pool).Backlog(ctx, deadletter.Filter{State: deadletter.StateDead})
+				all, err := w.letters.Backlog(ctx, deadletter.Filter{State: deadletter.StateDead})
 				if err == nil {
 					b = all
 				}
@@ -90,7 +90,7 @@ func (w *Worker) sound(ctx context.Context, a alarm) error {
 	if err != nil || !mine {
 		return err
 	}
-	b, err := deadletter.NewQueue(w.pool).Backlog(ctx, a.filter)
+	b, err := w.letters.Backlog(ctx, a.filter)
 	if err != nil {
 		return err
 	}

@@ -303,7 +303,7 @@ func TestCancel_runningReplay_itsDeadLetterIsDeadAgain(t *testing.T) {
 	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := newQueue(t, pool)
 	replay, err := queue.Replay(t.Context(), dead, deadletter.ReplayOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -58,7 +58,7 @@ func TestWorker_classifiers_decideAndAreKept(t *testing.T) {
 			t.Parallel()
 			id := enqueue(t, client, c.name, json.RawMessage(`{}`), engine.MaxAttempts(2))
 			w.waitForJob(t, id)
-			dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+			dead, err := newQueue(t, pool).Get(t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/deadletter"
 	"soniq/engine"
 )
 
@@ -227,3 +228,13 @@ func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j,
 
 // soon is a retry policy for tests.
 var soon = engine.Retry(engine.Delays{time.Millisecond})
+
+// newQueue returns the dead-letter queue of a test's database.
+func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
+	t.Helper()
+	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}

@@ -36,7 +36,7 @@ func TestWorker_eachFailedAttempt_isInTheHistory(t *testing.T) {
 	id := enqueue(t, client, "flaky", nil)
 	w.waitForJob(t, id)
 
-	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	dead, err := newQueue(t, pool).Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestWorker_crashOnTheLastAttempt_isADeadLetterWithoutAnotherClaim(t *testin
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	q := deadletter.NewQueue(pool)
+	q := newQueue(t, pool)
 	for id, want := range map[uuid.UUID]string{
 		last:    "max_retries_exceeded, crash, budget, 2 attempts: out of memory",
 		pythons: "max_retries_exceeded, crash, budget, 2 attempts: the worker died while the job ran",

@@ -252,7 +252,7 @@ func TestWorker_crashedOnEveryAttempt_isADeadLetter(t *testing.T) {
 	exec(t, pool, `update soniq_jobs set attempts = 2 where id = $1`, id)
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	w.waitForJob(t, id)
-	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	dead, err := newQueue(t, pool).Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func TestWorker_unknownJob_isBuriedAfterTheGrace(t *testing.T) {
 	start(t, pool, reg, engine.WorkerConfig{UnknownGrace: time.Second})
 	id := enqueue(t, client, "unknown", map[string]int{"n": 1})
 	waitUntil(t, pool, "dead letter", deadSQL, id)
-	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	dead, err := newQueue(t, pool).Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"soniq/deadletter"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
@@ -74,7 +73,7 @@ func (w *Worker) tidyOnce(ctx context.Context) error {
 	}
 	mine, turnErr := pg.TakeTurn(ctx, w.pool, forgetTurn, forgetInterval)
 	if turnErr == nil && mine {
-		turnErr = deadletter.NewQueue(w.pool).Forget(ctx, pg.MaintenanceLock)
+		turnErr = w.letters.Forget(ctx, pg.MaintenanceLock)
 	}
 	return errors.Join(err, turnErr)
 }

@@ -55,7 +55,7 @@ func (w *Worker) retainOnce(ctx context.Context) error {
 	if err != nil || !mine {
 		return err
 	}
-	queue := deadletter.NewQueue(w.pool).As("worker "+w.id.String(), "kept for as long as the rules say")
+	queue := w.letters.As("worker "+w.id.String(), "kept for as long as the rules say")
 	deleted, err := queue.Retain(ctx, w.config.Retention, pg.MaintenanceLock)
 	if deleted > 0 {
 		w.logger.Info("dead letters cleaned up", "deleted", deleted)

@@ -28,7 +28,7 @@ func TestWorker_retention_isKept(t *testing.T) {
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
 	}
-	ops, err := deadletter.NewQueue(pool).Operations(t.Context(), 10)
+	ops, err := newQueue(t, pool).Operations(t.Context(), 10)
 	if err != nil || len(ops) != 1 || ops[0].Action != deadletter.ActionCleanup || ops[0].Done != 5 || ops[0].Actor != "worker "+w.ID().String() {
 		t.Errorf("the history says %+v, %v", ops, err)
 	}

@@ -38,7 +38,7 @@ func TestWorker_handlerIgnoresItsTimeout_isSettledAndItsSlotReplaced(t *testing.
 			t.Errorf("attempt %d is %s, %s, after %s", o.Job.Attempts, o.Kind, o.Verdict.Kind, o.Duration)
 		}
 	}
-	dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+	dead, err := newQueue(t, pool).Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq"
+	"soniq/deadletter"
 	"soniq/notify"
 )
 
@@ -27,6 +28,7 @@ import (
 type Worker struct {
 	id       uuid.UUID
 	pool     *pgxpool.Pool
+	letters  *deadletter.Queue
 	registry *Registry
 	config   WorkerConfig
 	logger   *slog.Logger
@@ -110,9 +112,14 @@ func NewWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	if len(queues) == 0 {
 		queues = registry.queues()
 	}
+	letters, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		return nil, fmt.Errorf("new worker: %w", err)
+	}
 	w := &Worker{
 		id:        id,
 		pool:      pool,
+		letters:   letters,
 		registry:  registry,
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),

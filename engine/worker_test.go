@@ -179,7 +179,7 @@ func TestWorker_failures_landUnderTheRightReason(t *testing.T) {
 			if last.Kind != engine.OutcomeDeadLetter || len(outcomes) != c.attempts {
 				t.Fatalf("%d outcomes, the last %s; want %d and a dead letter", len(outcomes), last.Kind, c.attempts)
 			}
-			dead, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+			dead, err := newQueue(t, pool).Get(t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -322,7 +322,7 @@ func TestWorker_replaySucceeds_resolvesTheDeadLetter(t *testing.T) {
 				return nil, nil
 			})
 			w := start(t, pool, reg, engine.WorkerConfig{ResultTTL: ttl})
-			client, dlq := newClient(t, pool), deadletter.NewQueue(pool)
+			client, dlq := newClient(t, pool), newQueue(t, pool)
 			id := enqueue(t, client, "fixed.later", map[string]int{"n": 7})
 			w.waitForJob(t, id)
 			replay, err := dlq.Replay(t.Context(), id, deadletter.ReplayOptions{})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/hooks"
@@ -427,7 +428,7 @@ func TestOutbox_anotherDeathAndReplay_areEventsOfTheirOwn(t *testing.T) {
 	pool := testdb.New(t)
 	exec(t, pool, `insert into soniq_hooks (name, kind, events) values ('all', 'log', '{job.dead_lettered,job.resurrected,job.resolved}')`)
 	die(t, pool, 1, "j", "boom")
-	if _, err := deadletter.NewQueue(pool).Replay(t.Context(), value[uuid.UUID](t, pool, `select id from soniq_dead_letter_jobs`), deadletter.ReplayOptions{}); err != nil {
+	if _, err := newQueue(t, pool).Replay(t.Context(), value[uuid.UUID](t, pool, `select id from soniq_dead_letter_jobs`), deadletter.ReplayOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, pool, `update soniq_dead_letter_jobs set moved_to_dead_letter_at = now() + interval '1 second'`)
@@ -522,4 +523,14 @@ func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 	if n := calls.Load(); n > 5 {
 		t.Errorf("%d messages", n)
 	}
+}
+
+// newQueue returns the dead-letter queue of a test's database.
+func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
+	t.Helper()
+	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }

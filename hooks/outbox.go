@@ -374,7 +374,11 @@ func (o outbox) declared(ctx context.Context, names []string) (removed []string,
 // it.
 func (o outbox) event(ctx context.Context, c claimed) (Event, error) {
 	e := Event{Type: c.Event, At: c.At.UTC()}
-	letter, err := deadletter.NewQueue(o.pool).Get(ctx, c.Letter)
+	letters, err := deadletter.NewQueue(o.pool, deadletter.QueueConfig{})
+	if err != nil {
+		return e, err
+	}
+	letter, err := letters.Get(ctx, c.Letter)
 	if err == nil {
 		e.Letter = letter
 		return e, nil

@@ -63,9 +63,18 @@ type authorship struct {
 	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
 }
 
-// queue is the dead-letter queue whose changes bear that name.
-func (w *authorship) queue(a *app, pool *pgxpool.Pool) *deadletter.Queue {
-	return deadletter.NewQueue(pool).As(cmp.Or(w.As, a.actor), w.Because)
+// queue returns the dead-letter queue, whose history names the author.
+func (w *authorship) queue(a *app, pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return nil, err
+	}
+	return queue.As(cmp.Or(w.As, a.actor), w.Because), nil
+}
+
+// deadLetters returns the dead-letter queue of the database.
+func (a *app) deadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	return deadletter.NewQueue(pool, deadletter.QueueConfig{})
 }
 
 // given reports whether any of the flags was used.

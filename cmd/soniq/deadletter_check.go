@@ -174,7 +174,11 @@ func (c *checkCmd) measure(a *app, f deadletter.Filter) (deadletter.Backlog, err
 		if err != nil {
 			return b, err
 		}
-		return deadletter.NewQueue(pool).Backlog(a.ctx, f)
+		queue, err := a.deadLetters(pool)
+		if err != nil {
+			return b, err
+		}
+		return queue.Backlog(a.ctx, f)
 	}()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("the database did not answer within %s", c.Timeout)

@@ -82,7 +82,10 @@ func (c *cleanupCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := c.queue(a, pool)
+	queue, err := c.queue(a, pool)
+	if err != nil {
+		return err
+	}
 	did := "Removed"
 	var n int64
 	switch {

@@ -31,7 +31,10 @@ func (c *deleteCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := c.queue(a, pool)
+	queue, err := c.queue(a, pool)
+	if err != nil {
+		return err
+	}
 	if bulk {
 		return c.bulk(a, pool, queue, f)
 	}

@@ -150,7 +150,10 @@ func (c *exportCmd) toStdout(a *app, f deadletter.Filter, format deadletter.Form
 
 // export writes the dead letters to w, and shows on a terminal how it gets on.
 func (c *exportCmd) export(a *app, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
-	queue := deadletter.NewQueue(pool)
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return 0, err
+	}
 	var total int64
 	// Where the rows go to the same terminal, they are what shows it.
 	if a.stderrIsTTY && (c.toFile() || !a.stdoutIsTTY) {

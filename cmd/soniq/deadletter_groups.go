@@ -39,9 +39,13 @@ func (c *groupsCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
 	// One more than is shown tells whether there are more.
 	f.Limit = c.Limit + 1
-	groups, err := deadletter.NewQueue(pool).Groups(a.ctx, f)
+	groups, err := queue.Groups(a.ctx, f)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,10 @@ func (c *historyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
 	if c.ID != nil {
 		return c.one(a, queue)
 	}

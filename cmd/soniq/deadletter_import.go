@@ -65,12 +65,16 @@ func (c *importCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	queue, err := c.queue(a, pool)
+	if err != nil {
+		return err
+	}
 	total, err := in.check(a, format)
 	if err != nil {
 		return in.explain(err)
 	}
 	bar := a.progress("importing", int(total), progressFrom)
-	result, err := c.queue(a, pool).Import(a.ctx, in, format, deadletter.ImportOptions{
+	result, err := queue.Import(a.ctx, in, format, deadletter.ImportOptions{
 		DryRun: c.DryRun,
 		Source: in.name,
 		Told:   func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },

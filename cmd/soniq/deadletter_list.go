@@ -47,7 +47,10 @@ func (c *listCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
 	after, err := c.cursor(a, queue)
 	if err != nil {
 		return err

@@ -239,7 +239,10 @@ func (c *replayCmd) resume(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := c.queue(a, pool)
+	queue, err := c.queue(a, pool)
+	if err != nil {
+		return err
+	}
 	op, err := queue.Operation(a.ctx, id)
 	if errors.Is(err, deadletter.ErrNoOperation) {
 		return fmt.Errorf("%s: %w", id, deadletter.ErrNoOperation)

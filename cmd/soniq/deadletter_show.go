@@ -46,7 +46,10 @@ func (c *showCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := deadletter.NewQueue(pool)
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
 	j, err := c.letter(a.ctx, queue)
 	if err != nil {
 		return err

@@ -30,7 +30,11 @@ func (c *statsCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := deadletter.NewQueue(pool).Stats(a.ctx, time.Duration(c.Hours)*time.Hour)
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
+	s, err := queue.Stats(a.ctx, time.Duration(c.Hours)*time.Hour)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,10 @@ func (c *tagCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	queue := c.queue(a, pool)
+	queue, err := c.queue(a, pool)
+	if err != nil {
+		return err
+	}
 	ids, failed, err := findIDs(a.ctx, queue, texts)
 	if err != nil {
 		return err

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"soniq/deadletter"
 )
 
@@ -38,6 +36,10 @@ func (c *watchCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return err
+	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
@@ -54,13 +56,13 @@ func (c *watchCmd) Run(a *app) error {
 			a.note("watching for dead letters; Ctrl-C stops")
 		},
 	}, func(ctx context.Context, e deadletter.Event) {
-		e.JobName = c.fullName(ctx, pool, e)
+		e.JobName = c.fullName(ctx, queue, e)
 		if !matches(f, e) {
 			return
 		}
 		// The rest isn't in the notification.
 		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
-			picked, err := deadletter.NewQueue(pool).Picks(ctx, f, e.ID)
+			picked, err := queue.Picks(ctx, f, e.ID)
 			if err != nil {
 				a.note("soniq: %s: %s", e.ID, oneLine(describe(err)))
 				return
@@ -81,9 +83,9 @@ func (c *watchCmd) Run(a *app) error {
 
 // fullName is the job's name, read from the table where the notification has
 // only its beginning and a filter asks for it.
-func (c *watchCmd) fullName(ctx context.Context, pool *pgxpool.Pool, e deadletter.Event) string {
+func (c *watchCmd) fullName(ctx context.Context, queue *deadletter.Queue, e deadletter.Event) string {
 	if e.Truncated && (c.Filter != nil || len(c.Job) > 0) {
-		if j, err := deadletter.NewQueue(pool).Get(ctx, e.ID); err == nil {
+		if j, err := queue.Get(ctx, e.ID); err == nil {
 			return j.JobName
 		}
 	}

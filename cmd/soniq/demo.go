@@ -352,7 +352,10 @@ func (d *demo) enqueue(ctx context.Context, client *engine.Client) error {
 
 // replay plays the dead letter whose cause can be mended.
 func (d *demo) replay(ctx context.Context) (deadletter.Job, error) {
-	queue := deadletter.NewQueue(d.pool)
+	queue, err := deadletter.NewQueue(d.pool, deadletter.QueueConfig{})
+	if err != nil {
+		return deadletter.Job{}, err
+	}
 	var dead uuid.UUID
 	for _, j := range d.jobs {
 		if j.name == "inventory.sync" {
@@ -381,7 +384,10 @@ type demoReport struct {
 }
 
 func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
-	queue := deadletter.NewQueue(d.pool)
+	queue, err := deadletter.NewQueue(d.pool, deadletter.QueueConfig{})
+	if err != nil {
+		return err
+	}
 	report := demoReport{
 		Done: d.done, Retries: d.retries, ReplayedID: replayed.ID, ReplayState: replayed.State,
 	}

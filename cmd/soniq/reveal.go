@@ -31,7 +31,11 @@ func (r *revealFlags) reveal(a *app, pool *pgxpool.Pool, ids ...uuid.UUID) error
 	if !r.Reveal {
 		return nil
 	}
-	return a.revealed(r.queue(a, pool).Reveal(a.ctx, ids...))
+	queue, err := r.queue(a, pool)
+	if err != nil {
+		return err
+	}
+	return a.revealed(queue.Reveal(a.ctx, ids...))
 }
 
 // revealList is reveal for a list: picked is what picked it.
@@ -43,7 +47,11 @@ func (r *revealFlags) revealList(a *app, pool *pgxpool.Pool, picked any, ids []u
 	if err != nil {
 		return err
 	}
-	return a.revealed(r.queue(a, pool).RevealList(a.ctx, filter, ids))
+	queue, err := r.queue(a, pool)
+	if err != nil {
+		return err
+	}
+	return a.revealed(queue.RevealList(a.ctx, filter, ids))
 }
 
 // revealed lets secrets through to standard output once it is recorded who sees

@@ -518,7 +518,7 @@ func TestSecrets_handlersInGo(t *testing.T) {
 			t.Error("Redacted changed the job")
 		}
 	}
-	queue := deadletter.NewQueue(pool)
+	queue := newQueue(t, pool)
 	dead, err := queue.List(t.Context(), deadletter.Filter{})
 	if err != nil || len(dead) != 3 {
 		t.Fatalf("%d dead alphabet62, %v", len(dead), err)
@@ -535,4 +535,14 @@ func TestSecrets_handlersInGo(t *testing.T) {
 	if !strings.Contains(log.String(), "dead letter") {
 		t.Errorf("nothing was logged: %s", log.String())
 	}
+}
+
+// newQueue returns the dead-letter queue of a test's database.
+func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
+	t.Helper()
+	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }

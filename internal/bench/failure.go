@@ -20,8 +20,12 @@ func failures(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	moved := perSecond("moved to the dead letters", o.Jobs, left.took())
+	queue, err := deadletter.NewQueue(s.pool, deadletter.QueueConfig{})
+	if err != nil {
+		return nil, err
+	}
 	start := time.Now()
-	result, err := deadletter.NewQueue(s.pool).ReplayAll(ctx, deadletter.Filter{All: true}, deadletter.ReplayOptions{})
+	result, err := queue.ReplayAll(ctx, deadletter.Filter{All: true}, deadletter.ReplayOptions{})
 	if err != nil {
 		return nil, err
 	}

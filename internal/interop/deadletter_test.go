@@ -83,7 +83,7 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 			if event.ID != id || event.JobName != want.name || event.Reason != want.reason || event.Attempts != 1 {
 				t.Errorf("announced %+v, want %s", event, want.name)
 			}
-			row, err := deadletter.NewQueue(pool).Get(t.Context(), id)
+			row, err := newQueue(t, pool).Get(t.Context(), id)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -107,7 +107,7 @@ func TestDeadLetters_ofGo_areWorkedByPython(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
-		queue := deadletter.NewQueue(pool)
+		queue := newQueue(t, pool)
 		id := dieInGo(t, pool, "shared.echo", arguments)
 		if err := queue.Tag(t.Context(), id, map[string]string{"ticket": "T-1"}); err != nil {
 			t.Fatal(err)
@@ -171,7 +171,7 @@ func TestDeadLetters_ofPython_areReplayedByGo(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
-		client, queue := newClient(t, pool), deadletter.NewQueue(pool)
+		client, queue := newClient(t, pool), newQueue(t, pool)
 		py.worker(t, pool, "shared")
 		id := enqueue(t, client, "shared.fails", map[string]any{"message": "first"}, engine.Queue("shared"), engine.MaxAttempts(1))
 		ended(t, client, id)
@@ -214,7 +214,7 @@ func TestStats_agreeWhereTheyMeanTheSame(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
-		queue := deadletter.NewQueue(pool)
+		queue := newQueue(t, pool)
 		execute(t, pool, `
 			insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
 			  dead_letter_reason, original_created_at, moved_to_dead_letter_at)

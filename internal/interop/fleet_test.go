@@ -106,7 +106,7 @@ func TestFleet_goNameOnPythonsQueue_isBuriedByPythonAndReplayedByGo(t *testing.T
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
-		client, queue := newClient(t, pool), deadletter.NewQueue(pool)
+		client, queue := newClient(t, pool), newQueue(t, pool)
 		py.worker(t, pool, "shared")
 		id := enqueue(t, client, "go.echo", map[string]any{"n": 1}, engine.Queue("shared"))
 		if job := ended(t, client, id); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != deadletter.JobNotFound {

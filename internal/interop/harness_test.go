@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
@@ -149,4 +150,14 @@ func document(t *testing.T, raw []byte) (v any) {
 		t.Fatalf("%s: %v", raw, err)
 	}
 	return v
+}
+
+// newQueue returns the dead-letter queue of a test's database.
+func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
+	t.Helper()
+	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/pause"
 	"soniq/internal/pg"
@@ -74,7 +73,9 @@ func (e *RefusedError) Error() string {
 
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-const pagesSQL = "select pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint"
+// The table's name is a literal of the statement, not a parameter: there it is
+// given the schema that the tables are in. %s is the name.
+const pagesSQL = "select pg_relation_size('%s'::regclass) / current_setting('block_size')::bigint"
 
 // Rows are locked before they are deleted, so that a row's place is its own. $1
 // the lock, $2 and $3 the first page and the one after the last.
@@ -114,9 +115,9 @@ where ctid = (
 
 // Delete makes one pass and returns how many rows it deleted. It ends with ctx. A
 // *RefusedError tells of rows that were left.
-func Delete(ctx context.Context, pool *pgxpool.Pool, t Table) (deleted int64, err error) {
+func Delete(ctx context.Context, db pg.Querier, t Table) (deleted int64, err error) {
 	var pages int64
-	if err := pool.QueryRow(ctx, pagesSQL, t.Name).Scan(&pages); err != nil {
+	if err := db.QueryRow(ctx, fmt.Sprintf(pagesSQL, t.Name)).Scan(&pages); err != nil {
 		return 0, err
 	}
 	var refused RefusedError
@@ -127,9 +128,9 @@ func Delete(ctx context.Context, pool *pgxpool.Pool, t Table) (deleted int64, er
 	for step := range steps {
 		from := (first + step) % steps * pagesATime
 		began := time.Now()
-		n, err := t.delete(ctx, pool, from)
+		n, err := t.delete(ctx, db, from)
 		if IsRefusal(err) {
-			n, err = t.deleteEach(ctx, pool, from, &refused)
+			n, err = t.deleteEach(ctx, db, from, &refused)
 		}
 		deleted += n
 		if err != nil {
@@ -155,10 +156,10 @@ func (t Table) sql(form string, own ...any) (sql string, args []any) {
 }
 
 // delete deletes the rows of some pages.
-func (t Table) delete(ctx context.Context, pool *pgxpool.Pool, from int64) (deleted int64, err error) {
+func (t Table) delete(ctx context.Context, db pg.Querier, from int64) (deleted int64, err error) {
 	sql, args := t.sql(deleteSQL, t.Lock, from, from+pagesATime)
 	err = Elected(ctx, func() (elected bool, err error) {
-		err = pool.QueryRow(ctx, sql, args...).Scan(&elected, &deleted)
+		err = db.QueryRow(ctx, sql, args...).Scan(&elected, &deleted)
 		return elected, err
 	})
 	return deleted, err
@@ -185,9 +186,9 @@ func Elected(ctx context.Context, try func() (elected bool, err error)) error {
 
 // deleteEach deletes the rows of some pages one by one, and counts those that are
 // refused. It needs no lock: it does the same, if somebody else does it too.
-func (t Table) deleteEach(ctx context.Context, pool *pgxpool.Pool, from int64, refused *RefusedError) (deleted int64, err error) {
+func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refused *RefusedError) (deleted int64, err error) {
 	sql, args := t.sql(placesSQL, from, from+pagesATime)
-	rows, _ := pool.Query(ctx, sql, args...)
+	rows, _ := db.Query(ctx, sql, args...)
 	places, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return 0, err
@@ -199,7 +200,7 @@ func (t Table) deleteEach(ctx context.Context, pool *pgxpool.Pool, from int64, r
 			return deleted, nil
 		}
 		sql, args := t.sql(deleteOneSQL, place)
-		tag, err := pool.Exec(ctx, sql, args...)
+		tag, err := db.Exec(ctx, sql, args...)
 		switch {
 		case IsRefusal(err):
 			if refused.Rows++; refused.Err == nil {
