@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"soniq/internal/pg"
 	"soniq/internal/redact"
 	"soniq/notify"
 )
@@ -65,6 +66,10 @@ func ParseEvent(payload string) (Event, error) {
 
 // SubscribeOptions are the options of Subscribe.
 type SubscribeOptions struct {
+	// Schema is the schema of Soniq's tables. Each schema has a channel of its
+	// own: <schema>.soniq_dead_letter, and soniq_dead_letter for public. Default
+	// "public".
+	Schema string
 	// Logger hears of lost connections and of notifications that can't be
 	// read. Default slog.Default().
 	Logger *slog.Logger
@@ -87,13 +92,17 @@ type SubscribeOptions struct {
 // A payload that can't be read, which anybody can send, is logged and skipped.
 // Subscribe returns an error only for a configuration that can't work.
 func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn func(context.Context, Event)) error {
+	schema, err := pg.NewSchema(o.Schema)
+	if err != nil {
+		return fmt.Errorf("subscribe to dead letters: Schema: %w", err)
+	}
 	o.Logger = redact.Logger(cmp.Or(o.Logger, slog.Default()))
 	listener, err := notify.NewListener(notify.Config{ConnConfig: cfg, Logger: o.Logger})
 	if err != nil {
 		return fmt.Errorf("subscribe to dead letters: %w", err)
 	}
 	s := &subscription{log: o.Logger, wake: make(chan struct{}, 1)}
-	listener.Handle(notify.DeadLetter, s)
+	listener.Handle(schema.Channel(notify.DeadLetter), s)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return listener.Run(ctx) })
