@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix bench lint fmt demo ci
+.PHONY: help build release test race matrix bench lint fmt docs demo ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ lint: ## vet, lint and check the format
 
 fmt: ## format the code
 	$(GOLANGCI_LINT) fmt ./...
+
+docs: ## write the tables in docs/ that are made from code
+	$(GO) test ./internal/httpverdict -run TestRows_docsWorkerHasTheTable -args -write
 
 demo: ## run the demo on a private Postgres
 	$(GO) run ./cmd/soniq demo

@@ -1,26 +1,21 @@
 package deadletter
 
 import (
-	"net/http"
 	"strconv"
+
+	"soniq/internal/httpverdict"
 )
 
 // HTTP knows errors that carry the status of an HTTP response, in a method
 // StatusCode() int or HTTPStatusCode() int. net/http has no such error: one of
 // your own takes a line, and many clients of APIs have one.
 //
-// Permanent are the statuses of 400 to 499, by which a server tells that the
-// request is wrong, but for those that may pass:
-//
-//	401, 407  credentials are renewed without a change of the job
-//	408       the server waited too long for this request
-//	409, 423  something else was at the same thing just then
-//	421, 425  another connection may be the right one, or a later moment
-//	429       too many requests
-//
-// 501 and 505 are permanent too: what the server can't do it can't do later. All
-// others from 500 to 599 are tried again. What is no error to HTTP (a status
-// below 400) is none here either.
+// An error with a status of 400 to 499, by which a server says that the request is
+// wrong, is permanent, but for those that may pass: 401, 407, 408, 409, 421, 423,
+// 425 and 429. 501 and 505 are permanent too. The other statuses from 500 to 599
+// are tried again. A status below 400 or above 599 is no error, and gets no advice.
+// docs/worker.md has the whole table, beside what the same statuses mean when the
+// endpoint of a job itself answers them.
 //
 // Network errors have no status, and so no advice: they are tried again.
 func HTTP() Classifier {
@@ -35,19 +30,12 @@ func judgeHTTP(err error) Opinion {
 	case interface{ HTTPStatusCode() int }:
 		status = x.HTTPStatusCode()
 	}
-	if status < 400 || status > 599 {
+	switch httpverdict.Of(status).Dependency {
+	case httpverdict.Retry:
+		return Opinion{Advice: AdviseRetry, Code: strconv.Itoa(status)}
+	case httpverdict.Permanent:
+		return Opinion{Advice: AdvisePermanent, Code: strconv.Itoa(status)}
+	default:
 		return Opinion{}
 	}
-	o := Opinion{Advice: AdvisePermanent, Code: strconv.Itoa(status)}
-	switch status {
-	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
-	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusConflict,
-		http.StatusMisdirectedRequest, http.StatusLocked, http.StatusTooEarly, http.StatusTooManyRequests:
-		o.Advice = AdviseRetry
-	default:
-		if status >= 500 {
-			o.Advice = AdviseRetry
-		}
-	}
-	return o
 }

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"soniq/engine"
+	"soniq/internal/httpverdict"
 	"soniq/internal/redact"
 	"soniq/internal/webhook"
 )
@@ -43,40 +44,29 @@ func (e *httpError) Error() string {
 // ErrorCode is recorded with a dead letter.
 func (e *httpError) ErrorCode() string { return strconv.Itoa(e.status) }
 
-// verdict is the error of a response whose status is not 2xx:
-//
-//	429, 503 with Retry-After      again then, not charged
-//	400, 422                       the arguments are invalid
-//	401, 403, 404, 408, 425, 429   again, while attempts remain
-//	500 and above                  again, while attempts remain
-//	anything else                  failed for good
-//
-// 401, 403 and 404 are mostly an endpoint that isn't ready, or was configured
-// wrongly: to be mended, not to lose jobs by. stop aborts the request.
+// verdict is the error of a response whose status is not 2xx. What each status
+// means stands in package httpverdict. stop aborts the request.
 func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Response, stop context.CancelFunc) error {
-	status := resp.StatusCode
-	failed := &httpError{status: status, text: h.errorText(resp, h.secretsOf(req), stop)}
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+	failed := &httpError{status: resp.StatusCode, text: h.errorText(resp, h.secretsOf(req), stop)}
+	row := httpverdict.Of(failed.status)
+	if row.Paused {
 		if pause, ok := retryAfter(resp.Header, h.now()); ok {
-			h.log.Info("the endpoint of a handler asks for a pause", "job", job.ID, "name", job.Name, "status", status, "pause", pause)
+			h.log.Info("an endpoint asks for a pause", "job", job.ID, "name", job.Name, "status", failed.status, "pause", pause)
 			return engine.Snooze(pause)
 		}
-		return failed
 	}
-	switch status {
-	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+	if row.Misconfigured {
+		h.log.Warn("an endpoint is missing or refuses the worker: its jobs fail until that is mended",
+			"name", job.Name, "endpoint", h.endpoint, "status", failed.status)
+	}
+	switch row.Endpoint {
+	case httpverdict.InvalidArguments:
 		return engine.InvalidArguments(failed)
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
-		h.log.Warn("the endpoint of a handler is not there or lets nobody in: jobs fail until it is mended",
-			"name", job.Name, "endpoint", h.endpoint, "status", status)
-		return failed
-	case http.StatusRequestTimeout, http.StatusTooEarly:
+	case httpverdict.Permanent:
+		return engine.Permanent(failed)
+	default:
 		return failed
 	}
-	if status >= 500 {
-		return failed
-	}
-	return engine.Permanent(failed)
 }
 
 // errorText is the beginning of the body, or what the status means. A body

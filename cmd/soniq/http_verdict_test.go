@@ -102,8 +102,8 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 	}
 	for reason, statuses := range map[deadletter.Reason][]int{
 		deadletter.InvalidArguments:   {400, 422},
-		deadletter.MaxRetriesExceeded: {401, 403, 404, 408, 425, 429, 500, 501, 502, 503, 504, 599, 600},
-		deadletter.PermanentFailure:   {402, 405, 406, 409, 410, 411, 413, 415, 418, 451, 499},
+		deadletter.MaxRetriesExceeded: {401, 403, 404, 407, 408, 421, 425, 429, 500, 501, 502, 503, 504, 599, 600},
+		deadletter.PermanentFailure:   {402, 405, 406, 409, 410, 411, 413, 415, 418, 423, 451, 499},
 	} {
 		attempts := 5
 		if reason == deadletter.MaxRetriesExceeded {
