@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix bench lint fmt docs demo ci
+.PHONY: help build release test race matrix bench compare lint fmt docs demo ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ matrix: ## run the tests on each of PostgreSQL 14 to 18, which are downloaded
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .
+
+compare: ## measure this tree and COMMIT=... in turns
+	$(GO) run .ci/compare.go $(COMMIT)
 
 lint: ## vet, lint and check the format
 	$(GO) vet ./...

@@ -1,0 +1,156 @@
+// Compare measures two builds of soniq in turns on one machine: the working tree and
+// an older commit. It prints the median of each figure of both, and the median of the
+// pairs' ratios; only ratios of one run mean something.
+//
+//	go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] COMMIT
+//
+// It starts private PostgreSQL servers as --dev does, unless SONIQ_DATABASE_URL is set.
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+)
+
+type report struct {
+	Results []struct {
+		Workload string   `json:"workload"`
+		System   string   `json:"system"`
+		Figures  []figure `json:"figures"`
+	} `json:"results"`
+}
+
+type figure struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+}
+
+func main() {
+	rounds := flag.Int("rounds", 5, "pairs of runs")
+	only := flag.String("only", "burn-down,wake,enqueue", "workloads of 'soniq bench --list'")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] COMMIT")
+		os.Exit(2)
+	}
+	if err := compare(flag.Arg(0), *only, *rounds); err != nil {
+		fmt.Fprintln(os.Stderr, "compare:", err)
+		os.Exit(1)
+	}
+}
+
+func compare(commit, only string, rounds int) error {
+	dir, err := os.MkdirTemp("", "soniq-compare-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	base, now := filepath.Join(dir, "base"), filepath.Join(dir, "now")
+	if err := build(dir, commit, base, now); err != nil {
+		return err
+	}
+	values := map[string][2][]float64{}
+	var names []string
+	for round := range rounds {
+		for turn := range 2 {
+			which := (round + turn) % 2 // who goes first changes
+			figures, err := measure([]string{base, now}[which], only)
+			if err != nil {
+				return err
+			}
+			for name, value := range figures {
+				both := values[name]
+				both[which] = append(both[which], value)
+				values[name] = both
+				if !slices.Contains(names, name) {
+					names = append(names, name)
+				}
+			}
+		}
+		fmt.Fprintf(os.Stderr, "round %d of %d done\n", round+1, rounds)
+	}
+	slices.Sort(names)
+	fmt.Printf("%-64s %12s %12s %8s %8s\n", "median of "+fmt.Sprint(rounds), commit, "now", "ratio", "of pairs")
+	for _, name := range names {
+		old, new := values[name][0], values[name][1]
+		if len(old) != rounds || len(new) != rounds {
+			continue
+		}
+		pairs := make([]float64, rounds)
+		for i := range pairs {
+			pairs[i] = new[i] / old[i]
+		}
+		fmt.Printf("%-64s %12.4g %12.4g %8.3f %8.3f\n", name, median(old), median(new), median(new)/median(old), median(pairs))
+	}
+	return nil
+}
+
+// build makes the program of both; that of the commit from a worktree of its own.
+func build(dir, commit, base, now string) error {
+	tree := filepath.Join(dir, "tree")
+	if err := run("git", "worktree", "add", "--detach", tree, commit); err != nil {
+		return err
+	}
+	defer func() { _ = run("git", "worktree", "remove", "--force", tree) }()
+	old := exec.Command("go", "build", "-o", base, "./cmd/soniq")
+	old.Dir, old.Stderr = tree, os.Stderr
+	if err := old.Run(); err != nil {
+		return fmt.Errorf("build %s: %w", commit, err)
+	}
+	return run("go", "build", "-o", now, "./cmd/soniq")
+}
+
+func run(name string, args ...string) error {
+	cmd := exec.Command(name, args...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s %s: %w", name, args[0], err)
+	}
+	return nil
+}
+
+// measure runs one round of the workloads and returns each figure by its name.
+func measure(program, only string) (map[string]float64, error) {
+	args := []string{"bench", "--json", "--rounds=1", "--only=" + only}
+	if os.Getenv("SONIQ_DATABASE_URL") == "" {
+		args = append(args, "--dev")
+	}
+	cmd := exec.Command(program, args...)
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", program, err, errors.String())
+	}
+	return figuresOf(out)
+}
+
+func figuresOf(out []byte) (map[string]float64, error) {
+	var r report
+	if err := json.Unmarshal(out, &r); err != nil {
+		return nil, err
+	}
+	figures := map[string]float64{}
+	for _, r := range r.Results {
+		for _, f := range r.Figures {
+			figures[fmt.Sprintf("%s, %s: %s, %s", r.Workload, r.System, f.Name, f.Unit)] = f.Value
+		}
+	}
+	if len(figures) == 0 {
+		return nil, fmt.Errorf("no figures in %.200s", out)
+	}
+	return figures, nil
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
