@@ -121,6 +121,21 @@ func (h *home) create(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
+// beginner is a pool or a connection.
+type beginner interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
+// readPinned runs do in a transaction that reads the catalog, under a search_path of built-ins.
+func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, pinPathSQL); err != nil {
+			return fmt.Errorf("pin search_path: %w", err)
+		}
+		return do(tx)
+	})
+}
+
 // locate is findHome for statements that need no transaction.
 func locate(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {

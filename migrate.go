@@ -117,7 +117,6 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 				break
 			}
 			result.Applied = append(result.Applied, applied)
-			cfg.progress("applied %s", applied)
 		}
 		return r.finish(ctx, first, &result)
 	})
@@ -213,6 +212,11 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		if before, err = h.open(ctx, tx); err != nil {
 			return err
 		}
+		if !before.hasMigrations() {
+			if err := h.mayCreate(ctx, tx); err != nil {
+				return err
+			}
+		}
 		recorded, err := h.ensureMigrations(ctx, tx, before)
 		if err != nil {
 			return err
@@ -223,6 +227,9 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		}
 		if newer := recorded.newer(); len(newer) > 0 {
 			return &NewerError{Versions: newer}
+		}
+		if err := h.mayCreate(ctx, tx); err != nil {
+			return err
 		}
 		applied = missing[0].String()
 		if err := r.run(ctx, tx, h, missing[0].Up); err != nil {
@@ -438,7 +445,6 @@ func MigrateDown(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string)
 			}
 			if done {
 				undone = append(undone, m.String())
-				cfg.progress("undone %s", m)
 			}
 		}
 		return nil
@@ -465,6 +471,9 @@ func (r *runner) undo(ctx context.Context, m Migration) (done bool, err error) {
 		}
 		if recorded.lacks(m.Version) {
 			return nil
+		}
+		if err := h.mayCreate(ctx, tx); err != nil {
+			return err
 		}
 		if err := r.run(ctx, tx, h, m.Down); err != nil {
 			return fmt.Errorf("undo %s: %w", m, err)

@@ -56,8 +56,7 @@ func lockMigrations(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 		}
 		if cfg.OnProgress != nil && time.Since(told) > long {
 			told = time.Now()
-			rows, _ := conn.Query(ctx, migrationLockHoldersSQL, migrationsLock)
-			holders, err := pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
+			holders, err := blockers(ctx, conn, migrationLockHoldersSQL, migrationsLock)
 			if err != nil {
 				return err
 			}
@@ -80,14 +79,27 @@ type blocker struct {
 
 // $1 the key. A key of 64 bits stands in two columns.
 const migrationLockHoldersSQL = `
-select a.pid, a.application_name, a.state, null::pg_catalog.float8
-from pg_catalog.pg_locks l
-join pg_catalog.pg_stat_activity a on a.pid operator(pg_catalog.=) l.pid
-where l.locktype operator(pg_catalog.=) 'advisory'
+select a.pid, a.application_name, a.state, null::float8
+from pg_locks l
+join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'advisory'
   and l.granted
-  and l.database operator(pg_catalog.=) (select d.oid from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())
-  and l.objsubid operator(pg_catalog.=) 1
-  and (l.classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) l.objid::pg_catalog.int8 operator(pg_catalog.=) $1`
+  and l.database = (select d.oid from pg_database d where d.datname = current_database())
+  and l.objsubid = 1
+  and (l.classid::int8 << 32) | l.objid::int8 = $1`
+
+// blockers are the sessions that a query finds.
+func blockers(ctx context.Context, conn *pgx.Conn, sql string, args ...any) (found []blocker, err error) {
+	err = readPinned(ctx, conn, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, sql, args...)
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look who holds a lock: %w", err)
+	}
+	return found, nil
+}
 
 // $1 the tables and indexes, $2 whether those are in the way who only read. Prepared transactions have
 // no process.
@@ -123,23 +135,14 @@ func (r *runner) tellBlockers(ctx context.Context, h *home, what string, waited 
 	}
 	// Others than CREATE INDEX and CREATE TRIGGER let nobody read meanwhile.
 	readers := !strings.HasPrefix(r.statement, "create ")
-	var blockers []blocker
-	err := pgx.BeginTxFunc(ctx, r.conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, pinPathSQL); err != nil {
-			return err
-		}
-		rows, _ := tx.Query(ctx, blockersSQL, tables, readers)
-		var err error
-		blockers, err = pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
-		return err
-	})
+	holders, err := blockers(ctx, r.conn, blockersSQL, tables, readers)
 	if err != nil {
-		return fmt.Errorf("look who holds a lock: %w", err)
+		return err
 	}
 	if what == "" {
 		what = "the migration"
 	}
-	r.cfg.progress("%s has waited %s for a lock (%s)%s; it tries again", what, seconds(waited), firstLine(r.statement), heldBy(blockers))
+	r.cfg.progress("%s has waited %s for a lock (%s)%s; it tries again", what, seconds(waited), firstLine(r.statement), heldBy(holders))
 	return nil
 }
 

@@ -41,8 +41,8 @@ type Config struct {
 	// another schema of the search_path has, which is how 0.1.0 found them, the error is an
 	// [*OtherSchemaError].
 	Schema string
-	// OnProgress is called with a line for a person: a migration that was applied or undone, an index that
-	// was built, who holds a lock that is waited for. Nothing secret is in it, and no text of anybody's
+	// OnProgress is called with a line for a person where it takes longer: how far an index is, who holds
+	// a lock that is waited for. Nothing secret is in it, and no text of anybody's
 	// query. Default: no calls.
 	OnProgress func(line string)
 }

@@ -487,15 +487,26 @@ func (h *home) becomeOwner(ctx context.Context, tx pgx.Tx, a *audit) error {
 	if _, err := tx.Exec(ctx, "set local role "+owner); err != nil {
 		return fmt.Errorf("become role %s, which owns what is there: %w", owner, err)
 	}
-	var create bool
-	if err := tx.QueryRow(ctx, `select has_schema_privilege($1, 'CREATE')`, h.name()).Scan(&create); err != nil {
-		return fmt.Errorf("read the rights of role %s: %w", owner, err)
-	}
-	if !create {
-		return fmt.Errorf("role %s owns what is there and may create nothing in schema %s: "+
-			"grant create on schema %[2]s to %[1]s, which can be revoked afterwards", owner, h.quoted())
-	}
 	return nil
+}
+
+// mayCreate returns an error where the role, or the owner that it has become, may create nothing.
+func (h *home) mayCreate(ctx context.Context, tx pgx.Tx) error {
+	var create bool
+	var role string
+	if err := tx.QueryRow(ctx, `select has_schema_privilege($1, 'CREATE'), current_user`, h.name()).Scan(&create, &role); err != nil {
+		return fmt.Errorf("read rights: %w", err)
+	}
+	if create {
+		return nil
+	}
+	who := pgx.Identifier{role}.Sanitize()
+	if role != h.user {
+		return fmt.Errorf("role %s owns what is there and may create nothing in schema %s: "+
+			"grant create on schema %[2]s to %[1]s, which can be revoked afterwards", who, h.quoted())
+	}
+	return fmt.Errorf("role %s may create nothing in schema %s: grant create on schema %[2]s to %[1]s, which can be revoked afterwards, "+
+		"or run this as the schema's owner", who, h.quoted())
 }
 
 // $1 the schemas of the path.

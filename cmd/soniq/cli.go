@@ -6,9 +6,10 @@ import "github.com/alecthomas/kong"
 type grammar struct {
 	globals
 
-	Demo   demoCmd   `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
-	Setup  setupCmd  `cmd:"" group:"start" help:"Create or complete the tables in the database."`
-	Status statusCmd `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
+	Demo    demoCmd    `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
+	Setup   setupCmd   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
+	Migrate migrateCmd `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
+	Status  statusCmd  `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
 
 	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
 	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job, or many."`

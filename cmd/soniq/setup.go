@@ -7,9 +7,9 @@ type setupCmd struct {
 }
 
 func (setupCmd) Help() string {
-	return `Safe to run again, several times at once, and on a database that Python Soniq made.
+	return `Applies the migrations that the database lacks. Safe to run again, several times at once, and on a database that Python Soniq or an older release made.
 
-It works as the role that owns the tables, makes them in the first schema of the search_path that has them, mends the rights of functions that an older release made, and refuses where something of another role's is in the way. What lets other roles in and is not its to change comes as a warning.
+It works as the role that owns the tables, mends the rights of functions that an older release made, and refuses where something of another role's is in the way. What lets other roles in and is not its to change comes as a warning. 'soniq migrate' goes step by step.
 
     soniq setup --database-url postgres://app@db.internal/app`
 }
@@ -19,27 +19,32 @@ func (c *setupCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	result, err := soniq.Setup(a.ctx, pool, soniq.Config{})
-	if err != nil {
-		return err
-	}
-	dropped := []string{}
-	if c.Optimize {
-		names, err := soniq.Optimize(a.ctx, pool, soniq.Config{})
-		if err != nil {
-			return err
+	result, err := soniq.Setup(a.ctx, pool, a.config())
+	var dropped []string
+	if c.Optimize && err == nil {
+		if dropped, err = soniq.Optimize(a.ctx, pool, a.config()); dropped == nil {
+			dropped = []string{}
 		}
-		dropped = append(dropped, names...)
+	}
+	return a.setupReport(result, dropped, migrationError(err))
+}
+
+// setupReport prints what a setup did, also before an error. dropped is nil where nothing was asked to be
+// dropped.
+func (a *app) setupReport(result soniq.SetupResult, dropped []string, err error) error {
+	if err != nil && (a.JSON || len(result.Applied)+len(dropped) == 0) {
+		return err
 	}
 	if a.JSON {
 		return a.out.document(map[string]any{
 			"applied":  append([]string{}, result.Applied...),
-			"dropped":  dropped,
+			"dropped":  append([]string{}, dropped...),
 			"mended":   append([]string{}, result.Mended...),
+			"newer":    append([]string{}, result.Newer...),
 			"findings": append([]soniq.Finding{}, result.Findings...),
 		})
 	}
-	if len(result.Applied) == 0 {
+	if len(result.Applied) == 0 && err == nil {
 		a.out.printf("The tables are up to date.")
 	}
 	for _, name := range result.Applied {
@@ -51,11 +56,14 @@ func (c *setupCmd) Run(a *app) error {
 	for _, name := range dropped {
 		a.out.printf("Dropped %s", name)
 	}
-	if c.Optimize && len(dropped) == 0 {
+	if dropped != nil && len(dropped) == 0 {
 		a.out.printf("There was nothing to drop.")
+	}
+	if len(result.Newer) > 0 {
+		a.note("The database is newer than this program: it has migrations of a later release.")
 	}
 	for _, f := range result.Findings {
 		a.note("Warning: %s", f)
 	}
-	return nil
+	return err
 }

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"soniq"
+)
+
+type migrateCmd struct {
+	List     migrateListCmd     `cmd:"" help:"List the migrations and how they stand in the database."`
+	Up       migrateUpCmd       `cmd:"" help:"Apply what is pending."`
+	Down     migrateDownCmd     `cmd:"" help:"Undo migrations, for an older release."`
+	Check    migrateCheckCmd    `cmd:"" help:"Tell a pipeline whether the database is up to date, by the exit code."`
+	Prebuild migratePrebuildCmd `cmd:"" help:"Build the indexes of pending migrations beforehand, while programs go on."`
+	SQL      migrateSQLCmd      `cmd:"" name:"sql" help:"Print migrations as SQL for psql, goose, golang-migrate, tern or atlas."`
+}
+
+func (migrateCmd) Help() string {
+	return `'soniq setup' applies all that is pending. These commands go step by step; docs/upgrading.md has the rules.`
+}
+
+// config is where the tables are. Each line of progress is a note.
+func (a *app) config() soniq.Config {
+	return soniq.Config{OnProgress: func(line string) { a.note("%s", line) }}
+}
+
+// migrationError gives an error of the command line its exit code.
+func migrationError(err error) error {
+	for _, usage := range []error{soniq.ErrUnknownMigration, soniq.ErrPythonsMigration, soniq.ErrSchemaName, soniq.ErrUnknownTool} {
+		if errors.Is(err, usage) {
+			return &exitError{exitUsage, err}
+		}
+	}
+	return err
+}
+
+// version is a migration's number as a person writes it: '160' is '0160'.
+func version(text string) string {
+	const digits = 4
+	if len(text) < digits && text != "" && strings.Trim(text, "0123456789") == "" {
+		return strings.Repeat("0", digits-len(text)) + text
+	}
+	number, _, _ := strings.Cut(text, "_")
+	return number
+}
+
+type migrateListCmd struct{}
+
+func (migrateListCmd) Help() string {
+	return `applied, pending, edited (another text than this release's was applied), newer (of a later release) or other (of Python Soniq or a plugin).
+
+    soniq migrate list --json`
+}
+
+func (c *migrateListCmd) Run(a *app) error {
+	status, err := a.migrationStatus()
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{"migrations": status.Migrations, "edited_functions": append([]string{}, status.Functions...)})
+	}
+	for _, m := range status.Migrations {
+		applied := ""
+		if m.AppliedAt != nil {
+			applied = m.AppliedAt.Format("2006-01-02 15:04:05") + " UTC"
+		}
+		a.out.printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, m, applied), " "))
+	}
+	for _, f := range status.Functions {
+		a.note("Warning: function %s was edited; 'soniq setup' puts it back", f)
+	}
+	return nil
+}
+
+func (a *app) migrationStatus() (soniq.Status, error) {
+	pool, err := a.open()
+	if err != nil {
+		return soniq.Status{}, err
+	}
+	status, err := soniq.ReadStatus(a.ctx, pool, a.config())
+	return status, migrationError(err)
+}
+
+type migrateUpCmd struct {
+	To     string `placeholder:"VERSION" help:"Up to and with VERSION, such as 0160. Default the newest."`
+	DryRun bool   `help:"Say what would be applied, and change nothing."`
+}
+
+func (migrateUpCmd) Help() string {
+	return `Without --to it is 'soniq setup'. Each migration is a transaction; after a failure, run it again.
+
+    soniq migrate up --dry-run
+    soniq migrate up --to 0163`
+}
+
+func (c *migrateUpCmd) Run(a *app) error {
+	newest := soniq.Migrations()
+	to := newest[len(newest)-1].Version
+	if c.To != "" {
+		to = version(c.To)
+	}
+	if c.DryRun {
+		return c.preview(a, to)
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	result, err := soniq.MigrateUp(a.ctx, pool, a.config(), to)
+	return a.setupReport(result, nil, migrationError(err))
+}
+
+func (c *migrateUpCmd) preview(a *app, to string) error {
+	if !known(to) {
+		return usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+	}
+	status, err := a.migrationStatus()
+	if err != nil {
+		return err
+	}
+	pending := []string{}
+	for _, m := range status.In(soniq.Pending) {
+		if m.Version <= to {
+			pending = append(pending, m.String())
+		}
+	}
+	if a.JSON {
+		return a.out.document(map[string]any{"pending": pending})
+	}
+	if len(pending) == 0 {
+		a.out.printf("Nothing is pending.")
+	}
+	for _, m := range pending {
+		a.out.printf("Would apply %s", m)
+	}
+	return nil
+}
+
+func known(version string) bool {
+	for _, m := range soniq.Migrations() {
+		if m.Version == version {
+			return true
+		}
+	}
+	return false
+}
+
+type migrateDownCmd struct {
+	To     string `required:"" placeholder:"VERSION" help:"Undo all migrations after VERSION. 0002 leaves what Python Soniq has."`
+	DryRun bool   `help:"Say what would be undone and lost, and change nothing."`
+	Yes    bool   `short:"y" help:"Don't ask."`
+}
+
+func (migrateDownCmd) Help() string {
+	return `Stop the workers of this release first: they don't run on an older schema. What the tables and columns hold that go is lost; --dry-run says what that is.
+
+    soniq migrate down --to 0160 --dry-run`
+}
+
+func (c *migrateDownCmd) Run(a *app) error {
+	to := version(c.To)
+	switch {
+	case !known(to):
+		return usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+	case to < "0002":
+		return usagef("migrate down to %s: %w", to, soniq.ErrPythonsMigration)
+	}
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	status, err := soniq.ReadStatus(a.ctx, pool, a.config())
+	if err != nil {
+		return migrationError(err)
+	}
+	if newer := status.In(soniq.Newer); len(newer) > 0 {
+		e := &soniq.NewerError{}
+		for _, m := range newer {
+			e.Versions = append(e.Versions, m.String())
+		}
+		return e
+	}
+	plan := c.plan(status, to)
+	if c.DryRun || len(plan) == 0 {
+		return c.show(a, plan, "Would undo")
+	}
+	for _, m := range plan {
+		if m.Loses != "" {
+			a.note("%s loses: %s", m.Migration, m.Loses)
+		}
+	}
+	if err := a.confirm(c.Yes, fmt.Sprintf("This undoes %d migrations, and what they hold is lost.", len(plan))); err != nil {
+		return err
+	}
+	undone, err := soniq.MigrateDown(a.ctx, pool, soniq.Config{OnProgress: a.config().OnProgress}, to)
+	for i := range plan {
+		if i >= len(undone) {
+			plan = plan[:i]
+			break
+		}
+	}
+	return errors.Join(c.show(a, plan, "Undone"), migrationError(err))
+}
+
+// undoing is a migration that goes.
+type undoing struct {
+	Migration string `json:"migration"`
+	Loses     string `json:"loses"`
+}
+
+// plan is what goes, the newest first.
+func (c *migrateDownCmd) plan(status soniq.Status, to string) []undoing {
+	recorded := map[string]bool{}
+	for _, m := range status.Migrations {
+		recorded[m.Version] = m.AppliedAt != nil
+	}
+	plan := []undoing{}
+	for _, m := range soniq.Migrations() {
+		if m.Version > to && recorded[m.Version] {
+			plan = append([]undoing{{m.String(), m.Loses}}, plan...)
+		}
+	}
+	return plan
+}
+
+func (c *migrateDownCmd) show(a *app, plan []undoing, what string) error {
+	if a.JSON {
+		return a.out.document(map[string]any{"undone": plan, "dry_run": c.DryRun})
+	}
+	if len(plan) == 0 {
+		a.out.printf("There is nothing to undo.")
+	}
+	for _, m := range plan {
+		line := what + " " + m.Migration
+		if m.Loses != "" && c.DryRun {
+			line += ", which loses: " + m.Loses
+		}
+		a.out.printf("%s", line)
+	}
+	return nil
+}
+
+type migrateCheckCmd struct{}
+
+func (migrateCheckCmd) Help() string {
+	return `    0     up to date; a database of a later release is too
+    1     a migration is pending, or a migration or a function was edited
+    3     can't tell: no answer from the database, or a mistake in the command line
+
+    soniq migrate check || soniq setup`
+}
+
+// Exit codes of 'migrate check', which a pipeline reads.
+const (
+	upToDate    = exitDone
+	notUpToDate = 1
+	cantTell    = checkUnknown
+)
+
+func (c *migrateCheckCmd) Run(a *app) error {
+	status, err := a.migrationStatus()
+	if err != nil {
+		return &exitError{cantTell, err}
+	}
+	names := func(state soniq.MigrationState) []string {
+		list := []string{}
+		for _, m := range status.In(state) {
+			list = append(list, m.String())
+		}
+		return list
+	}
+	pending, edited, newer := names(soniq.Pending), names(soniq.Edited), names(soniq.Newer)
+	if a.JSON {
+		err = a.out.document(map[string]any{
+			"up_to_date": status.UpToDate(), "pending": pending, "edited": edited, "newer": newer,
+			"edited_functions": append([]string{}, status.Functions...),
+		})
+		if err != nil {
+			return err
+		}
+	} else {
+		for _, part := range []struct {
+			what string
+			list []string
+		}{
+			{"pending", pending}, {"edited migration", edited}, {"edited function", status.Functions}, {"of a later release", newer},
+		} {
+			for _, name := range part.list {
+				a.out.printf("%s: %s", part.what, name)
+			}
+		}
+		if status.UpToDate() {
+			a.out.printf("up to date")
+		}
+	}
+	if !status.UpToDate() {
+		return &exitError{notUpToDate, errReported}
+	}
+	return nil
+}
+
+// unknown tells a pipeline that there is no answer.
+func (c *migrateCheckCmd) unknown(a *app, cmd *kong.Context, err error) int {
+	a.report(cmd, err)
+	return cantTell
+}
+
+type migratePrebuildCmd struct{}
+
+func (migratePrebuildCmd) Help() string {
+	return `For tables with millions of rows: it builds the indexes with CREATE INDEX CONCURRENTLY, and 'soniq setup' then finds them and holds nobody up. It may be run again, also after it was killed.
+
+    soniq migrate prebuild && soniq migrate up`
+}
+
+func (c *migratePrebuildCmd) Run(a *app) error {
+	pool, err := a.open()
+	if err != nil {
+		return err
+	}
+	result, err := soniq.Prebuild(a.ctx, pool, a.config())
+	if a.JSON && err == nil {
+		return a.out.document(map[string]any{
+			"built": append([]string{}, result.Built...), "waiting": append([]soniq.WaitingIndex{}, result.Waiting...),
+		})
+	}
+	for _, name := range result.Built {
+		a.out.printf("Built %s", name)
+	}
+	for _, w := range result.Waiting {
+		a.out.printf("%s has to wait for %s: %s", w.Index, w.Migration, w.Why)
+	}
+	if err == nil && len(result.Built)+len(result.Waiting) == 0 {
+		a.out.printf("There is nothing to build.")
+	}
+	return migrationError(err)
+}
+
+type migrateSQLCmd struct {
+	From string `placeholder:"VERSION" help:"The first migration, such as 0161. Default the first of all."`
+	To   string `placeholder:"VERSION" help:"The last migration. Default the newest."`
+	For  string `enum:"psql,goose,golang-migrate,tern,atlas" default:"psql" placeholder:"TOOL" help:"psql, goose, golang-migrate, tern or atlas. Default psql."`
+	Down bool   `help:"Print what undoes them, the newest first. Files of goose and tern have both."`
+}
+
+func (migrateSQLCmd) Help() string {
+	return `It needs no database. Each migration records itself in soniq_migrations, so workers start and 'soniq setup' finds nothing to do. Print only what the database lacks: 'soniq migrate list' shows it.
+
+    soniq migrate sql | psql "$DATABASE_URL"
+    soniq migrate sql --from 0161 --for goose > migrations/20261201120000_soniq.sql`
+}
+
+func (c *migrateSQLCmd) Run(a *app) error {
+	return migrationError(soniq.WriteMigrations(a.out, soniq.SQLOptions{
+		From: version(c.From), To: version(c.To), Tool: soniq.SQLTool(c.For), Down: c.Down,
+	}))
+}
