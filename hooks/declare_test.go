@@ -63,7 +63,7 @@ func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	var log strings.Builder
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	d := dispatcherOf(t, pool, hooks.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	declare(t, hooks.Spec{Name: "h", Kind: "log"})(d)
 	if log.Len() > 0 {
 		t.Errorf("%s", log.String())
@@ -83,11 +83,11 @@ func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 func TestDeclare_nameOfAnotherHook_isRefusedAndLeavesItAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	store := hooks.NewStore(pool, nil)
+	store := storeOf(t, pool, nil)
 	if _, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "log"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	err := hooks.NewDispatcher(pool, hooks.Config{}).Declare(t.Context(),
+	err := dispatcherOf(t, pool, hooks.Config{}).Declare(t.Context(),
 		hooks.Spec{Name: "other", Kind: "log"}, hooks.Spec{Name: "h", Kind: "exec", Command: "true"})
 	var wrong *hooks.DeclareError
 	if !errors.Is(err, hooks.ErrExists) || !errors.As(err, &wrong) || wrong.Hook != "h" {
@@ -104,7 +104,7 @@ func TestDeclare_nameOfAnotherHook_isRefusedAndLeavesItAlone(t *testing.T) {
 func TestDeclare_noLongerInAnyConfiguration_isRemovedAfterAWeek(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	d := hooks.NewDispatcher(pool, hooks.Config{})
+	d := dispatcherOf(t, pool, hooks.Config{})
 	declare(t, hooks.Spec{Name: "gone", Kind: "log"}, hooks.Spec{Name: "lately", Kind: "log"}, hooks.Spec{Name: "kept", Kind: "log"})(d)
 	exec(t, pool, `insert into soniq_hooks (name, kind) values ('made', 'log')`)
 	die(t, pool, 1, "j", "boom")

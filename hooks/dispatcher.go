@@ -60,6 +60,9 @@ var schedule = []time.Duration{
 
 // Config configures a [Dispatcher]. Its zero value works.
 type Config struct {
+	// Schema is the schema of Soniq's tables, spelled as the catalog has it.
+	// Default "public".
+	Schema string
 	// Logger takes what an operator should know, and the records of log hooks.
 	// Default [slog.Default].
 	Logger *slog.Logger
@@ -112,8 +115,15 @@ type registered struct {
 	digest bool
 }
 
-// NewDispatcher returns a dispatcher on pool, which stays the caller's.
-func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
+// NewDispatcher returns a dispatcher on pool, which stays the caller's. It does
+// not connect.
+//
+// Errors: what is wrong with a field of config.
+func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
+	outbox, err := newOutbox(pool, config.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("new dispatcher: Schema: %w", err)
+	}
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
@@ -123,11 +133,11 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) *Dispatcher {
 	}
 	wakeups := notify.NewWakeups()
 	return &Dispatcher{
-		outbox: outbox{pool}, log: config.Logger, wakeups: wakeups, hold: firstHold,
+		outbox: outbox, log: config.Logger, wakeups: wakeups, hold: firstHold,
 		rights: rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
 		slots:  newSlots(config.MaxInFlight, wakeups.Set), maxPending: config.MaxPending,
 		own: map[string]registered{}, declared: map[string]Spec{}, lacks: map[uuid.UUID]string{}, dropping: map[uuid.UUID]bool{},
-	}
+	}, nil
 }
 
 const registerSQL = `
@@ -238,7 +248,7 @@ func (e *DeclareError) Unwrap() error { return e.Err }
 
 // Channels are what the dispatcher must hear while it runs.
 func (d *Dispatcher) Channels() map[string]notify.Handler {
-	return map[string]notify.Handler{notify.Hook: d.wakeups}
+	return map[string]notify.Handler{d.outbox.pool.Schema().Channel(notify.Hook): d.wakeups}
 }
 
 // RunAlone is Run with a listener of its own, on the connection that config

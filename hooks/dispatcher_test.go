@@ -223,7 +223,7 @@ func TestLog_death_isOneRecord(t *testing.T) {
 	pool := testdb.New(t)
 	addHook(t, pool, "log", "")
 	var out strings.Builder
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
+	d := dispatcherOf(t, pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil))})
 	die(t, pool, 1, "emails.send", "refused")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -472,7 +472,7 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 		}()
 	}
 	var out strings.Builder
-	d := hooks.NewDispatcher(pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true, Allow: loopback})
+	d := dispatcherOf(t, pool, hooks.Config{Logger: slog.New(slog.NewJSONHandler(&out, nil)), AllowExec: true, Allow: loopback})
 	exec(t, pool, `
 		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
 		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, tags)

@@ -113,7 +113,7 @@ func TestAnswer_echoOfTheRequest_isKeptWithoutTheHooksSecrets(t *testing.T) {
 				}
 				die(t, pool, 1, "j", "boom")
 				var log logged
-				d := hooks.NewDispatcher(pool, hooks.Config{Logger: log.logger(), Allow: loopback})
+				d := dispatcherOf(t, pool, hooks.Config{Logger: log.logger(), Allow: loopback})
 				hooks.SetEnv(d, env)
 				dispatchWith(t, pool, hooks.Config{Logger: log.logger()}, func(d *hooks.Dispatcher) { hooks.SetEnv(d, env) })
 				eventually.True(t, "the verdict", func() bool {
@@ -121,7 +121,7 @@ func TestAnswer_echoOfTheRequest_isKeptWithoutTheHooksSecrets(t *testing.T) {
 				})
 				table := value[string](t, pool, `select string_agg(d::text, ' ') from soniq_hook_deliveries d`)
 				wantNoSecret(t, "the table", table)
-				store := hooks.NewStore(pool, nil)
+				store := storeOf(t, pool, nil)
 				infos, err := store.List(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -290,13 +290,13 @@ func TestAnswer_none_endsWithTheRequest(t *testing.T) {
 	pool := testdb.New(t)
 	addHook(t, pool, "webhook", "http://"+l.Addr().String()+"/pathsecret1")
 	ctx := t.Context()
-	d := hooks.NewDispatcher(pool, hooks.Config{Allow: loopback})
-	infos, err := hooks.NewStore(pool, nil).List(ctx)
+	d := dispatcherOf(t, pool, hooks.Config{Allow: loopback})
+	infos, err := storeOf(t, pool, nil).List(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	_, err = hooks.NewStore(pool, nil).Test(ctx, d, infos[0].Name)
+	_, err = storeOf(t, pool, nil).Test(ctx, d, infos[0].Name)
 	if err == nil || !strings.HasSuffix(err.Error(), "no answer within 20s") || time.Since(began) > deadline {
 		t.Errorf("%v", err)
 	}

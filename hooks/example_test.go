@@ -28,7 +28,10 @@ func Example() {
 	log := slog.New(slog.DiscardHandler)
 
 	pages := make(chan string)
-	dispatcher := hooks.NewDispatcher(pool, hooks.Config{Logger: log})
+	dispatcher, err := hooks.NewDispatcher(pool, hooks.Config{Logger: log})
+	if err != nil {
+		panic(err)
+	}
 	if err := dispatcher.Register(ctx, "pager", pager{pages}, false); err != nil {
 		panic(err)
 	}

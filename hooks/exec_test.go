@@ -16,7 +16,7 @@ import (
 
 func addCommand(t *testing.T, pool *pgxpool.Pool, name, line string) {
 	t.Helper()
-	if _, err := hooks.NewStore(pool, nil).Add(t.Context(), hooks.Spec{Name: name, Kind: "exec", Command: line}, nil); err != nil {
+	if _, err := storeOf(t, pool, nil).Add(t.Context(), hooks.Spec{Name: name, Kind: "exec", Command: line}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

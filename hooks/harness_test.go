@@ -83,6 +83,24 @@ func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
+func storeOf(t testing.TB, pool *pgxpool.Pool, keys *hooks.Keyring) *hooks.Store {
+	t.Helper()
+	store, err := hooks.NewStore(pool, hooks.StoreConfig{Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func dispatcherOf(t testing.TB, pool *pgxpool.Pool, config hooks.Config) *hooks.Dispatcher {
+	t.Helper()
+	d, err := hooks.NewDispatcher(pool, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // addHook inserts a hook that may reach this machine.
 func addHook(t *testing.T, pool *pgxpool.Pool, kind, url string) uuid.UUID {
 	t.Helper()
@@ -116,7 +134,7 @@ func dispatchWith(t *testing.T, pool *pgxpool.Pool, config hooks.Config, prepare
 	if config.Allow == nil {
 		config.Allow = loopback
 	}
-	d := hooks.NewDispatcher(pool, config)
+	d := dispatcherOf(t, pool, config)
 	for _, p := range prepare {
 		p(d)
 	}

@@ -12,11 +12,27 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 	"soniq/internal/pgtime"
 )
 
 // outbox is the tables as a dispatcher sees them.
-type outbox struct{ pool *pgxpool.Pool }
+type outbox struct {
+	pool    *pg.Pool
+	letters *deadletter.Queue
+}
+
+// newOutbox returns the outbox in a schema.
+//
+// Errors: [pg.ErrSchemaName].
+func newOutbox(pool *pgxpool.Pool, name string) (o outbox, err error) {
+	schema, err := pg.NewSchema(name)
+	if err != nil {
+		return o, err
+	}
+	letters, err := deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: name})
+	return outbox{schema.Pool(pool), letters}, err
+}
 
 // dueHook is an enabled hook with something to send.
 type dueHook struct {
@@ -374,11 +390,7 @@ func (o outbox) declared(ctx context.Context, names []string) (removed []string,
 // it.
 func (o outbox) event(ctx context.Context, c claimed) (Event, error) {
 	e := Event{Type: c.Event, At: c.At.UTC()}
-	letters, err := deadletter.NewQueue(o.pool, deadletter.QueueConfig{})
-	if err != nil {
-		return e, err
-	}
-	letter, err := letters.Get(ctx, c.Letter)
+	letter, err := o.letters.Get(ctx, c.Letter)
 	if err == nil {
 		e.Letter = letter
 		return e, nil

@@ -18,6 +18,33 @@ func scalar[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (v
 	return v
 }
 
+func outboxOf(t *testing.T, pool *pgxpool.Pool) outbox {
+	t.Helper()
+	o, err := newOutbox(pool, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func storeOf(t *testing.T, pool *pgxpool.Pool) *Store {
+	t.Helper()
+	store, err := NewStore(pool, StoreConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func dispatcherOf(t *testing.T, pool *pgxpool.Pool, config Config) *Dispatcher {
+	t.Helper()
+	d, err := NewDispatcher(pool, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // A delivery that was made some days ago, and due, or failed, then.
 const makeDeliverySQL = `
 insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key, state, created_at, next_attempt_at)
@@ -29,7 +56,7 @@ returning id`
 func TestOutbox_lateMark_changesNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	o := outbox{pool}
+	o := outboxOf(t, pool)
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'log') returning id`)
 	id := scalar[uuid.UUID](t, pool, makeDeliverySQL, hook, "pending", 0)
 	late, next := uuid.New(), uuid.New()
@@ -80,7 +107,7 @@ func TestOutbox_prune_deletesWhatIsOld(t *testing.T) {
 	} {
 		kept[scalar[uuid.UUID](t, pool, makeDeliverySQL, row.hook, row.state, row.days)] = row.keep
 	}
-	if err := (outbox{pool}).prune(t.Context()); err != nil {
+	if err := outboxOf(t, pool).prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for id, want := range kept {

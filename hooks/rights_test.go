@@ -80,7 +80,7 @@ func TestRow_asksForMoreThanTheDispatcherHas_waitsForTheFlag(t *testing.T) {
 			stop := dispatchWith(t, pool, d, func(d *hooks.Dispatcher) { hooks.SetEnv(d, env) })
 			eventually.True(t, "the warning", func() bool { return strings.Contains(log.String(), c.flag+`"`) })
 			eventually.True(t, "the note", func() bool {
-				infos, err := hooks.NewStore(pool, nil).List(t.Context())
+				infos, err := storeOf(t, pool, nil).List(t.Context())
 				return err == nil && strings.HasSuffix(infos[0].Lacks, c.flag)
 			})
 			stop()
@@ -90,7 +90,7 @@ func TestRow_asksForMoreThanTheDispatcherHas_waitsForTheFlag(t *testing.T) {
 			if n := value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'pending' and attempts = 0`); n != 1 {
 				t.Error("the delivery was charged")
 			}
-			if infos, _ := hooks.NewStore(pool, nil).List(t.Context()); !slices.Equal(infos[0].Needs(), []string{c.flag}) &&
+			if infos, _ := storeOf(t, pool, nil).List(t.Context()); !slices.Equal(infos[0].Needs(), []string{c.flag}) &&
 				!slices.Contains(infos[0].Needs(), c.flag) {
 				t.Errorf("needs %q", infos[0].Needs())
 			}
@@ -115,9 +115,9 @@ func TestRow_variablesNamedForHooks(t *testing.T) {
 	env := map[string]string{"SONIQ_HOOK_TOKEN": "tok", "SONIQ_HOOK_KEY": "the key", "SONIQ_HOOKS_ALLOW": "x"}
 	test := func(reference string) error {
 		exec(t, pool, `update soniq_hooks set settings = settings || jsonb_build_object('headers', jsonb_build_object('X-Token', $2::text)) where id = $1`, hook, reference)
-		d := hooks.NewDispatcher(pool, hooks.Config{Allow: loopback, Env: []string{"SONIQ_HOOK_KEY", "OTHER"}})
+		d := dispatcherOf(t, pool, hooks.Config{Allow: loopback, Env: []string{"SONIQ_HOOK_KEY", "OTHER"}})
 		hooks.SetEnv(d, env)
-		store := hooks.NewStore(pool, nil)
+		store := storeOf(t, pool, nil)
 		infos, err := store.List(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -171,7 +171,7 @@ func TestDeclare_table_hasNoSecret(t *testing.T) {
 		{Name: "s", Kind: "slack", URL: "https://hooks.slack.com/services/hunter2"},
 		{Name: "e", Kind: "exec", Command: "notify --token=hunter2hunter2"},
 	}
-	d := hooks.NewDispatcher(pool, hooks.Config{})
+	d := dispatcherOf(t, pool, hooks.Config{})
 	declare(t, specs...)(d)
 	exec(t, pool, `update soniq_hooks set url = 'https://example.com/hunter2', secrets = $1`, secret)
 	declare(t, specs...)(d)
@@ -179,7 +179,7 @@ func TestDeclare_table_hasNoSecret(t *testing.T) {
 	if strings.Contains(table, "hunter2") || strings.Contains(table, secret) {
 		t.Errorf("a secret is in the table: %s", table)
 	}
-	h, err := hooks.NewStore(pool, nil).Get(t.Context(), "w")
+	h, err := storeOf(t, pool, nil).Get(t.Context(), "w")
 	if err != nil || h.Target != "https://example.com:8443/…" || h.SecretFrom != "configuration" || !h.Signed || h.Headers["X-Ref"] != "env:TOKEN" ||
 		h.Headers["Authorization"] != hooks.Hidden || h.Needs() != nil {
 		t.Errorf("%+v, %v", h, err)
@@ -187,10 +187,10 @@ func TestDeclare_table_hasNoSecret(t *testing.T) {
 	// It can be tested where its configuration is, and only there.
 	rc := newReceiver(t, nil)
 	mine := hooks.Spec{Name: "w", Kind: "webhook", URL: rc.URL, Allow: []string{"127.0.0.1"}}
-	if _, err := hooks.NewStore(pool, nil).Test(t.Context(), d, "s", mine); !errors.Is(err, hooks.ErrDeclared) {
+	if _, err := storeOf(t, pool, nil).Test(t.Context(), d, "s", mine); !errors.Is(err, hooks.ErrDeclared) {
 		t.Errorf("%v", err)
 	}
-	if _, err := hooks.NewStore(pool, nil).Test(t.Context(), d, "w", mine); err != nil || len(rc.requests()) != 1 {
+	if _, err := storeOf(t, pool, nil).Test(t.Context(), d, "w", mine); err != nil || len(rc.requests()) != 1 {
 		t.Errorf("%v", err)
 	}
 }
@@ -227,7 +227,7 @@ func TestRow_writtenBySQL_staysWithinItsBounds(t *testing.T) {
 		}
 	}
 	// And the view shows all of them.
-	if infos, err := hooks.NewStore(pool, nil).List(t.Context()); err != nil || len(infos) != 4 {
+	if infos, err := storeOf(t, pool, nil).List(t.Context()); err != nil || len(infos) != 4 {
 		t.Errorf("%d hooks, %v", len(infos), err)
 	}
 }

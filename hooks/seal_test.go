@@ -55,7 +55,7 @@ func TestSealed_hook_isSentToByWhoeverHasTheKey(t *testing.T) {
 		Name: "w", Kind: "webhook", URL: rc.URL + "/hunter2", Secrets: secret, Allow: []string{"127.0.0.0/8"},
 		Headers: map[string]string{"Authorization": "Bearer hunter2"},
 	}
-	store := hooks.NewStore(pool, keys(t, first))
+	store := storeOf(t, pool, keys(t, first))
 	if _, err := store.Add(t.Context(), spec, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -77,23 +77,23 @@ func TestSealed_hook_isSentToByWhoeverHasTheKey(t *testing.T) {
 	stop := dispatchWith(t, pool, hooks.Config{Logger: log.logger(), Keys: keys(t, second)})
 	eventually.True(t, "the warning", func() bool { return strings.Contains(log.String(), "SONIQ_HOOK_KEY") })
 	stop()
-	if err := hooks.NewStore(pool, nil).Rotate(t.Context(), "w", hooks.NewSecret(), true, nil); !errors.Is(err, hooks.ErrSealed) {
+	if err := storeOf(t, pool, nil).Rotate(t.Context(), "w", hooks.NewSecret(), true, nil); !errors.Is(err, hooks.ErrSealed) {
 		t.Errorf("rotated without a key: %v", err)
 	}
 	// A new key: for a while both are there.
 	both := keys(t, second, first)
-	if err := hooks.NewStore(pool, both).Rotate(t.Context(), "w", hooks.NewSecret(), false, nil); err != nil {
+	if err := storeOf(t, pool, both).Rotate(t.Context(), "w", hooks.NewSecret(), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := store.Get(t.Context(), "w"); err != nil || h.Secrets != 2 {
 		t.Errorf("%+v, %v", h, err)
 	}
-	result, err := hooks.NewStore(pool, both).Seal(t.Context())
+	result, err := storeOf(t, pool, both).Seal(t.Context())
 	if err != nil || !slices.Equal(result.Sealed, []string{"w"}) || len(result.Failed) > 0 {
 		t.Errorf("%+v, %v", result, err)
 	}
 	noSecret()
-	if result, err := hooks.NewStore(pool, both).Seal(t.Context()); err != nil || len(result.Sealed) > 0 || result.Kept != 1 {
+	if result, err := storeOf(t, pool, both).Seal(t.Context()); err != nil || len(result.Sealed) > 0 || result.Kept != 1 {
 		t.Errorf("again: %+v, %v", result, err)
 	}
 	if result, err := store.Seal(t.Context()); err != nil || !slices.Equal(result.Failed, []string{"w"}) {
@@ -120,7 +120,7 @@ func TestSeal_rowInTheClear_isSealedAndGoesOn(t *testing.T) {
 	dispatchWith(t, pool, hooks.Config{Keys: ring}, env)
 	die(t, pool, 1, "j", "boom")
 	eventually.True(t, "the request", func() bool { return len(rc.requests()) == 1 })
-	if _, err := hooks.NewStore(pool, ring).Seal(t.Context()); err != nil {
+	if _, err := storeOf(t, pool, ring).Seal(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if table := value[string](t, pool, `select h::text from soniq_hooks h`); strings.Contains(table, "hunter2") || !strings.Contains(table, "of the future") {
@@ -152,7 +152,7 @@ func TestSealed_valueInAnotherPlace_isNotOpened(t *testing.T) {
 			t.Parallel()
 			pool := testdb.New(t)
 			rc := newReceiver(t, nil)
-			store := hooks.NewStore(pool, ring)
+			store := storeOf(t, pool, ring)
 			for _, spec := range []hooks.Spec{
 				{Name: "victim", Kind: "webhook", URL: "https://example.com/x", Headers: map[string]string{"X-A": "hunter2"}},
 				{Name: "other", Kind: "webhook", URL: rc.URL, Allow: []string{"127.0.0.0/8"}},
@@ -167,7 +167,7 @@ func TestSealed_valueInAnotherPlace_isNotOpened(t *testing.T) {
 			if strings.Contains(name, "hook") {
 				changed = "other"
 			}
-			d := hooks.NewDispatcher(pool, hooks.Config{Allow: loopback, Keys: ring})
+			d := dispatcherOf(t, pool, hooks.Config{Allow: loopback, Keys: ring})
 			if _, err := store.Test(t.Context(), d, changed); !errors.Is(err, hooks.ErrSealed) {
 				t.Errorf("%v", err)
 			}
@@ -183,7 +183,7 @@ func TestSealed_valueInAnotherPlace_isNotOpened(t *testing.T) {
 func TestSealed_value_isAReferenceToRelease010(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	store := hooks.NewStore(pool, keys(t, hooks.NewKey()))
+	store := storeOf(t, pool, keys(t, hooks.NewKey()))
 	spec := hooks.Spec{Name: "w", Kind: "webhook", URL: "https://example.com/x", Secrets: secret, Headers: map[string]string{"X-A": "a"}}
 	if _, err := store.Add(t.Context(), spec, nil); err != nil {
 		t.Fatal(err)

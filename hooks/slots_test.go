@@ -205,7 +205,7 @@ func TestDispatcher_300HooksHang_othersGoOn(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), dieSQL, 1); err != nil {
 		t.Fatal(err)
 	}
-	d := NewDispatcher(pool, Config{MaxInFlight: inFlight, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	d := dispatcherOf(t, pool, Config{MaxInFlight: inFlight, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	d.slots.patience = 100 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 	"soniq/internal/pgtime"
 )
 
@@ -109,13 +110,31 @@ type DeliveryInfo struct {
 
 // Store keeps the hooks.
 type Store struct {
-	pool *pgxpool.Pool
+	pool *pg.Pool
 	keys *Keyring
 }
 
-// NewStore returns a store on pool, which stays the caller's. Secrets that it
-// writes are sealed by the first of keys; nil leaves them in the clear.
-func NewStore(pool *pgxpool.Pool, keys *Keyring) *Store { return &Store{pool, keys} }
+// StoreConfig configures a [Store]. Its zero value works.
+type StoreConfig struct {
+	// Schema is the schema of Soniq's tables, spelled as the catalog has it.
+	// Default "public".
+	Schema string
+	// Keys seal the secrets that the store writes: the first seals, every one
+	// opens. Default none, which leaves secrets in the clear.
+	Keys *Keyring
+}
+
+// NewStore returns a store on pool, which stays the caller's. It does not
+// connect.
+//
+// Errors: what is wrong with a field of config.
+func NewStore(pool *pgxpool.Pool, config StoreConfig) (*Store, error) {
+	schema, err := pg.NewSchema(config.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("new store of hooks: Schema: %w", err)
+	}
+	return &Store{schema.Pool(pool), config.Keys}, nil
+}
 
 const storeAddSQL = `
 insert into public.soniq_hooks (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags)

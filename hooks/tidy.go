@@ -146,7 +146,7 @@ where (hook_id, group_key) in (
 func (o outbox) prune(ctx context.Context) error {
 	for _, sql := range outboxPruneSQL {
 		for {
-			tag, err := o.pool.Exec(ctx, sql, tidyLock, tidyBatch)
+			tag, err := o.pool.Exec(ctx, sql, o.pool.Schema().LockKey(tidyLock), tidyBatch)
 			if err != nil {
 				return fmt.Errorf("prune deliveries: %w", err)
 			}
@@ -249,7 +249,7 @@ returning (select count(*) from dropped)`
 func (o outbox) drop(ctx context.Context, hook uuid.UUID, keep int) (total int64, err error) {
 	for {
 		var n int64
-		err := o.pool.QueryRow(ctx, outboxDropSQL, tidyLock, hook, keep, tidyBatch).Scan(&n)
+		err := o.pool.QueryRow(ctx, outboxDropSQL, o.pool.Schema().LockKey(tidyLock), hook, keep, tidyBatch).Scan(&n)
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = nil
 		}

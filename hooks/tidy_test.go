@@ -52,7 +52,7 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Two of them at once: one does it, and nobody waits for the other.
-	o := outbox{pool}
+	o := outboxOf(t, pool)
 	var both sync.WaitGroup
 	for range 2 {
 		both.Go(func() {
@@ -108,7 +108,7 @@ func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var out bytes.Buffer
-	d := NewDispatcher(pool, Config{MaxPending: 150, Logger: slog.New(slog.NewTextHandler(lockedWriter{&mu, &out}, nil))})
+	d := dispatcherOf(t, pool, Config{MaxPending: 150, Logger: slog.New(slog.NewTextHandler(lockedWriter{&mu, &out}, nil))})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
@@ -122,7 +122,7 @@ func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	if n := scalar[int](t, pool, `select count(*) from soniq_hook_deliveries where hook_id = $1 and created_at > now() - interval '36 hours'`, hook); n != 100 {
 		t.Errorf("%d of the 100 newest are left", n)
 	}
-	infos, err := NewStore(pool, nil).List(t.Context())
+	infos, err := storeOf(t, pool).List(t.Context())
 	if err != nil || infos[0].Dropped != 6950 || infos[1].Dropped != 0 || infos[1].Pending != 50 {
 		t.Errorf("%+v, %v", infos, err)
 	}
@@ -172,7 +172,7 @@ func TestShare_boundOverAll_takesFromTheLargest(t *testing.T) {
 // The fleet looks once a minute, whoever does.
 func TestOutbox_turn_isOnesOfTheFleet(t *testing.T) {
 	t.Parallel()
-	o := outbox{testdb.New(t)}
+	o := outboxOf(t, testdb.New(t))
 	for i, c := range []struct {
 		every  time.Duration
 		anyway bool
@@ -209,7 +209,7 @@ func TestOutbox_nobodySendsForAMonth_nothingMoreIsKept(t *testing.T) {
 		t.Errorf("%v", told)
 	}
 	// A dispatcher gives the old one up, and the hook hears again.
-	if err := (outbox{pool}).prune(t.Context()); err != nil {
+	if err := outboxOf(t, pool).prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := pool.Exec(t.Context(), dieSQL, 1); err != nil {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"testing"
 
-	"soniq/hooks"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -28,7 +27,7 @@ func TestRows_ofAnyTime_holdUpNoOther(t *testing.T) {
 	eventually.True(t, "the delivery", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where hook_id = $1 and state = 'delivered'`, id) == 1
 	})
-	store := hooks.NewStore(pool, nil)
+	store := storeOf(t, pool, nil)
 	list, err := store.List(t.Context())
 	if err != nil || len(list) != 5 {
 		t.Errorf("%d hooks: %v", len(list), err)

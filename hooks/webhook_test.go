@@ -15,7 +15,7 @@ import (
 func TestSign_referenceLibrary_verifiesEachSecretOfARotation(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	store := hooks.NewStore(pool, nil)
+	store := storeOf(t, pool, nil)
 	rc := newReceiver(t, nil)
 	first, second, third := hooks.NewSecret(), hooks.NewSecret(), hooks.NewSecret()
 	_, err := store.Add(t.Context(), hooks.Spec{Name: "h", Kind: "webhook", URL: rc.URL, Secrets: first, Allow: []string{"127.0.0.0/8"}}, nil)

@@ -36,12 +36,13 @@ func (hooksCmd) Help() string {
     soniq hooks deliveries`
 }
 
-func (a *app) hookStore() (*hooks.Store, error) {
+// hookStore is the store of hooks; keys may be nil.
+func (a *app) hookStore(keys *hooks.Keyring) (*hooks.Store, error) {
 	pool, err := a.open()
 	if err != nil {
 		return nil, err
 	}
-	return hooks.NewStore(pool, nil), nil
+	return hooks.NewStore(pool, hooks.StoreConfig{Keys: keys})
 }
 
 // noHook names the hook that does not exist.
@@ -58,7 +59,7 @@ type hookNames struct {
 }
 
 func (h *hookNames) each(a *app, key, told string, change func(*hooks.Store, string) error) error {
-	store, err := a.hookStore()
+	store, err := a.hookStore(nil)
 	if err != nil {
 		return err
 	}
@@ -142,12 +143,12 @@ func (c *hooksRotateCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	store, err := a.hookStore(keys)
 	if err != nil {
 		return err
 	}
 	secret := hooks.NewSecret()
-	err = hooks.NewStore(pool, keys).Rotate(a.ctx, c.Name, secret, c.Drop, a.show(c.Name, secret))
+	err = store.Rotate(a.ctx, c.Name, secret, c.Drop, a.show(c.Name, secret))
 	if errors.Is(err, hooks.ErrNotFound) {
 		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
 	}
@@ -191,7 +192,7 @@ func (hooksListCmd) Help() string {
 }
 
 func (hooksListCmd) Run(a *app) error {
-	store, err := a.hookStore()
+	store, err := a.hookStore(nil)
 	if err != nil {
 		return err
 	}
@@ -247,7 +248,7 @@ func (hooksShowCmd) Help() string {
 }
 
 func (c *hooksShowCmd) Run(a *app) error {
-	store, err := a.hookStore()
+	store, err := a.hookStore(nil)
 	if err != nil {
 		return err
 	}
@@ -373,12 +374,18 @@ func (c *hooksTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	store := hooks.NewStore(pool, nil)
+	store, err := a.hookStore(nil)
+	if err != nil {
+		return err
+	}
 	config, err := c.config(a)
 	if err != nil {
 		return err
 	}
-	dispatcher := hooks.NewDispatcher(pool, config)
+	dispatcher, err := hooks.NewDispatcher(pool, config)
+	if err != nil {
+		return err
+	}
 	d, err := store.Test(a.ctx, dispatcher, c.Name)
 	if errors.Is(err, hooks.ErrDeclared) {
 		d, err = c.declared(a, store, dispatcher)
@@ -448,7 +455,7 @@ func (c *hooksDeliveriesCmd) Run(a *app) error {
 	if c.Limit < 1 {
 		return usagef("--limit must be at least 1, not %d", c.Limit)
 	}
-	store, err := a.hookStore()
+	store, err := a.hookStore(nil)
 	if err != nil {
 		return err
 	}

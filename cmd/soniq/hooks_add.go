@@ -65,7 +65,7 @@ func (a *app) addHook(spec hooks.Spec, k *keyFlags, shown string) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	store, err := a.hookStore(keys)
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func (a *app) addHook(spec hooks.Spec, k *keyFlags, shown string) error {
 	if shown != "" {
 		show = a.show(spec.Name, shown)
 	}
-	_, err = hooks.NewStore(pool, keys).Add(a.ctx, spec, show)
+	_, err = store.Add(a.ctx, spec, show)
 	if errors.Is(err, hooks.ErrExists) {
 		return fmt.Errorf("there is a hook %q already; give another --name, or remove that one", spec.Name)
 	}

@@ -28,7 +28,7 @@ func (c *hooksRetryCmd) Run(a *app) error {
 		}
 		ids[i] = id
 	}
-	store, err := a.hookStore()
+	store, err := a.hookStore(nil)
 	if err != nil {
 		return err
 	}

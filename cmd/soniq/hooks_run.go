@@ -49,7 +49,10 @@ func (c *hooksRunCmd) Run(a *app) error {
 			return err
 		}
 	}
-	dispatcher := hooks.NewDispatcher(pool, config)
+	dispatcher, err := hooks.NewDispatcher(pool, config)
+	if err != nil {
+		return err
+	}
 	if err := a.declare(dispatcher, file); err != nil {
 		return err
 	}

@@ -43,11 +43,11 @@ func (c *hooksSealCmd) Run(a *app) error {
 	if keys == nil {
 		return usagef("there is no key: set %s, or give --hook-key-file; make one with 'soniq hooks keygen'", hookKeyVariable)
 	}
-	pool, err := a.open()
+	store, err := a.hookStore(keys)
 	if err != nil {
 		return err
 	}
-	result, err := hooks.NewStore(pool, keys).Seal(a.ctx)
+	result, err := store.Seal(a.ctx)
 	if a.JSON && (err == nil || len(result.Sealed) > 0) {
 		if err := a.out.document(result); err != nil {
 			return err

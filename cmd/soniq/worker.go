@@ -175,7 +175,10 @@ func (c *workerRunCmd) Run(a *app) error {
 		return err
 	}
 	if c.Hooks {
-		dispatcher := hooks.NewDispatcher(pool, s.hooks)
+		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
+		if err != nil {
+			return err
+		}
 		if err := a.declare(dispatcher, s.file); err != nil {
 			return err
 		}

@@ -51,17 +51,23 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 			bodies <- string(body)
 		}))
 		t.Cleanup(receiver.Close)
-		_, err := hooks.NewStore(pool, nil).Add(t.Context(), hooks.Spec{
-			Name: "here", Kind: "webhook", URL: receiver.URL, Secrets: hooks.NewSecret(),
-			Allow: []string{"127.0.0.0/8"}, Jobs: []string{"shared.*"},
-		}, nil)
+		store, err := hooks.NewStore(pool, hooks.StoreConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
+		if _, err := store.Add(t.Context(), hooks.Spec{
+			Name: "here", Kind: "webhook", URL: receiver.URL, Secrets: hooks.NewSecret(),
+			Allow: []string{"127.0.0.0/8"}, Jobs: []string{"shared.*"},
+		}, nil); err != nil {
+			t.Fatal(err)
+		}
 		// The hooks' dispatcher lives in a worker, one of ours on any queue.
-		dispatcher := hooks.NewDispatcher(pool, hooks.Config{
+		dispatcher, err := hooks.NewDispatcher(pool, hooks.Config{
 			Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		reg := engine.NewRegistry()
 		echo(reg, "go.echo", engine.Queue("go"))
 		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"go"}, Companions: []engine.Companion{dispatcher}})
