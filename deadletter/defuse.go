@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"soniq/internal/pg"
 )
 
 // A spreadsheet runs a cell that begins with one of some characters as a
@@ -148,7 +150,7 @@ func defuseJSON(doc []byte) []byte {
 		if doc[i] != '"' {
 			continue
 		}
-		end := endOfText(doc, i)
+		end := pg.StringEnd(doc, i)
 		for before := '"'; i < end; {
 			c, size := utf8.DecodeRune(doc[i:end])
 			if isFormulaSign(c) && (separates(before) || isPassedOver(before)) {

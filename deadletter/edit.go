@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/pg"
 )
 
 // An ArgsEdit changes one value of a job's arguments, for a replay. Whatever
@@ -61,7 +61,7 @@ var errNoPath = errors.New("a path is keys with dots between them and places of 
 
 // parsePath reads a path.
 func parsePath(path string) ([]step, error) {
-	if !acceptable(path) {
+	if pg.CheckText(path) != nil {
 		return nil, errNoPath
 	}
 	var steps []step
@@ -159,7 +159,7 @@ func (e ArgsEdit) Validate() error {
 	if !json.Valid(e.Value) {
 		return fmt.Errorf("%s: the value is not valid JSON", e.Path)
 	}
-	if err := checkStorable(e.Value); err != nil {
+	if err := pg.CheckJSON(e.Value); err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
 	return nil
@@ -344,45 +344,6 @@ func removePart(value json.RawMessage, parts []part, i int) json.RawMessage {
 		to += bytes.IndexByte(value[to:], ',') + 1
 	}
 	return slices.Concat(value[:from], value[to:])
-}
-
-// checkStorable finds what is valid JSON, and what PostgreSQL refuses: bytes that
-// are no UTF-8, and the escapes of a NUL and of half a surrogate pair.
-func checkStorable(doc json.RawMessage) error {
-	if !utf8.Valid(doc) {
-		return errors.New("not valid UTF-8")
-	}
-	for i := 0; i < len(doc); i++ {
-		if doc[i] != '\\' {
-			continue
-		}
-		if i++; doc[i] != 'u' {
-			continue
-		}
-		unit := escapedUnit(doc[i-1:])
-		i += 4
-		if utf16.IsSurrogate(unit) {
-			if utf16.DecodeRune(unit, escapedUnit(doc[i+1:])) == utf8.RuneError {
-				return errors.New("half of a surrogate pair can't be stored")
-			}
-			i += 6
-		} else if unit == 0 {
-			return errors.New(`\u0000 can't be stored`)
-		}
-	}
-	return nil
-}
-
-// escapedUnit is the value of the escape \uXXXX that s begins with, or -1.
-func escapedUnit(s []byte) rune {
-	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
-		return -1
-	}
-	n, err := strconv.ParseUint(string(s[2:6]), 16, 16)
-	if err != nil {
-		return -1
-	}
-	return rune(n)
 }
 
 // An ArgsChange is one difference between two arguments.

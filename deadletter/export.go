@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 )
 
 // A Format is a file format of Export.
@@ -122,7 +122,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 // the next one is larger than the server can send, which ten bytes of a producer's can
 // be, it says which that is: nothing else would tell how to go on without it.
 func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
-	if !sizes.TooMuch(err) {
+	if !pg.IsTooLarge(err) {
 		return err
 	}
 	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}

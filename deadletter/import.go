@@ -10,7 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/pg"
 )
 
 const (
@@ -170,9 +171,7 @@ func (b *rowBatch) array() string {
 // wrong is err with the place in the file, where it is the rows that the
 // database doesn't like.
 func (b *rowBatch) wrong(err error) error {
-	var pgErr *pgconn.PgError
-	// Class 22 is a data exception, class 54 a limit of the program.
-	if errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "54")) {
+	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) {
 		return fmt.Errorf("one of the records %d to %d: %w", b.first, b.first+int64(len(b.ids))-1, err)
 	}
 	return err

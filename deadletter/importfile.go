@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"soniq/internal/pg"
 )
 
 // A FileError says what is wrong with a file that is imported, and where.
@@ -438,7 +440,7 @@ func valueEnd(doc []byte, i int) int {
 	for ; i < len(doc); i++ {
 		switch doc[i] {
 		case '"':
-			i = endOfText(doc, i)
+			i = pg.StringEnd(doc, i)
 		case '{', '[':
 			depth++
 			continue

@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/pg"
 )
 
 const (
@@ -341,7 +342,7 @@ func (j *Job) validateErrors() error {
 			if n := len(text.text); n > text.most {
 				return fmt.Errorf("errors: entry %d: %s: %d bytes, more than %d", i+1, text.name, n, text.most)
 			}
-			if !acceptable(text.text) {
+			if pg.CheckText(text.text) != nil {
 				return fmt.Errorf("errors: entry %d: %s: it has a NUL, which can't be stored", i+1, text.name)
 			}
 		}
@@ -349,64 +350,16 @@ func (j *Job) validateErrors() error {
 	return nil
 }
 
-// The digits that PostgreSQL's numeric holds, before the point and after it.
-const (
-	maxDigitsBefore = 131_072
-	maxDigitsAfter  = 16_383
-)
-
-// checkStorableJSON finds what is valid JSON, and what PostgreSQL doesn't store
-// as jsonb.
+// checkStorableJSON returns an error for valid JSON that can't be stored as jsonb.
 func checkStorableJSON(doc json.RawMessage) error {
-	if err := checkStorable(doc); err != nil {
-		return err
+	err := pg.CheckJSON(doc)
+	if unstorable := (*pg.UnstorableError)(nil); errors.As(err, &unstorable) && unstorable.Number != "" {
+		return fmt.Errorf("the number %s can't be stored", quoted(unstorable.Number))
 	}
-	depth := 0
-	for i := 0; i < len(doc); i++ {
-		switch c := doc[i]; {
-		case c == '"':
-			i = endOfText(doc, i)
-		case c == '{' || c == '[':
-			if depth++; depth > maxDepth {
-				return fmt.Errorf("it is nested deeper than %d", maxDepth)
-			}
-		case c == '}' || c == ']':
-			depth--
-		case c == '-' || c >= '0' && c <= '9':
-			n := len(doc) - i - len(bytes.TrimLeft(doc[i:], "+-.0123456789eE"))
-			if !isNumeric(string(doc[i : i+n])) {
-				return fmt.Errorf("the number %s can't be stored", quoted(string(doc[i:i+n])))
-			}
-			i += n - 1
-		}
+	if err == nil && pg.Depth(doc) > maxDepth {
+		return fmt.Errorf("it is nested deeper than %d", maxDepth)
 	}
-	return nil
-}
-
-// endOfText is where the string ends that begins at i.
-func endOfText(doc []byte, i int) int {
-	for i++; doc[i] != '"'; i++ {
-		if doc[i] == '\\' {
-			i++
-		}
-	}
-	return i
-}
-
-// isNumeric reports whether a number of JSON is within the range of numeric.
-func isNumeric(number string) bool {
-	mantissa, exponent, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(number, "-")), "e")
-	whole, fraction, _ := strings.Cut(mantissa, ".")
-	shift := 0
-	for _, c := range strings.TrimLeft(exponent, "+-") {
-		if shift = shift*10 + int(c-'0'); shift > math.MaxInt32 {
-			return false
-		}
-	}
-	if strings.HasPrefix(exponent, "-") {
-		shift = -shift
-	}
-	return len(whole)+shift <= maxDigitsBefore && len(fraction)-shift <= maxDigitsAfter
+	return err
 }
 
 // shownBytes is how much of a value a message quotes.

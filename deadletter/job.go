@@ -9,8 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"soniq/internal/pgid"
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 )
 
 // The states of a dead letter.
@@ -129,10 +128,10 @@ var whole = reading{
 // that says so, and cuts the other texts.
 func bounded(most int) reading {
 	return reading{
-		name: "left(d.job_name, 2000)", queue: "left(d.queue, 2000)", args: sizes.JSON("d.args", "arguments", most),
+		name: "left(d.job_name, 2000)", queue: "left(d.queue, 2000)", args: pg.BoundedJSON("d.args", "arguments", most),
 		lastError: "left(d.last_error, 65536)", argsHash: "left(d.args_hash, 3000)", dedupKey: "left(d.dedup_key, 3000)",
 		producer: "left(d.producer_id, 1000)",
-		failures: sizes.History("d.errors"),
+		failures: pg.BoundedHistory("d.errors"),
 	}
 }
 
@@ -165,8 +164,8 @@ func (r reading) selectJobs() string {
 // the arguments of one are too long for any text, none but the small ones are read.
 func (q *Queue) readBounded(ctx context.Context, most int, params []any, sql func(reading) string) ([]Job, error) {
 	jobs, err := q.read(ctx, sql(bounded(most)), params)
-	if sizes.TooMuch(err) {
-		jobs, err = q.read(ctx, sql(bounded(sizes.Plain)), params)
+	if pg.IsTooLarge(err) {
+		jobs, err = q.read(ctx, sql(bounded(pg.PlainBytes)), params)
 	}
 	return jobs, err
 }
@@ -196,7 +195,7 @@ func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 	var replayJob, replayOf, worker pgtype.UUID
 	// As bytes, JSON is copied; as a json.RawMessage it would be parsed.
 	err = row.Scan(
-		pgid.Dest(&j.ID), &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
+		pg.ScanID(&j.ID), &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
 		&j.LastError, (*string)(&j.Reason),
 		&j.OriginalCreatedAt,
 		&j.MovedAt,
@@ -212,7 +211,7 @@ func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	j.ReplayJobID, j.ReplayOf, j.WorkerID = pgid.OrNil(replayJob), pgid.OrNil(replayOf), pgid.OrNil(worker)
+	j.ReplayJobID, j.ReplayOf, j.WorkerID = pg.OptionalID(replayJob), pg.OptionalID(replayOf), pg.OptionalID(worker)
 	j.OriginalCreatedAt = j.OriginalCreatedAt.UTC()
 	j.MovedAt = j.MovedAt.UTC()
 	for _, t := range []*time.Time{j.LastResurrectionAt, j.ScheduledAt, j.CreatedAt} {

@@ -12,7 +12,7 @@ import (
 
 	"soniq/internal/byindex"
 	"soniq/internal/history"
-	"soniq/internal/pgid"
+	"soniq/internal/pg"
 )
 
 // DBTX runs a statement. A pgxpool.Pool, a pgx.Conn and a pgx.Tx are one.
@@ -156,7 +156,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 			return nil, fmt.Errorf("move job %s to dead letters: %w", d.ID, err)
 		}
 	}
-	args := []any{worker, pgid.Array(ids), attempts, tokens}
+	args := []any{worker, pg.IDs(ids), attempts, tokens}
 	for _, column := range verdicts {
 		args = append(args, column)
 	}
@@ -172,7 +172,7 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}
-	moved, err = pgid.Collect(rows)
+	moved, err = pg.CollectIDs(rows)
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}

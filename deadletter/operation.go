@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/internal/pgtime"
+	"soniq/internal/pg"
 )
 
 // What can be done to dead letters, as Operation.Action and Record.Action tell.
@@ -197,7 +197,7 @@ func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) erro
 var selectOperations = `
 select
   id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(because, ''), filter,
-  total, done, skipped, ` + pgtime.Within("created_at") + `, ` + pgtime.Within("updated_at") + `
+  total, done, skipped, ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("updated_at") + `
 from public.soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
@@ -254,7 +254,7 @@ func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 
 // $1 who it is about, $2 the most.
 var historySQL = `
-select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pgtime.Within("r.at") + `
+select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pg.BoundedTime("r.at") + `
 from (
   select *
   from public.soniq_dead_letter_audit

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -46,7 +46,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	list := func(f Filter) (string, []any) {
 		f.Limit = 50
 		sql, params := f.pageSQL(Cursor{})
-		return sql(bounded(sizes.Listed)), params
+		return sql(bounded(pg.ListedBytes)), params
 	}
 	tests := map[string]struct {
 		filter Filter
@@ -79,7 +79,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	if plan := explain(t, pool, sql, params...); strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs") {
 		t.Errorf("the stats of an hour read the whole table:\n%s", plan)
 	}
-	if plan := explain(t, pool, bounded(sizes.One).selectJobs()+"\nwhere d.id = $1", uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
+	if plan := explain(t, pool, bounded(pg.SingleBytes).selectJobs()+"\nwhere d.id = $1", uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
 		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
 	}
 	replay := Filter{JobNames: []string{"job.7"}}.replayable(ReplayOptions{MaxReplays: 3})

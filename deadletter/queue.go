@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/pg"
-	"soniq/internal/sizes"
 )
 
 // listLimit bounds a List without a limit of its own: its rows are all held in
@@ -88,7 +87,7 @@ func (q *Queue) page(ctx context.Context, f Filter, after Cursor) ([]Job, error)
 		return nil, err
 	}
 	sql, params := f.pageSQL(after)
-	return q.readBounded(ctx, sizes.Listed, params, sql)
+	return q.readBounded(ctx, pg.ListedBytes, params, sql)
 }
 
 // pageSQL is the statement of a page. Of several job names it takes a page
@@ -208,7 +207,7 @@ func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err er
 
 // Get returns one dead letter, or ErrNotFound.
 func (q *Queue) Get(ctx context.Context, id uuid.UUID) (Job, error) {
-	jobs, err := q.readBounded(ctx, sizes.One, []any{id}, func(r reading) string { return r.selectJobs() + "\nwhere d.id = $1" })
+	jobs, err := q.readBounded(ctx, pg.SingleBytes, []any{id}, func(r reading) string { return r.selectJobs() + "\nwhere d.id = $1" })
 	if err == nil && len(jobs) == 0 {
 		err = ErrNotFound
 	}

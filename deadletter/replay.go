@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/argshash"
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 )
 
 // replayBatch is how many jobs one statement of ReplayAll makes. All of them
@@ -106,7 +106,7 @@ func checkArgs(args json.RawMessage) error {
 	if trimmed := bytes.TrimLeft(args, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !json.Valid(args) {
 		return errNoObject
 	}
-	return checkStorable(args)
+	return pg.CheckJSON(args)
 }
 
 // check returns an AttemptsError for a dead letter that keeps its attempts and
@@ -328,9 +328,6 @@ join public.soniq_jobs j on j.status = 'queued' and (
 where d.id = $1
 limit 1`
 
-// indexTooSmall is how PostgreSQL says that a value is too long for an index.
-const indexTooSmall = "54000"
-
 // Replay enqueues a dead letter's job again, under a new id, which it returns.
 // The dead letter stays as the record: its state becomes replaying, and
 // resolved or dead when the new job ends. No handler needs to be known here.
@@ -350,7 +347,7 @@ func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid
 		return err
 	})
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == indexTooSmall && pgErr.Routine != "enlargeStringInfo" {
+	if errors.As(err, &pgErr) && pgErr.Code == pg.ProgramLimitExceeded && pgErr.Routine != "enlargeStringInfo" {
 		err = fmt.Errorf("its queue's name is too long for the index of the jobs, give another queue: %w", err)
 	}
 	if err != nil {
@@ -481,7 +478,7 @@ func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int
 	}
 	w := f.replayable(o)
 	end := w.sql() + oldestFirst + w.limit(n)
-	jobs, err := q.readBounded(ctx, sizes.Listed, w.params, func(r reading) string { return r.selectJobs() + end })
+	jobs, err := q.readBounded(ctx, pg.ListedBytes, w.params, func(r reading) string { return r.selectJobs() + end })
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
 	}

@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"soniq/internal/pg"
 )
 
 // encodeArgs turns args into the JSON object that is stored. Nothing that
@@ -66,9 +67,9 @@ func jsonKind(first byte) string {
 	}
 }
 
-// checkJSON reports what keeps raw from being stored as jsonb: a syntax
-// error, invalid UTF-8, or an escape of U+0000 or of half a surrogate pair.
-// encoding/json lets the last three pass and replaces them in silence.
+// checkJSON returns an error for what can't be stored as jsonb: a syntax error, or
+// what [pg.CheckJSON] finds. encoding/json accepts the latter and replaces it
+// without an error.
 func checkJSON(raw []byte) error {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return errors.New("are empty; write {} for none")
@@ -79,27 +80,8 @@ func checkJSON(raw []byte) error {
 	if !json.Valid(raw) {
 		return errors.New("are not valid JSON: " + syntaxError(raw))
 	}
-	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' {
-			continue
-		}
-		i++
-		if raw[i] != 'u' {
-			continue
-		}
-		switch unit := hex4(raw[i+1:]); {
-		case unit == 0:
-			return errors.New(`contain \u0000, which PostgreSQL can't store`)
-		case unit >= 0xdc00 && unit <= 0xdfff:
-			return errors.New("contain half of a surrogate pair, which PostgreSQL can't store")
-		case unit >= 0xd800 && unit <= 0xdbff:
-			rest := raw[i+5:]
-			if len(rest) < 6 || rest[0] != '\\' || rest[1] != 'u' || hex4(rest[2:])&0xfc00 != 0xdc00 {
-				return errors.New("contain half of a surrogate pair, which PostgreSQL can't store")
-			}
-			i += 6
-		}
-		i += 4
+	if unstorable := (*pg.UnstorableError)(nil); errors.As(pg.CheckJSON(raw), &unstorable) {
+		return errors.New("contain " + unstorable.What + ", which can't be stored")
 	}
 	return nil
 }
@@ -112,12 +94,6 @@ func syntaxError(raw []byte) string {
 		return fmt.Sprintf("%s (at byte %d)", strings.TrimPrefix(syntax.Error(), "json: "), syntax.Offset)
 	}
 	return "unknown error"
-}
-
-// hex4 reads the four hex digits that json.Valid has vouched for.
-func hex4(b []byte) uint64 {
-	n, _ := strconv.ParseUint(string(b[:4]), 16, 32)
-	return n
 }
 
 // decodeArgs fills args from raw, strictly, and names the field that is

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/byindex"
-	"soniq/internal/pgid"
+	"soniq/internal/pg"
 )
 
 // laneSQL lists the lanes (queue, priority) of the served queues that have a
@@ -517,7 +517,7 @@ func (c *claims) claim(ctx context.Context, sql string, token int64, a ask, n in
 func scanClaimed(row pgx.CollectableRow, j *Job) (s spot, err error) {
 	var lastError, producer, key *string
 	err = row.Scan(
-		pgid.Dest(&j.ID), &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority,
+		pg.ScanID(&j.ID), &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority,
 		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
 		&j.CreatedAt, &j.UpdatedAt, &lastError,
 		&producer, &key, &j.ReplayOf, &s.due,

@@ -16,9 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
-	"soniq/internal/pgid"
-	"soniq/internal/pgtime"
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 )
 
 const (
@@ -361,7 +359,7 @@ func insertRows(ctx context.Context, db querier, rows []*insert, missing map[uui
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
 	}
-	result, err := db.Query(ctx, enqueueSQL, pgid.Array(ids), names, args, hashes, maxAttempts, queues,
+	result, err := db.Query(ctx, enqueueSQL, pg.IDs(ids), names, args, hashes, maxAttempts, queues,
 		priorities, uniques, dedupKeys, times, delays, producers)
 	return takeInserted(result, err, missing)
 }
@@ -379,7 +377,7 @@ func takeInserted(result pgx.Rows, err error, missing map[uuid.UUID]int) error {
 		return describeInsertError(err)
 	}
 	var id uuid.UUID
-	if _, err := pgx.ForEachRow(result, []any{pgid.Dest(&id)}, func() error {
+	if _, err := pgx.ForEachRow(result, []any{pg.ScanID(&id)}, func() error {
 		delete(missing, id)
 		return nil
 	}); err != nil {
@@ -426,7 +424,7 @@ func findDuplicates(ctx context.Context, db querier, rows []*insert, missing map
 // mistake: class 22 is a value out of range, class 54 a value too complex.
 func describeInsertError(err error) error {
 	var pgErr *pgconn.PgError
-	if class := sqlClass(err); (class == "22" || class == "54") && errors.As(err, &pgErr) {
+	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) && errors.As(err, &pgErr) {
 		return &ArgumentError{"job", "can't be stored: " + pgErr.Message}
 	}
 	return err
@@ -436,14 +434,14 @@ func describeInsertError(err error) error {
 // infinity are read like NULL.
 func jobColumns(most int) string {
 	return `
-  id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
+  id, left(job_name, 2000), ` + pg.BoundedJSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
-  ` + pgtime.Finite("scheduled_at") + `,
-  coalesce(` + pgtime.Finite("created_at") + `, now()),
-  coalesce(` + pgtime.Finite("updated_at") + `, ` + pgtime.Finite("created_at") + `, now()),
-  coalesce(left(last_error, 65536), ''), ` + sizes.JSON("result", "a result", most) + `, ` + pgtime.Finite("expires_at") + `,
+  ` + pg.FiniteTime("scheduled_at") + `,
+  coalesce(` + pg.FiniteTime("created_at") + `, now()),
+  coalesce(` + pg.FiniteTime("updated_at") + `, ` + pg.FiniteTime("created_at") + `, now()),
+  coalesce(left(last_error, 65536), ''), ` + pg.BoundedJSON("result", "a result", most) + `, ` + pg.FiniteTime("expires_at") + `,
   coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
-  ` + pgtime.Finite("cancel_requested_at") + `, ` + sizes.History("errors")
+  ` + pg.FiniteTime("cancel_requested_at") + `, ` + pg.BoundedHistory("errors")
 }
 
 // jobSQL is jobColumns of one job, or of what is left of it. Parameter $1: id.
@@ -454,12 +452,12 @@ from public.soniq_jobs
 where id = $1
 union all
 select
-  id, left(job_name, 2000), ` + sizes.JSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
+  id, left(job_name, 2000), ` + pg.BoundedJSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
   attempts, max_attempts,
-  ` + pgtime.Finite("scheduled_at") + `,
-  coalesce(` + pgtime.Finite("original_created_at") + `, now()), coalesce(` + pgtime.Finite("moved_to_dead_letter_at") + `, now()),
+  ` + pg.FiniteTime("scheduled_at") + `,
+  coalesce(` + pg.FiniteTime("original_created_at") + `, now()), coalesce(` + pg.FiniteTime("moved_to_dead_letter_at") + `, now()),
   coalesce(left(last_error, 65536), ''), null, null,
-  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + sizes.History("errors") + `
+  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `
 from public.soniq_dead_letter_jobs
 where id = $1
 limit 1`
@@ -468,9 +466,9 @@ limit 1`
 // Job returns the job with this id, dead letters included (their Status is
 // [StatusDeadLetter]), or [ErrJobNotFound].
 func (c *Client) Job(ctx context.Context, id uuid.UUID) (*Job, error) {
-	job, err := scanJob(c.pool.QueryRow(ctx, jobSQL(sizes.One), id))
-	if sizes.TooMuch(err) {
-		job, err = scanJob(c.pool.QueryRow(ctx, jobSQL(sizes.Plain), id))
+	job, err := scanJob(c.pool.QueryRow(ctx, jobSQL(pg.SingleBytes), id))
+	if pg.IsTooLarge(err) {
+		job, err = scanJob(c.pool.QueryRow(ctx, jobSQL(pg.PlainBytes), id))
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrJobNotFound

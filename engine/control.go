@@ -8,7 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/pg"
 )
 
 // cancelledTTL is how long a cancelled job's row is kept: a day, so that
@@ -129,8 +130,7 @@ func (c *Client) RetryJob(ctx context.Context, id uuid.UUID) error {
 			return &RefusedError{id, job.Status, "; only a queued or a cancelled job can be made due"}
 		}
 	})
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "23505" {
+	if pg.IsCode(err, pg.UniqueViolation) {
 		return c.duplicateOf(ctx, id)
 	}
 	return err

@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"soniq/internal/sizes"
+	"soniq/internal/pg"
 )
 
 // defaultListLimit is far more than a person reads, and little to hold.
@@ -72,9 +72,9 @@ func (c *Client) ListJobs(ctx context.Context, f JobFilter) ([]*Job, error) {
 		rows, _ := c.pool.Query(ctx, listSQL(most), f.Statuses, f.Queues, f.Names, f.Limit)
 		return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
 	}
-	jobs, err := list(sizes.Listed)
-	if sizes.TooMuch(err) {
-		jobs, err = list(sizes.Plain)
+	jobs, err := list(pg.ListedBytes)
+	if pg.IsTooLarge(err) {
+		jobs, err = list(pg.PlainBytes)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)

@@ -11,10 +11,8 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pg"
-	"soniq/internal/pgid"
 	"soniq/internal/sweep"
 )
-
 
 const (
 	expireInterval = time.Minute
@@ -125,7 +123,7 @@ func (w *Worker) expire(ctx context.Context) error {
 	for n := int64(expireBatch); ; {
 		var deleted int64
 		err := sweep.Elected(ctx, func() (elected bool, err error) {
-			err = w.pool.QueryRow(ctx, expireSQL, pg.MaintenanceLock, n, pgid.Array(w.unexpired.ids())).Scan(&elected, &deleted)
+			err = w.pool.QueryRow(ctx, expireSQL, pg.MaintenanceLock, n, pg.IDs(w.unexpired.ids())).Scan(&elected, &deleted)
 			return elected, err
 		})
 		switch {
@@ -168,7 +166,7 @@ where j.id = $1
 // more is false if there is none.
 func (w *Worker) expireFirst(ctx context.Context) (more bool, err error) {
 	var id uuid.UUID
-	err = w.pool.QueryRow(ctx, firstExpiredSQL, pgid.Array(w.unexpired.ids())).Scan(&id)
+	err = w.pool.QueryRow(ctx, firstExpiredSQL, pg.IDs(w.unexpired.ids())).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	} else if err != nil {

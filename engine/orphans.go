@@ -14,6 +14,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/history"
+	"soniq/internal/pg"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker
@@ -202,14 +203,13 @@ func (w *Worker) requeueOrphan(ctx context.Context, db session, o *orphan, heart
 			return nil
 		})
 		err := db.SendBatch(ctx, &batch).Close()
-		if sqlCode(err) == lockNotAvailable {
+		if pg.IsCode(err, pg.LockNotAvailable) {
 			*waits++
 		}
 		return err == nil && tag.RowsAffected() > 0, err
 	}
 	requeued, err = requeue(true)
-	switch sqlCode(err) {
-	case "23505", lockNotAvailable:
+	if pg.IsCode(err, pg.UniqueViolation, pg.LockNotAvailable) {
 		// Its unique twin is queued, or inserted by somebody who doesn't commit.
 		requeued, err = requeue(false)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
 
@@ -127,22 +128,11 @@ func (r *refusedRows) stuck() bool {
 // table. And by one of class XX, which is how the server says that it has no room
 // for a value, or can't read one.
 func isRefusal(err error) bool {
-	switch sqlClass(err) {
-	case "42", "XX":
-		return true
-	}
-	return sweep.IsRefusal(err) || isMomentary(err)
+	return pg.IsClass(err, pg.ClassSyntaxOrAccess, pg.ClassInternal) || sweep.IsRefusal(err) || isMomentary(err)
 }
 
 // isMomentary reports whether the database refuses a row for now: for what others
 // hold of it, or for how long or how much memory it takes.
 func isMomentary(err error) bool {
-	switch sqlCode(err) {
-	case "40001", "40P01", lockNotAvailable, "57014", "53200":
-		return true
-	}
-	return false
+	return pg.IsCode(err, pg.SerializationFailure, pg.DeadlockDetected, pg.LockNotAvailable, pg.QueryCanceled, pg.OutOfMemory)
 }
-
-// lockNotAvailable is how PostgreSQL says that lock_timeout has passed.
-const lockNotAvailable = "55P03"

@@ -12,13 +12,12 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/internal/byindex"
 	"soniq/internal/history"
-	"soniq/internal/pgid"
+	"soniq/internal/pg"
 )
 
 // maxSettleBatch bounds one statement, so that a retry of it stays cheap.
@@ -245,12 +244,12 @@ func (s *settler) writeGroup(ctx context.Context, w writer, group []Outcome) err
 			return ids, nil
 		case isDataError(err):
 			return nil, backoff.Permanent(&refusalError{err})
-		case sqlClass(err) == "XX":
+		case pg.IsClass(err, pg.ClassInternal):
 			if broken++; broken >= maxBroken {
 				return nil, backoff.Permanent(&refusalError{err})
 			}
 			return nil, err
-		case sqlCode(err) == lockNotAvailable:
+		case pg.IsCode(err, pg.LockNotAvailable):
 			all := len(group)
 			switch group = s.setAside(ctx, group); {
 			case len(group) == 0:
@@ -328,8 +327,8 @@ func (s *settler) setAside(ctx context.Context, group []Outcome) (rest []Outcome
 	}
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
-	rows, _ := s.pool.Query(ctx, lockedSQL, pgid.Array(ids))
-	locked, err := pgid.Collect(rows)
+	rows, _ := s.pool.Query(ctx, lockedSQL, pg.IDs(ids))
+	locked, err := pg.CollectIDs(rows)
 	if err != nil || len(locked) == 0 {
 		return group
 	}
@@ -397,27 +396,7 @@ const unstorableError = "the error could not be stored"
 // same again would end the same. Class 21 is a cardinality violation, 22 a data
 // exception, 23 a constraint, 54 a value too complex, P0 what a trigger raises.
 func isDataError(err error) bool {
-	switch sqlClass(err) {
-	case "21", "22", "23", "54", "P0":
-		return true
-	}
-	return false
-}
-
-// sqlCode returns the server's error code, or none for an error that isn't the
-// server's.
-func sqlCode(err error) string {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return ""
-	}
-	return pgErr.Code
-}
-
-// sqlClass returns the first two characters of it.
-func sqlClass(err error) string {
-	code := sqlCode(err)
-	return code[:min(len(code), 2)]
+	return pg.IsClass(err, "21", pg.ClassData, "23", pg.ClassProgramLimit, "P0")
 }
 
 func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
@@ -443,7 +422,7 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 	for i, o := range group {
 		ids[i], attempts[i], tokens[i] = o.Job.ID, int32(o.Job.Attempts), o.Job.token
 	}
-	array := pgid.Array(ids)
+	array := pg.IDs(ids)
 	var rows pgx.Rows
 	switch w {
 	case writeDone:
@@ -468,7 +447,7 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 		}
 		rows, _ = byindex.Query(ctx, s.pool, settleCancelledSQL, s.worker, array, attempts, tokens, errs, cancelledTTL)
 	}
-	return pgid.Collect(rows)
+	return pg.CollectIDs(rows)
 }
 
 // collectRequeued makes cancelled ones of the outcomes whose jobs were
@@ -478,7 +457,7 @@ func collectRequeued(rows pgx.Rows, group []Outcome) ([]uuid.UUID, error) {
 	var ids []uuid.UUID
 	var id uuid.UUID
 	var requested bool
-	if _, err := pgx.ForEachRow(rows, []any{pgid.Dest(&id), &requested}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{pg.ScanID(&id), &requested}, func() error {
 		ids = append(ids, id)
 		cancelled[id] = requested
 		return nil

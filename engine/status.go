@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/internal/pgtime"
+	"soniq/internal/pg"
 )
 
 // Status is the whole system at one moment.
@@ -92,7 +92,7 @@ with counted as (
   group by 1
 ),
 paused as (
-  select name, coalesce(` + pgtime.Finite("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
+  select name, coalesce(` + pg.FiniteTime("paused_at") + `, now()) as at, coalesce(paused_by, '') as by
   from public.soniq_queues
   where paused_at is not null
 ),
@@ -134,8 +134,8 @@ group by 1`
 var statusWorkersSQL = `
 select
   id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
-  coalesce(` + pgtime.Finite("last_heartbeat") + `, to_timestamp(0)),
-  coalesce(` + pgtime.Finite("started_at") + `, to_timestamp(0)),
+  coalesce(` + pg.FiniteTime("last_heartbeat") + `, to_timestamp(0)),
+  coalesce(` + pg.FiniteTime("started_at") + `, to_timestamp(0)),
   last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
 from public.soniq_workers
 where status <> 'stopped'

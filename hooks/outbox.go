@@ -13,7 +13,6 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pg"
-	"soniq/internal/pgtime"
 )
 
 // outbox is the tables as a dispatcher sees them.
@@ -145,7 +144,7 @@ with picked as (
   where d.id = picked.id
   returning d.id, d.event, d.dead_letter_id, d.facts, d.group_key, d.occurred_at, d.attempts, d.seq
 )
-select id, event, dead_letter_id, facts, group_key, ` + pgtime.Within("occurred_at") + `, attempts
+select id, event, dead_letter_id, facts, group_key, ` + pg.BoundedTime("occurred_at") + `, attempts
 from leased
 order by occurred_at, seq`
 

@@ -15,7 +15,6 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/pg"
-	"soniq/internal/pgtime"
 )
 
 // ErrNotFound is returned for a hook or delivery that does not exist.
@@ -220,9 +219,9 @@ func (s *Store) showing(ctx context.Context, show func() error, change func(pgx.
 var storeListSQL = `
 select id, name, kind, target, signed, secret_from, secrets, headers, include_args, allow, base_url,
   events, jobs, queues, reasons, tags,
-  enabled, disabled_reason, failures, ` + pgtime.Within("failing_since") + `, ` + pgtime.Within("blocked_until") + `,
-  ` + pgtime.Within("created_at") + `, ` + pgtime.Within("declared_at") + `,
-  lacks, ` + pgtime.Within("lacks_at") + `, dropped, pending, delivered, failed
+  enabled, disabled_reason, failures, ` + pg.BoundedTime("failing_since") + `, ` + pg.BoundedTime("blocked_until") + `,
+  ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("declared_at") + `,
+  lacks, ` + pg.BoundedTime("lacks_at") + `, dropped, pending, delivered, failed
 from public.soniq_hook_status
 where $1 = '' or name = $1
 order by name`
@@ -429,8 +428,8 @@ var storeDeliveriesSQL = `
 select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
   d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
   coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
-  case when d.state = 'pending' then ` + pgtime.Within("d.next_attempt_at") + ` end,
-  ` + pgtime.Within("d.delivered_at") + `, ` + pgtime.Within("d.created_at") + `
+  case when d.state = 'pending' then ` + pg.BoundedTime("d.next_attempt_at") + ` end,
+  ` + pg.BoundedTime("d.delivered_at") + `, ` + pg.BoundedTime("d.created_at") + `
 from public.soniq_hook_deliveries d
 left join public.soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)

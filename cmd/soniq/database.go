@@ -15,6 +15,7 @@ import (
 
 	"soniq"
 	"soniq/internal/devdb"
+	"soniq/internal/pg"
 )
 
 // connectTimeout is how long one server may take to answer, unless the URL
@@ -202,9 +203,9 @@ func describeConnect(err *pgconn.ConnectError) string {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
-		case "3D000":
+		case pg.InvalidCatalogName:
 			return fmt.Sprintf("%s has no database %q: create it first (createdb %[2]s)", where, err.Config.Database)
-		case "28P01", "28000":
+		case pg.InvalidPassword, pg.InvalidAuthorization:
 			return fmt.Sprintf("%s refused user %q: %s", where, err.Config.User, pgErr.Message)
 		default:
 			return fmt.Sprintf("%s refused the connection: %s", where, pgErr.Message)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"soniq/internal/testdb"
 )
 
@@ -121,7 +123,12 @@ func TestEnqueueMany_refusedByTheDatabase_takesAllBack(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	s := newShell(t, pool.Config().ConnString())
-	s.stdin = strings.Repeat("{}\n", 2_500) + `{"args": {"n": 1e999999}}` + "\n"
+	// The name of a queue that no index holds, however it is compressed.
+	var queue strings.Builder
+	for range 600 {
+		queue.WriteString(uuid.NewString())
+	}
+	s.stdin = strings.Repeat("{}\n", 2_500) + `{"queue": "` + queue.String() + `"}` + "\n"
 	r := s.run("enqueue", "j", "--from", "-")
 	wantCode(t, r, exitUsage)
 	wantIn(t, "stderr", r.err, "lines 2001 to 2501: ", "can't be stored", "nothing was enqueued")

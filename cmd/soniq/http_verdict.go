@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/httpverdict"
+	"soniq/internal/pg"
 	"soniq/internal/redact"
 	"soniq/internal/webhook"
 )
@@ -147,83 +149,16 @@ func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) 
 	return result, nil
 }
 
-// storableJSON is raw as PostgreSQL takes it, or nil if it is not JSON. Half a
-// surrogate pair is replaced; U+0000 can't be, nor a number that no numeric of
-// PostgreSQL holds: refused then says what it is.
+// storableJSON returns raw as PostgreSQL takes it, or nil if it is not JSON. Half of
+// a surrogate pair is replaced. refused says what it holds that can't be stored.
 func storableJSON(raw []byte) (clean json.RawMessage, refused string) {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || !utf8.Valid(raw) || !json.Valid(raw) {
 		return nil, ""
 	}
-	if !storableNumbers(raw) {
-		return nil, "a number that PostgreSQL can't hold"
+	clean, err := pg.RepairJSON(raw)
+	if unstorable := (*pg.UnstorableError)(nil); errors.As(err, &unstorable) {
+		return nil, unstorable.What
 	}
-	if !bytes.Contains(raw, []byte(`\u`)) {
-		return raw, ""
-	}
-	var v any
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
-	if err := decoder.Decode(&v); err != nil {
-		return nil, ""
-	}
-	clean, err := json.Marshal(v)
-	if err != nil {
-		return nil, ""
-	}
-	for rest := []byte(clean); ; {
-		i := bytes.IndexByte(rest, '\\')
-		if i < 0 {
-			return clean, ""
-		}
-		if bytes.HasPrefix(rest[i:], []byte(`\u0000`)) {
-			return nil, "U+0000"
-		}
-		rest = rest[i+2:] // a backslash is never the last byte of a string
-	}
-}
-
-// What a numeric of PostgreSQL has at most: digits before the point and after it.
-const (
-	maxNumericDigits = 131072
-	maxNumericScale  = 16383
-)
-
-// storableNumbers reports whether a numeric holds each number of doc, valid JSON.
-func storableNumbers(doc []byte) bool {
-	for i := 0; i < len(doc); i++ {
-		switch b := doc[i]; {
-		case b == '"':
-			for i++; doc[i] != '"'; i++ {
-				if doc[i] == '\\' {
-					i++
-				}
-			}
-		case '0' <= b && b <= '9':
-			end := i
-			for end < len(doc) && bytes.IndexByte([]byte("0123456789.eE+-"), doc[end]) >= 0 {
-				end++
-			}
-			if !storableNumber(string(doc[i:end])) {
-				return false
-			}
-			i = end - 1
-		}
-	}
-	return true
-}
-
-// storableNumber is storableNumbers of one without its sign.
-func storableNumber(number string) bool {
-	digits, exponent, scientific := strings.Cut(strings.ToLower(number), "e")
-	whole, fraction, _ := strings.Cut(digits, ".")
-	power := 0
-	if scientific {
-		var err error
-		if power, err = strconv.Atoi(exponent); err != nil {
-			return false
-		}
-	}
-	return power <= maxNumericDigits && power >= -maxNumericScale &&
-		len(whole)+max(power, 0) <= maxNumericDigits && len(fraction)-min(power, 0) <= maxNumericScale
+	return clean, ""
 }

@@ -11,11 +11,11 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"soniq/engine"
+	"soniq/internal/pg"
 	"soniq/notify"
 )
 
@@ -209,8 +209,7 @@ func (w *waiting) round(ctx context.Context) error {
 // answer, and of those the connection exceptions, the lack of connections and
 // the shutdowns.
 func passing(err error) bool {
-	var pgErr *pgconn.PgError
-	return !errors.As(err, &pgErr) || slices.Contains([]string{"08", "53", "57"}, pgErr.Code[:2])
+	return pg.Code(err) == "" || pg.IsClass(err, pg.ClassConnection, pg.ClassInsufficientResources, pg.ClassOperatorIntervention)
 }
 
 const openJobsSQL = `

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"soniq/internal/pgid"
+	"soniq/internal/pg"
 )
 
 // Plain is the floor that no queue goes below: a lean table, a claim in
@@ -117,7 +117,7 @@ func (Plain) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
 		for i := range size {
 			ids[i], seqs[i] = uuid.Must(uuid.NewV7()), first+int64(i)
 		}
-		_, err := pool.Exec(ctx, plainFillSQL, pgid.Array(ids), seqs)
+		_, err := pool.Exec(ctx, plainFillSQL, pg.IDs(ids), seqs)
 		return err
 	})
 }
@@ -188,7 +188,7 @@ func (p Plain) burn(ctx context.Context, pool *pgxpool.Pool, probe Probe) error 
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		if _, err := pool.Exec(uncut, finish, pgid.Array(ids), worker); err != nil {
+		if _, err := pool.Exec(uncut, finish, pg.IDs(ids), worker); err != nil {
 			return err
 		}
 		probe.Settled(len(ids))
@@ -200,7 +200,7 @@ func claimPlain(ctx context.Context, pool *pgxpool.Pool, worker uuid.UUID, probe
 	rows, _ := pool.Query(ctx, plainClaimSQL, plainBatch, worker)
 	var id uuid.UUID
 	var raw []byte
-	_, err = pgx.ForEachRow(rows, []any{pgid.Dest(&id), &raw}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{pg.ScanID(&id), &raw}, func() error {
 		var args noopArgs
 		if err := json.Unmarshal(raw, &args); err != nil {
 			return err

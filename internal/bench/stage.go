@@ -8,8 +8,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // poolSize is that of each system's pool.
@@ -71,8 +72,7 @@ var ErrNoRight = errors.New("the role of the database URL may not create databas
 
 func createDatabase(ctx context.Context, admin *pgx.Conn, name string) error {
 	_, err := admin.Exec(ctx, "create database "+name+" template template0")
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		return ErrNoRight
 	}
 	if err != nil {
@@ -100,8 +100,7 @@ func (s *stage) fill(ctx context.Context, n int) error {
 // figures are then a little less even.
 func (s *stage) calm(ctx context.Context) error {
 	_, err := s.pool.Exec(ctx, `checkpoint`)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
+	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		return nil
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 // Lease is one user's hold on a shared server. The server runs as long as
@@ -116,7 +117,7 @@ func (c *cluster) ensureRunning(ctx context.Context) error {
 	for {
 		err := c.ensureDatabase(ctx, c.port())
 		var refusal *pgconn.PgError
-		if err == nil || errors.As(err, &refusal) && refusal.Code != cannotConnectNow {
+		if err == nil || errors.As(err, &refusal) && refusal.Code != pg.CannotConnectNow {
 			// Refused or not, it runs: it may have no connection left for us.
 			return nil
 		}

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 // start runs a server on the data folder, which it makes if need be, and
@@ -207,8 +207,7 @@ func (c *cluster) waitReady(ctx context.Context, port int, died *os.File) error 
 		if ctx.Err() != nil {
 			return fmt.Errorf("start server in %s: %w", c.dataDir(), context.Cause(ctx))
 		}
-		var refusal *pgconn.PgError
-		if errors.As(err, &refusal) && refusal.Code != cannotConnectNow {
+		if pg.Code(err) != "" && !pg.IsCode(err, pg.CannotConnectNow) {
 			return fmt.Errorf("start server in %s: %w", c.dataDir(), err)
 		}
 		// Wait, or notice that there is nothing to wait for.
@@ -231,26 +230,18 @@ func waitEnd(died *os.File, timeout time.Duration) error {
 	return err
 }
 
-// SQLSTATEs that a start meets.
-const (
-	cannotConnectNow  = "57P03" // the server is starting up
-	noSuchDatabase    = "3D000"
-	duplicateDatabase = "42P04"
-)
-
 // ensureDatabase connects to the database, and makes it on a server that
 // doesn't have it yet.
 func (c *cluster) ensureDatabase(ctx context.Context, port int) error {
 	err := c.ping(ctx, port, database, nil)
-	var refusal *pgconn.PgError
-	if !errors.As(err, &refusal) || refusal.Code != noSuchDatabase {
+	if !pg.IsCode(err, pg.InvalidCatalogName) {
 		return err
 	}
 	err = c.ping(ctx, port, "postgres", func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, "create database "+database)
 		return err
 	})
-	if errors.As(err, &refusal) && refusal.Code == duplicateDatabase {
+	if pg.IsCode(err, pg.DuplicateDatabase) {
 		return nil
 	}
 	return err

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/pause"
 	"soniq/internal/pg"
@@ -218,19 +217,10 @@ func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refuse
 // statement, the rights, the connection, the server, or the moment. Without some
 // of the rows it may succeed.
 func IsRefusal(err error) bool {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
-		return false
-	}
-	switch pgErr.Code {
-	case "55006", "55P03": // in use, locked
-		return false
-	}
-	switch pgErr.Code[:2] {
-	case "08", "25", "40", "42", "53", "57", "58", "XX":
-		return false
-	}
-	return true
+	return pg.Code(err) != "" &&
+		!pg.IsCode(err, pg.ObjectInUse, pg.LockNotAvailable) &&
+		!pg.IsClass(err, pg.ClassConnection, "25", "40", pg.ClassSyntaxOrAccess, pg.ClassInsufficientResources,
+			pg.ClassOperatorIntervention, "58", pg.ClassInternal)
 }
 
 // shift numbers the parameters of a condition from n+1 on.

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq"
+	"soniq/internal/pg"
 )
 
 // Databases of tests are soniq_test_HOST_PID_TIME_NUMBER, so that those of a
@@ -68,7 +68,7 @@ func createDatabase(ctx context.Context, admin, name string, schema bool) error 
 	return withConn(ctx, admin, func(conn *pgx.Conn) error {
 		create := fmt.Sprintf(createCopySQL, quote(name), quote(template))
 		err := whenFree(ctx, conn, create)
-		if schema && hasCode(err, noSuchDatabase) {
+		if schema && pg.IsCode(err, pg.InvalidCatalogName) {
 			if err := makeTemplate(ctx, conn, admin, template); err != nil {
 				return fmt.Errorf("make template: %w", err)
 			}
@@ -143,7 +143,7 @@ func dropDatabase(ctx context.Context, admin, name string) error {
 func whenFree(ctx context.Context, conn *pgx.Conn, sql string) error {
 	for {
 		_, err := conn.Exec(ctx, sql)
-		if !hasCode(err, objectInUse) {
+		if !pg.IsCode(err, pg.ObjectInUse) {
 			return err
 		}
 		timer := time.NewTimer(20 * time.Millisecond)
@@ -185,14 +185,14 @@ func sweep(ctx context.Context, admin string) error {
 			return err
 		}
 		for _, name := range names {
-			if err := rollBackPrepared(ctx, conn, admin, name); err != nil && !hasCode(err, noSuchDatabase) {
+			if err := rollBackPrepared(ctx, conn, admin, name); err != nil && !pg.IsCode(err, pg.InvalidCatalogName) {
 				return fmt.Errorf("roll back what is prepared in leftover database %s: %w", name, err)
 			}
 		}
 		for _, name := range append(names, templates...) {
 			// Another process may be sweeping too, or have connected just now.
 			_, err := conn.Exec(ctx, `drop database if exists `+quote(name))
-			if err != nil && !hasCode(err, objectInUse) && !hasCode(err, noSuchDatabase) {
+			if err != nil && !pg.IsCode(err, pg.ObjectInUse, pg.InvalidCatalogName) {
 				return fmt.Errorf("drop leftover database %s: %w", name, err)
 			}
 		}
@@ -221,7 +221,7 @@ func rollBackPrepared(ctx context.Context, conn *pgx.Conn, admin, name string) e
 		for _, id := range prepared {
 			// Another process may be sweeping too.
 			_, err := conn.Exec(ctx, `rollback prepared '`+strings.ReplaceAll(id, `'`, `''`)+`'`)
-			if err != nil && !hasCode(err, notPrepared) && !hasCode(err, busyPrepared) {
+			if err != nil && !pg.IsCode(err, pg.UndefinedObject, pg.ObjectNotInPrerequisiteState) {
 				return err
 			}
 		}
@@ -266,19 +266,6 @@ func withConn(ctx context.Context, dsn string, do func(*pgx.Conn) error) (err er
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	return do(conn)
-}
-
-// SQLSTATEs that are handled.
-const (
-	objectInUse    = "55006"
-	noSuchDatabase = "3D000"
-	notPrepared    = "42704"
-	busyPrepared   = "55000"
-)
-
-func hasCode(err error, code string) bool {
-	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Code == code
 }
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }

@@ -1,4 +1,4 @@
-package pgid_test
+package pg_test
 
 import (
 	"slices"
@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/internal/pgid"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -20,8 +20,8 @@ func TestArray_thereAndBack_isTheSame(t *testing.T) {
 		{uuid.Nil},
 		{uuid.Must(uuid.NewV7()), uuid.Max, uuid.New()},
 	} {
-		rows, _ := pool.Query(t.Context(), `select id from unnest($1::uuid[]) with ordinality as u (id, n) order by n`, pgid.Array(ids))
-		got, err := pgid.Collect(rows)
+		rows, _ := pool.Query(t.Context(), `select id from unnest($1::uuid[]) with ordinality as u (id, n) order by n`, pg.IDs(ids))
+		got, err := pg.CollectIDs(rows)
 		if err != nil || !slices.Equal(got, ids) {
 			t.Errorf("%v came back as %v, error %v", ids, got, err)
 		}
@@ -33,7 +33,7 @@ func TestCollect_null_isAnError(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	rows, _ := pool.Query(t.Context(), `select null::uuid`)
-	if got, err := pgid.Collect(rows); err == nil {
+	if got, err := pg.CollectIDs(rows); err == nil {
 		t.Errorf("a NULL is read as %v", got)
 	}
 }
