@@ -64,9 +64,11 @@ type Outcome struct {
 // execution is one attempt under way.
 type execution struct {
 	// ctx is the attempt's, before its timeout and values; cancel ends it.
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	job     *Job
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	job    *Job
+	// handed is the copy of job that the handler has.
+	handed  *Job
 	handler *handler
 	// handle is the handler's function with its middleware around it.
 	handle HandlerFunc
@@ -126,6 +128,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		outcome = o
 		return
 	}
+	e.handed = e.job.forHandler()
 	ctx = jobContext{ctx, e}
 	if e.timeout > 0 {
 		var cancel context.CancelFunc
@@ -135,7 +138,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 			defer time.AfterFunc(plus(e.timeout, e.grace), func() { e.overdue(ctx, e) }).Stop()
 		}
 	}
-	result, err := e.handle(ctx, e.job)
+	result, err := e.handle(ctx, e.handed)
 	outcome = e.judge(ctx, result, err)
 }
 
@@ -150,7 +153,7 @@ type jobContext struct {
 func (c jobContext) Value(key any) any {
 	switch key.(type) {
 	case jobKey:
-		return c.e.job
+		return c.e.handed
 	case executionKey:
 		return c.e
 	}

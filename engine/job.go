@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -72,6 +73,28 @@ type Job struct {
 	stored int64
 }
 
+// forHandler returns the copy that a handler gets. The worker goes on with its
+// own: what a handler writes to its copy must change neither the slot that is
+// freed nor the claim under which the outcome is written. The bytes of Args are
+// shared, since they may be megabytes.
+func (j *Job) forHandler() *Job {
+	handed := *j
+	handed.token, handed.held, handed.stored = 0, nil, 0
+	handed.Args, handed.Result = slices.Clip(j.Args), slices.Clip(j.Result)
+	handed.Errors = slices.Clone(j.Errors)
+	handed.ScheduledAt, handed.ExpiresAt = clone(j.ScheduledAt), clone(j.ExpiresAt)
+	handed.CancelRequestedAt = clone(j.CancelRequestedAt)
+	handed.WorkerID, handed.ReplayOf = clone(j.WorkerID), clone(j.ReplayOf)
+	return &handed
+}
+
+func clone[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	return new(*p)
+}
+
 // inUTC turns the times that were read, which are local ones.
 func (j *Job) inUTC() {
 	for _, t := range []*time.Time{&j.CreatedAt, &j.UpdatedAt, j.ScheduledAt, j.ExpiresAt, j.CancelRequestedAt} {
@@ -84,7 +107,7 @@ func (j *Job) inUTC() {
 type jobKey struct{}
 
 // JobFromContext returns the job that a handler's context belongs to, or nil
-// outside a handler.
+// outside a handler. It is the handler's copy: see [HandlerFunc].
 func JobFromContext(ctx context.Context) *Job {
 	job, _ := ctx.Value(jobKey{}).(*Job)
 	return job

@@ -6,7 +6,10 @@ import (
 	"fmt"
 )
 
-// HandlerFunc runs one attempt of a job: see [HandleRaw].
+// HandlerFunc runs one attempt of a job: see [HandleRaw]. job is the handler's own
+// copy, which middleware and [JobFromContext] share: what is written to it changes
+// neither the row nor what the worker does. Do not write to the bytes of Args,
+// which an [Observer] sees too.
 type HandlerFunc func(ctx context.Context, job *Job) (result any, err error)
 
 // Middleware wraps the handlers of a [Registry]: it is called once for each of
