@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// CheckJob reports what [Client.Enqueue] would find wrong without asking the
-// database, as an [*ArgumentError]: whoever enqueues many jobs at once can name
-// every mistake before the first insert.
+// CheckJob does the checks of [Client.Enqueue] that need no database. A program that
+// enqueues many jobs can report every mistake before the first insert.
+//
+// Errors: an [*ArgumentError].
 func (c *Client) CheckJob(name string, args any, opts ...EnqueueOption) error {
 	_, err := c.prepare(name, args, opts)
 	return err
@@ -15,12 +16,12 @@ func (c *Client) CheckJob(name string, args any, opts ...EnqueueOption) error {
 
 // Availability says which live workers could run a job now.
 type Availability struct {
-	// Queue is whether a live worker serves the job's queue.
+	// Queue is true if a live worker serves the job's queue.
 	Queue bool
-	// Handler is whether one of those has a handler for the job's name. Which
-	// names a Python worker handles is not known: it counts as one that does.
+	// Handler is true if one of those workers has a handler for the job's name. Which
+	// names a Python worker handles is not recorded: it counts as one that has it.
 	Handler bool
-	// Paused is whether the queue is paused.
+	// Paused is true if the queue is paused.
 	Paused bool
 }
 
@@ -42,8 +43,10 @@ where w.status = 'active'
   and w.last_heartbeat > now() - case when w.version like 'go/%' then $3::interval else $4::interval end
   and (coalesce(cardinality(w.queues), 0) = 0 or $1 = any(w.queues))`
 
-// Availability looks for live workers that could run a job of this queue and name,
-// and whether the queue is paused.
+// Availability reports whether a live worker could run a job of this queue and
+// name, and whether the queue is paused.
+//
+// Errors: those of the database.
 func (c *Client) Availability(ctx context.Context, queue, name string) (Availability, error) {
 	var a Availability
 	err := c.pool.QueryRow(ctx, availabilitySQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&a.Queue, &a.Handler, &a.Paused)

@@ -12,27 +12,26 @@ import (
 	"soniq/internal/pg"
 )
 
-// cancelledTTL is how long a cancelled job's row is kept: a day, so that
-// whoever cancelled the wrong one can still see it and run it after all. The
-// schema has the same number, for jobs that are cancelled by their requeue.
+// cancelledTTL is how long the row of a cancelled job is kept: a day, in which it
+// can be seen and retried. The schema has the same number, for jobs that a requeue
+// cancels.
 const cancelledTTL = 24 * time.Hour
 
-// RefusedError says that a job's status does not allow what was asked for.
+// RefusedError is returned for a job whose status doesn't allow the change.
 // Nothing was changed.
 type RefusedError struct {
 	ID     uuid.UUID
 	Status JobStatus
-	// Problem completes the sentence that begins with 'job is <status>'.
+	// Problem completes the sentence that begins with "job is <status>".
 	Problem string
 }
 
 func (e *RefusedError) Error() string { return "job is " + string(e.Status) + e.Problem }
 
-// DuplicateError says that a job can't be queued: it is unique, or has a dedup
-// key, and another one stands in its place. Nothing was changed.
+// DuplicateError is returned for a job that can't be queued, because it is unique
+// or has a dedup key and an equal one is queued. Nothing was changed.
 type DuplicateError struct {
-	// ID is the job that is queued, or [uuid.Nil] if it has left the queue
-	// meanwhile.
+	// ID is the queued job, or [uuid.Nil] if it has left the queue meanwhile.
 	ID uuid.UUID
 }
 
@@ -43,8 +42,8 @@ func (e *DuplicateError) Error() string {
 	return "job " + e.ID.String() + " is queued, and is a duplicate of it"
 }
 
-// A row that is being claimed is waited for, and seen as it is then. The
-// trigger soniq_job_cancelled announces a request.
+// The UPDATE waits for a claim of the row, and sees what that made of it. The
+// trigger soniq_job_cancelled notifies the worker of a running job.
 const cancelSQL = `
 update public.soniq_jobs
 set status = case status when 'queued' then 'cancelled' else status end,
@@ -55,39 +54,55 @@ where id = $1
   and status in ('queued', 'processing')
 returning status`
 
-// CancelJob cancels a job. A queued one never runs: the status returned is
-// [StatusCancelled], which it is for a job that was cancelled before, too. For
-// a running one it is [StatusProcessing]: its worker has been asked to cancel
-// the context of the handler, with [ErrCancelled] as the cause, and the job
-// will be cancelled unless its attempt succeeds or is dead for good before. A
-// worker that has not heard of it finds the request within 10 s; one that
-// doesn't know of cancelling, Python's, runs the job to the end of its attempt,
-// and no retry follows.
+// CancelJob cancels a job.
 //
-// A cancelled job's row is kept for a day. The error is [ErrJobNotFound], or a
-// [*RefusedError] for a job that is done or dead.
+// A queued job never runs; the status returned is [StatusCancelled], as for a job
+// that was cancelled before. For a running job it is [StatusProcessing]: the job's
+// worker cancels the context of the handler, with [ErrCancelled] as the cause, and
+// the job ends as cancelled unless the attempt succeeds, or makes it a dead letter,
+// before that. A worker that missed the notification finds the request within
+// 10 s. Python's workers don't know of requests: the attempt runs to its end, and
+// no retry follows.
+//
+// The row of a cancelled job is kept for a day.
+//
+// Errors: [ErrJobNotFound]; a [*RefusedError] for a job that is done or a dead
+// letter; else those of the database.
 func (c *Client) CancelJob(ctx context.Context, id uuid.UUID) (JobStatus, error) {
-	var status JobStatus
-	err := c.change(ctx, "cancel", func() (done bool, err error) {
-		err = c.pool.QueryRow(ctx, cancelSQL, id, cancelledTTL).Scan(&status)
+	return cancelJob(ctx, c.pool, id)
+}
+
+// CancelJobTx is [Client.CancelJob] in the caller's transaction. The row stays
+// locked until it ends, so a worker can't claim the job meanwhile, nor write the
+// outcome of a running one.
+//
+// Errors: as for [Client.CancelJob]. After an error of the database tx can only be
+// rolled back.
+func (c *Client) CancelJobTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (JobStatus, error) {
+	return cancelJob(ctx, c.in(tx), id)
+}
+
+func cancelJob(ctx context.Context, db pg.Session, id uuid.UUID) (status JobStatus, err error) {
+	err = change(ctx, db, "cancel", id, func() (done bool, err error) {
+		err = db.QueryRow(ctx, cancelSQL, id, cancelledTTL).Scan(&status)
 		return err == nil, ignoreNoRows(err)
-	}, id, func(job *Job) error {
-		switch job.Status {
+	}, func(now jobState) error {
+		switch now.status {
 		case StatusQueued, StatusProcessing:
 			return nil
 		case StatusCancelled:
 			status = StatusCancelled
 			return errUnchanged
 		case StatusDeadLetter:
-			return &RefusedError{id, job.Status, "; it won't run again unless it is replayed"}
+			return &RefusedError{id, now.status, "; it won't run again unless it is replayed"}
 		default:
-			return &RefusedError{id, job.Status, "; only a queued or a running job can be cancelled"}
+			return &RefusedError{id, now.status, "; only a queued or a running job can be cancelled"}
 		}
 	})
 	return status, err
 }
 
-// A job that is due already keeps its place.
+// A job that is due already keeps its due time, and so its position.
 const retrySQL = `
 update public.soniq_jobs
 set status = 'queued',
@@ -106,32 +121,47 @@ set status = 'queued',
 where id = $1
   and (status = 'queued' or status = 'cancelled' and replay_of is null)`
 
-// RetryJob makes a job due now: one that is queued for later, be it scheduled,
-// retried or snoozed, keeps its attempts; a cancelled one is queued again as
-// if it were new, with all its attempts before it. For a job that is due
-// already it changes nothing.
+// RetryJob makes a job due now. A job that is queued for later (scheduled, retried
+// or snoozed) keeps its attempts. A cancelled job is queued again as a new one,
+// with no attempts. A job that is due already is left as it is.
 //
-// The error is [ErrJobNotFound]; a [*DuplicateError]; or a [*RefusedError] for
-// a job that is running, done or dead, and for a cancelled replay, whose dead
-// letter can be replayed again.
+// Errors: [ErrJobNotFound]; a [*DuplicateError]; a [*RefusedError] for a job that is
+// running, done or a dead letter, and for a cancelled replay, whose dead letter can
+// be replayed again; else those of the database.
 func (c *Client) RetryJob(ctx context.Context, id uuid.UUID) error {
-	err := c.change(ctx, "retry", func() (bool, error) {
-		tag, err := c.pool.Exec(ctx, retrySQL, id)
-		return tag.RowsAffected() > 0, err
-	}, id, func(job *Job) error {
+	return retryJob(ctx, c.pool, id)
+}
+
+// RetryJobTx is [Client.RetryJob] in the caller's transaction, in a savepoint: tx
+// can go on after a [*DuplicateError].
+//
+// Errors: as for [Client.RetryJob].
+func (c *Client) RetryJobTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	return retryJob(ctx, c.in(tx), id)
+}
+
+func retryJob(ctx context.Context, db pg.Session, id uuid.UUID) error {
+	err := change(ctx, db, "retry", id, func() (done bool, err error) {
+		err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+			tag, err := tx.Exec(ctx, retrySQL, id)
+			done = tag.RowsAffected() > 0
+			return err
+		})
+		return done, err
+	}, func(now jobState) error {
 		switch {
-		case job.Status == StatusQueued, job.Status == StatusCancelled && job.ReplayOf == nil:
+		case now.status == StatusQueued, now.status == StatusCancelled && now.replayOf == nil:
 			return nil
-		case job.Status == StatusCancelled:
-			return &RefusedError{id, job.Status, "; it was a replay of dead letter " + job.ReplayOf.String() + ": replay that again"}
-		case job.Status == StatusDeadLetter:
-			return &RefusedError{id, job.Status, "; replay it"}
+		case now.status == StatusCancelled:
+			return &RefusedError{id, now.status, "; it was a replay of dead letter " + now.replayOf.String() + ": replay that again"}
+		case now.status == StatusDeadLetter:
+			return &RefusedError{id, now.status, "; replay it"}
 		default:
-			return &RefusedError{id, job.Status, "; only a queued or a cancelled job can be made due"}
+			return &RefusedError{id, now.status, "; only a queued or a cancelled job can be made due"}
 		}
 	})
 	if pg.IsCode(err, pg.UniqueViolation) {
-		return c.duplicateOf(ctx, id)
+		return duplicateOf(ctx, db, id)
 	}
 	return err
 }
@@ -148,9 +178,9 @@ left join public.soniq_jobs k
 where j.id = $1
   and coalesce(u.id, k.id) is not null`
 
-func (c *Client) duplicateOf(ctx context.Context, id uuid.UUID) error {
+func duplicateOf(ctx context.Context, db pg.Querier, id uuid.UUID) error {
 	duplicate := &DuplicateError{}
-	err := ignoreNoRows(c.pool.QueryRow(ctx, duplicateOfSQL, id).Scan(&duplicate.ID))
+	err := ignoreNoRows(db.QueryRow(ctx, duplicateOfSQL, id).Scan(&duplicate.ID))
 	if err != nil {
 		return fmt.Errorf("retry job: look up duplicate: %w", err)
 	}
@@ -162,32 +192,62 @@ delete from public.soniq_jobs
 where id = $1
   and status <> 'processing'`
 
-// DeleteJob deletes a job that is queued, done or cancelled, and its result. The
-// error is [ErrJobNotFound], or a [*RefusedError] for a job that is running,
-// which must be cancelled first, or dead.
+// DeleteJob deletes a job that is queued, done or cancelled, and its result.
+//
+// Errors: [ErrJobNotFound]; a [*RefusedError] for a job that is running, which must
+// be cancelled first, or a dead letter; else those of the database.
 func (c *Client) DeleteJob(ctx context.Context, id uuid.UUID) error {
-	return c.change(ctx, "delete", func() (bool, error) {
-		tag, err := c.pool.Exec(ctx, deleteSQL, id)
+	return deleteJob(ctx, c.pool, id)
+}
+
+// DeleteJobTx is [Client.DeleteJob] in the caller's transaction.
+//
+// Errors: as for [Client.DeleteJob]. After an error of the database tx can only be
+// rolled back.
+func (c *Client) DeleteJobTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	return deleteJob(ctx, c.in(tx), id)
+}
+
+func deleteJob(ctx context.Context, db pg.Querier, id uuid.UUID) error {
+	return change(ctx, db, "delete", id, func() (bool, error) {
+		tag, err := db.Exec(ctx, deleteSQL, id)
 		return tag.RowsAffected() > 0, err
-	}, id, func(job *Job) error {
-		switch job.Status {
+	}, func(now jobState) error {
+		switch now.status {
 		case StatusProcessing:
-			return &RefusedError{id, job.Status, "; cancel it first"}
+			return &RefusedError{id, now.status, "; cancel it first"}
 		case StatusDeadLetter:
-			return &RefusedError{id, job.Status, "; delete it from the dead-letter queue"}
+			return &RefusedError{id, now.status, "; delete it from the dead-letter queue"}
 		default:
 			return nil
 		}
 	})
 }
 
-// errUnchanged ends a change that there is no need for.
+// errUnchanged ends a change that is not needed.
 var errUnchanged = errors.New("unchanged")
 
-// change makes a change that a job's status must allow. Where it has found
-// nothing to change, the job is read, and judge says why; nil is that it could
-// have been changed after all: its status is another one since.
-func (c *Client) change(ctx context.Context, verb string, try func() (done bool, err error), id uuid.UUID, judge func(*Job) error) error {
+// jobState is what decides whether a job can be changed.
+type jobState struct {
+	status   JobStatus
+	replayOf *uuid.UUID
+}
+
+const jobStateSQL = `
+select status, replay_of
+from public.soniq_jobs
+where id = $1
+union all
+select 'dead_letter', replay_of
+from public.soniq_dead_letter_jobs
+where id = $1
+limit 1`
+
+// change calls try, which changes a job if its status allows that. If try has
+// changed nothing, judge gets the job's state and returns why. Nil means that the
+// job could have been changed: its status is another one by now, and change tries
+// again.
+func change(ctx context.Context, db pg.Querier, verb string, id uuid.UUID, try func() (done bool, err error), judge func(jobState) error) error {
 	const turns = 10
 	for range turns {
 		done, err := try()
@@ -197,11 +257,15 @@ func (c *Client) change(ctx context.Context, verb string, try func() (done bool,
 		if done {
 			return nil
 		}
-		job, err := c.Job(ctx, id)
-		if err != nil {
-			return err
+		var now jobState
+		err = db.QueryRow(ctx, jobStateSQL, id).Scan(&now.status, &now.replayOf)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrJobNotFound
 		}
-		err = judge(job)
+		if err != nil {
+			return fmt.Errorf("%s job: %w", verb, err)
+		}
+		err = judge(now)
 		if errors.Is(err, errUnchanged) {
 			return nil
 		}
@@ -209,7 +273,7 @@ func (c *Client) change(ctx context.Context, verb string, try func() (done bool,
 			return err
 		}
 	}
-	return fmt.Errorf("%s job: its status changed %d times meanwhile; try again", verb, turns)
+	return fmt.Errorf("%s job: its status changed during each of %d tries; try again", verb, turns)
 }
 
 func ignoreNoRows(err error) error {

@@ -10,18 +10,18 @@ import (
 	"soniq/internal/pg"
 )
 
-// defaultListLimit is far more than a person reads, and little to hold.
+// defaultListLimit is more than a person reads, and takes little memory.
 const defaultListLimit = 1000
 
 // JobFilter selects jobs. The zero value selects all.
 type JobFilter struct {
-	// Statuses, Queues and Names select the jobs that have one of these; nil
-	// is any. Empty but not nil is a mistake, and never 'any'. Dead letters,
-	// which have a queue of their own, are not among the jobs.
+	// Statuses, Queues and Names select jobs that have one of the values. Nil
+	// selects any. A list that is empty but not nil is an error. Dead letters are
+	// not listed: see [deadletter.Queue.List]. Default nil.
 	Statuses []JobStatus
 	Queues   []string
 	Names    []string
-	// Limit is how many jobs are listed at most. Default 1000.
+	// Limit is the most jobs that are listed. Default 1,000.
 	Limit int
 }
 
@@ -47,7 +47,7 @@ func (f JobFilter) validate() error {
 	return nil
 }
 
-// Ids of version 7 are in order of time, which makes them a good tie-break.
+// Ids of version 7 are in order of time: they order jobs of the same microsecond.
 func listSQL(most int) string {
 	return `
 select` + jobColumns(most) + `
@@ -59,8 +59,10 @@ order by created_at desc nulls last, id desc
 limit $4`
 }
 
-// ListJobs returns the jobs that match, the newest first. A mistake in the filter
-// is an [*ArgumentError].
+// ListJobs returns the jobs that match, the newest first.
+//
+// Errors: an [*ArgumentError] for a mistake in the filter; else those of the
+// database.
 func (c *Client) ListJobs(ctx context.Context, f JobFilter) ([]*Job, error) {
 	if err := f.validate(); err != nil {
 		return nil, fmt.Errorf("list jobs: %w", err)

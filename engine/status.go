@@ -11,37 +11,38 @@ import (
 	"soniq/internal/pg"
 )
 
-// Status is the whole system at one moment.
+// Status is a snapshot of the queues, the workers and the dead letters.
 type Status struct {
-	// Queues lists each queue that has jobs or is paused, by name; of more than
-	// 1,000 those that are paused, served, or have the most jobs, and then one entry
-	// for all others (see QueueStatus.Others).
+	// Queues has an entry for each queue that has jobs or is paused, by name. Of
+	// more than 1,000 queues, those that are paused, then those that are served, then
+	// those with the most jobs have one; the last entry counts all others (see
+	// [QueueStatus.Others]).
 	Queues []QueueStatus `json:"queues"`
 	// DeadLetters counts soniq_dead_letter_jobs by state: dead, replaying,
 	// resolved.
 	DeadLetters map[string]int64 `json:"dead_letters"`
-	// Workers lists those that are not stopped, the longest running first.
+	// Workers are those that are not stopped, the one that runs longest first.
 	Workers []WorkerStatus `json:"workers"`
 }
 
-// QueueStatus counts one queue's jobs.
+// QueueStatus counts the jobs of one queue.
 type QueueStatus struct {
-	// Queue is the name, at most 2,000 characters of it.
+	// Queue is the name, cut to 2,000 characters.
 	Queue string `json:"queue"`
-	// Others is 0 but for the last entry of a long list, which counts the jobs of so
-	// many queues that have no entry of their own, and has no name.
+	// Others is how many queues the entry counts together: those without an entry
+	// of their own. It is 0 except in the last entry of a long list, whose Queue is
+	// empty.
 	Others int64 `json:"others,omitempty"`
-	// Due jobs are queued and could run now; Scheduled ones are queued for
-	// later.
+	// Due jobs are queued and may run now. Scheduled jobs are queued for later.
 	Due        int64 `json:"due"`
 	Scheduled  int64 `json:"scheduled"`
 	Processing int64 `json:"processing"`
 	Done       int64 `json:"done"`
 	Cancelled  int64 `json:"cancelled"`
-	// OldestDue is how long the job that waits longest has been due, in
-	// seconds; 0 where none is.
+	// OldestDue is for how long the oldest due job has been due, in seconds. It is 0
+	// if none is due.
 	OldestDue float64 `json:"oldest_due_seconds"`
-	// PausedAt is when the queue was paused, and PausedBy who did it; nil and
+	// PausedAt is when the queue was paused, and PausedBy by whom. They are nil and
 	// empty if it isn't.
 	PausedAt *time.Time `json:"paused_at,omitempty"`
 	PausedBy string     `json:"paused_by,omitempty"`
@@ -64,7 +65,7 @@ type WorkerStatus struct {
 	ID       uuid.UUID `json:"id"`
 	Hostname string    `json:"hostname"`
 	PID      int       `json:"pid"`
-	// Queues is empty for a worker that serves all of them (Python's may).
+	// Queues is empty for a Python worker that serves all queues.
 	Queues      []string    `json:"queues"`
 	Concurrency int         `json:"concurrency"`
 	Status      WorkerState `json:"status"`
@@ -72,7 +73,7 @@ type WorkerStatus struct {
 	Version       string    `json:"version"`
 	LastHeartbeat time.Time `json:"last_heartbeat"`
 	StartedAt     time.Time `json:"started_at"`
-	// Live is false for a worker whose heartbeat is overdue.
+	// Live is false if the heartbeat is overdue.
 	Live bool `json:"live"`
 }
 
@@ -141,7 +142,9 @@ from public.soniq_workers
 where status <> 'stopped'
 order by started_at, id`
 
-// Status reads the three tables in one snapshot.
+// Status reads the queues, the workers and the dead letters in one snapshot.
+//
+// Errors: those of the database.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	s := Status{DeadLetters: map[string]int64{}}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
@@ -169,8 +172,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// readQueues never returns nil: none is an empty list in JSON.
-func readQueues(ctx context.Context, db querier) ([]QueueStatus, error) {
+// readQueues returns an empty list for none, never nil: JSON shows it as [].
+func readQueues(ctx context.Context, db pg.Querier) ([]QueueStatus, error) {
 	rows, _ := db.Query(ctx, statusQueuesSQL)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (q QueueStatus, err error) {
 		err = row.Scan(&q.Queue, &q.Others, &q.Due, &q.Scheduled, &q.Processing, &q.Done, &q.Cancelled, &q.OldestDue,
@@ -182,8 +185,8 @@ func readQueues(ctx context.Context, db querier) ([]QueueStatus, error) {
 	})
 }
 
-// readWorkers never returns nil either.
-func readWorkers(ctx context.Context, db querier) ([]WorkerStatus, error) {
+// readWorkers returns an empty list for none, as readQueues does.
+func readWorkers(ctx context.Context, db pg.Querier) ([]WorkerStatus, error) {
 	rows, _ := db.Query(ctx, statusWorkersSQL, workerDeadAfter, pythonDeadAfter)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (w WorkerStatus, err error) {
 		err = row.Scan(&w.ID, &w.Hostname, &w.PID, &w.Queues, &w.Concurrency, &w.Status, &w.Version,

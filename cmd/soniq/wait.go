@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -212,29 +211,16 @@ func passing(err error) bool {
 	return pg.Code(err) == "" || pg.IsClass(err, pg.ClassConnection, pg.ClassInsufficientResources, pg.ClassOperatorIntervention)
 }
 
-const openJobsSQL = `
-select id, status
-from public.soniq_jobs
-where id = any($1)
-  and status in ('queued', 'processing')`
-
 func (w *waiting) takeEnded(ctx context.Context) error {
-	statuses := make(map[uuid.UUID]engine.JobStatus, len(w.open))
-	rows, _ := w.pool.Query(ctx, openJobsSQL, w.open)
-	var id uuid.UUID
-	var status engine.JobStatus
-	if _, err := pgx.ForEachRow(rows, []any{&id, &status}, func() error {
-		statuses[id] = status
-		return nil
-	}); err != nil {
-		return fmt.Errorf("look at jobs: %w", err)
+	statuses, err := w.client.OpenJobs(ctx, w.open)
+	if err != nil {
+		return err
 	}
 	w.statuses = statuses
 	still := make([]uuid.UUID, 0, len(statuses))
 	for i, id := range w.open {
 		ended := false
 		if _, ok := statuses[id]; !ok {
-			var err error
 			if ended, err = w.takeOne(ctx, id); err != nil {
 				w.open = append(still, w.open[i:]...)
 				return err

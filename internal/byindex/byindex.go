@@ -1,15 +1,15 @@
-// Package byindex runs the statements of every job in such a way that the server
-// can keep their plans.
+// Package byindex runs the statements that each job needs, so that the server can
+// keep their plans.
 //
-// A plan takes the server longer to make than a claim of one job to run, 0.5 of
-// 0.7 ms, so it should be kept. But a plan that was made while the table was
-// empty, as an idle queue's is, reads the whole table, and goes on to do so
-// until the next ANALYZE, a minute after 200,000 jobs have come: 250 ms a claim.
-// So these statements are planned as if no table were small.
+// Making a plan takes the server longer than claiming one job: 0.5 of 0.7 ms. So
+// the plan should be kept. But a plan that was made while the table was empty
+// reads the whole table, and is used until the next ANALYZE, a minute after
+// 200,000 jobs have come: a claim then takes 250 ms. So these statements are
+// planned without sequential scans.
 //
-// A statement's plan is kept where it doesn't depend on the parameters: one that
-// the planner makes an estimate of, as of the length of an array, it must not
-// see. Hide it in a sub-select: (select $1::uuid[]).
+// The server keeps a plan only if it doesn't depend on the parameters. Hide a
+// parameter that the planner makes an estimate of, such as an array, in a
+// sub-select: (select $1::uuid[]).
 package byindex
 
 import (
@@ -18,17 +18,23 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// For the transaction, which is that of the statement that follows. Where a
-// table can be read in no other way, the plan counts as so expensive that the
-// server would compile it each time: for most of a second.
+// The settings last for the transaction, which is that of the statement that
+// follows. A plan that needs a sequential scan all the same counts as so expensive
+// that the server would compile it each time, for most of a second: jit is off.
 const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
 
-// Query is pool.Query of a statement whose plan is kept. It is one round trip
-// and a transaction of its own. As there, the rows need no Close after an error.
-func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pgx.Rows, error) {
+// Batcher sends a batch as one implicit transaction: a pgxpool.Pool or a pg.Pool.
+type Batcher interface {
+	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
+// Query runs a statement whose plan is kept, in one round trip and a transaction
+// of its own. As with [pgx.Conn.Query], the rows need no Close after an error.
+//
+// Errors: those of the database.
+func Query(ctx context.Context, pool Batcher, sql string, args ...any) (pgx.Rows, error) {
 	var batch pgx.Batch
 	batch.Queue(onlySQL)
 	return query(ctx, pool, &batch, sql, args)
@@ -36,18 +42,21 @@ func Query(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) (pg
 
 const patientSQL = onlySQL + `, set_config('lock_timeout', $1, true)`
 
-// QueryPatient is Query that waits for each lock no longer than patience.
-func QueryPatient(ctx context.Context, pool *pgxpool.Pool, patience time.Duration, sql string, args ...any) (pgx.Rows, error) {
+// QueryPatient is [Query] with a lock_timeout of patience.
+//
+// Errors: those of the database; SQLSTATE 55P03 for a lock that was not free in
+// time.
+func QueryPatient(ctx context.Context, pool Batcher, patience time.Duration, sql string, args ...any) (pgx.Rows, error) {
 	var batch pgx.Batch
 	batch.Queue(patientSQL, strconv.FormatInt(patience.Milliseconds(), 10)+"ms")
 	return query(ctx, pool, &batch, sql, args)
 }
 
-// query adds the statement to what goes before it.
-func query(ctx context.Context, pool *pgxpool.Pool, batch *pgx.Batch, sql string, args []any) (pgx.Rows, error) {
+// query adds the statement to the batch and sends it.
+func query(ctx context.Context, pool Batcher, batch *pgx.Batch, sql string, args []any) (pgx.Rows, error) {
 	batch.Queue(sql, args...)
 	results := pool.SendBatch(ctx, batch)
-	// Its error is that of the second, too.
+	// If the first statement fails, so does the second, with the same error.
 	_, _ = results.Exec()
 	inner, err := results.Query()
 	rows := &rowsOf{Rows: inner, results: results}
@@ -57,8 +66,8 @@ func query(ctx context.Context, pool *pgxpool.Pool, batch *pgx.Batch, sql string
 	return rows, err
 }
 
-// rowsOf are at their end once the transaction is: what was read is then
-// committed, or Err says why not.
+// rowsOf ends the transaction after the last row. Once Next has returned false,
+// what was read is committed, or Err says why not.
 type rowsOf struct {
 	pgx.Rows
 	results pgx.BatchResults
@@ -74,7 +83,8 @@ func (r *rowsOf) Next() bool {
 	return false
 }
 
-// Close gives the connection back, which is somebody else's from then on.
+// Close returns the connection to the pool. A second call does nothing: another
+// caller may have the connection by then.
 func (r *rowsOf) Close() {
 	if r.closed {
 		return
