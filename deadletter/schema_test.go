@@ -9,44 +9,18 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq"
 	"soniq/deadletter"
 	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
-
-// schemaPool returns a pool on a database whose tables are in that schema, and
-// none in public. Its sessions find nothing by their search_path.
-func schemaPool(t *testing.T, schema string) *pgxpool.Pool {
-	t.Helper()
-	url := testdb.EmptyURL(t)
-	open := func(searchPath string) *pgxpool.Pool {
-		config, err := pgxpool.ParseConfig(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		config.ConnConfig.RuntimeParams["search_path"] = searchPath
-		pool, err := pgxpool.NewWithConfig(t.Context(), config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(pool.Close)
-		return pool
-	}
-	if _, err := soniq.Setup(t.Context(), open("public"), soniq.Config{Schema: schema}); err != nil {
-		t.Fatal(err)
-	}
-	return open("")
-}
 
 // Everything that a Queue does works in a schema of any name, whatever the
 // search_path is, and touches nothing in public.
 func TestQueue_schemaOfItsOwn_everyMethodWorks(t *testing.T) {
 	t.Parallel()
 	const name = `It's "ours".`
-	pool := schemaPool(t, name)
+	pool := testdb.NewInSchema(t, name)
 	schema, err := pg.NewSchema(name)
 	if err != nil {
 		t.Fatal(err)
@@ -168,7 +142,7 @@ func testSchemaBulk(ctx context.Context, t *testing.T, q *deadletter.Queue, f de
 func TestSubscribe_schemaOfItsOwn_hearsNoOther(t *testing.T) {
 	t.Parallel()
 	const name = `It's "ours".`
-	pool := schemaPool(t, name)
+	pool := testdb.NewInSchema(t, name)
 	exec(t, pool, "create schema other")
 	events := make(chan deadletter.Event, 10)
 	connected, ended := make(chan struct{}, 1), make(chan error, 1)

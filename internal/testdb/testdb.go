@@ -97,6 +97,30 @@ func EmptyURL(t testing.TB) string {
 	return create(t, false)
 }
 
+// NewInSchema is [New] with the tables in that schema and none in public. The
+// search_path of the pool's sessions is empty, so that a statement which doesn't
+// name the schema fails.
+func NewInSchema(t testing.TB, schema string) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(EmptyURL(t))
+	if err != nil {
+		t.Fatalf("testdb: %v", err)
+	}
+	config.MaxConns = maxConns
+	config.ConnConfig.RuntimeParams["search_path"] = ""
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		t.Fatalf("testdb: %v", err)
+	}
+	t.Cleanup(func() { closePool(t, pool) })
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if _, err := soniq.Setup(ctx, pool, soniq.Config{Schema: schema}); err != nil {
+		t.Fatalf("testdb: %v", err)
+	}
+	return pool
+}
+
 // StartServer returns a server of the test's own, which it may kill and
 // restart. Its database 'soniq' has the schema. It is stopped at the end of the
 // test.
