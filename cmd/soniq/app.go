@@ -3,17 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
-
-	"github.com/alecthomas/kong"
 )
 
 // world is what a command may touch outside of the database. main fills it
@@ -58,108 +53,28 @@ type app struct {
 	litterOf map[*func()]struct{}
 }
 
-// signalReader is a command that reads world.signals itself.
-type signalReader interface{ readsSignals() }
-
-// monitored is a command that a monitor runs, which reads its answer, and
-// whatever kept it from one, off standard output.
-type monitored interface {
-	// unknown reports err in the monitor's language and returns the exit code.
-	unknown(a *app, cmd *kong.Context, err error) int
+// newApp is an app before its command line is parsed.
+func newApp(ctx context.Context, w world) *app {
+	return &app{world: w, ctx: ctx, out: newOutput(w.stdout), notes: newOutput(w.stderr)}
 }
 
-// run parses args, runs the command and returns the exit code.
-func run(w world, args []string) int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	a := &app{world: w, ctx: ctx, out: newOutput(w.stdout), notes: newOutput(w.stderr)}
-
-	cmd, done, err := a.parse(args)
-	if !done && err == nil {
-		_, a.out.revealed = selected[secretShower](cmd)
-		_, own := selected[signalReader](cmd)
-		if !own {
-			defer a.onSignals(cancel, a.abort)()
-		}
-		err = cmd.Run(a)
-		if own {
-			// It has stopped reading them, and closing can take its time.
-			defer a.onSignals(a.abort)()
-		}
-		for _, c := range a.closers {
-			err = errors.Join(err, c())
-		}
-	}
-	if a.out.err != nil && exitCode(err) == exitDone {
-		err = fmt.Errorf("write standard output: %w", a.out.err)
-	}
-	if err != nil {
-		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, errReported) {
-			return m.unknown(a, cmd, err)
-		}
-		a.report(cmd, err)
-	}
-	return exitCode(err)
-}
-
-// selected is the command of that line, if there is one and it is a T.
-func selected[T any](cmd *kong.Context) (t T, ok bool) {
-	if cmd == nil || cmd.Selected() == nil {
-		return t, false
-	}
-	t, ok = cmd.Selected().Target.Addr().Interface().(T)
-	return t, ok
-}
-
-// parse turns args into a command, its flags set. done means that there is
-// nothing left to run: help was printed.
-func (a *app) parse(args []string) (cmd *kong.Context, done bool, err error) {
-	var g grammar
-	parser, err := kong.New(&g,
-		kong.Name("soniq"),
-		kong.Description(description),
-		kong.Writers(a.out, a.notes),
-		// Help exits in the middle of parsing; the rest of it is ignored.
-		kong.Exit(func(int) { done = true }),
-		kong.Help(printHelp),
-		kong.ConfigureHelp(kong.HelpOptions{
-			Compact:             true,
-			NoExpandSubcommands: true,
-			WrapUpperBound:      100,
-		}),
-		kong.ExplicitGroups(groups),
-		kong.Vars{"version": versionLine()},
-	)
-	if err != nil {
-		return nil, false, fmt.Errorf("build the grammar: %w", err)
-	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
-	// kong passes values through JSON, which would replace invalid bytes in
-	// silence.
-	if i := slices.IndexFunc(args, func(arg string) bool { return !utf8.ValidString(arg) }); i >= 0 {
-		return nil, false, usagef("argument %d is not valid UTF-8: %q", i+1, args[i])
-	}
-	cmd, err = parser.Parse(args)
-	if done {
-		return nil, true, nil
-	}
-	if err != nil {
-		var parseErr *kong.ParseError
-		if errors.As(err, &parseErr) {
-			cmd = parseErr.Context
-		}
-		return cmd, false, usagef("%s", err)
-	}
-	a.globals = g.globals
+// configure takes the flags of every command over.
+func (a *app) configure(g globals) error {
+	a.globals = g
 	// A terminal that doesn't say what it is may show escapes as they are.
 	colour := a.getenv("TERM") != "" && !a.plain()
 	a.out.colour, a.notes.colour = a.stdoutIsTTY && colour, a.stderrIsTTY && colour
-	if a.log, err = a.newLogger(); err != nil {
-		return cmd, false, err
+	var err error
+	a.log, err = a.newLogger()
+	return err
+}
+
+// close does what atExit has registered.
+func (a *app) close() (err error) {
+	for _, c := range a.closers {
+		err = errors.Join(err, c())
 	}
-	return cmd, false, nil
+	return err
 }
 
 // onSignals calls one function for each signal, in order. The function it
@@ -224,4 +139,14 @@ func (a *app) atExit(f func() error) {
 // note tells the person at the terminal something that isn't data.
 func (a *app) note(format string, args ...any) {
 	a.notes.printf(format, args...)
+}
+
+// globals are the flags of every command.
+type globals struct {
+	DatabaseURL string `group:"global" name:"database-url" placeholder:"URL" help:"The database: postgres://USER:PASSWORD@HOST:PORT/NAME. Default $$SONIQ_DATABASE_URL, then $$DATABASE_URL."`
+	Dev         bool   `group:"global" help:"Use a private PostgreSQL on this machine, started when needed (or set SONIQ_DEV=1)."`
+	JSON        bool   `group:"global" name:"json" help:"Print JSON."`
+	LogFormat   string `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
+	LogLevel    string `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
+	NoColor     bool   `group:"global" help:"No colours (or set NO_COLOR)."`
 }

@@ -39,13 +39,3 @@ var groups = []kong.Group{
 	{Key: "more", Title: "More:"},
 	{Key: "global", Title: "Everywhere:"},
 }
-
-// globals are the flags of every command.
-type globals struct {
-	DatabaseURL string `group:"global" name:"database-url" placeholder:"URL" help:"The database: postgres://USER:PASSWORD@HOST:PORT/NAME. Default $$SONIQ_DATABASE_URL, then $$DATABASE_URL."`
-	Dev         bool   `group:"global" help:"Use a private PostgreSQL on this machine, started when needed (or set SONIQ_DEV=1)."`
-	JSON        bool   `group:"global" name:"json" help:"Print JSON."`
-	LogFormat   string `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
-	LogLevel    string `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
-	NoColor     bool   `group:"global" help:"No colours (or set NO_COLOR)."`
-}

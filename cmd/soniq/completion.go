@@ -217,3 +217,6 @@ func firstSentence(help string) string {
 	first, _, _ := strings.Cut(help, ". ")
 	return strings.TrimSuffix(first, ".")
 }
+
+// The scripts are this program's own.
+func (*completionCmd) showsSecret() {}

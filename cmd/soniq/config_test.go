@@ -429,8 +429,8 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 		{file: "warn_dead: 0\nwarn_dead_age: 0\njobs: {a: {exec: x}}\n", dead: -1},
 	} {
 		var out, notes stream
-		a := &app{world: newShell(t, "").world(&out, &notes), ctx: t.Context(), out: newOutput(&out), notes: newOutput(&notes)}
-		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
+		a := newApp(t.Context(), newShell(t, "").world(&out, &notes))
+		cmd, _, err := parse(a, append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -460,8 +460,8 @@ func TestWorker_limits_flagsBeatTheFile(t *testing.T) {
 		{file: file, args: []string{"--max-args-size", "1.5kB", "--max-args-memory", "2000", "--max-attempts-limit", "0"}, size: 1500, memory: 2000, attempts: -1},
 	} {
 		var out, notes stream
-		a := &app{ctx: t.Context(), world: newShell(t, "").world(&out, &notes), out: newOutput(&out), notes: newOutput(&notes)}
-		cmd, _, err := a.parse(append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
+		a := newApp(t.Context(), newShell(t, "").world(&out, &notes))
+		cmd, _, err := parse(a, append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,10 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"soniq/deadletter"
+
+	"soniq/engine"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -246,4 +253,37 @@ func innermost(err error) string {
 		}
 		err = next
 	}
+}
+
+// client is a client of the database that the flags lead to.
+func (a *app) client() (*engine.Client, error) {
+	pool, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return engine.NewClient(pool, engine.ClientConfig{ProducerID: a.person()})
+}
+
+// deadLetters returns the dead-letter queue of the database.
+func (a *app) deadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	return deadletter.NewQueue(pool, deadletter.QueueConfig{})
+}
+
+func listenConfig(listenURL string) (*pgx.ConnConfig, error) {
+	pool, err := poolConfig(listenURL, "--listen-url")
+	if err != nil {
+		return nil, err
+	}
+	return pool.ConnConfig, nil
+}
+
+// person is who is at the keyboard, as far as that is known: 'ada@laptop'.
+// Empty leaves it to the client to name the process.
+func (a *app) person() string {
+	user := a.getenv("USER")
+	host, err := os.Hostname()
+	if user == "" || err != nil {
+		return ""
+	}
+	return user + "@" + host
 }

@@ -1,19 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
-	"soniq/internal/unit"
 )
 
 // deadLetterCmd groups what can be done with dead letters.
@@ -55,26 +51,6 @@ type selection struct {
 	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
 	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
 	Tag      []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
-}
-
-// authorship says who changes dead letters, and why: it is kept with them.
-type authorship struct {
-	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
-	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
-}
-
-// queue returns the dead-letter queue, whose history names the author.
-func (w *authorship) queue(a *app, pool *pgxpool.Pool) (*deadletter.Queue, error) {
-	queue, err := a.deadLetters(pool)
-	if err != nil {
-		return nil, err
-	}
-	return queue.As(cmp.Or(w.As, a.actor), w.Because), nil
-}
-
-// deadLetters returns the dead-letter queue of the database.
-func (a *app) deadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
-	return deadletter.NewQueue(pool, deadletter.QueueConfig{})
 }
 
 // given reports whether any of the flags was used.
@@ -159,41 +135,6 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	return f, nil
 }
 
-// splitAll splits each value at its commas.
-func splitAll(values []string) (parts []string) {
-	for _, v := range values {
-		parts = append(parts, strings.Split(v, ",")...)
-	}
-	return parts
-}
-
-// one is a flag's value as a list, empty where the flag wasn't given.
-func one(value *string) []string {
-	if value == nil {
-		return nil
-	}
-	return []string{*value}
-}
-
-// moment reads a time: an age before now, or a date or time, which is local
-// where it doesn't say. Of a flag that wasn't given it is the zero time.
-func moment(flag string, value *string, now time.Time) (time.Time, error) {
-	if value == nil {
-		return time.Time{}, nil
-	}
-	text := *value
-	if age, err := unit.ParseAge(text); err == nil && age >= 0 {
-		return now.Add(-age), nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		// The first moment of the year 1 would mean any time.
-		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil && !t.IsZero() {
-			return t, nil
-		}
-	}
-	return time.Time{}, usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
-}
-
 // checkIDs checks all ids before anything is done with one of them. The
 // beginning of an id will do.
 func checkIDs(texts []string) error {
@@ -233,50 +174,4 @@ func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids 
 		}
 	}
 	return ids, failed, nil
-}
-
-func parseID(text string) (uuid.UUID, error) {
-	id, err := uuid.Parse(text)
-	if err != nil {
-		return id, usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057", text)
-	}
-	return id, nil
-}
-
-// letters is '1 dead letter' or '37 dead letters'.
-func letters(n int64) string { return plural(n, "dead letter") }
-
-func plural(n int64, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return thousands(n) + " " + noun
-}
-
-// thousands writes n with a comma between groups of three digits.
-func thousands(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	var b strings.Builder
-	for i, d := range digits {
-		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
-			b.WriteByte(',')
-		}
-		b.WriteRune(d)
-	}
-	return b.String()
-}
-
-// age is how long ago t was, in its largest unit: 12s, 5m, 3h, 40d.
-func age(now, t time.Time) string {
-	d := max(now.Sub(t), 0)
-	switch {
-	case d < time.Minute:
-		return strconv.Itoa(int(d.Seconds())) + "s"
-	case d < time.Hour:
-		return strconv.Itoa(int(d.Minutes())) + "m"
-	case d < 48*time.Hour:
-		return strconv.Itoa(int(d.Hours())) + "h"
-	default:
-		return strconv.Itoa(int(d.Hours())/24) + "d"
-	}
 }

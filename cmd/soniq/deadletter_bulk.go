@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -64,100 +62,6 @@ func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
 	return nil
 }
 
-// confirm asks before a bulk command, unless the person said --yes. Without a
-// terminal there is nobody to ask.
-func (a *app) confirm(yes bool, question string) error {
-	if yes {
-		return nil
-	}
-	if !a.stdinIsTTY {
-		return usagef("%s Nobody is there to confirm it: add --yes", question)
-	}
-	return a.ask(question + " Continue?")
-}
-
-// ask returns nil if the person at the terminal says yes.
-func (a *app) ask(question string) error {
-	_, _ = fmt.Fprintf(a.notes, "%s [y/N] ", a.notes.redacted(question))
-	answer := make(chan string, 1)
-	// A read from a terminal can't be cancelled: after Ctrl-C this goroutine
-	// ends with the process.
-	go func() {
-		answer <- strings.ToLower(strings.TrimSpace(readLine(a.stdin)))
-	}()
-	select {
-	case <-a.ctx.Done():
-		a.note("")
-		return a.ctx.Err()
-	case text := <-answer:
-		if text == "y" || text == "yes" {
-			return nil
-		}
-		return errors.New("aborted; nothing was changed")
-	}
-}
-
-// readLine reads up to the end of a line and no further: what follows may be the
-// answer to another question.
-func readLine(r io.Reader) string {
-	var line []byte
-	for one := make([]byte, 1); ; {
-		n, err := r.Read(one)
-		if n == 1 {
-			if one[0] == '\n' {
-				return string(line)
-			}
-			// Longer than any answer.
-			if len(line) < 100 {
-				line = append(line, one[0])
-			}
-		}
-		if err != nil {
-			return string(line)
-		}
-	}
-}
-
-// brokenOutcome is outcome for a command that may have been kept by err from the
-// ids that come after.
-func (a *app) brokenOutcome(done int, failed []failure, err error) error {
-	outcome := a.outcome(done, failed)
-	if err != nil {
-		return partly(int64(done), err)
-	}
-	return outcome
-}
-
-// failure is what went wrong with one of several ids.
-type failure struct {
-	ID    string `json:"id"`
-	Error string `json:"error"`
-}
-
-// partly is err with the exit code that tells that done things were done before.
-func partly(done int64, err error) error {
-	if err == nil || done == 0 {
-		return err
-	}
-	return &exitError{exitPartly, err}
-}
-
-// outcome ends a command on several ids: failures are named, each on its own
-// line of standard error.
-func (a *app) outcome(done int, failed []failure) error {
-	for _, f := range failed {
-		a.note("soniq: %s: %s", oneLine(f.ID), oneLine(f.Error))
-	}
-	switch {
-	case len(failed) == 0:
-		return nil
-	case done == 0:
-		return &exitError{exitFailed, errReported}
-	default:
-		return &exitError{exitPartly, errReported}
-	}
-}
-
 // shownRows is how many dead letters a preview shows.
 const shownRows = 10
 
@@ -187,3 +91,6 @@ func (a *app) previewRows(n int64, list func() ([]deadletter.Job, error)) error 
 	}
 	return nil
 }
+
+// errNothingMatched ends a bulk command that found nothing to do.
+var errNothingMatched = &exitError{exitNothing, errors.New("no dead letter matches; nothing was changed")}

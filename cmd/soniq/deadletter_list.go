@@ -193,11 +193,3 @@ func state(j deadletter.Job) string {
 	}
 	return j.State
 }
-
-// tableWidth is the width of the terminal that tables go to, or 0.
-func (a *app) tableWidth() int {
-	if a.stdoutIsTTY {
-		return a.width
-	}
-	return 0
-}

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"soniq/deadletter"
 )
@@ -284,36 +281,4 @@ func (a *app) replayCommand(j deadletter.Job) string {
 		command += " --force"
 	}
 	return command
-}
-
-// when is a time on the wall and as an age.
-func (a *app) when(t time.Time) string {
-	now := a.now()
-	text := t.In(now.Location()).Format("2006-01-02 15:04:05 MST")
-	if t.After(now) {
-		return text + " (in " + age(t, now) + ")"
-	}
-	return text + " (" + age(now, t) + " ago)"
-}
-
-// indent puts prefix before each line of s.
-func indent(s, prefix string) string {
-	return prefix + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+prefix)
-}
-
-// prettyJSON is raw over several lines; what isn't JSON stays as it is.
-func prettyJSON(raw json.RawMessage) string {
-	var b bytes.Buffer
-	if err := json.Indent(&b, raw, "", "  "); err != nil {
-		return string(raw)
-	}
-	return b.String()
-}
-
-func compactJSON(raw json.RawMessage) string {
-	var b bytes.Buffer
-	if err := json.Compact(&b, raw); err != nil {
-		return string(raw)
-	}
-	return b.String()
 }

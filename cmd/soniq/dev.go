@@ -358,3 +358,5 @@ func (a *app) contents() string {
 	}
 	return fmt.Sprintf(": %s, %s, %s in all", plural(jobs, "job"), letters(dead), size)
 }
+
+func (*devURLCmd) showsSecret() {}

@@ -22,9 +22,6 @@ const (
 	// shownMistakes is how many mistakes of a file are named; the others are
 	// counted. More is no list that a person works through.
 	shownMistakes = 20
-	// progressFrom is how many jobs are worth a progress bar: some tenths of a
-	// second.
-	progressFrom = 5_000
 	// lineOverhead is what a line may have beside its arguments.
 	lineOverhead = 64 << 10
 )

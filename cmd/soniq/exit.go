@@ -28,12 +28,6 @@ func usagef(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
 }
 
-// errNothingMatched ends a bulk command that found nothing to do.
-var errNothingMatched = &exitError{exitNothing, errors.New("no dead letter matches; nothing was changed")}
-
-// errNoDelivery is that of 'hooks retry'.
-var errNoDelivery = &exitError{exitNothing, errors.New("no delivery that failed or waits matches; nothing was changed")}
-
 // exitCode is the exit code that err asks for.
 func exitCode(err error) int {
 	if err == nil {
@@ -45,3 +39,46 @@ func exitCode(err error) int {
 	}
 	return exitFailed
 }
+
+// brokenOutcome is outcome for a command that may have been kept by err from the
+// ids that come after.
+func (a *app) brokenOutcome(done int, failed []failure, err error) error {
+	outcome := a.outcome(done, failed)
+	if err != nil {
+		return partly(int64(done), err)
+	}
+	return outcome
+}
+
+// failure is what went wrong with one of several ids.
+type failure struct {
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+// partly is err with the exit code that tells that done things were done before.
+func partly(done int64, err error) error {
+	if err == nil || done == 0 {
+		return err
+	}
+	return &exitError{exitPartly, err}
+}
+
+// outcome ends a command on several ids: failures are named, each on its own
+// line of standard error.
+func (a *app) outcome(done int, failed []failure) error {
+	for _, f := range failed {
+		a.note("soniq: %s: %s", oneLine(f.ID), oneLine(f.Error))
+	}
+	switch {
+	case len(failed) == 0:
+		return nil
+	case done == 0:
+		return &exitError{exitFailed, errReported}
+	default:
+		return &exitError{exitPartly, errReported}
+	}
+}
+
+// errReported ends a command that has said on standard error what went wrong.
+var errReported = errors.New("reported")

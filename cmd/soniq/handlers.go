@@ -282,15 +282,3 @@ func retryText(policy engine.RetryPolicy) string {
 		return retryText(engine.Exponential{})
 	}
 }
-
-// shortDuration is d without the zero units that Go writes: 5m, not 5m0s.
-func shortDuration(d time.Duration) string {
-	text := d.String()
-	if short, ok := strings.CutSuffix(text, "m0s"); ok {
-		text = short + "m"
-	}
-	if short, ok := strings.CutSuffix(text, "h0m"); ok {
-		text = short + "h"
-	}
-	return text
-}

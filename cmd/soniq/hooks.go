@@ -513,3 +513,5 @@ func answerText(status int, answer string) string {
 	}
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, answer))
 }
+
+func (*hooksRotateCmd) showsSecret() {}

@@ -228,3 +228,5 @@ func (a *app) checked(spec hooks.Spec, keys *keyFlags, shown string) error {
 	}
 	return a.addHook(spec, keys, shown)
 }
+
+func (*hooksAddWebhookCmd) showsSecret() {}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+
 	"github.com/google/uuid"
 )
 
@@ -57,3 +59,6 @@ func deliveries(n int64) string {
 	}
 	return thousands(n) + " deliveries are"
 }
+
+// errNoDelivery is that of 'hooks retry'.
+var errNoDelivery = &exitError{exitNothing, errors.New("no delivery that failed or waits matches; nothing was changed")}

@@ -70,3 +70,5 @@ func (c *hooksSealCmd) Run(a *app) error {
 	}
 	return partly(int64(len(result.Sealed)), err)
 }
+
+func (*hooksKeygenCmd) showsSecret() {}

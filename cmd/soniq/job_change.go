@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 
 	"github.com/google/uuid"
 
@@ -151,15 +150,4 @@ func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, conte
 		}
 	}
 	return a.brokenOutcome(len(done), failed, broken)
-}
-
-// person is who is at the keyboard, as far as that is known: 'ada@laptop'.
-// Empty leaves it to the client to name the process.
-func (a *app) person() string {
-	user := a.getenv("USER")
-	host, err := os.Hostname()
-	if user == "" || err != nil {
-		return ""
-	}
-	return user + "@" + host
 }

@@ -142,12 +142,3 @@ func (a *app) printJobs(jobs []*engine.Job) error {
 	}
 	return t.write(a.out, a.tableWidth())
 }
-
-// client is a client of the database that the flags lead to.
-func (a *app) client() (*engine.Client, error) {
-	pool, err := a.open()
-	if err != nil {
-		return nil, err
-	}
-	return engine.NewClient(pool, engine.ClientConfig{ProducerID: a.person()})
-}

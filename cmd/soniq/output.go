@@ -39,6 +39,9 @@ func (o *output) redacted(s string) string {
 	return redact.Text(s)
 }
 
+// reveal shows secrets from now on.
+func (o *output) reveal() { o.revealed = true }
+
 // A style is what a terminal is told before a text, without the escape that
 // introduces it and the letter that ends it. Empty is none.
 type style string

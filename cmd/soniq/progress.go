@@ -30,14 +30,10 @@ type progressBar struct {
 	columns        int // of what stands there
 }
 
-// progress is a bar on the terminal, or nothing where there is none or no time
-// to see it.
-func (a *app) progress(doing string, total, from int) *progressBar {
-	b := &progressBar{width: a.width, now: a.now, doing: doing, of: int64(total), started: a.now()}
-	if a.stderrIsTTY && total >= from {
-		b.out = a.stderr
-	}
-	return b
+// newProgressBar draws on out, which is width columns wide; 0 is no limit. Where
+// out is nil it draws nothing.
+func newProgressBar(out io.Writer, width int, now func() time.Time, doing string, of int64) *progressBar {
+	return &progressBar{out: out, width: width, now: now, doing: doing, of: of, started: now()}
 }
 
 // Describe says what is being done from now on.

@@ -9,9 +9,6 @@ import (
 	"soniq/internal/redact"
 )
 
-// errReported ends a command that has said on standard error what went wrong.
-var errReported = errors.New("reported")
-
 // report prints err on one line of standard error. Of a usage error's command
 // it names the help.
 func (a *app) report(cmd *kong.Context, err error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 
@@ -61,7 +62,7 @@ func (a *app) revealed(err error) error {
 	if err != nil {
 		return notRevealed(err)
 	}
-	a.out.revealed = true
+	a.out.reveal()
 	return nil
 }
 
@@ -93,14 +94,17 @@ func letterIDs(jobs []deadletter.Job) []uuid.UUID {
 	return ids
 }
 
-// secretShower is a command whose answer is a secret of its own: one that it has
-// just made, and that is shown once.
-type secretShower interface{ showsSecret() }
+// authorship says who changes dead letters, and why: it is kept with them.
+type authorship struct {
+	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
+	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
+}
 
-func (*hooksAddWebhookCmd) showsSecret() {}
-func (*hooksRotateCmd) showsSecret()     {}
-func (*hooksKeygenCmd) showsSecret()     {}
-func (*devURLCmd) showsSecret()          {}
-
-// The scripts are this program's own.
-func (*completionCmd) showsSecret() {}
+// queue returns the dead-letter queue, whose history names the author.
+func (w *authorship) queue(a *app, pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	queue, err := a.deadLetters(pool)
+	if err != nil {
+		return nil, err
+	}
+	return queue.As(cmp.Or(w.As, a.actor), w.Because), nil
+}

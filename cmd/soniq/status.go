@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"soniq/deadletter"
@@ -79,41 +77,6 @@ func (a *app) printQueues(queues []engine.QueueStatus) error {
 			name, state = "("+thousands(q.Others)+" more)", "-"
 		}
 		t.add(name, state, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
-	}
-	return t.write(a.out, a.tableWidth())
-}
-
-func (a *app) printWorkers(workers []engine.WorkerStatus) error {
-	if len(workers) == 0 {
-		a.out.printf("No workers.")
-		return nil
-	}
-	t := table{columns: []column{
-		{title: "WORKER", min: 12},
-		{title: "STATUS"},
-		{title: "SLOTS", right: true, drop: 1},
-		{title: "UP", right: true},
-		{title: "SEEN", right: true},
-		{title: "VERSION", drop: 2},
-		{title: "QUEUES", min: 10},
-	}}
-	now := a.now()
-	for _, w := range workers {
-		status, version, queues := string(w.Status), w.Version, strings.Join(w.Queues, ",")
-		if !w.Live {
-			status = "silent"
-		}
-		if version == "" {
-			version = "python"
-		}
-		if queues == "" {
-			queues = "all"
-		}
-		// A Go worker's hostname ends with its id, to be unique; the process is
-		// enough for a person.
-		host := strings.TrimSuffix(w.Hostname, "/"+w.ID.String())
-		t.add(fmt.Sprintf("%s:%d", host, w.PID), status, fmt.Sprint(w.Concurrency),
-			age(now, w.StartedAt), age(now, w.LastHeartbeat), version, queues)
 	}
 	return t.write(a.out, a.tableWidth())
 }

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/command"
@@ -348,12 +346,4 @@ func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) e
 		config.WarnDeadAge = age
 	}
 	return nil
-}
-
-func listenConfig(listenURL string) (*pgx.ConnConfig, error) {
-	pool, err := poolConfig(listenURL, "--listen-url")
-	if err != nil {
-		return nil, err
-	}
-	return pool.ConnConfig, nil
 }
