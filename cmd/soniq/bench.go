@@ -15,6 +15,8 @@ import (
 
 	"soniq"
 	"soniq/internal/bench"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type benchCmd struct {
@@ -51,7 +53,7 @@ func (c *benchCmd) validate() error {
 		{"--samples", c.Samples},
 	} {
 		if v.n < 1 || v.n > benchMost {
-			return usagef("%s must be from 1 to %d, not %d", v.flag, benchMost, v.n)
+			return app.Usagef("%s must be from 1 to %d, not %d", v.flag, benchMost, v.n)
 		}
 	}
 	for _, v := range []struct {
@@ -59,13 +61,13 @@ func (c *benchCmd) validate() error {
 		d    time.Duration
 	}{{"--for", c.For}, {"--idle-for", c.IdleFor}} {
 		if v.d < time.Second || v.d > time.Hour {
-			return usagef("%s must be from 1s to 1h, not %s", v.flag, v.d)
+			return app.Usagef("%s must be from 1s to 1h, not %s", v.flag, v.d)
 		}
 	}
 	return nil
 }
 
-func (c *benchCmd) Run(a *app) error {
+func (c *benchCmd) Run(a *app.App) error {
 	if c.List {
 		return c.list(a)
 	}
@@ -76,16 +78,16 @@ func (c *benchCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	on, err := describeMachine(a.ctx, pool)
+	on, err := describeMachine(a.Ctx, pool)
 	if err != nil {
 		return err
 	}
-	bar := a.progress("", 1, 0)
-	results, err := bench.Run(a.ctx, pool.Config().ConnString(), matches, c.Rounds, bench.Options{
+	bar := a.Progress("", 1, 0)
+	results, err := bench.Run(a.Ctx, pool.Config().ConnString(), matches, c.Rounds, bench.Options{
 		Jobs: c.Jobs, Rate: c.Rate, For: c.For, Idle: c.IdleFor, Samples: c.Samples,
 	}, func(doing string, done, of int) {
 		bar.ChangeMax(of)
@@ -100,24 +102,24 @@ func (c *benchCmd) Run(a *app) error {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"machine": on, "rounds": c.Rounds, "results": results})
+		return a.Out.Document(map[string]any{"machine": on, "rounds": c.Rounds, "results": results})
 	}
 	return c.show(a, on, results)
 }
 
-func (c *benchCmd) list(a *app) error {
+func (c *benchCmd) list(a *app.App) error {
 	if a.JSON {
 		names := map[string]string{}
 		for _, w := range bench.Workloads() {
 			names[w.Name] = w.About
 		}
-		return a.out.document(names)
+		return a.Out.Document(names)
 	}
-	t := &table{columns: []column{{title: "WORKLOAD"}, {title: "WHAT IT MEASURES"}}}
+	t := &terminal.Table{Columns: []terminal.Column{{Title: "WORKLOAD"}, {Title: "WHAT IT MEASURES"}}}
 	for _, w := range bench.Workloads() {
-		t.add(w.Name, w.About)
+		t.Add(w.Name, w.About)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // matches compares each with the plain SQL that does the same.
@@ -148,7 +150,7 @@ func (c *benchCmd) matches() ([]bench.Match, error) {
 	}
 	for _, name := range c.Only {
 		if !slices.ContainsFunc(all, func(m bench.Match) bool { return m.Workload.Name == name }) {
-			return nil, usagef("--only: there is no workload %q; see 'soniq bench --list'", name)
+			return nil, app.Usagef("--only: there is no workload %q; see 'soniq bench --list'", name)
 		}
 	}
 	return slices.DeleteFunc(all, func(m bench.Match) bool { return !slices.Contains(c.Only, m.Workload.Name) }), nil
@@ -172,16 +174,16 @@ func describeMachine(ctx context.Context, pool *pgxpool.Pool) (machine, error) {
 	return m, err
 }
 
-func (c *benchCmd) show(a *app, on machine, results []bench.Result) error {
-	a.out.printf("Soniq %s, Go %s, %s with %d CPUs, PostgreSQL %s; medians of %d rounds.\n",
+func (c *benchCmd) show(a *app.App, on machine, results []bench.Result) error {
+	a.Out.Printf("Soniq %s, Go %s, %s with %d CPUs, PostgreSQL %s; medians of %d rounds.\n",
 		on.Soniq, on.Go, on.Platform, on.CPUs, on.Server, c.Rounds)
-	t := &table{columns: []column{
-		{title: "WORKLOAD"},
-		{title: "SYSTEM", min: 8},
-		{title: "FIGURE", min: 10},
-		{title: "VALUE", right: true},
-		{title: "UNIT"},
-		{title: "OF PLAIN SQL", right: true},
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "WORKLOAD"},
+		{Title: "SYSTEM", Min: 8},
+		{Title: "FIGURE", Min: 10},
+		{Title: "VALUE", Right: true},
+		{Title: "UNIT"},
+		{Title: "OF PLAIN SQL", Right: true},
 	}}
 	for i, r := range results {
 		workload, system := r.Workload, r.System
@@ -193,18 +195,18 @@ func (c *benchCmd) show(a *app, on machine, results []bench.Result) error {
 			if f.Ratio != 0 {
 				ratio = strconv.FormatFloat(f.Ratio, 'f', 2, 64)
 			}
-			t.add(workload, system, f.Name, figure(f.Value), f.Unit, ratio)
+			t.Add(workload, system, f.Name, figure(f.Value), f.Unit, ratio)
 			workload, system = "", ""
 		}
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // figure has three figures that count, or all digits of a large one.
 func figure(v float64) string {
 	switch {
 	case v >= 1000:
-		return thousands(int64(math.Round(v)))
+		return terminal.Thousands(int64(math.Round(v)))
 	case v >= 100:
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	case v >= 10:

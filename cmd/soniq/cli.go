@@ -1,10 +1,14 @@
 package main
 
-import "github.com/alecthomas/kong"
+import (
+	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
+)
 
 // grammar is the whole command line.
 type grammar struct {
-	globals
+	app.Globals
 
 	Demo    demoCmd    `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
 	Setup   setupCmd   `cmd:"" group:"start" help:"Create or complete the tables in the database."`

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 func TestHelp_everyCommandHasOne(t *testing.T) {
@@ -61,31 +64,31 @@ func TestDatabase_selection(t *testing.T) {
 	const own, shared, flag = "postgres://own", "postgres://shared", "postgres://flag"
 	for _, test := range []struct {
 		name string
-		args globals
+		args app.Globals
 		env  map[string]string
-		want database
+		want app.Database
 		fail string
 	}{
 		{name: "nothing", fail: "no database: give --database-url (or set SONIQ_DATABASE_URL or DATABASE_URL), or use --dev"},
 		{name: "a misspelt variable", env: map[string]string{"SONIQ_DATABSE_URL": own}, fail: "no database"},
 		{name: "empty variables", env: map[string]string{"SONIQ_DATABASE_URL": "", "DATABASE_URL": "", "SONIQ_DEV": ""}, fail: "no database"},
-		{name: "own", env: map[string]string{"SONIQ_DATABASE_URL": own, "DATABASE_URL": shared}, want: database{url: own, source: "SONIQ_DATABASE_URL"}},
-		{name: "shared", env: map[string]string{"DATABASE_URL": shared}, want: database{url: shared, source: "DATABASE_URL"}},
-		{name: "flag", args: globals{DatabaseURL: flag}, env: map[string]string{"SONIQ_DATABASE_URL": own, "SONIQ_DEV": "1"}, want: database{url: flag, source: "--database-url"}},
-		{name: "dev flag", args: globals{Dev: true}, env: map[string]string{"SONIQ_DATABASE_URL": own}, want: database{dev: true, source: "--dev"}},
-		{name: "dev variable", env: map[string]string{"SONIQ_DEV": "1", "DATABASE_URL": shared}, want: database{dev: true, source: "SONIQ_DEV"}},
-		{name: "dev off", env: map[string]string{"SONIQ_DEV": "0", "DATABASE_URL": shared}, want: database{url: shared, source: "DATABASE_URL"}},
+		{name: "own", env: map[string]string{"SONIQ_DATABASE_URL": own, "DATABASE_URL": shared}, want: app.Database{URL: own, Source: "SONIQ_DATABASE_URL"}},
+		{name: "shared", env: map[string]string{"DATABASE_URL": shared}, want: app.Database{URL: shared, Source: "DATABASE_URL"}},
+		{name: "flag", args: app.Globals{DatabaseURL: flag}, env: map[string]string{"SONIQ_DATABASE_URL": own, "SONIQ_DEV": "1"}, want: app.Database{URL: flag, Source: "--database-url"}},
+		{name: "dev flag", args: app.Globals{Dev: true}, env: map[string]string{"SONIQ_DATABASE_URL": own}, want: app.Database{Dev: true, Source: "--dev"}},
+		{name: "dev variable", env: map[string]string{"SONIQ_DEV": "1", "DATABASE_URL": shared}, want: app.Database{Dev: true, Source: "SONIQ_DEV"}},
+		{name: "dev off", env: map[string]string{"SONIQ_DEV": "0", "DATABASE_URL": shared}, want: app.Database{URL: shared, Source: "DATABASE_URL"}},
 		{name: "dev of two minds", env: map[string]string{"SONIQ_DEV": "1", "SONIQ_DATABASE_URL": own}, fail: "both set"},
 		{name: "dev nonsense", env: map[string]string{"SONIQ_DEV": "maybe"}, fail: "neither 1 nor 0"},
-		{name: "both flags", args: globals{Dev: true, DatabaseURL: flag}, fail: "exclude each other"},
+		{name: "both flags", args: app.Globals{Dev: true, DatabaseURL: flag}, fail: "exclude each other"},
 	} {
-		a := &app{globals: test.args, world: world{getenv: func(name string) string { return test.env[name] }}}
-		got, err := a.database()
+		a := &app.App{Globals: test.args, Process: app.Process{Getenv: func(name string) string { return test.env[name] }}}
+		got, err := a.Database()
 		switch {
 		case test.fail == "" && (err != nil || got != test.want):
 			t.Errorf("%s: %+v, %v, want %+v", test.name, got, err, test.want)
-		case test.fail != "" && (err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), test.fail)):
-			t.Errorf("%s: %v (exit %d), want %q (exit 2)", test.name, err, exitCode(err), test.fail)
+		case test.fail != "" && (err == nil || app.ExitCode(err) != app.ExitUsage || !strings.Contains(err.Error(), test.fail)):
+			t.Errorf("%s: %v (exit %d), want %q (exit 2)", test.name, err, app.ExitCode(err), test.fail)
 		}
 	}
 }
@@ -102,13 +105,13 @@ func TestMoment(t *testing.T) {
 		"2026-11-01 08:30":     time.Date(2026, 11, 1, 8, 30, 0, 0, berlin),
 		"2026-11-01T08:30:00Z": time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
 	} {
-		got, err := moment("--since", &text, now)
+		got, err := app.ParseTime("--since", &text, now)
 		if err != nil || !got.Equal(want) {
 			t.Errorf("moment(%q) = %s, %v, want %s", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "yesterday", "-1h", "d", "99999999d", "2026-13-01"} {
-		if _, err := moment("--since", &text, now); exitCode(err) != exitUsage {
+		if _, err := app.ParseTime("--since", &text, now); app.ExitCode(err) != app.ExitUsage {
 			t.Errorf("moment(%q): %v", text, err)
 		}
 	}
@@ -117,13 +120,13 @@ func TestMoment(t *testing.T) {
 func TestWords(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int64]string{0: "0 dead letters", 1: "1 dead letter", 999: "999 dead letters", 1234: "1,234 dead letters", 1234567: "1,234,567 dead letters"} {
-		if got := letters(n); got != want {
+		if got := terminal.Letters(n); got != want {
 			t.Errorf("letters(%d) = %q, want %q", n, got, want)
 		}
 	}
 	now := time.Now()
 	for d, want := range map[time.Duration]string{-time.Hour: "0s", 59 * time.Second: "59s", time.Minute: "1m", 47 * time.Hour: "47h", 72 * time.Hour: "3d"} {
-		if got := age(now, now.Add(-d)); got != want {
+		if got := terminal.Age(now, now.Add(-d)); got != want {
 			t.Errorf("age(%s) = %q, want %q", d, got, want)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/alecthomas/kong"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // The scripts ask the program itself what fits ('soniq __complete -- WORD...',
@@ -28,12 +30,12 @@ func (completionCmd) Help() string {
     soniq completion fish | source`
 }
 
-func (c *completionCmd) Run(a *app) error {
+func (c *completionCmd) Run(a *app.App) error {
 	script, err := completionScripts.ReadFile("completion/soniq." + c.Shell)
 	if err != nil {
 		return err
 	}
-	a.out.printf("%s", strings.TrimSuffix(string(script), "\n"))
+	a.Out.Printf("%s", strings.TrimSuffix(string(script), "\n"))
 	return nil
 }
 
@@ -43,13 +45,13 @@ type completeCmd struct {
 	Words []string `arg:"" optional:""`
 }
 
-func (c *completeCmd) Run(a *app, k *kong.Context) error {
+func (c *completeCmd) Run(a *app.App, k *kong.Context) error {
 	words := c.Words
 	if len(words) > 0 && words[0] == "--" {
 		words = words[1:]
 	}
 	for _, found := range complete(k.Model.Node, words) {
-		a.out.printf("%s\t%s", found.text, oneLine(found.help))
+		a.Out.Printf("%s\t%s", found.text, terminal.OneLine(found.help))
 	}
 	return nil
 }

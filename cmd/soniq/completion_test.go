@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"soniq/internal/cli/app"
 )
 
 // lines and what completes their last word.
@@ -59,7 +61,7 @@ func TestCompletion_candidates(t *testing.T) {
 	if r := s.ok("__complete", "--", ""); !strings.Contains(r.out, "enqueue\tAdd a job") || strings.Contains(r.out, "__complete") {
 		t.Errorf("all commands: %s", r.out)
 	}
-	wantCode(t, s.run("completion", "tcsh"), exitUsage)
+	wantCode(t, s.run("completion", "tcsh"), app.ExitUsage)
 }
 
 // Each driver prints what its shell offers for the words in "$@", a line each.

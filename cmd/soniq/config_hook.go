@@ -14,6 +14,7 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/webhook"
 )
 
@@ -65,7 +66,7 @@ func environmentHooks(getenv func(string) string, forAll []string) (specs []hook
 	switch {
 	case getenv(urlVariable) == "":
 	case getenv(secretVariable) == "":
-		return nil, usagef("%s is set, but not %s; make one with: echo whsec_$(openssl rand -base64 32)", urlVariable, secretVariable)
+		return nil, app.Usagef("%s is set, but not %s; make one with: echo whsec_$(openssl rand -base64 32)", urlVariable, secretVariable)
 	default:
 		specs = append(specs, hookSpec{Spec: hooks.Spec{
 			Name: webhookName, Kind: "webhook", URL: referencePrefix + urlVariable, Secrets: referencePrefix + secretVariable, Allow: allow,
@@ -73,7 +74,7 @@ func environmentHooks(getenv func(string) string, forAll []string) (specs []hook
 	}
 	for _, s := range specs {
 		if err := s.Check(); err != nil {
-			return nil, usagef("%s: %w", allowVariable, err)
+			return nil, app.Usagef("%s: %w", allowVariable, err)
 		}
 		for _, check := range []struct {
 			reference string
@@ -81,7 +82,7 @@ func environmentHooks(getenv func(string) string, forAll []string) (specs []hook
 		}{{s.URL, checkHookURL}, {s.Secrets, checkHookSecret}} {
 			if name, ok := strings.CutPrefix(check.reference, referencePrefix); ok {
 				if err := check.parse(getenv(name)); err != nil {
-					return nil, usagef("%s: %w", name, err)
+					return nil, app.Usagef("%s: %w", name, err)
 				}
 			}
 		}
@@ -107,7 +108,7 @@ func (f *workerFile) addEnvironmentHooks(getenv func(string) string, forAll []st
 	}
 	for _, spec := range specs {
 		if i := slices.IndexFunc(f.hooks, func(s hookSpec) bool { return s.Name == spec.Name }); i >= 0 {
-			return usagef("%s:%d: %s: the environment has a hook of that name; give this one another", f.path, f.hooks[i].line, spec.Name)
+			return app.Usagef("%s:%d: %s: the environment has a hook of that name; give this one another", f.path, f.hooks[i].line, spec.Name)
 		}
 		f.hooks = append(f.hooks, spec)
 	}
@@ -124,22 +125,22 @@ func (f *workerFile) hookOrigin(spec *hookSpec) string {
 
 // declare hands the hooks of the configuration over to the dispatcher and to
 // the table.
-func (a *app) declare(d *hooks.Dispatcher, file *workerFile) error {
+func declare(a *app.App, d *hooks.Dispatcher, file *workerFile) error {
 	if len(file.hooks) == 0 {
 		return nil
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.ctx, pool, soniq.Config{}); err != nil {
+	if err := soniq.Check(a.Ctx, pool, soniq.Config{}); err != nil {
 		return err
 	}
 	specs := make([]hooks.Spec, len(file.hooks))
 	for i := range file.hooks {
 		specs[i] = file.hooks[i].Spec
 	}
-	if err := d.Declare(a.ctx, specs...); err != nil {
+	if err := d.Declare(a.Ctx, specs...); err != nil {
 		var wrong *hooks.DeclareError
 		if errors.As(err, &wrong) && errors.Is(err, hooks.ErrExists) {
 			i := slices.IndexFunc(file.hooks, func(s hookSpec) bool { return s.Name == wrong.Hook })
@@ -150,7 +151,7 @@ func (a *app) declare(d *hooks.Dispatcher, file *workerFile) error {
 	}
 	for i := range file.hooks {
 		spec := &file.hooks[i]
-		a.log.Info("telling", "hook", spec.Name, spec.Kind, spec.target(), "from", file.hookOrigin(spec))
+		a.Log.Info("telling", "hook", spec.Name, spec.Kind, spec.target(), "from", file.hookOrigin(spec))
 	}
 	return nil
 }

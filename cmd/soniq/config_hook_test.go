@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -165,7 +166,7 @@ func TestWorker_hookOfTheFile_hasTheNameOfAnother_isOneError(t *testing.T) {
 	path := writeConfig(t, "jobs: {a: {exec: x}}\nhooks: {audit: {exec: x}}\n")
 	for _, command := range []string{"worker", "hooks run"} {
 		r := s.run(append(strings.Fields(command), "--config", path)...)
-		wantCode(t, r, exitFailed)
+		wantCode(t, r, app.ExitFailed)
 		wantIn(t, command, r.err, path+`:2: there is a hook "audit" already that 'soniq hooks add' made`)
 	}
 	if h := decode[hooks.Info](t, s.ok("hooks", "show", "audit", "--json").out); h.Kind != "log" {
@@ -181,7 +182,7 @@ hooks:
   orders: {webhook: "https://example.com/hunter2", secret: env:SECRET, queues: [q], tags: {team: a}}
 `)
 	s := newShell(t, "")
-	wantCode(t, s.run("worker", "--config", path, "--check-config"), exitUsage)
+	wantCode(t, s.run("worker", "--config", path, "--check-config"), app.ExitUsage)
 	// Nothing is sent from here, so nothing is looked up.
 	if out := s.ok("worker", "--config", path, "--check-config", "--no-hooks").out; strings.Contains(out, "orders") {
 		t.Errorf("%s", out)
@@ -207,7 +208,7 @@ hooks:
 		other.env["SECRET"], other.env["SONIQ_SLACK_WEBHOOK_URL"] = testSecret, "https://hooks.slack.com/x"
 		other.env[name] = "hunter"
 		r := other.run("worker", "--config", path, "--check-config")
-		wantCode(t, r, exitUsage)
+		wantCode(t, r, app.ExitUsage)
 		wantIn(t, name, r.err, want)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/input"
 )
 
@@ -153,7 +154,7 @@ warn_dead_age: 3y                    # warn_dead_age must be an age such as 90m,
 		}
 	}
 	r := newShell(t, "").run("worker", "--config", path, "--check-config")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	got := strings.Split(strings.TrimSuffix(r.err, "\n"), "\n")
 	last := fmt.Sprintf("soniq: %s has %d mistakes (see 'soniq worker --help')", path, len(want))
 	if got[len(got)-1] != last {
@@ -221,7 +222,7 @@ func TestConfig_unreadable_isOneLine(t *testing.T) {
 	} {
 		for _, command := range [][]string{{"worker"}, {"worker", "run-once", "j"}, {"worker", "--check-config", "--json", "--handle", "j=exec:a"}} {
 			r := newShell(t, "").run(append(command, "--config", path)...)
-			wantCode(t, r, exitUsage)
+			wantCode(t, r, app.ExitUsage)
 			wantIn(t, "stderr", r.err, want)
 			checkComplaint(t, r)
 		}
@@ -429,7 +430,7 @@ func TestWorker_warnings_flagsBeatTheFile(t *testing.T) {
 		{file: "warn_dead: 0\nwarn_dead_age: 0\njobs: {a: {exec: x}}\n", dead: -1},
 	} {
 		var out, notes stream
-		a := newApp(t.Context(), newShell(t, "").world(&out, &notes))
+		a := app.New(t.Context(), newShell(t, "").world(&out, &notes))
 		cmd, _, err := parse(a, append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
 		if err != nil {
 			t.Fatal(err)
@@ -460,7 +461,7 @@ func TestWorker_limits_flagsBeatTheFile(t *testing.T) {
 		{file: file, args: []string{"--max-args-size", "1.5kB", "--max-args-memory", "2000", "--max-attempts-limit", "0"}, size: 1500, memory: 2000, attempts: -1},
 	} {
 		var out, notes stream
-		a := newApp(t.Context(), newShell(t, "").world(&out, &notes))
+		a := app.New(t.Context(), newShell(t, "").world(&out, &notes))
 		cmd, _, err := parse(a, append([]string{"worker", "--config", writeConfig(t, test.file)}, test.args...))
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 )
 
 // deadLetterCmd groups what can be done with dead letters.
@@ -63,23 +64,23 @@ func (s *selection) given() bool {
 // script it is a variable that isn't set, and it must not mean 'any'.
 func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	// kong makes no value at all of an empty one where it splits them.
-	reasons, groups := splitAll(s.Reason), splitAll(s.Group)
+	reasons, groups := app.SplitAll(s.Reason), app.SplitAll(s.Group)
 	for _, flag := range []struct {
 		name   string
 		values []string
 	}{
-		{"--filter", one(s.Filter)},
+		{"--filter", app.Values(s.Filter)},
 		{"--job", s.Job},
 		{"--queue", s.Queue},
 		{"--reason", reasons},
 		{"--group", groups},
-		{"--error", one(s.Error)},
-		{"--state", one(s.State)},
-		{"--since", one(s.Since)},
-		{"--until", one(s.Until)},
+		{"--error", app.Values(s.Error)},
+		{"--state", app.Values(s.State)},
+		{"--since", app.Values(s.Since)},
+		{"--until", app.Values(s.Until)},
 	} {
 		if slices.Contains(flag.values, "") {
-			return f, usagef("%s is empty; leave it out to match any", flag.name)
+			return f, app.Usagef("%s is empty; leave it out to match any", flag.name)
 		}
 	}
 	if s.Filter != nil {
@@ -101,7 +102,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	for _, text := range reasons {
 		reason, err := deadletter.ParseReason(text)
 		if err != nil {
-			return f, usagef("--reason: %w", err)
+			return f, app.Usagef("--reason: %w", err)
 		}
 		f.Reasons = append(f.Reasons, reason)
 	}
@@ -110,19 +111,19 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 		case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
 			f.State = *s.State
 		default:
-			return f, usagef("--state must be dead, replaying or resolved, not %q", *s.State)
+			return f, app.Usagef("--state must be dead, replaying or resolved, not %q", *s.State)
 		}
 	}
-	if f.From, err = moment("--since", s.Since, now); err != nil {
+	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
 		return f, err
 	}
-	if f.To, err = moment("--until", s.Until, now); err != nil {
+	if f.To, err = app.ParseTime("--until", s.Until, now); err != nil {
 		return f, err
 	}
 	for _, tag := range s.Tag {
 		key, value, ok := strings.Cut(tag, "=")
 		if !ok || key == "" {
-			return f, usagef("--tag must be KEY=VALUE, not %q", tag)
+			return f, app.Usagef("--tag must be KEY=VALUE, not %q", tag)
 		}
 		if f.Tags == nil {
 			f.Tags = map[string]string{}
@@ -130,7 +131,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 		f.Tags[key] = value
 	}
 	if err := f.Validate(); err != nil {
-		return f, usagef("%w", err)
+		return f, app.Usagef("%w", err)
 	}
 	return f, nil
 }
@@ -140,7 +141,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 func checkIDs(texts []string) error {
 	for _, text := range texts {
 		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
-			return usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
+			return app.Usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
 				text, deadletter.MinPrefix)
 		}
 	}
@@ -157,15 +158,15 @@ func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUI
 
 // findIDs completes ids. One that is named twice counts once; those that can't
 // be found, or are not unique, come back as failures.
-func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids []uuid.UUID, failed []failure, err error) {
+func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids []uuid.UUID, failed []app.Failure, err error) {
 	seen := make(map[uuid.UUID]bool, len(texts))
-	ids, failed = []uuid.UUID{}, []failure{}
+	ids, failed = []uuid.UUID{}, []app.Failure{}
 	for _, text := range texts {
 		id, err := findID(ctx, queue, text)
 		var ambiguous *deadletter.AmbiguousError
 		switch {
 		case errors.As(err, &ambiguous), errors.Is(err, deadletter.ErrNotFound):
-			failed = append(failed, failure{text, err.Error()})
+			failed = append(failed, app.Failure{ID: text, Error: err.Error()})
 		case err != nil:
 			return nil, nil, err
 		case !seen[id]:

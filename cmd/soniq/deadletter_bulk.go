@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // target is what replay and delete work on: single ids, or in bulk.
@@ -19,7 +21,7 @@ type target struct {
 	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
 	DryRun bool `help:"Say what would be done, and change nothing."`
 	Yes    bool `short:"y" help:"Don't ask."`
-	authorship
+	app.Authorship
 }
 
 // resolve checks the whole command line before anything is done. Exactly one
@@ -27,12 +29,12 @@ type target struct {
 func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err error) {
 	if len(t.IDs) > 0 {
 		if t.All || t.given() || t.Limit != nil {
-			return false, f, usagef("give either ids, or --all and filters")
+			return false, f, app.Usagef("give either ids, or --all and filters")
 		}
 		return false, f, checkIDs(t.IDs)
 	}
 	if !t.All && !t.given() {
-		return true, f, usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
+		return true, f, app.Usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
 	}
 	if f, err = t.filter(now); err != nil {
 		return true, f, err
@@ -40,7 +42,7 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 	f.All = t.All
 	if t.Limit != nil {
 		if f.Limit = *t.Limit; f.Limit < 1 {
-			return true, f, usagef("--limit must be at least 1, not %d", f.Limit)
+			return true, f, app.Usagef("--limit must be at least 1, not %d", f.Limit)
 		}
 	}
 	return true, f, nil
@@ -66,16 +68,16 @@ func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
 const shownRows = 10
 
 // preview shows the first of the n dead letters that a bulk command would take.
-func (a *app) preview(verb string, n int64, list func() ([]deadletter.Job, error)) error {
+func preview(a *app.App, verb string, n int64, list func() ([]deadletter.Job, error)) error {
 	if a.JSON {
-		return a.out.document(map[string]any{"dry_run": true, "count": n})
+		return a.Out.Document(map[string]any{"dry_run": true, "count": n})
 	}
-	a.out.printf("Would %s %s.", verb, letters(n))
-	return a.previewRows(n, list)
+	a.Out.Printf("Would %s %s.", verb, terminal.Letters(n))
+	return previewRows(a, n, list)
 }
 
 // previewRows prints the first of n dead letters, and how many more there are.
-func (a *app) previewRows(n int64, list func() ([]deadletter.Job, error)) error {
+func previewRows(a *app.App, n int64, list func() ([]deadletter.Job, error)) error {
 	jobs, err := list()
 	if err != nil {
 		return err
@@ -83,14 +85,14 @@ func (a *app) previewRows(n int64, list func() ([]deadletter.Job, error)) error 
 	for i := range jobs {
 		jobs[i] = jobs[i].Redacted()
 	}
-	if err := a.printLetters(jobs); err != nil {
+	if err := printLetters(a, jobs); err != nil {
 		return err
 	}
 	if rest := n - int64(len(jobs)); rest > 0 {
-		a.out.printf("... and %s more", thousands(rest))
+		a.Out.Printf("... and %s more", terminal.Thousands(rest))
 	}
 	return nil
 }
 
 // errNothingMatched ends a bulk command that found nothing to do.
-var errNothingMatched = &exitError{exitNothing, errors.New("no dead letter matches; nothing was changed")}
+var errNothingMatched = &app.ExitError{Code: app.ExitNothing, Err: errors.New("no dead letter matches; nothing was changed")}

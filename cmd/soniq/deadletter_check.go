@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/unit"
 )
 
@@ -76,10 +78,10 @@ func (l limit[T]) passed(v T) *T {
 // limits checks the thresholds.
 func (c *checkCmd) limits() (count limit[int64], age limit[time.Duration], err error) {
 	if c.Warn == nil && c.Max == nil && c.WarnAge == nil && c.MaxAge == nil {
-		return count, age, usagef("how many are too many, how old is too old? give --warn, --max, --warn-age or --max-age")
+		return count, age, app.Usagef("how many are too many, how old is too old? give --warn, --max, --warn-age or --max-age")
 	}
 	if c.Timeout <= 0 {
-		return count, age, usagef("--timeout must be above 0, not %s", c.Timeout)
+		return count, age, app.Usagef("--timeout must be above 0, not %s", c.Timeout)
 	}
 	for _, flag := range []struct {
 		name  string
@@ -90,7 +92,7 @@ func (c *checkCmd) limits() (count limit[int64], age limit[time.Duration], err e
 			continue
 		}
 		if *flag.value < 0 {
-			return count, age, usagef("%s must not be negative: %d", flag.name, *flag.value)
+			return count, age, app.Usagef("%s must not be negative: %d", flag.name, *flag.value)
 		}
 		*flag.limit = new(int64(*flag.value))
 	}
@@ -104,16 +106,16 @@ func (c *checkCmd) limits() (count limit[int64], age limit[time.Duration], err e
 		}
 		d, err := unit.ParseAge(*flag.value)
 		if err != nil || d < 0 {
-			return count, age, usagef("%s must be an age such as 90m, 24h or 7d, not %q", flag.name, *flag.value)
+			return count, age, app.Usagef("%s must be an age such as 90m, 24h or 7d, not %q", flag.name, *flag.value)
 		}
 		*flag.limit = &d
 	}
 	// A warning that comes after the alarm never comes.
 	if count.warn != nil && count.most != nil && *count.warn > *count.most {
-		return count, age, usagef("--warn %d is above --max %d", *count.warn, *count.most)
+		return count, age, app.Usagef("--warn %d is above --max %d", *count.warn, *count.most)
 	}
 	if age.warn != nil && age.most != nil && *age.warn > *age.most {
-		return count, age, usagef("--warn-age %s is above --max-age %s", *c.WarnAge, *c.MaxAge)
+		return count, age, app.Usagef("--warn-age %s is above --max-age %s", *c.WarnAge, *c.MaxAge)
 	}
 	return count, age, nil
 }
@@ -132,8 +134,8 @@ type checked struct {
 	MaxSeconds    *float64   `json:"max_age_seconds,omitempty"`
 }
 
-func (c *checkCmd) Run(a *app) error {
-	f, err := c.filter(a.now())
+func (c *checkCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
 	if err != nil {
 		return err
 	}
@@ -148,12 +150,12 @@ func (c *checkCmd) Run(a *app) error {
 	}
 	verdict := max(count.judge(b.Count), age.judge(b.OldestAge))
 	if a.JSON {
-		err = a.out.document(checked{
+		err = a.Out.Document(checked{
 			Status: strings.ToLower(checkNames[verdict]), State: f.State, Count: b.Count, Warn: count.warn, Max: count.most,
 			OldestID: b.OldestID, OldestSeconds: b.OldestAge.Seconds(), WarnSeconds: seconds(age.warn), MaxSeconds: seconds(age.most),
 		})
 	} else {
-		a.out.printf("DEAD LETTERS %s - %s | %s=%d;%s;%s;0 oldest=%ds;%s;%s;0",
+		a.Out.Printf("DEAD LETTERS %s - %s | %s=%d;%s;%s;0 oldest=%ds;%s;%s;0",
 			checkNames[verdict], checkText(f.State, b, count, age),
 			f.State, b.Count, perfdata(count.warn), perfdata(count.most),
 			int64(b.OldestAge.Seconds()), perfdata(seconds(age.warn)), perfdata(seconds(age.most)))
@@ -161,24 +163,24 @@ func (c *checkCmd) Run(a *app) error {
 	if err != nil || verdict == checkOK {
 		return err
 	}
-	return &exitError{verdict, errReported}
+	return &app.ExitError{Code: verdict, Err: app.ErrReported}
 }
 
 // measure asks the database, for as long as the monitor's patience lasts.
-func (c *checkCmd) measure(a *app, f deadletter.Filter) (deadletter.Backlog, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, c.Timeout)
+func (c *checkCmd) measure(a *app.App, f deadletter.Filter) (deadletter.Backlog, error) {
+	ctx, cancel := context.WithTimeout(a.Ctx, c.Timeout)
 	defer cancel()
-	a.ctx = ctx
+	a.Ctx = ctx
 	b, err := func() (b deadletter.Backlog, err error) {
-		pool, err := a.open()
+		pool, err := a.Open()
 		if err != nil {
 			return b, err
 		}
-		queue, err := a.deadLetters(pool)
+		queue, err := a.DeadLetters(pool)
 		if err != nil {
 			return b, err
 		}
-		return queue.Backlog(a.ctx, f)
+		return queue.Backlog(a.Ctx, f)
 	}()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("the database did not answer within %s", c.Timeout)
@@ -188,9 +190,9 @@ func (c *checkCmd) measure(a *app, f deadletter.Filter) (deadletter.Backlog, err
 
 // checkText is the part for people.
 func checkText(state string, b deadletter.Backlog, count limit[int64], age limit[time.Duration]) string {
-	text := thousands(b.Count) + " " + state
+	text := terminal.Thousands(b.Count) + " " + state
 	if most := count.passed(b.Count); most != nil {
-		text += fmt.Sprintf(" (more than %s)", thousands(*most))
+		text += fmt.Sprintf(" (more than %s)", terminal.Thousands(*most))
 	}
 	if b.OldestID == nil {
 		return text
@@ -213,9 +215,9 @@ func coarse(d time.Duration) string {
 		}
 		return text
 	case d >= time.Hour:
-		return shortDuration(d.Truncate(time.Minute))
+		return terminal.ShortDuration(d.Truncate(time.Minute))
 	default:
-		return shortDuration(d.Truncate(time.Second))
+		return terminal.ShortDuration(d.Truncate(time.Second))
 	}
 }
 
@@ -234,14 +236,14 @@ func seconds(d *time.Duration) *float64 {
 	return new(d.Seconds())
 }
 
-func (c *checkCmd) unknown(a *app, cmd *kong.Context, err error) int {
-	text := reportText(cmd, err)
+func (c *checkCmd) unknown(a *app.App, cmd *kong.Context, err error) int {
+	text := app.ReportText(cmd, err)
 	if a.JSON {
-		if a.out.document(map[string]any{"status": "unknown", "error": text}) == nil {
+		if a.Out.Document(map[string]any{"status": "unknown", "error": text}) == nil {
 			return checkUnknown
 		}
 	}
 	// A bar would begin the figures.
-	a.out.printf("DEAD LETTERS UNKNOWN - %s", oneLine(strings.ReplaceAll(text, "|", "/")))
+	a.Out.Printf("DEAD LETTERS UNKNOWN - %s", terminal.OneLine(strings.ReplaceAll(text, "|", "/")))
 	return checkUnknown
 }

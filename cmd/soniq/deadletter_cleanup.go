@@ -12,13 +12,15 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/outfile"
 	"soniq/internal/unit"
 )
 
 type cleanupCmd struct {
 	selection
-	authorship
+	app.Authorship
 	Days      *int    `placeholder:"N" help:"Older than N days; at least 1. Default 30."`
 	OlderThan *string `placeholder:"AGE" help:"The same, as an age: 36h, 30d, 4w."`
 	Export    *string `placeholder:"FILE" help:"First write what is removed to FILE, a new one: .json, .jsonl or .csv, with .gz after it to compress."`
@@ -41,11 +43,11 @@ func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 	const most = 36500
 	if c.OlderThan != nil {
 		if c.Days != nil {
-			return 0, "", usagef("--days and --older-than say the same: give one of them")
+			return 0, "", app.Usagef("--days and --older-than say the same: give one of them")
 		}
 		d, err := unit.ParseAge(*c.OlderThan)
 		if err != nil || d <= 0 || d > most*day {
-			return 0, "", usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
+			return 0, "", app.Usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
 		}
 		return d, coarse(d), nil
 	}
@@ -54,18 +56,18 @@ func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 		days = *c.Days
 	}
 	if days < 1 || days > most {
-		return 0, "", usagef("--days must be from 1 to %d, not %d", most, days)
+		return 0, "", app.Usagef("--days must be from 1 to %d, not %d", most, days)
 	}
-	return time.Duration(days) * day, plural(int64(days), "day"), nil
+	return time.Duration(days) * day, terminal.Plural(int64(days), "day"), nil
 }
 
-func (c *cleanupCmd) Run(a *app) error {
-	f, err := c.filter(a.now())
+func (c *cleanupCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
 	if err != nil {
 		return err
 	}
 	if f.State == deadletter.StateReplaying {
-		return usagef("--state replaying: what is being replayed is never cleaned up")
+		return app.Usagef("--state replaying: what is being replayed is never cleaned up")
 	}
 	olderThan, told, err := c.age()
 	if err != nil {
@@ -73,16 +75,16 @@ func (c *cleanupCmd) Run(a *app) error {
 	}
 	var archive *archiveFile
 	if c.Export != nil {
-		if archive, err = newArchive(a.ctx, *c.Export); err != nil {
+		if archive, err = newArchive(a.Ctx, *c.Export); err != nil {
 			return err
 		}
-		defer a.litter(archive.abandon)()
+		defer a.OnAbort(archive.abandon)()
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
@@ -91,11 +93,11 @@ func (c *cleanupCmd) Run(a *app) error {
 	switch {
 	case c.DryRun:
 		did = "Would remove"
-		n, err = queue.CleanupCount(a.ctx, olderThan, f)
+		n, err = queue.CleanupCount(a.Ctx, olderThan, f)
 	case archive != nil:
-		n, err = queue.CleanupTo(a.ctx, olderThan, f, archive, archive.format)
+		n, err = queue.CleanupTo(a.Ctx, olderThan, f, archive, archive.format)
 	default:
-		n, err = queue.Cleanup(a.ctx, olderThan, f)
+		n, err = queue.Cleanup(a.Ctx, olderThan, f)
 	}
 	if err != nil && n == 0 {
 		return archive.explain(err)
@@ -108,16 +110,16 @@ func (c *cleanupCmd) Run(a *app) error {
 		result["export"] = archive.name
 	}
 	if a.JSON {
-		if err := a.out.document(result); err != nil {
+		if err := a.Out.Document(result); err != nil {
 			return err
 		}
-		return partly(n, err)
+		return app.Partly(n, err)
 	}
-	a.out.printf("%s %s older than %s.", did, letters(n), told)
+	a.Out.Printf("%s %s older than %s.", did, terminal.Letters(n), told)
 	if archive.committed() {
-		a.note("They are in %s", oneLine(archive.name))
+		a.Note("They are in %s", terminal.OneLine(archive.name))
 	}
-	return partly(n, archive.explain(err))
+	return app.Partly(n, archive.explain(err))
 }
 
 // archiveFile is the file that a cleanup exports to. It is made at the first
@@ -137,11 +139,11 @@ type archiveFile struct {
 // removed is nowhere else.
 func newArchive(ctx context.Context, name string) (*archiveFile, error) {
 	if name == "" || name == "-" {
-		return nil, usagef("--export must be a file: what is removed is to be kept there")
+		return nil, app.Usagef("--export must be a file: what is removed is to be kept there")
 	}
 	format, _ := formatOf(name)
 	if format == "" {
-		return nil, usagef("--export %q must end with .json, .jsonl or .csv, or with one of these and .gz", name)
+		return nil, app.Usagef("--export %q must end with .json, .jsonl or .csv, or with one of these and .gz", name)
 	}
 	f := &archiveFile{ctx: ctx, name: name, format: format, compressed: isCompressed(name)}
 	if err := f.isNew(); err != nil {

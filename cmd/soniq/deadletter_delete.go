@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type deleteCmd struct {
@@ -22,30 +24,30 @@ func (deleteCmd) Help() string {
     soniq dead-letter delete --all --yes`
 }
 
-func (c *deleteCmd) Run(a *app) error {
-	bulk, f, err := c.resolve(a.now())
+func (c *deleteCmd) Run(a *app.App) error {
+	bulk, f, err := c.resolve(a.Now())
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
 	if bulk {
 		return c.bulk(a, pool, queue, f)
 	}
-	ids, failed, err := findIDs(a.ctx, queue, c.IDs)
+	ids, failed, err := findIDs(a.Ctx, queue, c.IDs)
 	if err != nil {
 		return err
 	}
 	return c.single(a, queue, ids, failed)
 }
 
-func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure) error {
+func (c *deleteCmd) single(a *app.App, queue *deadletter.Queue, ids []uuid.UUID, failed []app.Failure) error {
 	deleted := []uuid.UUID{}
 	done := "Deleted"
 	if c.DryRun {
@@ -55,12 +57,12 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 	for _, id := range ids {
 		var err error
 		if c.DryRun {
-			_, err = queue.Get(a.ctx, id)
+			_, err = queue.Get(a.Ctx, id)
 		} else {
-			err = queue.Delete(a.ctx, id)
+			err = queue.Delete(a.Ctx, id)
 		}
 		if errors.Is(err, deadletter.ErrNotFound) {
-			failed = append(failed, failure{id.String(), deadletter.ErrNotFound.Error()})
+			failed = append(failed, app.Failure{ID: id.String(), Error: deadletter.ErrNotFound.Error()})
 			continue
 		}
 		if broken = err; broken != nil {
@@ -68,7 +70,7 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 		}
 		deleted = append(deleted, id)
 		if !a.JSON {
-			a.out.printf("%s %s", done, id)
+			a.Out.Printf("%s %s", done, id)
 		}
 	}
 	if a.JSON {
@@ -76,18 +78,18 @@ func (c *deleteCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 		if c.DryRun {
 			result = map[string]any{"dry_run": true, "ids": deleted, "failed": failed}
 		}
-		if err := a.out.document(result); err != nil {
+		if err := a.Out.Document(result); err != nil {
 			return err
 		}
 	}
-	return a.brokenOutcome(len(deleted), failed, broken)
+	return a.BrokenOutcome(len(deleted), failed, broken)
 }
 
-func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {
-	if err := pin(a.ctx, pool, &f); err != nil {
+func (c *deleteCmd) bulk(a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {
+	if err := pin(a.Ctx, pool, &f); err != nil {
 		return err
 	}
-	n, err := queue.Count(a.ctx, f)
+	n, err := queue.Count(a.Ctx, f)
 	if err != nil {
 		return err
 	}
@@ -98,22 +100,22 @@ func (c *deleteCmd) bulk(a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f 
 		return errNothingMatched
 	}
 	if c.DryRun {
-		return a.preview("delete", n, func() ([]deadletter.Job, error) {
+		return preview(a, "delete", n, func() ([]deadletter.Job, error) {
 			f.Limit = int(min(n, shownRows))
-			return queue.List(a.ctx, f)
+			return queue.List(a.Ctx, f)
 		})
 	}
-	if err := a.confirm(c.Yes, fmt.Sprintf("This will permanently delete %s. This cannot be undone.", letters(n))); err != nil {
+	if err := a.Confirm(c.Yes, fmt.Sprintf("This will permanently delete %s. This cannot be undone.", terminal.Letters(n))); err != nil {
 		return err
 	}
-	deleted, err := queue.DeleteAll(a.ctx, f)
+	deleted, err := queue.DeleteAll(a.Ctx, f)
 	if err != nil && deleted == 0 {
 		return err
 	}
 	if !a.JSON {
-		a.out.printf("Deleted %s.", letters(deleted))
-	} else if err := a.out.document(map[string]any{"deleted": deleted}); err != nil {
+		a.Out.Printf("Deleted %s.", terminal.Letters(deleted))
+	} else if err := a.Out.Document(map[string]any{"deleted": deleted}); err != nil {
 		return err
 	}
-	return partly(deleted, err)
+	return app.Partly(deleted, err)
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/input"
 )
 
@@ -44,22 +46,22 @@ func (e *replayEdit) used() string {
 }
 
 // options reads the flags, and sets what belongs to the options.
-func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (err error) {
+func (e *replayEdit) options(a *app.App, o *deadletter.ReplayOptions, t *target) (err error) {
 	switch {
 	case e.Args != nil && e.Edit:
-		return usagef("--args and --edit exclude each other")
+		return app.Usagef("--args and --edit exclude each other")
 	case (e.Args != nil || e.Edit) && len(e.Set)+len(e.Unset) > 0:
-		return usagef("%s gives all of the arguments: --set and --unset can't go with it", e.whole())
+		return app.Usagef("%s gives all of the arguments: --set and --unset can't go with it", e.whole())
 	case (e.Args != nil || e.Edit) && len(t.IDs) != 1:
-		return usagef("%s is for one id; --set and --unset change each dead letter's own arguments", e.whole())
-	case e.Edit && !t.Yes && !t.DryRun && !a.stdinIsTTY:
-		return usagef("--edit asks before it replays, and nobody is there to confirm it: add --yes, or use --set or --args")
+		return app.Usagef("%s is for one id; --set and --unset change each dead letter's own arguments", e.whole())
+	case e.Edit && !t.Yes && !t.DryRun && !a.StdinIsTTY:
+		return app.Usagef("--edit asks before it replays, and nobody is there to confirm it: add --yes, or use --set or --args")
 	}
 	if o.Edits, err = e.edits(); err != nil {
 		return err
 	}
 	if e.Args != nil {
-		if o.Args, err = readArgs(a, *e.Args, mostArgs); err != nil {
+		if o.Args, err = app.ReadArgs(a, *e.Args, app.MostArgs); err != nil {
 			return err
 		}
 		return checkNewArgs("--args", o.Args)
@@ -69,14 +71,14 @@ func (e *replayEdit) options(a *app, o *deadletter.ReplayOptions, t *target) (er
 
 // reveal shows the secrets in the arguments of these from now on, if that was
 // asked for. An editor shows them whatever was asked for.
-func (e *replayEdit) reveal(a *app, queue *deadletter.Queue, ids ...uuid.UUID) error {
+func (e *replayEdit) reveal(a *app.App, queue *deadletter.Queue, ids ...uuid.UUID) error {
 	if len(ids) == 0 || e.used() == "" || !e.Reveal && !e.Edit {
 		return nil
 	}
-	if err := queue.Reveal(a.ctx, ids...); err != nil {
-		return notRevealed(err)
+	if err := queue.Reveal(a.Ctx, ids...); err != nil {
+		return app.NotRevealed(err)
 	}
-	a.out.revealed = e.Reveal
+	a.Out.Revealed = e.Reveal
 	return nil
 }
 
@@ -93,18 +95,18 @@ func (e *replayEdit) edits() (edits []deadletter.ArgsEdit, err error) {
 	for _, text := range e.Set {
 		path, value, ok := cutAssignment(text)
 		if !ok {
-			return nil, usagef("--set must be PATH=VALUE, not %q", text)
+			return nil, app.Usagef("--set must be PATH=VALUE, not %q", text)
 		}
 		edit := deadletter.ArgsEdit{Path: path, Value: jsonOrString(value)}
 		if err := edit.Validate(); err != nil {
-			return nil, usagef("--set %w", err)
+			return nil, app.Usagef("--set %w", err)
 		}
 		edits = append(edits, edit)
 	}
 	for _, path := range e.Unset {
 		edit := deadletter.ArgsEdit{Path: path, Remove: true}
 		if err := edit.Validate(); err != nil {
-			return nil, usagef("--unset %w", err)
+			return nil, app.Usagef("--unset %w", err)
 		}
 		edits = append(edits, edit)
 	}
@@ -143,42 +145,42 @@ func checkNewArgs(where string, args json.RawMessage) error {
 	switch {
 	case errors.As(err, &syntax):
 		line := 1 + bytes.Count(args[:min(int(syntax.Offset), len(args))], []byte("\n"))
-		return usagef("%s: not valid JSON: %w (line %d)", where, syntax, line)
+		return app.Usagef("%s: not valid JSON: %w (line %d)", where, syntax, line)
 	case err != nil || !bytes.HasPrefix(bytes.TrimSpace(args), []byte("{")):
-		return usagef("%s: the arguments must be a JSON object such as {\"user_id\": 42}", where)
+		return app.Usagef("%s: the arguments must be a JSON object such as {\"user_id\": 42}", where)
 	}
 	// No edit: it has the rest of what a dead letter's arguments must be.
 	if _, err := deadletter.EditArgs(args, nil); err != nil {
-		return usagef("%s: %w", where, err)
+		return app.Usagef("%s: %w", where, err)
 	}
 	return nil
 }
 
 // editor has the person change the arguments of j, and confirm what they did.
-func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessage, error) {
+func (e *replayEdit) editor(a *app.App, j deadletter.Job, t *target) (json.RawMessage, error) {
 	file, err := os.CreateTemp("", "soniq-args-*.json")
 	if err != nil {
 		return nil, fmt.Errorf("edit the arguments: %w", err)
 	}
-	defer a.litter(func() { _ = os.Remove(file.Name()) })()
-	_, err = file.WriteString(prettyJSON(j.Args) + "\n")
+	defer a.OnAbort(func() { _ = os.Remove(file.Name()) })()
+	_, err = file.WriteString(terminal.PrettyJSON(j.Args) + "\n")
 	if err = errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("edit the arguments: %w", err)
 	}
 	for {
-		if err := a.runEditor(file.Name()); err != nil {
+		if err := runEditor(a, file.Name()); err != nil {
 			return nil, err
 		}
-		args, err := input.ReadFile(a.ctx, file.Name(), mostArgs)
+		args, err := input.ReadFile(a.Ctx, file.Name(), app.MostArgs)
 		if err != nil {
 			return nil, fmt.Errorf("edit the arguments: %w", err)
 		}
 		if err = checkNewArgs("--edit", args); err != nil {
-			if t.Yes || !a.stdinIsTTY {
+			if t.Yes || !a.StdinIsTTY {
 				return nil, err
 			}
-			a.note("soniq: %s", oneLine(err.Error()))
-			if err := a.ask("Edit them again?"); err != nil {
+			a.Note("soniq: %s", terminal.OneLine(err.Error()))
+			if err := a.Ask("Edit them again?"); err != nil {
 				return nil, err
 			}
 			continue
@@ -192,19 +194,19 @@ func (e *replayEdit) editor(a *app, j deadletter.Job, t *target) (json.RawMessag
 		case t.DryRun:
 			return args, nil
 		}
-		if err := a.noteChanges(changes); err != nil {
+		if err := noteChanges(a, changes); err != nil {
 			return nil, err
 		}
-		return args, a.confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", oneLine(j.JobName)))
+		return args, a.Confirm(t.Yes, fmt.Sprintf("This will queue %s again, with these arguments.", terminal.OneLine(j.JobName)))
 	}
 }
 
 // runEditor opens the person's editor and waits for its end. Ctrl-C is the
 // editor's as long as it runs.
-func (a *app) runEditor(path string) error {
-	editor := a.getenv("VISUAL")
+func runEditor(a *app.App, path string) error {
+	editor := a.Getenv("VISUAL")
 	if editor == "" {
-		editor = a.getenv("EDITOR")
+		editor = a.Getenv("EDITOR")
 	}
 	if editor == "" {
 		editor = "vi"
@@ -212,23 +214,23 @@ func (a *app) runEditor(path string) error {
 	// By the shell: the variable can hold arguments. The editor takes the shell's
 	// place, so that it is what a signal ends; env, since the variable can begin
 	// with those of the environment, too.
-	cmd := exec.CommandContext(a.ctx, "/bin/sh", "-c", "exec env "+editor+` "$@"`, editor, path)
+	cmd := exec.CommandContext(a.Ctx, "/bin/sh", "-c", "exec env "+editor+` "$@"`, editor, path)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	if file, ok := a.stdin.(*os.File); ok {
+	if file, ok := a.Stdin.(*os.File); ok {
 		cmd.Stdin = file
 	}
-	cmd.Stdout, cmd.Stderr = a.stdout, a.stderr
-	if !a.stdoutIsTTY {
+	cmd.Stdout, cmd.Stderr = a.Stdout, a.Stderr
+	if !a.StdoutIsTTY {
 		// Standard output is for data: the editor needs the terminal.
-		cmd.Stdout = a.stderr
+		cmd.Stdout = a.Stderr
 	}
-	a.ignoreInterrupts.Store(true)
-	defer a.ignoreInterrupts.Store(false)
+	a.IgnoreInterrupts.Store(true)
+	defer a.IgnoreInterrupts.Store(false)
 	err := cmd.Run()
 	switch {
-	case a.ctx.Err() != nil:
-		return context.Cause(a.ctx)
+	case a.Ctx.Err() != nil:
+		return context.Cause(a.Ctx)
 	case err != nil:
 		return fmt.Errorf("the editor %q: %w; nothing was replayed", editor, err)
 	}
@@ -237,7 +239,7 @@ func (a *app) runEditor(path string) error {
 
 // changes are the differences that a replay with these options makes, as a
 // person may see them. It is empty, and not nil, where there are none.
-func (e *replayEdit) changes(a *app, args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
+func (e *replayEdit) changes(a *app.App, args json.RawMessage, o deadletter.ReplayOptions) ([]deadletter.ArgsChange, error) {
 	to := args
 	if o.Args != nil {
 		to = o.Args
@@ -247,7 +249,7 @@ func (e *replayEdit) changes(a *app, args json.RawMessage, o deadletter.ReplayOp
 		return nil, err
 	}
 	changes := deadletter.CompareArgs(args, to)
-	if !a.out.revealed {
+	if !a.Out.Revealed {
 		redactChanges(changes, deadletter.Redact(args), deadletter.Redact(to))
 	}
 	if changes == nil {
@@ -274,30 +276,30 @@ func redactChanges(changes []deadletter.ArgsChange, from, to json.RawMessage) {
 }
 
 // noteChanges is printChanges on standard error, before a question.
-func (a *app) noteChanges(changes []deadletter.ArgsChange) error {
-	a.notes.revealed = a.out.revealed
-	defer func() { a.notes.revealed = false }()
-	return a.notes.spans(changeSpans(changes, "  ")...)
+func noteChanges(a *app.App, changes []deadletter.ArgsChange) error {
+	a.Notes.Revealed = a.Out.Revealed
+	defer func() { a.Notes.Revealed = false }()
+	return a.Notes.Spans(changeSpans(changes, "  ")...)
 }
 
 // printChanges notes each difference on two lines, what was and what is.
-func (a *app) printChanges(changes []deadletter.ArgsChange) error {
+func printChanges(a *app.App, changes []deadletter.ArgsChange) error {
 	if len(changes) == 0 {
-		return a.out.spans(span{text: "  the arguments stay as they are\n"})
+		return a.Out.Spans(terminal.Span{Text: "  the arguments stay as they are\n"})
 	}
-	return a.out.spans(changeSpans(changes, "  ")...)
+	return a.Out.Spans(changeSpans(changes, "  ")...)
 }
 
-func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []span) {
+func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []terminal.Span) {
 	for _, c := range changes {
-		path := oneLine(c.Path)
+		path := terminal.OneLine(c.Path)
 		if c.Old != nil {
-			spans = append(spans, span{prefix + "- " + path + ": " + oneLine(compactJSON(c.Old)), red}, span{text: "\n"})
+			spans = append(spans, terminal.Span{Text: prefix + "- " + path + ": " + terminal.OneLine(terminal.CompactJSON(c.Old)), Style: terminal.Red}, terminal.Span{Text: "\n"})
 		}
 		if c.New == nil {
 			continue
 		}
-		line := prefix + "+ " + path + ": " + oneLine(compactJSON(c.New))
+		line := prefix + "+ " + path + ": " + terminal.OneLine(terminal.CompactJSON(c.New))
 		// The commonest mistake of --set.
 		switch was, is := isString(c.Old), isString(c.New); {
 		case c.Old == nil || was == is:
@@ -306,7 +308,7 @@ func changeSpans(changes []deadletter.ArgsChange, prefix string) (spans []span) 
 		default:
 			line += "  (was a string)"
 		}
-		spans = append(spans, span{line, green}, span{text: "\n"})
+		spans = append(spans, terminal.Span{Text: line, Style: terminal.Green}, terminal.Span{Text: "\n"})
 	}
 	return spans
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -150,7 +151,7 @@ func TestReplay_edit_showsWhatChangedAndAsks(t *testing.T) {
 		{"no file", `rm "$2"`, "", "no such file"},
 	} {
 		r := edit(t, s, id, tt.script, tt.answers)
-		wantCode(t, r, exitFailed)
+		wantCode(t, r, app.ExitFailed)
 		wantIn(t, tt.name, r.err, tt.want)
 	}
 	if n := countJobs(t, pool); n != 0 {
@@ -159,7 +160,7 @@ func TestReplay_edit_showsWhatChangedAndAsks(t *testing.T) {
 	// A mistake is mended in a second go.
 	const clumsy = `if grep -q 42 "$2"; then echo '{"user_id": 43' >"$2"; else echo '{"user_id": 43, "password": "hunter2"}' >"$2"; fi`
 	r := edit(t, s, id, clumsy, "y\ny\n")
-	wantCode(t, r, exitDone)
+	wantCode(t, r, app.ExitDone)
 	wantIn(t, "stderr", r.err, "line 2", "Edit them again? [y/N]", "  - user_id: 42\n  + user_id: 43\n", "queue emails.send again, with these arguments. Continue? [y/N]")
 	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43, "password": "hunter2"}` {
 		t.Errorf("the job: %s", got)
@@ -173,7 +174,7 @@ func TestReplay_edit_showsWhatChangedAndAsks(t *testing.T) {
 	wantIn(t, "colours", colours, "\x1b[31m  - user_id: 42\x1b[0m\n\x1b[32m  + user_id: 1\x1b[0m\n")
 	// Before a person types anything, they know that it is in vain.
 	r = edit(t, s, id, "exit 9", "y\n")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "a replay is under way")
 }
 
@@ -185,13 +186,13 @@ func TestReplay_edit_withoutATerminal(t *testing.T) {
 	left := filepath.Join(t.TempDir(), "left")
 	script := `echo "$2" >` + left + `; stat -c %a "$2" >>` + left + ` 2>/dev/null; sed -i.old 's/42/43/' "$2" && rm -f "$2.old"`
 	r := edit(t, s, id, script, "")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, "nobody is there to confirm it: add --yes")
 	r = edit(t, s, id, script, "", "--dry-run")
-	wantCode(t, r, exitDone)
+	wantCode(t, r, app.ExitDone)
 	wantIn(t, "dry run", r.out, "Would replay "+id, "+ user_id: 43")
 	r = edit(t, s, id, script, "", "--yes")
-	wantCode(t, r, exitDone)
+	wantCode(t, r, app.ExitDone)
 	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43}` {
 		t.Errorf("the job: %s", got)
 	}
@@ -226,7 +227,7 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 	if err := os.WriteFile(dir+"/close", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code := running.wait(t); code != exitDone {
+	if code := running.wait(t); code != app.ExitDone {
 		t.Errorf("exit %d: %s", code, running.err.String())
 	}
 	if got := argsOfReplays(t, pool, id); got != `{"user_id": 43}` {
@@ -250,7 +251,7 @@ func TestReplay_edit_interruptsAreTheEditors(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.signals <- syscall.SIGTERM
-	if code := running.wait(t); code != exitFailed || countJobs(t, pool) != 1 {
+	if code := running.wait(t); code != app.ExitFailed || countJobs(t, pool) != 1 {
 		t.Errorf("exit %d: %s; %d jobs", code, running.err.String(), countJobs(t, pool))
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
@@ -268,10 +269,10 @@ func TestReplay_bulk_set_previewsASampleAndKeepsEachItsOwn(t *testing.T) {
 	}
 	odd := seed(t, pool, letter{job: "odd", args: `{"n": {}}`}).String()
 	r := s.run("dead-letter", "replay", "--all", "--set", "n.x.y=1", "--yes")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "n.x.y: n is a number; nothing was changed")
 	r = s.run("dead-letter", "replay", "--all", "--unset", "region", "--dry-run")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, odd+": region: the top level has no region; it has n; nothing was changed")
 
 	bulk := []string{"dead-letter", "replay", "--job", "emails.send", "--set", "region=eu"}

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/outfile"
 )
 
@@ -35,13 +37,13 @@ func (c *exportCmd) format() (deadletter.Format, error) {
 	if c.Format != "" {
 		format, err := deadletter.ParseFormat(c.Format)
 		if err != nil {
-			return "", usagef("--format must be json, jsonl or csv, not %q", c.Format)
+			return "", app.Usagef("--format must be json, jsonl or csv, not %q", c.Format)
 		}
 		return format, nil
 	}
 	format, ending := formatOf(c.Output)
 	if format == "" && (ending != "" || isCompressed(c.Output)) {
-		return "", usagef("--output %q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.Output)
+		return "", app.Usagef("--output %q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.Output)
 	}
 	return cmp.Or(format, deadletter.FormatJSON), nil
 }
@@ -64,13 +66,13 @@ func formatOf(path string) (format deadletter.Format, ending string) {
 // isCompressed reports whether a file of that name is to be compressed.
 func isCompressed(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gz") }
 
-func (c *exportCmd) Run(a *app) error {
-	f, err := c.filter(a.now())
+func (c *exportCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
 	if err != nil {
 		return err
 	}
 	if c.Limit < 0 {
-		return usagef("--limit must not be negative: %d", c.Limit)
+		return app.Usagef("--limit must not be negative: %d", c.Limit)
 	}
 	f.Limit = c.Limit
 	format, err := c.format()
@@ -81,24 +83,24 @@ func (c *exportCmd) Run(a *app) error {
 		return c.toStdout(a, f, format)
 	}
 	// The file first: a wrong path is known before the database is asked.
-	file, err := outfile.Create(a.ctx, c.Output)
-	if a.ctx.Err() != nil {
-		return a.ctx.Err()
+	file, err := outfile.Create(a.Ctx, c.Output)
+	if a.Ctx.Err() != nil {
+		return a.Ctx.Err()
 	}
 	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
-	defer a.litter(file.Abandon)()
-	pool, err := a.open()
+	defer a.OnAbort(file.Abandon)()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
 	// A terminal has a name too.
 	w := io.Writer(file)
 	if file.IsTerminal() {
-		o := newOutput(file)
-		if w = o.text; format != deadletter.FormatCSV {
-			w = o.json
+		o := terminal.NewOutput(file)
+		if w = o.Text; format != deadletter.FormatCSV {
+			w = o.JSON
 		}
 	}
 	var compressed *gzip.Writer
@@ -113,59 +115,59 @@ func (c *exportCmd) Run(a *app) error {
 	if err == nil {
 		err = file.Commit()
 	}
-	if a.ctx.Err() != nil && err != nil {
-		return a.ctx.Err()
+	if a.Ctx.Err() != nil && err != nil {
+		return a.Ctx.Err()
 	}
 	if err != nil {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"exported": n, "format": format, "output": c.Output})
+		return a.Out.Document(map[string]any{"exported": n, "format": format, "output": c.Output})
 	}
-	a.note("Exported %s to %s", letters(n), oneLine(c.Output))
+	a.Note("Exported %s to %s", terminal.Letters(n), terminal.OneLine(c.Output))
 	return nil
 }
 
-func (c *exportCmd) toStdout(a *app, f deadletter.Filter, format deadletter.Format) error {
-	pool, err := a.open()
+func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.Format) error {
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
 	// JSON means the same with its controls escaped. CSV has no escapes: a
 	// program gets it as it is, a person's terminal only what is safe.
-	w := io.Writer(a.out.json)
+	w := io.Writer(a.Out.JSON)
 	if format == deadletter.FormatCSV {
-		w = a.out.raw
-		if a.stdoutIsTTY {
-			w = a.out.text
+		w = a.Out.Raw
+		if a.StdoutIsTTY {
+			w = a.Out.Text
 		}
 	}
 	n, err := c.export(a, pool, w, f, format)
 	if err != nil {
 		return err
 	}
-	a.note("Exported %s", letters(n))
+	a.Note("Exported %s", terminal.Letters(n))
 	return nil
 }
 
 // export writes the dead letters to w, and shows on a terminal how it gets on.
-func (c *exportCmd) export(a *app, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
-	queue, err := a.deadLetters(pool)
+func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return 0, err
 	}
 	var total int64
 	// Where the rows go to the same terminal, they are what shows it.
-	if a.stderrIsTTY && (c.toFile() || !a.stdoutIsTTY) {
+	if a.StderrIsTTY && (c.toFile() || !a.StdoutIsTTY) {
 		var err error
-		if total, err = queue.Count(a.ctx, f); err != nil {
+		if total, err = queue.Count(a.Ctx, f); err != nil {
 			return 0, err
 		}
 	}
-	bar := a.progress("exporting", int(total), progressFrom)
+	bar := a.Progress("exporting", int(total), app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
 	buffered := bufio.NewWriter(w)
-	n, err := queue.ExportTelling(a.ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
+	n, err := queue.ExportTelling(a.Ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
 	if err == nil {
 		err = buffered.Flush()
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/outfile"
 	"soniq/internal/testdb"
 )
@@ -67,14 +68,14 @@ func TestExport_nameWithGz_isCompressed(t *testing.T) {
 		t.Errorf("e.gz: %.40q", text)
 	}
 	r := s.run("dead-letter", "export", "--output", filepath.Join(dir, "f.gz"))
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, "say --format")
 }
 
 func TestExport_large_showsProgressOnATerminalAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	seedMany(t, pool, progressFrom)
+	seedMany(t, pool, app.ProgressFrom)
 	path := filepath.Join(t.TempDir(), "dead.jsonl")
 	s := newShell(t, pool.Config().ConnString())
 	s.tty = true
@@ -92,7 +93,7 @@ func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	codes := []int{}
-	a := &app{world: world{exit: func(code int) { codes = append(codes, code) }}}
+	a := &app.App{Process: app.Process{Exit: func(code int) { codes = append(codes, code) }}}
 	half, err := outfile.Create(t.Context(), filepath.Join(dir, "half.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -101,15 +102,15 @@ func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.litter(half.Abandon)()
-	done := a.litter(whole.Abandon)
+	defer a.OnAbort(half.Abandon)()
+	done := a.OnAbort(whole.Abandon)
 	if err := whole.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	done()
-	a.abort()
+	a.Abort()
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 || entries[0].Name() != "whole.json" || len(codes) != 1 || codes[0] != exitFailed {
+	if err != nil || len(entries) != 1 || entries[0].Name() != "whole.json" || len(codes) != 1 || codes[0] != app.ExitFailed {
 		t.Errorf("left %v, %v; exits %v", entries, err, codes)
 	}
 }

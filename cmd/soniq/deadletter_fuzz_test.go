@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // FuzzSelection: whatever stands behind the filters' flags, it is a filter that
@@ -26,8 +29,8 @@ func FuzzSelection(f *testing.F) {
 			}
 			filter, err := s.filter(now)
 			if err != nil {
-				var usage *exitError
-				if !errors.As(err, &usage) || usage.code != exitUsage || strings.ContainsAny(oneLine(err.Error()), "\r\n\x1b") {
+				var usage *app.ExitError
+				if !errors.As(err, &usage) || usage.Code != app.ExitUsage || strings.ContainsAny(terminal.OneLine(err.Error()), "\r\n\x1b") {
 					t.Fatalf("%+v: %v", s, err)
 				}
 				continue

@@ -6,12 +6,14 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type groupsCmd struct {
 	selection
 	Limit int `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
-	revealFlags
+	app.RevealFlags
 }
 
 func (groupsCmd) Help() string {
@@ -22,30 +24,30 @@ func (groupsCmd) Help() string {
     soniq dead-letter replay --group 4f2a9c0d1e3b5a77 --dry-run`
 }
 
-func (c *groupsCmd) Run(a *app) error {
-	f, err := c.filter(a.now())
+func (c *groupsCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
 	// A terminal has no use for more, and a program has the list.
 	const most = 10_000
 	if c.Limit < 1 || c.Limit > most {
-		return usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
 	// One more than is shown tells whether there are more.
 	f.Limit = c.Limit + 1
-	groups, err := queue.Groups(a.ctx, f)
+	groups, err := queue.Groups(a.Ctx, f)
 	if err != nil {
 		return err
 	}
@@ -55,17 +57,17 @@ func (c *groupsCmd) Run(a *app) error {
 	for i, g := range groups {
 		samples[i] = g.SampleID
 	}
-	if err := c.revealList(a, pool, f, samples); err != nil {
+	if err := c.ShowList(a, pool, f, samples); err != nil {
 		return err
 	}
-	groups = hideAll(a, groups)
+	groups = app.AllRedacted(a, groups)
 	if a.JSON {
 		if groups == nil {
 			groups = []deadletter.Group{}
 		}
-		err = a.out.document(groups)
+		err = a.Out.Document(groups)
 	} else if len(groups) > 0 {
-		err = a.printGroups(groups)
+		err = printGroups(a, groups)
 	}
 	var n int64
 	for _, g := range groups {
@@ -75,49 +77,49 @@ func (c *groupsCmd) Run(a *app) error {
 	case err != nil:
 		return err
 	case n == 0 && c.given():
-		a.note("no dead letter matches")
+		a.Note("no dead letter matches")
 	case n == 0:
-		a.note("no dead letters")
+		a.Note("no dead letters")
 	case more:
-		a.note("the first %s with %s; --limit N for more", plural(int64(len(groups)), "group"), letters(n))
+		a.Note("the first %s with %s; --limit N for more", terminal.Plural(int64(len(groups)), "group"), terminal.Letters(n))
 	default:
-		a.note("%s in %s", letters(n), plural(int64(len(groups)), "group"))
+		a.Note("%s in %s", terminal.Letters(n), terminal.Plural(int64(len(groups)), "group"))
 	}
 	return nil
 }
 
 // printGroups prints a table that fits the terminal. What is under way, and
 // what is mended, has a column where there is any.
-func (a *app) printGroups(groups []deadletter.Group) error {
+func printGroups(a *app.App, groups []deadletter.Group) error {
 	var replaying, resolved bool
 	for _, g := range groups {
 		replaying, resolved = replaying || g.Replaying > 0, resolved || g.Resolved > 0
 	}
-	t := table{columns: []column{
-		{title: "GROUP"},
-		{title: "DEAD", right: true},
-		{title: "REPLAYING", right: true, empty: !replaying},
-		{title: "RESOLVED", right: true, empty: !resolved, drop: 1},
-		{title: "ALL", right: true, drop: 2},
-		{title: "LAST", right: true},
-		{title: "FIRST", right: true, drop: 3},
-		{title: "24 HOURS", drop: 4, style: func(string) style { return cyan }},
-		{title: "REASON", min: 8, drop: 5, style: reasonStyle},
-		{title: "JOB", min: 8},
-		{title: "ERROR", min: 12, drop: 1},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "GROUP"},
+		{Title: "DEAD", Right: true},
+		{Title: "REPLAYING", Right: true, Empty: !replaying},
+		{Title: "RESOLVED", Right: true, Empty: !resolved, Drop: 1},
+		{Title: "ALL", Right: true, Drop: 2},
+		{Title: "LAST", Right: true},
+		{Title: "FIRST", Right: true, Drop: 3},
+		{Title: "24 HOURS", Drop: 4, Style: func(string) terminal.Style { return terminal.Cyan }},
+		{Title: "REASON", Min: 8, Drop: 5, Style: reasonStyle},
+		{Title: "JOB", Min: 8},
+		{Title: "ERROR", Min: 12, Drop: 1},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, g := range groups {
 		reasons := make([]string, len(g.Reasons))
 		for i, r := range g.Reasons {
 			reasons[i] = string(r)
 		}
-		t.add(
-			g.ID, thousands(g.Dead), thousands(g.Replaying), thousands(g.Resolved), thousands(g.Count), age(now, g.LastSeen), age(now, g.FirstSeen), spark(g.Trend, 12),
-			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), errorLine(g.SampleError),
+		t.Add(
+			g.ID, terminal.Thousands(g.Dead), terminal.Thousands(g.Replaying), terminal.Thousands(g.Resolved), terminal.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
+			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), terminal.ErrorLine(g.SampleError),
 		)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // spark draws counts as a row of that many bars, each for as many counts as

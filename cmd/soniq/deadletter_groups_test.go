@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/testdb"
 )
 
@@ -74,7 +75,7 @@ func TestGroups_showsCausesAndEachVerbTakesOne(t *testing.T) {
 	for _, width := range []int{60, 80, 100, 140} {
 		s.width = width
 		for line := range strings.Lines(s.ok("dlq", "groups").out) {
-			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+			if n := terminal.TextWidth(strings.TrimSuffix(line, "\n")); n > width {
 				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
 			}
 		}
@@ -106,7 +107,7 @@ func TestGroups_tellsWhatIsUnderWayAndWhatIsMended(t *testing.T) {
 	for _, width := range []int{60, 80, 140} {
 		s.width = width
 		for line := range strings.Lines(s.ok("dlq", "groups").out) {
-			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+			if n := terminal.TextWidth(strings.TrimSuffix(line, "\n")); n > width {
 				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type historyCmd struct {
@@ -22,57 +24,57 @@ func (historyCmd) Help() string {
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
 }
 
-func (c *historyCmd) Run(a *app) error {
+func (c *historyCmd) Run(a *app.App) error {
 	const most = 10_000
 	if c.Limit < 1 || c.Limit > most {
-		return usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
 	}
 	if c.ID != nil {
 		if err := checkIDs([]string{*c.ID}); err != nil {
 			return err
 		}
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
 	if c.ID != nil {
 		return c.one(a, queue)
 	}
-	ops, err := queue.Operations(a.ctx, c.Limit)
+	ops, err := queue.Operations(a.Ctx, c.Limit)
 	if err != nil {
 		return err
 	}
-	ops = hideAll(a, ops)
+	ops = app.AllRedacted(a, ops)
 	if a.JSON {
 		if ops == nil {
 			ops = []deadletter.Operation{}
 		}
-		return a.out.document(ops)
+		return a.Out.Document(ops)
 	}
 	if len(ops) == 0 {
-		a.note("no operations yet")
+		a.Note("no operations yet")
 		return nil
 	}
-	return a.printOperations(ops)
+	return printOperations(a, ops)
 }
 
-func (c *historyCmd) one(a *app, queue *deadletter.Queue) error {
-	id, err := findID(a.ctx, queue, *c.ID)
+func (c *historyCmd) one(a *app.App, queue *deadletter.Queue) error {
+	id, err := findID(a.Ctx, queue, *c.ID)
 	if err != nil {
 		return fmt.Errorf("%s: %w", *c.ID, err)
 	}
-	records, err := queue.History(a.ctx, id)
+	records, err := queue.History(a.Ctx, id)
 	if err != nil {
 		return err
 	}
-	records = hideAll(a, records)
+	records = app.AllRedacted(a, records)
 	if len(records) == 0 {
-		if _, err := queue.Get(a.ctx, id); errors.Is(err, deadletter.ErrNotFound) {
+		if _, err := queue.Get(a.Ctx, id); errors.Is(err, deadletter.ErrNotFound) {
 			return fmt.Errorf("%s: %w, and nothing is known of it", id, deadletter.ErrNotFound)
 		} else if err != nil {
 			return err
@@ -82,22 +84,22 @@ func (c *historyCmd) one(a *app, queue *deadletter.Queue) error {
 		if records == nil {
 			records = []deadletter.Record{}
 		}
-		return a.out.document(records)
+		return a.Out.Document(records)
 	}
 	if len(records) == 0 {
-		a.note("nothing was done to it")
+		a.Note("nothing was done to it")
 	}
-	for _, line := range a.recordLines(records) {
-		a.out.printf("%s", line)
+	for _, line := range recordLines(a, records) {
+		a.Out.Printf("%s", line)
 	}
 	return nil
 }
 
 // recordLines are a line for each record, the oldest first.
-func (a *app) recordLines(records []deadletter.Record) []string {
+func recordLines(a *app.App, records []deadletter.Record) []string {
 	lines := make([]string, len(records))
 	for i, r := range records {
-		line := a.when(r.At) + "  " + r.Action
+		line := a.When(r.At) + "  " + r.Action
 		if r.JobID != nil {
 			line += " as job " + r.JobID.String()
 		}
@@ -110,32 +112,32 @@ func (a *app) recordLines(records []deadletter.Record) []string {
 		if r.Because != "" {
 			line += ": " + r.Because
 		}
-		lines[i] = oneLine(line)
+		lines[i] = terminal.OneLine(line)
 	}
 	return lines
 }
 
-func (a *app) printOperations(ops []deadletter.Operation) error {
-	t := table{columns: []column{
-		{title: "AGE", right: true},
-		{title: "WHAT"},
-		{title: "DONE", right: true},
-		{title: "OF", right: true},
-		{title: "STATE", min: 10},
-		{title: "WHO", min: 8, drop: 2},
-		{title: "WHY", min: 8, drop: 3},
-		{title: "FILTER", min: 10, drop: 4},
-		{title: "OPERATION", drop: 1},
+func printOperations(a *app.App, ops []deadletter.Operation) error {
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "AGE", Right: true},
+		{Title: "WHAT"},
+		{Title: "DONE", Right: true},
+		{Title: "OF", Right: true},
+		{Title: "STATE", Min: 10},
+		{Title: "WHO", Min: 8, Drop: 2},
+		{Title: "WHY", Min: 8, Drop: 3},
+		{Title: "FILTER", Min: 10, Drop: 4},
+		{Title: "OPERATION", Drop: 1},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, op := range ops {
 		stood := op.State
 		if op.StoppedBy != "" {
 			stood += " by " + op.StoppedBy
 		}
-		t.add(age(now, op.CreatedAt), op.Action, thousands(op.Done), thousands(op.Total), stood, op.Actor, op.Because, filterWords(op), op.ID.String())
+		t.Add(terminal.Age(now, op.CreatedAt), op.Action, terminal.Thousands(op.Done), terminal.Thousands(op.Total), stood, op.Actor, op.Because, filterWords(op), op.ID.String())
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // filterWords is a filter as 'reasons=timeout queues=a,b'. The moment at which

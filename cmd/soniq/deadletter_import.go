@@ -10,6 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/input"
 )
 
@@ -17,7 +19,7 @@ type importCmd struct {
 	File   string `arg:"" name:"file" help:"What to read; - is standard input. A file that gzip compressed is known by its content."`
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with."`
 	DryRun bool   `help:"Check the file and say what would be done; change nothing."`
-	authorship
+	app.Authorship
 }
 
 func (importCmd) Help() string {
@@ -35,23 +37,23 @@ func (c *importCmd) format() (deadletter.Format, error) {
 	if c.Format != "" {
 		format, err := deadletter.ParseFormat(c.Format)
 		if err != nil {
-			return "", usagef("--format must be json, jsonl or csv, not %q", c.Format)
+			return "", app.Usagef("--format must be json, jsonl or csv, not %q", c.Format)
 		}
 		return format, nil
 	}
 	switch format, _ := formatOf(c.File); {
 	case c.File == "-":
-		return "", usagef("of standard input --format must say what it is: json, jsonl or csv")
+		return "", app.Usagef("of standard input --format must say what it is: json, jsonl or csv")
 	case c.File == "":
-		return "", usagef("the name of the file is empty; - is standard input")
+		return "", app.Usagef("the name of the file is empty; - is standard input")
 	case format == "":
-		return "", usagef("%q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.File)
+		return "", app.Usagef("%q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.File)
 	default:
 		return format, nil
 	}
 }
 
-func (c *importCmd) Run(a *app) error {
+func (c *importCmd) Run(a *app.App) error {
 	format, err := c.format()
 	if err != nil {
 		return err
@@ -61,11 +63,11 @@ func (c *importCmd) Run(a *app) error {
 		return err
 	}
 	defer in.close()
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
@@ -73,8 +75,8 @@ func (c *importCmd) Run(a *app) error {
 	if err != nil {
 		return in.explain(err)
 	}
-	bar := a.progress("importing", int(total), progressFrom)
-	result, err := queue.Import(a.ctx, in, format, deadletter.ImportOptions{
+	bar := a.Progress("importing", int(total), app.ProgressFrom)
+	result, err := queue.Import(a.Ctx, in, format, deadletter.ImportOptions{
 		DryRun: c.DryRun,
 		Source: in.name,
 		Told:   func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },
@@ -87,31 +89,31 @@ func (c *importCmd) Run(a *app) error {
 		return err
 	}
 	if err != nil {
-		return partly(result.Imported, fmt.Errorf("%w; what was imported before stays, and is left alone when the import is repeated", in.explain(err)))
+		return app.Partly(result.Imported, fmt.Errorf("%w; what was imported before stays, and is left alone when the import is repeated", in.explain(err)))
 	}
 	return nil
 }
 
 // tell says what was done.
-func (c *importCmd) tell(a *app, in *importFile, r deadletter.ImportResult) error {
+func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult) error {
 	if a.JSON {
 		result := map[string]any{"imported": r.Imported}
 		if c.DryRun {
 			result = map[string]any{"dry_run": true, "count": r.Imported}
 		}
 		result["skipped"], result["settled"] = r.Skipped, r.Settled
-		return a.out.document(result)
+		return a.Out.Document(result)
 	}
 	did := "Imported"
 	if c.DryRun {
 		did = "Would import"
 	}
-	a.out.printf("%s %s from %s.", did, letters(r.Imported), oneLine(in.name))
+	a.Out.Printf("%s %s from %s.", did, terminal.Letters(r.Imported), terminal.OneLine(in.name))
 	if r.Skipped > 0 {
-		a.note("%s there already, and left alone: %s", wasOrWere(r.Skipped), someIDs(r.SkippedIDs, r.Skipped))
+		a.Note("%s there already, and left alone: %s", wasOrWere(r.Skipped), someIDs(r.SkippedIDs, r.Skipped))
 	}
 	if r.Settled > 0 {
-		a.note("%s being replayed when exported; no replay is under way now, so the state is dead, or resolved where the replay succeeded", wasOrWere(r.Settled))
+		a.Note("%s being replayed when exported; no replay is under way now, so the state is dead, or resolved where the replay succeeded", wasOrWere(r.Settled))
 	}
 	return nil
 }
@@ -120,7 +122,7 @@ func wasOrWere(n int64) string {
 	if n == 1 {
 		return "1 was"
 	}
-	return thousands(n) + " were"
+	return terminal.Thousands(n) + " were"
 }
 
 // someIDs names the first three of n ids.
@@ -132,7 +134,7 @@ func someIDs(ids []uuid.UUID, n int64) string {
 	}
 	text := strings.Join(texts, ", ")
 	if rest := n - int64(len(ids)); rest > 0 {
-		text += fmt.Sprintf(" and %s more", thousands(rest))
+		text += fmt.Sprintf(" and %s more", terminal.Thousands(rest))
 	}
 	return text
 }
@@ -151,28 +153,28 @@ type importFile struct {
 	close func()
 }
 
-func (c *importCmd) open(a *app) (*importFile, error) {
+func (c *importCmd) open(a *app.App) (*importFile, error) {
 	if c.File == "-" {
-		in := &importFile{Reader: input.Stream(a.ctx, a.stdin), name: "standard input", close: func() {}}
-		if f, ok := a.stdin.(*os.File); ok {
+		in := &importFile{Reader: input.Stream(a.Ctx, a.Stdin), name: "standard input", close: func() {}}
+		if f, ok := a.Stdin.(*os.File); ok {
 			in.rewindable(f)
 		}
-		if a.stdinIsTTY {
-			a.note("Ctrl-D ends the input.")
+		if a.StdinIsTTY {
+			a.Note("Ctrl-D ends the input.")
 		}
 		return in, nil
 	}
-	f, err := input.Open(a.ctx, c.File)
-	if a.ctx.Err() != nil {
-		return nil, a.ctx.Err()
+	f, err := input.Open(a.Ctx, c.File)
+	if a.Ctx.Err() != nil {
+		return nil, a.Ctx.Err()
 	}
 	if err != nil {
-		return nil, usagef("import: %w", err)
+		return nil, app.Usagef("import: %w", err)
 	}
-	in := &importFile{Reader: input.Stream(a.ctx, f), name: c.File, close: func() { _ = f.Close() }}
+	in := &importFile{Reader: input.Stream(a.Ctx, f), name: c.File, close: func() { _ = f.Close() }}
 	if info, err := f.Stat(); err == nil && info.IsDir() {
 		in.close()
-		return nil, usagef("import: %s is a folder", c.File)
+		return nil, app.Usagef("import: %s is a folder", c.File)
 	}
 	in.rewindable(f)
 	return in, nil
@@ -191,7 +193,7 @@ func (in *importFile) rewindable(f *os.File) {
 
 // check reads the whole file, if it can be read again, and returns how many dead
 // letters it has. Otherwise that is 0.
-func (in *importFile) check(a *app, format deadletter.Format) (total int64, err error) {
+func (in *importFile) check(a *app.App, format deadletter.Format) (total int64, err error) {
 	if in.file == nil {
 		return 0, nil
 	}
@@ -199,8 +201,8 @@ func (in *importFile) check(a *app, format deadletter.Format) (total int64, err 
 	if err != nil {
 		return 0, err
 	}
-	bar := a.progress("checking bytes", int(info.Size()), checkedFrom)
-	total, err = deadletter.CheckImport(a.ctx, in.file, format, func(int64) {
+	bar := a.Progress("checking bytes", int(info.Size()), checkedFrom)
+	total, err = deadletter.CheckImport(a.Ctx, in.file, format, func(int64) {
 		if at, err := in.file.Seek(0, io.SeekCurrent); err == nil {
 			_ = bar.Set64(min(at, info.Size()))
 		}
@@ -218,7 +220,7 @@ func (in *importFile) check(a *app, format deadletter.Format) (total int64, err 
 func (in *importFile) explain(err error) error {
 	var where *deadletter.FileError
 	if errors.As(err, &where) {
-		return usagef("%s: %w", in.name, where)
+		return app.Usagef("%s: %w", in.name, where)
 	}
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -108,7 +109,7 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.run("dead-letter", "import", path)
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	if want := "soniq: " + path + `: line 1101, record 1101: dead_letter_reason: unknown reason "bad_luck" (see 'soniq dead-letter import --help')` + "\n"; r.err != want || r.out != "" {
 		t.Errorf("%+v, want %s", r, want)
 	}
@@ -118,7 +119,7 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 
 	s.stdin = bad
 	r = s.run("dead-letter", "import", "-", "--format", "jsonl")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	if r.out != "Imported 1,000 dead letters from standard input.\n" || countLetters(t, pool) != 1000 {
 		t.Errorf("%+v", r)
 	}
@@ -140,7 +141,7 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 	p := program(t, t.TempDir(), pool.Config().ConnString(), "dead-letter", "import", "-", "--format", "jsonl")
 	p.Stdin = file
 	p.begin(t)
-	if err := p.Wait(); err == nil || p.ProcessState.ExitCode() != exitUsage || countLetters(t, pool) != 0 {
+	if err := p.Wait(); err == nil || p.ProcessState.ExitCode() != app.ExitUsage || countLetters(t, pool) != 0 {
 		t.Errorf("exit %d, %d dead letters: %s", p.ProcessState.ExitCode(), countLetters(t, pool), p.err.String())
 	}
 }
@@ -148,7 +149,7 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 func TestImport_large_showsProgressOnATerminalAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	seedMany(t, pool, progressFrom)
+	seedMany(t, pool, app.ProgressFrom)
 	path := filepath.Join(t.TempDir(), "dead.jsonl")
 	s := newShell(t, pool.Config().ConnString())
 	s.ok("dead-letter", "export", "-o", path)

@@ -6,13 +6,15 @@ import (
 	"math"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type listCmd struct {
 	selection
 	Limit int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
 	After *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
-	revealFlags
+	app.RevealFlags
 }
 
 func (listCmd) Help() string {
@@ -24,16 +26,16 @@ func (listCmd) Help() string {
     soniq dead-letter list --reason timeout --json`
 }
 
-func (c *listCmd) Run(a *app) error {
-	f, err := c.filter(a.now())
+func (c *listCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
 	if c.Limit < 0 {
-		return usagef("--limit must not be negative: %d", c.Limit)
+		return app.Usagef("--limit must not be negative: %d", c.Limit)
 	}
 	if c.After != nil {
 		if err := checkIDs([]string{*c.After}); err != nil {
@@ -43,11 +45,11 @@ func (c *listCmd) Run(a *app) error {
 	if f.Limit = c.Limit; f.Limit == 0 {
 		f.Limit = math.MaxInt32
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
@@ -55,20 +57,20 @@ func (c *listCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := queue.ListAfter(a.ctx, f, after)
+	jobs, err := queue.ListAfter(a.Ctx, f, after)
 	if err != nil {
 		return err
 	}
 	picked := f
 	picked.Limit = c.Limit
-	if err := c.revealList(a, pool, picked, letterIDs(jobs)); err != nil {
+	if err := c.ShowList(a, pool, picked, app.LetterIDs(jobs)); err != nil {
 		return err
 	}
-	jobs = hideAll(a, jobs)
+	jobs = app.AllRedacted(a, jobs)
 	total := int64(len(jobs))
 	if len(jobs) == f.Limit || c.After != nil {
 		f.Limit = 0
-		if total, err = queue.Count(a.ctx, f); err != nil {
+		if total, err = queue.Count(a.Ctx, f); err != nil {
 			return err
 		}
 	}
@@ -76,39 +78,39 @@ func (c *listCmd) Run(a *app) error {
 		if jobs == nil {
 			jobs = []deadletter.Job{}
 		}
-		err = a.out.document(jobs)
+		err = a.Out.Document(jobs)
 	} else if len(jobs) > 0 {
-		err = a.printLetters(jobs)
+		err = printLetters(a, jobs)
 	}
 	switch {
 	case err != nil:
 		return err
 	case total == 0 && c.given():
-		a.note("no dead letter matches")
+		a.Note("no dead letter matches")
 	case total == 0:
-		a.note("no dead letters")
+		a.Note("no dead letters")
 	case len(jobs) == 0:
-		a.note("nothing comes after that; %s in all", letters(total))
+		a.Note("nothing comes after that; %s in all", terminal.Letters(total))
 	case len(jobs) == c.Limit && total > int64(len(jobs)):
-		a.note("%s of %s; --limit 0 for all, --after %s for the next", thousands(int64(len(jobs))), letters(total), jobs[len(jobs)-1].ID)
+		a.Note("%s of %s; --limit 0 for all, --after %s for the next", terminal.Thousands(int64(len(jobs))), terminal.Letters(total), jobs[len(jobs)-1].ID)
 	case total > int64(len(jobs)):
-		a.note("the last %s of %s", thousands(int64(len(jobs))), letters(total))
+		a.Note("the last %s of %s", terminal.Thousands(int64(len(jobs))), terminal.Letters(total))
 	default:
-		a.note("%s", letters(total))
+		a.Note("%s", terminal.Letters(total))
 	}
 	return nil
 }
 
 // cursor is the place that --after names.
-func (c *listCmd) cursor(a *app, queue *deadletter.Queue) (deadletter.Cursor, error) {
+func (c *listCmd) cursor(a *app.App, queue *deadletter.Queue) (deadletter.Cursor, error) {
 	if c.After == nil {
 		return deadletter.Cursor{}, nil
 	}
-	id, err := findID(a.ctx, queue, *c.After)
+	id, err := findID(a.Ctx, queue, *c.After)
 	if err != nil {
 		return deadletter.Cursor{}, fmt.Errorf("--after %s: %w", *c.After, err)
 	}
-	j, err := queue.Get(a.ctx, id)
+	j, err := queue.Get(a.Ctx, id)
 	if errors.Is(err, deadletter.ErrNotFound) {
 		return deadletter.Cursor{}, fmt.Errorf("--after %s: %w", *c.After, deadletter.ErrNotFound)
 	}
@@ -120,67 +122,67 @@ func (c *listCmd) cursor(a *app, queue *deadletter.Queue) (deadletter.Cursor, er
 const narrow = 110
 
 // printLetters prints a table that fits the terminal.
-func (a *app) printLetters(jobs []deadletter.Job) error {
-	if w := a.tableWidth(); w > 0 && w < narrow {
-		return a.printLettersNarrow(jobs, w)
+func printLetters(a *app.App, jobs []deadletter.Job) error {
+	if w := a.TableWidth(); w > 0 && w < narrow {
+		return printLettersNarrow(a, jobs, w)
 	}
-	t := table{columns: []column{
-		{title: "ID"},
-		{title: "JOB", min: 14},
-		{title: "REASON", style: reasonStyle},
-		{title: "ATTEMPTS", right: true, drop: 3},
-		{title: "AGE", right: true},
-		{title: "STATE", drop: 2, style: stateStyle},
-		{title: "ERROR", min: 16, drop: 4},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "ID"},
+		{Title: "JOB", Min: 14},
+		{Title: "REASON", Style: reasonStyle},
+		{Title: "ATTEMPTS", Right: true, Drop: 3},
+		{Title: "AGE", Right: true},
+		{Title: "STATE", Drop: 2, Style: stateStyle},
+		{Title: "ERROR", Min: 16, Drop: 4},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, j := range jobs {
-		t.add(
+		t.Add(
 			j.ID.String(), j.JobName, string(j.Reason),
-			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.MovedAt), state(j), errorLine(j.LastError),
+			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), terminal.Age(now, j.MovedAt), state(j), terminal.ErrorLine(j.LastError),
 		)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // printLettersNarrow prints two lines for each: what an operator types, and
 // what they read.
-func (a *app) printLettersNarrow(jobs []deadletter.Job, width int) error {
-	now := a.now()
+func printLettersNarrow(a *app.App, jobs []deadletter.Job, width int) error {
+	now := a.Now()
 	for _, j := range jobs {
-		head := fmt.Sprintf("%s  %s  %s  ", j.ID, state(j), age(now, j.MovedAt))
-		line := cutWidth(head+oneLine(string(j.Reason)), width)
+		head := fmt.Sprintf("%s  %s  %s  ", j.ID, state(j), terminal.Age(now, j.MovedAt))
+		line := terminal.CutWidth(head+terminal.OneLine(string(j.Reason)), width)
 		cut := min(len(head), len(line))
-		_ = a.out.spans(span{text: line[:cut]}, span{line[cut:], reasonStyle(string(j.Reason))})
-		a.out.printf("\n%s", cutWidth("  "+oneLine(j.JobName)+": "+errorLine(j.LastError), width))
+		_ = a.Out.Spans(terminal.Span{Text: line[:cut]}, terminal.Span{Text: line[cut:], Style: reasonStyle(string(j.Reason))})
+		a.Out.Printf("\n%s", terminal.CutWidth("  "+terminal.OneLine(j.JobName)+": "+terminal.ErrorLine(j.LastError), width))
 	}
-	return a.out.err
+	return a.Out.Err
 }
 
 // reasonStyle is the colour of a reason: red is for a person to mend, yellow is
 // what may pass by itself.
-func reasonStyle(reason string) style {
+func reasonStyle(reason string) terminal.Style {
 	switch deadletter.Reason(reason) {
 	case deadletter.PermanentFailure, deadletter.InvalidArguments:
-		return red
+		return terminal.Red
 	case deadletter.MaxRetriesExceeded:
-		return yellow
+		return terminal.Yellow
 	case deadletter.Timeout:
-		return magenta
+		return terminal.Magenta
 	case deadletter.JobNotFound:
-		return blue
+		return terminal.Blue
 	default:
-		return cyan
+		return terminal.Cyan
 	}
 }
 
 // stateStyle is the colour of a state: what is settled stands back.
-func stateStyle(state string) style {
+func stateStyle(state string) terminal.Style {
 	switch state {
 	case deadletter.StateResolved:
-		return green
+		return terminal.Green
 	case deadletter.StateReplaying:
-		return cyan
+		return terminal.Cyan
 	default:
 		return ""
 	}

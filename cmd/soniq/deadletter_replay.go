@@ -10,6 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/unit"
 )
 
@@ -43,11 +45,11 @@ In bulk, only what is dead is replayed, the oldest first. Ctrl-C stops it after 
 
 func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 	if bulk && c.Force {
-		return o, usagef("--force is for ids: in bulk only what is dead is replayed")
+		return o, app.Usagef("--force is for ids: in bulk only what is dead is replayed")
 	}
 	if !bulk {
 		if flag := c.replayPace.used(); flag != "" {
-			return o, usagef("%s is for a bulk replay, by a filter or --all", flag)
+			return o, app.Usagef("%s is for a bulk replay, by a filter or --all", flag)
 		}
 	}
 	o = deadletter.ReplayOptions{
@@ -57,30 +59,30 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 	}
 	if c.NewQueue != nil {
 		if o.Queue = *c.NewQueue; o.Queue == "" || !utf8.ValidString(o.Queue) {
-			return o, usagef("--new-queue must be the name of a queue, not %q", o.Queue)
+			return o, app.Usagef("--new-queue must be the name of a queue, not %q", o.Queue)
 		}
 	}
 	if p := c.NewPriority; p != nil && int(int32(*p)) != *p {
-		return o, usagef("--new-priority must fit into 32 bits, not %d", *p)
+		return o, app.Usagef("--new-priority must fit into 32 bits, not %d", *p)
 	}
 	if c.NewMaxAttempts != nil {
 		if o.MaxAttempts = *c.NewMaxAttempts; o.MaxAttempts < 1 || o.MaxAttempts > math.MaxInt32 {
-			return o, usagef("--new-max-attempts must be from 1 to %d, not %d", math.MaxInt32, o.MaxAttempts)
+			return o, app.Usagef("--new-max-attempts must be from 1 to %d, not %d", math.MaxInt32, o.MaxAttempts)
 		}
 	}
 	if c.Delay != "" {
 		if o.Delay, err = unit.ParseAge(c.Delay); err != nil || o.Delay <= 0 {
-			return o, usagef("--delay must be an age such as 90s or 10m, not %q", c.Delay)
+			return o, app.Usagef("--delay must be an age such as 90s or 10m, not %q", c.Delay)
 		}
 	}
 	return o, nil
 }
 
-func (c *replayCmd) Run(a *app) error {
+func (c *replayCmd) Run(a *app.App) error {
 	if c.Resume != nil {
 		return c.resume(a)
 	}
-	bulk, f, err := c.resolve(a.now())
+	bulk, f, err := c.resolve(a.Now())
 	if err != nil {
 		return err
 	}
@@ -95,18 +97,18 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
 	if bulk {
 		return c.bulk(a, pool, queue, f, o, pace)
 	}
-	ids, failed, err := findIDs(a.ctx, queue, c.IDs)
+	ids, failed, err := findIDs(a.Ctx, queue, c.IDs)
 	if err != nil {
 		return err
 	}
@@ -119,10 +121,10 @@ func (c *replayCmd) Run(a *app) error {
 }
 
 // edit has the person edit the arguments of a dead letter that can be replayed.
-func (c *replayCmd) edit(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (json.RawMessage, error) {
-	j, err := queue.Get(a.ctx, id)
+func (c *replayCmd) edit(a *app.App, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (json.RawMessage, error) {
+	j, err := queue.Get(a.Ctx, id)
 	if err == nil {
-		err = queue.CheckReplay(a.ctx, id, o)
+		err = queue.CheckReplay(a.Ctx, id, o)
 	}
 	if text, single := replayError(err); single {
 		return nil, fmt.Errorf("%s: %s", id, text)
@@ -136,7 +138,7 @@ func (c *replayCmd) edit(a *app, queue *deadletter.Queue, id uuid.UUID, o deadle
 	return c.editor(a, j, &c.target)
 }
 
-func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, failed []failure, o deadletter.ReplayOptions) error {
+func (c *replayCmd) single(a *app.App, queue *deadletter.Queue, ids []uuid.UUID, failed []app.Failure, o deadletter.ReplayOptions) error {
 	if !c.Edit {
 		if err := c.reveal(a, queue, ids...); err != nil {
 			return err
@@ -152,7 +154,7 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 				broken = err
 				break
 			}
-			failed = append(failed, failure{id.String(), text})
+			failed = append(failed, app.Failure{ID: id.String(), Error: text})
 			continue
 		}
 		replayed = append(replayed, deadletter.Replayed{From: id, To: newID})
@@ -160,38 +162,38 @@ func (c *replayCmd) single(a *app, queue *deadletter.Queue, ids []uuid.UUID, fai
 			edits = append(edits, edited{id, changed})
 		}
 		if !a.JSON {
-			a.out.printf("%s", said)
+			a.Out.Printf("%s", said)
 			if changed != nil && !c.Edit || changed != nil && c.DryRun {
-				if err := a.printChanges(changed); err != nil {
+				if err := printChanges(a, changed); err != nil {
 					return err
 				}
 			}
 		}
 	}
 	if a.JSON {
-		if err := a.out.document(c.result(replayed, edits, failed)); err != nil {
+		if err := a.Out.Document(c.result(replayed, edits, failed)); err != nil {
 			return err
 		}
 	}
-	return a.brokenOutcome(len(replayed), failed, broken)
+	return a.BrokenOutcome(len(replayed), failed, broken)
 }
 
 // one replays a dead letter, or finds out whether it could be. said is the line
 // for a person; changed is nil where the arguments stay as they are.
-func (c *replayCmd) one(a *app, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (
+func (c *replayCmd) one(a *app.App, queue *deadletter.Queue, id uuid.UUID, o deadletter.ReplayOptions) (
 	said string, newID uuid.UUID, changed []deadletter.ArgsChange, err error,
 ) {
 	var j deadletter.Job
 	if c.DryRun || c.replayEdit.used() != "" {
-		if j, err = queue.Get(a.ctx, id); err != nil {
+		if j, err = queue.Get(a.Ctx, id); err != nil {
 			return "", newID, nil, err
 		}
 	}
 	if c.DryRun {
-		err = queue.CheckReplay(a.ctx, id, o)
-		said = fmt.Sprintf("Would replay %s (%s, %s)", id, oneLine(j.JobName), oneLine(string(j.Reason)))
+		err = queue.CheckReplay(a.Ctx, id, o)
+		said = fmt.Sprintf("Would replay %s (%s, %s)", id, terminal.OneLine(j.JobName), terminal.OneLine(string(j.Reason)))
 	} else {
-		newID, err = queue.Replay(a.ctx, id, o)
+		newID, err = queue.Replay(a.Ctx, id, o)
 		said = fmt.Sprintf("Replayed %s as %s", id, newID)
 	}
 	if err == nil && c.replayEdit.used() != "" {
@@ -206,7 +208,7 @@ type edited struct {
 	Changes []deadletter.ArgsChange `json:"changes"`
 }
 
-func (c *replayCmd) result(replayed []deadletter.Replayed, edits []edited, failed []failure) any {
+func (c *replayCmd) result(replayed []deadletter.Replayed, edits []edited, failed []app.Failure) any {
 	result := map[string]any{"failed": failed}
 	if c.DryRun {
 		ids := make([]uuid.UUID, len(replayed))

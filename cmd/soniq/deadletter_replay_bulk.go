@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // replayPace are the flags of a bulk replay: how fast it goes, and what stops
@@ -53,18 +55,18 @@ func (c *replayCmd) pace(o *deadletter.ReplayOptions) (p deadletter.Pace, err er
 	}
 	const most = 1000
 	if p.Canary = c.Canary; p.Canary < 0 || p.Canary > most {
-		return p, usagef("--canary must be from 1 to %d, not %d", most, c.Canary)
+		return p, app.Usagef("--canary must be from 1 to %d, not %d", most, c.Canary)
 	}
 	if p.CanaryTimeout = c.CanaryTimeout; p.CanaryTimeout < 0 {
-		return p, usagef("--canary-timeout must not be negative: %s", c.CanaryTimeout)
+		return p, app.Usagef("--canary-timeout must not be negative: %s", c.CanaryTimeout)
 	}
 	percent, err := strconv.ParseFloat(strings.TrimSuffix(c.Breaker, "%"), 64)
 	if err != nil || !(percent >= 0 && percent <= 100) {
-		return p, usagef("--breaker must be from 0%% to 100%%, not %q", c.Breaker)
+		return p, app.Usagef("--breaker must be from 0%% to 100%%, not %q", c.Breaker)
 	}
 	p.Breaker = percent / 100
 	if o.MaxReplays = c.MaxReplays; o.MaxReplays < 0 {
-		return p, usagef("--max-replays must not be negative: %d", c.MaxReplays)
+		return p, app.Usagef("--max-replays must not be negative: %d", c.MaxReplays)
 	}
 	return p, nil
 }
@@ -78,7 +80,7 @@ func parseRate(text string) (float64, error) {
 	seconds := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[unit]
 	n, err := strconv.ParseFloat(number, 64)
 	if err != nil || seconds == 0 || strings.HasSuffix(text, "/") || !(n > 0 && n <= 1e6) {
-		return 0, usagef("--rate must be a number of jobs such as 50/s, 10/m or 600/h, not %q", text)
+		return 0, app.Usagef("--rate must be a number of jobs such as 50/s, 10/m or 600/h, not %q", text)
 	}
 	return n / seconds, nil
 }
@@ -99,19 +101,19 @@ func leftOut(p deadletter.ReplayPlan) string {
 		{p.Exhausted, "replayed too often (--max-replays)"},
 	} {
 		if part.n > 0 {
-			parts = append(parts, thousands(part.n)+" "+part.what)
+			parts = append(parts, terminal.Thousands(part.n)+" "+part.what)
 		}
 	}
 	return strings.Join(parts, ", ")
 }
 
 func (c *replayCmd) bulk(
-	a *app, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, pace deadletter.Pace,
+	a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, pace deadletter.Pace,
 ) error {
-	if err := pin(a.ctx, pool, &f); err != nil {
+	if err := pin(a.Ctx, pool, &f); err != nil {
 		return err
 	}
-	plan, err := queue.PlanReplay(a.ctx, f, o)
+	plan, err := queue.PlanReplay(a.Ctx, f, o)
 	if err != nil {
 		return replayAllError(err)
 	}
@@ -120,7 +122,7 @@ func (c *replayCmd) bulk(
 		if rest == "" {
 			return errNothingMatched
 		}
-		return &exitError{exitNothing, fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
+		return &app.ExitError{Code: app.ExitNothing, Err: fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
 	}
 	if c.DryRun {
 		return c.previewReplay(a, queue, f, o, plan, rest)
@@ -128,28 +130,28 @@ func (c *replayCmd) bulk(
 	if err := c.showEdits(a, queue, f, o); err != nil {
 		return err
 	}
-	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", letters(plan.Replay))
+	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
 	if c.replayEdit.used() != "" {
-		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", letters(plan.Replay))
+		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
 	}
 	if rest != "" {
 		question += " Left alone: " + rest + "."
 	}
-	if err := a.confirm(c.Yes, question); err != nil {
+	if err := a.Confirm(c.Yes, question); err != nil {
 		return err
 	}
-	op, err := queue.StartReplay(a.ctx, f, o, pace)
+	op, err := queue.StartReplay(a.Ctx, f, o, pace)
 	if err != nil {
 		return replayAllError(err)
 	}
 	if pace.Canary > 0 {
-		a.note("replaying %s first; the others follow when all of these have succeeded", thousands(min(int64(pace.Canary), op.Total)))
+		a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(int64(pace.Canary), op.Total)))
 	}
 	return c.follow(a, queue, op)
 }
 
 func (c *replayCmd) previewReplay(
-	a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, plan deadletter.ReplayPlan, rest string,
+	a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, plan deadletter.ReplayPlan, rest string,
 ) error {
 	sample, err := c.sampleEdits(a, queue, f, o)
 	if err != nil {
@@ -160,20 +162,20 @@ func (c *replayCmd) previewReplay(
 		if sample != nil {
 			result["edits"] = sample
 		}
-		return a.out.document(result)
+		return a.Out.Document(result)
 	}
-	a.out.printf("Would replay %s.", letters(plan.Replay))
+	a.Out.Printf("Would replay %s.", terminal.Letters(plan.Replay))
 	if rest != "" {
-		a.out.printf("Would leave alone: %s.", rest)
+		a.Out.Printf("Would leave alone: %s.", rest)
 	}
-	err = a.previewRows(plan.Picked, func() ([]deadletter.Job, error) { return queue.ReplayList(a.ctx, f, o, shownRows) })
+	err = previewRows(a, plan.Picked, func() ([]deadletter.Job, error) { return queue.ReplayList(a.Ctx, f, o, shownRows) })
 	if err != nil || sample == nil {
 		return err
 	}
-	a.out.printf("\nArguments of the first")
+	a.Out.Printf("\nArguments of the first")
 	for _, s := range sample {
-		a.out.printf("%s", s.ID)
-		if err := a.printChanges(s.Changes); err != nil {
+		a.Out.Printf("%s", s.ID)
+		if err := printChanges(a, s.Changes); err != nil {
 			return err
 		}
 	}
@@ -185,15 +187,15 @@ const shownEdits = 3
 
 // sampleEdits are the changes of the first dead letters that a bulk replay takes;
 // nil where it changes none.
-func (c *replayCmd) sampleEdits(a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) ([]edited, error) {
+func (c *replayCmd) sampleEdits(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) ([]edited, error) {
 	if c.replayEdit.used() == "" {
 		return nil, nil
 	}
-	jobs, err := queue.ReplayList(a.ctx, f, o, shownEdits)
+	jobs, err := queue.ReplayList(a.Ctx, f, o, shownEdits)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.reveal(a, queue, letterIDs(jobs)...); err != nil {
+	if err := c.reveal(a, queue, app.LetterIDs(jobs)...); err != nil {
 		return nil, err
 	}
 	sample := []edited{}
@@ -208,7 +210,7 @@ func (c *replayCmd) sampleEdits(a *app, queue *deadletter.Queue, f deadletter.Fi
 }
 
 // showEdits shows before the question what would change.
-func (c *replayCmd) showEdits(a *app, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
+func (c *replayCmd) showEdits(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
 	if c.Yes {
 		return nil
 	}
@@ -216,10 +218,10 @@ func (c *replayCmd) showEdits(a *app, queue *deadletter.Queue, f deadletter.Filt
 	if err != nil || len(sample) == 0 {
 		return err
 	}
-	a.note("Arguments of the first:")
+	a.Note("Arguments of the first:")
 	for _, s := range sample {
-		a.note("%s", s.ID)
-		if err := a.noteChanges(s.Changes); err != nil {
+		a.Note("%s", s.ID)
+		if err := noteChanges(a, s.Changes); err != nil {
 			return err
 		}
 	}
@@ -227,23 +229,23 @@ func (c *replayCmd) showEdits(a *app, queue *deadletter.Queue, f deadletter.Filt
 }
 
 // resume goes on with an operation that was stopped.
-func (c *replayCmd) resume(a *app) error {
+func (c *replayCmd) resume(a *app.App) error {
 	if len(c.IDs) > 0 || c.All || c.given() || c.Limit != nil || c.DryRun || c.replayPace.used() != "" || c.replayEdit.used() != "" {
-		return usagef("--resume goes on as the replay was started: give it alone")
+		return app.Usagef("--resume goes on as the replay was started: give it alone")
 	}
 	id, err := uuid.Parse(*c.Resume)
 	if err != nil {
-		return usagef("--resume must be the id of an operation, as 'soniq dead-letter history' shows it, not %q", *c.Resume)
+		return app.Usagef("--resume must be the id of an operation, as 'soniq dead-letter history' shows it, not %q", *c.Resume)
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
-	op, err := queue.Operation(a.ctx, id)
+	op, err := queue.Operation(a.Ctx, id)
 	if errors.Is(err, deadletter.ErrNoOperation) {
 		return fmt.Errorf("%s: %w", id, deadletter.ErrNoOperation)
 	}
@@ -258,27 +260,27 @@ func (c *replayCmd) resume(a *app) error {
 const linesUpTo = 20
 
 // follow runs a replay and shows how it gets on.
-func (c *replayCmd) follow(a *app, queue *deadletter.Queue, op deadletter.Operation) error {
+func (c *replayCmd) follow(a *app.App, queue *deadletter.Queue, op deadletter.Operation) error {
 	before := op
-	bar := a.progress("replaying", int(op.Total), linesUpTo+1)
+	bar := a.Progress("replaying", int(op.Total), linesUpTo+1)
 	_ = bar.Set64(op.Done + op.Skipped)
-	lines := !a.JSON && (!a.stdoutIsTTY || op.Total <= linesUpTo)
+	lines := !a.JSON && (!a.StdoutIsTTY || op.Total <= linesUpTo)
 	replayed := []deadletter.Replayed{}
-	op, err := queue.ReplayRun(a.ctx, op.ID, func(now deadletter.Operation, made []deadletter.Replayed) {
+	op, err := queue.ReplayRun(a.Ctx, op.ID, func(now deadletter.Operation, made []deadletter.Replayed) {
 		_ = bar.Set64(now.Done + now.Skipped)
 		if a.JSON {
 			replayed = append(replayed, made...)
 		}
 		for _, r := range made {
 			if lines {
-				a.out.printf("Replayed %s as %s", r.From, r.To)
+				a.Out.Printf("Replayed %s as %s", r.From, r.To)
 			}
 		}
 	})
 	_ = bar.Finish()
 	done := op.Done - before.Done
 	if a.JSON {
-		if printErr := a.out.document(map[string]any{
+		if printErr := a.Out.Document(map[string]any{
 			"operation": op.ID, "state": op.State, "stopped_by": op.StoppedBy,
 			"total": op.Total, "replayed": replayed, "skipped": op.Skipped,
 		}); printErr != nil {
@@ -288,20 +290,20 @@ func (c *replayCmd) follow(a *app, queue *deadletter.Queue, op deadletter.Operat
 	if err != nil {
 		return c.broken(a, op, done, err)
 	}
-	a.note("replayed %s", letters(done))
+	a.Note("replayed %s", terminal.Letters(done))
 	if op.Skipped == 0 {
 		return nil
 	}
-	code := exitPartly
+	code := app.ExitPartly
 	if op.Done == 0 {
-		code = exitFailed
+		code = app.ExitFailed
 	}
-	return &exitError{code, fmt.Errorf("skipped %s: an equal unique job is queued already, or somebody else was faster", letters(op.Skipped))}
+	return &app.ExitError{Code: code, Err: fmt.Errorf("skipped %s: an equal unique job is queued already, or somebody else was faster", terminal.Letters(op.Skipped))}
 }
 
 // broken says how far a replay came that did not reach its end, and how it can
 // go on.
-func (c *replayCmd) broken(a *app, op deadletter.Operation, done int64, err error) error {
+func (c *replayCmd) broken(a *app.App, op deadletter.Operation, done int64, err error) error {
 	if errors.Is(err, deadletter.ErrNotResumable) && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped {
 		return fmt.Errorf("%s: %w: it was stopped on %s and not resumed for %d days; replay by the filter again",
 			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
@@ -309,18 +311,18 @@ func (c *replayCmd) broken(a *app, op deadletter.Operation, done int64, err erro
 	if errors.Is(err, deadletter.ErrNotResumable) {
 		return fmt.Errorf("%s: %w: it is a %s, and %s", op.ID, deadletter.ErrNotResumable, op.Action, op.State)
 	}
-	code := exitPartly
+	code := app.ExitPartly
 	if done == 0 {
-		code = exitFailed
+		code = app.ExitFailed
 	}
-	why := describe(err)
+	why := app.Describe(err)
 	var stopped *deadletter.StoppedError
 	switch {
 	case errors.As(err, &stopped):
 		why = stopped.Error()
-	case errors.Is(err, context.Canceled) && a.ctx.Err() != nil:
+	case errors.Is(err, context.Canceled) && a.Ctx.Err() != nil:
 		why = "interrupted"
 	}
-	return &exitError{code, fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",
-		why, thousands(op.Done), letters(op.Total), op.ID)}
+	return &app.ExitError{Code: code, Err: fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",
+		why, terminal.Thousands(op.Done), terminal.Letters(op.Total), op.ID)}
 }

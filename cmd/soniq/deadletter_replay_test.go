@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -19,7 +20,7 @@ func TestParseRate(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"0", "-1", "x", "5/", "/s", "5/d", "NaN", "Inf", "1e9"} {
-		if got, err := parseRate(text); exitCode(err) != exitUsage {
+		if got, err := parseRate(text); app.ExitCode(err) != app.ExitUsage {
 			t.Errorf("parseRate(%q) = %g, %v", text, got, err)
 		}
 	}
@@ -40,7 +41,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 	running := s.start("dead-letter", "replay", "--all", "--yes", "--rate", "10/s", "--because", "the \x1b[31mstore is back")
 	eventually.True(t, "the first replays", func() bool { return strings.Contains(running.out.String(), "Replayed ") })
 	s.signals <- syscall.SIGINT
-	if code := running.wait(t); code != exitPartly {
+	if code := running.wait(t); code != app.ExitPartly {
 		t.Errorf("exit %d", code)
 	}
 	_, rest, _ := strings.Cut(running.err.String(), "--resume ")
@@ -64,7 +65,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 	}
 	wantIn(t, "history", s.ok("dead-letter", "history").out, "done")
 	r = s.run("dead-letter", "replay", "--resume", id)
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "no replay that can go on")
 	last := decode[[]deadletter.Job](t, s.ok("dead-letter", "list", "--json", "--limit", "1").out)[0]
 	wantIn(t, "its history", s.ok("dead-letter", "history", last.ID.String()).out, "replay as job "+last.ReplayJobID.String(), "by bob")
@@ -82,7 +83,7 @@ func TestReplay_canary_thatDies_savesTheOthers(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "update soniq_jobs set status = 'cancelled'"); err != nil {
 		t.Fatal(err)
 	}
-	if code := running.wait(t); code != exitPartly {
+	if code := running.wait(t); code != app.ExitPartly {
 		t.Errorf("exit %d", code)
 	}
 	wantIn(t, "stderr", running.err.String(), "replaying 1 first", "stopped: 1 of the first replays did not succeed; replayed 1 of 5 dead letters")
@@ -120,14 +121,14 @@ func TestReplay_question_namesWhatIsLeftAlone(t *testing.T) {
 	s.tty = true
 	s.stdin = "y\n"
 	r := s.run("dead-letter", "replay", "--all")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "question", r.err, "queue 1 dead letter again.",
 		"Left alone: 1 equal to a queued job, 1 being replayed, 1 resolved, 1 replayed too often (--max-replays).")
 	if n := countJobs(t, pool); n != 1 {
 		t.Errorf("%d jobs", n)
 	}
 	r = s.run("dead-letter", "replay", "--job", "often", "--yes")
-	wantCode(t, r, exitNothing)
+	wantCode(t, r, app.ExitNothing)
 	wantIn(t, "stderr", r.err, "no dead letter to replay; left alone: 1 replayed too often")
 	s.ok("dead-letter", "replay", "--job", "often", "--yes", "--max-replays", "0", "--delay", "2h")
 	if n := count(t, pool, "select count(*) from soniq_jobs where job_name = 'often' and scheduled_at > now() + interval '1 hour'"); n != 1 {

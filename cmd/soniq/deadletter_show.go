@@ -7,12 +7,14 @@ import (
 	"strings"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type showCmd struct {
 	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
 	Group *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
-	revealFlags
+	app.RevealFlags
 }
 
 func (showCmd) Help() string {
@@ -23,42 +25,42 @@ func (showCmd) Help() string {
     soniq dead-letter show 01890a5d --reveal --because "ticket OPS-7"`
 }
 
-func (c *showCmd) Run(a *app) error {
+func (c *showCmd) Run(a *app.App) error {
 	switch {
 	case c.ID == nil && c.Group == nil:
-		return usagef("which dead letter? give its id, or --group for the latest of a group")
+		return app.Usagef("which dead letter? give its id, or --group for the latest of a group")
 	case c.ID != nil && c.Group != nil:
-		return usagef("give either an id or --group")
+		return app.Usagef("give either an id or --group")
 	case c.ID != nil:
 		if err := checkIDs([]string{*c.ID}); err != nil {
 			return err
 		}
 	case *c.Group == "":
-		return usagef("--group is empty")
+		return app.Usagef("--group is empty")
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
-	j, err := c.letter(a.ctx, queue)
+	j, err := c.letter(a.Ctx, queue)
 	if err != nil {
 		return err
 	}
-	if err := c.reveal(a, pool, j.ID); err != nil {
+	if err := c.Show(a, pool, j.ID); err != nil {
 		return err
 	}
-	s := letterStory{Job: hide(a, j)}
-	if s.Lineage, err = queue.Lineage(a.ctx, j.ID); err != nil {
+	s := letterStory{Job: app.Redacted(a, j)}
+	if s.Lineage, err = queue.Lineage(a.Ctx, j.ID); err != nil {
 		return err
 	}
-	if s.History, err = queue.History(a.ctx, j.ID); err != nil {
+	if s.History, err = queue.History(a.Ctx, j.ID); err != nil {
 		return err
 	}
 	// What was changed is told without secrets, whoever asks.
@@ -66,9 +68,9 @@ func (c *showCmd) Run(a *app) error {
 		s.History[i] = r.Redacted()
 	}
 	if a.JSON {
-		return a.out.document(s)
+		return a.Out.Document(s)
 	}
-	a.printLetter(s)
+	printLetter(a, s)
 	return nil
 }
 
@@ -148,10 +150,10 @@ func whyDead(j deadletter.Job) string {
 }
 
 // printLetter prints the whole story of a dead letter.
-func (a *app) printLetter(s letterStory) {
-	j, p := s.Job, a.out.printf
+func printLetter(a *app.App, s letterStory) {
+	j, p := s.Job, a.Out.Printf
 	field := func(name, format string, args ...any) {
-		p("%-12s %s", name, oneLine(fmt.Sprintf(format, args...)))
+		p("%-12s %s", name, terminal.OneLine(fmt.Sprintf(format, args...)))
 	}
 	optional := func(name string, value *string) {
 		if value != nil && *value != "" {
@@ -160,24 +162,24 @@ func (a *app) printLetter(s letterStory) {
 	}
 	field("Dead letter", "%s", j.ID)
 	field("Job", "%s", j.JobName)
-	field("State", "%s", a.lineage(j))
-	_ = a.out.spans(
-		span{text: fmt.Sprintf("%-12s ", "Reason")}, span{oneLine(string(j.Reason)), reasonStyle(string(j.Reason))},
-		span{text: ". " + oneLine(whyDead(j)) + "\n"},
+	field("State", "%s", lineage(j))
+	_ = a.Out.Spans(
+		terminal.Span{Text: fmt.Sprintf("%-12s ", "Reason")}, terminal.Span{Text: terminal.OneLine(string(j.Reason)), Style: reasonStyle(string(j.Reason))},
+		terminal.Span{Text: ". " + terminal.OneLine(whyDead(j)) + "\n"},
 	)
 	field("Attempts", "%d of %d", j.Attempts, j.MaxAttempts)
 	field("Queue", "%s, priority %d", j.Queue, j.Priority)
-	field("Created", "%s", a.when(j.OriginalCreatedAt))
+	field("Created", "%s", a.When(j.OriginalCreatedAt))
 	if j.ScheduledAt != nil {
-		field("Due", "%s", a.when(*j.ScheduledAt))
+		field("Due", "%s", a.When(*j.ScheduledAt))
 	}
-	field("Died", "%s", a.when(j.MovedAt))
+	field("Died", "%s", a.When(j.MovedAt))
 	if j.ResurrectionCount > 0 {
 		last := ""
 		if j.LastResurrectionAt != nil {
-			last = ", last " + a.when(*j.LastResurrectionAt)
+			last = ", last " + a.When(*j.LastResurrectionAt)
 		}
-		field("Replayed", "%s%s", plural(int64(j.ResurrectionCount), "time"), last)
+		field("Replayed", "%s%s", terminal.Plural(int64(j.ResurrectionCount), "time"), last)
 	}
 	if j.ReplayOf != nil {
 		origins := j.ReplayOf.String()
@@ -195,14 +197,14 @@ func (a *app) printLetter(s letterStory) {
 		field("Worker", "%s", *j.WorkerID)
 	}
 	if len(j.Tags) > 0 && string(j.Tags) != "null" {
-		field("Tags", "%s", compactJSON(j.Tags))
+		field("Tags", "%s", terminal.CompactJSON(j.Tags))
 	}
 	optional("Group", &j.Fingerprint)
 
 	var about []string
 	for _, part := range []string{string(j.ErrorKind), errorType(j), j.ErrorCode} {
 		if part != "" {
-			about = append(about, oneLine(part))
+			about = append(about, terminal.OneLine(part))
 		}
 	}
 	title := "Error"
@@ -213,12 +215,12 @@ func (a *app) printLetter(s letterStory) {
 	if j.LastError == "" {
 		p("  none recorded")
 	} else {
-		p("%s", indent(j.LastError, "  "))
+		p("%s", terminal.Indent(j.LastError, "  "))
 	}
-	a.printAttempts(j.Errors)
-	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
-	a.printReplays(s)
-	p("\nReplay it\n  %s", a.replayCommand(j))
+	a.PrintAttempts(j.Errors)
+	p("\nArguments\n%s", terminal.Indent(terminal.PrettyJSON(j.Args), "  "))
+	printReplays(a, s)
+	p("\nReplay it\n  %s", replayCommand(a, j))
 }
 
 // errorType is the Go type of the error, unless it is one of a command or an
@@ -231,9 +233,9 @@ func errorType(j deadletter.Job) string {
 }
 
 // printReplays prints what was made of a dead letter, and who did what to it.
-func (a *app) printReplays(s letterStory) {
+func printReplays(a *app.App, s letterStory) {
 	if len(s.Lineage.Replays) > 0 {
-		a.out.printf("\nReplays")
+		a.Out.Printf("\nReplays")
 	}
 	for _, r := range s.Lineage.Replays {
 		line := "  " + r.JobID.String() + "  " + r.Outcome
@@ -241,21 +243,21 @@ func (a *app) printReplays(s letterStory) {
 			line += ", see 'soniq dead-letter show " + r.JobID.String() + "'"
 		}
 		if r.At != nil {
-			line += "  " + a.when(*r.At)
+			line += "  " + a.When(*r.At)
 		}
-		a.out.printf("%s", oneLine(line))
+		a.Out.Printf("%s", terminal.OneLine(line))
 	}
 	if len(s.History) > 0 {
-		a.out.printf("\nHistory")
+		a.Out.Printf("\nHistory")
 	}
-	for i, line := range a.recordLines(s.History) {
-		a.out.printf("  %s", line)
-		_ = a.out.spans(changeSpans(s.History[i].Changes(s.Args), "    ")...)
+	for i, line := range recordLines(a, s.History) {
+		a.Out.Printf("  %s", line)
+		_ = a.Out.Spans(changeSpans(s.History[i].Changes(s.Args), "    ")...)
 	}
 }
 
 // lineage says where the dead letter stands, and which job replays it.
-func (a *app) lineage(j deadletter.Job) string {
+func lineage(j deadletter.Job) string {
 	s := state(j)
 	if j.ReplayJobID != nil {
 		switch j.State {
@@ -272,7 +274,7 @@ func (a *app) lineage(j deadletter.Job) string {
 
 // replayCommand is the command line that replays j on the same database,
 // without the URL: it may hold a password.
-func (a *app) replayCommand(j deadletter.Job) string {
+func replayCommand(a *app.App, j deadletter.Job) string {
 	command := "soniq dead-letter replay " + j.ID.String()
 	if a.Dev {
 		command += " --dev"

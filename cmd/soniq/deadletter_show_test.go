@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"soniq/internal/cli/terminal"
 	"soniq/internal/testdb"
 )
 
@@ -97,7 +98,7 @@ func TestStats_barsFitTheTerminal_andTheHighestIsTheLongest(t *testing.T) {
 	for _, width := range []int{30, 60, 120} {
 		s.width = width
 		for line := range strings.Lines(s.ok("dead-letter", "stats").out) {
-			if n := textWidth(strings.TrimSuffix(line, "\n")); n > max(width, 70) {
+			if n := terminal.TextWidth(strings.TrimSuffix(line, "\n")); n > max(width, 70) {
 				t.Errorf("%d columns on a terminal of %d: %s", n, width, line)
 			}
 		}

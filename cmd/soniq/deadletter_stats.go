@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type statsCmd struct {
@@ -21,41 +23,41 @@ func (statsCmd) Help() string {
     soniq dead-letter stats --hours 24 --json`
 }
 
-func (c *statsCmd) Run(a *app) error {
+func (c *statsCmd) Run(a *app.App) error {
 	const most = 24 * 36500
 	if c.Hours < 0 || c.Hours > most {
-		return usagef("--hours must be from 1 to %d, not %d", most, c.Hours)
+		return app.Usagef("--hours must be from 1 to %d, not %d", most, c.Hours)
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
-	s, err := queue.Stats(a.ctx, time.Duration(c.Hours)*time.Hour)
+	s, err := queue.Stats(a.Ctx, time.Duration(c.Hours)*time.Hour)
 	if err != nil {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(s)
+		return a.Out.Document(s)
 	}
 	if s.Total == 0 {
-		a.note("no dead letters")
+		a.Note("no dead letters")
 		return nil
 	}
 	oldest := ""
 	if s.OldestAge > 0 {
-		oldest = "the oldest still dead is " + age(time.Time{}.Add(s.OldestAge), time.Time{}) + " old"
+		oldest = "the oldest still dead is " + terminal.Age(time.Time{}.Add(s.OldestAge), time.Time{}) + " old"
 	}
-	a.out.printf("%s: %s dead, %s being replayed, %s resolved", letters(s.Total), thousands(s.ByState[deadletter.StateDead]),
-		thousands(s.ByState[deadletter.StateReplaying]), thousands(s.ByState[deadletter.StateResolved]))
+	a.Out.Printf("%s: %s dead, %s being replayed, %s resolved", terminal.Letters(s.Total), terminal.Thousands(s.ByState[deadletter.StateDead]),
+		terminal.Thousands(s.ByState[deadletter.StateReplaying]), terminal.Thousands(s.ByState[deadletter.StateResolved]))
 	if oldest != "" {
-		a.out.printf("%s", oldest)
+		a.Out.Printf("%s", oldest)
 	}
 	if s.ReplaysFinished > 0 {
-		a.out.printf("%s ended, %.0f %% of them well", plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
+		a.Out.Printf("%s ended, %.0f %% of them well", terminal.Plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
 	}
 	byReason := map[string]int64{}
 	for reason, n := range s.ByReason {
@@ -65,7 +67,7 @@ func (c *statsCmd) Run(a *app) error {
 		title  string
 		counts map[string]int64
 		byName bool
-		style  func(string) style
+		style  func(string) terminal.Style
 	}{
 		{"REASON", byReason, false, reasonStyle},
 		{"JOB", s.ByJob, false, nil},
@@ -73,8 +75,8 @@ func (c *statsCmd) Run(a *app) error {
 		{"STATE", s.ByState, false, stateStyle},
 		{"DAY (UTC)", s.ByDate, true, nil},
 	} {
-		a.out.printf("")
-		if err := a.printCounts(part.title, part.counts, part.byName, part.style); err != nil {
+		a.Out.Printf("")
+		if err := printCounts(a, part.title, part.counts, part.byName, part.style); err != nil {
 			return err
 		}
 	}
@@ -86,7 +88,7 @@ func (c *statsCmd) Run(a *app) error {
 const mostCounts = 20
 
 // printCounts prints the highest counts first, or by name, each with a bar.
-func (a *app) printCounts(title string, counts map[string]int64, byName bool, paint func(string) style) error {
+func printCounts(a *app.App, title string, counts map[string]int64, byName bool, paint func(string) terminal.Style) error {
 	names := slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
 		if byName {
 			return cmp.Compare(x, y)
@@ -105,17 +107,17 @@ func (a *app) printCounts(title string, counts map[string]int64, byName bool, pa
 			names = names[:mostCounts]
 		}
 	}
-	t := table{columns: []column{
-		{title: title, min: 20, style: paint},
-		{title: "COUNT", right: true},
-		{min: 4, drop: 1, style: func(string) style { return cyan }},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: title, Min: 20, Style: paint},
+		{Title: "COUNT", Right: true},
+		{Min: 4, Drop: 1, Style: func(string) terminal.Style { return terminal.Cyan }},
 	}}
 	for _, name := range names {
-		t.add(name, thousands(counts[name]), bar(counts[name], most))
+		t.Add(name, terminal.Thousands(counts[name]), bar(counts[name], most))
 	}
-	err := t.write(a.out, a.tableWidth())
+	err := t.Write(a.Out, a.TableWidth())
 	if rest > 0 {
-		a.out.printf("... and %s more; --json has all", thousands(int64(rest)))
+		a.Out.Printf("... and %s more; --json has all", terminal.Thousands(int64(rest)))
 	}
 	return err
 }

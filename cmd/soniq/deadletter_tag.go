@@ -6,11 +6,12 @@ import (
 	"strings"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 )
 
 type tagCmd struct {
 	Words []string `arg:"" name:"id or key=value" help:"Ids, and the tags that they get. KEY= alone takes a tag away."`
-	authorship
+	app.Authorship
 }
 
 func (tagCmd) Help() string {
@@ -20,7 +21,7 @@ func (tagCmd) Help() string {
     soniq dead-letter list --tag owner=payments`
 }
 
-func (c *tagCmd) Run(a *app) error {
+func (c *tagCmd) Run(a *app.App) error {
 	tags := map[string]string{}
 	var texts []string
 	for _, word := range c.Words {
@@ -29,35 +30,35 @@ func (c *tagCmd) Run(a *app) error {
 		case !isTag:
 			texts = append(texts, word)
 		case key == "":
-			return usagef("a tag must be KEY=VALUE, not %q", word)
+			return app.Usagef("a tag must be KEY=VALUE, not %q", word)
 		default:
 			tags[key] = value
 		}
 	}
 	if len(texts) == 0 || len(tags) == 0 {
-		return usagef("give ids, and the tags that they get as KEY=VALUE")
+		return app.Usagef("give ids, and the tags that they get as KEY=VALUE")
 	}
 	if err := checkIDs(texts); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := c.queue(a, pool)
+	queue, err := c.DeadLetters(a, pool)
 	if err != nil {
 		return err
 	}
-	ids, failed, err := findIDs(a.ctx, queue, texts)
+	ids, failed, err := findIDs(a.Ctx, queue, texts)
 	if err != nil {
 		return err
 	}
 	tagged := slices.Clone(ids)[:0]
 	var broken error
 	for _, id := range ids {
-		err := queue.Tag(a.ctx, id, tags)
+		err := queue.Tag(a.Ctx, id, tags)
 		if errors.Is(err, deadletter.ErrNotFound) {
-			failed = append(failed, failure{id.String(), deadletter.ErrNotFound.Error()})
+			failed = append(failed, app.Failure{ID: id.String(), Error: deadletter.ErrNotFound.Error()})
 			continue
 		}
 		if broken = err; broken != nil {
@@ -65,13 +66,13 @@ func (c *tagCmd) Run(a *app) error {
 		}
 		tagged = append(tagged, id)
 		if !a.JSON {
-			a.out.printf("Tagged %s", id)
+			a.Out.Printf("Tagged %s", id)
 		}
 	}
 	if a.JSON {
-		if err := a.out.document(map[string]any{"tagged": tagged, "failed": failed}); err != nil {
+		if err := a.Out.Document(map[string]any{"tagged": tagged, "failed": failed}); err != nil {
 			return err
 		}
 	}
-	return a.brokenOutcome(len(tagged), failed, broken)
+	return a.BrokenOutcome(len(tagged), failed, broken)
 }

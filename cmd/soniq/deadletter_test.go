@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -133,7 +134,7 @@ func TestReplay_ids(t *testing.T) {
 		t.Fatal("--dry-run replayed")
 	}
 	r = s.run("dead-letter", "replay", one.String(), missing.String(), one.String(), two.String())
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "stdout", r.out, "Replayed "+one.String()+" as ", "Replayed "+two.String()+" as ")
 	if r.err != "soniq: "+missing.String()+": no such dead letter\n" {
 		t.Errorf("stderr %q", r.err)
@@ -143,9 +144,9 @@ func TestReplay_ids(t *testing.T) {
 	}
 	// Under way already: refused, with the way out; forced, done.
 	r = s.run("dead-letter", "replay", one.String())
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "a replay is under way (job ", "--force")
-	wantCode(t, s.run("dead-letter", "replay", one.String(), "--dry-run"), exitFailed)
+	wantCode(t, s.run("dead-letter", "replay", one.String(), "--dry-run"), app.ExitFailed)
 	s.ok("dead-letter", "replay", one.String(), "--force", "--new-queue", "retry-queue", "--new-max-attempts", "10", "--new-priority", "0")
 	if n := count(t, pool, `select count(*) from soniq_jobs where queue = 'retry-queue' and max_attempts = 10 and priority = 0 and attempts = 0`); n != 1 {
 		t.Error("the new options did not reach the job")
@@ -181,7 +182,7 @@ func TestReplay_bulk_takesWhatThePreviewCounted(t *testing.T) {
 		t.Errorf("--all: %+v", result)
 	}
 	// All are under way or resolved now.
-	wantCode(t, s.run("dead-letter", "replay", "--all", "--yes"), exitNothing)
+	wantCode(t, s.run("dead-letter", "replay", "--all", "--yes"), app.ExitNothing)
 	if n := countJobs(t, pool); n != 6 {
 		t.Errorf("%d jobs, want 6", n)
 	}
@@ -198,7 +199,7 @@ func TestReplay_bulk_namesWhatItSkipped(t *testing.T) {
 		}
 	}
 	r := s.run("dead-letter", "replay", "--all", "--yes")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "stderr", r.err, "replayed 1 dead letter\n", "skipped 1 dead letter: an equal unique job is queued already")
 }
 
@@ -215,10 +216,10 @@ func TestDelete_ids(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	r := s.run("dead-letter", "delete", missing.String(), two.String(), "--json")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	got := decode[struct {
 		Deleted []uuid.UUID
-		Failed  []failure
+		Failed  []app.Failure
 	}](t, r.out)
 	if len(got.Deleted) != 1 || got.Deleted[0] != two || len(got.Failed) != 1 || got.Failed[0].ID != missing.String() {
 		t.Errorf("%+v", got)
@@ -240,7 +241,7 @@ func TestDelete_bulk_asksWithTheExactCount(t *testing.T) {
 	for _, answer := range []string{"", "\n", "n\n", "yep\n", "no\n"} {
 		s.stdin = answer
 		r := s.run("dead-letter", "delete", "--all")
-		wantCode(t, r, exitFailed)
+		wantCode(t, r, app.ExitFailed)
 		if r.err != question+"soniq: aborted; nothing was changed\n" || countLetters(t, pool) != 37 {
 			t.Errorf("answer %q: %+v", answer, r)
 		}
@@ -293,7 +294,7 @@ func TestDelete_bulk_sparesWhatDiesMeanwhile(t *testing.T) {
 	defer func() { _ = typed.Close() }()
 	var out, notes stream
 	w := s.world(&out, &notes)
-	w.stdin = answer
+	w.Stdin = answer
 	code := make(chan int, 1)
 	go func() { code <- run(w, []string{"dead-letter", "delete", "--all"}) }()
 	eventually.True(t, "the question", func() bool { return strings.Contains(notes.String(), "[y/N]") })
@@ -407,7 +408,7 @@ func TestCleanup_export_hasWhatWasRemoved(t *testing.T) {
 	// left of them.
 	seed(t, pool, letter{age: 31 * 24 * time.Hour})
 	r := s.run("dead-letter", "cleanup", "--export", path)
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	if wantIn(t, "stderr", r.err, "is there already", "nothing was removed"); countLetters(t, pool) != 2 {
 		t.Error("removed all the same")
 	}
@@ -421,7 +422,7 @@ func TestCleanup_failedExport_removesNothing(t *testing.T) {
 	seed(t, pool, letter{age: 31 * 24 * time.Hour})
 	// A folder in which no file can be made.
 	r := s.run("dead-letter", "cleanup", "--export", "/dev/fd/dead.json")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	if countLetters(t, pool) != 1 {
 		t.Errorf("%+v; %d left", r, countLetters(t, pool))
 	}
@@ -492,7 +493,7 @@ func TestExport_failed_keepsTheOldFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newShell(t, testdb.EmptyURL(t)) // without tables
-	wantCode(t, s.run("dead-letter", "export", "--output", path), exitFailed)
+	wantCode(t, s.run("dead-letter", "export", "--output", path), app.ExitFailed)
 	entries, err := os.ReadDir(dir)
 	if data, readErr := os.ReadFile(path); string(data) != "old" || readErr != nil || err != nil || len(entries) != 1 {
 		t.Errorf("%q, %v, %v, %v", data, readErr, entries, err)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type watchCmd struct {
@@ -26,34 +28,34 @@ func (watchCmd) Help() string {
     soniq dead-letter watch --reason timeout --json`
 }
 
-func (c *watchCmd) Run(a *app) error {
+func (c *watchCmd) Run(a *app.App) error {
 	s := selection{Filter: c.Filter, Job: c.Job, Queue: c.Queue, Reason: c.Reason, Group: c.Group, Error: c.Error, Tag: c.Tag}
-	f, err := s.filter(a.now())
+	f, err := s.filter(a.Now())
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	queue, err := a.deadLetters(pool)
+	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return err
 	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
-	ctx, cancel := context.WithCancel(a.ctx)
+	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
 	var failed error
 	var told bool
 	err = deadletter.Subscribe(ctx, pool.Config().ConnConfig, deadletter.SubscribeOptions{
-		Logger: a.log,
+		Logger: a.Log,
 		OnConnect: func(context.Context) {
 			if told {
-				a.note("some dead letters may have been missed; 'soniq dead-letter list' has all")
+				a.Note("some dead letters may have been missed; 'soniq dead-letter list' has all")
 				return
 			}
 			told = true
-			a.note("watching for dead letters; Ctrl-C stops")
+			a.Note("watching for dead letters; Ctrl-C stops")
 		},
 	}, func(ctx context.Context, e deadletter.Event) {
 		e.JobName = c.fullName(ctx, queue, e)
@@ -64,14 +66,14 @@ func (c *watchCmd) Run(a *app) error {
 		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
 			picked, err := queue.Picks(ctx, f, e.ID)
 			if err != nil {
-				a.note("soniq: %s: %s", e.ID, oneLine(describe(err)))
+				a.Note("soniq: %s: %s", e.ID, terminal.OneLine(app.Describe(err)))
 				return
 			}
 			if !picked {
 				return
 			}
 		}
-		if failed = a.printEvent(e); failed != nil {
+		if failed = printEvent(a, e); failed != nil {
 			cancel()
 		}
 	})
@@ -92,15 +94,15 @@ func (c *watchCmd) fullName(ctx context.Context, queue *deadletter.Queue, e dead
 	return e.JobName
 }
 
-func (a *app) printEvent(e deadletter.Event) error {
+func printEvent(a *app.App, e deadletter.Event) error {
 	if a.JSON {
-		return a.out.record(e)
+		return a.Out.Record(e)
 	}
-	moved := e.MovedAt.In(a.now().Location()).Format(time.DateTime)
-	return a.out.spans(
-		span{text: moved + "  " + e.ID.String() + "  " + oneLine(e.JobName) + "  "},
-		span{oneLine(string(e.Reason)), reasonStyle(string(e.Reason))},
-		span{text: "  " + plural(int64(e.Attempts), "attempt") + "\n"},
+	moved := e.MovedAt.In(a.Now().Location()).Format(time.DateTime)
+	return a.Out.Spans(
+		terminal.Span{Text: moved + "  " + e.ID.String() + "  " + terminal.OneLine(e.JobName) + "  "},
+		terminal.Span{Text: terminal.OneLine(string(e.Reason)), Style: reasonStyle(string(e.Reason))},
+		terminal.Span{Text: "  " + terminal.Plural(int64(e.Attempts), "attempt") + "\n"},
 	)
 }
 

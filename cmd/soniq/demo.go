@@ -16,6 +16,8 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // demoQueue keeps the demo's jobs apart from what else is in the private
@@ -34,19 +36,19 @@ func (demoCmd) Help() string {
     soniq dead-letter list --dev`
 }
 
-func (c *demoCmd) Run(a *app) error {
+func (c *demoCmd) Run(a *app.App) error {
 	if a.DatabaseURL != "" {
-		return usagef("demo runs on a private database and takes no --database-url")
+		return app.Usagef("demo runs on a private database and takes no --database-url")
 	}
 	a.Dev = true
 	if !a.JSON {
-		a.out.printf("A worker, seven jobs and the dead-letter queue, on a private PostgreSQL.\n")
+		a.Out.Printf("A worker, seven jobs and the dead-letter queue, on a private PostgreSQL.\n")
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(a.ctx, demoPatience,
+	ctx, cancel := context.WithTimeoutCause(a.Ctx, demoPatience,
 		fmt.Errorf("demo: not done within %s", demoPatience))
 	defer cancel()
 	unlock, err := lockDemo(ctx, pool)
@@ -54,7 +56,7 @@ func (c *demoCmd) Run(a *app) error {
 		return err
 	}
 	defer unlock()
-	d := &demo{app: a, pool: pool, started: a.now(), news: make(chan any)}
+	d := &demo{App: a, pool: pool, started: a.Now(), news: make(chan any)}
 	return d.run(ctx)
 }
 
@@ -86,7 +88,7 @@ func lockDemo(ctx context.Context, pool *pgxpool.Pool) (unlock func(), err error
 // demo is one run of it. The worker and the subscription send their news to
 // the goroutine that prints.
 type demo struct {
-	*app
+	*app.App
 	pool    *pgxpool.Pool
 	started time.Time
 	news    chan any
@@ -153,7 +155,7 @@ func (d *demo) run(ctx context.Context) error {
 	registry := d.registry()
 	log := slog.New(slog.NewTextHandler(&d.logged, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: shortLog}))
 	if d.LogLevel == "debug" {
-		log = d.log
+		log = d.Log
 	}
 	worker, err := engine.NewWorker(d.pool, registry, engine.WorkerConfig{
 		Queues:          []string{demoQueue},
@@ -282,13 +284,13 @@ func (d *demo) mine(id uuid.UUID) bool {
 
 func (d *demo) line(name, text string) {
 	if !d.JSON {
-		d.out.printf("  %6.2f s  %-20s  %s", d.now().Sub(d.started).Seconds(), oneLine(name), oneLine(text))
+		d.Out.Printf("  %6.2f s  %-20s  %s", d.Now().Sub(d.started).Seconds(), terminal.OneLine(name), terminal.OneLine(text))
 	}
 }
 
 func (d *demo) say(format string, args ...any) {
 	if !d.JSON {
-		d.out.printf(format, args...)
+		d.Out.Printf(format, args...)
 	}
 }
 
@@ -363,7 +365,7 @@ func (d *demo) replay(ctx context.Context) (deadletter.Job, error) {
 		}
 	}
 	d.repaired.Store(true)
-	d.say("\nThe supplier is back: %s dead-letter replay %s --dev", d.self, dead)
+	d.say("\nThe supplier is back: %s dead-letter replay %s --dev", d.Self, dead)
 	done := d.done
 	if _, err := queue.Replay(ctx, dead, deadletter.ReplayOptions{}); err != nil {
 		return deadletter.Job{}, err
@@ -399,20 +401,20 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 		report.DeadLetters = append(report.DeadLetters, j)
 	}
 	if d.JSON {
-		return d.out.document(report)
+		return d.Out.Document(report)
 	}
 	d.say("\nWhy they died:\n")
-	t := table{columns: []column{
-		{title: "REASON"}, {title: "JOB"}, {title: "TRIES", right: true}, {title: "STATE"}, {title: "ERROR", min: 20},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "REASON"}, {Title: "JOB"}, {Title: "TRIES", Right: true}, {Title: "STATE"}, {Title: "ERROR", Min: 20},
 	}}
 	for _, j := range report.DeadLetters {
-		t.add(string(j.Reason), j.JobName, fmt.Sprint(j.Attempts), j.State, j.LastError)
+		t.Add(string(j.Reason), j.JobName, fmt.Sprint(j.Attempts), j.State, j.LastError)
 	}
-	if err := t.write(d.out, d.tableWidth()); err != nil {
+	if err := t.Write(d.Out, d.TableWidth()); err != nil {
 		return err
 	}
 	d.say("\n%s done, %d retries, %s announced, 1 replayed and %s.",
-		plural(int64(d.done), "job"), d.retries, plural(int64(len(d.buried)), "dead letter"), replayed.State)
+		terminal.Plural(int64(d.done), "job"), d.retries, terminal.Plural(int64(len(d.buried)), "dead letter"), replayed.State)
 	if line := d.logged.String(); line != "" {
 		d.say("\nThe worker's log has a line for each death:\n\n  %s", line)
 	}
@@ -420,7 +422,7 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 	for _, command := range []string{
 		"list", "show " + report.DeadLetters[0].ID.String(), "stats", "export --output dead_jobs.csv",
 	} {
-		d.say("  %s dead-letter %s --dev", d.self, command)
+		d.say("  %s dead-letter %s --dev", d.Self, command)
 	}
 	return nil
 }

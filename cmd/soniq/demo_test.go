@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 )
 
 // devDir is a folder for private databases that the server's user can enter.
@@ -90,7 +91,7 @@ func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
 func TestDemo_databaseURL_isRefused(t *testing.T) {
 	t.Parallel()
 	r := newShell(t, "").run("demo", "--database-url", "postgres://x@127.0.0.1:1/x")
-	if r.code != exitUsage || !strings.Contains(r.err, "takes no --database-url") {
+	if r.code != app.ExitUsage || !strings.Contains(r.err, "takes no --database-url") {
 		t.Errorf("exit %d: %s", r.code, r.err)
 	}
 }

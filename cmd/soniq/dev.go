@@ -15,6 +15,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/devdb"
 )
 
@@ -37,9 +39,9 @@ func (devCmd) Help() string {
 
 // private makes the command one of the private database's, whatever the
 // environment names.
-func (a *app) private() error {
+func private(a *app.App) error {
 	if a.DatabaseURL != "" {
-		return usagef("dev is about the private database and takes no --database-url")
+		return app.Usagef("dev is about the private database and takes no --database-url")
 	}
 	a.Dev = true
 	return nil
@@ -54,8 +56,8 @@ func (devStatusCmd) Help() string {
     soniq dev --json`
 }
 
-func (devStatusCmd) Run(a *app) error {
-	if err := a.private(); err != nil {
+func (devStatusCmd) Run(a *app.App) error {
+	if err := private(a); err != nil {
 		return err
 	}
 	s, err := devdb.Inspect(devdb.Options{})
@@ -63,23 +65,23 @@ func (devStatusCmd) Run(a *app) error {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{
+		return a.Out.Document(map[string]any{
 			"folder": s.Dir, "exists": s.Exists, "running": s.PID != 0,
 			"postgres_version": s.Major, "pid": s.PID, "port": s.Port,
 		})
 	}
-	a.out.printf("Folder    %s", oneLine(s.Dir))
+	a.Out.Printf("Folder    %s", terminal.OneLine(s.Dir))
 	if !s.Exists {
-		a.out.printf("State     not made yet; the first command with --dev makes it")
+		a.Out.Printf("State     not made yet; the first command with --dev makes it")
 		return nil
 	}
 	state := "not running; a command with --dev starts it"
 	if s.PID != 0 {
 		state = fmt.Sprintf("running, process %d, 127.0.0.1:%d", s.PID, s.Port)
 	}
-	a.out.printf("State     %s", state)
-	a.out.printf("Version   PostgreSQL %d", s.Major)
-	a.out.printf("SQL       %s dev psql", a.self)
+	a.Out.Printf("State     %s", state)
+	a.Out.Printf("Version   PostgreSQL %d", s.Major)
+	a.Out.Printf("SQL       %s dev psql", a.Self)
 	return nil
 }
 
@@ -95,11 +97,11 @@ func (devUpCmd) Help() string {
 // there: soon enough for a person who stopped it elsewhere.
 const devWatchInterval = time.Second
 
-func (devUpCmd) Run(a *app) error {
-	if err := a.private(); err != nil {
+func (devUpCmd) Run(a *app.App) error {
+	if err := private(a); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
@@ -108,12 +110,12 @@ func (devUpCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	a.note("PostgreSQL %d runs on 127.0.0.1:%d until Ctrl-C; '%s dev psql' opens it", s.Major, s.Port, a.self)
+	a.Note("PostgreSQL %d runs on 127.0.0.1:%d until Ctrl-C; '%s dev psql' opens it", s.Major, s.Port, a.Self)
 	ticker := time.NewTicker(devWatchInterval)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-a.ctx.Done():
+		case <-a.Ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
@@ -141,24 +143,24 @@ func (devPsqlCmd) Help() string {
 // readsSignals: Ctrl-C is psql's, which cancels a query by it.
 func (devPsqlCmd) readsSignals() {}
 
-func (c *devPsqlCmd) Run(a *app, k *kong.Context) error {
+func (c *devPsqlCmd) Run(a *app.App, k *kong.Context) error {
 	// All that follows is psql's, but for our own help.
 	if len(c.Args) == 1 && (c.Args[0] == "--help" || c.Args[0] == "-h") {
 		return k.PrintUsage(false)
 	}
-	if err := a.private(); err != nil {
+	if err := private(a); err != nil {
 		return err
 	}
 	path, err := exec.LookPath("psql")
 	if err != nil {
-		return fmt.Errorf("psql is not installed (Debian's package postgresql-client); '%s dev url' is for other programs", a.self)
+		return fmt.Errorf("psql is not installed (Debian's package postgresql-client); '%s dev url' is for other programs", a.Self)
 	}
 	// Before psql is there, a signal ends the command as any other.
-	ctx, cancel := context.WithCancel(a.ctx)
+	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
-	a.ctx = ctx
-	stop := a.onSignals(cancel)
-	pool, err := a.open()
+	a.Ctx = ctx
+	stop := a.OnSignals(cancel)
+	pool, err := a.Open()
 	stop()
 	if err != nil {
 		return err
@@ -172,12 +174,12 @@ func (c *devPsqlCmd) Run(a *app, k *kong.Context) error {
 		"--host", server.Host, "--port", strconv.Itoa(int(server.Port)),
 		"--username", server.User, "--dbname", server.Database,
 	}, c.Args...)...)
-	psql.Stdin, psql.Stdout, psql.Stderr = a.stdin, a.stdout, a.stderr
+	psql.Stdin, psql.Stdout, psql.Stderr = a.Stdin, a.Stdout, a.Stderr
 	psql.Env = psqlEnvironment(os.Environ(), server.Password)
-	err = a.runBeside(psql)
+	err = runBeside(a, psql)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return &exitError{max(exit.ExitCode(), exitFailed), errReported}
+		return &app.ExitError{Code: max(exit.ExitCode(), app.ExitFailed), Err: app.ErrReported}
 	}
 	return err
 }
@@ -191,7 +193,7 @@ func psqlEnvironment(environ []string, password string) []string {
 
 // runBeside runs a program that shares our terminal, where Ctrl-C reaches it
 // without us. SIGTERM is passed on.
-func (a *app) runBeside(cmd *exec.Cmd) error {
+func runBeside(a *app.App, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -201,7 +203,7 @@ func (a *app) runBeside(cmd *exec.Cmd) error {
 		select {
 		case err := <-ended:
 			return err
-		case s := <-a.signals:
+		case s := <-a.Signals:
 			if s == syscall.SIGTERM {
 				_ = cmd.Process.Signal(s)
 			}
@@ -218,26 +220,26 @@ func (devURLCmd) Help() string {
     DATABASE_URL=$(soniq dev url) python manage.py`
 }
 
-func (devURLCmd) Run(a *app) error {
-	if err := a.private(); err != nil {
+func (devURLCmd) Run(a *app.App) error {
+	if err := private(a); err != nil {
 		return err
 	}
 	before, err := devdb.Inspect(devdb.Options{})
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
 	if before.PID == 0 {
-		a.note("the private database stops again now; '%s dev up' keeps it running", a.self)
+		a.Note("the private database stops again now; '%s dev up' keeps it running", a.Self)
 	}
 	url := pool.Config().ConnString()
 	if a.JSON {
-		return a.out.document(map[string]string{"url": url})
+		return a.Out.Document(map[string]string{"url": url})
 	}
-	a.out.printf("%s", url)
+	a.Out.Printf("%s", url)
 	return nil
 }
 
@@ -249,8 +251,8 @@ func (devStopCmd) Help() string {
     soniq dev stop`
 }
 
-func (devStopCmd) Run(a *app) error {
-	if err := a.private(); err != nil {
+func (devStopCmd) Run(a *app.App) error {
+	if err := private(a); err != nil {
 		return err
 	}
 	s, err := devdb.Inspect(devdb.Options{})
@@ -258,17 +260,17 @@ func (devStopCmd) Run(a *app) error {
 		return err
 	}
 	if s.PID != 0 {
-		if err := devdb.Stop(a.ctx, devdb.Options{Logger: a.log}); err != nil {
+		if err := devdb.Stop(a.Ctx, devdb.Options{Logger: a.Log}); err != nil {
 			return err
 		}
 	}
 	switch {
 	case a.JSON:
-		return a.out.document(map[string]bool{"stopped": s.PID != 0})
+		return a.Out.Document(map[string]bool{"stopped": s.PID != 0})
 	case s.PID == 0:
-		a.note("it wasn't running")
+		a.Note("it wasn't running")
 	default:
-		a.out.printf("Stopped")
+		a.Out.Printf("Stopped")
 	}
 	return nil
 }
@@ -285,8 +287,8 @@ func (devResetCmd) Help() string {
     soniq dev reset --yes --force`
 }
 
-func (c *devResetCmd) Run(a *app) error {
-	if err := a.private(); err != nil {
+func (c *devResetCmd) Run(a *app.App) error {
+	if err := private(a); err != nil {
 		return err
 	}
 	s, err := c.unused()
@@ -295,13 +297,13 @@ func (c *devResetCmd) Run(a *app) error {
 	}
 	if !s.Exists {
 		if a.JSON {
-			return a.out.document(map[string]any{"reset": false})
+			return a.Out.Document(map[string]any{"reset": false})
 		}
-		a.note("there is none in %s", oneLine(s.Dir))
+		a.Note("there is none in %s", terminal.OneLine(s.Dir))
 		return nil
 	}
 	if !c.Yes {
-		if err := a.confirm(false, fmt.Sprintf("This deletes the private database in %s%s.", oneLine(s.Dir), a.contents())); err != nil {
+		if err := a.Confirm(false, fmt.Sprintf("This deletes the private database in %s%s.", terminal.OneLine(s.Dir), contents(a))); err != nil {
 			return err
 		}
 		// Somebody may have come while the question stood there.
@@ -309,13 +311,13 @@ func (c *devResetCmd) Run(a *app) error {
 			return err
 		}
 	}
-	if err := devdb.Reset(a.ctx, devdb.Options{Logger: a.log}); err != nil {
+	if err := devdb.Reset(a.Ctx, devdb.Options{Logger: a.Log}); err != nil {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"reset": true, "folder": s.Dir})
+		return a.Out.Document(map[string]any{"reset": true, "folder": s.Dir})
 	}
-	a.out.printf("Deleted the private database in %s", oneLine(s.Dir))
+	a.Out.Printf("Deleted the private database in %s", terminal.OneLine(s.Dir))
 	return nil
 }
 
@@ -337,26 +339,26 @@ select
 
 // contents is what a reset loses, or nothing where that can't be read: a
 // database that doesn't start any more is a reason to delete it.
-func (a *app) contents() string {
-	if !a.stdinIsTTY {
+func contents(a *app.App) string {
+	if !a.StdinIsTTY {
 		return "" // nobody is there to read it
 	}
-	lease, err := devdb.Acquire(a.ctx, devdb.Options{})
+	lease, err := devdb.Acquire(a.Ctx, devdb.Options{})
 	if err != nil {
 		return ""
 	}
 	defer func() { _ = lease.Close() }()
-	conn, err := pgx.Connect(a.ctx, lease.URL())
+	conn, err := pgx.Connect(a.Ctx, lease.URL())
 	if err != nil {
 		return ""
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(a.ctx)) }()
+	defer func() { _ = conn.Close(context.WithoutCancel(a.Ctx)) }()
 	var jobs, dead int64
 	var size string
-	if err := conn.QueryRow(a.ctx, devContentsSQL).Scan(&jobs, &dead, &size); err != nil {
+	if err := conn.QueryRow(a.Ctx, devContentsSQL).Scan(&jobs, &dead, &size); err != nil {
 		return ""
 	}
-	return fmt.Sprintf(": %s, %s, %s in all", plural(jobs, "job"), letters(dead), size)
+	return fmt.Sprintf(": %s, %s, %s in all", terminal.Plural(jobs, "job"), terminal.Letters(dead), size)
 }
 
 func (*devURLCmd) showsSecret() {}

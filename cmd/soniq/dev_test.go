@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 )
 
@@ -32,18 +33,18 @@ func TestDev_fromNothingToReset(t *testing.T) {
 		Port            int
 	}
 
-	wantIn(t, "before", soniq(exitDone, "dev").out, dir, "not made yet")
-	wantIn(t, "reset of nothing", soniq(exitDone, "dev", "reset").err, "there is none in "+dir)
+	wantIn(t, "before", soniq(app.ExitDone, "dev").out, dir, "not made yet")
+	wantIn(t, "reset of nothing", soniq(app.ExitDone, "dev", "reset").err, "there is none in "+dir)
 
 	up := prepare("dev", "up")
 	up.begin(t)
 	eventually.True(t, "the server", func() bool { return strings.Contains(up.err.String(), "until Ctrl-C") })
-	if s := decode[status](t, soniq(exitDone, "dev", "--json").out); !s.Exists || !s.Running || s.Port == 0 || !strings.HasPrefix(s.Folder, dir) {
+	if s := decode[status](t, soniq(app.ExitDone, "dev", "--json").out); !s.Exists || !s.Running || s.Port == 0 || !strings.HasPrefix(s.Folder, dir) {
 		t.Errorf("status: %+v", s)
 	}
-	shown := soniq(exitDone, "dev").out
+	shown := soniq(app.ExitDone, "dev").out
 	wantIn(t, "while it runs", shown, "running, process ", "dev psql")
-	url := strings.TrimSpace(soniq(exitDone, "dev", "url").out)
+	url := strings.TrimSpace(soniq(app.ExitDone, "dev", "url").out)
 	wantIn(t, "the URL", url, "postgres://soniq:", "@127.0.0.1:")
 	_, password, _ := strings.Cut(url, "soniq:")
 	password, _, _ = strings.Cut(password, "@")
@@ -52,25 +53,25 @@ func TestDev_fromNothingToReset(t *testing.T) {
 	}
 	newShell(t, url).ok("enqueue", "j")
 	if _, err := exec.LookPath("psql"); err != nil {
-		wantIn(t, "without psql", soniq(exitFailed, "dev", "psql").err, "psql is not installed")
+		wantIn(t, "without psql", soniq(app.ExitFailed, "dev", "psql").err, "psql is not installed")
 	} else {
-		if r := soniq(exitDone, "dev", "psql", "-tAc", "select job_name from soniq_jobs"); r.out != "j\n" {
+		if r := soniq(app.ExitDone, "dev", "psql", "-tAc", "select job_name from soniq_jobs"); r.out != "j\n" {
 			t.Errorf("psql: %+v", r)
 		}
 		soniq(1, "dev", "psql", "-c", "bogus")
 	}
-	wantIn(t, "reset in use", soniq(exitFailed, "dev", "reset", "--yes").err, "is in use", "--force")
+	wantIn(t, "reset in use", soniq(app.ExitFailed, "dev", "reset", "--yes").err, "is in use", "--force")
 
-	wantIn(t, "stop", soniq(exitDone, "dev", "stop").out, "Stopped")
+	wantIn(t, "stop", soniq(app.ExitDone, "dev", "stop").out, "Stopped")
 	_ = up.Wait()
 	wantIn(t, "up, stopped by another", up.err.String(), "was stopped")
-	wantIn(t, "stop again", soniq(exitDone, "dev", "stop").err, "wasn't running")
-	wantIn(t, "reset without a person", soniq(exitUsage, "dev", "reset").err, "add --yes")
-	if s := decode[status](t, soniq(exitDone, "dev", "--json").out); !s.Exists || s.Running {
+	wantIn(t, "stop again", soniq(app.ExitDone, "dev", "stop").err, "wasn't running")
+	wantIn(t, "reset without a person", soniq(app.ExitUsage, "dev", "reset").err, "add --yes")
+	if s := decode[status](t, soniq(app.ExitDone, "dev", "--json").out); !s.Exists || s.Running {
 		t.Errorf("status: %+v", s)
 	}
-	soniq(exitDone, "dev", "reset", "--yes")
-	if s := decode[status](t, soniq(exitDone, "dev", "--json").out); s.Exists {
+	soniq(app.ExitDone, "dev", "reset", "--yes")
+	if s := decode[status](t, soniq(app.ExitDone, "dev", "--json").out); s.Exists {
 		t.Errorf("status after the reset: %+v", s)
 	}
 	if _, err := os.Stat(dir); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -134,7 +135,7 @@ func TestDocument_worksAsWritten(t *testing.T) {
 	wantIn(t, "delete", must("soniq dead-letter delete abc123-def456").out, "Deleted "+example)
 	p := prepare("soniq dead-letter replay abc123-def456")
 	_ = p.Run()
-	if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "abc123-def456: no such dead letter") {
+	if p.ProcessState.ExitCode() != app.ExitFailed || !strings.Contains(p.err.String(), "abc123-def456: no such dead letter") {
 		t.Errorf("exit %d: %s", p.ProcessState.ExitCode(), p.err.String())
 	}
 }

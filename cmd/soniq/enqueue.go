@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 )
 
 type enqueueCmd struct {
@@ -25,7 +26,7 @@ type enqueueCmd struct {
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
 	waitFlags
-	revealFlags
+	app.RevealFlags
 }
 
 func (enqueueCmd) Help() string {
@@ -42,30 +43,30 @@ Each line of --from is an object with job_name (or name), args, queue, priority,
     jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`
 }
 
-func (c *enqueueCmd) Run(a *app) error {
+func (c *enqueueCmd) Run(a *app.App) error {
 	defaults, err := c.order()
 	if err != nil {
 		return err
 	}
 	if c.MaxArgs < 0 {
-		return usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
+		return app.Usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
 	}
-	if err := errors.Join(c.waitFlags.check(), c.revealFlags.check()); err != nil {
+	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
 		return err
 	}
 	if c.Reveal && !c.Wait {
-		return usagef("--reveal shows the result that --wait waits for: add --wait")
+		return app.Usagef("--reveal shows the result that --wait waits for: add --wait")
 	}
 	switch {
 	case c.From == "" && c.Name == nil:
-		return usagef("which job? give its NAME, or --from FILE for many")
+		return app.Usagef("which job? give its NAME, or --from FILE for many")
 	case c.From == "":
 	case c.DedupKey != nil:
-		return usagef("--dedup-key would make one job of all lines of --from: give each line its dedup_key")
+		return app.Usagef("--dedup-key would make one job of all lines of --from: give each line its dedup_key")
 	case c.From == "-" && (c.Args == "-" || c.Args == "@-"):
-		return usagef("--args - and --from - would both read standard input")
+		return app.Usagef("--args - and --from - would both read standard input")
 	}
-	if defaults.args, err = readArgs(a, c.Args, c.mostArgs()+lineOverhead); err != nil {
+	if defaults.args, err = app.ReadArgs(a, c.Args, c.mostArgs()+lineOverhead); err != nil {
 		return err
 	}
 	if c.From != "" {
@@ -75,28 +76,28 @@ func (c *enqueueCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	job, err := client.Enqueue(a.ctx, defaults.name, defaults.args, defaults.options()...)
+	job, err := client.Enqueue(a.Ctx, defaults.name, defaults.args, defaults.options()...)
 	var wrong *engine.ArgumentError
 	if errors.As(err, &wrong) {
-		return usagef("%w", wrong)
+		return app.Usagef("%w", wrong)
 	}
 	if err != nil {
 		return err
 	}
 	if job.Duplicate {
-		a.note("an equal job is queued already")
+		a.Note("an equal job is queued already")
 	}
 	if c.Wait {
-		a.note("job %s", job.ID)
-		if err := c.reveal(a, pool, job.ID); err != nil {
+		a.Note("job %s", job.ID)
+		if err := c.Show(a, pool, job.ID); err != nil {
 			return err
 		}
 		return c.waitForResult(a, pool, client, job)
 	}
 	if a.JSON {
-		return a.out.document(enqueued{job.ID, job.Duplicate})
+		return a.Out.Document(enqueued{job.ID, job.Duplicate})
 	}
-	a.out.printf("%s", job.ID)
+	a.Out.Printf("%s", job.ID)
 	return nil
 }
 
@@ -107,10 +108,10 @@ type enqueued struct {
 }
 
 // mostArgs is how many bytes the arguments of a job may have.
-func (c *enqueueCmd) mostArgs() int { return min(cmp.Or(c.MaxArgs, 1<<20), mostStored) }
+func (c *enqueueCmd) mostArgs() int { return min(cmp.Or(c.MaxArgs, 1<<20), app.MostStored) }
 
-func (c *enqueueCmd) client(a *app) (*pgxpool.Pool, *engine.Client, error) {
-	pool, err := a.open()
+func (c *enqueueCmd) client(a *app.App) (*pgxpool.Pool, *engine.Client, error) {
+	pool, err := a.Open()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,7 +144,7 @@ func (c *enqueueCmd) order() (order, error) {
 	if c.At != "" {
 		at, err := time.Parse(time.RFC3339, c.At)
 		if err != nil {
-			return o, usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
+			return o, app.Usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
 		}
 		o.at = &at
 	}

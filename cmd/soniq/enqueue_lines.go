@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/input"
 )
 
@@ -146,18 +147,18 @@ type lineFile struct {
 }
 
 // openLines opens path; - is standard input.
-func openLines(a *app, path string, limit int) (*lineFile, error) {
-	l := &lineFile{ctx: a.ctx, name: path, limit: limit}
-	in := a.stdin
+func openLines(a *app.App, path string, limit int) (*lineFile, error) {
+	l := &lineFile{ctx: a.Ctx, name: path, limit: limit}
+	in := a.Stdin
 	if path == "-" {
 		l.name = "standard input"
 	} else {
-		f, err := input.Open(a.ctx, path)
-		if a.ctx.Err() != nil {
-			return nil, a.ctx.Err()
+		f, err := input.Open(a.Ctx, path)
+		if a.Ctx.Err() != nil {
+			return nil, a.Ctx.Err()
 		}
 		if err != nil {
-			return nil, usagef("--from: %w", err)
+			return nil, app.Usagef("--from: %w", err)
 		}
 		info, err := f.Stat()
 		if err == nil && info.IsDir() {
@@ -165,10 +166,10 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 		}
 		if err != nil {
 			_ = f.Close()
-			return nil, usagef("--from: %w", err)
+			return nil, app.Usagef("--from: %w", err)
 		}
 		if info.Mode().IsRegular() {
-			l.first, l.file = input.Regular(a.ctx, f), f
+			l.first, l.file = input.Regular(a.Ctx, f), f
 			return l, nil
 		}
 		l.input, in = f, f
@@ -182,7 +183,7 @@ func openLines(a *app, path string, limit int) (*lineFile, error) {
 		return nil, fmt.Errorf("copy %s: %w", l.name, err)
 	}
 	l.file, l.spool = spool, bufio.NewWriter(spool)
-	l.first = io.TeeReader(input.Stream(a.ctx, in), l.spool)
+	l.first = io.TeeReader(input.Stream(a.Ctx, in), l.spool)
 	return l, nil
 }
 
@@ -226,8 +227,8 @@ func (l *lineFile) each(do func(number int, text []byte, tooLong bool) error) er
 			part, err = in.ReadSlice('\n')
 			if tooLong = tooLong || len(text)+len(part) > l.limit; tooLong {
 				// Not a file of lines: it has to end, or it fills the disk.
-				if passed += len(part); passed > mostStored {
-					return usagef("%s: line %d has no end within %d bytes; nothing was enqueued", l.name, number, mostStored)
+				if passed += len(part); passed > app.MostStored {
+					return app.Usagef("%s: line %d has no end within %d bytes; nothing was enqueued", l.name, number, app.MostStored)
 				}
 			} else {
 				text = append(text, part...)

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 
 // many enqueues the lines of --from: a first pass checks them all, a second
 // one inserts them, in one transaction.
-func (c *enqueueCmd) many(a *app, defaults order) error {
+func (c *enqueueCmd) many(a *app.App, defaults order) error {
 	lines, err := openLines(a, c.From, c.mostArgs()+lineOverhead)
 	if err != nil {
 		return err
@@ -38,8 +40,8 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 	if err != nil {
 		return err
 	}
-	if c.From == "-" && a.stdinIsTTY {
-		a.note("One JSON object a line; Ctrl-D ends the input.")
+	if c.From == "-" && a.StdinIsTTY {
+		a.Note("One JSON object a line; Ctrl-D ends the input.")
 	}
 	total, err := checkLines(a, client, lines, defaults)
 	if err != nil {
@@ -61,27 +63,27 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 	if !c.Wait {
 		for _, j := range jobs {
 			if !a.JSON {
-				a.out.printf("%s", j.ID)
-			} else if err := a.out.record(enqueued{j.ID, j.Duplicate}); err != nil {
+				a.Out.Printf("%s", j.ID)
+			} else if err := a.Out.Record(enqueued{j.ID, j.Duplicate}); err != nil {
 				return err
 			}
 		}
 	}
-	text := plural(int64(len(jobs)-duplicates), "job") + " enqueued"
+	text := terminal.Plural(int64(len(jobs)-duplicates), "job") + " enqueued"
 	switch duplicates {
 	case 0:
 	case 1:
 		text += ", 1 was a duplicate"
 	default:
-		text += fmt.Sprintf(", %s were duplicates", thousands(int64(duplicates)))
+		text += fmt.Sprintf(", %s were duplicates", terminal.Thousands(int64(duplicates)))
 	}
-	a.note("%s", text)
+	a.Note("%s", text)
 	if c.Wait {
 		ids := make([]uuid.UUID, len(jobs))
 		for i, j := range jobs {
 			ids[i] = j.ID
 		}
-		if err := c.revealList(a, pool, map[string]string{"source": "enqueue --from"}, ids); err != nil {
+		if err := c.ShowList(a, pool, map[string]string{"source": "enqueue --from"}, ids); err != nil {
 			return err
 		}
 		return c.waitForResults(a, pool, client, jobs)
@@ -90,10 +92,10 @@ func (c *enqueueCmd) many(a *app, defaults order) error {
 }
 
 // checkLines counts the jobs. Every mistake is named, by line.
-func checkLines(a *app, client *engine.Client, lines *lineFile, defaults order) (total int, err error) {
+func checkLines(a *app.App, client *engine.Client, lines *lineFile, defaults order) (total int, err error) {
 	mistakes := 0
 	err = lines.each(func(number int, text []byte, tooLong bool) error {
-		if err := a.ctx.Err(); err != nil {
+		if err := a.Ctx.Err(); err != nil {
 			return err
 		}
 		total++
@@ -102,7 +104,7 @@ func checkLines(a *app, client *engine.Client, lines *lineFile, defaults order) 
 			return nil
 		}
 		if mistakes++; mistakes <= shownMistakes {
-			a.note("soniq: line %d: %s", number, oneLine(err.Error()))
+			a.Note("soniq: line %d: %s", number, terminal.OneLine(err.Error()))
 		}
 		return nil
 	})
@@ -113,15 +115,15 @@ func checkLines(a *app, client *engine.Client, lines *lineFile, defaults order) 
 		return total, nil
 	}
 	if more := mistakes - shownMistakes; more > 0 {
-		a.note("soniq: and %s more", plural(int64(more), "line"))
+		a.Note("soniq: and %s more", terminal.Plural(int64(more), "line"))
 	}
 	verb := "are"
 	if mistakes == 1 {
 		verb = "is"
 	}
-	a.note("soniq: %s of %s %s wrong; nothing was enqueued (see 'soniq enqueue --help')",
-		thousands(int64(mistakes)), plural(int64(total), "line"), verb)
-	return 0, &exitError{exitUsage, errReported}
+	a.Note("soniq: %s of %s %s wrong; nothing was enqueued (see 'soniq enqueue --help')",
+		terminal.Thousands(int64(mistakes)), terminal.Plural(int64(total), "line"), verb)
+	return 0, &app.ExitError{Code: app.ExitUsage, Err: app.ErrReported}
 }
 
 func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defaults order) error {
@@ -136,18 +138,18 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 }
 
 // insertLines enqueues all lines, or none.
-func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, error) {
+func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, error) {
 	done := make([]engine.Enqueued, 0, total)
-	bar := a.progress("enqueueing", total, progressFrom)
+	bar := a.Progress("enqueueing", total, app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
-	err := pgx.BeginFunc(a.ctx, pool, func(tx pgx.Tx) error {
+	err := pgx.BeginFunc(a.Ctx, pool, func(tx pgx.Tx) error {
 		var batch []engine.Insert
 		var size, from, to int
 		flush := func() error {
 			if len(batch) == 0 {
 				return nil
 			}
-			jobs, err := client.EnqueueManyTx(a.ctx, tx, batch)
+			jobs, err := client.EnqueueManyTx(a.Ctx, tx, batch)
 			if err != nil {
 				return fmt.Errorf("lines %d to %d: %w", from, to, err)
 			}
@@ -180,7 +182,7 @@ func insertLines(a *app, pool *pgxpool.Pool, client *engine.Client, lines *lineF
 	})
 	var wrong *engine.ArgumentError
 	if errors.As(err, &wrong) {
-		return nil, usagef("%w; nothing was enqueued", err)
+		return nil, app.Usagef("%w; nothing was enqueued", err)
 	}
 	return done, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -95,7 +96,7 @@ func TestEnqueueMany_mistakes_eachByItsLine_nothingEnqueued(t *testing.T) {
 		}
 		s.stdin = in.String()
 		r := s.run("enqueue", "--from", "-")
-		wantCode(t, r, exitUsage)
+		wantCode(t, r, app.ExitUsage)
 		lines := strings.Split(strings.TrimSuffix(r.err, "\n"), "\n")
 		if len(lines) != len(part)+1 || r.out != "" {
 			t.Fatalf("%d lines of complaints, want %d: %s%s", len(lines), len(part)+1, r.err, r.out)
@@ -108,7 +109,7 @@ func TestEnqueueMany_mistakes_eachByItsLine_nothingEnqueued(t *testing.T) {
 	}
 	s.stdin = strings.Repeat("{}\n", 1234)
 	r := s.run("enqueue", "--from", "-")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, "line 20: ", "and 1,214 lines more", "1,234 of 1,234 lines are wrong")
 	if strings.Contains(r.err, "line 21:") {
 		t.Error("more than 20 mistakes are named")
@@ -130,7 +131,7 @@ func TestEnqueueMany_refusedByTheDatabase_takesAllBack(t *testing.T) {
 	}
 	s.stdin = strings.Repeat("{}\n", 2_500) + `{"queue": "` + queue.String() + `"}` + "\n"
 	r := s.run("enqueue", "j", "--from", "-")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, "lines 2001 to 2501: ", "can't be stored", "nothing was enqueued")
 	if n := countJobs(t, pool); n != 0 {
 		t.Errorf("%d jobs were enqueued", n)
@@ -176,14 +177,14 @@ func TestEnqueueMany_interruptedWhileReading_enqueuesNothing(t *testing.T) {
 	s := newShell(t, pool.Config().ConnString())
 	in, out := io.Pipe()
 	w := s.world(io.Discard, io.Discard)
-	w.stdin = in
+	w.Stdin = in
 	code := make(chan int, 1)
 	go func() { code <- run(w, []string{"enqueue", "--from", "-"}) }()
 	if _, err := io.WriteString(out, `{"job_name": "j"}`+"\n"); err != nil {
 		t.Fatal(err)
 	}
 	s.signals <- syscall.SIGINT
-	if c := <-code; c != exitFailed {
+	if c := <-code; c != app.ExitFailed {
 		t.Errorf("exit code %d", c)
 	}
 	if err := out.Close(); err != nil {
@@ -209,7 +210,7 @@ func TestEnqueueMany_usage(t *testing.T) {
 		"dev is about the private ": {"dev", "reset", "--database-url", "postgres://h/x"},
 	} {
 		r := s.run(args...)
-		wantCode(t, r, exitUsage)
+		wantCode(t, r, app.ExitUsage)
 		wantIn(t, "stderr", r.err, want)
 		checkComplaint(t, r)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -69,7 +70,7 @@ func TestExamples_eachVerdict(t *testing.T) {
 		}
 	}
 	s.signals <- syscall.SIGTERM
-	if code := worker.wait(t); code != exitDone {
+	if code := worker.wait(t); code != app.ExitDone {
 		t.Errorf("the worker's exit code is %d: %s", code, worker.err.String())
 	}
 }
@@ -102,9 +103,9 @@ func (j *exampleJob) check(t *testing.T, env map[string]string, id string) {
 	if j.result != "" && !sameJSON(t, got.Result, j.result) {
 		t.Errorf("result %s, want %s", got.Result, j.result)
 	}
-	want := exitDone
+	want := app.ExitDone
 	if j.status != engine.StatusDone {
-		want = exitFailed
+		want = app.ExitFailed
 	}
 	wantCode(t, r, want)
 }
@@ -125,7 +126,7 @@ func TestExamples_goWorker(t *testing.T) {
 		t.Errorf("2 + 40 = %q", r.out)
 	}
 	r := s.run("enqueue", "numbers.add", "--args", `{"A": -2}`, "--wait")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "dead letter, permanent_failure: a is negative")
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/command"
 )
 
@@ -75,27 +77,27 @@ type handlerFlags struct {
 
 // read reads the configuration file, if there is one. Every mistake in it is
 // told to the person; the error is for the last line.
-func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
+func (f *handlerFlags) read(a *app.App, use configUse) (*workerFile, error) {
 	var wrong *configError
 	if f.Config != nil && *f.Config == "" {
-		return nil, usagef("--config is empty")
+		return nil, app.Usagef("--config is empty")
 	}
 	if path, optional := f.path(); path != "" {
 		use.found = optional
-		read, err := readConfig(a.ctx, path, use, a.getenv)
+		read, err := readConfig(a.Ctx, path, use, a.Getenv)
 		switch {
 		case optional && errors.Is(err, fs.ErrNotExist):
 		case errors.As(err, &wrong):
 			for _, line := range wrong.list() {
-				a.note("%s", oneLine(line))
+				a.Note("%s", terminal.OneLine(line))
 			}
-			return nil, usagef("%w", wrong)
-		case a.ctx.Err() != nil:
-			return nil, a.ctx.Err()
+			return nil, app.Usagef("%w", wrong)
+		case a.Ctx.Err() != nil:
+			return nil, a.Ctx.Err()
 		case err != nil && optional:
-			return nil, usagef("%w; --config FILE names the one to read", err)
+			return nil, app.Usagef("%w; --config FILE names the one to read", err)
 		case err != nil:
-			return nil, usagef("--config: %w", err)
+			return nil, app.Usagef("--config: %w", err)
 		default:
 			return read, nil
 		}
@@ -104,7 +106,7 @@ func (f *handlerFlags) read(a *app, use configUse) (*workerFile, error) {
 }
 
 // load is read, with the flags' handlers.
-func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
+func (f *handlerFlags) load(a *app.App, use configUse) (*workerFile, error) {
 	file, err := f.read(a, use)
 	if err != nil {
 		return nil, err
@@ -119,9 +121,9 @@ func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
 		case same < 0:
 			file.jobs = append(file.jobs, spec)
 		case file.jobs[same].line == 0:
-			return nil, usagef("--handle names %q twice", spec.name)
+			return nil, app.Usagef("--handle names %q twice", spec.name)
 		default:
-			return nil, usagef("--handle names %q, which %s has in line %d already", spec.name, file.path, file.jobs[same].line)
+			return nil, app.Usagef("--handle names %q, which %s has in line %d already", spec.name, file.path, file.jobs[same].line)
 		}
 	}
 	for i := range file.jobs {
@@ -129,9 +131,9 @@ func (f *handlerFlags) load(a *app, use configUse) (*workerFile, error) {
 	}
 	if len(file.jobs) == 0 {
 		if file.path != "" {
-			return nil, usagef("no handler: %s has no jobs; add some there, or give --handle NAME=exec:COMMAND or --handle NAME=https://...", file.path)
+			return nil, app.Usagef("no handler: %s has no jobs; add some there, or give --handle NAME=exec:COMMAND or --handle NAME=https://...", file.path)
 		}
-		return nil, usagef("no handler: write a soniq.yaml, name another file by --config, or give --handle NAME=exec:COMMAND or --handle NAME=https://...")
+		return nil, app.Usagef("no handler: write a soniq.yaml, name another file by --config, or give --handle NAME=exec:COMMAND or --handle NAME=https://...")
 	}
 	return file, nil
 }
@@ -155,29 +157,29 @@ func parseHandle(text string) (handlerSpec, error) {
 	name = strings.TrimSpace(name)
 	switch {
 	case strings.Contains(name, "://"):
-		return handlerSpec{}, usagef("--handle must be %s: a URL stands where the name should", form)
+		return handlerSpec{}, app.Usagef("--handle must be %s: a URL stands where the name should", form)
 	case !ok:
-		return handlerSpec{}, usagef("--handle must be %s: %q has no '='", form, text)
+		return handlerSpec{}, app.Usagef("--handle must be %s: %q has no '='", form, text)
 	case name == "":
-		return handlerSpec{}, usagef("--handle must be %s: it has no name before '='", form)
+		return handlerSpec{}, app.Usagef("--handle must be %s: it has no name before '='", form)
 	case strings.ContainsRune(text, 0):
-		return handlerSpec{}, usagef("--handle must not contain a NUL byte")
+		return handlerSpec{}, app.Usagef("--handle must not contain a NUL byte")
 	}
 	spec := handlerSpec{name: name}
 	scheme, rest, _ := strings.Cut(handler, ":")
 	switch strings.ToLower(scheme) {
 	case "exec":
 		if strings.TrimSpace(rest) == "" {
-			return spec, usagef("--handle must be %s: %q has no command", form, name)
+			return spec, app.Usagef("--handle must be %s: %q has no command", form, name)
 		}
 		spec.exec = rest
 	case "http", "https":
 		if err := checkEndpoint(httpSpec{URL: handler}); err != nil {
-			return spec, usagef("--handle %s: %w", name, err)
+			return spec, app.Usagef("--handle %s: %w", name, err)
 		}
 		spec.http.URL, spec.shownURL = handler, showURL(handler)
 	default:
-		return spec, usagef("--handle must be %s: after %q comes %q, not exec:, http:// or https://", form, name+"=", scheme)
+		return spec, app.Usagef("--handle must be %s: after %q comes %q, not exec:, http:// or https://", form, name+"=", scheme)
 	}
 	return spec, nil
 }
@@ -217,16 +219,16 @@ type taps struct{ stdout, stderr io.Writer }
 
 // register makes handlers of the specs. What they hold is given back when the
 // command ends.
-func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
+func register(a *app.App, specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
 	registry := engine.NewRegistry()
 	var guard *command.Warden
 	for _, spec := range specs {
 		if spec.exec == "" {
 			handler, err := newHTTPHandler(spec.http, log)
 			if err != nil {
-				return nil, usagef("%s: %w", spec.name, err)
+				return nil, app.Usagef("%s: %w", spec.name, err)
 			}
-			a.atExit(func() error { handler.close(); return nil })
+			a.AtExit(func() error { handler.close(); return nil })
 			engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
 			continue
 		}
@@ -235,7 +237,7 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 			if guard, err = command.NewWarden(); err != nil {
 				return nil, err
 			}
-			a.atExit(guard.Close)
+			a.AtExit(guard.Close)
 		}
 		handler := &execHandler{
 			command:        spec.exec,
@@ -251,7 +253,7 @@ func (a *app) register(specs []handlerSpec, log *slog.Logger, tap taps) (*engine
 		engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
 	}
 	if err := registry.Err(); err != nil {
-		return nil, usagef("%w", err)
+		return nil, app.Usagef("%w", err)
 	}
 	return registry, nil
 }
@@ -262,7 +264,7 @@ func retryText(policy engine.RetryPolicy) string {
 	case engine.Delays:
 		delays := make([]string, len(p))
 		for i, d := range p {
-			delays[i] = shortDuration(d)
+			delays[i] = terminal.ShortDuration(d)
 		}
 		return strings.Join(delays, ", ")
 	case engine.Exponential:
@@ -273,7 +275,7 @@ func retryText(policy engine.RetryPolicy) string {
 		if longest == 0 {
 			longest = time.Hour
 		}
-		text := fmt.Sprintf("%s, doubled up to %s", shortDuration(base), shortDuration(longest))
+		text := fmt.Sprintf("%s, doubled up to %s", terminal.ShortDuration(base), terminal.ShortDuration(longest))
 		if p.NoJitter {
 			text += ", exact"
 		}

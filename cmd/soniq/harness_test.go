@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -77,15 +78,15 @@ type result struct {
 	out, err string
 }
 
-func (s *shell) world(out, notes io.Writer) world {
-	return world{
-		self: "soniq", actor: "tester@host",
-		stdin: strings.NewReader(s.stdin), stdout: out, stderr: notes,
-		stdinIsTTY: s.tty, stdoutIsTTY: s.tty, stderrIsTTY: s.tty, width: s.width,
-		getenv:  func(name string) string { return s.env[name] },
-		now:     func() time.Time { return time.Now().UTC() },
-		signals: s.signals,
-		exit:    func(int) { s.t.Error("the command ended the process") },
+func (s *shell) world(out, notes io.Writer) app.Process {
+	return app.Process{
+		Self: "soniq", Actor: "tester@host",
+		Stdin: strings.NewReader(s.stdin), Stdout: out, Stderr: notes,
+		StdinIsTTY: s.tty, StdoutIsTTY: s.tty, StderrIsTTY: s.tty, Width: s.width,
+		Getenv:  func(name string) string { return s.env[name] },
+		Now:     func() time.Time { return time.Now().UTC() },
+		Signals: s.signals,
+		Exit:    func(int) { s.t.Error("the command ended the process") },
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // hooksCmd groups what can be done with hooks.
@@ -37,8 +39,8 @@ func (hooksCmd) Help() string {
 }
 
 // hookStore is the store of hooks; keys may be nil.
-func (a *app) hookStore(keys *hooks.Keyring) (*hooks.Store, error) {
-	pool, err := a.open()
+func hookStore(a *app.App, keys *hooks.Keyring) (*hooks.Store, error) {
+	pool, err := a.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +60,8 @@ type hookNames struct {
 	Names []string `arg:"" name:"hook" help:"Names of hooks."`
 }
 
-func (h *hookNames) each(a *app, key, told string, change func(*hooks.Store, string) error) error {
-	store, err := a.hookStore(nil)
+func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store, string) error) error {
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
@@ -70,15 +72,15 @@ func (h *hookNames) each(a *app, key, told string, change func(*hooks.Store, str
 		}
 		done = append(done, name)
 		if !a.JSON {
-			a.out.printf("%s %s", told, oneLine(name))
+			a.Out.Printf("%s %s", told, terminal.OneLine(name))
 		}
 	}
 	if a.JSON {
-		if err := a.out.document(map[string]any{key: done}); err != nil {
+		if err := a.Out.Document(map[string]any{key: done}); err != nil {
 			return err
 		}
 	}
-	return partly(int64(len(done)), err)
+	return app.Partly(int64(len(done)), err)
 }
 
 type hooksEnableCmd struct{ hookNames }
@@ -89,8 +91,8 @@ func (hooksEnableCmd) Help() string {
     soniq hooks enable slack`
 }
 
-func (c *hooksEnableCmd) Run(a *app) error {
-	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.ctx, name, true) })
+func (c *hooksEnableCmd) Run(a *app.App) error {
+	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name, true) })
 }
 
 type hooksDisableCmd struct{ hookNames }
@@ -101,8 +103,8 @@ func (hooksDisableCmd) Help() string {
     soniq hooks disable slack`
 }
 
-func (c *hooksDisableCmd) Run(a *app) error {
-	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Enable(a.ctx, name, false) })
+func (c *hooksDisableCmd) Run(a *app.App) error {
+	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name, false) })
 }
 
 type hooksRemoveCmd struct{ hookNames }
@@ -113,14 +115,14 @@ func (hooksRemoveCmd) Help() string {
     soniq hooks remove slack`
 }
 
-func (c *hooksRemoveCmd) Run(a *app) error {
+func (c *hooksRemoveCmd) Run(a *app.App) error {
 	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error {
-		h, err := s.Get(a.ctx, name)
+		h, err := s.Get(a.Ctx, name)
 		if err == nil {
-			err = s.Remove(a.ctx, name)
+			err = s.Remove(a.Ctx, name)
 		}
 		if err == nil && h.DeclaredAt != nil {
-			a.note("%s stands in a configuration: the next worker that starts with that adds it again", oneLine(name))
+			a.Note("%s stands in a configuration: the next worker that starts with that adds it again", terminal.OneLine(name))
 		}
 		return err
 	})
@@ -138,48 +140,48 @@ func (hooksRotateCmd) Help() string {
     soniq hooks rotate-secret orders`
 }
 
-func (c *hooksRotateCmd) Run(a *app) error {
+func (c *hooksRotateCmd) Run(a *app.App) error {
 	keys, err := c.keys(a)
 	if err != nil {
 		return err
 	}
-	store, err := a.hookStore(keys)
+	store, err := hookStore(a, keys)
 	if err != nil {
 		return err
 	}
 	secret := hooks.NewSecret()
-	err = store.Rotate(a.ctx, c.Name, secret, c.Drop, a.show(c.Name, secret))
+	err = store.Rotate(a.Ctx, c.Name, secret, c.Drop, showOnce(a, c.Name, secret))
 	if errors.Is(err, hooks.ErrNotFound) {
 		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
 	}
 	if err != nil {
 		return err
 	}
-	a.noteShown(c.Name)
+	noteShown(a, c.Name)
 	return nil
 }
 
-// show prints a secret before it is kept: one that nobody could read is none.
-func (a *app) show(name, secret string) func() error {
+// showOnce prints a secret before it is kept: one that nobody could read is none.
+func showOnce(a *app.App, name, secret string) func() error {
 	return func() error {
-		if a.out.discards() {
+		if a.Out.Discards() {
 			return errors.New("nothing was changed, as the secret could not be shown: standard output is closed, or is /dev/null")
 		}
 		if a.JSON {
-			_ = a.out.document(map[string]string{"name": name, "secret": secret}) // flush has the error
+			_ = a.Out.Document(map[string]string{"name": name, "secret": secret}) // flush has the error
 		} else {
-			a.out.printf("%s", secret)
+			a.Out.Printf("%s", secret)
 		}
-		if err := a.out.flush(); err != nil {
+		if err := a.Out.Flush(); err != nil {
 			return fmt.Errorf("nothing was changed, as the secret could not be shown: %w", err)
 		}
 		return nil
 	}
 }
 
-func (a *app) noteShown(name string) {
+func noteShown(a *app.App, name string) {
 	if !a.JSON {
-		a.note("this secret of %s is not shown again", oneLine(name))
+		a.Note("this secret of %s is not shown again", terminal.OneLine(name))
 	}
 }
 
@@ -191,34 +193,34 @@ func (hooksListCmd) Help() string {
     soniq hooks list --json`
 }
 
-func (hooksListCmd) Run(a *app) error {
-	store, err := a.hookStore(nil)
+func (hooksListCmd) Run(a *app.App) error {
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
-	list, err := store.List(a.ctx)
+	list, err := store.List(a.Ctx)
 	switch {
 	case err != nil:
 		return err
 	case a.JSON:
-		return a.out.document(list)
+		return a.Out.Document(list)
 	case len(list) == 0:
-		a.note("no hooks; add one with 'soniq hooks add'")
+		a.Note("no hooks; add one with 'soniq hooks add'")
 		return nil
 	}
-	t := table{columns: []column{
-		{title: "HOOK", min: 8},
-		{title: "KIND"},
-		{title: "STATE", min: 10},
-		{title: "PENDING", right: true},
-		{title: "DELIVERED", right: true, drop: 2},
-		{title: "FAILED", right: true},
-		{title: "TARGET", min: 12, drop: 1},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "HOOK", Min: 8},
+		{Title: "KIND"},
+		{Title: "STATE", Min: 10},
+		{Title: "PENDING", Right: true},
+		{Title: "DELIVERED", Right: true, Drop: 2},
+		{Title: "FAILED", Right: true},
+		{Title: "TARGET", Min: 12, Drop: 1},
 	}}
 	for _, h := range list {
-		t.add(h.Name, h.Kind, hookState(h), thousands(h.Pending), thousands(h.Delivered), thousands(h.Failed), h.Target)
+		t.Add(h.Name, h.Kind, hookState(h), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 func hookState(h hooks.Info) string {
@@ -232,7 +234,7 @@ func hookState(h hooks.Info) string {
 		state = fmt.Sprintf("failing (%d)", h.Failures)
 	}
 	if h.Dropped > 0 {
-		state += "; dropped " + thousands(h.Dropped)
+		state += "; dropped " + terminal.Thousands(h.Dropped)
 	}
 	return state
 }
@@ -247,17 +249,17 @@ func (hooksShowCmd) Help() string {
     soniq hooks show slack`
 }
 
-func (c *hooksShowCmd) Run(a *app) error {
-	store, err := a.hookStore(nil)
+func (c *hooksShowCmd) Run(a *app.App) error {
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
-	h, err := store.Get(a.ctx, c.Name)
+	h, err := store.Get(a.Ctx, c.Name)
 	if err != nil {
 		return noHook(c.Name, err)
 	}
 	if a.JSON {
-		return a.out.document(h)
+		return a.Out.Document(h)
 	}
 	any := func(list []string) string {
 		if list == nil {
@@ -276,20 +278,20 @@ func (c *hooksShowCmd) Run(a *app) error {
 		{"Link", h.BaseURL},
 		{"Arguments", argumentsText(h)},
 		{"State", hookState(h)},
-		{"Next try", a.untilText(h.BlockedUntil)},
-		{"Declared", a.declaredText(h)},
+		{"Next try", untilText(a, h.BlockedUntil)},
+		{"Declared", declaredText(a, h)},
 		{"Events", any(h.Events)},
 		{"Jobs", any(h.Jobs)},
 		{"Queues", any(h.Queues)},
 		{"Reasons", any(h.Reasons)},
 		{"Tags", string(h.Tags)},
-		{"Pending", thousands(h.Pending)},
-		{"Delivered", thousands(h.Delivered)},
-		{"Failed", thousands(h.Failed)},
+		{"Pending", terminal.Thousands(h.Pending)},
+		{"Delivered", terminal.Thousands(h.Delivered)},
+		{"Failed", terminal.Thousands(h.Failed)},
 		{"Dropped", droppedText(h)},
 	} {
 		if field[1] != "" {
-			a.out.printf("%-10s %s", field[0], oneLine(field[1]))
+			a.Out.Printf("%-10s %s", field[0], terminal.OneLine(field[1]))
 		}
 	}
 	return nil
@@ -299,7 +301,7 @@ func droppedText(h hooks.Info) string {
 	if h.Dropped == 0 {
 		return ""
 	}
-	return thousands(h.Dropped) + ", as too many waited"
+	return terminal.Thousands(h.Dropped) + ", as too many waited"
 }
 
 func secretText(h hooks.Info) string {
@@ -342,18 +344,18 @@ func argumentsText(h hooks.Info) string {
 }
 
 // untilText is when a hook is sent to again that is left alone.
-func (a *app) untilText(until *time.Time) string {
-	if until == nil || !until.After(a.now()) {
+func untilText(a *app.App, until *time.Time) string {
+	if until == nil || !until.After(a.Now()) {
 		return ""
 	}
-	return "in " + shortDuration(until.Sub(a.now()).Round(time.Second))
+	return "in " + terminal.ShortDuration(until.Sub(a.Now()).Round(time.Second))
 }
 
-func (a *app) declaredText(h hooks.Info) string {
+func declaredText(a *app.App, h hooks.Info) string {
 	if h.DeclaredAt == nil {
 		return ""
 	}
-	return "by a configuration, last " + age(a.now(), *h.DeclaredAt) + " ago"
+	return "by a configuration, last " + terminal.Age(a.Now(), *h.DeclaredAt) + " ago"
 }
 
 type hooksTestCmd struct {
@@ -369,12 +371,12 @@ func (hooksTestCmd) Help() string {
     soniq hooks test orders --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
 }
 
-func (c *hooksTestCmd) Run(a *app) error {
-	pool, err := a.open()
+func (c *hooksTestCmd) Run(a *app.App) error {
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	store, err := a.hookStore(nil)
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
@@ -386,49 +388,49 @@ func (c *hooksTestCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	d, err := store.Test(a.ctx, dispatcher, c.Name)
+	d, err := store.Test(a.Ctx, dispatcher, c.Name)
 	if errors.Is(err, hooks.ErrDeclared) {
 		d, err = c.declared(a, store, dispatcher)
 	}
 	var needs *hooks.NeedsError
 	switch {
 	case errors.As(err, &needs):
-		return usagef("hook %q asks for more than it has here; give it %s, if you trust those who may write to the table of hooks",
+		return app.Usagef("hook %q asks for more than it has here; give it %s, if you trust those who may write to the table of hooks",
 			c.Name, strings.Join(needs.Flags, " "))
 	case errors.Is(err, hooks.ErrExecNotAllowed):
-		h, err := store.Get(a.ctx, c.Name)
+		h, err := store.Get(a.Ctx, c.Name)
 		if err != nil {
 			return noHook(c.Name, err)
 		}
-		return usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, oneLine(h.Target))
+		return app.Usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, terminal.OneLine(h.Target))
 	case err != nil:
 		return noHook(c.Name, err)
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
+		return a.Out.Document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
 	}
 	if answer := answerText(d.Status, d.Answer); answer != "" {
-		a.out.printf("Delivered; the answer was %s", answer)
+		a.Out.Printf("Delivered; the answer was %s", answer)
 		return nil
 	}
-	a.out.printf("Delivered")
+	a.Out.Printf("Delivered")
 	return nil
 }
 
 // declared tests a hook of the configuration here.
-func (c *hooksTestCmd) declared(a *app, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
+func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
 	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
 	if err != nil {
 		return nil, err
 	}
-	if err := file.addEnvironmentHooks(a.getenv, c.networks(a)); err != nil {
+	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
 		return nil, err
 	}
 	specs := make([]hooks.Spec, len(file.hooks))
 	for i := range file.hooks {
 		specs[i] = file.hooks[i].Spec
 	}
-	d, err := store.Test(a.ctx, dispatcher, c.Name, specs...)
+	d, err := store.Test(a.Ctx, dispatcher, c.Name, specs...)
 	if errors.Is(err, hooks.ErrDeclared) {
 		return nil, fmt.Errorf("hook %q is in the configuration of a dispatcher: test it where that is, or give --config FILE", c.Name)
 	}
@@ -448,44 +450,44 @@ func (hooksDeliveriesCmd) Help() string {
     soniq hooks deliveries slack --state failed --json`
 }
 
-func (c *hooksDeliveriesCmd) Run(a *app) error {
+func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 	if !slices.Contains([]string{"", "pending", "delivered", "failed"}, c.State) {
-		return usagef("--state must be pending, delivered or failed, not %q", c.State)
+		return app.Usagef("--state must be pending, delivered or failed, not %q", c.State)
 	}
 	if c.Limit < 1 {
-		return usagef("--limit must be at least 1, not %d", c.Limit)
+		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
 	}
-	store, err := a.hookStore(nil)
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
 	if c.Hook != "" {
-		if _, err := store.Get(a.ctx, c.Hook); err != nil {
+		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
 			return noHook(c.Hook, err)
 		}
 	}
-	list, err := store.Deliveries(a.ctx, c.Hook, c.State, c.Limit)
+	list, err := store.Deliveries(a.Ctx, c.Hook, c.State, c.Limit)
 	switch {
 	case err != nil:
 		return err
 	case a.JSON:
-		return a.out.document(list)
+		return a.Out.Document(list)
 	case len(list) == 0:
-		a.note("no deliveries")
+		a.Note("no deliveries")
 		return nil
 	}
-	t := table{columns: []column{
-		{title: "DELIVERY"},
-		{title: "HOOK", min: 8},
-		{title: "EVENT", drop: 3},
-		{title: "STATE"},
-		{title: "TRIES", right: true},
-		{title: "AGE", right: true, drop: 2},
-		{title: "ANSWER", min: 12},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "DELIVERY"},
+		{Title: "HOOK", Min: 8},
+		{Title: "EVENT", Drop: 3},
+		{Title: "STATE"},
+		{Title: "TRIES", Right: true},
+		{Title: "AGE", Right: true, Drop: 2},
+		{Title: "ANSWER", Min: 12},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, d := range list {
-		answer := firstLine(d.LastError)
+		answer := terminal.FirstLine(d.LastError)
 		if answer == "" {
 			status := 0
 			if d.LastStatus != nil {
@@ -493,21 +495,21 @@ func (c *hooksDeliveriesCmd) Run(a *app) error {
 			}
 			answer = answerText(status, d.LastAnswer)
 		}
-		switch wait := a.untilText(d.NextAttemptAt); {
+		switch wait := untilText(a, d.NextAttemptAt); {
 		case d.Sending:
 			answer = strings.TrimSpace("being sent " + answer)
 		case wait != "":
 			answer = strings.TrimSpace("due " + wait + " " + answer)
 		}
-		t.add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), age(now, d.CreatedAt), answer)
+		t.Add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 // answerText is what the other side said, in a line: a status, where it has
 // one, and the beginning of its text.
 func answerText(status int, answer string) string {
-	answer = firstLine(answer)
+	answer = terminal.FirstLine(answer)
 	if status == 0 {
 		return answer
 	}

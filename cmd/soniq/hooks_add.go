@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // hooksAddCmd has a subcommand a kind.
@@ -42,13 +44,13 @@ func (f *hookFilter) spec(kind string) (hooks.Spec, error) {
 	}
 	for _, e := range f.Event {
 		if !slices.Contains(hooks.Events, e) {
-			return s, usagef("--event must be one of %s, not %q", strings.Join(hooks.Events, ", "), e)
+			return s, app.Usagef("--event must be one of %s, not %q", strings.Join(hooks.Events, ", "), e)
 		}
 	}
 	for _, tag := range f.Tag {
 		key, value, ok := strings.Cut(tag, "=")
 		if !ok || key == "" {
-			return s, usagef("--tag must be KEY=VALUE, not %q", tag)
+			return s, app.Usagef("--tag must be KEY=VALUE, not %q", tag)
 		}
 		if s.Tags == nil {
 			s.Tags = map[string]string{}
@@ -60,20 +62,20 @@ func (f *hookFilter) spec(kind string) (hooks.Spec, error) {
 
 // addHook adds it and says so. A secret in shown is shown before the hook is
 // there.
-func (a *app) addHook(spec hooks.Spec, k *keyFlags, shown string) error {
+func addHook(a *app.App, spec hooks.Spec, k *keyFlags, shown string) error {
 	keys, err := k.keys(a)
 	if err != nil {
 		return err
 	}
-	store, err := a.hookStore(keys)
+	store, err := hookStore(a, keys)
 	if err != nil {
 		return err
 	}
 	var show func() error
 	if shown != "" {
-		show = a.show(spec.Name, shown)
+		show = showOnce(a, spec.Name, shown)
 	}
-	_, err = store.Add(a.ctx, spec, show)
+	_, err = store.Add(a.Ctx, spec, show)
 	if errors.Is(err, hooks.ErrExists) {
 		return fmt.Errorf("there is a hook %q already; give another --name, or remove that one", spec.Name)
 	}
@@ -83,17 +85,17 @@ func (a *app) addHook(spec hooks.Spec, k *keyFlags, shown string) error {
 	needs := strings.Join(spec.Needs(), " ")
 	switch {
 	case a.JSON && shown == "":
-		if err := a.out.document(map[string]string{"name": spec.Name}); err != nil {
+		if err := a.Out.Document(map[string]string{"name": spec.Name}); err != nil {
 			return err
 		}
 	case !a.JSON:
-		a.note("added hook %s; try it with 'soniq hooks test %s'", oneLine(spec.Name), strings.TrimSpace(oneLine(spec.Name)+" "+needs))
+		a.Note("added hook %s; try it with 'soniq hooks test %s'", terminal.OneLine(spec.Name), strings.TrimSpace(terminal.OneLine(spec.Name)+" "+needs))
 	}
 	if needs != "" {
-		a.note("only workers that were started with %s send to it", needs)
+		a.Note("only workers that were started with %s send to it", needs)
 	}
 	if shown != "" {
-		a.noteShown(spec.Name)
+		noteShown(a, spec.Name)
 	}
 	return nil
 }
@@ -116,7 +118,7 @@ func (hooksAddWebhookCmd) Help() string {
     soniq worker --hook-allow 10.1.2.0/24`
 }
 
-func (c *hooksAddWebhookCmd) Run(a *app) error {
+func (c *hooksAddWebhookCmd) Run(a *app.App) error {
 	spec, err := c.spec("webhook")
 	if err != nil {
 		return err
@@ -129,25 +131,25 @@ func (c *hooksAddWebhookCmd) Run(a *app) error {
 		spec.Secrets = shown
 	case !strings.HasPrefix(c.Secret, "env:") || c.Secret == "env:":
 		// On the command line anybody on the machine can read it.
-		return usagef("--secret must be env:NAME")
+		return app.Usagef("--secret must be env:NAME")
 	default:
 		spec.Secrets = c.Secret
 	}
 	for _, h := range c.Header {
 		name, value, ok := strings.Cut(h, ":")
 		if !ok {
-			return usagef("--header must be 'NAME: VALUE'")
+			return app.Usagef("--header must be 'NAME: VALUE'")
 		}
 		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
 		if err := hooks.CheckHeader(name, value); err != nil {
-			return usagef("--header: %w", err)
+			return app.Usagef("--header: %w", err)
 		}
 		if spec.Headers == nil {
 			spec.Headers = map[string]string{}
 		}
 		spec.Headers[name] = value
 	}
-	return a.checked(spec, &c.keyFlags, shown)
+	return addChecked(a, spec, &c.keyFlags, shown)
 }
 
 type hooksAddSlackCmd struct {
@@ -165,13 +167,13 @@ func (hooksAddSlackCmd) Help() string {
     soniq hooks add slack https://hooks.slack.com/services/...`
 }
 
-func (c *hooksAddSlackCmd) Run(a *app) error {
+func (c *hooksAddSlackCmd) Run(a *app.App) error {
 	spec, err := c.spec("slack")
 	if err != nil {
 		return err
 	}
 	spec.URL, spec.BaseURL, spec.Allow = c.URL, c.BaseURL, c.Allow
-	return a.checked(spec, &c.keyFlags, "")
+	return addChecked(a, spec, &c.keyFlags, "")
 }
 
 type hooksAddLogCmd struct{ hookFilter }
@@ -182,12 +184,12 @@ func (hooksAddLogCmd) Help() string {
     soniq hooks add log`
 }
 
-func (c *hooksAddLogCmd) Run(a *app) error {
+func (c *hooksAddLogCmd) Run(a *app.App) error {
 	spec, err := c.spec("log")
 	if err != nil {
 		return err
 	}
-	return a.checked(spec, &keyFlags{}, "")
+	return addChecked(a, spec, &keyFlags{}, "")
 }
 
 type hooksAddExecCmd struct {
@@ -212,21 +214,21 @@ It is run only by workers (and 'soniq hooks run') that were started with --allow
     soniq worker --allow-exec-hooks`
 }
 
-func (c *hooksAddExecCmd) Run(a *app) error {
+func (c *hooksAddExecCmd) Run(a *app.App) error {
 	spec, err := c.spec("exec")
 	if err != nil {
 		return err
 	}
 	spec.Command, spec.Args = c.Command, c.IncludeArgs
-	return a.checked(spec, &keyFlags{}, "")
+	return addChecked(a, spec, &keyFlags{}, "")
 }
 
-// checked adds a hook that is right; else it is the person's mistake.
-func (a *app) checked(spec hooks.Spec, keys *keyFlags, shown string) error {
+// addChecked adds a hook that is right; else it is the person's mistake.
+func addChecked(a *app.App, spec hooks.Spec, keys *keyFlags, shown string) error {
 	if err := spec.Check(); err != nil {
-		return usagef("%w", err)
+		return app.Usagef("%w", err)
 	}
-	return a.addHook(spec, keys, shown)
+	return addHook(a, spec, keys, shown)
 }
 
 func (*hooksAddWebhookCmd) showsSecret() {}

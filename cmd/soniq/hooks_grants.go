@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/input"
 )
 
@@ -38,27 +39,27 @@ type keyFlags struct {
 }
 
 // keys reads the keys; nil is none.
-func (k *keyFlags) keys(a *app) (*hooks.Keyring, error) {
-	text, source := a.getenv(hookKeyVariable), hookKeyVariable
+func (k *keyFlags) keys(a *app.App) (*hooks.Keyring, error) {
+	text, source := a.Getenv(hookKeyVariable), hookKeyVariable
 	path, fromFile := strings.CutPrefix(text, "file:")
 	if k.HookKeyFile != "" {
 		path, fromFile, source = k.HookKeyFile, true, "--hook-key-file"
 	}
 	if fromFile {
 		if path == "" {
-			return nil, usagef("%s names no file after file:", source)
+			return nil, app.Usagef("%s names no file after file:", source)
 		}
 		var err error
-		if text, err = readKeyFile(a.ctx, path); err != nil {
-			return nil, usagef("%s: %w", source, err)
+		if text, err = readKeyFile(a.Ctx, path); err != nil {
+			return nil, app.Usagef("%s: %w", source, err)
 		}
 	}
 	ring, err := hooks.ParseKeys(text)
 	if err != nil {
-		return nil, usagef("%s: %w", source, err)
+		return nil, app.Usagef("%s: %w", source, err)
 	}
 	if ring == nil && fromFile {
-		return nil, usagef("%s: %s has no key; make one with 'soniq hooks keygen'", source, path)
+		return nil, app.Usagef("%s: %s has no key; make one with 'soniq hooks keygen'", source, path)
 	}
 	return ring, nil
 }
@@ -74,11 +75,11 @@ func readKeyFile(ctx context.Context, path string) (string, error) {
 
 // listed is what a repeatable flag has or, without it, the variable, with
 // commas between.
-func listed(a *app, flag []string, variable string) (items []string, source string) {
+func listed(a *app.App, flag []string, variable string) (items []string, source string) {
 	if len(flag) > 0 {
 		return flag, ""
 	}
-	for item := range strings.SplitSeq(a.getenv(variable), ",") {
+	for item := range strings.SplitSeq(a.Getenv(variable), ",") {
 		if item = strings.TrimSpace(item); item != "" {
 			items = append(items, item)
 		}
@@ -87,24 +88,24 @@ func listed(a *app, flag []string, variable string) (items []string, source stri
 }
 
 // networks are those of --hook-allow or its variable.
-func (g *hookGrants) networks(a *app) []string {
+func (g *hookGrants) networks(a *app.App) []string {
 	networks, _ := listed(a, g.HookAllow, hookAllowVariable)
 	return networks
 }
 
 // config is a dispatcher's.
-func (g *hookGrants) config(a *app) (c hooks.Config, err error) {
-	c.Logger, c.AllowExec = a.log, g.AllowExecHooks
+func (g *hookGrants) config(a *app.App) (c hooks.Config, err error) {
+	c.Logger, c.AllowExec = a.Log, g.AllowExecHooks
 	names, source := listed(a, g.HookEnv, hookEnvVariable)
 	for _, name := range names {
 		if err := hooks.CheckVariable(name); err != nil {
-			return c, usagef("%s: %w", orFlag(source, "--hook-env"), err)
+			return c, app.Usagef("%s: %w", orFlag(source, "--hook-env"), err)
 		}
 	}
 	c.Env = names
 	networks, source := listed(a, g.HookAllow, hookAllowVariable)
 	if c.Allow, err = hooks.ParseNetworks(networks); err != nil {
-		return c, usagef("%s: %w", orFlag(source, "--hook-allow"), err)
+		return c, app.Usagef("%s: %w", orFlag(source, "--hook-allow"), err)
 	}
 	c.Keys, err = g.keys(a)
 	return c, err
@@ -128,7 +129,7 @@ func (f *hookFlow) into(c *hooks.Config) error {
 		return nil
 	}
 	if c.MaxInFlight = *f.HookConcurrency; c.MaxInFlight < 1 || c.MaxInFlight > maxHookConcurrency {
-		return usagef("--hook-concurrency must be from 1 to %d, not %d", maxHookConcurrency, c.MaxInFlight)
+		return app.Usagef("--hook-concurrency must be from 1 to %d, not %d", maxHookConcurrency, c.MaxInFlight)
 	}
 	return nil
 }

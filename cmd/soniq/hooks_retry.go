@@ -4,6 +4,9 @@ import (
 	"errors"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type hooksRetryCmd struct {
@@ -18,28 +21,28 @@ func (hooksRetryCmd) Help() string {
     soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`
 }
 
-func (c *hooksRetryCmd) Run(a *app) error {
+func (c *hooksRetryCmd) Run(a *app.App) error {
 	if len(c.IDs) == 0 && c.Hook == "" {
-		return usagef("name deliveries, or --hook for all that failed of one")
+		return app.Usagef("name deliveries, or --hook for all that failed of one")
 	}
 	ids := make([]uuid.UUID, len(c.IDs))
 	for i, text := range c.IDs {
 		id, err := uuid.Parse(text)
 		if err != nil {
-			return usagef("%q is not the id of a delivery", text)
+			return app.Usagef("%q is not the id of a delivery", text)
 		}
 		ids[i] = id
 	}
-	store, err := a.hookStore(nil)
+	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
 	if c.Hook != "" {
-		if _, err := store.Get(a.ctx, c.Hook); err != nil {
+		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
 			return noHook(c.Hook, err)
 		}
 	}
-	n, err := store.Retry(a.ctx, ids, c.Hook)
+	n, err := store.Retry(a.Ctx, ids, c.Hook)
 	if err != nil {
 		return err
 	}
@@ -47,9 +50,9 @@ func (c *hooksRetryCmd) Run(a *app) error {
 		return errNoDelivery
 	}
 	if a.JSON {
-		return a.out.document(map[string]int64{"due": n})
+		return a.Out.Document(map[string]int64{"due": n})
 	}
-	a.out.printf("%s due now", deliveries(n))
+	a.Out.Printf("%s due now", deliveries(n))
 	return nil
 }
 
@@ -57,8 +60,8 @@ func deliveries(n int64) string {
 	if n == 1 {
 		return "1 delivery is"
 	}
-	return thousands(n) + " deliveries are"
+	return terminal.Thousands(n) + " deliveries are"
 }
 
 // errNoDelivery is that of 'hooks retry'.
-var errNoDelivery = &exitError{exitNothing, errors.New("no delivery that failed or waits matches; nothing was changed")}
+var errNoDelivery = &app.ExitError{Code: app.ExitNothing, Err: errors.New("no delivery that failed or waits matches; nothing was changed")}

@@ -3,6 +3,7 @@ package main
 import (
 	"soniq"
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 )
 
 type hooksRunCmd struct {
@@ -20,7 +21,7 @@ func (hooksRunCmd) Help() string {
     soniq hooks run --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
 }
 
-func (c *hooksRunCmd) Run(a *app) error {
+func (c *hooksRunCmd) Run(a *app.App) error {
 	config, err := c.config(a)
 	if err != nil {
 		return err
@@ -32,20 +33,20 @@ func (c *hooksRunCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := file.addEnvironmentHooks(a.getenv, c.networks(a)); err != nil {
+	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.ctx, pool, soniq.Config{}); err != nil {
+	if err := soniq.Check(a.Ctx, pool, soniq.Config{}); err != nil {
 		return err
 	}
-	soniq.WarnOfFindings(a.ctx, pool, soniq.Config{}, a.log)
+	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{}, a.Log)
 	listen := pool.Config().ConnConfig
 	if c.ListenURL != "" {
-		if listen, err = listenConfig(c.ListenURL); err != nil {
+		if listen, err = app.ListenConfig(c.ListenURL); err != nil {
 			return err
 		}
 	}
@@ -53,9 +54,9 @@ func (c *hooksRunCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if err := a.declare(dispatcher, file); err != nil {
+	if err := declare(a, dispatcher, file); err != nil {
 		return err
 	}
-	a.log.Info("sending hooks")
-	return dispatcher.RunAlone(a.ctx, listen)
+	a.Log.Info("sending hooks")
+	return dispatcher.RunAlone(a.Ctx, listen)
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type hooksKeygenCmd struct{}
@@ -16,14 +18,14 @@ func (hooksKeygenCmd) Help() string {
     soniq worker --hook-key-file hook.key`
 }
 
-func (hooksKeygenCmd) Run(a *app) error {
+func (hooksKeygenCmd) Run(a *app.App) error {
 	key := hooks.NewKey()
 	if a.JSON {
-		_ = a.out.document(map[string]string{"key": key}) // flush has the error
+		_ = a.Out.Document(map[string]string{"key": key}) // flush has the error
 	} else {
-		a.out.printf("%s", key)
+		a.Out.Printf("%s", key)
 	}
-	return a.out.flush()
+	return a.Out.Flush()
 }
 
 type hooksSealCmd struct{ keyFlags }
@@ -35,40 +37,40 @@ func (hooksSealCmd) Help() string {
     soniq hooks seal --hook-key-file hook.key`
 }
 
-func (c *hooksSealCmd) Run(a *app) error {
+func (c *hooksSealCmd) Run(a *app.App) error {
 	keys, err := c.keys(a)
 	if err != nil {
 		return err
 	}
 	if keys == nil {
-		return usagef("there is no key: set %s, or give --hook-key-file; make one with 'soniq hooks keygen'", hookKeyVariable)
+		return app.Usagef("there is no key: set %s, or give --hook-key-file; make one with 'soniq hooks keygen'", hookKeyVariable)
 	}
-	store, err := a.hookStore(keys)
+	store, err := hookStore(a, keys)
 	if err != nil {
 		return err
 	}
-	result, err := store.Seal(a.ctx)
+	result, err := store.Seal(a.Ctx)
 	if a.JSON && (err == nil || len(result.Sealed) > 0) {
-		if err := a.out.document(result); err != nil {
+		if err := a.Out.Document(result); err != nil {
 			return err
 		}
 	}
 	if !a.JSON {
 		for _, name := range result.Sealed {
-			a.out.printf("Sealed %s", oneLine(name))
+			a.Out.Printf("Sealed %s", terminal.OneLine(name))
 		}
 		if len(result.Sealed) == 0 && err == nil && len(result.Failed) == 0 {
-			a.note("nothing to seal: no secret of a hook stands in the database in the clear, or under another key")
+			a.Note("nothing to seal: no secret of a hook stands in the database in the clear, or under another key")
 		}
 	}
 	if err == nil && len(result.Failed) > 0 {
 		for i, name := range result.Failed {
-			result.Failed[i] = oneLine(name)
+			result.Failed[i] = terminal.OneLine(name)
 		}
 		err = errors.New("none of the keys opens, or somebody has changed: " + strings.Join(result.Failed, ", "))
-		return partly(int64(len(result.Sealed)), err)
+		return app.Partly(int64(len(result.Sealed)), err)
 	}
-	return partly(int64(len(result.Sealed)), err)
+	return app.Partly(int64(len(result.Sealed)), err)
 }
 
 func (*hooksKeygenCmd) showsSecret() {}

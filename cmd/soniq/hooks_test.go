@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -215,7 +216,7 @@ func TestHooks_exec_isAskedFor_andDiesWithItsDispatcher(t *testing.T) {
 	added := s.ok("hooks", "add", "exec", "cat >/dev/null; printf 'paged\\033[2J'", "--name", "pager", "--queue", "none")
 	wantIn(t, "note", added.err, "--allow-exec-hooks")
 	r := s.run("hooks", "test", "pager")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "refusal", r.err, "hook \"pager\" runs a command: cat >/dev/null; printf 'paged", "--allow-exec-hooks")
 	if out := s.ok("hooks", "test", "pager", "--allow-exec-hooks").out; out != "Delivered; the answer was paged\\x1b[2J\n" {
 		t.Errorf("%q", out)

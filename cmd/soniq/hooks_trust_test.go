@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -48,7 +49,7 @@ func TestHooks_secretCanNotBeShown_nothingIsChanged(t *testing.T) {
 	} {
 		for _, out := range []io.Writer{fullDisk{}, fullDisk{late: true}} {
 			var notes stream
-			if code := run(s.world(out, &notes), args); code != exitFailed {
+			if code := run(s.world(out, &notes), args); code != app.ExitFailed {
 				t.Errorf("%v: exit %d", args, code)
 			}
 			if said := notes.String(); strings.Count(said, "\n") != 1 || !strings.Contains(said, "no space left on device") {
@@ -85,7 +86,7 @@ func TestHooks_secretCanNotBeShown_outputIsClosed(t *testing.T) {
 		p := program(t, t.TempDir(), url)
 		p.Path, p.Args = "/bin/sh", []string{"sh", "-c", command, p.Path}
 		err := p.Run()
-		if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "nothing was changed") || strings.Count(p.err.String(), "\n") != 1 {
+		if p.ProcessState.ExitCode() != app.ExitFailed || !strings.Contains(p.err.String(), "nothing was changed") || strings.Count(p.err.String(), "\n") != 1 {
 			t.Errorf("%s: %v, %q", command, err, p.err.String())
 		}
 	}
@@ -110,7 +111,7 @@ func TestHooks_secretIsShownAndNotKept_isCalledVoid(t *testing.T) {
 		for each row execute function refuse()`)
 	for _, args := range [][]string{{"hooks", "rotate-secret", "w"}, {"hooks", "add", "webhook", "https://example.com/y", "--name", "new"}} {
 		r := s.run(args...)
-		wantCode(t, r, exitFailed)
+		wantCode(t, r, app.ExitFailed)
 		wantIn(t, "error", r.err, "the secret that was shown is void", "not today")
 	}
 }
@@ -135,7 +136,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 	wantIn(t, "note", added.err, "only workers that were started with "+flags+" send to it", "soniq hooks test w "+flags)
 	wantIn(t, "show", s.ok("hooks", "show", "w").out, "Needs      "+flags)
 	r := s.run("hooks", "test", "w")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "test", r.err, "give it "+flags)
 	seed(t, pool, letter{})
 	change(t, pool, `update soniq_hook_deliveries set next_attempt_at = now() - interval '1 hour'`)
@@ -164,7 +165,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 		other.env[c.name] = c.value
 		for _, command := range []string{"hooks run", "hooks test w", "worker --handle a=exec:true"} {
 			r := other.run(strings.Fields(command)...)
-			wantCode(t, r, exitUsage)
+			wantCode(t, r, app.ExitUsage)
 			wantIn(t, command, r.err, c.want)
 			if strings.Contains(r.err, "hunter2") {
 				t.Errorf("%s: the key is shown: %s", command, r.err)
@@ -172,7 +173,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 		}
 	}
 	for _, flag := range []string{"--hook-env=a b", "--hook-allow=x", "--hook-concurrency=0", "--hook-key-file=/dev/null"} {
-		wantCode(t, s.run("hooks", "run", flag), exitUsage)
+		wantCode(t, s.run("hooks", "run", flag), app.ExitUsage)
 	}
 }
 
@@ -196,7 +197,7 @@ func TestHooks_test_withWhatItNeeds(t *testing.T) {
 	eventually.True(t, "the declaration", func() bool { return strings.Contains(s.ok("hooks", "list").out, "mine") })
 	s.env["SONIQ_HOOK_ALLOW"] = ""
 	r := s.run("hooks", "test", "mine")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "refusal", r.err, "give --config FILE")
 	s.ok("hooks", "test", "mine", "--config", path)
 	receive(t, bodies)
@@ -210,7 +211,7 @@ func TestHooks_seal_fromTheKeyToTheRequest(t *testing.T) {
 	pool := testdb.New(t)
 	server, bodies := hookServer(t)
 	s := newShell(t, pool.Config().ConnString())
-	wantCode(t, s.run("hooks", "seal"), exitUsage)
+	wantCode(t, s.run("hooks", "seal"), app.ExitUsage)
 	first, second := strings.TrimSpace(s.ok("hooks", "keygen").out), decode[map[string]string](t, s.ok("hooks", "keygen", "--json").out)["key"]
 	s.ok("hooks", "add", "webhook", server+"/hunter2", "--name", "old", "--allow", "127.0.0.1")
 	s.env["SONIQ_HOOK_KEY"] = first
@@ -237,7 +238,7 @@ func TestHooks_seal_fromTheKeyToTheRequest(t *testing.T) {
 	s.env["SONIQ_HOOK_KEY"] = ""
 	wantIn(t, "no key", s.run("hooks", "test", "old").err, "SONIQ_HOOK_KEY")
 	r := s.run("hooks", "rotate-secret", "old")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	if r.out != "" {
 		t.Errorf("a secret that isn't kept was shown: %s", r.out)
 	}
@@ -251,7 +252,7 @@ func TestHooks_seal_fromTheKeyToTheRequest(t *testing.T) {
 	// One without a secret is nothing that was done.
 	s.ok("hooks", "add", "log")
 	r = s.run("hooks", "seal")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "another key", r.err, "new, old")
 }
 
@@ -286,7 +287,7 @@ func TestHooks_viewer_hasTheViewAndNoSecret(t *testing.T) {
 	}
 	u.User = url.UserPassword(role, "viewer")
 	viewer := newShell(t, u.String())
-	wantCode(t, viewer.run("hooks", "list"), exitFailed) // setup grants nothing by itself
+	wantCode(t, viewer.run("hooks", "list"), app.ExitFailed) // setup grants nothing by itself
 	change(t, pool, `grant select on soniq_hook_status to `+role)
 	var all strings.Builder
 	for _, args := range [][]string{

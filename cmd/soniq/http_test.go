@@ -29,6 +29,7 @@ import (
 
 	"soniq"
 	"soniq/engine"
+	"soniq/internal/cli/app"
 )
 
 // The secret of the published test vector.
@@ -401,6 +402,6 @@ func TestHTTP_networkError_isShown(t *testing.T) {
 	t.Parallel()
 	address := closedAddress(t)
 	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=http://"+address, "--args", "{}")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "verdict", r.err, "POST http://"+address+": dial tcp "+address+": connect: connection refused")
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -54,7 +55,7 @@ func TestInput_pipeThatNobodyWritesTo_endsWithASignal(t *testing.T) {
 		s := newShell(t, pool.Config().ConnString())
 		running := s.start(line...)
 		s.signals <- syscall.SIGTERM
-		if code := running.wait(t); code != exitFailed || !strings.HasSuffix(running.err.String(), "interrupted\n") {
+		if code := running.wait(t); code != app.ExitFailed || !strings.HasSuffix(running.err.String(), "interrupted\n") {
 			t.Errorf("%q: exit code %d, %q", args, code, running.err.String())
 		}
 		openEnds(t, pipe)
@@ -82,7 +83,7 @@ func TestInput_withoutAnEnd_isRefusedAtTheLimit(t *testing.T) {
 		{[]string{"worker", "--config", "/dev/zero"}, "/dev/zero is longer than 1048576 bytes: it can't be a configuration file"},
 	} {
 		r := newShell(t, pool.Config().ConnString()).run(test.args...)
-		wantCode(t, r, exitUsage)
+		wantCode(t, r, app.ExitUsage)
 		wantIn(t, "stderr", r.err, test.want)
 		checkComplaint(t, r)
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // jobCmd groups what can be done with jobs. 'soniq job ID' alone shows one.
@@ -28,7 +30,7 @@ func (jobCmd) Help() string {
 type jobShowCmd struct {
 	ID string `arg:"" name:"id" help:"The job's id."`
 	waitFlags
-	revealFlags
+	app.RevealFlags
 }
 
 func (jobShowCmd) Help() string {
@@ -39,15 +41,15 @@ func (jobShowCmd) Help() string {
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --reveal --because "ticket OPS-7"`
 }
 
-func (c *jobShowCmd) Run(a *app) error {
-	id, err := parseID(c.ID)
+func (c *jobShowCmd) Run(a *app.App) error {
+	id, err := app.ParseID(c.ID)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.waitFlags.check(), c.revealFlags.check()); err != nil {
+	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func (c *jobShowCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	j, err := client.Job(a.ctx, id)
+	j, err := client.Job(a.Ctx, id)
 	if errors.Is(err, engine.ErrJobNotFound) {
 		return fmt.Errorf("%s: %w: it never was, or its result has expired", id, engine.ErrJobNotFound)
 	}
@@ -68,13 +70,13 @@ func (c *jobShowCmd) Run(a *app) error {
 			return err
 		}
 	}
-	if err := c.reveal(a, pool, id); err != nil {
+	if err := c.Show(a, pool, id); err != nil {
 		return err
 	}
-	j = hide(a, j)
+	j = app.Redacted(a, j)
 	if !a.JSON {
-		a.printJob(j)
-	} else if err := a.out.document(j); err != nil {
+		printJob(a, j)
+	} else if err := a.Out.Document(j); err != nil {
 		return err
 	}
 	if !c.Wait {
@@ -86,11 +88,11 @@ func (c *jobShowCmd) Run(a *app) error {
 
 // wait returns the job as it is when it has ended. Of one whose row is gone
 // then, it is what was seen last.
-func (c *jobShowCmd) wait(a *app, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
+func (c *jobShowCmd) wait(a *app.App, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
 	err := c.await(a, pool, client, []uuid.UUID{j.ID}, func(_ uuid.UUID, now *engine.Job) {
 		if now == nil {
 			j.Status, j.WorkerID = engine.StatusDone, nil
-			a.note(goneText)
+			a.Note(goneText)
 			return
 		}
 		j = now
@@ -98,11 +100,11 @@ func (c *jobShowCmd) wait(a *app, pool *pgxpool.Pool, client *engine.Client, j *
 	return j, err
 }
 
-func (a *app) printJob(j *engine.Job) {
-	p := a.out.printf
+func printJob(a *app.App, j *engine.Job) {
+	p := a.Out.Printf
 	field := func(name, value string) {
 		if value != "" {
-			p("%-12s %s", name, oneLine(value))
+			p("%-12s %s", name, terminal.OneLine(value))
 		}
 	}
 	field("Job", j.ID.String())
@@ -111,16 +113,16 @@ func (a *app) printJob(j *engine.Job) {
 	field("Reason", string(j.DeadLetterReason))
 	field("Attempts", fmt.Sprintf("%d of %d", j.Attempts, j.MaxAttempts))
 	field("Queue", fmt.Sprintf("%s, priority %d", j.Queue, j.Priority))
-	field("Created", a.when(j.CreatedAt))
+	field("Created", a.When(j.CreatedAt))
 	if j.ScheduledAt != nil {
-		field("Due", a.when(*j.ScheduledAt))
+		field("Due", a.When(*j.ScheduledAt))
 	}
-	field("Updated", a.when(j.UpdatedAt))
+	field("Updated", a.When(j.UpdatedAt))
 	if j.ExpiresAt != nil {
-		field("Expires", a.when(*j.ExpiresAt))
+		field("Expires", a.When(*j.ExpiresAt))
 	}
 	if j.CancelRequestedAt != nil && j.Status == engine.StatusProcessing {
-		field("Cancelling", "asked at "+a.when(*j.CancelRequestedAt))
+		field("Cancelling", "asked at "+a.When(*j.CancelRequestedAt))
 	}
 	if j.ReplayOf != nil {
 		field("Replay of", j.ReplayOf.String())
@@ -131,14 +133,14 @@ func (a *app) printJob(j *engine.Job) {
 		field("Worker", j.WorkerID.String())
 	}
 	if j.LastError != "" {
-		p("\nLast error\n%s", indent(j.LastError, "  "))
+		p("\nLast error\n%s", terminal.Indent(j.LastError, "  "))
 	}
-	a.printAttempts(j.Errors)
-	p("\nArguments\n%s", indent(prettyJSON(j.Args), "  "))
+	a.PrintAttempts(j.Errors)
+	p("\nArguments\n%s", terminal.Indent(terminal.PrettyJSON(j.Args), "  "))
 	if j.Result != nil {
-		p("\nResult\n%s", indent(prettyJSON(j.Result), "  "))
+		p("\nResult\n%s", terminal.Indent(terminal.PrettyJSON(j.Result), "  "))
 	}
 	if j.Status == engine.StatusDeadLetter {
-		a.note("\nMore: soniq dead-letter show %s", j.ID)
+		a.Note("\nMore: soniq dead-letter show %s", j.ID)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 )
 
 // jobIDs are the jobs that a command changes. Who names each of them is not
@@ -20,7 +21,7 @@ type jobIDs struct {
 func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
 	seen := map[uuid.UUID]bool{}
 	for _, text := range j.IDs {
-		id, err := parseID(text)
+		id, err := app.ParseID(text)
 		if err != nil {
 			return nil, err
 		}
@@ -34,23 +35,23 @@ func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
 
 // each changes the jobs one by one, and tells what could not be done. broken is
 // what kept it from the jobs that come after; err, from all of them.
-func (j *jobIDs) each(a *app, change func(context.Context, *engine.Client, uuid.UUID) error) (failed []failure, broken, err error) {
+func (j *jobIDs) each(a *app.App, change func(context.Context, *engine.Client, uuid.UUID) error) (failed []app.Failure, broken, err error) {
 	ids, err := j.parse()
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := a.client()
+	client, err := a.Client()
 	if err != nil {
 		return nil, nil, err
 	}
-	failed = []failure{}
+	failed = []app.Failure{}
 	for _, id := range ids {
-		err := change(a.ctx, client, id)
+		err := change(a.Ctx, client, id)
 		var refused *engine.RefusedError
 		var duplicate *engine.DuplicateError
 		switch {
 		case errors.Is(err, engine.ErrJobNotFound), errors.As(err, &refused), errors.As(err, &duplicate):
-			failed = append(failed, failure{id.String(), err.Error()})
+			failed = append(failed, app.Failure{ID: id.String(), Error: err.Error()})
 		case err != nil:
 			return failed, err, nil
 		}
@@ -69,7 +70,7 @@ func (jobCancelCmd) Help() string {
     soniq job ID --wait                 # until a running one has ended`
 }
 
-func (c *jobCancelCmd) Run(a *app) error {
+func (c *jobCancelCmd) Run(a *app.App) error {
 	cancelled, asked := []uuid.UUID{}, []uuid.UUID{}
 	failed, broken, err := c.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
 		status, err := client.CancelJob(ctx, id)
@@ -79,12 +80,12 @@ func (c *jobCancelCmd) Run(a *app) error {
 		case status == engine.StatusProcessing:
 			asked = append(asked, id)
 			if !a.JSON {
-				a.out.printf("Asked the worker of %s to cancel it", id)
+				a.Out.Printf("Asked the worker of %s to cancel it", id)
 			}
 		default:
 			cancelled = append(cancelled, id)
 			if !a.JSON {
-				a.out.printf("Cancelled %s", id)
+				a.Out.Printf("Cancelled %s", id)
 			}
 		}
 		return nil
@@ -93,11 +94,11 @@ func (c *jobCancelCmd) Run(a *app) error {
 		return err
 	}
 	if a.JSON {
-		if err := a.out.document(map[string]any{"cancelled": cancelled, "requested": asked, "failed": failed}); err != nil {
+		if err := a.Out.Document(map[string]any{"cancelled": cancelled, "requested": asked, "failed": failed}); err != nil {
 			return err
 		}
 	}
-	return a.brokenOutcome(len(cancelled)+len(asked), failed, broken)
+	return a.BrokenOutcome(len(cancelled)+len(asked), failed, broken)
 }
 
 type jobRetryCmd struct {
@@ -110,7 +111,7 @@ func (jobRetryCmd) Help() string {
     soniq job retry 01890a5d-ac96-774b-bcce-b302099a8057`
 }
 
-func (c *jobRetryCmd) Run(a *app) error {
+func (c *jobRetryCmd) Run(a *app.App) error {
 	return c.run(a, "retried", "Queued %s to run now", (*engine.Client).RetryJob)
 }
 
@@ -124,12 +125,12 @@ func (jobDeleteCmd) Help() string {
     soniq job delete 01890a5d-ac96-774b-bcce-b302099a8057`
 }
 
-func (c *jobDeleteCmd) Run(a *app) error {
+func (c *jobDeleteCmd) Run(a *app.App) error {
 	return c.run(a, "deleted", "Deleted %s", (*engine.Client).DeleteJob)
 }
 
 // run is a command whose change succeeds in one way.
-func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, context.Context, uuid.UUID) error) error {
+func (j *jobIDs) run(a *app.App, key, line string, change func(*engine.Client, context.Context, uuid.UUID) error) error {
 	done := []uuid.UUID{}
 	failed, broken, err := j.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {
 		if err := change(client, ctx, id); err != nil {
@@ -137,7 +138,7 @@ func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, conte
 		}
 		done = append(done, id)
 		if !a.JSON {
-			a.out.printf(line, id)
+			a.Out.Printf(line, id)
 		}
 		return nil
 	})
@@ -145,9 +146,9 @@ func (j *jobIDs) run(a *app, key, line string, change func(*engine.Client, conte
 		return err
 	}
 	if a.JSON {
-		if err := a.out.document(map[string]any{key: done, "failed": failed}); err != nil {
+		if err := a.Out.Document(map[string]any{key: done, "failed": failed}); err != nil {
 			return err
 		}
 	}
-	return a.brokenOutcome(len(done), failed, broken)
+	return a.BrokenOutcome(len(done), failed, broken)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -45,7 +46,7 @@ func TestJob_listed_cancelled_retried_deleted(t *testing.T) {
 
 	missing := uuid.NewString()
 	r = s.run("job", "cancel", first, first, second, missing)
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	if want := "Cancelled " + first + "\nCancelled " + second + "\n"; r.out != want {
 		t.Errorf("cancel: %q, want %q", r.out, want)
 	}
@@ -69,7 +70,7 @@ func TestJob_listed_cancelled_retried_deleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = s.run("job", "delete", second)
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "delete's complaint", r.err, "job is processing; cancel it first")
 	wantIn(t, "cancel", s.ok("job", "cancel", second).out, "Asked the worker of "+second+" to cancel it")
 	wantIn(t, "show", s.ok("job", second).out, "Cancelling   asked at")
@@ -98,7 +99,7 @@ func TestJob_mistakes_changeNothing(t *testing.T) {
 		{"queue", "pause"},
 		{"queue", "pause", ""},
 	} {
-		wantCode(t, s.run(args...), exitUsage)
+		wantCode(t, s.run(args...), app.ExitUsage)
 	}
 	if n := count(t, pool, `select count(*) from soniq_jobs where status = 'queued'`); n != 1 {
 		t.Errorf("%d jobs are queued, want 1", n)
@@ -119,7 +120,7 @@ func TestJob_cancelRunningCommand_getsTerm(t *testing.T) {
 		t.Errorf("cancel: %v", asked)
 	}
 	r := s.run("job", id, "--wait")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stdout", r.out, "Status       cancelled", "Attempts     1 of 4", "cancelled by request; standard error ended with: stopped by TERM")
 	wantIn(t, "stderr", r.err, "soniq: cancelled")
 	if _, err := os.Stat(ended); err != nil {
@@ -153,16 +154,16 @@ func TestJob_brokenMidway_tellsWhatWasDone(t *testing.T) {
 	first, stuck, last := add("n"), add("stuck"), add("n")
 	for _, step := range []struct{ verb, key string }{{"retry", "retried"}, {"cancel", "cancelled"}, {"delete", "deleted"}} {
 		r := s.run("job", step.verb, stuck, last)
-		wantCode(t, r, exitFailed) // nothing was done before
+		wantCode(t, r, app.ExitFailed) // nothing was done before
 		r = s.run("job", step.verb, first, stuck, last, "--json")
-		wantCode(t, r, exitPartly)
+		wantCode(t, r, app.ExitPartly)
 		wantIn(t, step.verb, r.err, "this one is stuck")
 		if done := decode[map[string][]string](t, r.out)[step.key]; len(done) != 1 || done[0] != first {
 			t.Errorf("%s: %v", step.verb, done)
 		}
 	}
 	r := s.run("queue", "pause", "q", "stuck", "other", "--json")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "pause", r.err, "this one is stuck")
 	if paused := decode[map[string][]string](t, r.out)["paused"]; len(paused) != 1 || paused[0] != "q" {
 		t.Errorf("paused %v", paused)

@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type jobListCmd struct {
@@ -15,7 +17,7 @@ type jobListCmd struct {
 	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
 	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
 	Limit  int      `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
-	revealFlags
+	app.RevealFlags
 }
 
 func (jobListCmd) Help() string {
@@ -31,13 +33,13 @@ func (jobListCmd) Help() string {
 func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
 	for flag, values := range map[string][]string{"--status": c.Status, "--queue": c.Queue, "--job": c.Job} {
 		if slices.Contains(values, "") {
-			return f, usagef("%s is empty; leave it out to match any", flag)
+			return f, app.Usagef("%s is empty; leave it out to match any", flag)
 		}
 	}
 	for _, text := range c.Status {
 		status := engine.JobStatus(text)
 		if !slices.Contains(jobStatuses(), text) {
-			return f, usagef("--status must be queued, processing, done or cancelled, not %q", text)
+			return f, app.Usagef("--status must be queued, processing, done or cancelled, not %q", text)
 		}
 		f.Statuses = append(f.Statuses, status)
 	}
@@ -48,7 +50,7 @@ func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
 		f.Names = c.Job
 	}
 	if c.Limit < 0 {
-		return f, usagef("--limit must not be negative: %d", c.Limit)
+		return f, app.Usagef("--limit must not be negative: %d", c.Limit)
 	}
 	if f.Limit = c.Limit; f.Limit == 0 {
 		f.Limit = math.MaxInt32
@@ -63,15 +65,15 @@ func jobStatuses() []string {
 	}
 }
 
-func (c *jobListCmd) Run(a *app) error {
+func (c *jobListCmd) Run(a *app.App) error {
 	f, err := c.filter()
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
@@ -79,7 +81,7 @@ func (c *jobListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	jobs, err := client.ListJobs(a.ctx, f)
+	jobs, err := client.ListJobs(a.Ctx, f)
 	if err != nil {
 		return err
 	}
@@ -88,57 +90,57 @@ func (c *jobListCmd) Run(a *app) error {
 		ids[i] = j.ID
 	}
 	picked := map[string]any{"source": "jobs", "statuses": f.Statuses, "queues": f.Queues, "job_names": f.Names, "limit": c.Limit}
-	if err := c.revealList(a, pool, picked, ids); err != nil {
+	if err := c.ShowList(a, pool, picked, ids); err != nil {
 		return err
 	}
-	jobs = hideAll(a, jobs)
+	jobs = app.AllRedacted(a, jobs)
 	switch {
 	case a.JSON:
-		err = a.out.document(jobs)
+		err = a.Out.Document(jobs)
 	case len(jobs) > 0:
-		err = a.printJobs(jobs)
+		err = printJobs(a, jobs)
 	}
 	switch given := len(c.Status)+len(c.Queue)+len(c.Job) > 0; {
 	case err != nil:
 		return err
 	case len(jobs) == 0 && given:
-		a.note("no job matches")
+		a.Note("no job matches")
 	case len(jobs) == 0:
-		a.note("no jobs")
+		a.Note("no jobs")
 	case len(jobs) == f.Limit:
-		a.note("the newest %s; --limit 0 for all", plural(int64(len(jobs)), "job"))
+		a.Note("the newest %s; --limit 0 for all", terminal.Plural(int64(len(jobs)), "job"))
 	default:
-		a.note("%s", plural(int64(len(jobs)), "job"))
+		a.Note("%s", terminal.Plural(int64(len(jobs)), "job"))
 	}
 	return nil
 }
 
 // printJobs prints a table that fits the terminal. On a narrow one the error
 // goes first: 'show' has all of it.
-func (a *app) printJobs(jobs []*engine.Job) error {
-	t := table{columns: []column{
-		{title: "ID"},
-		{title: "JOB", min: 14},
-		{title: "STATUS"},
-		{title: "QUEUE", min: 8, drop: 2},
-		{title: "ATTEMPTS", right: true, drop: 3},
-		{title: "AGE", right: true},
-		{title: "ERROR", min: 16, drop: 4},
+func printJobs(a *app.App, jobs []*engine.Job) error {
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "ID"},
+		{Title: "JOB", Min: 14},
+		{Title: "STATUS"},
+		{Title: "QUEUE", Min: 8, Drop: 2},
+		{Title: "ATTEMPTS", Right: true, Drop: 3},
+		{Title: "AGE", Right: true},
+		{Title: "ERROR", Min: 16, Drop: 4},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, j := range jobs {
 		status := string(j.Status)
 		switch {
 		case j.Status == engine.StatusQueued && j.ScheduledAt != nil && j.ScheduledAt.After(now):
 			// The age is that of now until then.
-			status = "due in " + age(*j.ScheduledAt, now)
+			status = "due in " + terminal.Age(*j.ScheduledAt, now)
 		case j.Status == engine.StatusProcessing && j.CancelRequestedAt != nil:
 			status = "cancelling"
 		}
-		t.add(
+		t.Add(
 			j.ID.String(), j.Name, status, j.Queue,
-			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), age(now, j.CreatedAt), firstLine(j.LastError),
+			fmt.Sprintf("%d/%d", j.Attempts, j.MaxAttempts), terminal.Age(now, j.CreatedAt), terminal.FirstLine(j.LastError),
 		)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"soniq/internal/cli/app"
 )
 
 func main() {
@@ -36,20 +38,20 @@ func main() {
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		width = w
 	}
-	os.Exit(run(world{
-		self:        invocation(os.Args[0]),
-		actor:       actor(),
-		stdin:       os.Stdin,
-		stdout:      os.Stdout,
-		stderr:      os.Stderr,
-		stdinIsTTY:  term.IsTerminal(int(os.Stdin.Fd())),
-		stdoutIsTTY: term.IsTerminal(int(os.Stdout.Fd())),
-		stderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
-		width:       width,
-		getenv:      os.Getenv,
-		now:         time.Now,
-		signals:     signals,
-		exit:        os.Exit,
+	os.Exit(run(app.Process{
+		Self:        invocation(os.Args[0]),
+		Actor:       actor(),
+		Stdin:       os.Stdin,
+		Stdout:      os.Stdout,
+		Stderr:      os.Stderr,
+		StdinIsTTY:  term.IsTerminal(int(os.Stdin.Fd())),
+		StdoutIsTTY: term.IsTerminal(int(os.Stdout.Fd())),
+		StderrIsTTY: term.IsTerminal(int(os.Stderr.Fd())),
+		Width:       width,
+		Getenv:      os.Getenv,
+		Now:         time.Now,
+		Signals:     signals,
+		Exit:        os.Exit,
 	}, os.Args[1:]))
 }
 

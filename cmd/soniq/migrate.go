@@ -8,6 +8,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"soniq"
+	"soniq/internal/cli/app"
 )
 
 type migrateCmd struct {
@@ -24,15 +25,15 @@ func (migrateCmd) Help() string {
 }
 
 // config is where the tables are. Each line of progress is a note.
-func (a *app) config() soniq.Config {
-	return soniq.Config{OnProgress: func(line string) { a.note("%s", line) }}
+func config(a *app.App) soniq.Config {
+	return soniq.Config{OnProgress: func(line string) { a.Note("%s", line) }}
 }
 
 // migrationError gives an error of the command line its exit code.
 func migrationError(err error) error {
 	for _, usage := range []error{soniq.ErrUnknownMigration, soniq.ErrPythonsMigration, soniq.ErrSchemaName, soniq.ErrUnknownTool} {
 		if errors.Is(err, usage) {
-			return &exitError{exitUsage, err}
+			return &app.ExitError{Code: app.ExitUsage, Err: err}
 		}
 	}
 	return err
@@ -56,33 +57,33 @@ func (migrateListCmd) Help() string {
     soniq migrate list --json`
 }
 
-func (c *migrateListCmd) Run(a *app) error {
-	status, err := a.migrationStatus()
+func (c *migrateListCmd) Run(a *app.App) error {
+	status, err := migrationStatus(a)
 	if err != nil {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"migrations": status.Migrations, "edited_functions": append([]string{}, status.Functions...)})
+		return a.Out.Document(map[string]any{"migrations": status.Migrations, "edited_functions": append([]string{}, status.Functions...)})
 	}
 	for _, m := range status.Migrations {
 		applied := ""
 		if m.AppliedAt != nil {
 			applied = m.AppliedAt.Format("2006-01-02 15:04:05") + " UTC"
 		}
-		a.out.printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, m, applied), " "))
+		a.Out.Printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, m, applied), " "))
 	}
 	for _, f := range status.Functions {
-		a.note("Warning: function %s was edited; 'soniq setup' puts it back", f)
+		a.Note("Warning: function %s was edited; 'soniq setup' puts it back", f)
 	}
 	return nil
 }
 
-func (a *app) migrationStatus() (soniq.Status, error) {
-	pool, err := a.open()
+func migrationStatus(a *app.App) (soniq.Status, error) {
+	pool, err := a.Open()
 	if err != nil {
 		return soniq.Status{}, err
 	}
-	status, err := soniq.ReadStatus(a.ctx, pool, a.config())
+	status, err := soniq.ReadStatus(a.Ctx, pool, config(a))
 	return status, migrationError(err)
 }
 
@@ -98,7 +99,7 @@ func (migrateUpCmd) Help() string {
     soniq migrate up --to 0163`
 }
 
-func (c *migrateUpCmd) Run(a *app) error {
+func (c *migrateUpCmd) Run(a *app.App) error {
 	newest := soniq.Migrations()
 	to := newest[len(newest)-1].Version
 	if c.To != "" {
@@ -107,19 +108,19 @@ func (c *migrateUpCmd) Run(a *app) error {
 	if c.DryRun {
 		return c.preview(a, to)
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	result, err := soniq.MigrateUp(a.ctx, pool, a.config(), to)
-	return a.setupReport(result, nil, migrationError(err))
+	result, err := soniq.MigrateUp(a.Ctx, pool, config(a), to)
+	return setupReport(a, result, nil, migrationError(err))
 }
 
-func (c *migrateUpCmd) preview(a *app, to string) error {
+func (c *migrateUpCmd) preview(a *app.App, to string) error {
 	if !known(to) {
-		return usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+		return app.Usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
 	}
-	status, err := a.migrationStatus()
+	status, err := migrationStatus(a)
 	if err != nil {
 		return err
 	}
@@ -130,13 +131,13 @@ func (c *migrateUpCmd) preview(a *app, to string) error {
 		}
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{"pending": pending})
+		return a.Out.Document(map[string]any{"pending": pending})
 	}
 	if len(pending) == 0 {
-		a.out.printf("Nothing is pending.")
+		a.Out.Printf("Nothing is pending.")
 	}
 	for _, m := range pending {
-		a.out.printf("Would apply %s", m)
+		a.Out.Printf("Would apply %s", m)
 	}
 	return nil
 }
@@ -162,19 +163,19 @@ func (migrateDownCmd) Help() string {
     soniq migrate down --to 0160 --dry-run`
 }
 
-func (c *migrateDownCmd) Run(a *app) error {
+func (c *migrateDownCmd) Run(a *app.App) error {
 	to := version(c.To)
 	switch {
 	case !known(to):
-		return usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+		return app.Usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
 	case to < "0002":
-		return usagef("migrate down to %s: %w", to, soniq.ErrPythonsMigration)
+		return app.Usagef("migrate down to %s: %w", to, soniq.ErrPythonsMigration)
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	status, err := soniq.ReadStatus(a.ctx, pool, a.config())
+	status, err := soniq.ReadStatus(a.Ctx, pool, config(a))
 	if err != nil {
 		return migrationError(err)
 	}
@@ -191,13 +192,13 @@ func (c *migrateDownCmd) Run(a *app) error {
 	}
 	for _, m := range plan {
 		if m.Loses != "" {
-			a.note("%s loses: %s", m.Migration, m.Loses)
+			a.Note("%s loses: %s", m.Migration, m.Loses)
 		}
 	}
-	if err := a.confirm(c.Yes, fmt.Sprintf("This undoes %d migrations, and what they hold is lost.", len(plan))); err != nil {
+	if err := a.Confirm(c.Yes, fmt.Sprintf("This undoes %d migrations, and what they hold is lost.", len(plan))); err != nil {
 		return err
 	}
-	undone, err := soniq.MigrateDown(a.ctx, pool, soniq.Config{OnProgress: a.config().OnProgress}, to)
+	undone, err := soniq.MigrateDown(a.Ctx, pool, soniq.Config{OnProgress: config(a).OnProgress}, to)
 	for i := range plan {
 		if i >= len(undone) {
 			plan = plan[:i]
@@ -228,19 +229,19 @@ func (c *migrateDownCmd) plan(status soniq.Status, to string) []undoing {
 	return plan
 }
 
-func (c *migrateDownCmd) show(a *app, plan []undoing, what string) error {
+func (c *migrateDownCmd) show(a *app.App, plan []undoing, what string) error {
 	if a.JSON {
-		return a.out.document(map[string]any{"undone": plan, "dry_run": c.DryRun})
+		return a.Out.Document(map[string]any{"undone": plan, "dry_run": c.DryRun})
 	}
 	if len(plan) == 0 {
-		a.out.printf("There is nothing to undo.")
+		a.Out.Printf("There is nothing to undo.")
 	}
 	for _, m := range plan {
 		line := what + " " + m.Migration
 		if m.Loses != "" && c.DryRun {
 			line += ", which loses: " + m.Loses
 		}
-		a.out.printf("%s", line)
+		a.Out.Printf("%s", line)
 	}
 	return nil
 }
@@ -257,15 +258,15 @@ func (migrateCheckCmd) Help() string {
 
 // Exit codes of 'migrate check', which a pipeline reads.
 const (
-	upToDate    = exitDone
+	upToDate    = app.ExitDone
 	notUpToDate = 1
 	cantTell    = checkUnknown
 )
 
-func (c *migrateCheckCmd) Run(a *app) error {
-	status, err := a.migrationStatus()
+func (c *migrateCheckCmd) Run(a *app.App) error {
+	status, err := migrationStatus(a)
 	if err != nil {
-		return &exitError{cantTell, err}
+		return &app.ExitError{Code: cantTell, Err: err}
 	}
 	names := func(state soniq.MigrationState) []string {
 		list := []string{}
@@ -276,7 +277,7 @@ func (c *migrateCheckCmd) Run(a *app) error {
 	}
 	pending, edited, newer := names(soniq.Pending), names(soniq.Edited), names(soniq.Newer)
 	if a.JSON {
-		err = a.out.document(map[string]any{
+		err = a.Out.Document(map[string]any{
 			"up_to_date": status.UpToDate(), "pending": pending, "edited": edited, "newer": newer,
 			"edited_functions": append([]string{}, status.Functions...),
 		})
@@ -291,22 +292,22 @@ func (c *migrateCheckCmd) Run(a *app) error {
 			{"pending", pending}, {"edited migration", edited}, {"edited function", status.Functions}, {"of a later release", newer},
 		} {
 			for _, name := range part.list {
-				a.out.printf("%s: %s", part.what, name)
+				a.Out.Printf("%s: %s", part.what, name)
 			}
 		}
 		if status.UpToDate() {
-			a.out.printf("up to date")
+			a.Out.Printf("up to date")
 		}
 	}
 	if !status.UpToDate() {
-		return &exitError{notUpToDate, errReported}
+		return &app.ExitError{Code: notUpToDate, Err: app.ErrReported}
 	}
 	return nil
 }
 
 // unknown tells a pipeline that there is no answer.
-func (c *migrateCheckCmd) unknown(a *app, cmd *kong.Context, err error) int {
-	a.report(cmd, err)
+func (c *migrateCheckCmd) unknown(a *app.App, cmd *kong.Context, err error) int {
+	a.Report(cmd, err)
 	return cantTell
 }
 
@@ -318,25 +319,25 @@ func (migratePrebuildCmd) Help() string {
     soniq migrate prebuild && soniq migrate up`
 }
 
-func (c *migratePrebuildCmd) Run(a *app) error {
-	pool, err := a.open()
+func (c *migratePrebuildCmd) Run(a *app.App) error {
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	result, err := soniq.Prebuild(a.ctx, pool, a.config())
+	result, err := soniq.Prebuild(a.Ctx, pool, config(a))
 	if a.JSON && err == nil {
-		return a.out.document(map[string]any{
+		return a.Out.Document(map[string]any{
 			"built": append([]string{}, result.Built...), "waiting": append([]soniq.WaitingIndex{}, result.Waiting...),
 		})
 	}
 	for _, name := range result.Built {
-		a.out.printf("Built %s", name)
+		a.Out.Printf("Built %s", name)
 	}
 	for _, w := range result.Waiting {
-		a.out.printf("%s has to wait for %s: %s", w.Index, w.Migration, w.Why)
+		a.Out.Printf("%s has to wait for %s: %s", w.Index, w.Migration, w.Why)
 	}
 	if err == nil && len(result.Built)+len(result.Waiting) == 0 {
-		a.out.printf("There is nothing to build.")
+		a.Out.Printf("There is nothing to build.")
 	}
 	return migrationError(err)
 }
@@ -355,8 +356,8 @@ func (migrateSQLCmd) Help() string {
     soniq migrate sql --from 0161 --for goose > migrations/20261201120000_soniq.sql`
 }
 
-func (c *migrateSQLCmd) Run(a *app) error {
-	return migrationError(soniq.WriteMigrations(a.out, soniq.SQLOptions{
+func (c *migrateSQLCmd) Run(a *app.App) error {
+	return migrationError(soniq.WriteMigrations(a.Out, soniq.SQLOptions{
 		From: version(c.From), To: version(c.To), Tool: soniq.SQLTool(c.For), Down: c.Down,
 	}))
 }

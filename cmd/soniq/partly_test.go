@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -36,17 +37,17 @@ func TestDeadLetter_brokenMidway_tellsWhatWasDone(t *testing.T) {
 	first, stuck, last := seed(t, pool, letter{}), seed(t, pool, letter{job: "stuck"}), seed(t, pool, letter{})
 
 	r := s.run("dead-letter", "replay", first.String(), stuck.String(), last.String(), "--json")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "stderr", r.err, "this one is stuck")
 	replayed := decode[struct{ Replayed []deadletter.Replayed }](t, r.out).Replayed
 	if len(replayed) != 1 || replayed[0].From != first || countJobs(t, pool) != 1 {
 		t.Errorf("replayed %+v, %d jobs", replayed, countJobs(t, pool))
 	}
 	r = s.run("dead-letter", "replay", stuck.String(), last.String())
-	wantCode(t, r, exitFailed) // nothing was done before
+	wantCode(t, r, app.ExitFailed) // nothing was done before
 
 	r = s.run("dead-letter", "delete", first.String(), stuck.String(), last.String(), "--json")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "stderr", r.err, "this one is stuck")
 	deleted := decode[struct{ Deleted []uuid.UUID }](t, r.out).Deleted
 	if len(deleted) != 1 || deleted[0] != first || countLetters(t, pool) != 2 {
@@ -88,7 +89,7 @@ func TestDeadLetter_bulk_brokenMidway_tellsHowManyWereDone(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := s.run(append([]string{"dead-letter"}, test.args...)...)
-		wantCode(t, r, exitPartly)
+		wantCode(t, r, app.ExitPartly)
 		wantIn(t, "stderr", r.err, "this one is stuck")
 		if r.out != test.out || countLetters(t, pool) != 1 {
 			t.Errorf("%q: %q, %d left", test.args, r.out, countLetters(t, pool))
@@ -114,7 +115,7 @@ func TestReplay_dryRun_refusesWhatTheReplayWould(t *testing.T) {
 	} {
 		args = append([]string{"dead-letter", "replay"}, args...)
 		preview, action := s.run(append(args, "--dry-run")...), s.run(args...)
-		wantCode(t, preview, exitFailed)
+		wantCode(t, preview, app.ExitFailed)
 		wantIn(t, "preview", preview.err, want)
 		if preview != action {
 			t.Errorf("%q: the preview says %+v, the replay %+v", args, preview, action)
@@ -132,14 +133,14 @@ func TestEnqueue_interruptedWhileReadingArguments_enqueuesNothing(t *testing.T) 
 	var notes stream
 	w := s.world(io.Discard, &notes)
 	in, out := io.Pipe()
-	w.stdin = in
+	w.Stdin = in
 	code := make(chan int, 1)
 	go func() { code <- run(w, []string{"enqueue", "j", "--args", "-"}) }()
 	if _, err := io.WriteString(out, `{"a": `); err != nil {
 		t.Fatal(err)
 	}
 	s.signals <- syscall.SIGINT
-	if c := <-code; c != exitFailed || !strings.Contains(notes.String(), "interrupted") {
+	if c := <-code; c != app.ExitFailed || !strings.Contains(notes.String(), "interrupted") {
 		t.Errorf("exit code %d, %s", c, notes.String())
 	}
 	if err := out.Close(); err != nil {

@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // shownBy is what stands on a line of a terminal after all that was written.
@@ -28,8 +31,8 @@ func TestProgress_look(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	a := &app{world: world{stderr: &out, stderrIsTTY: true, now: func() time.Time { return now }}}
-	bar := a.progress("enqueueing", 10_000, 5_000)
+	a := &app.App{Process: app.Process{Stderr: &out, StderrIsTTY: true, Now: func() time.Time { return now }}}
+	bar := a.Progress("enqueueing", 10_000, 5_000)
 	step := func(n int, after time.Duration, want string) {
 		t.Helper()
 		now = now.Add(after)
@@ -42,7 +45,7 @@ func TestProgress_look(t *testing.T) {
 	}
 	thousand := "enqueueing  10% |███                           | (1000/10000) [1s:9s]"
 	step(1000, time.Second, thousand)
-	step(1000, progressEvery-1, thousand) // not yet
+	step(1000, terminal.ProgressEvery-1, thousand) // not yet
 	step(1000, time.Second, "enqueueing  30% |█████████                     | (3000/10000) [2s:5s]")
 	step(6999, time.Minute, "enqueueing 100% |█████████████████████████████ | (9999/10000) [1m2s:0s]")
 	// More than was thought.
@@ -69,8 +72,8 @@ func TestProgress_narrowTerminal_neverWraps(t *testing.T) {
 		10: "",
 	} {
 		var out strings.Builder
-		a := &app{world: world{stderr: &out, stderrIsTTY: true, width: width, now: time.Now}}
-		if err := a.progress("enqueueing", 10, 0).Set(5); err != nil {
+		a := &app.App{Process: app.Process{Stderr: &out, StderrIsTTY: true, Width: width, Now: time.Now}}
+		if err := a.Progress("enqueueing", 10, 0).Set(5); err != nil {
 			t.Fatal(err)
 		}
 		if got := shownBy(out.String()); got != want {
@@ -86,7 +89,7 @@ func TestProgress_hidden_whereNobodySees(t *testing.T) {
 		total int
 	}{"no terminal": {false, 10_000}, "short": {true, 4_999}} {
 		var out strings.Builder
-		bar := (&app{world: world{stderr: &out, stderrIsTTY: a.tty, now: time.Now}}).progress("x", a.total, 5_000)
+		bar := (&app.App{Process: app.Process{Stderr: &out, StderrIsTTY: a.tty, Now: time.Now}}).Progress("x", a.total, 5_000)
 		if err := bar.Set64(1); err != nil {
 			t.Error(err)
 		}

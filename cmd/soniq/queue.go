@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // queueCmd groups what can be done with queues.
@@ -30,23 +32,23 @@ func (queueListCmd) Help() string {
     soniq queue list --json`
 }
 
-func (queueListCmd) Run(a *app) error {
-	client, err := a.client()
+func (queueListCmd) Run(a *app.App) error {
+	client, err := a.Client()
 	if err != nil {
 		return err
 	}
-	queues, err := client.Queues(a.ctx)
+	queues, err := client.Queues(a.Ctx)
 	if err != nil {
 		return err
 	}
 	switch {
 	case a.JSON:
-		err = a.out.document(queues)
+		err = a.Out.Document(queues)
 	case len(queues) > 0:
-		err = a.printQueues(queues)
+		err = printQueues(a, queues)
 	}
 	if len(queues) == 0 {
-		a.note("no queue has jobs, and none is paused")
+		a.Note("no queue has jobs, and none is paused")
 	}
 	return err
 }
@@ -58,17 +60,17 @@ type queueNames struct {
 
 // run changes the queues one by one. One that is as it should be already is
 // no failure.
-func (q *queueNames) run(a *app, key string, change func(*engine.Client, context.Context, string) (bool, error), tell func(name string, changed bool)) error {
+func (q *queueNames) run(a *app.App, key string, change func(*engine.Client, context.Context, string) (bool, error), tell func(name string, changed bool)) error {
 	if slices.Contains(q.Names, "") {
-		return usagef("a queue's name is empty")
+		return app.Usagef("a queue's name is empty")
 	}
-	client, err := a.client()
+	client, err := a.Client()
 	if err != nil {
 		return err
 	}
 	done, unchanged := []string{}, []string{}
 	one := func(name string) error {
-		changed, err := change(client, a.ctx, name)
+		changed, err := change(client, a.Ctx, name)
 		if err != nil {
 			return err
 		}
@@ -81,9 +83,9 @@ func (q *queueNames) run(a *app, key string, change func(*engine.Client, context
 			tell(name, changed)
 		}
 		// A name that was mistyped pauses nothing.
-		service, err := client.Availability(a.ctx, name, "")
+		service, err := client.Availability(a.Ctx, name, "")
 		if err == nil && !service.Queue {
-			a.note("no live worker serves queue %s", oneLine(name))
+			a.Note("no live worker serves queue %s", terminal.OneLine(name))
 		}
 		return err
 	}
@@ -94,11 +96,11 @@ func (q *queueNames) run(a *app, key string, change func(*engine.Client, context
 		}
 	}
 	if a.JSON {
-		if err := a.out.document(map[string]any{key: done, "unchanged": unchanged}); err != nil {
+		if err := a.Out.Document(map[string]any{key: done, "unchanged": unchanged}); err != nil {
 			return err
 		}
 	}
-	return partly(int64(len(done)), broken)
+	return app.Partly(int64(len(done)), broken)
 }
 
 type queuePauseCmd struct {
@@ -111,12 +113,12 @@ func (queuePauseCmd) Help() string {
     soniq queue pause emails reports`
 }
 
-func (c *queuePauseCmd) Run(a *app) error {
+func (c *queuePauseCmd) Run(a *app.App) error {
 	return c.run(a, "paused", (*engine.Client).PauseQueue, func(name string, changed bool) {
 		if changed {
-			a.out.printf("Paused %s", oneLine(name))
+			a.Out.Printf("Paused %s", terminal.OneLine(name))
 		} else {
-			a.out.printf("%s is paused already", oneLine(name))
+			a.Out.Printf("%s is paused already", terminal.OneLine(name))
 		}
 	})
 }
@@ -131,12 +133,12 @@ func (queueResumeCmd) Help() string {
     soniq queue resume emails`
 }
 
-func (c *queueResumeCmd) Run(a *app) error {
+func (c *queueResumeCmd) Run(a *app.App) error {
 	return c.run(a, "resumed", (*engine.Client).ResumeQueue, func(name string, changed bool) {
 		if changed {
-			a.out.printf("Resumed %s", oneLine(name))
+			a.Out.Printf("Resumed %s", terminal.OneLine(name))
 		} else {
-			a.out.printf("%s is not paused", oneLine(name))
+			a.Out.Printf("%s is not paused", terminal.OneLine(name))
 		}
 	})
 }

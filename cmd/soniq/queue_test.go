@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -43,7 +44,7 @@ func TestQueue_paused_listed_resumed(t *testing.T) {
 		return strings.Contains(waiting.err.String(), "soniq: queue default is paused: waiting")
 	})
 	wantIn(t, "resume", s.ok("queue", "resume", "default", "other").out, "Resumed default\n", "other is not paused\n")
-	if code := waiting.wait(t); code != exitDone {
+	if code := waiting.wait(t); code != app.ExitDone {
 		t.Errorf("exit code %d: %s", code, waiting.err.String())
 	}
 	resumed := decode[map[string][]string](t, s.ok("queue", "resume", "mail", "other", "--json").out)

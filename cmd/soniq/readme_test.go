@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -59,27 +60,27 @@ func TestReadme_aJobInPython_asWritten(t *testing.T) {
 	}
 	job := []string{"thumbnails.make", "--args", `{"image": "cat"}`}
 
-	soniq(exitDone, "setup")
-	wantIn(t, "check", soniq(exitDone, "worker", "--check-config").out, "thumbnails.make", "python3 thumbnail.py")
-	wantIn(t, "dry run", soniq(exitFailed, append([]string{"worker", "run-once"}, job...)...).err, "would be retried")
-	wantIn(t, "second dry run", soniq(exitFailed, append([]string{"worker", "run-once", "--attempt", "2"}, job...)...).err,
+	soniq(app.ExitDone, "setup")
+	wantIn(t, "check", soniq(app.ExitDone, "worker", "--check-config").out, "thumbnails.make", "python3 thumbnail.py")
+	wantIn(t, "dry run", soniq(app.ExitFailed, append([]string{"worker", "run-once"}, job...)...).err, "would be retried")
+	wantIn(t, "second dry run", soniq(app.ExitFailed, append([]string{"worker", "run-once", "--attempt", "2"}, job...)...).err,
 		"would be a dead letter: permanent_failure")
 
 	worker := program(t, dir, url, "worker")
 	worker.begin(t)
-	dead := soniq(exitFailed, append([]string{"enqueue", "--wait"}, job...)...)
+	dead := soniq(app.ExitFailed, append([]string{"enqueue", "--wait"}, job...)...)
 	id := regexp.MustCompile(`dead-letter show ([0-9a-f-]{36})`).FindStringSubmatch(dead.err)
 	if id == nil {
 		t.Fatalf("--wait doesn't name the dead letter: %s", dead.err)
 	}
-	wantIn(t, "list", soniq(exitDone, "dead-letter", "list").out, id[1], "permanent_failure", "no such store")
-	wantIn(t, "show", soniq(exitDone, "dead-letter", "show", id[1]).out, "no such store", `"image": "cat"`)
+	wantIn(t, "list", soniq(app.ExitDone, "dead-letter", "list").out, id[1], "permanent_failure", "no such store")
+	wantIn(t, "show", soniq(app.ExitDone, "dead-letter", "show", id[1]).out, "no such store", `"image": "cat"`)
 	if err := os.WriteFile(filepath.Join(dir, "store-is-up"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	words := strings.Fields(soniq(exitDone, "dead-letter", "replay", id[1]).out)
-	wantIn(t, "replay", soniq(exitDone, "job", words[len(words)-1], "--wait").out, "cat-200")
-	letter := decode[deadletter.Job](t, soniq(exitDone, "dead-letter", "show", id[1], "--json").out)
+	words := strings.Fields(soniq(app.ExitDone, "dead-letter", "replay", id[1]).out)
+	wantIn(t, "replay", soniq(app.ExitDone, "job", words[len(words)-1], "--wait").out, "cat-200")
+	letter := decode[deadletter.Job](t, soniq(app.ExitDone, "dead-letter", "show", id[1], "--json").out)
 	if letter.State != deadletter.StateResolved || letter.Attempts != 2 {
 		t.Errorf("in the end it is %s, dead after %d attempts; want resolved, 2", letter.State, letter.Attempts)
 	}

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -32,6 +33,6 @@ func TestStorableJSON_numbers_areThoseOfPostgreSQL(t *testing.T) {
 func TestWorker_resultThatPostgreSQLCantHold_isDone(t *testing.T) {
 	t.Parallel()
 	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=exec:echo 1e999999999", "--args", "{}")
-	wantCode(t, r, exitDone)
+	wantCode(t, r, app.ExitDone)
 	wantIn(t, "log", r.err, "it holds a number out of the range of numeric", "would be done")
 }

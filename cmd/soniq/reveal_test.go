@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -57,7 +58,7 @@ func TestReveal_isRecorded_orNothingIsShown(t *testing.T) {
 				t.Errorf("%v: %d operations", revealed, n)
 			}
 		}
-		if r := s.run(append(c.line, "--because", "x")...); !strings.Contains(strings.Join(c.line, " "), "replay") && r.code != exitUsage {
+		if r := s.run(append(c.line, "--because", "x")...); !strings.Contains(strings.Join(c.line, " "), "replay") && r.code != app.ExitUsage {
 			t.Errorf("%v without --reveal: exit %d: %s", c.line, r.code, r.err)
 		}
 	}
@@ -74,7 +75,7 @@ func TestReveal_isRecorded_orNothingIsShown(t *testing.T) {
 	}
 	for _, c := range commands {
 		r := s.run(append(c.line, "--reveal")...)
-		if r.code != exitFailed || strings.Contains(r.out+r.err, "Zk3v") || strings.Count(r.err, "\n") != 1 ||
+		if r.code != app.ExitFailed || strings.Contains(r.out+r.err, "Zk3v") || strings.Count(r.err, "\n") != 1 ||
 			!strings.Contains(r.err, "nothing is shown") || !strings.Contains(r.err, "the audit is closed") {
 			t.Errorf("%v without an audit: exit %d: %s%s", c.line, r.code, r.out, r.err)
 		}
@@ -89,7 +90,7 @@ func TestReveal_ofWhatIsWaitedFor(t *testing.T) {
 	for _, c := range []struct {
 		job  string
 		code int
-	}{{"echo", exitDone}, {"fail", exitFailed}} {
+	}{{"echo", app.ExitDone}, {"fail", app.ExitFailed}} {
 		hidden := s.run("enqueue", c.job, "--args", secretDoc, "--wait")
 		shown := s.run("enqueue", c.job, "--args", secretDoc, "--wait", "--json", "--reveal")
 		if hidden.code != c.code || shown.code != c.code || strings.Contains(hidden.out+hidden.err, "Zk3v") || !strings.Contains(shown.out, "Zk3v") || strings.Contains(shown.err, "Zk3v") {
@@ -99,7 +100,7 @@ func TestReveal_ofWhatIsWaitedFor(t *testing.T) {
 	if n := count(t, pool, `select count(*) from soniq_dead_letter_audit where action = 'reveal' and actor = 'tester@host'`); n != 2 {
 		t.Errorf("%d records", n)
 	}
-	if r := s.run("enqueue", "echo", "--reveal"); r.code != exitUsage {
+	if r := s.run("enqueue", "echo", "--reveal"); r.code != app.ExitUsage {
 		t.Errorf("--reveal without --wait: exit %d", r.code)
 	}
 	s.signals <- syscall.SIGTERM

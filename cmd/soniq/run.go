@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
 )
 
 // signalReader is a command that reads world.signals itself.
@@ -17,40 +19,40 @@ type signalReader interface{ readsSignals() }
 // whatever kept it from one, off standard output.
 type monitored interface {
 	// unknown reports err in the monitor's language and returns the exit code.
-	unknown(a *app, cmd *kong.Context, err error) int
+	unknown(a *app.App, cmd *kong.Context, err error) int
 }
 
 // run parses args, runs the command and returns the exit code.
-func run(w world, args []string) int {
+func run(w app.Process, args []string) int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	a := newApp(ctx, w)
+	a := app.New(ctx, w)
 	cmd, done, err := parse(a, args)
 	if !done && err == nil {
 		if _, ok := selected[secretShower](cmd); ok {
-			a.out.reveal()
+			a.Out.Reveal()
 		}
 		_, own := selected[signalReader](cmd)
 		if !own {
-			defer a.onSignals(cancel, a.abort)()
+			defer a.OnSignals(cancel, a.Abort)()
 		}
 		err = cmd.Run(a)
 		if own {
 			// It has stopped reading them, and closing can take its time.
-			defer a.onSignals(a.abort)()
+			defer a.OnSignals(a.Abort)()
 		}
-		err = errors.Join(err, a.close())
+		err = errors.Join(err, a.Close())
 	}
-	if a.out.err != nil && exitCode(err) == exitDone {
-		err = fmt.Errorf("write standard output: %w", a.out.err)
+	if a.Out.Err != nil && app.ExitCode(err) == app.ExitDone {
+		err = fmt.Errorf("write standard output: %w", a.Out.Err)
 	}
 	if err != nil {
-		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, errReported) {
+		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, app.ErrReported) {
 			return m.unknown(a, cmd, err)
 		}
-		a.report(cmd, err)
+		a.Report(cmd, err)
 	}
-	return exitCode(err)
+	return app.ExitCode(err)
 }
 
 // selected is the command of that line, if there is one and it is a T.
@@ -64,12 +66,12 @@ func selected[T any](cmd *kong.Context) (t T, ok bool) {
 
 // parse turns args into a command, its flags set. done means that there is
 // nothing left to run: help was printed.
-func parse(a *app, args []string) (cmd *kong.Context, done bool, err error) {
+func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) {
 	var g grammar
 	parser, err := kong.New(&g,
 		kong.Name("soniq"),
 		kong.Description(description),
-		kong.Writers(a.out, a.notes),
+		kong.Writers(a.Out, a.Notes),
 		// Help exits in the middle of parsing; the rest of it is ignored.
 		kong.Exit(func(int) { done = true }),
 		kong.Help(printHelp),
@@ -90,7 +92,7 @@ func parse(a *app, args []string) (cmd *kong.Context, done bool, err error) {
 	// kong passes values through JSON, which would replace invalid bytes in
 	// silence.
 	if i := slices.IndexFunc(args, func(arg string) bool { return !utf8.ValidString(arg) }); i >= 0 {
-		return nil, false, usagef("argument %d is not valid UTF-8: %q", i+1, args[i])
+		return nil, false, app.Usagef("argument %d is not valid UTF-8: %q", i+1, args[i])
 	}
 	cmd, err = parser.Parse(args)
 	if done {
@@ -101,9 +103,9 @@ func parse(a *app, args []string) (cmd *kong.Context, done bool, err error) {
 		if errors.As(err, &parseErr) {
 			cmd = parseErr.Context
 		}
-		return cmd, false, usagef("%s", err)
+		return cmd, false, app.Usagef("%s", err)
 	}
-	return cmd, false, a.configure(g.globals)
+	return cmd, false, a.Configure(g.Globals)
 }
 
 // secretShower is a command whose answer is a secret of its own: one that it has

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/testdb"
 )
 
@@ -41,7 +43,7 @@ func checkSafe(t *testing.T, text string) {
 		t.Errorf("not valid UTF-8: %q", text)
 	}
 	for _, r := range text {
-		if r != '\n' && r != '\t' && unsafeRune(r) {
+		if r != '\n' && r != '\t' && terminal.UnsafeRune(r) {
 			t.Errorf("%U got through: %q", r, text)
 		}
 	}
@@ -50,14 +52,14 @@ func checkSafe(t *testing.T, text string) {
 func TestOneLine_letsNothingThrough(t *testing.T) {
 	t.Parallel()
 	for name, text := range evil {
-		safe := oneLine(text + "\n\tx")
+		safe := terminal.OneLine(text + "\n\tx")
 		checkSafe(t, safe)
 		if strings.ContainsAny(safe, "\n\t") {
 			t.Errorf("%s: more than one line: %q", name, safe)
 		}
 	}
 	for _, plain := range []string{"", "connection refused", "naïve 日本語 👩\u200d💻 می\u200cخواهم", `C:\temp`} {
-		if got := oneLine(plain); got != plain {
+		if got := terminal.OneLine(plain); got != plain {
 			t.Errorf("oneLine(%q) = %q", plain, got)
 		}
 	}
@@ -69,13 +71,13 @@ func TestSafeWriter_isTheSameHoweverItIsCut(t *testing.T) {
 	for name, text := range evil {
 		text += " end"
 		var whole bytes.Buffer
-		if _, err := newSafeWriter(&whole).Write([]byte(text)); err != nil {
+		if _, err := terminal.NewSafeWriter(&whole).Write([]byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		checkSafe(t, whole.String())
 		for cut := range len(text) {
 			var parts bytes.Buffer
-			w := newSafeWriter(&parts)
+			w := terminal.NewSafeWriter(&parts)
 			for _, part := range []string{text[:cut], text[cut:]} {
 				if n, err := w.Write([]byte(part)); n != len(part) || err != nil {
 					t.Fatalf("Write = %d, %v", n, err)
@@ -100,7 +102,7 @@ func TestSafeJSONWriter_keepsTheMeaning(t *testing.T) {
 			t.Fatal(err)
 		}
 		var safe bytes.Buffer
-		if _, err := newSafeJSONWriter(&safe).Write(raw); err != nil {
+		if _, err := terminal.NewSafeJSONWriter(&safe).Write(raw); err != nil {
 			t.Fatal(err)
 		}
 		checkSafe(t, safe.String())
@@ -115,15 +117,15 @@ func TestLogger_textNeverDrivesTheTerminal(t *testing.T) {
 	for name, text := range evil {
 		for _, format := range []string{"text", "json"} {
 			var out bytes.Buffer
-			a := &app{
-				world:   world{stderr: &out, stderrIsTTY: true, getenv: func(string) string { return "" }},
-				globals: globals{LogFormat: format, LogLevel: "info"},
+			a := &app.App{
+				Process: app.Process{Stderr: &out, StderrIsTTY: true, Getenv: func(string) string { return "" }},
+				Globals: app.Globals{LogFormat: format, LogLevel: "info"},
 			}
-			log, err := a.newLogger()
+			log, err := a.NewLogger()
 			if err != nil {
 				t.Fatal(err)
 			}
-			log.Info("message "+text, "error", text, "wrapped", errNoDatabase, text, 1, "any", []string{text})
+			log.Info("message "+text, "error", text, "wrapped", app.ErrNoDatabase, text, 1, "any", []string{text})
 			printed := out.String()
 			// tint's own colours.
 			for _, colour := range []string{"\x1b[0m", "\x1b[2m", "\x1b[22m", "\x1b[92m"} {

@@ -1,6 +1,9 @@
 package main
 
-import "soniq"
+import (
+	"soniq"
+	"soniq/internal/cli/app"
+)
 
 type setupCmd struct {
 	Optimize bool `help:"Also drop the indexes and the foreign key of Python Soniq that only slow both programs down."`
@@ -14,29 +17,29 @@ It works as the role that owns the tables, mends the rights of functions that an
     soniq setup --database-url postgres://app@db.internal/app`
 }
 
-func (c *setupCmd) Run(a *app) error {
-	pool, err := a.open()
+func (c *setupCmd) Run(a *app.App) error {
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	result, err := soniq.Setup(a.ctx, pool, a.config())
+	result, err := soniq.Setup(a.Ctx, pool, config(a))
 	var dropped []string
 	if c.Optimize && err == nil {
-		if dropped, err = soniq.Optimize(a.ctx, pool, a.config()); dropped == nil {
+		if dropped, err = soniq.Optimize(a.Ctx, pool, config(a)); dropped == nil {
 			dropped = []string{}
 		}
 	}
-	return a.setupReport(result, dropped, migrationError(err))
+	return setupReport(a, result, dropped, migrationError(err))
 }
 
 // setupReport prints what a setup did, also before an error. dropped is nil where nothing was asked to be
 // dropped.
-func (a *app) setupReport(result soniq.SetupResult, dropped []string, err error) error {
+func setupReport(a *app.App, result soniq.SetupResult, dropped []string, err error) error {
 	if err != nil && (a.JSON || len(result.Applied)+len(dropped) == 0) {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(map[string]any{
+		return a.Out.Document(map[string]any{
 			"applied":  append([]string{}, result.Applied...),
 			"dropped":  append([]string{}, dropped...),
 			"mended":   append([]string{}, result.Mended...),
@@ -45,25 +48,25 @@ func (a *app) setupReport(result soniq.SetupResult, dropped []string, err error)
 		})
 	}
 	if len(result.Applied) == 0 && err == nil {
-		a.out.printf("The tables are up to date.")
+		a.Out.Printf("The tables are up to date.")
 	}
 	for _, name := range result.Applied {
-		a.out.printf("Applied %s", name)
+		a.Out.Printf("Applied %s", name)
 	}
 	for _, what := range result.Mended {
-		a.out.printf("Mended: %s", what)
+		a.Out.Printf("Mended: %s", what)
 	}
 	for _, name := range dropped {
-		a.out.printf("Dropped %s", name)
+		a.Out.Printf("Dropped %s", name)
 	}
 	if dropped != nil && len(dropped) == 0 {
-		a.out.printf("There was nothing to drop.")
+		a.Out.Printf("There was nothing to drop.")
 	}
 	if len(result.Newer) > 0 {
-		a.note("The database is newer than this program: it has migrations of a later release.")
+		a.Note("The database is newer than this program: it has migrations of a later release.")
 	}
 	for _, f := range result.Findings {
-		a.note("Warning: %s", f)
+		a.Note("Warning: %s", f)
 	}
 	return err
 }

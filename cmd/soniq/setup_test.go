@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -43,7 +44,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 				}
 			}
 			sh := newShell(t, url)
-			if r := sh.run("hooks", "run"); r.code != exitFailed || !strings.Contains(r.err, "it lacks 0161_soniq_go_trust, ") || !strings.Contains(r.err, "ANY ROLE THAT MAY LOG IN") {
+			if r := sh.run("hooks", "run"); r.code != app.ExitFailed || !strings.Contains(r.err, "it lacks 0161_soniq_go_trust, ") || !strings.Contains(r.err, "ANY ROLE THAT MAY LOG IN") {
 				t.Errorf("before it, 'hooks run' says %d: %s", r.code, r.err)
 			}
 			const remedy = "revoke create on schema public from public"
@@ -77,7 +78,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 				}
 			}
 			sh.signals <- os.Interrupt
-			if code := run.wait(t); code != exitDone {
+			if code := run.wait(t); code != app.ExitDone {
 				t.Errorf("exit %d", code)
 			}
 			if n := strings.Count(run.err.String(), remedy); n != 1 {
@@ -107,7 +108,7 @@ func TestSetup_objectOfAnotherRole_isOneLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newShell(t, url).run("setup")
-	if r.code != exitFailed || strings.Count(strings.TrimSpace(r.err), "\n") != 0 || r.out != "" ||
+	if r.code != app.ExitFailed || strings.Count(strings.TrimSpace(r.err), "\n") != 0 || r.out != "" ||
 		!strings.Contains(r.err, "view public.soniq_hooks belongs to role \""+role+"\"") || !strings.Contains(r.err, "nothing was changed") {
 		t.Errorf("exit %d: %s%s", r.code, r.out, r.err)
 	}

@@ -5,6 +5,8 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type statusCmd struct{}
@@ -15,8 +17,8 @@ func (statusCmd) Help() string {
     soniq status --json`
 }
 
-func (statusCmd) Run(a *app) error {
-	pool, err := a.open()
+func (statusCmd) Run(a *app.App) error {
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
@@ -24,59 +26,59 @@ func (statusCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	s, err := client.Status(a.ctx)
+	s, err := client.Status(a.Ctx)
 	if err != nil {
 		return err
 	}
 	if a.JSON {
-		return a.out.document(s)
+		return a.Out.Document(s)
 	}
-	if err := a.printQueues(s.Queues); err != nil {
+	if err := printQueues(a, s.Queues); err != nil {
 		return err
 	}
-	a.out.printf("")
-	if err := a.printWorkers(s.Workers); err != nil {
+	a.Out.Printf("")
+	if err := printWorkers(a, s.Workers); err != nil {
 		return err
 	}
-	a.out.printf("")
+	a.Out.Printf("")
 	dead := s.DeadLetters[deadletter.StateDead]
-	a.out.printf("Dead letters: %s dead, %s being replayed, %s resolved", thousands(dead),
-		thousands(s.DeadLetters[deadletter.StateReplaying]), thousands(s.DeadLetters[deadletter.StateResolved]))
+	a.Out.Printf("Dead letters: %s dead, %s being replayed, %s resolved", terminal.Thousands(dead),
+		terminal.Thousands(s.DeadLetters[deadletter.StateReplaying]), terminal.Thousands(s.DeadLetters[deadletter.StateResolved]))
 	if dead > 0 {
-		a.note("see 'soniq dead-letter list'")
+		a.Note("see 'soniq dead-letter list'")
 	}
 	return nil
 }
 
-func (a *app) printQueues(queues []engine.QueueStatus) error {
+func printQueues(a *app.App, queues []engine.QueueStatus) error {
 	if len(queues) == 0 {
-		a.out.printf("No jobs.")
+		a.Out.Printf("No jobs.")
 		return nil
 	}
-	t := table{columns: []column{
-		{title: "QUEUE", min: 10},
-		{title: "STATE"},
-		{title: "DUE", right: true},
-		{title: "WAITING", right: true, drop: 1},
-		{title: "SCHEDULED", right: true},
-		{title: "RUNNING", right: true},
-		{title: "DONE", right: true},
-		{title: "CANCELLED", right: true, drop: 2},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "QUEUE", Min: 10},
+		{Title: "STATE"},
+		{Title: "DUE", Right: true},
+		{Title: "WAITING", Right: true, Drop: 1},
+		{Title: "SCHEDULED", Right: true},
+		{Title: "RUNNING", Right: true},
+		{Title: "DONE", Right: true},
+		{Title: "CANCELLED", Right: true, Drop: 2},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, q := range queues {
 		state, waiting := "open", "-"
 		if q.PausedAt != nil {
-			state = "paused " + age(now, *q.PausedAt)
+			state = "paused " + terminal.Age(now, *q.PausedAt)
 		}
 		if q.Due > 0 {
-			waiting = age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
+			waiting = terminal.Age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
 		}
 		name := q.Queue
 		if q.Others > 0 {
-			name, state = "("+thousands(q.Others)+" more)", "-"
+			name, state = "("+terminal.Thousands(q.Others)+" more)", "-"
 		}
-		t.add(name, state, thousands(q.Due), waiting, thousands(q.Scheduled), thousands(q.Processing), thousands(q.Done), thousands(q.Cancelled))
+		t.Add(name, state, terminal.Thousands(q.Due), waiting, terminal.Thousands(q.Scheduled), terminal.Thousands(q.Processing), terminal.Thousands(q.Done), terminal.Thousands(q.Cancelled))
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }

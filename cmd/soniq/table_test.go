@@ -3,18 +3,20 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"soniq/internal/cli/terminal"
 )
 
-func lettersTable() *table {
-	t := &table{columns: []column{
-		{title: "ID"},
-		{title: "JOB", min: 6},
-		{title: "N", right: true},
-		{title: "STATE", drop: 1},
-		{title: "ERROR", min: 8, drop: 2},
+func lettersTable() *terminal.Table {
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "ID"},
+		{Title: "JOB", Min: 6},
+		{Title: "N", Right: true},
+		{Title: "STATE", Drop: 1},
+		{Title: "ERROR", Min: 8, Drop: 2},
 	}}
-	t.add("id-1", "emails.send_welcome", "3/3", "dead", "connection refused by the server")
-	t.add("id-22", "日本語のジョブ", "10/10", "dead", "")
+	t.Add("id-1", "emails.send_welcome", "3/3", "dead", "connection refused by the server")
+	t.Add("id-22", "日本語のジョブ", "10/10", "dead", "")
 	return t
 }
 
@@ -22,11 +24,11 @@ func TestTable_fitsTheTerminal(t *testing.T) {
 	t.Parallel()
 	for room := 20; room <= 90; room++ {
 		var out strings.Builder
-		if err := lettersTable().write(&out, room); err != nil {
+		if err := lettersTable().Write(&out, room); err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(out.String()) {
-			if w := textWidth(strings.TrimSuffix(line, "\n")); w > room {
+			if w := terminal.TextWidth(strings.TrimSuffix(line, "\n")); w > room {
 				t.Errorf("%d columns, room for %d: %s", w, room, line)
 			}
 		}
@@ -36,7 +38,7 @@ func TestTable_fitsTheTerminal(t *testing.T) {
 func TestTable_piped_cutsNothing(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	if err := lettersTable().write(&out, 0); err != nil {
+	if err := lettersTable().Write(&out, 0); err != nil {
 		t.Fatal(err)
 	}
 	want := `ID     JOB                      N  STATE  ERROR
@@ -51,7 +53,7 @@ id-22  日本語のジョブ       10/10  dead
 func TestTable_narrow_dropsTheErrorFirst(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	if err := lettersTable().write(&out, 30); err != nil {
+	if err := lettersTable().Write(&out, 30); err != nil {
 		t.Fatal(err)
 	}
 	header, _, _ := strings.Cut(out.String(), "\n")

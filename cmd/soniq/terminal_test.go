@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/command"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
@@ -25,7 +27,7 @@ func TestErrorLine_saysTheMost(t *testing.T) {
 		"Traceback (most recent call last):":           "Traceback (most recent call last):",
 		command.CutOff + "\x1b[31mred\x1b[0m and bold": `\x1b[31mred\x1b[0m and bold`,
 	} {
-		if got := errorLine(text); got != want {
+		if got := terminal.ErrorLine(text); got != want {
 			t.Errorf("errorLine(%q) = %q, want %q", text, got, want)
 		}
 	}
@@ -44,7 +46,7 @@ func TestList_narrowTerminal_takesTwoLinesEach(t *testing.T) {
 		out := s.ok("dead-letter", "list").out
 		wantIn(t, "list", out, id.String(), "resolved", "thumbnails.make: no such store")
 		for line := range strings.Lines(out) {
-			if n := textWidth(strings.TrimSuffix(line, "\n")); n > width {
+			if n := terminal.TextWidth(strings.TrimSuffix(line, "\n")); n > width {
 				t.Errorf("a line of %d columns on a terminal of %d: %q", n, width, line)
 			}
 		}
@@ -59,7 +61,7 @@ func TestExport_unknownEnding_asksForTheFormat(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/dead.parquet"
 	r := newShell(t, testdb.NewURL(t)).run("dead-letter", "export", "--output", path)
-	if _, err := os.Stat(path); r.code != exitUsage || !strings.Contains(r.err, "say --format") || err == nil {
+	if _, err := os.Stat(path); r.code != app.ExitUsage || !strings.Contains(r.err, "say --format") || err == nil {
 		t.Errorf("exit %d: %s; %v", r.code, r.err, err)
 	}
 }
@@ -119,7 +121,7 @@ func TestDev_stopped_endsWhatUsesIt(t *testing.T) {
 			<-ended
 			t.Fatalf("it goes on without its database: %s", p.err.String())
 		}
-		if p.ProcessState.ExitCode() != exitFailed || !strings.Contains(p.err.String(), "the private database was stopped") {
+		if p.ProcessState.ExitCode() != app.ExitFailed || !strings.Contains(p.err.String(), "the private database was stopped") {
 			t.Errorf("exit %d: %s", p.ProcessState.ExitCode(), p.err.String())
 		}
 	}

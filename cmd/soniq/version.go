@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 
 	"soniq"
+	"soniq/internal/cli/app"
 )
 
 type versionCmd struct{}
@@ -16,14 +17,14 @@ func (versionCmd) Help() string {
     soniq version --json`
 }
 
-func (versionCmd) Run(a *app) error {
+func (versionCmd) Run(a *app.App) error {
 	if a.JSON {
-		return a.out.document(map[string]string{
+		return a.Out.Document(map[string]string{
 			"version": soniq.Version, "commit": commit(), "go": runtime.Version(),
 			"os": runtime.GOOS, "arch": runtime.GOARCH,
 		})
 	}
-	a.out.printf("%s", versionLine())
+	a.Out.Printf("%s", versionLine())
 	return nil
 }
 

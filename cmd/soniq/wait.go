@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
 	"soniq/notify"
 )
@@ -42,16 +44,16 @@ func (f *waitFlags) check() error {
 	case f.WaitTimeout == nil:
 		return nil
 	case !f.Wait:
-		return usagef("--wait-timeout needs --wait")
+		return app.Usagef("--wait-timeout needs --wait")
 	case *f.WaitTimeout <= 0:
-		return usagef("--wait-timeout must be above 0, not %s", *f.WaitTimeout)
+		return app.Usagef("--wait-timeout must be above 0, not %s", *f.WaitTimeout)
 	}
 	return nil
 }
 
 // waiting is one wait for some jobs.
 type waiting struct {
-	*app
+	*app.App
 	pool   *pgxpool.Pool
 	client *engine.Client
 	// ended is called for each job when it has ended. job is nil if its row is
@@ -67,23 +69,23 @@ type waiting struct {
 
 // await waits until all jobs of ids have ended. They must have been there:
 // one that isn't has ended, and its row is gone.
-func (f *waitFlags) await(a *app, pool *pgxpool.Pool, client *engine.Client, ids []uuid.UUID, ended func(uuid.UUID, *engine.Job)) error {
-	ctx := a.ctx
+func (f *waitFlags) await(a *app.App, pool *pgxpool.Pool, client *engine.Client, ids []uuid.UUID, ended func(uuid.UUID, *engine.Job)) error {
+	ctx := a.Ctx
 	if f.WaitTimeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, *f.WaitTimeout)
 		defer cancel()
 	}
 	w := &waiting{
-		app: a, pool: pool, client: client, ended: ended, open: slices.Clone(ids),
-		statuses: make(map[uuid.UUID]engine.JobStatus, len(ids)), started: a.now(), answered: a.now(),
+		App: a, pool: pool, client: client, ended: ended, open: slices.Clone(ids),
+		statuses: make(map[uuid.UUID]engine.JobStatus, len(ids)), started: a.Now(), answered: a.Now(),
 	}
 	err := w.run(ctx)
 	if ctx.Err() == nil || err == nil || len(w.open) == 0 {
 		return err
 	}
 	how := "stopped waiting"
-	if a.ctx.Err() == nil {
+	if a.Ctx.Err() == nil {
 		how = fmt.Sprintf("not done after %s", *f.WaitTimeout)
 	}
 	return w.unfinished(how)
@@ -92,7 +94,7 @@ func (f *waitFlags) await(a *app, pool *pgxpool.Pool, client *engine.Client, ids
 // unfinished ends a wait before its jobs.
 func (w *waiting) unfinished(how string) error {
 	if len(w.open) > 1 {
-		return fmt.Errorf("%s: %s go on (see 'soniq status')", how, plural(int64(len(w.open)), "job"))
+		return fmt.Errorf("%s: %s go on (see 'soniq status')", how, terminal.Plural(int64(len(w.open)), "job"))
 	}
 	status := ""
 	if s, ok := w.statuses[w.open[0]]; ok {
@@ -186,18 +188,18 @@ func (w *waiting) look(ctx context.Context, deaths *deathWatch) error {
 // away is waited for.
 func (w *waiting) round(ctx context.Context) error {
 	err := w.takeEnded(ctx)
-	if err == nil && len(w.open) > 0 && !w.warned && w.now().Sub(w.started) >= waitWarnAfter {
+	if err == nil && len(w.open) > 0 && !w.warned && w.Now().Sub(w.started) >= waitWarnAfter {
 		w.warned = true
 		err = w.warn(ctx)
 	}
 	switch {
 	case err == nil:
-		w.answered = w.now()
+		w.answered = w.Now()
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case w.out.err == nil && passing(err) && w.now().Sub(w.answered) < waitPatience:
-		w.log.Debug("could not look at the jobs; trying again", "error", describe(err))
+	case w.Out.Err == nil && passing(err) && w.Now().Sub(w.answered) < waitPatience:
+		w.Log.Debug("could not look at the jobs; trying again", "error", app.Describe(err))
 		return nil
 	default:
 		return err
@@ -231,7 +233,7 @@ func (w *waiting) takeEnded(ctx context.Context) error {
 		}
 	}
 	w.open = still
-	return w.out.err // there is no use in waiting for what nobody reads
+	return w.Out.Err // there is no use in waiting for what nobody reads
 }
 
 func (w *waiting) takeOne(ctx context.Context, id uuid.UUID) (ended bool, err error) {
@@ -256,8 +258,8 @@ func (w *waiting) warn(ctx context.Context) error {
 	if err != nil || job.Status != engine.StatusQueued {
 		return ignoreNotFound(err)
 	}
-	if job.ScheduledAt != nil && job.ScheduledAt.After(w.now()) {
-		w.note("soniq: the job is due at %s: waiting", w.when(*job.ScheduledAt))
+	if job.ScheduledAt != nil && job.ScheduledAt.After(w.Now()) {
+		w.Note("soniq: the job is due at %s: waiting", w.When(*job.ScheduledAt))
 		return nil
 	}
 	service, err := w.client.Availability(ctx, job.Queue, job.Name)
@@ -265,11 +267,11 @@ func (w *waiting) warn(ctx context.Context) error {
 	case err != nil:
 		return err
 	case service.Paused:
-		w.note("soniq: queue %s is paused: waiting", oneLine(job.Queue))
+		w.Note("soniq: queue %s is paused: waiting", terminal.OneLine(job.Queue))
 	case !service.Queue:
-		w.note("soniq: no live worker serves queue %s: waiting (--wait-timeout ends that)", oneLine(job.Queue))
+		w.Note("soniq: no live worker serves queue %s: waiting (--wait-timeout ends that)", terminal.OneLine(job.Queue))
 	case !service.Handler:
-		w.note("soniq: no live worker of queue %s has a handler for %s: waiting", oneLine(job.Queue), oneLine(job.Name))
+		w.Note("soniq: no live worker of queue %s has a handler for %s: waiting", terminal.OneLine(job.Queue), terminal.OneLine(job.Name))
 	}
 	return nil
 }

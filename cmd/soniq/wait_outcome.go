@@ -10,6 +10,8 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/redact"
 )
 
@@ -50,7 +52,7 @@ func (e *jobOutcome) failure() error {
 	case engine.StatusDeadLetter:
 		text := fmt.Sprintf("dead letter, %s", e.Reason)
 		if e.LastError != "" {
-			text += ": " + errorLine(e.LastError)
+			text += ": " + terminal.ErrorLine(e.LastError)
 		}
 		return errors.New(text)
 	case engine.StatusCancelled:
@@ -63,25 +65,25 @@ func (e *jobOutcome) failure() error {
 const goneText = "done; its row, and a result if there was one, is gone"
 
 // waitForResult prints the result of one job.
-func (f *waitFlags) waitForResult(a *app, pool *pgxpool.Pool, client *engine.Client, job engine.Enqueued) error {
+func (f *waitFlags) waitForResult(a *app.App, pool *pgxpool.Pool, client *engine.Client, job engine.Enqueued) error {
 	var outcome jobOutcome
 	var gone bool
 	err := f.await(a, pool, client, []uuid.UUID{job.ID}, func(_ uuid.UUID, j *engine.Job) {
-		outcome, gone = hide(a, outcomeOf(job, j)), j == nil
+		outcome, gone = app.Redacted(a, outcomeOf(job, j)), j == nil
 	})
 	if err != nil {
 		return err
 	}
 	switch {
 	case a.JSON:
-		err = a.out.document(outcome)
+		err = a.Out.Document(outcome)
 	case outcome.Result != nil:
-		err = a.out.document(outcome.Result)
+		err = a.Out.Document(outcome.Result)
 	case outcome.Status == engine.StatusDone && !gone:
-		a.note("done, without a result")
+		a.Note("done, without a result")
 	}
 	if gone {
-		a.note(goneText)
+		a.Note(goneText)
 	}
 	if err != nil {
 		return err
@@ -97,7 +99,7 @@ func (f *waitFlags) waitForResult(a *app, pool *pgxpool.Pool, client *engine.Cli
 }
 
 // waitForResults prints a line for each of many jobs, as they end.
-func (f *waitFlags) waitForResults(a *app, pool *pgxpool.Pool, client *engine.Client, jobs []engine.Enqueued) error {
+func (f *waitFlags) waitForResults(a *app.App, pool *pgxpool.Pool, client *engine.Client, jobs []engine.Enqueued) error {
 	var ids []uuid.UUID
 	first := make(map[uuid.UUID]engine.Enqueued, len(jobs))
 	for _, job := range jobs {
@@ -109,29 +111,29 @@ func (f *waitFlags) waitForResults(a *app, pool *pgxpool.Pool, client *engine.Cl
 	}
 	failed := 0
 	err := f.await(a, pool, client, ids, func(id uuid.UUID, j *engine.Job) {
-		outcome := hide(a, outcomeOf(first[id], j))
+		outcome := app.Redacted(a, outcomeOf(first[id], j))
 		if outcome.failure() != nil {
 			failed++
 		}
 		if a.JSON {
-			_ = a.out.record(outcome) // the wait looks at a.out.err
+			_ = a.Out.Record(outcome) // the wait looks at a.out.err
 			return
 		}
 		text := string(outcome.Status)
 		if err := outcome.failure(); err != nil {
-			text = firstLine(err.Error())
+			text = terminal.FirstLine(err.Error())
 		} else if outcome.Result != nil {
-			text += " " + compactJSON(outcome.Result)
+			text += " " + terminal.CompactJSON(outcome.Result)
 		}
-		a.out.printf("%s %s", id, oneLine(text))
+		a.Out.Printf("%s %s", id, terminal.OneLine(text))
 	})
 	if err != nil || failed == 0 {
 		return err
 	}
-	code := exitPartly
+	code := app.ExitPartly
 	if failed == len(ids) {
-		code = exitFailed
+		code = app.ExitFailed
 	}
-	return &exitError{code, fmt.Errorf("%s of %s not done (see 'soniq dead-letter list')",
-		thousands(int64(failed)), plural(int64(len(ids)), "job"))}
+	return &app.ExitError{Code: code, Err: fmt.Errorf("%s of %s not done (see 'soniq dead-letter list')",
+		terminal.Thousands(int64(failed)), terminal.Plural(int64(len(ids)), "job"))}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
@@ -23,7 +24,7 @@ func startWorker(t *testing.T, databaseURL string, args ...string) {
 	w := s.start(append([]string{"worker"}, args...)...)
 	t.Cleanup(func() {
 		s.signals <- syscall.SIGTERM
-		if code := w.wait(t); code != exitDone {
+		if code := w.wait(t); code != app.ExitDone {
 			t.Errorf("the worker's exit code is %d: %s", code, w.err.String())
 		}
 	})
@@ -48,7 +49,7 @@ func TestWait_theOutcomeIsTheExitCode(t *testing.T) {
 		t.Errorf("as JSON: %+v", o)
 	}
 	r = s.run("enqueue", "closed", "--wait", "--wait-timeout", "1m")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "dead letter, permanent_failure: account closed (see 'soniq dead-letter show ")
 	if r.out != "" {
 		t.Errorf("stdout of a dead letter: %q", r.out)
@@ -56,11 +57,11 @@ func TestWait_theOutcomeIsTheExitCode(t *testing.T) {
 
 	s.stdin = `{"name": "echo", "args": {"n": 1}}` + "\n" + `{"name": "closed"}` + "\n" + `{"name": "silent"}`
 	r = s.run("enqueue", "--from", "-", "--wait")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	wantIn(t, "stdout", r.out, ` done {"n":1}`, " dead letter, permanent_failure: account closed", " done\n")
 	wantIn(t, "stderr", r.err, "3 jobs enqueued\n", "1 of 3 jobs not done")
 	r = s.run("enqueue", "--from", "-", "--wait", "--json")
-	wantCode(t, r, exitPartly)
+	wantCode(t, r, app.ExitPartly)
 	if n := strings.Count(r.out, "\n"); n != 3 {
 		t.Errorf("%d lines: %s", n, r.out)
 	}
@@ -97,7 +98,7 @@ func TestWait_withoutAWorker_saysSo_andEndsByCtrlC(t *testing.T) {
 		return strings.Contains(waiting.err.String(), "no live worker serves queue lonely: waiting")
 	})
 	s.signals <- syscall.SIGINT
-	if code := waiting.wait(t); code != exitFailed {
+	if code := waiting.wait(t); code != app.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	wantIn(t, "stderr", waiting.err.String(), "soniq: stopped waiting: job ", ", which is queued, goes on (see 'soniq job ")
@@ -111,11 +112,11 @@ func TestWait_timeout_jobGoesOn(t *testing.T) {
 	pool := testdb.New(t)
 	s := newShell(t, pool.Config().ConnString())
 	r := s.run("enqueue", "j", "--wait", "--wait-timeout", "200ms")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "soniq: not done after 200ms: job ", ", which is queued, goes on")
 	s.stdin = "{}\n{}\n"
 	r = s.run("enqueue", "j", "--from", "-", "--wait", "--wait-timeout", "200ms")
-	wantCode(t, r, exitFailed)
+	wantCode(t, r, app.ExitFailed)
 	wantIn(t, "stderr", r.err, "not done after 200ms: 2 jobs go on")
 	if n := countJobs(t, pool); n != 3 {
 		t.Errorf("%d jobs, want 3", n)
@@ -138,7 +139,7 @@ func TestWait_outlivesItsConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if code := waiting.wait(t); code != exitFailed {
+	if code := waiting.wait(t); code != app.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	wantIn(t, "stdout", waiting.out.String(), "Status       cancelled")
@@ -186,11 +187,11 @@ func TestWait_jobEndsWhenTheWarningIsDue_isItsOutcome(t *testing.T) {
 	var out, notes stream
 	w := s.world(&out, &notes)
 	now := time.Now()
-	w.now = func() time.Time {
+	w.Now = func() time.Time {
 		now = now.Add(2 * waitWarnAfter)
 		return now
 	}
-	if code := run(w, []string{"job", id, "--wait"}); code != exitDone {
+	if code := run(w, []string{"job", id, "--wait"}); code != app.ExitDone {
 		t.Errorf("exit code %d: %s", code, notes.String())
 	}
 }

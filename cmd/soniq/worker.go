@@ -14,6 +14,7 @@ import (
 
 	"soniq/engine"
 	"soniq/hooks"
+	"soniq/internal/cli/app"
 	"soniq/internal/command"
 	"soniq/internal/unit"
 )
@@ -95,7 +96,7 @@ type served struct {
 }
 
 // load checks the file and the flags as a whole.
-func (c *workerRunCmd) load(a *app) (*served, error) {
+func (c *workerRunCmd) load(a *app.App) (*served, error) {
 	file, err := c.handlerFlags.load(a, configUse{jobs: true, hooks: c.Hooks})
 	if err != nil {
 		return nil, err
@@ -114,7 +115,7 @@ func (c *workerRunCmd) load(a *app) (*served, error) {
 }
 
 // loadHooks checks what is for the dispatcher.
-func (c *workerRunCmd) loadHooks(a *app, s *served) (err error) {
+func (c *workerRunCmd) loadHooks(a *app.App, s *served) (err error) {
 	if s.hooks, err = c.hookGrants.config(a); err != nil {
 		return err
 	}
@@ -126,16 +127,16 @@ func (c *workerRunCmd) loadHooks(a *app, s *served) (err error) {
 		job := &s.file.jobs[i]
 		job.withheld = append(slices.Clip(job.withheld), s.hooks.Env...)
 	}
-	return s.file.addEnvironmentHooks(a.getenv, c.networks(a))
+	return s.file.addEnvironmentHooks(a.Getenv, c.networks(a))
 }
 
-func (c *workerRunCmd) Run(a *app) error {
-	ctx, stop := context.WithCancel(a.ctx)
+func (c *workerRunCmd) Run(a *app.App) error {
+	ctx, stop := context.WithCancel(a.Ctx)
 	defer stop()
-	a.ctx = ctx
+	a.Ctx = ctx
 	// Until there is a worker that could be stopped in good order, the first
 	// signal ends the command.
-	loaded := a.onSignals(stop, func() { a.exit(exitFailed) })
+	loaded := a.OnSignals(stop, func() { a.Exit(app.ExitFailed) })
 	s, err := c.load(a)
 	loaded()
 	if err != nil {
@@ -145,30 +146,30 @@ func (c *workerRunCmd) Run(a *app) error {
 		return s.check(a)
 	}
 	config := s.config
-	config.Logger = a.log
+	config.Logger = a.Log
 
 	started := make(chan *engine.Worker, 1)
-	defer a.onSignals(
+	defer a.OnSignals(
 		func() {
-			a.note("soniq: stopping once running jobs have ended; Ctrl-C again gives them back")
+			a.Note("soniq: stopping once running jobs have ended; Ctrl-C again gives them back")
 			stop()
 		},
 		func() {
-			a.note("soniq: giving running jobs back; Ctrl-C again exits at once")
+			a.Note("soniq: giving running jobs back; Ctrl-C again exits at once")
 			select {
 			case w := <-started:
 				w.Cancel()
 			default: // it hasn't begun, or is over
 			}
 		},
-		func() { a.exit(exitFailed) },
+		func() { a.Exit(app.ExitFailed) },
 	)()
 
-	registry, err := a.register(s.file.jobs, a.log, taps{})
+	registry, err := register(a, s.file.jobs, a.Log, taps{})
 	if err != nil {
 		return err
 	}
-	pool, err := a.open()
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
@@ -177,7 +178,7 @@ func (c *workerRunCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		if err := a.declare(dispatcher, s.file); err != nil {
+		if err := declare(a, dispatcher, s.file); err != nil {
 			return err
 		}
 		config.Companions = append(config.Companions, dispatcher)
@@ -189,14 +190,14 @@ func (c *workerRunCmd) Run(a *app) error {
 	started <- worker
 	for i := range s.file.jobs {
 		spec := &s.file.jobs[i]
-		a.log.Info("serving", "name", spec.name, spec.kind(), spec.target(), "from", s.file.origin(spec))
+		a.Log.Info("serving", "name", spec.name, spec.kind(), spec.target(), "from", s.file.origin(spec))
 	}
 	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
 	// not end the jobs: the write fails, and the work goes on.
 	pipe := make(chan os.Signal, 1)
 	signal.Notify(pipe, syscall.SIGPIPE)
 	defer signal.Stop(pipe)
-	return worker.Run(a.ctx)
+	return worker.Run(a.Ctx)
 }
 
 // config joins the file and the flags, which win. In both 0 is what it says;
@@ -211,7 +212,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 	}
 	for _, q := range c.Queues {
 		if q == "" {
-			return config, usagef("--queues has an empty name")
+			return config, app.Usagef("--queues has an empty name")
 		}
 	}
 	if len(c.Queues) > 0 {
@@ -222,7 +223,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 	}
 	if c.Concurrency != nil {
 		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > maxConcurrency {
-			return config, usagef("--concurrency must be from 1 to %d, not %d", maxConcurrency, config.Concurrency)
+			return config, app.Usagef("--concurrency must be from 1 to %d, not %d", maxConcurrency, config.Concurrency)
 		}
 	}
 	config.QueueConcurrency = map[string]int{}
@@ -232,10 +233,10 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 	for _, queue := range slices.Sorted(maps.Keys(config.QueueConcurrency)) {
 		n := config.QueueConcurrency[queue]
 		if n < 1 || n > maxConcurrency {
-			return config, usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, maxConcurrency, n)
+			return config, app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, maxConcurrency, n)
 		}
 		if !slices.Contains(served, queue) {
-			return config, usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
+			return config, app.Usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
 		}
 	}
 	for _, d := range []struct {
@@ -256,7 +257,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		switch {
 		case value == nil:
 		case *value < 0:
-			return config, usagef("%s must not be negative: %s", d.flag, *value)
+			return config, app.Usagef("%s must not be negative: %s", d.flag, *value)
 		case *value == 0:
 			*d.target = d.zero
 		default:
@@ -270,7 +271,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		return config, err
 	}
 	if c.ListenURL != "" {
-		if config.ListenConfig, err = listenConfig(c.ListenURL); err != nil {
+		if config.ListenConfig, err = app.ListenConfig(c.ListenURL); err != nil {
 			return config, err
 		}
 	}
@@ -293,27 +294,27 @@ func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) err
 		}
 		bytes, err := unit.ParseSize(*s.given)
 		if err != nil {
-			return usagef("%s %s", s.flag, err)
+			return app.Usagef("%s %s", s.flag, err)
 		}
 		*s.target = &bytes
 	}
 	most := int64(defaultMaxArgsSize)
 	if size != nil {
 		if most = *size; most > maxArgsSize {
-			return usagef("--max-args-size must be at most 1GiB, not %d bytes", most)
+			return app.Usagef("--max-args-size must be at most 1GiB, not %d bytes", most)
 		}
 		config.MaxArgsBytes = int(most)
 	}
 	if memory != nil {
 		if *memory < most {
-			return usagef("--max-args-memory must be at least --max-args-size, which is %d bytes, not %d", most, *memory)
+			return app.Usagef("--max-args-memory must be at least --max-args-size, which is %d bytes, not %d", most, *memory)
 		}
 		config.MaxArgsMemory = *memory
 	}
 	if n := cmp.Or(c.MaxAttempts, file.maxAttempts); n != nil {
 		switch {
 		case *n < 0 || *n > math.MaxInt32:
-			return usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
+			return app.Usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
 		case *n == 0:
 			config.MaxAttemptsLimit = -1
 		default:
@@ -328,7 +329,7 @@ func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) e
 	if n := cmp.Or(c.WarnDead, file.warnDead); n != nil {
 		switch {
 		case *n < 0 || *n > maxWarnDead:
-			return usagef("--warn-dead must be from 0 to %d, not %d", maxWarnDead, *n)
+			return app.Usagef("--warn-dead must be from 0 to %d, not %d", maxWarnDead, *n)
 		case *n == 0:
 			config.WarnDead = -1
 		default:
@@ -341,7 +342,7 @@ func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) e
 	if c.WarnDeadAge != nil {
 		age, err := unit.ParseAge(*c.WarnDeadAge)
 		if err != nil || age < 0 {
-			return usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
+			return app.Usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
 		}
 		config.WarnDeadAge = age
 	}

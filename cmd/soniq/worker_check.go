@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 // The engine's defaults, where they must be shown or passed on.
@@ -60,29 +63,29 @@ type checkedJob struct {
 	Concurrency        int      `json:"concurrency,omitempty"`
 }
 
-func (s *served) check(a *app) error {
+func (s *served) check(a *app.App) error {
 	if a.JSON {
-		return a.out.document(s.describe())
+		return a.Out.Document(s.describe())
 	}
-	t := &table{columns: []column{
-		{title: "JOB", min: 12},
-		{title: "HANDLER", min: 16},
-		{title: "QUEUE", min: 8, drop: 2},
-		{title: "TIMEOUT", drop: 1},
-		{title: "ATTEMPTS", right: true, drop: 4},
-		{title: "RETRY", min: 12, drop: 5},
-		{title: "AT ONCE", right: true, drop: 3},
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "JOB", Min: 12},
+		{Title: "HANDLER", Min: 16},
+		{Title: "QUEUE", Min: 8, Drop: 2},
+		{Title: "TIMEOUT", Drop: 1},
+		{Title: "ATTEMPTS", Right: true, Drop: 4},
+		{Title: "RETRY", Min: 12, Drop: 5},
+		{Title: "AT ONCE", Right: true, Drop: 3},
 	}}
 	for i := range s.file.jobs {
 		job := s.job(&s.file.jobs[i])
-		t.add(job.Name, s.file.jobs[i].kind()+" "+s.file.jobs[i].target(), cmp.Or(job.Queue, "-"), job.Timeout,
+		t.Add(job.Name, s.file.jobs[i].kind()+" "+s.file.jobs[i].target(), cmp.Or(job.Queue, "-"), job.Timeout,
 			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
 	}
-	if err := t.write(a.out, a.tableWidth()); err != nil {
+	if err := t.Write(a.Out, a.TableWidth()); err != nil {
 		return err
 	}
 	if len(s.file.hooks) > 0 {
-		a.out.printf("")
+		a.Out.Printf("")
 		if err := checkedHooks(a, s.file.hooks); err != nil {
 			return err
 		}
@@ -97,7 +100,7 @@ func (s *served) check(a *app) error {
 			queues[i] = fmt.Sprintf("%s (at most %d)", queue, n)
 		}
 	}
-	a.note("%s; queues %s; %d jobs at once", what, strings.Join(queues, ", "), s.concurrency())
+	a.Note("%s; queues %s; %d jobs at once", what, strings.Join(queues, ", "), s.concurrency())
 	return nil
 }
 
@@ -169,7 +172,7 @@ func (s *served) timeout(spec *handlerSpec) string {
 	if d <= 0 {
 		return "none"
 	}
-	return shortDuration(d)
+	return terminal.ShortDuration(d)
 }
 
 // number is n, or a dash where n says nothing.
@@ -181,17 +184,17 @@ func number(n int) string {
 }
 
 // checkedHooks is a table of what would be told.
-func checkedHooks(a *app, specs []hookSpec) error {
-	t := &table{columns: []column{
-		{title: "HOOK", min: 12},
-		{title: "KIND"},
-		{title: "TARGET", min: 16},
-		{title: "TOLD OF", min: 16, drop: 1},
+func checkedHooks(a *app.App, specs []hookSpec) error {
+	t := &terminal.Table{Columns: []terminal.Column{
+		{Title: "HOOK", Min: 12},
+		{Title: "KIND"},
+		{Title: "TARGET", Min: 16},
+		{Title: "TOLD OF", Min: 16, Drop: 1},
 	}}
 	for i := range specs {
-		t.add(specs[i].Name, specs[i].Kind, specs[i].target(), specs[i].filterText())
+		t.Add(specs[i].Name, specs[i].Kind, specs[i].target(), specs[i].filterText())
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }
 
 func describeHook(spec *hookSpec) checkedHook {

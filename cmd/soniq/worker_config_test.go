@@ -16,6 +16,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -119,7 +120,7 @@ jobs:
 	s := newShell(t, "")
 	s.env["URL"], s.env["SECRET"] = "http://h/hunter2", testSecret
 	r := s.run("worker", "--config", path, "--check-config")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +156,7 @@ func TestWorker_flagsAndFile_sameName_isAMistake(t *testing.T) {
 	t.Parallel()
 	path := writeConfig(t, "timeout: 1s\njobs:\n  a: {exec: x}\n")
 	r := newShell(t, "").run("worker", "--config", path, "--handle", "a=exec:y")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, `--handle names "a", which `+path+" has in line 3 already")
 	checkComplaint(t, r)
 }
@@ -175,7 +176,7 @@ func TestWorker_badHandleFlag_isOneLineWithoutTheURL(t *testing.T) {
 	} {
 		for _, command := range [][]string{{"worker"}, {"worker", "--check-config"}, {"worker", "run-once", "j"}} {
 			r := newShell(t, "").run(append(command, "--handle", handle)...)
-			wantCode(t, r, exitUsage)
+			wantCode(t, r, app.ExitUsage)
 			wantIn(t, handle, r.err, want)
 			checkComplaint(t, r)
 		}
@@ -188,7 +189,7 @@ func TestWorker_fileOfSettings_takesHandlersFromFlags(t *testing.T) {
 	path := writeConfig(t, "timeout: 1s\n")
 	s := newShell(t, "")
 	r := s.run("worker", "--config", path)
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, "no handler", "has no jobs", "--handle NAME=exec:COMMAND")
 	c := decode[checkedConfig](t, s.ok("worker", "--config", path, "--handle", "a=exec:x", "--check-config", "--json").out)
 	if c.Jobs[0].Timeout != "1s" {
@@ -275,7 +276,7 @@ jobs:
 	}
 	wantIn(t, "by flag", s.ok("worker", "run-once", "x", "--handle", "x=exec:echo 42").out, "42\n")
 	r := s.run("worker", "run-once", "x")
-	wantCode(t, r, exitUsage)
+	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "no handler", r.err, "soniq.yaml", "--config", "--handle NAME=exec:COMMAND", "see 'soniq worker run-once --help'")
 }
 
@@ -286,7 +287,7 @@ func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {
 	running := s.start("worker", "run-once", "x", "--handle", "x=exec:sleep 300 & echo $! $$ > "+pids+".new; mv "+pids+".new "+pids+"; wait")
 	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
 	s.signals <- syscall.SIGINT
-	if code := running.wait(t); code != exitFailed {
+	if code := running.wait(t); code != app.ExitFailed {
 		t.Errorf("exit %d", code)
 	}
 	wantIn(t, "stderr", running.err.String(), "soniq: interrupted")
@@ -350,7 +351,7 @@ func TestConfig_leftByAnotherUser_isNotRunUnlessNamed(t *testing.T) {
 	} {
 		p := program(t, dir, "postgres://nobody@127.0.0.1:1/none", args...)
 		err := p.Run()
-		if p.ProcessState.ExitCode() != exitUsage || strings.Count(p.err.String(), "\n") != 1 {
+		if p.ProcessState.ExitCode() != app.ExitUsage || strings.Count(p.err.String(), "\n") != 1 {
 			t.Errorf("%v: %v, %q", args, err, p.err.String())
 		}
 		wantIn(t, "error", p.err.String(), "soniq.yaml: belongs to another user (12345)", "--config FILE")

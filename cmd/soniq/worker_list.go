@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 )
 
 type workerListCmd struct{}
@@ -15,40 +17,40 @@ func (workerListCmd) Help() string {
     soniq worker list --json`
 }
 
-func (workerListCmd) Run(a *app) error {
-	client, err := a.client()
+func (workerListCmd) Run(a *app.App) error {
+	client, err := a.Client()
 	if err != nil {
 		return err
 	}
-	workers, err := client.Workers(a.ctx)
+	workers, err := client.Workers(a.Ctx)
 	switch {
 	case err != nil:
 		return err
 	case a.JSON:
-		return a.out.document(workers)
+		return a.Out.Document(workers)
 	case len(workers) == 0:
-		a.note("no workers")
+		a.Note("no workers")
 		return nil
 	default:
-		return a.printWorkers(workers)
+		return printWorkers(a, workers)
 	}
 }
 
-func (a *app) printWorkers(workers []engine.WorkerStatus) error {
+func printWorkers(a *app.App, workers []engine.WorkerStatus) error {
 	if len(workers) == 0 {
-		a.out.printf("No workers.")
+		a.Out.Printf("No workers.")
 		return nil
 	}
-	t := table{columns: []column{
-		{title: "WORKER", min: 12},
-		{title: "STATUS"},
-		{title: "SLOTS", right: true, drop: 1},
-		{title: "UP", right: true},
-		{title: "SEEN", right: true},
-		{title: "VERSION", drop: 2},
-		{title: "QUEUES", min: 10},
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "WORKER", Min: 12},
+		{Title: "STATUS"},
+		{Title: "SLOTS", Right: true, Drop: 1},
+		{Title: "UP", Right: true},
+		{Title: "SEEN", Right: true},
+		{Title: "VERSION", Drop: 2},
+		{Title: "QUEUES", Min: 10},
 	}}
-	now := a.now()
+	now := a.Now()
 	for _, w := range workers {
 		status, version, queues := string(w.Status), w.Version, strings.Join(w.Queues, ",")
 		if !w.Live {
@@ -63,8 +65,8 @@ func (a *app) printWorkers(workers []engine.WorkerStatus) error {
 		// A Go worker's hostname ends with its id, to be unique; the process is
 		// enough for a person.
 		host := strings.TrimSuffix(w.Hostname, "/"+w.ID.String())
-		t.add(fmt.Sprintf("%s:%d", host, w.PID), status, fmt.Sprint(w.Concurrency),
-			age(now, w.StartedAt), age(now, w.LastHeartbeat), version, queues)
+		t.Add(fmt.Sprintf("%s:%d", host, w.PID), status, fmt.Sprint(w.Concurrency),
+			terminal.Age(now, w.StartedAt), terminal.Age(now, w.LastHeartbeat), version, queues)
 	}
-	return t.write(a.out, a.tableWidth())
+	return t.Write(a.Out, a.TableWidth())
 }

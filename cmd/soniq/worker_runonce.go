@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/command"
 	"soniq/internal/suggest"
 )
@@ -45,7 +47,7 @@ type tried struct {
 	Result      json.RawMessage `json:"result,omitempty"`
 }
 
-func (c *workerRunOnceCmd) Run(a *app) error {
+func (c *workerRunOnceCmd) Run(a *app.App) error {
 	run := workerRunCmd{handlerFlags: c.handlerFlags}
 	s, err := run.load(a)
 	if err != nil {
@@ -53,34 +55,34 @@ func (c *workerRunOnceCmd) Run(a *app) error {
 	}
 	i := slices.IndexFunc(s.file.jobs, func(spec handlerSpec) bool { return spec.name == c.Name })
 	if i < 0 {
-		return usagef("%s", c.unknown(s.file.jobs))
+		return app.Usagef("%s", c.unknown(s.file.jobs))
 	}
-	args, err := readArgs(a, c.Args, mostArgs)
+	args, err := app.ReadArgs(a, c.Args, app.MostArgs)
 	if err != nil {
 		return err
 	}
 	stdout := &command.Head{Limit: maxStdout}
-	stderr := &liveText{to: a.notes}
-	registry, err := a.register(s.file.jobs[i:i+1], a.log, taps{stdout: stdout, stderr: stderr})
+	stderr := &terminal.LiveText{To: a.Notes}
+	registry, err := register(a, s.file.jobs[i:i+1], a.Log, taps{stdout: stdout, stderr: stderr})
 	if err != nil {
 		return err
 	}
-	outcome, err := registry.DryRun(a.ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
-	stderr.end()
+	outcome, err := registry.DryRun(a.Ctx, c.Name, args, c.Attempt, cmp.Or(s.config.JobTimeout, defaultTimeout))
+	stderr.End()
 	var wrong *engine.ArgumentError
 	switch {
 	case errors.As(err, &wrong):
-		return usagef("%w", wrong)
+		return app.Usagef("%w", wrong)
 	case err != nil:
 		return err
-	case a.ctx.Err() != nil:
-		return a.ctx.Err()
+	case a.Ctx.Err() != nil:
+		return a.Ctx.Err()
 	}
 	if err := tell(a, &s.file.jobs[i], outcome, stdout); err != nil {
 		return err
 	}
 	if outcome.Kind != engine.OutcomeDone {
-		return errReported
+		return app.ErrReported
 	}
 	return nil
 }
@@ -97,7 +99,7 @@ func (c *workerRunOnceCmd) unknown(jobs []handlerSpec) string {
 }
 
 // tell prints the result and the verdict.
-func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *command.Head) error {
+func tell(a *app.App, spec *handlerSpec, o engine.Outcome, stdout *command.Head) error {
 	took := o.Duration.Round(time.Millisecond).String()
 	if a.JSON {
 		t := tried{
@@ -107,25 +109,25 @@ func tell(a *app, spec *handlerSpec, o engine.Outcome, stdout *command.Head) err
 		if o.Kind == engine.OutcomeRetry || o.Kind == engine.OutcomeSnooze {
 			t.Delay = o.Delay.String()
 		}
-		return a.out.document(t)
+		return a.Out.Document(t)
 	}
 	if o.Job.Result != nil {
-		if err := a.out.record(o.Job.Result); err != nil {
+		if err := a.Out.Record(o.Job.Result); err != nil {
 			return err
 		}
 	} else if text := strings.TrimSpace(string(stdout.Bytes())); text != "" {
-		a.note("%s", text)
-		a.note("what it printed is no JSON that can be kept: the job would have no result")
+		a.Note("%s", text)
+		a.Note("what it printed is no JSON that can be kept: the job would have no result")
 	}
 	switch o.Kind {
 	case engine.OutcomeDone:
-		a.note("would be done, in %s", took)
+		a.Note("would be done, in %s", took)
 	case engine.OutcomeRetry:
-		a.note("would be retried in %s, as attempt %d of %d: %s", o.Delay.Round(time.Millisecond), o.Job.Attempts+1, o.Job.MaxAttempts, why(spec, o))
+		a.Note("would be retried in %s, as attempt %d of %d: %s", o.Delay.Round(time.Millisecond), o.Job.Attempts+1, o.Job.MaxAttempts, why(spec, o))
 	case engine.OutcomeSnooze:
-		a.note("would run again in %s, without that counting as an attempt", o.Delay)
+		a.Note("would run again in %s, without that counting as an attempt", o.Delay)
 	default:
-		a.note("would be a dead letter: %s: %s", o.Verdict.Reason, why(spec, o))
+		a.Note("would be a dead letter: %s: %s", o.Verdict.Reason, why(spec, o))
 	}
 	return nil
 }
@@ -136,5 +138,5 @@ func why(spec *handlerSpec, o engine.Outcome) string {
 	if spec.exec != "" && o.Verdict.Code != "" {
 		return o.Verdict.Code
 	}
-	return oneLine(o.Verdict.Message)
+	return terminal.OneLine(o.Verdict.Message)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -113,7 +114,7 @@ func TestWorker_thirdSignal_exitsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = w.Wait()
-	if code := w.ProcessState.ExitCode(); code != exitFailed {
+	if code := w.ProcessState.ExitCode(); code != app.ExitFailed {
 		t.Errorf("exit %d", code)
 	}
 	wantGone(t, w.pids)

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -14,16 +14,16 @@ import (
 // Whatever a job wrote (its name, arguments, error text, tags) is shown on
 // somebody's terminal. Nothing in it may drive that terminal: move the
 // cursor, set the title, hide text or turn its direction round. Two layers
-// see to it: fields pass oneLine when they are laid out, and every byte that
-// reaches a terminal passes a safeWriter, so that a forgotten field is ugly
+// see to it: fields pass OneLine when they are laid out, and every byte that
+// reaches a terminal passes a SafeWriter, so that a forgotten field is ugly
 // at worst.
 
-// unsafeRune reports whether r must not reach a terminal as it is: C0 and C1
+// UnsafeRune reports whether r must not reach a terminal as it is: C0 and C1
 // controls and DEL, the invisible format characters (bidirectional overrides
 // and isolates, zero-width marks, tags) and the line and paragraph
 // separators. The two joiners stay: Persian, Indic scripts and emoji are
 // written with them.
-func unsafeRune(r rune) bool {
+func UnsafeRune(r rune) bool {
 	switch {
 	case r == '\u200c' || r == '\u200d':
 		return false
@@ -61,10 +61,10 @@ func appendEscapedJSON(dst []byte, r rune) []byte {
 	return fmt.Appendf(dst, `\u%04x`, r)
 }
 
-// oneLine makes s safe within a line of text or a cell of a table: line
+// OneLine makes s safe within a line of text or a cell of a table: line
 // breaks and tabs are escaped too.
-func oneLine(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || unsafeRune(r) }) < 0 {
+func OneLine(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || UnsafeRune(r) }) < 0 {
 		return s
 	}
 	out := make([]byte, 0, len(s)+16)
@@ -73,7 +73,7 @@ func oneLine(s string) string {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			out = fmt.Appendf(out, `\x%02x`, s[i])
-		case unsafeRune(r):
+		case UnsafeRune(r):
 			out = appendEscaped(out, r)
 		default:
 			out = append(out, s[i:i+size]...)
@@ -83,49 +83,50 @@ func oneLine(s string) string {
 	return string(out)
 }
 
-// firstLine is the first line of s that says something, made safe.
-func firstLine(s string) string {
+// FirstLine is the first line of s that says something, made safe.
+func FirstLine(s string) string {
 	for line := range strings.Lines(s) {
 		if line = strings.TrimSpace(line); line != "" {
-			return oneLine(line)
+			return OneLine(line)
 		}
 	}
 	return ""
 }
 
-// errorLine is the line of an error text that says the most: the first, but of
+// ErrorLine is the line of an error text that says the most: the first, but of
 // a Python traceback, and of output whose beginning was cut off, the last.
-func errorLine(s string) string {
-	head := firstLine(s)
+func ErrorLine(s string) string {
+	head := FirstLine(s)
 	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(command.CutOff) {
 		lines := strings.Split(strings.TrimSpace(s), "\n")
-		return oneLine(strings.TrimSpace(lines[len(lines)-1]))
+		return OneLine(strings.TrimSpace(lines[len(lines)-1]))
 	}
 	return head
 }
 
-// safeWriter passes text on with everything that could drive a terminal
+// SafeWriter passes text on with everything that could drive a terminal
 // escaped. Line breaks and tabs pass. A character that is split between two
 // writes is held until its end arrives.
-type safeWriter struct {
+type SafeWriter struct {
 	w       io.Writer
 	escape  func(dst []byte, r rune) []byte
 	pending []byte // the beginning of a character, less than utf8.UTFMax bytes
 }
 
-func newSafeWriter(w io.Writer) *safeWriter {
-	return &safeWriter{w: w, escape: appendEscaped}
+// NewSafeWriter returns a SafeWriter of text to w.
+func NewSafeWriter(w io.Writer) *SafeWriter {
+	return &SafeWriter{w: w, escape: appendEscaped}
 }
 
-// newSafeJSONWriter is for JSON: escapes are JSON's own, so the document
+// NewSafeJSONWriter is for JSON: escapes are JSON's own, so the document
 // means the same.
-func newSafeJSONWriter(w io.Writer) *safeWriter {
-	return &safeWriter{w: w, escape: appendEscapedJSON}
+func NewSafeJSONWriter(w io.Writer) *SafeWriter {
+	return &SafeWriter{w: w, escape: appendEscapedJSON}
 }
 
 // Write implements [io.Writer]. It reports len(p) when all went well, however
 // many bytes were written for it.
-func (s *safeWriter) Write(p []byte) (int, error) {
+func (s *SafeWriter) Write(p []byte) (int, error) {
 	in := p
 	if len(s.pending) > 0 {
 		in = append(s.pending, p...)
@@ -141,7 +142,7 @@ func (s *safeWriter) Write(p []byte) (int, error) {
 		switch {
 		case r == utf8.RuneError && size == 1:
 			out = s.escape(out, rune(in[0]))
-		case r != '\n' && r != '\t' && unsafeRune(r):
+		case r != '\n' && r != '\t' && UnsafeRune(r):
 			out = s.escape(out, r)
 		default:
 			out = append(out, in[:size]...)

@@ -1,15 +1,15 @@
-package main
+package terminal
 
 import (
 	"bytes"
 	"sync"
 )
 
-// liveText prints what another program writes, line by line and without secrets.
+// LiveText prints what another program writes, line by line and without secrets.
 // The lines of a private key are held until it ends: none of them alone tells
 // what it is.
-type liveText struct {
-	to *output
+type LiveText struct {
+	To *Output
 
 	mu   sync.Mutex
 	held []byte
@@ -19,7 +19,7 @@ type liveText struct {
 const maxHeld = 64 << 10
 
 // Write implements [io.Writer].
-func (l *liveText) Write(p []byte) (int, error) {
+func (l *LiveText) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held = append(l.held, p...)
@@ -31,19 +31,19 @@ func (l *liveText) Write(p []byte) (int, error) {
 		whole = len(l.held)
 	}
 	l.print(whole)
-	return len(p), l.to.err
+	return len(p), l.To.Err
 }
 
-// end prints what is left.
-func (l *liveText) end() {
+// End prints what is left.
+func (l *LiveText) End() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.print(len(l.held))
 }
 
-func (l *liveText) print(n int) {
+func (l *LiveText) print(n int) {
 	if n > 0 {
-		_, _ = l.to.Write([]byte(l.to.redacted(string(l.held[:n]))))
+		_, _ = l.To.Write([]byte(l.To.Redacted(string(l.held[:n]))))
 		l.held = append(l.held[:0], l.held[n:]...)
 	}
 }

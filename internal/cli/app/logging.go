@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"log/slog"
@@ -6,24 +6,25 @@ import (
 
 	"github.com/lmittmann/tint"
 
+	"soniq/internal/cli/terminal"
 	"soniq/internal/redact"
 )
 
-// newLogger logs to standard error: tinted text for a person, JSON for a
+// NewLogger logs to standard error: tinted text for a person, JSON for a
 // program, or as the flags say. No record has a secret in it.
-func (a *app) newLogger() (*slog.Logger, error) {
+func (a *App) NewLogger() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
-		return nil, usagef("--log-level: %s", err)
+		return nil, Usagef("--log-level: %s", err)
 	}
-	asText := a.LogFormat == "text" || a.LogFormat == "auto" && a.stderrIsTTY
+	asText := a.LogFormat == "text" || a.LogFormat == "auto" && a.StderrIsTTY
 	if !asText {
-		return slog.New(redact.Handler(slog.NewJSONHandler(newSafeJSONWriter(a.stderr), &slog.HandlerOptions{Level: level}))), nil
+		return slog.New(redact.Handler(slog.NewJSONHandler(terminal.NewSafeJSONWriter(a.Stderr), &slog.HandlerOptions{Level: level}))), nil
 	}
-	return slog.New(redact.Handler(tint.NewTextHandler(a.stderr, &tint.Options{
+	return slog.New(redact.Handler(tint.NewTextHandler(a.Stderr, &tint.Options{
 		Level:   level,
-		NoColor: !a.stderrIsTTY || a.plain(),
-		// tint colours with the very escapes that a safeWriter would take
+		NoColor: !a.StderrIsTTY || a.plain(),
+		// tint colours with the very escapes that a terminal.SafeWriter would take
 		// out, so what is logged is made safe before.
 		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 			return slog.Attr{Key: tintSafe(attr.Key), Value: safeValue(attr.Value)}
@@ -32,14 +33,14 @@ func (a *app) newLogger() (*slog.Logger, error) {
 }
 
 // plain reports whether the person, or their terminal, wants no colours.
-func (a *app) plain() bool {
-	return a.NoColor || a.getenv("NO_COLOR") != "" || a.getenv("TERM") == "dumb"
+func (a *App) plain() bool {
+	return a.NoColor || a.Getenv("NO_COLOR") != "" || a.Getenv("TERM") == "dumb"
 }
 
-// tintSafe is oneLine for tint, which turns the four characters \x1b in a
+// tintSafe is terminal.OneLine for tint, which turns the four characters \x1b in a
 // quoted value back into an escape.
 func tintSafe(s string) string {
-	return strings.ReplaceAll(oneLine(s), `\x1b`, `\u001b`)
+	return strings.ReplaceAll(terminal.OneLine(s), `\x1b`, `\u001b`)
 }
 
 // safeValue makes the text in v safe for a terminal. Errors lose their type,

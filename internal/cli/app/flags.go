@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"strings"
@@ -9,25 +9,25 @@ import (
 	"soniq/internal/unit"
 )
 
-// splitAll splits each value at its commas.
-func splitAll(values []string) (parts []string) {
+// SplitAll splits each value at its commas.
+func SplitAll(values []string) (parts []string) {
 	for _, v := range values {
 		parts = append(parts, strings.Split(v, ",")...)
 	}
 	return parts
 }
 
-// one is a flag's value as a list, empty where the flag wasn't given.
-func one(value *string) []string {
+// Values is a flag's value as a list, empty where the flag wasn't given.
+func Values(value *string) []string {
 	if value == nil {
 		return nil
 	}
 	return []string{*value}
 }
 
-// moment reads a time: an age before now, or a date or time, which is local
+// ParseTime reads a time: an age before now, or a date or time, which is local
 // where it doesn't say. Of a flag that wasn't given it is the zero time.
-func moment(flag string, value *string, now time.Time) (time.Time, error) {
+func ParseTime(flag string, value *string, now time.Time) (time.Time, error) {
 	if value == nil {
 		return time.Time{}, nil
 	}
@@ -41,13 +41,14 @@ func moment(flag string, value *string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
+	return time.Time{}, Usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
 }
 
-func parseID(text string) (uuid.UUID, error) {
+// ParseID reads the id of a job. Errors: a usage error.
+func ParseID(text string) (uuid.UUID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		return id, usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057", text)
+		return id, Usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057", text)
 	}
 	return id, nil
 }

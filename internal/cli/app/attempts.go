@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"fmt"
@@ -6,16 +6,17 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/cli/terminal"
 )
 
-// printAttempts prints a job's history: a line for each failed attempt, and
+// PrintAttempts prints a job's history: a line for each failed attempt, and
 // the stack of the last one that has one. A gap stands for the attempts that
 // were not kept.
-func (a *app) printAttempts(failures []deadletter.Failure) {
+func (a *App) PrintAttempts(failures []deadletter.Failure) {
 	if len(failures) == 0 {
 		return
 	}
-	p := a.out.printf
+	p := a.Out.Printf
 	p("\nFailed attempts")
 	last := 0
 	for _, f := range failures {
@@ -35,11 +36,11 @@ func (a *app) printAttempts(failures []deadletter.Failure) {
 			about = append(about, "after "+took.String())
 		}
 		message, _, _ := strings.Cut(f.Message, "\n")
-		p("%s", oneLine(fmt.Sprintf("  %d  %s  %s  %s", f.Attempt, a.when(f.FailedAt), strings.Join(about, ", "), message)))
+		p("%s", terminal.OneLine(fmt.Sprintf("  %d  %s  %s  %s", f.Attempt, a.When(f.FailedAt), strings.Join(about, ", "), message)))
 	}
 	for i := len(failures) - 1; i >= 0; i-- {
 		if failures[i].Stack != "" {
-			p("\nStack of attempt %d\n%s", failures[i].Attempt, indent(failures[i].Stack, "  "))
+			p("\nStack of attempt %d\n%s", failures[i].Attempt, terminal.Indent(failures[i].Stack, "  "))
 			break
 		}
 	}

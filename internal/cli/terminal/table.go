@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"io"
@@ -9,108 +9,109 @@ import (
 	"golang.org/x/text/width"
 )
 
-// column of a table. A narrow terminal first takes room from the columns that
+// Column of a table. A narrow terminal first takes room from the columns that
 // may shrink, then drops whole columns, those with the highest drop first; one
 // with drop 0 always stays.
-type column struct {
-	title string
-	right bool // aligned to the right
-	min   int  // may shrink to this width; 0 keeps its full width
-	drop  int
-	// empty columns have nothing to tell, and are left out at any width.
-	empty bool
-	// style is that of a cell; nil is none.
-	style func(cell string) style
+type Column struct {
+	Title string
+	Right bool // aligned to the right
+	Min   int  // may shrink to this width; 0 keeps its full width
+	Drop  int
+	// Empty columns have nothing to tell, and are left out at any width.
+	Empty bool
+	// Style is that of a cell; nil is none.
+	Style func(cell string) Style
 }
 
 // columnGap is the space between two columns: two, so that a cell may hold
 // single spaces.
 const columnGap = 2
 
-type table struct {
-	columns []column
+// Table is rows of cells under titles. It fits the width of a terminal.
+type Table struct {
+	Columns []Column
 	rows    [][]string
 }
 
-// add appends a row; its cells are made safe and put on one line.
-func (t *table) add(cells ...string) {
+// Add appends a row; its cells are made safe and put on one line.
+func (t *Table) Add(cells ...string) {
 	for i, cell := range cells {
-		cells[i] = oneLine(cell)
+		cells[i] = OneLine(cell)
 	}
 	t.rows = append(t.rows, cells)
 }
 
-// write prints the table at most room columns wide; room 0 means as wide as it
+// Write prints the table at most room columns wide; room 0 means as wide as it
 // needs.
-func (t *table) write(w io.Writer, room int) error {
+func (t *Table) Write(w io.Writer, room int) error {
 	// Before the cells are cut: half of a secret is hard to tell.
-	if o, ok := w.(*output); ok {
+	if o, ok := w.(*Output); ok {
 		for _, row := range t.rows {
 			for i, cell := range row {
-				row[i] = o.redacted(cell)
+				row[i] = o.Redacted(cell)
 			}
 		}
 	}
 	shown, widths := t.layout(room)
-	var out []span
-	titles := make([]string, len(t.columns))
-	for i, c := range t.columns {
-		titles[i] = c.title
+	var out []Span
+	titles := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		titles[i] = c.Title
 	}
 	for r, row := range append([][]string{titles}, t.rows...) {
 		gap := 0
 		for _, i := range shown {
-			cell := cutWidth(row[i], widths[i])
-			pad := widths[i] - textWidth(cell)
-			if t.columns[i].right {
+			cell := CutWidth(row[i], widths[i])
+			pad := widths[i] - TextWidth(cell)
+			if t.Columns[i].Right {
 				gap, pad = gap+pad, 0
 			}
 			// The gap comes with the next text: no line ends with spaces.
 			if cell != "" {
-				out = append(out, span{text: strings.Repeat(" ", gap)}, span{cell, t.columns[i].styleOf(r, row[i])})
+				out = append(out, Span{Text: strings.Repeat(" ", gap)}, Span{cell, t.Columns[i].styleOf(r, row[i])})
 				gap = 0
 			}
 			gap += pad + columnGap
 		}
-		out = append(out, span{text: "\n"})
+		out = append(out, Span{Text: "\n"})
 	}
 	return writeSpans(w, out)
 }
 
 // styleOf is the style of a cell in a line, the first of which has the titles.
-func (c column) styleOf(line int, cell string) style {
+func (c Column) styleOf(line int, cell string) Style {
 	switch {
 	case line == 0:
 		return bold
-	case c.style == nil:
+	case c.Style == nil:
 		return ""
 	default:
-		return c.style(cell)
+		return c.Style(cell)
 	}
 }
 
 // writeSpans prints spans in their styles where w can show them.
-func writeSpans(w io.Writer, spans []span) error {
-	if o, ok := w.(*output); ok {
-		return o.spans(spans...)
+func writeSpans(w io.Writer, spans []Span) error {
+	if o, ok := w.(*Output); ok {
+		return o.Spans(spans...)
 	}
 	var b strings.Builder
 	for _, s := range spans {
-		b.WriteString(s.text)
+		b.WriteString(s.Text)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 // layout says which columns are shown, and how wide each is.
-func (t *table) layout(room int) (shown, widths []int) {
-	full := make([]int, len(t.columns))
-	for i, c := range t.columns {
-		full[i] = textWidth(c.title)
+func (t *Table) layout(room int) (shown, widths []int) {
+	full := make([]int, len(t.Columns))
+	for i, c := range t.Columns {
+		full[i] = TextWidth(c.Title)
 		for _, row := range t.rows {
-			full[i] = max(full[i], textWidth(row[i]))
+			full[i] = max(full[i], TextWidth(row[i]))
 		}
-		if !c.empty {
+		if !c.Empty {
 			shown = append(shown, i)
 		}
 	}
@@ -121,7 +122,7 @@ func (t *table) layout(room int) (shown, widths []int) {
 		}
 		drop := -1
 		for n, i := range shown {
-			if d := t.columns[i].drop; d > 0 && (drop < 0 || d > t.columns[shown[drop]].drop) {
+			if d := t.Columns[i].Drop; d > 0 && (drop < 0 || d > t.Columns[shown[drop]].Drop) {
 				drop = n
 			}
 		}
@@ -134,7 +135,7 @@ func (t *table) layout(room int) (shown, widths []int) {
 
 // shrink lowers the widths of the shown columns, the widest first, until they
 // fit room; it reports whether they do.
-func (t *table) shrink(shown, widths []int, room int) bool {
+func (t *Table) shrink(shown, widths []int, room int) bool {
 	total := columnGap * (len(shown) - 1)
 	for _, i := range shown {
 		total += widths[i]
@@ -142,7 +143,7 @@ func (t *table) shrink(shown, widths []int, room int) bool {
 	for total > room {
 		widest := -1
 		for _, i := range shown {
-			least := t.columns[i].min
+			least := t.Columns[i].Min
 			if least > 0 && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
@@ -156,8 +157,8 @@ func (t *table) shrink(shown, widths []int, room int) bool {
 	return true
 }
 
-// textWidth is how many columns of a terminal s takes.
-func textWidth(s string) int {
+// TextWidth is how many columns of a terminal s takes.
+func TextWidth(s string) int {
 	n := 0
 	for _, r := range s {
 		n += runeWidth(r)
@@ -177,10 +178,10 @@ func runeWidth(r rune) int {
 	}
 }
 
-// cutWidth cuts s to at most limit columns, with an ellipsis where something
+// CutWidth cuts s to at most limit columns, with an ellipsis where something
 // is missing.
-func cutWidth(s string, limit int) string {
-	if textWidth(s) <= limit {
+func CutWidth(s string, limit int) string {
+	if TextWidth(s) <= limit {
 		return s
 	}
 	n := 0

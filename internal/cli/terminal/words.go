@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bytes"
@@ -8,18 +8,19 @@ import (
 	"time"
 )
 
-// letters is '1 dead letter' or '37 dead letters'.
-func letters(n int64) string { return plural(n, "dead letter") }
+// Letters is '1 dead letter' or '37 dead letters'.
+func Letters(n int64) string { return Plural(n, "dead letter") }
 
-func plural(n int64, noun string) string {
+// Plural is a count with its noun, such as '1 job' or '1,200 jobs'.
+func Plural(n int64, noun string) string {
 	if n != 1 {
 		noun += "s"
 	}
-	return thousands(n) + " " + noun
+	return Thousands(n) + " " + noun
 }
 
-// thousands writes n with a comma between groups of three digits.
-func thousands(n int64) string {
+// Thousands writes n with a comma between groups of three digits.
+func Thousands(n int64) string {
 	digits := strconv.FormatInt(n, 10)
 	var b strings.Builder
 	for i, d := range digits {
@@ -31,8 +32,8 @@ func thousands(n int64) string {
 	return b.String()
 }
 
-// age is how long ago t was, in its largest unit: 12s, 5m, 3h, 40d.
-func age(now, t time.Time) string {
+// Age is how long ago t was, in its largest unit: 12s, 5m, 3h, 40d.
+func Age(now, t time.Time) string {
 	d := max(now.Sub(t), 0)
 	switch {
 	case d < time.Minute:
@@ -46,8 +47,8 @@ func age(now, t time.Time) string {
 	}
 }
 
-// shortDuration is d without the zero units that Go writes: 5m, not 5m0s.
-func shortDuration(d time.Duration) string {
+// ShortDuration is d without the zero units that Go writes: 5m, not 5m0s.
+func ShortDuration(d time.Duration) string {
 	text := d.String()
 	if short, ok := strings.CutSuffix(text, "m0s"); ok {
 		text = short + "m"
@@ -58,13 +59,13 @@ func shortDuration(d time.Duration) string {
 	return text
 }
 
-// indent puts prefix before each line of s.
-func indent(s, prefix string) string {
+// Indent puts prefix before each line of s.
+func Indent(s, prefix string) string {
 	return prefix + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n"+prefix)
 }
 
-// prettyJSON is raw over several lines; what isn't JSON stays as it is.
-func prettyJSON(raw json.RawMessage) string {
+// PrettyJSON is raw over several lines; what isn't JSON stays as it is.
+func PrettyJSON(raw json.RawMessage) string {
 	var b bytes.Buffer
 	if err := json.Indent(&b, raw, "", "  "); err != nil {
 		return string(raw)
@@ -72,7 +73,8 @@ func prettyJSON(raw json.RawMessage) string {
 	return b.String()
 }
 
-func compactJSON(raw json.RawMessage) string {
+// CompactJSON is raw without spaces; text that is no JSON stays as it is.
+func CompactJSON(raw json.RawMessage) string {
 	var b bytes.Buffer
 	if err := json.Compact(&b, raw); err != nil {
 		return string(raw)

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -7,31 +7,31 @@ import (
 	"strings"
 )
 
-// confirm asks before a bulk command, unless the person said --yes. Without a
+// Confirm asks before a bulk command, unless the person said --yes. Without a
 // terminal there is nobody to ask.
-func (a *app) confirm(yes bool, question string) error {
+func (a *App) Confirm(yes bool, question string) error {
 	if yes {
 		return nil
 	}
-	if !a.stdinIsTTY {
-		return usagef("%s Nobody is there to confirm it: add --yes", question)
+	if !a.StdinIsTTY {
+		return Usagef("%s Nobody is there to confirm it: add --yes", question)
 	}
-	return a.ask(question + " Continue?")
+	return a.Ask(question + " Continue?")
 }
 
-// ask returns nil if the person at the terminal says yes.
-func (a *app) ask(question string) error {
-	_, _ = fmt.Fprintf(a.notes, "%s [y/N] ", a.notes.redacted(question))
+// Ask returns nil if the person at the terminal says yes.
+func (a *App) Ask(question string) error {
+	_, _ = fmt.Fprintf(a.Notes, "%s [y/N] ", a.Notes.Redacted(question))
 	answer := make(chan string, 1)
 	// A read from a terminal can't be cancelled: after Ctrl-C this goroutine
 	// ends with the process.
 	go func() {
-		answer <- strings.ToLower(strings.TrimSpace(readLine(a.stdin)))
+		answer <- strings.ToLower(strings.TrimSpace(readLine(a.Stdin)))
 	}()
 	select {
-	case <-a.ctx.Done():
-		a.note("")
-		return a.ctx.Err()
+	case <-a.Ctx.Done():
+		a.Note("")
+		return a.Ctx.Err()
 	case text := <-answer:
 		if text == "y" || text == "yes" {
 			return nil

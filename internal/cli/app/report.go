@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"errors"
@@ -6,23 +6,24 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"soniq/internal/cli/terminal"
 	"soniq/internal/redact"
 )
 
-// report prints err on one line of standard error. Of a usage error's command
+// Report prints err on one line of standard error. Of a usage error's command
 // it names the help.
-func (a *app) report(cmd *kong.Context, err error) {
-	if errors.Is(err, errReported) {
+func (a *App) Report(cmd *kong.Context, err error) {
+	if errors.Is(err, ErrReported) {
 		return
 	}
-	a.note("soniq: %s", oneLine(reportText(cmd, err)))
+	a.Note("soniq: %s", terminal.OneLine(ReportText(cmd, err)))
 }
 
-// reportText is err on one line, without secrets, and with where to read on
+// ReportText is err on one line, without secrets, and with where to read on
 // after a usage error.
-func reportText(cmd *kong.Context, err error) string {
-	text := strings.Join(strings.FieldsFunc(redact.Text(describe(err)), func(r rune) bool { return r == '\n' }), "; ")
-	if exitCode(err) == exitUsage && !errors.Is(err, errNoDatabase) {
+func ReportText(cmd *kong.Context, err error) string {
+	text := strings.Join(strings.FieldsFunc(redact.Text(Describe(err)), func(r rune) bool { return r == '\n' }), "; ")
+	if ExitCode(err) == ExitUsage && !errors.Is(err, ErrNoDatabase) {
 		text += " (see '" + commandPath(cmd) + " --help')"
 	}
 	return text

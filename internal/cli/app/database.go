@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -30,85 +30,85 @@ import (
 // whether the host is right.
 const connectTimeout = 5 * time.Second
 
-// errNoDatabase names both ways out. Falling back to a private database would
+// ErrNoDatabase names both ways out. Falling back to a private database would
 // let a misspelt variable enqueue into an empty one.
-var errNoDatabase = &exitError{exitUsage, errors.New(
+var ErrNoDatabase = &ExitError{ExitUsage, errors.New(
 	"no database: give --database-url (or set SONIQ_DATABASE_URL or DATABASE_URL), or use --dev for a private one on this machine",
 )}
 
-// database is where a command's tables are.
-type database struct {
-	url    string
-	source string // what named it, for messages
-	dev    bool
+// Database is where a command's tables are.
+type Database struct {
+	URL    string
+	Source string // what named it, for messages
+	Dev    bool
 }
 
-// database chooses among the flags and the environment. A flag beats a
+// Database chooses among the flags and the environment. A flag beats a
 // variable, and what is Soniq's own beats DATABASE_URL, which other programs
 // read too.
-func (a *app) database() (database, error) {
+func (a *App) Database() (Database, error) {
 	devVariable := false
-	if v := a.getenv("SONIQ_DEV"); v != "" {
+	if v := a.Getenv("SONIQ_DEV"); v != "" {
 		var err error
 		if devVariable, err = strconv.ParseBool(v); err != nil {
-			return database{}, usagef("SONIQ_DEV is neither 1 nor 0: %q", v)
+			return Database{}, Usagef("SONIQ_DEV is neither 1 nor 0: %q", v)
 		}
 	}
-	own, shared := a.getenv("SONIQ_DATABASE_URL"), a.getenv("DATABASE_URL")
+	own, shared := a.Getenv("SONIQ_DATABASE_URL"), a.Getenv("DATABASE_URL")
 	switch {
 	case a.Dev && a.DatabaseURL != "":
-		return database{}, usagef("--dev and --database-url exclude each other")
+		return Database{}, Usagef("--dev and --database-url exclude each other")
 	case a.Dev:
-		return database{source: "--dev", dev: true}, nil
+		return Database{Source: "--dev", Dev: true}, nil
 	case a.DatabaseURL != "":
-		return database{url: a.DatabaseURL, source: "--database-url"}, nil
+		return Database{URL: a.DatabaseURL, Source: "--database-url"}, nil
 	case devVariable && own != "":
-		return database{}, usagef("SONIQ_DEV and SONIQ_DATABASE_URL are both set: unset one of them, or say --dev or --database-url")
+		return Database{}, Usagef("SONIQ_DEV and SONIQ_DATABASE_URL are both set: unset one of them, or say --dev or --database-url")
 	case devVariable:
-		return database{source: "SONIQ_DEV", dev: true}, nil
+		return Database{Source: "SONIQ_DEV", Dev: true}, nil
 	case own != "":
-		return database{url: own, source: "SONIQ_DATABASE_URL"}, nil
+		return Database{URL: own, Source: "SONIQ_DATABASE_URL"}, nil
 	case shared != "":
-		return database{url: shared, source: "DATABASE_URL"}, nil
+		return Database{URL: shared, Source: "DATABASE_URL"}, nil
 	default:
-		return database{}, errNoDatabase
+		return Database{}, ErrNoDatabase
 	}
 }
 
-// open connects to the database, with one connection until a command needs
+// Open connects to the database, with one connection until a command needs
 // more, and makes sure that it answers. A private database is started, and
 // gets its tables. All of it is closed when the command ends.
-func (a *app) open() (*pgxpool.Pool, error) {
-	db, err := a.database()
+func (a *App) Open() (*pgxpool.Pool, error) {
+	db, err := a.Database()
 	if err != nil {
 		return nil, err
 	}
-	if db.dev {
-		if db.source == "SONIQ_DEV" && a.getenv("DATABASE_URL") != "" {
-			a.note("SONIQ_DEV is set: using the private database, not the one of DATABASE_URL")
+	if db.Dev {
+		if db.Source == "SONIQ_DEV" && a.Getenv("DATABASE_URL") != "" {
+			a.Note("SONIQ_DEV is set: using the private database, not the one of DATABASE_URL")
 		}
-		lease, err := devdb.Acquire(a.ctx, devdb.Options{Logger: a.log})
+		lease, err := devdb.Acquire(a.Ctx, devdb.Options{Logger: a.Log})
 		if err != nil {
 			return nil, fmt.Errorf("start the private database: %w", err)
 		}
-		a.atExit(lease.Close)
-		a.atExit(a.endWith(lease))
-		db.url = lease.URL()
+		a.AtExit(lease.Close)
+		a.AtExit(a.endWith(lease))
+		db.URL = lease.URL()
 	}
-	config, err := poolConfig(db.url, db.source)
+	config, err := poolConfig(db.URL, db.Source)
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(a.ctx, config)
+	pool, err := pgxpool.NewWithConfig(a.Ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open the database: %w", err)
 	}
-	a.atExit(func() error { pool.Close(); return nil })
-	if err := pool.Ping(a.ctx); err != nil {
+	a.AtExit(func() error { pool.Close(); return nil })
+	if err := pool.Ping(a.Ctx); err != nil {
 		return nil, err
 	}
-	if db.dev {
-		if _, err := soniq.Setup(a.ctx, pool, soniq.Config{}); err != nil {
+	if db.Dev {
+		if _, err := soniq.Setup(a.Ctx, pool, soniq.Config{}); err != nil {
 			return nil, fmt.Errorf("set up the private database: %w", err)
 		}
 	}
@@ -121,9 +121,9 @@ var errPrivateStopped = errors.New("the private database was stopped, by 'soniq 
 
 // endWith ends the command's context when the lease no longer keeps its
 // database. The function it returns ends the watch.
-func (a *app) endWith(lease *devdb.Lease) (stop func() error) {
-	ctx, end := context.WithCancelCause(a.ctx)
-	a.ctx = ctx
+func (a *App) endWith(lease *devdb.Lease) (stop func() error) {
+	ctx, end := context.WithCancelCause(a.Ctx)
+	a.Ctx = ctx
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -157,7 +157,7 @@ func (a *app) endWith(lease *devdb.Lease) (stop func() error) {
 func poolConfig(databaseURL, source string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
-		return nil, usagef("%s is not a database URL like postgres://USER:PASSWORD@HOST:PORT/NAME%s", source, whyNoURL(databaseURL, err))
+		return nil, Usagef("%s is not a database URL like postgres://USER:PASSWORD@HOST:PORT/NAME%s", source, whyNoURL(databaseURL, err))
 	}
 	if config.ConnConfig.ConnectTimeout == 0 {
 		config.ConnConfig.ConnectTimeout = connectTimeout
@@ -187,9 +187,9 @@ func whyNoURL(databaseURL string, err error) string {
 	return ""
 }
 
-// describe is err in one line for a person: what failed, and what to do where
+// Describe is err in one line for a person: what failed, and what to do where
 // that is known.
-func describe(err error) string {
+func Describe(err error) string {
 	if soniq.IsMissing(err) {
 		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
 	}
@@ -255,21 +255,22 @@ func innermost(err error) string {
 	}
 }
 
-// client is a client of the database that the flags lead to.
-func (a *app) client() (*engine.Client, error) {
-	pool, err := a.open()
+// Client is a client of the database that the flags lead to.
+func (a *App) Client() (*engine.Client, error) {
+	pool, err := a.Open()
 	if err != nil {
 		return nil, err
 	}
 	return engine.NewClient(pool, engine.ClientConfig{ProducerID: a.person()})
 }
 
-// deadLetters returns the dead-letter queue of the database.
-func (a *app) deadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
+// DeadLetters returns the dead-letter queue of the database.
+func (a *App) DeadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
 	return deadletter.NewQueue(pool, deadletter.QueueConfig{})
 }
 
-func listenConfig(listenURL string) (*pgx.ConnConfig, error) {
+// ListenConfig parses the URL of --listen-url.
+func ListenConfig(listenURL string) (*pgx.ConnConfig, error) {
 	pool, err := poolConfig(listenURL, "--listen-url")
 	if err != nil {
 		return nil, err
@@ -279,8 +280,8 @@ func listenConfig(listenURL string) (*pgx.ConnConfig, error) {
 
 // person is who is at the keyboard, as far as that is known: 'ada@laptop'.
 // Empty leaves it to the client to name the process.
-func (a *app) person() string {
-	user := a.getenv("USER")
+func (a *App) person() string {
+	user := a.Getenv("USER")
 	host, err := os.Hostname()
 	if user == "" || err != nil {
 		return ""

@@ -1,0 +1,86 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+
+	"soniq/internal/cli/terminal"
+)
+
+// Exit codes, the same for every command.
+const (
+	ExitDone    = 0 // done; an empty list too
+	ExitFailed  = 1
+	ExitUsage   = 2 // the command line or its input is wrong; nothing was changed
+	ExitNothing = 3 // a bulk command matched nothing
+	ExitPartly  = 4 // some of what was asked for was done
+)
+
+// ExitError is an error with an exit code of its own.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+func (e *ExitError) Error() string { return e.Err.Error() }
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// Usagef is an error of the person at the keyboard: exit code 2.
+func Usagef(format string, args ...any) error {
+	return &ExitError{ExitUsage, fmt.Errorf(format, args...)}
+}
+
+// ExitCode is the exit code that err asks for.
+func ExitCode(err error) int {
+	if err == nil {
+		return ExitDone
+	}
+	var e *ExitError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ExitFailed
+}
+
+// BrokenOutcome is outcome for a command that may have been kept by err from the
+// ids that come after.
+func (a *App) BrokenOutcome(done int, failed []Failure, err error) error {
+	outcome := a.outcome(done, failed)
+	if err != nil {
+		return Partly(int64(done), err)
+	}
+	return outcome
+}
+
+// Failure is what went wrong with one of several ids.
+type Failure struct {
+	ID    string `json:"id"`
+	Error string `json:"error"`
+}
+
+// Partly is err with the exit code that tells that done things were done before.
+func Partly(done int64, err error) error {
+	if err == nil || done == 0 {
+		return err
+	}
+	return &ExitError{ExitPartly, err}
+}
+
+// outcome ends a command on several ids: failures are named, each on its own
+// line of standard error.
+func (a *App) outcome(done int, failed []Failure) error {
+	for _, f := range failed {
+		a.Note("soniq: %s: %s", terminal.OneLine(f.ID), terminal.OneLine(f.Error))
+	}
+	switch {
+	case len(failed) == 0:
+		return nil
+	case done == 0:
+		return &ExitError{ExitFailed, ErrReported}
+	default:
+		return &ExitError{ExitPartly, ErrReported}
+	}
+}
+
+// ErrReported ends a command that has said on standard error what went wrong.
+var ErrReported = errors.New("reported")

@@ -1,0 +1,112 @@
+package app
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+)
+
+// RevealFlags belong to the commands that show jobs and dead letters. What they
+// show has no secrets in it; --reveal shows them, and the history tells.
+type RevealFlags struct {
+	Reveal bool `help:"Show secrets too: values of keys such as password or api_key, tokens in texts. The history tells who did."`
+	Authorship
+}
+
+// Check refuses --as and --because where nothing is recorded.
+func (r *RevealFlags) Check() error {
+	if !r.Reveal && (r.As != "" || r.Because != "") {
+		return Usagef("--as and --because are for the record of --reveal")
+	}
+	return nil
+}
+
+// Show shows the secrets of these dead letters, or jobs, from now on. Without
+// --reveal it does nothing.
+func (r *RevealFlags) Show(a *App, pool *pgxpool.Pool, ids ...uuid.UUID) error {
+	if !r.Reveal {
+		return nil
+	}
+	queue, err := r.DeadLetters(a, pool)
+	if err != nil {
+		return err
+	}
+	return a.revealed(queue.Reveal(a.Ctx, ids...))
+}
+
+// ShowList is reveal for a list: picked is what picked it.
+func (r *RevealFlags) ShowList(a *App, pool *pgxpool.Pool, picked any, ids []uuid.UUID) error {
+	if !r.Reveal {
+		return nil
+	}
+	filter, err := json.Marshal(picked)
+	if err != nil {
+		return err
+	}
+	queue, err := r.DeadLetters(a, pool)
+	if err != nil {
+		return err
+	}
+	return a.revealed(queue.RevealList(a.Ctx, filter, ids))
+}
+
+// revealed lets secrets through to standard output once it is recorded who sees
+// them; err is that of the record. What goes to standard error has none of them
+// all the same: it ends up in logs.
+func (a *App) revealed(err error) error {
+	if err != nil {
+		return NotRevealed(err)
+	}
+	a.Out.Reveal()
+	return nil
+}
+
+// NotRevealed is the error of a command whose --reveal could not be recorded.
+func NotRevealed(err error) error {
+	return fmt.Errorf("nothing is shown, since who sees secrets is recorded and that failed: %s", Describe(err))
+}
+
+// Redacted redacts what a command is about to show, unless it was revealed.
+func Redacted[T interface{ Redacted() T }](a *App, v T) T {
+	if a.Out.Revealed {
+		return v
+	}
+	return v.Redacted()
+}
+
+// AllRedacted is Redacted for each of all.
+func AllRedacted[T interface{ Redacted() T }](a *App, all []T) []T {
+	for i, v := range all {
+		all[i] = Redacted(a, v)
+	}
+	return all
+}
+
+// LetterIDs are the ids of dead letters.
+func LetterIDs(jobs []deadletter.Job) []uuid.UUID {
+	ids := make([]uuid.UUID, len(jobs))
+	for i, j := range jobs {
+		ids[i] = j.ID
+	}
+	return ids
+}
+
+// Authorship says who changes dead letters, and why: it is kept with them.
+type Authorship struct {
+	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
+	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
+}
+
+// DeadLetters returns the dead-letter queue, whose history names the author.
+func (w *Authorship) DeadLetters(a *App, pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return nil, err
+	}
+	return queue.As(cmp.Or(w.As, a.Actor), w.Because), nil
+}

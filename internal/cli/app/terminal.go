@@ -1,0 +1,40 @@
+package app
+
+import (
+	"io"
+	"time"
+
+	"soniq/internal/cli/terminal"
+)
+
+// TableWidth is the width of the terminal that tables go to, or 0.
+func (a *App) TableWidth() int {
+	if a.StdoutIsTTY {
+		return a.Width
+	}
+	return 0
+}
+
+// When is a time on the wall and as an age.
+func (a *App) When(t time.Time) string {
+	now := a.Now()
+	text := t.In(now.Location()).Format("2006-01-02 15:04:05 MST")
+	if t.After(now) {
+		return text + " (in " + terminal.Age(t, now) + ")"
+	}
+	return text + " (" + terminal.Age(now, t) + " ago)"
+}
+
+// ProgressFrom is how many jobs are worth a progress bar: some tenths of a
+// second.
+const ProgressFrom = 5_000
+
+// Progress is a bar on the terminal, or nothing where there is none or no time
+// to see it.
+func (a *App) Progress(doing string, total, from int) *terminal.ProgressBar {
+	var out io.Writer
+	if a.StderrIsTTY && total >= from {
+		out = a.Stderr
+	}
+	return terminal.NewProgressBar(out, a.Width, a.Now, doing, int64(total))
+}

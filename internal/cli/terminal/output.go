@@ -1,0 +1,177 @@
+// Package terminal prints for people and for programs: text, tables, JSON and
+// progress bars. Nothing that a job wrote can drive the terminal or show a
+// secret through it.
+package terminal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"soniq/internal/redact"
+)
+
+// Output is standard output or standard error. Its first write error sticks,
+// so that commands print without looking and run reports it once: 'list' to a
+// full disk must not exit 0.
+//
+// What it prints has no secrets in it, unless a command has revealed them: what
+// a command forgot to redact is redacted here. A command does it before it lays
+// out a text, of which only a part may be shown. Write is for what this program
+// itself has to say, such as its help.
+type Output struct {
+	Raw  io.Writer
+	Text *SafeWriter
+	JSON *SafeWriter
+	Err  error
+	// Colour: a person's terminal shows it, and they want it.
+	Colour bool
+	// Revealed: secrets are shown.
+	Revealed bool
+}
+
+// Redacted is s as it is shown.
+func (o *Output) Redacted(s string) string {
+	if o.Revealed {
+		return s
+	}
+	return redact.Text(s)
+}
+
+// Reveal shows secrets from now on.
+func (o *Output) Reveal() { o.Revealed = true }
+
+// A Style is what a terminal is told before a text, without the escape that
+// introduces it and the letter that ends it. Empty is none.
+type Style string
+
+const (
+	bold    Style = "1"
+	faint   Style = "2"
+	Red     Style = "31"
+	Green   Style = "32"
+	Yellow  Style = "33"
+	Blue    Style = "34"
+	Magenta Style = "35"
+	Cyan    Style = "36"
+)
+
+// A Span is a part of a line in one style.
+type Span struct {
+	Text  string
+	Style Style
+}
+
+// Spans prints texts in their styles, or plainly where there is no colour. The
+// texts are made safe all the same: no escape but ours reaches the terminal.
+func (o *Output) Spans(spans ...Span) error {
+	if o.Err != nil {
+		return o.Err
+	}
+	var b bytes.Buffer
+	safe := NewSafeWriter(&b)
+	for _, s := range spans {
+		styled := o.Colour && s.Style != "" && s.Text != ""
+		if styled {
+			b.WriteString("\x1b[" + string(s.Style) + "m")
+		}
+		_, _ = safe.Write([]byte(o.Redacted(s.Text)))
+		if styled {
+			b.WriteString("\x1b[0m")
+		}
+	}
+	_, o.Err = o.Raw.Write(b.Bytes())
+	return o.Err
+}
+
+// Flush returns the error of what was printed so far. Of a file it asks the
+// system to write it out: a full disk can tell as late as that.
+func (o *Output) Flush() error {
+	if o.Err != nil {
+		return fmt.Errorf("write standard output: %w", o.Err)
+	}
+	if f, ok := o.Raw.(interface{ Sync() error }); ok {
+		err := f.Sync()
+		// What is no file says that it can't.
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO) {
+			o.Err = err
+			return fmt.Errorf("write standard output: %w", err)
+		}
+	}
+	return nil
+}
+
+// Discards reports whether nobody gets what is printed. A standard output that was
+// closed is /dev/null as well: Go's runtime opens that in its place, and each
+// write succeeds.
+func (o *Output) Discards() bool {
+	f, ok := o.Raw.(*os.File)
+	if !ok {
+		return false
+	}
+	is, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	null, err := os.Stat(os.DevNull)
+	return err == nil && os.SameFile(is, null)
+}
+
+// NewOutput returns an Output that writes to w.
+func NewOutput(w io.Writer) *Output {
+	o := &Output{Raw: w}
+	o.Text, o.JSON = NewSafeWriter(w), NewSafeJSONWriter(w)
+	return o
+}
+
+// Write prints text for people, made safe for a terminal.
+func (o *Output) Write(p []byte) (int, error) {
+	if o.Err != nil {
+		return 0, o.Err
+	}
+	n, err := o.Text.Write(p)
+	o.Err = err
+	return n, err
+}
+
+// Printf prints a line, or several, of text for people.
+func (o *Output) Printf(format string, args ...any) {
+	_, _ = io.WriteString(o, o.Redacted(fmt.Sprintf(format, args...))+"\n")
+}
+
+// Document prints v as one indented JSON document.
+func (o *Output) Document(v any) error {
+	return o.encode(v, "  ")
+}
+
+// Record prints v as JSON on one line, in one write.
+func (o *Output) Record(v any) error {
+	return o.encode(v, "")
+}
+
+func (o *Output) encode(v any, indent string) error {
+	if o.Err != nil {
+		return o.Err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	err := enc.Encode(v)
+	if err == nil {
+		doc := b.Bytes()
+		if !o.Revealed {
+			doc = redact.Document(doc)
+		}
+		_, err = o.JSON.Write(doc)
+	}
+	if err != nil {
+		o.Err = err
+		return fmt.Errorf("print JSON: %w", err)
+	}
+	return nil
+}
