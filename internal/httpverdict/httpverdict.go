@@ -64,21 +64,31 @@ type Row struct {
 // and Upstash's QStash, which call a job's own endpoint, try whatever is not 2xx.
 // Azure Event Grid gives up at 400, 401, 403 and 413.
 var rows = []Row{
-	{First: 200, Last: 299, Name: "2xx", Endpoint: Done, Dependency: None,
-		Why: "A dependency's success is no error. The handler goes on."},
+	{
+		First: 200, Last: 299, Name: "2xx", Endpoint: Done, Dependency: None,
+		Why: "A dependency's success is no error. The handler goes on.",
+	},
 	{First: 400, Last: 400, Name: "400", Endpoint: InvalidArguments, Dependency: Permanent, Why: whyArguments},
 	{First: 422, Last: 422, Name: "422", Endpoint: InvalidArguments, Dependency: Permanent, Why: whyArguments},
 	{First: 401, Last: 401, Name: "401", Endpoint: Retry, Dependency: Retry, Misconfigured: true},
 	{First: 407, Last: 407, Name: "407", Endpoint: Retry, Dependency: Retry, Misconfigured: true},
 	{First: 421, Last: 421, Name: "421", Endpoint: Retry, Dependency: Retry, Misconfigured: true},
-	{First: 403, Last: 403, Name: "403", Endpoint: Retry, Dependency: Permanent, Misconfigured: true,
-		Why: "A gateway or a secret in front of the endpoint is set wrongly, and the operator mends it. A dependency says that this caller may not do this."},
-	{First: 404, Last: 404, Name: "404", Endpoint: Retry, Dependency: Permanent, Misconfigured: true,
-		Why: "The endpoint isn't deployed yet, or its URL is wrong, and the operator mends it. A dependency says that what the job names doesn't exist."},
-	{First: 409, Last: 409, Name: "409", Endpoint: Permanent, Dependency: Retry,
-		Why: "The endpoint says that this job conflicts with what is there; if it wants another attempt it answers 425, 429 or 503. In a dependency, another request was changing the same thing at that moment."},
-	{First: 423, Last: 423, Name: "423", Endpoint: Permanent, Dependency: Retry,
-		Why: "As 409. In a dependency, a lock is released at some time."},
+	{
+		First: 403, Last: 403, Name: "403", Endpoint: Retry, Dependency: Permanent, Misconfigured: true,
+		Why: "A gateway or a secret in front of the endpoint is set wrongly, and the operator mends it. A dependency says that this caller may not do this.",
+	},
+	{
+		First: 404, Last: 404, Name: "404", Endpoint: Retry, Dependency: Permanent, Misconfigured: true,
+		Why: "The endpoint isn't deployed yet, or its URL is wrong, and the operator mends it. A dependency says that what the job names doesn't exist.",
+	},
+	{
+		First: 409, Last: 409, Name: "409", Endpoint: Permanent, Dependency: Retry,
+		Why: "The endpoint says that this job conflicts with what is there; if it wants another attempt it answers 425, 429 or 503. In a dependency, another request was changing the same thing at that moment.",
+	},
+	{
+		First: 423, Last: 423, Name: "423", Endpoint: Permanent, Dependency: Retry,
+		Why: "As 409. In a dependency, a lock is released at some time.",
+	},
 	{First: 501, Last: 501, Name: "501", Endpoint: Retry, Dependency: Permanent, Why: whyUnable},
 	{First: 505, Last: 505, Name: "505", Endpoint: Retry, Dependency: Permanent, Why: whyUnable},
 	{First: 429, Last: 429, Name: "429", Endpoint: Retry, Dependency: Retry, Paused: true},
@@ -87,12 +97,18 @@ var rows = []Row{
 	{First: 425, Last: 425, Name: "425", Endpoint: Retry, Dependency: Retry},
 	{First: 500, Last: 599, Name: "other 5xx", Endpoint: Retry, Dependency: Retry},
 	{First: 400, Last: 499, Name: "other 4xx", Endpoint: Permanent, Dependency: Permanent},
-	{First: 300, Last: 399, Name: "3xx", Endpoint: Permanent, Dependency: None,
-		Why: "The worker follows no redirect. A client that was told not to follow one has no error."},
-	{First: 600, Last: 999, Name: "600 and above", Endpoint: Retry, Dependency: None,
-		Why: "HTTP has no such status: the endpoint is broken. In an error of a client the number means something else."},
-	{First: 0, Last: 199, Name: "below 200", Endpoint: Permanent, Dependency: None,
-		Why: "The endpoint wants another protocol (101). In an error of a client the number means something else."},
+	{
+		First: 300, Last: 399, Name: "3xx", Endpoint: Permanent, Dependency: None,
+		Why: "The worker follows no redirect. A client that was told not to follow one has no error.",
+	},
+	{
+		First: 600, Last: 999, Name: "600 and above", Endpoint: Retry, Dependency: None,
+		Why: "HTTP has no such status: the endpoint is broken. In an error of a client the number means something else.",
+	},
+	{
+		First: 0, Last: 199, Name: "below 200", Endpoint: Permanent, Dependency: None,
+		Why: "The endpoint wants another protocol (101). In an error of a client the number means something else.",
+	},
 }
 
 const (
