@@ -15,6 +15,7 @@ import (
 	"soniq/deadletter"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
+	"soniq/internal/handler"
 	"soniq/internal/webhook"
 )
 
@@ -40,9 +41,9 @@ func (s *hookSpec) target() string {
 // The variables that declare hooks without a file, and the names that these
 // get.
 const (
-	slackVariable  = "SONIQ_SLACK_WEBHOOK_URL"
-	urlVariable    = "SONIQ_WEBHOOK_URL"
-	secretVariable = "SONIQ_WEBHOOK_SECRET"
+	slackVariable  = handler.SlackVariable
+	urlVariable    = handler.WebhookVariable
+	secretVariable = handler.WebhookSecretVariable
 	allowVariable  = "SONIQ_HOOKS_ALLOW"
 	slackName      = "env-slack"
 	webhookName    = "env-webhook"

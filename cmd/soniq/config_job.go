@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"math"
 	"net/http"
 	"os"
@@ -13,10 +12,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"soniq/engine"
+	"soniq/internal/handler"
 )
-
-// ownEnvironment are the variables that every command gets.
-var ownEnvironment = []string{"SONIQ_JOB_ID", "SONIQ_JOB_NAME", "SONIQ_QUEUE", "SONIQ_ATTEMPT", "SONIQ_MAX_ATTEMPTS"}
 
 // job reads one entry of 'jobs'.
 func (r *configReader) job(entry configEntry) handlerSpec {
@@ -33,7 +30,7 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 	meant := r.fields(entry.value, entry.key+": ", map[string]func(*yaml.Node){
 		"exec": func(n *yaml.Node) {
 			isExec = true
-			spec.exec = r.text(n, at("exec"))
+			spec.Exec.Command = r.text(n, at("exec"))
 		},
 		"http": func(n *yaml.Node) {
 			isHTTP = true
@@ -41,23 +38,23 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 		},
 		"headers": func(n *yaml.Node) {
 			httpOnly["headers"] = n
-			spec.http.Headers = r.headers(n, at("headers"))
+			spec.HTTP.Headers = r.headers(n, at("headers"))
 		},
 		"secret": func(n *yaml.Node) {
 			httpOnly["secret"] = n
-			spec.http.Secret = r.secret(n, at("secret"))
+			spec.HTTP.Secret = r.secret(n, at("secret"))
 		},
 		"permanent_exit_codes": func(n *yaml.Node) {
 			execOnly["permanent_exit_codes"] = n
-			spec.permanentCodes = r.exitCodes(n, at("permanent_exit_codes"))
+			spec.Exec.PermanentCodes = r.exitCodes(n, at("permanent_exit_codes"))
 		},
 		"env": func(n *yaml.Node) {
 			execOnly["env"] = n
-			spec.env = r.environment(n, at("env"))
+			spec.Exec.Env = r.environment(n, at("env"))
 		},
 		"dir": func(n *yaml.Node) {
 			execOnly["dir"] = n
-			spec.dir = r.folder(n, at("dir"))
+			spec.Exec.Dir = r.folder(n, at("dir"))
 		},
 		"queue": func(n *yaml.Node) {
 			spec.queue = r.text(n, at("queue"))
@@ -88,7 +85,7 @@ func (r *configReader) job(entry configEntry) handlerSpec {
 	}
 	if isHTTP && len(r.mistakes) == before {
 		// What is only wrong together, such as two kinds of authorization.
-		if err := checkEndpoint(spec.http); err != nil {
+		if err := spec.HTTP.Check(); err != nil {
 			r.wrong(entry.keyNode, "%s: %s", entry.key, err)
 		}
 	}
@@ -110,12 +107,11 @@ func (r *configReader) url(n *yaml.Node, where string, spec *handlerSpec) {
 	if value == "" {
 		return
 	}
-	spec.http.URL = value
-	spec.shownURL = showURL(value)
+	spec.HTTP.URL = value
 	if text := resolve(n).Value; strings.HasPrefix(text, referencePrefix) {
-		spec.shownURL, spec.http.PathIsSecret = text, true
+		spec.HTTP.Reference = text
 	}
-	if err := checkEndpoint(httpSpec{URL: value}); err != nil {
+	if err := (handler.HTTP{URL: value}).Check(); err != nil {
 		r.wrong(n, "%s: %s", where, err)
 	}
 }
@@ -126,7 +122,7 @@ func (r *configReader) secret(n *yaml.Node, where string) string {
 	if value == "" {
 		return ""
 	}
-	if err := checkEndpoint(httpSpec{URL: someURL, Secret: value}); err != nil {
+	if err := (handler.HTTP{URL: someURL, Secret: value}).Check(); err != nil {
 		r.wrong(n, "%s: %s", where, err)
 	}
 	return value
@@ -146,7 +142,7 @@ func (r *configReader) headers(n *yaml.Node, where string) map[string]string {
 		}
 		r.sends(entry.value)
 		value := r.resolveReference(entry.value, where+": "+entry.key)
-		if err := checkEndpoint(httpSpec{URL: someURL, Headers: map[string]string{entry.key: value}}); err != nil {
+		if err := (handler.HTTP{URL: someURL, Headers: map[string]string{entry.key: value}}).Check(); err != nil {
 			r.wrong(entry.value, "%s: %s", where, err)
 		}
 		headers[entry.key] = value
@@ -158,16 +154,6 @@ func (r *configReader) headers(n *yaml.Node, where string) map[string]string {
 // a mistake gets the line it stands in.
 const someURL = "http://localhost/"
 
-// checkEndpoint has the handler itself judge an endpoint.
-func checkEndpoint(spec httpSpec) error {
-	h, err := newHTTPHandler(spec, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	h.close()
-	return nil
-}
-
 // exitCodes reads the exit codes that no retry can mend.
 func (r *configReader) exitCodes(n *yaml.Node, where string) (codes []int) {
 	for _, item := range r.items(n, where) {
@@ -178,9 +164,9 @@ func (r *configReader) exitCodes(n *yaml.Node, where string) (codes []int) {
 			r.wrong(item, "%s: 0 means done", where)
 		case code < 0 || code > 255:
 			r.wrong(item, "%s: %d is no exit code: they are from 1 to 255", where, code)
-		case code == statusInvalidArguments:
+		case code == handler.StatusInvalidArguments:
 			r.wrong(item, "%s: %d means invalid arguments already", where, code)
-		case code == statusNotFound || code == statusNotExecutable:
+		case code == handler.StatusNotFound || code == handler.StatusNotExecutable:
 			r.wrong(item, "%s: %d is the shell's own for a command that it can't run: a broken deployment must not bury jobs", where, code)
 		case slices.Contains(codes, code):
 			r.wrong(item, "%s: %d stands there twice", where, code)
@@ -199,7 +185,7 @@ func (r *configReader) environment(n *yaml.Node, where string) (env []string) {
 			r.wrong(entry.keyNode, "%s: %q can't be the name of a variable", where, entry.key)
 			continue
 		}
-		if slices.Contains(ownEnvironment, entry.key) {
+		if slices.Contains(handler.JobVariables(), entry.key) {
 			r.wrong(entry.keyNode, "%s is set by the worker", at)
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/cli/app"
+	"soniq/internal/handler"
 	"soniq/internal/input"
 )
 
@@ -103,8 +104,8 @@ jobs:
     http: ftp://u:hunter2@h/         # http: http: the URL must begin with http:// or https://, not ftp://
     secret: env:NO_SUCH_SECRET       # http: secret: the environment has no NO_SUCH_SECRET, or it is empty
     headers:
-      "not a name": hunter2          # http: headers: header "not a name": is not a header's name: letters, digits and - are
-      Content-Length: "3"            # http: headers: header "Content-Length": is set by soniq and can't be changed
+      "not a name": hunter2          # http: headers: header "not a name": not a header name; use letters, digits and '-'
+      Content-Length: "3"            # http: headers: header "Content-Length": set by soniq, and can't be changed
       X-One: a
       x-one: b                       # http: headers: "x-one" stands in line 52 already
       X-Two: 3                       # http: headers: X-Two must be text, not a number; put it in quotes
@@ -120,7 +121,7 @@ jobs:
   scalar:
     exec: a
     retry: 5s                        # scalar: retry must be a list such as [1s, 10s, 1m], or {base: 1s, max: 1h, jitter: true}
-  both-auths:                        # both-auths: header "Authorization": the URL has a user name, which becomes that header too; give one of them
+  both-auths:                        # both-auths: header "Authorization": the URL has a user name, which becomes this header; remove one of the two
     http: http://u:hunter2@h/
     headers: {Authorization: hunter2}
   "": {exec: a}                      # a job's name must not be empty
@@ -269,41 +270,33 @@ jobs:
 		shutdownTimeout: new(90 * time.Second), unknownGrace: new(500 * time.Millisecond),
 		jobs: []handlerSpec{
 			{
-				name: "a", line: 10, exec: "./run --x", permanentCodes: []int{3, 255}, env: []string{"PORT=8080", "FLAG=on", "SECRET=" + testSecret},
-				dir: filepath.Dir(path), queue: "q", timeout: new(90 * time.Minute), maxAttempts: new(5), retry: engine.Delays{0, time.Minute}, concurrency: new(2),
+				name: "a", line: 10, queue: "q", timeout: new(90 * time.Minute), maxAttempts: new(5),
+				retry: engine.Delays{0, time.Minute}, concurrency: new(2),
+				Spec: handler.Spec{Exec: handler.Exec{
+					Command: "./run --x", PermanentCodes: []int{3, 255}, Dir: filepath.Dir(path),
+					Env: []string{"PORT=8080", "FLAG=on", "SECRET=" + testSecret},
+				}},
 			},
 			{
-				name: "b", line: 20, shownURL: "env:URL", timeout: new(time.Duration(0)),
-				http:  httpSpec{URL: env["URL"], PathIsSecret: true, Secret: testSecret, Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret}},
-				retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
+				name: "b", line: 20, timeout: new(time.Duration(0)), retry: engine.Exponential{Base: 2 * time.Second, Max: time.Minute, NoJitter: true},
+				Spec: handler.Spec{HTTP: handler.HTTP{
+					URL: env["URL"], Reference: "env:URL", Secret: testSecret,
+					Headers: map[string]string{"Accept": "application/json", "Authorization": testSecret},
+				}},
 			},
-			{name: "c", line: 26, exec: "x", retry: engine.Delays{0, time.Minute}},
+			{name: "c", line: 26, Spec: handler.Spec{Exec: handler.Exec{Command: "x"}}, retry: engine.Delays{0, time.Minute}},
 		},
+		requestSecrets: []string{"URL", "SECRET", "SECRET"},
 	}
-	if got, want := dump(file), dump(want); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
-}
-
-// dump is v with what its pointers lead to.
-func dump(file *workerFile) string {
-	var b strings.Builder
-	at := func(d *time.Duration) string {
-		if d == nil {
-			return "-"
+	for i := range max(len(file.jobs), len(want.jobs)) {
+		if i >= len(file.jobs) || i >= len(want.jobs) || !reflect.DeepEqual(file.jobs[i], want.jobs[i]) {
+			t.Errorf("job %d: got %#v, want %#v", i, file.jobs, want.jobs)
 		}
-		return d.String()
 	}
-	fmt.Fprintln(&b, file.path, file.queues, *file.concurrency, file.perQueue, at(file.timeout), at(file.resultTTL), at(file.shutdownTimeout), at(file.unknownGrace))
-	for _, s := range file.jobs {
-		timeout, attempts, concurrency := at(s.timeout), 0, 0
-		if s.maxAttempts != nil {
-			attempts, concurrency = *s.maxAttempts, *s.concurrency
-		}
-		s.timeout, s.maxAttempts, s.concurrency = nil, nil, nil
-		fmt.Fprintf(&b, "%+v %s %d %d\n", s, timeout, attempts, concurrency)
+	file.jobs, want.jobs = nil, nil
+	if !reflect.DeepEqual(file, want) {
+		t.Errorf("got\n%#v\nwant\n%#v", file, want)
 	}
-	return b.String()
 }
 
 func TestClosest(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 const examplesDir = "../../docs/examples"
@@ -54,7 +55,7 @@ func TestExamples_eachVerdict(t *testing.T) {
 	installed := map[string]bool{}
 	for _, j := range jobs {
 		if _, known := installed[j.interpreter]; !known {
-			installed[j.interpreter] = isInstalled(t, j.interpreter)
+			installed[j.interpreter] = testkit.Installed(t, j.interpreter)
 		}
 	}
 	worker := s.start("worker", "--config", filepath.Join(examplesDir, "soniq.yaml"))
@@ -75,22 +76,6 @@ func TestExamples_eachVerdict(t *testing.T) {
 	}
 }
 
-func isInstalled(t *testing.T, interpreter string) bool {
-	t.Helper()
-	err := exec.Command(interpreter, "-c", "").Run()
-	if interpreter == "node" {
-		err = exec.Command(interpreter, "--version").Run()
-	}
-	if err == nil {
-		return true
-	}
-	if os.Getenv("SONIQ_TEST_EXAMPLES") == "must" {
-		t.Errorf("%s is not installed, and SONIQ_TEST_EXAMPLES=must: %v", interpreter, err)
-	}
-	t.Logf("%s is not installed: its example was not run", interpreter)
-	return false
-}
-
 func (j *exampleJob) check(t *testing.T, env map[string]string, id string) {
 	t.Helper()
 	r := (&shell{t: t, env: env}).run("job", id, "--wait", "--json")
@@ -100,7 +85,7 @@ func (j *exampleJob) check(t *testing.T, env map[string]string, id string) {
 			got.Status, got.DeadLetterReason, got.Attempts, j.status, j.reason, j.attempts, got.LastError)
 	}
 	wantIn(t, "the error", got.LastError, j.error)
-	if j.result != "" && !sameJSON(t, got.Result, j.result) {
+	if j.result != "" && !testkit.SameJSON(t, got.Result, j.result) {
 		t.Errorf("result %s, want %s", got.Result, j.result)
 	}
 	want := app.ExitDone

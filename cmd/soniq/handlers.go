@@ -3,10 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"log/slog"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +11,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
-	"soniq/internal/command"
+	"soniq/internal/handler"
 )
 
 // maxConcurrency is the engine's bound.
@@ -27,16 +24,7 @@ type handlerSpec struct {
 	// line is where it stands in the configuration file; 0 for a flag.
 	line int
 
-	exec           string
-	permanentCodes []int
-	env            []string // NAME=value
-	dir            string
-	// withheld are variables that the command does not inherit.
-	withheld []string
-
-	http httpSpec
-	// shownURL is the endpoint without what may be secret in it.
-	shownURL string
+	handler.Spec
 
 	queue       string
 	timeout     *time.Duration // 0 is none, nil is the worker's
@@ -127,7 +115,7 @@ func (f *handlerFlags) load(a *app.App, use configUse) (*workerFile, error) {
 		}
 	}
 	for i := range file.jobs {
-		file.jobs[i].withheld = file.requestSecrets
+		file.jobs[i].Exec.Withheld = file.requestSecrets
 	}
 	if len(file.jobs) == 0 {
 		if file.path != "" {
@@ -153,7 +141,7 @@ func (f *handlerFlags) path() (path string, optional bool) {
 // URL, which may hold a password.
 func parseHandle(text string) (handlerSpec, error) {
 	const form = "NAME=exec:COMMAND or NAME=https://..."
-	name, handler, ok := strings.Cut(text, "=")
+	name, runs, ok := strings.Cut(text, "=")
 	name = strings.TrimSpace(name)
 	switch {
 	case strings.Contains(name, "://"):
@@ -166,91 +154,36 @@ func parseHandle(text string) (handlerSpec, error) {
 		return handlerSpec{}, app.Usagef("--handle must not contain a NUL byte")
 	}
 	spec := handlerSpec{name: name}
-	scheme, rest, _ := strings.Cut(handler, ":")
+	scheme, rest, _ := strings.Cut(runs, ":")
 	switch strings.ToLower(scheme) {
 	case "exec":
 		if strings.TrimSpace(rest) == "" {
 			return spec, app.Usagef("--handle must be %s: %q has no command", form, name)
 		}
-		spec.exec = rest
+		spec.Exec.Command = rest
 	case "http", "https":
-		if err := checkEndpoint(httpSpec{URL: handler}); err != nil {
+		spec.HTTP.URL = runs
+		if err := spec.HTTP.Check(); err != nil {
 			return spec, app.Usagef("--handle %s: %w", name, err)
 		}
-		spec.http.URL, spec.shownURL = handler, showURL(handler)
 	default:
 		return spec, app.Usagef("--handle must be %s: after %q comes %q, not exec:, http:// or https://", form, name+"=", scheme)
 	}
 	return spec, nil
 }
 
-// showURL leaves out what may be secret in an endpoint: the user name, the
-// password and the query.
-func showURL(endpoint string) string {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return "(not a URL)"
-	}
-	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
-	if u.RawQuery != "" {
-		return shown.String() + "?..."
-	}
-	return shown.String()
-}
-
-// kind is how the handler is called in a list.
-func (s *handlerSpec) kind() string {
-	if s.exec != "" {
-		return "exec"
-	}
-	return "http"
-}
-
-// target is what runs, fit to be shown.
-func (s *handlerSpec) target() string {
-	if s.exec != "" {
-		return s.exec
-	}
-	return s.shownURL
-}
-
-// taps get a copy of what commands print; nil gets none.
-type taps struct{ stdout, stderr io.Writer }
-
-// register makes handlers of the specs. What they hold is given back when the
+// register makes handlers of the jobs. What they hold is given back when the
 // command ends.
-func register(a *app.App, specs []handlerSpec, log *slog.Logger, tap taps) (*engine.Registry, error) {
+func register(a *app.App, jobs []handlerSpec, config handler.Config) (*engine.Registry, error) {
 	registry := engine.NewRegistry()
-	var guard *command.Warden
-	for _, spec := range specs {
-		if spec.exec == "" {
-			handler, err := newHTTPHandler(spec.http, log)
-			if err != nil {
-				return nil, app.Usagef("%s: %w", spec.name, err)
-			}
-			a.AtExit(func() error { handler.close(); return nil })
-			engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
-			continue
+	set := handler.NewSet(config)
+	a.AtExit(set.Close)
+	for _, job := range jobs {
+		run, err := set.Handler(job.Spec)
+		if err != nil {
+			return nil, app.Usagef("%s: %w", job.name, err)
 		}
-		if guard == nil {
-			var err error
-			if guard, err = command.NewWarden(); err != nil {
-				return nil, err
-			}
-			a.AtExit(guard.Close)
-		}
-		handler := &execHandler{
-			command:        spec.exec,
-			env:            spec.env,
-			withheld:       spec.withheld,
-			dir:            spec.dir,
-			permanentCodes: spec.permanentCodes,
-			warden:         guard,
-			grace:          killGrace,
-			log:            log,
-			tap:            tap,
-		}
-		engine.HandleRaw(registry, spec.name, handler.run, spec.options()...)
+		engine.HandleRaw(registry, job.name, run, job.options()...)
 	}
 	if err := registry.Err(); err != nil {
 		return nil, app.Usagef("%w", err)

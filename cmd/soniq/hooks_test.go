@@ -19,6 +19,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // hookServer passes on the bodies that it gets, and answers 'ok'.
@@ -231,7 +232,7 @@ func TestHooks_exec_isAskedFor_andDiesWithItsDispatcher(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = first.Wait()
-	wantGone(t, pids)
+	testkit.ProcessesEnd(t, pids)
 }
 
 func TestHooks_fiveProcesses_deliverEachOnce(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // readmeBlock returns the README's first code block in that language, after
@@ -37,7 +38,7 @@ func readmeBlock(t *testing.T, heading, language string) string {
 // its own.
 func TestReadme_aJobInPython_asWritten(t *testing.T) {
 	t.Parallel()
-	if !isInstalled(t, "python3") {
+	if !testkit.Installed(t, "python3") {
 		return
 	}
 	const heading = "A job in Python, in five minutes"

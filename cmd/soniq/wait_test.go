@@ -14,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 	"soniq/notify"
 )
 
@@ -37,7 +38,7 @@ func TestWait_theOutcomeIsTheExitCode(t *testing.T) {
 	s := newShell(t, url)
 
 	r := s.ok("enqueue", "echo", "--args", `{"a": [1, "é"]}`, "--wait")
-	if !sameJSON(t, []byte(r.out), `{"a": [1, "é"]}`) {
+	if !testkit.SameJSON(t, []byte(r.out), `{"a": [1, "é"]}`) {
 		t.Errorf("result: %q", r.out)
 	}
 	wantIn(t, "stderr", r.err, "job ")

@@ -15,7 +15,7 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
-	"soniq/internal/command"
+	"soniq/internal/handler"
 	"soniq/internal/unit"
 )
 
@@ -125,7 +125,7 @@ func (c *workerRunCmd) loadHooks(a *app.App, s *served) (err error) {
 	// What is lent to hooks is not for commands.
 	for i := range s.file.jobs {
 		job := &s.file.jobs[i]
-		job.withheld = append(slices.Clip(job.withheld), s.hooks.Env...)
+		job.Exec.Withheld = append(slices.Clip(job.Exec.Withheld), s.hooks.Env...)
 	}
 	return s.file.addEnvironmentHooks(a.Getenv, c.networks(a))
 }
@@ -165,7 +165,7 @@ func (c *workerRunCmd) Run(a *app.App) error {
 		func() { a.Exit(app.ExitFailed) },
 	)()
 
-	registry, err := register(a, s.file.jobs, a.Log, taps{})
+	registry, err := register(a, s.file.jobs, handler.Config{Logger: a.Log})
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (c *workerRunCmd) Run(a *app.App) error {
 	started <- worker
 	for i := range s.file.jobs {
 		spec := &s.file.jobs[i]
-		a.Log.Info("serving", "name", spec.name, spec.kind(), spec.target(), "from", s.file.origin(spec))
+		a.Log.Info("serving", "name", spec.name, spec.Kind(), spec.Target(), "from", s.file.origin(spec))
 	}
 	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
 	// not end the jobs: the write fails, and the work goes on.
@@ -208,7 +208,7 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		Retention: file.retention,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
-		CancelGrace: killGrace + 2*command.PipeGrace,
+		CancelGrace: handler.CancelGrace,
 	}
 	for _, q := range c.Queues {
 		if q == "" {

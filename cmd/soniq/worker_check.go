@@ -78,7 +78,7 @@ func (s *served) check(a *app.App) error {
 	}}
 	for i := range s.file.jobs {
 		job := s.job(&s.file.jobs[i])
-		t.Add(job.Name, s.file.jobs[i].kind()+" "+s.file.jobs[i].target(), cmp.Or(job.Queue, "-"), job.Timeout,
+		t.Add(job.Name, fmt.Sprint(s.file.jobs[i].Spec), cmp.Or(job.Queue, "-"), job.Timeout,
 			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
 	}
 	if err := t.Write(a.Out, a.TableWidth()); err != nil {
@@ -117,15 +117,18 @@ func (s *served) describe() checkedConfig {
 
 func (s *served) job(spec *handlerSpec) checkedJob {
 	job := checkedJob{
-		Name: spec.name, Exec: spec.exec, HTTP: spec.shownURL, Signed: spec.http.Secret != "",
-		Dir: spec.dir, PermanentExitCodes: spec.permanentCodes, Queue: spec.queue,
+		Name: spec.name, Exec: spec.Exec.Command, Signed: spec.HTTP.Secret != "",
+		Dir: spec.Exec.Dir, PermanentExitCodes: spec.Exec.PermanentCodes, Queue: spec.queue,
 		Timeout: s.timeout(spec), Retry: retryText(spec.retry),
 	}
-	for name := range spec.http.Headers {
+	if job.Exec == "" {
+		job.HTTP = spec.HTTP.Target()
+	}
+	for name := range spec.HTTP.Headers {
 		job.Headers = append(job.Headers, name)
 	}
 	slices.Sort(job.Headers)
-	for _, variable := range spec.env {
+	for _, variable := range spec.Exec.Env {
 		name, _, _ := strings.Cut(variable, "=")
 		job.Env = append(job.Env, name)
 	}

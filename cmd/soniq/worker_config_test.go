@@ -19,6 +19,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // A whole life of soniq.yaml: the worker is started in its folder without a
@@ -84,7 +85,7 @@ jobs:
 			job = decode[engine.Job](t, s.ok("job", id, "--json").out)
 			return job.Status == test.status && (test.status != engine.StatusQueued || job.LastError != "")
 		})
-		if job.DeadLetterReason != test.reason || !sameJSON(t, job.Result, test.result) {
+		if job.DeadLetterReason != test.reason || !testkit.SameJSON(t, job.Result, test.result) {
 			t.Errorf("%s: %+v", test.name, job)
 		}
 		if test.name == "tried-twice" && job.Attempts != 2 {
@@ -291,7 +292,7 @@ func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {
 		t.Errorf("exit %d", code)
 	}
 	wantIn(t, "stderr", running.err.String(), "soniq: interrupted")
-	wantGone(t, pids)
+	testkit.ProcessesEnd(t, pids)
 }
 
 // What the documents tell people to write works.

@@ -13,6 +13,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/command"
+	"soniq/internal/handler"
 	"soniq/internal/suggest"
 )
 
@@ -61,9 +62,9 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	stdout := &command.Head{Limit: maxStdout}
+	stdout := &command.Head{Limit: handler.MaxResult}
 	stderr := &terminal.LiveText{To: a.Notes}
-	registry, err := register(a, s.file.jobs[i:i+1], a.Log, taps{stdout: stdout, stderr: stderr})
+	registry, err := register(a, s.file.jobs[i:i+1], handler.Config{Logger: a.Log, Stdout: stdout, Stderr: stderr})
 	if err != nil {
 		return err
 	}
@@ -135,7 +136,7 @@ func tell(a *app.App, spec *handlerSpec, o engine.Outcome, stdout *command.Head)
 // why is the error in a line. What a command wrote to standard error has been
 // seen already, so its exit code is enough.
 func why(spec *handlerSpec, o engine.Outcome) string {
-	if spec.exec != "" && o.Verdict.Code != "" {
+	if spec.Exec.Command != "" && o.Verdict.Code != "" {
 		return o.Verdict.Code
 	}
 	return terminal.OneLine(o.Verdict.Message)

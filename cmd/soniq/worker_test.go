@@ -14,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // workerProcess is a worker in a process of its own with one job under way,
@@ -61,7 +62,7 @@ func TestWorker_killed_itsCommandsDieWithIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = w.Wait()
-	wantGone(t, w.pids)
+	testkit.ProcessesEnd(t, w.pids)
 }
 
 func TestWorker_firstSignal_letsJobsEnd(t *testing.T) {
@@ -85,10 +86,10 @@ func TestWorker_firstSignal_letsJobsEnd(t *testing.T) {
 	if err := w.Wait(); err != nil {
 		t.Errorf("%v: %s", err, w.err.String())
 	}
-	if job := w.status(t); job.Status != engine.StatusDone || !sameJSON(t, job.Result, "[true]") {
+	if job := w.status(t); job.Status != engine.StatusDone || !testkit.SameJSON(t, job.Result, "[true]") {
 		t.Errorf("%+v", job)
 	}
-	wantGone(t, w.pids)
+	testkit.ProcessesEnd(t, w.pids)
 }
 
 func TestWorker_secondSignal_givesJobsBackUncharged(t *testing.T) {
@@ -102,7 +103,7 @@ func TestWorker_secondSignal_givesJobsBackUncharged(t *testing.T) {
 	if job := w.status(t); job.Status != engine.StatusQueued || job.Attempts != 0 {
 		t.Errorf("%+v", job)
 	}
-	wantGone(t, w.pids)
+	testkit.ProcessesEnd(t, w.pids)
 }
 
 func TestWorker_thirdSignal_exitsAtOnce(t *testing.T) {
@@ -117,7 +118,7 @@ func TestWorker_thirdSignal_exitsAtOnce(t *testing.T) {
 	if code := w.ProcessState.ExitCode(); code != app.ExitFailed {
 		t.Errorf("exit %d", code)
 	}
-	wantGone(t, w.pids)
+	testkit.ProcessesEnd(t, w.pids)
 }
 
 // The README's promise to people without Go: psql is enough to enqueue.

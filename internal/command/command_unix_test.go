@@ -9,14 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"soniq/internal/eventually"
+	"soniq/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,32 +32,6 @@ func newWarden(t *testing.T) *Warden {
 		}
 	})
 	return w
-}
-
-// ended reports whether a process is gone, or only waits for its parent to
-// notice.
-func ended(pid int) bool {
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return true
-	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	return err == nil && bytes.Contains(stat, []byte(") Z "))
-}
-
-// wantGone waits until the processes whose ids are in file have ended.
-func wantGone(t *testing.T, file string) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, field := range strings.Fields(string(data)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually.True(t, "process "+field+" to end", func() bool { return ended(pid) })
-	}
 }
 
 func TestWarden_run_inputOutputAndExitCode(t *testing.T) {
@@ -92,7 +65,7 @@ func TestWarden_close_killsWhatIsLeft(t *testing.T) {
 	if err := w.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually.True(t, "the warden's end", func() bool { return ended(w.cmd.Process.Pid) })
+	eventually.True(t, "the warden's end", func() bool { return testkit.Ended(w.cmd.Process.Pid) })
 	if err := w.Run(t.Context(), Command{Line: "true"}); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +78,7 @@ func TestWarden_close_killsWhatIsLeft(t *testing.T) {
 	if err := <-done; err == nil || err.Error() != "signal: killed" {
 		t.Errorf("error %v", err)
 	}
-	wantGone(t, pids)
+	testkit.ProcessesEnd(t, pids)
 	if err := w.start(); err != nil { // for the cleanup
 		t.Fatal(err)
 	}

@@ -1,10 +1,9 @@
-package main
+package handler
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // verdictRow is one row of the verdict table, and what must come of a job.
@@ -81,14 +81,14 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 		// It means a pause with 429 and 503 only.
 		"500-seconds": dead(deadletter.MaxRetriesExceeded, 1, answer(500, "", "Retry-After", "3600"), 500, "Internal Server Error"),
 
-		"huge":     dead(deadletter.PermanentFailure, 5, answer(200, strings.Repeat("x", httpMaxResult+1)), 200, "the work was done, but the response is longer than 1048576 bytes"),
+		"huge":     dead(deadletter.PermanentFailure, 5, answer(200, strings.Repeat("x", MaxResult+1)), 200, "the work was done, but the response is longer than 1048576 bytes"),
 		"upgrade":  dead(deadletter.PermanentFailure, 5, raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", true), 101, "Switching Protocols"),
 		"cut":      lost(raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":", false), "read response: unexpected EOF"),
 		"cut-500":  dead(deadletter.MaxRetriesExceeded, 1, raw("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf a sent", false), 500, "half a sent"),
 		"hung-up":  lost(raw("", false), "EOF"),
 		"not-http": lost(raw("220 mail.example.com ESMTP\r\n", false), "malformed HTTP"),
 		"refused": {
-			url: "http://" + closedAddress(t), status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded,
+			url: "http://" + testkit.ClosedAddress(t), status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded,
 			error: "POST http://127.0.0.1:", says: "connection refused",
 		},
 		"unknown-ca": {
@@ -118,16 +118,6 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 			status, http.StatusText(status)+"; redirects are not followed")
 	}
 	return rows
-}
-
-func closedAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }
 
 func tlsEndpoint(t *testing.T) string {
@@ -162,7 +152,7 @@ func TestHTTP_statusIsTheVerdict(t *testing.T) {
 		if row.timeout > 0 {
 			options = append(options, engine.Timeout(row.timeout))
 		}
-		engine.HandleRaw(registry, name, endpointHandler(t, httpSpec{URL: url}).run, options...)
+		engine.HandleRaw(registry, name, endpointHandler(t, HTTP{URL: url}).run, options...)
 		enqueued, err := client.Enqueue(t.Context(), name, map[string]int{"n": 1}, engine.MaxAttempts(max(row.attempts, 1)))
 		if err != nil {
 			t.Fatal(err)
@@ -186,12 +176,12 @@ func TestHTTP_statusIsTheVerdict(t *testing.T) {
 		if row.code != "" && o.Verdict.Code != row.code {
 			t.Errorf("%s: code %q, want %q", job.Name, o.Verdict.Code, row.code)
 		}
-		if !sameJSON(t, job.Result, row.result) {
+		if !testkit.SameJSON(t, job.Result, row.result) {
 			t.Errorf("%s: result %s, want %s", job.Name, job.Result, row.result)
 		}
 		if row.pause > 0 {
-			pause := time.Duration(count(t, pool, pauseSQL, job.ID)) * time.Second
-			if job.Attempts != 0 || pause > row.pause || pause < row.pause-deadline {
+			pause := time.Duration(testkit.Count(t, pool, pauseSQL, job.ID)) * time.Second
+			if job.Attempts != 0 || pause > row.pause || pause < row.pause-testkit.Deadline {
 				t.Errorf("%s: %d attempts charged, due in %s, want 0 and %s", job.Name, job.Attempts, pause, row.pause)
 			}
 		}
@@ -208,7 +198,7 @@ func (o outcomes) next(t *testing.T) engine.Outcome {
 	select {
 	case outcome := <-o:
 		return outcome
-	case <-time.After(deadline):
+	case <-time.After(testkit.Deadline):
 		t.Fatal("no outcome")
 		return engine.Outcome{}
 	}
@@ -248,7 +238,7 @@ func TestHTTP_pause_isNotCharged_andNeverAHotLoop(t *testing.T) {
 		answer(200, strconv.Quote(r.Header.Get("Soniq-Attempt")))(w, r)
 	})
 	registry := engine.NewRegistry()
-	engine.HandleRaw(registry, "j", endpointHandler(t, httpSpec{URL: server.URL}).run)
+	engine.HandleRaw(registry, "j", endpointHandler(t, HTTP{URL: server.URL}).run)
 	client, err := engine.NewClient(pool, engine.ClientConfig{})
 	if err != nil {
 		t.Fatal(err)

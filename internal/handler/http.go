@@ -1,4 +1,4 @@
-package main
+package handler
 
 import (
 	"bytes"
@@ -68,7 +68,7 @@ type httpHandler struct {
 
 // newHTTPHandler checks the whole spec; the error has one line for each
 // mistake, and nothing in it that the spec may keep secret.
-func newHTTPHandler(spec httpSpec, log *slog.Logger) (*httpHandler, error) {
+func newHTTPHandler(spec HTTP, log *slog.Logger) (*httpHandler, error) {
 	h := &httpHandler{
 		bodyGrace: httpBodyGrace,
 		now:       time.Now,

@@ -1,4 +1,4 @@
-package main
+package handler
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/testkit"
 )
 
 // The example of RFC 9421, appendix B.2.5, and that of RFC 9530 for the digest.
@@ -57,7 +59,7 @@ func signed(t *testing.T, secret string, at time.Time) signedRequest {
 			got.Headers[strings.ToLower(name)] = strings.Join(values, ", ")
 		}
 	})
-	h := endpointHandler(t, httpSpec{URL: server.URL, Secret: secret, Headers: map[string]string{
+	h := endpointHandler(t, HTTP{URL: server.URL, Secret: secret, Headers: map[string]string{
 		"X-Tenant": " acme ", "Authorization": "Bearer abc", "Cookie": "a=b", "X-Forwarded-Proto": "https", "X-Empty": "", "X-Name": "Zoë",
 	}})
 	h.now, h.nonce = func() time.Time { return at }, func() string { return "7ZQ2NKWBQDZ5RLOX3JAVHTUC4M" }
@@ -265,7 +267,7 @@ func TestHTTP_messageSignature_documentedVerification(t *testing.T) {
 	for _, language := range []string{"go", "python"} {
 		t.Run(language, func(t *testing.T) {
 			t.Parallel()
-			if language == "python" && !isInstalled(t, "python3") {
+			if language == "python" && !testkit.Installed(t, "python3") {
 				return
 			}
 			command := verifier(t, language)
@@ -292,12 +294,12 @@ func TestHTTP_messageSignature_documentedVerification(t *testing.T) {
 func TestHTTP_messageSignature_headersAreReserved(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"signature", "Signature-Input", "content-digest"} {
-		spec := httpSpec{URL: someURL, Headers: map[string]string{name: "x"}}
-		if err := checkEndpoint(spec); err != nil {
+		spec := HTTP{URL: "http://localhost/", Headers: map[string]string{name: "x"}}
+		if err := spec.Check(); err != nil {
 			t.Errorf("without a secret: %v", err)
 		}
 		spec.Secret = vectorSecret
-		if err := checkEndpoint(spec); err == nil || !strings.Contains(err.Error(), "is set by soniq") {
+		if err := spec.Check(); err == nil || !strings.Contains(err.Error(), "set by soniq") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

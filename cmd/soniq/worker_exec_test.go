@@ -1,27 +1,18 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"encoding/json"
-	"errors"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"github.com/google/uuid"
 
 	"soniq/deadletter"
 	"soniq/engine"
-	"soniq/internal/command"
+	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // The verdicts, with real processes, from enqueue to the row.
@@ -92,7 +83,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 		if job.DeadLetterReason != test.reason || !strings.Contains(job.LastError, test.error) || test.error == "" && job.LastError != "" {
 			t.Errorf("%s: reason %q, error %q", test.name, job.DeadLetterReason, job.LastError)
 		}
-		if !sameJSON(t, job.Result, test.result) {
+		if !testkit.SameJSON(t, job.Result, test.result) {
 			t.Errorf("%s: result %s, want %s", test.name, job.Result, test.result)
 		}
 		if test.code != "" {
@@ -101,7 +92,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 			}
 		}
 	}
-	wantGone(t, left)
+	testkit.ProcessesEnd(t, left)
 	s.signals <- syscall.SIGTERM
 	if code := running.wait(t); code != 0 {
 		t.Errorf("exit %d", code)
@@ -114,138 +105,6 @@ const settledSQL = `
 select
   (select count(*) from soniq_jobs where id = $1::uuid and (status = 'done' or last_error is not null))
   + (select count(*) from soniq_dead_letter_jobs where id = $1::uuid)`
-
-func sameJSON(t *testing.T, got json.RawMessage, want string) bool {
-	t.Helper()
-	if want == "" || got == nil {
-		return want == "" && got == nil
-	}
-	canonical := func(raw string) string {
-		v, err := json.Marshal(decode[any](t, raw))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(v)
-	}
-	return canonical(string(got)) == canonical(want)
-}
-
-// wantGone waits until the processes whose ids are in file have ended.
-func wantGone(t *testing.T, file string) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, field := range strings.Fields(string(data)) {
-		pid, err := strconv.Atoi(field)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually.True(t, "process "+field+" to end", func() bool { return ended(pid) })
-	}
-}
-
-// ended reports whether a process is gone, or only waits for its parent to
-// notice.
-func ended(pid int) bool {
-	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-		return true
-	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	return err == nil && bytes.Contains(stat, []byte(") Z "))
-}
-
-func newHandler(t *testing.T, line string) *execHandler {
-	t.Helper()
-	w, err := command.NewWarden()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &execHandler{command: line, warden: w, grace: 200 * time.Millisecond, log: slog.New(slog.DiscardHandler)}
-}
-
-func testJob() *engine.Job {
-	return &engine.Job{ID: uuid.Must(uuid.NewV7()), Name: "j", Args: json.RawMessage(`{}`), Attempts: 1, MaxAttempts: 1}
-}
-
-func TestExec_ignoresSIGTERM_isKilledWithItsChildren(t *testing.T) {
-	t.Parallel()
-	pids := filepath.Join(t.TempDir(), "pids")
-	h := newHandler(t, `trap '' TERM; sleep 300 & echo $! $$ > `+pids+`.new; mv `+pids+`.new `+pids+`; wait; wait; sleep 300`)
-	ctx, cancel := context.WithCancelCause(context.Background())
-	done := make(chan error, 1)
-	go func() {
-		_, err := h.run(ctx, testJob())
-		done <- err
-	}()
-	eventually.True(t, "the command", func() bool { _, err := os.Stat(pids); return err == nil })
-	cancel(engine.ErrShutdown)
-	if err := <-done; !errors.Is(err, engine.ErrShutdown) {
-		t.Errorf("error %v, want the cause", err)
-	}
-	wantGone(t, pids)
-}
-
-func TestExec_error_isTheEndOfStandardError(t *testing.T) {
-	t.Parallel()
-	h := newHandler(t, `i=0; while [ $i -lt 2000 ]; do echo "line $i" >&2; i=$((i+1)); done; exit 1`)
-	_, err := h.run(t.Context(), testJob())
-	if err == nil || len(err.Error()) > maxStderr+4 || !strings.HasPrefix(err.Error(), "...\nline ") || !strings.HasSuffix(err.Error(), "line 1999") {
-		t.Errorf("%d bytes: %.60s", len(err.Error()), err)
-	}
-}
-
-func TestExec_exitCodes_ofTheUsersOwn_arePermanent(t *testing.T) {
-	t.Parallel()
-	for status, permanent := range map[string]bool{"3": true, "4": false, "78": true, "255": true} {
-		h := newHandler(t, "echo said >&2; exit "+status)
-		h.permanentCodes = []int{3, 255}
-		_, err := h.run(t.Context(), testJob())
-		var marker interface{ Permanent() bool }
-		if err == nil || err.Error() != "said" || errors.As(err, &marker) != permanent {
-			t.Errorf("exit %s: %v, permanent is not %v", status, err, permanent)
-		}
-	}
-}
-
-func TestExec_environment_cannotHideTheJobsOwn(t *testing.T) {
-	t.Parallel()
-	h := newHandler(t, `printf '"%s %s"' "$ADDED" "$SONIQ_JOB_NAME"`)
-	h.env = []string{"ADDED=yes", "SONIQ_JOB_NAME=forged"}
-	result, err := h.run(t.Context(), testJob())
-	if raw, _ := result.(json.RawMessage); err != nil || string(raw) != `"yes j"` {
-		t.Errorf("%s, %v", result, err)
-	}
-}
-
-func TestExec_tooLongForAResult_isDoneWithoutOne(t *testing.T) {
-	t.Parallel()
-	h := newHandler(t, `printf '["'; head -c 2000000 /dev/zero | tr '\0' x; printf '"]'`)
-	result, err := h.run(t.Context(), testJob())
-	if result != nil || err != nil {
-		t.Errorf("%v, %v", result, err)
-	}
-}
-
-// What is sent to endpoints and hooks is not handed to commands, unless their
-// own env says so; the database is, for those that enqueue jobs.
-func TestExec_environment_hasNoSecretOfOthers(t *testing.T) {
-	t.Parallel()
-	got := commandEnvironment([]string{
-		"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=",
-		"SONIQ_SLACK_WEBHOOK_URL=e", "SONIQ_WEBHOOK_URL=f", "SONIQ_WEBHOOK_SECRET=g", "SONIQ_HOOK_ORDERS=h", "CRM_TOKEN=i=j", "CRM_TOKENS=k",
-	}, []string{"CRM_TOKEN"})
-	want := []string{"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=", "CRM_TOKENS=k"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-}
 
 func TestWorker_command_hasNoSecretOfTheFile(t *testing.T) {
 	t.Parallel()
@@ -266,8 +125,8 @@ hooks:
 		t.Fatal(err)
 	}
 	secrets := map[string]string{
-		"T_URL": "https://example.com/one", "T_HEADER": "two", "T_SECRET": vectorSecret,
-		"T_SLACK": "https://hooks.slack.com/services/three", "T_HOOK": vectorSecret, "T_HOOKHEADER": "four",
+		"T_URL": "https://example.com/one", "T_HEADER": "two", "T_SECRET": testSecret,
+		"T_SLACK": "https://hooks.slack.com/services/three", "T_HOOK": testSecret, "T_HOOKHEADER": "four",
 		"SONIQ_HOOK_X": "five",
 	}
 	for job, mayHave := range map[string]string{"show": "", "given": "OWN=two"} {
@@ -287,4 +146,22 @@ hooks:
 			}
 		}
 	}
+}
+
+// The network's error is all that an operator has of an endpoint that is away: it
+// is shown, though a port stands before it.
+func TestHTTP_networkError_isShown(t *testing.T) {
+	t.Parallel()
+	address := testkit.ClosedAddress(t)
+	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=http://"+address, "--args", "{}")
+	wantCode(t, r, app.ExitFailed)
+	wantIn(t, "verdict", r.err, "POST http://"+address+": dial tcp "+address+": connect: connection refused")
+}
+
+// The work is done, whatever number the answer has.
+func TestWorker_resultThatPostgreSQLCantHold_isDone(t *testing.T) {
+	t.Parallel()
+	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=exec:echo 1e999999999", "--args", "{}")
+	wantCode(t, r, app.ExitDone)
+	wantIn(t, "log", r.err, "it holds a number out of the range of numeric", "would be done")
 }

@@ -1,4 +1,4 @@
-package main
+package handler
 
 import (
 	"compress/gzip"
@@ -29,7 +29,7 @@ import (
 
 	"soniq"
 	"soniq/engine"
-	"soniq/internal/cli/app"
+	"soniq/internal/testkit"
 )
 
 // The secret of the published test vector.
@@ -61,7 +61,7 @@ func unstartedEndpoint(t *testing.T, handle http.HandlerFunc) *httptest.Server {
 	return s
 }
 
-func endpointHandler(t *testing.T, spec httpSpec) *httpHandler {
+func endpointHandler(t *testing.T, spec HTTP) *httpHandler {
 	t.Helper()
 	h, err := newHTTPHandler(spec, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -135,7 +135,7 @@ func TestHTTP_request_isTheJob(t *testing.T) {
 		answer(200, "", "Set-Cookie", "a=b")(w, r)
 	})
 	at := strings.TrimPrefix(server.URL, "http://")
-	h := endpointHandler(t, httpSpec{
+	h := endpointHandler(t, HTTP{
 		URL:     "http://us%40er:p%3Aw@" + at + "/hook%2Fs?token=1&x",
 		Headers: map[string]string{"x-tenant": "acme", "X-Empty": "", "cookie": "mine=1"},
 		Secret:  vectorSecret,
@@ -152,7 +152,7 @@ func TestHTTP_request_isTheJob(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		stamp, err := strconv.ParseInt(r.Get("webhook-timestamp"), 10, 64)
-		if age := time.Since(time.Unix(stamp, 0)); err != nil || age < 0 || age > deadline {
+		if age := time.Since(time.Unix(stamp, 0)); err != nil || age < 0 || age > testkit.Deadline {
 			t.Errorf("timestamp %q", r.Get("webhook-timestamp"))
 		}
 		id := job.ID.String()
@@ -211,7 +211,7 @@ func TestHTTP_redirect_isNeverFollowed(t *testing.T) {
 		answer(status, "", "Location", strings.Replace(other.URL, "://", "://user:word@", 1)+"/path?token=secret")(w, r)
 	})
 	for _, status := range []int{301, 302, 303, 307, 308} {
-		h := endpointHandler(t, httpSpec{URL: fmt.Sprintf("%s/%d", server.URL, status)})
+		h := endpointHandler(t, HTTP{URL: fmt.Sprintf("%s/%d", server.URL, status)})
 		_, err := h.run(t.Context(), endpointJob())
 		want := fmt.Sprintf("HTTP %d: %s; redirects are not followed, this one leads to %s", status, http.StatusText(status), other.URL)
 		if err == nil || err.Error() != want {
@@ -239,7 +239,7 @@ func TestHTTP_connection_isUsedAgain(t *testing.T) {
 		}
 	}
 	server.Start()
-	h := endpointHandler(t, httpSpec{URL: server.URL})
+	h := endpointHandler(t, HTTP{URL: server.URL})
 	for range 3 * len(answers) {
 		_, _ = h.run(t.Context(), endpointJob())
 	}
@@ -260,7 +260,7 @@ func TestHTTP_lostConnection_oneAttemptIsOneRequest(t *testing.T) {
 		}
 		raw("", false)(w, r)
 	})
-	h := endpointHandler(t, httpSpec{URL: server.URL})
+	h := endpointHandler(t, HTTP{URL: server.URL})
 	if _, err := h.run(t.Context(), endpointJob()); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestHTTP_tls(t *testing.T) {
 		})
 		server.EnableHTTP2 = proto == "HTTP/2.0"
 		server.StartTLS()
-		h := endpointHandler(t, httpSpec{URL: server.URL})
+		h := endpointHandler(t, HTTP{URL: server.URL})
 		roots := x509.NewCertPool()
 		roots.AddCert(server.Certificate())
 		h.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
@@ -316,7 +316,7 @@ func TestHTTP_error_isTheBeginningOfTheBody(t *testing.T) {
 		// Its text is not worth more than the grace.
 		"slow": {hang(500, "the beginning"), "HTTP 500: the beginning"},
 	} {
-		h := endpointHandler(t, httpSpec{URL: endpoint(t, test.handle).URL})
+		h := endpointHandler(t, HTTP{URL: endpoint(t, test.handle).URL})
 		if name == "slow" {
 			h.bodyGrace = 100 * time.Millisecond
 		}
@@ -350,7 +350,7 @@ func TestHTTP_result_slowOrLongAsAllowed(t *testing.T) {
 			}
 		}, error: "HTTP 200: the work was done"},
 	} {
-		h := endpointHandler(t, httpSpec{URL: endpoint(t, test.handle).URL, MaxResponseBytes: 10})
+		h := endpointHandler(t, HTTP{URL: endpoint(t, test.handle).URL, MaxResponseBytes: 10})
 		result, err := h.run(t.Context(), endpointJob())
 		if raw, _ := result.(json.RawMessage); string(raw) != test.result {
 			t.Errorf("%s: result %v", name, result)
@@ -371,7 +371,7 @@ func TestHTTP_shutdown_endsTheRequest(t *testing.T) {
 		<-r.Context().Done()
 		close(ended)
 	})
-	_, err := endpointHandler(t, httpSpec{URL: server.URL}).run(ctx, endpointJob())
+	_, err := endpointHandler(t, HTTP{URL: server.URL}).run(ctx, endpointJob())
 	if !errors.Is(err, engine.ErrShutdown) {
 		t.Errorf("error %v", err)
 	}
@@ -382,8 +382,8 @@ func TestHTTP_errors_keepTheURLsSecrets(t *testing.T) {
 	t.Parallel()
 	late, cancel := context.WithTimeoutCause(t.Context(), time.Nanosecond, engine.ErrJobTimeout)
 	defer cancel()
-	for ctx, host := range map[context.Context]string{t.Context(): closedAddress(t), late: endpoint(t, hang(0, "")).Listener.Addr().String()} {
-		h := endpointHandler(t, httpSpec{URL: "http://user:pass-word@" + host + "/hidden-path?hidden=query"})
+	for ctx, host := range map[context.Context]string{t.Context(): testkit.ClosedAddress(t), late: endpoint(t, hang(0, "")).Listener.Addr().String()} {
+		h := endpointHandler(t, HTTP{URL: "http://user:pass-word@" + host + "/hidden-path?hidden=query"})
 		_, err := h.run(ctx, endpointJob())
 		if err == nil || !strings.Contains(err.Error(), "http://"+host) {
 			t.Errorf("error %v does not say where", err)
@@ -394,14 +394,4 @@ func TestHTTP_errors_keepTheURLsSecrets(t *testing.T) {
 			}
 		}
 	}
-}
-
-// The network's error is all that an operator has of an endpoint that is away: it
-// is shown, though a port stands before it.
-func TestHTTP_networkError_isShown(t *testing.T) {
-	t.Parallel()
-	address := closedAddress(t)
-	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=http://"+address, "--args", "{}")
-	wantCode(t, r, app.ExitFailed)
-	wantIn(t, "verdict", r.err, "POST http://"+address+": dial tcp "+address+": connect: connection refused")
 }

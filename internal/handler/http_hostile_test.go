@@ -1,4 +1,4 @@
-package main
+package handler
 
 import (
 	"bytes"
@@ -55,7 +55,7 @@ func TestHTTP_hostileResponse_isBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := endpointHandler(t, httpSpec{URL: endpoint(t, test.handle).URL})
+			h := endpointHandler(t, HTTP{URL: endpoint(t, test.handle).URL})
 			result, err := h.run(t.Context(), endpointJob())
 			if err == nil || !strings.HasPrefix(err.Error(), test.want) || len(err.Error()) > httpMaxError+200 {
 				t.Errorf("%.300v, want %s", err, test.want)
@@ -86,7 +86,7 @@ func TestHTTP_hostileResponse_http2(t *testing.T) {
 		server := unstartedEndpoint(t, handle)
 		server.EnableHTTP2 = true
 		server.StartTLS()
-		h := endpointHandler(t, httpSpec{URL: server.URL})
+		h := endpointHandler(t, HTTP{URL: server.URL})
 		roots := x509.NewCertPool()
 		roots.AddCert(server.Certificate())
 		h.transport.TLSClientConfig = &tls.Config{RootCAs: roots}
@@ -97,12 +97,12 @@ func TestHTTP_hostileResponse_http2(t *testing.T) {
 }
 
 // echoSpec is an endpoint with a secret in each place, and those secrets.
-func echoSpec(host string) (httpSpec, []string) {
-	spec := httpSpec{
-		URL:          "http://ann%40x:pass%2Fword9@" + host + `/hooks/T0K/sec%3Cret%3E-path?token=que%22ry-one&x=quer%C3%BF-two&bare`,
-		PathIsSecret: true,
-		Headers:      map[string]string{"X-Api-Key": `he"ad<er&one`, "Cookie": "session=cook/ie-one; other=cookie-two", "X-Auth": "Bearer bear+er-one"},
-		Secret:       vectorSecret,
+func echoSpec(host string) (HTTP, []string) {
+	spec := HTTP{
+		URL:       "http://ann%40x:pass%2Fword9@" + host + `/hooks/T0K/sec%3Cret%3E-path?token=que%22ry-one&x=quer%C3%BF-two&bare`,
+		Reference: "env:ENDPOINT",
+		Headers:   map[string]string{"X-Api-Key": `he"ad<er&one`, "Cookie": "session=cook/ie-one; other=cookie-two", "X-Auth": "Bearer bear+er-one"},
+		Secret:    vectorSecret,
 	}
 	return spec, []string{
 		"ann@x", "pass/word9", base64.StdEncoding.EncodeToString([]byte("ann@x:pass/word9")),
@@ -195,7 +195,7 @@ func TestHTTP_echo_cutAnywhere(t *testing.T) {
 	server := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		answer(500, strings.Repeat(".", before)+secret+strings.Repeat(".", 100)+secret)(w, r)
 	})
-	h := endpointHandler(t, httpSpec{URL: server.URL, Headers: map[string]string{"X-Key": secret}})
+	h := endpointHandler(t, HTTP{URL: server.URL, Headers: map[string]string{"X-Key": secret}})
 	for before = httpMaxError - 130; before <= httpMaxError+5; before++ {
 		_, err := h.run(t.Context(), endpointJob())
 		if err == nil || strings.Contains(err.Error(), secret[:4]) {

@@ -1,10 +1,9 @@
-package main
+package handler
 
 import (
 	"strings"
 	"testing"
 
-	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
 )
 
@@ -27,12 +26,4 @@ func TestStorableJSON_numbers_areThoseOfPostgreSQL(t *testing.T) {
 			t.Errorf("%.40s: %v, want %v; PostgreSQL says %v", doc, got, want, err)
 		}
 	}
-}
-
-// The work is done, whatever number the answer has.
-func TestWorker_resultThatPostgreSQLCantHold_isDone(t *testing.T) {
-	t.Parallel()
-	r := newShell(t, "").run("worker", "run-once", "j", "--handle", "j=exec:echo 1e999999999", "--args", "{}")
-	wantCode(t, r, app.ExitDone)
-	wantIn(t, "log", r.err, "it holds a number out of the range of numeric", "would be done")
 }
