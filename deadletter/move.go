@@ -163,9 +163,10 @@ func Move(ctx context.Context, db DBTX, worker uuid.UUID, deaths []Death) (moved
 	args = append(args, failures)
 	// The settings of byindex would stay with a transaction of the caller's.
 	query := db.Query
-	if pool, ok := db.(*pgxpool.Pool); ok {
+	switch pool := db.(type) {
+	case *pgxpool.Pool, *pg.Pool:
 		query = func(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-			return byindex.Query(ctx, pool, sql, args...)
+			return byindex.Query(ctx, pool.(byindex.Batcher), sql, args...)
 		}
 	}
 	rows, err := query(ctx, moveSQL, args...)

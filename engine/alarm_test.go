@@ -48,7 +48,7 @@ func aMinuteLater(t *testing.T, pool *pgxpool.Pool, workers []*engine.Worker) {
 	exec(t, pool, `update soniq_chores set begun_at = begun_at - interval '1 minute'`)
 	var g errgroup.Group
 	for _, w := range workers {
-		g.Go(func() error { return w.WatchDead(t.Context()) })
+		g.Go(func() error { return w.WatchDeadLetters(t.Context()) })
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)

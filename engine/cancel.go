@@ -5,17 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/liveness"
+	"soniq/internal/pg"
 	"soniq/notify"
 )
 
-// cancelsSQL finds those of the running jobs that someone wants cancelled. The
-// token keeps a request from ending a later run. Parameters: ids, tokens.
+// cancelsSQL finds the running jobs whose cancellation was requested. The token keeps
+// a request from ending a later run. Parameters: $1 ids, $2 tokens.
 const cancelsSQL = `
 select j.id, j.claim_token
 from unnest($1::uuid[], $2::bigint[]) as running (id, token)
@@ -24,17 +27,20 @@ where j.claim_token = running.token
   and j.status = 'processing'
   and j.cancel_requested_at is not null`
 
-// cancelWatch cancels the contexts of jobs whose cancellation was requested.
-// The request is in the job's row; a notification says when to look there, and
-// the worker looks with each heartbeat in case that it was lost.
+// cancelWatch cancels the contexts of jobs whose cancellation was requested. The
+// request is in the job's row. A notification wakes the watch, and it looks with each
+// heartbeat too, in case the notification was lost.
 type cancelWatch struct {
 	*notify.Wakeups
-	worker *Worker
-	// claiming counts the claims under way: a job that they will bring can be
-	// cancelled before it is running. heard says that one might have been.
-	// Both are guarded by Worker.mu.
-	claiming int
-	heard    bool
+	pool     *pg.Pool
+	worker   uuid.UUID
+	logger   *slog.Logger
+	inflight *inflight
+	// grace is how long a handler may go on after that; then it is abandoned.
+	grace   time.Duration
+	abandon func(ctx context.Context, e *execution)
+	// wakeDetector makes the failure detector look soon: another worker has started.
+	wakeDetector func()
 }
 
 // Notify implements [notify.Handler] for notify.Control.
@@ -46,37 +52,11 @@ func (c *cancelWatch) Notify(_ context.Context, payload string) {
 	if json.Unmarshal([]byte(payload), &control) != nil {
 		return
 	}
-	if control.Joined != uuid.Nil && control.Joined != c.worker.id {
-		c.worker.presence.stir()
+	if control.Joined != uuid.Nil && control.Joined != c.worker {
+		c.wakeDetector()
 	}
-	if control.Cancel == uuid.Nil {
-		return
-	}
-	c.worker.mu.Lock()
-	defer c.worker.mu.Unlock()
-	for job := range c.worker.running {
-		if job.ID == control.Cancel {
-			c.Set()
-			return
-		}
-	}
-	c.heard = c.heard || c.claiming > 0
-}
-
-// claim counts a claim that begins, and the function it returns its end, when
-// its jobs are running.
-func (c *cancelWatch) claim() (ended func()) {
-	c.worker.mu.Lock()
-	defer c.worker.mu.Unlock()
-	c.claiming++
-	return func() {
-		c.worker.mu.Lock()
-		defer c.worker.mu.Unlock()
-		c.claiming--
-		if c.heard {
-			c.heard = false
-			c.Set()
-		}
+	if control.Cancel != uuid.Nil && c.inflight.hears(control.Cancel) {
+		c.Set()
 	}
 }
 
@@ -85,13 +65,13 @@ func (c *cancelWatch) run(ctx context.Context) error {
 	for {
 		// Cleared before the look, never after.
 		c.Clear()
-		pause := heartbeatInterval
+		pause := liveness.BeatInterval
 		lookCtx, stop := context.WithTimeout(ctx, claimTimeout)
 		err := c.look(lookCtx)
 		stop()
 		if err != nil && ctx.Err() == nil {
-			// The fetcher and the heartbeat tell of a database that is away.
-			c.worker.logger.Debug("can't look for requests to cancel; trying again", "error", err)
+			// The fetcher and the heartbeat report a database that is away.
+			c.logger.Debug("can't look for requests to cancel; trying again", "error", err)
 			pause = time.Second
 		}
 		sleep(ctx, pause, c.C(), nil)
@@ -103,29 +83,21 @@ func (c *cancelWatch) run(ctx context.Context) error {
 
 // look cancels the running jobs whose cancellation was requested.
 func (c *cancelWatch) look(ctx context.Context) error {
-	w := c.worker
-	w.mu.Lock()
-	ids, tokens := make([]uuid.UUID, 0, len(w.running)), make([]int64, 0, len(w.running))
-	for job := range w.running {
-		ids, tokens = append(ids, job.ID), append(tokens, job.token)
-	}
-	w.mu.Unlock()
+	ids, tokens := c.inflight.claims()
 	if len(ids) == 0 {
 		return nil
 	}
-	requested, err := c.requested(ctx, ids, tokens)
+	var requested []claimed
+	err := c.pool.Beside(ctx, liveness.PoolPatience, func(ctx context.Context, db pg.Session) (err error) {
+		rows, _ := db.Query(ctx, cancelsSQL, ids, tokens)
+		requested, err = pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("look for requests to cancel: %w", err)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, r := range requested {
-		for job, e := range w.running {
-			if job.ID == r.ID && job.token == r.Token && e.ctx.Err() == nil {
-				e.cancel(ErrCancelled)
-				time.AfterFunc(w.config.CancelGrace, func() { w.leave(e.ctx, e) })
-			}
-		}
+	for _, e := range c.inflight.cancel(requested) {
+		time.AfterFunc(c.grace, func() { c.abandon(e.ctx, e) })
 	}
 	return nil
 }
@@ -134,16 +106,6 @@ func (c *cancelWatch) look(ctx context.Context) error {
 type claimed struct {
 	ID    uuid.UUID
 	Token int64
-}
-
-// requested asks the database.
-func (c *cancelWatch) requested(ctx context.Context, ids []uuid.UUID, tokens []int64) (found []claimed, err error) {
-	err = c.worker.borrow(ctx, poolPatience, func(ctx context.Context, db session) (err error) {
-		rows, _ := db.Query(ctx, cancelsSQL, ids, tokens)
-		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
-		return err
-	})
-	return found, err
 }
 
 // cancelled is the outcome of an attempt whose context ended by request. What

@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+
+	"soniq/internal/liveness"
 )
 
 // CheckJob does the checks of [Client.Enqueue] that need no database. A program that
@@ -49,7 +51,7 @@ where w.status = 'active'
 // Errors: those of the database.
 func (c *Client) Availability(ctx context.Context, queue, name string) (Availability, error) {
 	var a Availability
-	err := c.pool.QueryRow(ctx, availabilitySQL, queue, name, workerDeadAfter, pythonDeadAfter).Scan(&a.Queue, &a.Handler, &a.Paused)
+	err := c.pool.QueryRow(ctx, availabilitySQL, queue, name, liveness.DeadAfter, liveness.PythonDeadAfter).Scan(&a.Queue, &a.Handler, &a.Paused)
 	if err != nil {
 		return Availability{}, fmt.Errorf("look for workers: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/byindex"
 	"soniq/internal/pg"
@@ -284,7 +283,7 @@ const dueHorizon = 10 * time.Minute
 
 // claims is the claiming side of one worker. One goroutine at a time uses it.
 type claims struct {
-	pool   *pgxpool.Pool
+	pool   *pg.Pool
 	worker uuid.UUID
 	// limits are the handlers' attempt limits, by job name; attemptLimit is that
 	// of all others.
@@ -313,7 +312,7 @@ type claims struct {
 // earlier time (a job that a dead worker gave back), and other queues with the
 // same priority: for as long as wholeEvery says.
 type place struct {
-	ask ask
+	scope claimScope
 	spot
 	// until is when the next claim is a whole one.
 	until time.Time
@@ -367,7 +366,7 @@ type taken struct {
 
 // take claims up to n due jobs that a asks for, the most urgent ones, under a
 // fresh token.
-func (c *claims) take(ctx context.Context, token int64, a ask, n int) (taken, error) {
+func (c *claims) take(ctx context.Context, token int64, a claimScope, n int) (taken, error) {
 	if c.most > 0 {
 		n = min(n, c.most)
 	}
@@ -375,7 +374,7 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) (taken, er
 		return c.takeDear(ctx, token, a, n)
 	}
 	var jobs []*Job
-	if at := c.at; at != nil && time.Now().Before(at.until) && at.ask.equal(a) {
+	if at := c.at; at != nil && time.Now().Before(at.until) && at.scope.equal(a) {
 		var err error
 		if jobs, err = c.goOn(ctx, token, at, n); err != nil || len(jobs) == n {
 			return taken{jobs: jobs, full: true}, err
@@ -393,13 +392,13 @@ func (c *claims) take(ctx context.Context, token int64, a ask, n int) (taken, er
 		return taken{}, err
 	}
 	if c.at = nil; len(lanes) == 1 && len(more) == rest {
-		c.at = &place{ask: a, spot: lanes[0], until: time.Now().Add(max(wholeEvery*time.Since(began), minWhole))}
+		c.at = &place{scope: a, spot: lanes[0], until: time.Now().Add(max(wholeEvery*time.Since(began), minWhole))}
 	}
 	return taken{jobs: append(jobs, more...), full: len(more) == rest}, nil
 }
 
 // takeDear is take while whole claims are dear.
-func (c *claims) takeDear(ctx context.Context, token int64, a ask, n int) (taken, error) {
+func (c *claims) takeDear(ctx context.Context, token int64, a claimScope, n int) (taken, error) {
 	known := c.spotsOf(a)
 	if time.Now().Before(known.until) {
 		jobs, err := c.takeAt(ctx, token, a, n, known)
@@ -413,7 +412,7 @@ func (c *claims) takeDear(ctx context.Context, token int64, a ask, n int) (taken
 }
 
 // takeAt claims in the lanes that are known.
-func (c *claims) takeAt(ctx context.Context, token int64, a ask, n int, known *spots) ([]*Job, error) {
+func (c *claims) takeAt(ctx context.Context, token int64, a claimScope, n int, known *spots) ([]*Job, error) {
 	if len(known.lanes) == 0 {
 		return nil, nil
 	}
@@ -430,7 +429,7 @@ func (c *claims) takeAt(ctx context.Context, token int64, a ask, n int, known *s
 	return jobs, err
 }
 
-func (c *claims) spotsOf(a ask) *spots {
+func (c *claims) spotsOf(a claimScope) *spots {
 	key := strings.Join(a.queues, "\x00") + "\x00\x00" + strings.Join(a.names, "\x00")
 	known := c.spots[key]
 	if known == nil {
@@ -472,7 +471,7 @@ func (s spot) sameLane(o spot) bool { return s.queue == o.queue && s.priority ==
 
 // goOn claims at a place, and moves it.
 func (c *claims) goOn(ctx context.Context, token int64, at *place, n int) ([]*Job, error) {
-	jobs, lanes, err := c.claim(ctx, claimOnSQL, token, at.ask, n, at.queue, at.priority, at.due)
+	jobs, lanes, err := c.claim(ctx, claimOnSQL, token, at.scope, n, at.queue, at.priority, at.due)
 	if len(lanes) > 0 {
 		at.due = lanes[0].due
 	}
@@ -481,7 +480,7 @@ func (c *claims) goOn(ctx context.Context, token int64, at *place, n int) ([]*Jo
 
 // claim runs one of the statements, with its further parameters. lanes are those
 // that it took from, each with its latest due time.
-func (c *claims) claim(ctx context.Context, sql string, token int64, a ask, n int, further ...any) (jobs []*Job, lanes []spot, err error) {
+func (c *claims) claim(ctx context.Context, sql string, token int64, a claimScope, n int, further ...any) (jobs []*Job, lanes []spot, err error) {
 	args := append([]any{a.queues, a.names, n, c.worker, token, c.limits, c.attemptLimit}, further...)
 	rows, _ := byindex.Query(ctx, c.pool, sql, args...)
 	jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) {
@@ -558,7 +557,7 @@ type nextDue struct {
 
 // untilNext looks for the next job that a asks for, and whether whole claims are
 // dear.
-func (c *claims) untilNext(ctx context.Context, a ask) (next nextDue, err error) {
+func (c *claims) untilNext(ctx context.Context, a claimScope) (next nextDue, err error) {
 	was := c.crowded
 	next, more, err := c.look(ctx, a)
 	if err != nil || !more {
@@ -584,7 +583,7 @@ func (c *claims) untilNext(ctx context.Context, a ask) (next nextDue, err error)
 
 // look looks ahead in the first lanes, and notes whether whole claims are dear.
 // more says that there are more lanes.
-func (c *claims) look(ctx context.Context, a ask) (next nextDue, more bool, err error) {
+func (c *claims) look(ctx context.Context, a claimScope) (next nextDue, more bool, err error) {
 	next, more, took, err := c.lookAhead(ctx, nextDueSQL, a)
 	if err != nil {
 		return nextDue{}, false, err
@@ -600,7 +599,7 @@ func (c *claims) look(ctx context.Context, a ask) (next nextDue, more bool, err 
 func (c *claims) lookIsDue() bool { return time.Since(c.lookedAt) > askEvery }
 
 // lookAhead runs nextDueSQL or nextDueCrowdSQL.
-func (c *claims) lookAhead(ctx context.Context, sql string, a ask) (next nextDue, more bool, took time.Duration, err error) {
+func (c *claims) lookAhead(ctx context.Context, sql string, a claimScope) (next nextDue, more bool, took time.Duration, err error) {
 	var until *float64
 	var seconds float64
 	rows, _ := byindex.Query(ctx, c.pool, sql, a.queues, a.names, dueHorizon)

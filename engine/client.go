@@ -80,5 +80,3 @@ func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 	}
 	return &Client{pool: schema.Pool(pool), config: config, registry: registry}, nil
 }
-
-type querier = pg.Querier

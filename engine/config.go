@@ -91,17 +91,17 @@ type WorkerConfig struct {
 	Logger *slog.Logger
 	// Observer is told the outcome of each attempt. Default none.
 	Observer Observer
-	// Companions live as long as the worker, on its listener's connection:
-	// the dispatcher of hooks. Default none.
-	Companions []Companion
+	// Services run beside the jobs, on the connection of the worker's listener: the
+	// dispatcher of hooks, for instance. Default none.
+	Services []BackgroundService
 }
 
-// A Companion runs beside a worker's jobs: it is started before the first job
-// is claimed, and stopped when the outcomes of the last have been written.
-// That it ends early, even by an error or a panic, is logged and stops nothing.
-type Companion interface {
-	// Channels are the notifications that it must hear. They must not be the
-	// worker's own.
+// BackgroundService runs beside a worker's jobs. It is started before the first job is
+// claimed, and stopped after the outcomes of the last one were written. If it ends
+// early, even by an error or a panic, that is logged, and the worker goes on.
+type BackgroundService interface {
+	// Channels are the notifications that it receives. The worker's own channels are
+	// not allowed.
 	Channels() map[string]notify.Handler
 	// Run returns nil soon after ctx has ended.
 	Run(ctx context.Context) error
@@ -113,17 +113,6 @@ type Companion interface {
 type Observer interface {
 	Settled(ctx context.Context, outcome Outcome)
 }
-
-// Heartbeats. A worker of ours is taken for dead after three missed beats, a
-// Python worker after its own default timeout.
-const (
-	heartbeatInterval = 10 * time.Second
-	// namesEvery is how many beats pass between two refreshes of the job
-	// names in soniq_task_registry.
-	namesEvery      = 3
-	workerDeadAfter = 30 * time.Second
-	pythonDeadAfter = 300 * time.Second
-)
 
 // maxSafetyPoll and a fifth is less than the 10 min for which the INSERT trigger
 // relies on the poll.

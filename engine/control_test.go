@@ -213,7 +213,7 @@ func TestPause_unknownJobs_areNotBuried(t *testing.T) {
 	if _, err := client.PauseQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.BuryUnknown(t.Context()); err != nil {
+	if err := w.MoveUnknown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if job := getJob(t, client, id); job.Status != engine.StatusQueued {
@@ -222,7 +222,7 @@ func TestPause_unknownJobs_areNotBuried(t *testing.T) {
 	if _, err := client.ResumeQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.BuryUnknown(t.Context()); err != nil {
+	if err := w.MoveUnknown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if job := getJob(t, client, id); job.Status != engine.StatusDeadLetter {

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/liveness"
 	"soniq/internal/testdb"
 )
 
@@ -61,7 +62,7 @@ func (s *statements) count() (all, looks int) {
 // traced connects to url and counts.
 func traced(t *testing.T, url string) (*pgxpool.Pool, *statements) {
 	t.Helper()
-	return tracedFor(t, url, engine.LookSQL)
+	return tracedFor(t, url, liveness.LookSQL)
 }
 
 func tracedFor(t *testing.T, url, apart string) (*pgxpool.Pool, *statements) {

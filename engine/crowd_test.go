@@ -264,13 +264,3 @@ func TestClaims_timeout_asksForFewer(t *testing.T) {
 		}
 	}
 }
-
-func TestHunger_fetchThatWasNotWhole_provesNothing(t *testing.T) {
-	t.Parallel()
-	for _, whole := range []bool{false, true} {
-		proved, err := engine.ProvedBy(t.Context(), whole)
-		if err != nil || proved != whole {
-			t.Errorf("proved %t after a fetch that was whole: %t; %v", proved, whole, err)
-		}
-	}
-}

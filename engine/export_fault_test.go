@@ -7,19 +7,16 @@ const (
 	DoneSQL      = settleDoneSQL
 	DeleteSQL    = settleDeleteSQL
 	CancelledSQL = settleCancelledSQL
-	RegisterSQL  = registerSQL
 	CancelsSQL   = cancelsSQL
-	MarkDeadSQL  = markDeadSQL
 )
 
 // Those that are put together when the program starts.
 var (
-	RequeueSQL       = settleRequeueSQL
-	RequeueOrphanSQL = requeueOrphanSQL
+	RequeueSQL = settleRequeueSQL
 )
 
 // Token is that of the claim under which the job runs.
 func (j *Job) Token() int64 { return j.token }
 
-// RecoverStrays is a turn of the chore.
-func (w *Worker) RecoverStrays(ctx context.Context) error { return w.recoverStrays(ctx) }
+// RecoverStrays is a run of the task.
+func (w *Worker) RecoverStrays(ctx context.Context) error { return w.maintenance.Recovery.Orphans(ctx) }

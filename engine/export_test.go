@@ -9,7 +9,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/liveness"
 	"soniq/internal/pg"
+	"soniq/internal/waiters"
 )
 
 // The statements whose plans are tested.
@@ -21,132 +23,96 @@ const (
 	ClaimCrowdSQL   = claimCrowdSQL
 	ClaimLanesSQL   = claimLanesSQL
 	NextDueCrowdSQL = nextDueCrowdSQL
-
-	LookSQL   = lookSQL
-	DeadSQL   = deadJobsSQL
-	StraysSQL = straysSQL
-
-	DeclareSQL  = declareSQL
-	WithdrawSQL = withdrawSQL
 )
 
-// The steps of a worker that is about to sleep.
-const (
-	HungerDeclared    = hungerDeclared
-	HungerListed      = hungerListed
-	HungerOutstanding = hungerOutstanding
-	HungerEnded       = hungerEnded
-	HungerProved      = hungerProved
-	HungerWithdrawn   = hungerWithdrawn
-)
-
-// HungerStep is one of them.
-type HungerStep = hungerStep
-
-// RecoverOrphans is a look and a turn of the chore, by one who has been in
-// contact for long.
+// RecoverOrphans is a look and a run of the task, by a worker that has been in contact
+// for long.
 func (w *Worker) RecoverOrphans(ctx context.Context) error {
-	timing := w.timing
-	timing.trust = 0
-	_, err := w.look(ctx, &observer{timing: timing})
-	return errors.Join(err, w.recoverStrays(ctx))
+	timing := *w.liveness.Timing
+	timing.Trust = 0
+	_, err := w.liveness.Watch.Look(ctx, liveness.NewDetector(timing))
+	return errors.Join(err, w.RecoverStrays(ctx))
 }
 
 // Timing is what tests shorten; zero leaves the real one.
 type Timing struct {
 	Beat, Trust, Dead time.Duration
-	Sated             time.Duration
+	WithdrawAfter     time.Duration
 	// Reached is called by the fetcher at each step.
-	Reached func(HungerStep)
+	Reached func(waiters.Step)
 }
 
 // SetTiming must be called before Run.
 func (w *Worker) SetTiming(t Timing) {
-	w.timing = timing{
-		beat:  cmp.Or(t.Beat, realTiming.beat),
-		trust: cmp.Or(t.Trust, realTiming.trust),
-		dead:  cmp.Or(t.Dead, realTiming.dead),
+	*w.liveness.Timing = liveness.Timing{
+		Beat:  cmp.Or(t.Beat, liveness.RealTiming.Beat),
+		Trust: cmp.Or(t.Trust, liveness.RealTiming.Trust),
+		Dead:  cmp.Or(t.Dead, liveness.RealTiming.Dead),
 	}
-	w.hunger.sated = cmp.Or(t.Sated, satedAfter)
-	w.hunger.reached = t.Reached
+	w.fetcher.waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)
+	w.fetcher.waiter.Reached = t.Reached
 }
 
-// Advertises reports whether others are told of the worker's lock.
-func (w *Worker) Advertises() bool {
-	key, _ := w.presence.advertised()
-	return key != nil
+// Advertises reports whether the worker's row names its lock.
+func (w *Worker) Advertises() bool { return w.liveness.Session.Advertises() }
+
+// WakeDetector is what a notification does to the failure detector.
+func (w *Worker) WakeDetector() { w.liveness.Watch.Wake() }
+
+// MarkDead is what a worker does to another that it found dead.
+func (w *Worker) MarkDead(ctx context.Context, p liveness.Peer) error {
+	return w.liveness.Watch.MarkDead(ctx, w.pool, p)
 }
 
-// Stir is what a notification does to the watch.
-func (w *Worker) Stir() { w.presence.stir() }
+// Prune is a run of the task.
+func (w *Worker) Prune(ctx context.Context) error { return w.maintenance.Prune(ctx) }
 
-// Peer is a worker as an observer sees it.
-type Peer = peer
-
-// Bury is what an observer does to a worker that it found dead.
-func (w *Worker) Bury(ctx context.Context, p Peer) error { return w.bury(ctx, w.pool, p) }
-
-// Witness is an observer without a database.
-type Witness struct {
-	observer observer
-	session  *lockSession
-}
-
-// Reconnect begins a session of the witness's own.
-func (w *Witness) Reconnect(now time.Time) {
-	w.observer.timing = realTiming
-	w.session = &lockSession{since: now}
-}
-
-// Looks judges one peer. Without its own lock in sight, the witness knows
-// nothing of locks.
-func (w *Witness) Looks(p Peer, ownLock bool, contact time.Duration, now time.Time) (dead bool) {
-	session := w.session
-	if !ownLock {
-		session = nil
-	}
-	w.observer.timing = realTiming
-	return len(w.observer.judge([]peer{p}, session, contact, now)) > 0
-}
-
-// Prune is a turn of the chore.
-func (w *Worker) Prune(ctx context.Context) error { return w.prune(ctx) }
-
-// BuryUnknown is a turn of the chore.
-func (w *Worker) BuryUnknown(ctx context.Context) error { return w.buryUnknown(ctx) }
+// MoveUnknown is a run of the task.
+func (w *Worker) MoveUnknown(ctx context.Context) error { return w.maintenance.MoveUnknown(ctx) }
 
 // Cancels hears requests to cancel.
 func (w *Worker) Cancels() *cancelWatch { return w.cancels }
 
 // BeginClaim is the beginning of a claim; it returns its end.
-func (w *Worker) BeginClaim() func() { return w.cancels.claim() }
+func (w *Worker) BeginClaim() func() {
+	end := w.inflight.beginClaim(0)
+	return func() {
+		if end() {
+			w.fetcher.heard()
+		}
+	}
+}
 
 // LookForCancels is what a worker does with each heartbeat.
 func (w *Worker) LookForCancels(ctx context.Context) error { return w.cancels.look(ctx) }
 
 // Beat is a heartbeat, with the names.
-func (w *Worker) Beat(ctx context.Context) error { return w.renew(ctx, true, poolPatience) }
+func (w *Worker) Beat(ctx context.Context) error {
+	return w.liveness.Heartbeat.Renew(ctx, true, liveness.PoolPatience)
+}
 
 // Hears reports whether the worker relies on notifications.
-func (w *Worker) Hears() bool { return !w.deaf.Load() }
+func (w *Worker) Hears() bool { return !w.fetcher.notificationsUnreliable.Load() }
 
-// WatchDead is a turn of the chore.
-func (w *Worker) WatchDead(ctx context.Context) error { return w.watchDead(ctx) }
+// WatchDeadLetters is a run of the task.
+func (w *Worker) WatchDeadLetters(ctx context.Context) error {
+	return w.maintenance.WatchDeadLetters(ctx)
+}
 
-// Retain is a pass, if it is the worker's turn.
-func (w *Worker) Retain(ctx context.Context) error { return w.retainOnce(ctx) }
+// Retain is a pass, if the worker is the leader of the turn.
+func (w *Worker) Retain(ctx context.Context) error { return w.maintenance.Retain(ctx) }
 
 // Claims is the claiming side of a worker.
 type Claims struct{ c claims }
 
 // NewClaims is that of a worker without limits.
 func NewClaims(pool *pgxpool.Pool) *Claims {
-	return &Claims{claims{pool: pool, worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}, attemptLimit: 1000}}
+	return &Claims{claims{pool: pg.Schema{}.Pool(pool), worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}, attemptLimit: 1000}}
 }
 
 // Take claims up to n jobs.
 func (c *Claims) Take(ctx context.Context, queues, names []string, n int) ([]*Job, error) {
-	taken, err := c.c.take(ctx, 1, ask{queues, names}, n)
+	taken, err := c.c.take(ctx, 1, claimScope{queues, names}, n)
 	return taken.jobs, err
 }
 
@@ -168,7 +134,7 @@ func (c *Claims) Crowded(yes bool) { c.c.crowded = yes }
 // LookAhead is what follows a claim that came back short. unsure says that the
 // claim did not see everything.
 func (c *Claims) LookAhead(ctx context.Context, queues, names []string) (crowded, unsure bool, err error) {
-	next, err := c.c.untilNext(ctx, ask{queues, names})
+	next, err := c.c.untilNext(ctx, claimScope{queues, names})
 	return c.c.crowded, next.unsure, err
 }
 
@@ -184,20 +150,5 @@ func (c *Claims) StayDear(long bool) {
 // Most is what a claim after one that timed out is bounded to; 0 is no bound.
 func (c *Claims) Most() int { return c.c.most }
 
-// ProvedBy follows a fetch after which nobody is left who could have kept silent,
-// and tells whether the worker then relies on notifications.
-func ProvedBy(ctx context.Context, whole bool) (bool, error) {
-	h := newHunger(nil, uuid.Nil, nil, []string{"q"})
-	h.doubt()
-	h.seen = 1
-	h.rows["q"].declared = true
-	h.proof = hungerProof{doubts: 1, ended: true}
-	_, err := h.short(ctx, []string{"q"}, time.Minute, whole)
-	return h.proof.proved, err
-}
-
-// MaintenanceLock is the lock of all who delete old rows.
-const MaintenanceLock = pg.MaintenanceLock
-
-// Expire is a turn of the chore.
-func (w *Worker) Expire(ctx context.Context) error { return w.expire(ctx) }
+// Expire is a run of the task.
+func (w *Worker) Expire(ctx context.Context) error { return w.maintenance.Expire(ctx) }

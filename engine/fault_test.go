@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/liveness"
+	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
 )
 
@@ -143,8 +145,8 @@ var faultCases = map[string]faultCase{
 		},
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeLost}},
 	},
-	"heartbeat": {sql: engine.RegisterSQL, run: runsWell, beats: true, want: isDone},
-	"look":      {sql: engine.LookSQL, run: runsWell, want: isDone},
+	"heartbeat": {sql: liveness.RegisterSQL, run: runsWell, beats: true, want: isDone},
+	"look":      {sql: liveness.LookSQL, run: runsWell, want: isDone},
 	// Nothing that a handler's transaction does stands before its commit.
 	"complete in a transaction": {sql: engine.DoneSQL, run: completes, want: isDoneLater},
 	"commit of a handler":       {sql: "commit", run: completes, want: isDone, uncommitted: &isDoneLater},
@@ -305,12 +307,12 @@ func endOf(t *testing.T, pool *pgxpool.Pool, id uuid.UUID) (status string, attem
 // recoverySQL are the statements that recover the jobs of a dead worker, in
 // their order. The last two are of a transaction.
 var recoverySQL = map[string]string{
-	"find the jobs":     engine.DeadSQL,
-	"queue a job":       engine.RequeueOrphanSQL,
-	"mark the worker":   engine.MarkDeadSQL,
+	"find the jobs":     maintenance.WorkersJobsSQL,
+	"queue a job":       maintenance.RequeueOrphanSQL(),
+	"mark the worker":   liveness.MarkDeadSQL,
 	"move a job":        "\nwith gone as (\n  delete from public.soniq_jobs j\n  where j.id = $1",
 	"commit the move":   "commit",
-	"look for the dead": engine.LookSQL,
+	"look for the dead": liveness.LookSQL,
 }
 
 // What was recovered before the connection broke is not recovered twice: a

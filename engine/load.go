@@ -12,10 +12,10 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/semaphore"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 )
 
 // Who may insert a job decides how large its arguments are: 255 MB, or ten bytes
@@ -104,7 +104,7 @@ where j.id = $1
 
 // loader reads the arguments that a claim did not bring.
 type loader struct {
-	pool *pgxpool.Pool
+	pool *pg.Pool
 	// max bounds those of one job, in bytes of JSON.
 	max int
 	// room is what all jobs together may hold, and size how much that is at all.
@@ -114,7 +114,7 @@ type loader struct {
 	turn *semaphore.Weighted
 }
 
-func newLoader(pool *pgxpool.Pool, config WorkerConfig) *loader {
+func newLoader(pool *pg.Pool, config WorkerConfig) *loader {
 	return &loader{
 		pool: pool, max: config.MaxArgsBytes, size: config.MaxArgsMemory,
 		room: semaphore.NewWeighted(config.MaxArgsMemory), turn: semaphore.NewWeighted(1),

@@ -12,6 +12,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -196,7 +197,7 @@ func TestWorker_expiry_waitsForTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Rollback(context.Background()) }()
-	if _, err := other.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, engine.MaintenanceLock); err != nil {
+	if _, err := other.Exec(t.Context(), `select pg_advisory_xact_lock($1)`, pg.MaintenanceLock); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)

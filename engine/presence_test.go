@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/engine"
+	"soniq/internal/liveness"
+	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
 )
 
@@ -160,7 +162,7 @@ func wantsNoLock(t *testing.T, w *running, sent *statements) {
 	t.Helper()
 	for n := range 2 {
 		waitTrue(t, "a look", func() bool {
-			w.Stir()
+			w.WakeDetector()
 			_, looks := sent.count()
 			return looks > n+1
 		})
@@ -185,9 +187,9 @@ func TestRecovery_plans_readNoMoreThanTheyReturn(t *testing.T) {
 		sql  string
 		args []any
 	}{
-		"look":   {engine.LookSQL, []any{worker, nil, nil}},
-		"dead":   {engine.DeadSQL, []any{worker, 1000}},
-		"strays": {engine.StraysSQL, []any{worker, time.Hour, []int64{1}, 1000}},
+		"look":   {liveness.LookSQL, []any{worker, nil, nil}},
+		"dead":   {maintenance.WorkersJobsSQL, []any{worker, 1000}},
+		"strays": {maintenance.OrphansSQL, []any{worker, time.Hour, []int64{1}, 1000}},
 	} {
 		rows, _ := pool.Query(t.Context(), "explain "+q.sql, q.args...)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -229,7 +231,7 @@ func TestWorker_buries_onlyWhoIsStillDead(t *testing.T) {
 	}
 	bury := func(heartbeat time.Time) {
 		t.Helper()
-		if err := w.Bury(t.Context(), engine.Peer{ID: dead, Ours: true, Busy: true, Heartbeat: heartbeat}); err != nil {
+		if err := w.MarkDead(t.Context(), liveness.Peer{ID: dead, Ours: true, Busy: true, Heartbeat: heartbeat}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -506,7 +508,7 @@ func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
 	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
 	id := enqueue(t, client, "orphan", nil)
 	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
-	w.Stir()
+	w.WakeDetector()
 	waitUntil(t, pool, "the recovery", `select status = 'queued' from soniq_jobs where id = $1`, id)
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/maintenance"
 	"soniq/internal/pause"
 	"soniq/internal/testdb"
 )
@@ -130,7 +131,7 @@ func TestWorker_allSlotsBusy_recoversTheJobsOfTheDead(t *testing.T) {
 		update soniq_jobs
 		set status = 'processing', attempts = 1, worker_id = $2, claim_token = 1
 		where id = $1`, orphan, dead)
-	w.Stir()
+	w.WakeDetector()
 	waitUntil(t, pool, "the recovery", `select status = 'queued' and attempts = 1 from soniq_jobs where id = $1`, orphan)
 	if job := getJob(t, client, busy); job.Status != engine.StatusProcessing {
 		t.Errorf("the running job is %s", job.Status)
@@ -283,7 +284,7 @@ func TestWorker_realTimes(t *testing.T) {
 		"idle": func(t *testing.T) {
 			url := testdb.NewURL(t)
 			// The rarest of its statements is the clock: it comes each 30 s.
-			pool, sent := tracedFor(t, url, engine.StraysSQL)
+			pool, sent := tracedFor(t, url, maintenance.OrphansSQL)
 			reg := engine.NewRegistry()
 			noop(reg, "a")
 			start(t, pool, reg, engine.WorkerConfig{SafetyPoll: 30 * time.Second})

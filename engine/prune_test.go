@@ -89,7 +89,7 @@ func TestWorker_prune_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		select (select id from soniq_workers where hostname = 'h5000'), 'q5000', 'c5000', (select id from soniq_jobs where expires_at < now() limit 1)`)
 	w := idle(t, pool)
 	err := w.Prune(t.Context())
-	for _, want := range []string{"prune workers: 1 rows", "prune chores: 1 rows", "prune queues: 1 rows"} {
+	for _, want := range []string{"prune workers: 1 rows", "prune leader tasks: 1 rows", "prune queues: 1 rows"} {
 		if err == nil || !strings.Contains(err.Error(), want+" can't be deleted: ERROR: ") {
 			t.Errorf("%v lacks %q", err, want)
 		}

@@ -142,6 +142,15 @@ func (r *Registry) Names() []string {
 	return slices.Sorted(maps.Keys(r.handlers))
 }
 
+// argsTypes returns the Go types of the handlers' arguments, in the order of Names.
+func (r *Registry) argsTypes() []string {
+	var types []string
+	for _, name := range r.Names() {
+		types = append(types, r.handlers[name].argsType)
+	}
+	return types
+}
+
 // Err reports all mistakes made so far, or nil.
 func (r *Registry) Err() error { return errors.Join(r.errs...) }
 

@@ -134,7 +134,7 @@ func TestWorker_longNames_areBuriedWithTheOthers(t *testing.T) {
 		select gen_random_uuid(), (select string_agg(md5(n || '.' || i), '') from generate_series(1, 100) i), '{}', now() - interval '1 hour'
 		from generate_series(1, $1::int) n`, long)
 	id := enqueue(t, newClient(t, pool), "unknown", nil, engine.At(time.Now().Add(-time.Hour)))
-	if err := w.BuryUnknown(t.Context()); err != nil {
+	if err := w.MoveUnknown(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if job := getJob(t, newClient(t, pool), id); job.Status != engine.StatusDeadLetter {

@@ -12,7 +12,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/internal/byindex"
@@ -94,7 +93,7 @@ returning j.id, j.cancel_requested_at is not null`
 // holds locked (a handler whose transaction never ends, say) must not hold up
 // the others: its outcome is set aside and tried again later.
 type settler struct {
-	pool     *pgxpool.Pool
+	pool     *pg.Pool
 	worker   uuid.UUID
 	ttl      time.Duration
 	logger   *slog.Logger

@@ -2,31 +2,32 @@ package engine
 
 import "slices"
 
-// slots knows what may be claimed while some handlers and queues have a
-// concurrency of their own. It is guarded by Worker.mu.
+// slots count the running jobs of the handlers and queues that have a concurrency
+// limit of their own, and say what may be claimed. They have no lock: inflight's
+// guards them.
 type slots struct {
 	names, queues bounds
-	// turn rotates the asks, so that a full backlog of one doesn't take all
-	// slots for ever.
+	// turn rotates the scopes, so that a full backlog of one doesn't take all slots for
+	// ever.
 	turn int
 }
 
-// bounds are those of the job names, or of the queues.
+// bounds are the limits of the job names, or of the queues.
 type bounds struct {
-	// open are those without a bound of their own.
+	// open are those without a limit of their own.
 	open []string
-	// bounded are the others, and bound what each may run.
+	// bounded are the others, and bound is how many jobs each may run.
 	bounded []string
 	bound   map[string]int
 	// busy counts the running jobs of the bounded ones.
 	busy map[string]int
 }
 
-// ask is a claim to be made: jobs of these names from these queues.
-type ask struct{ queues, names []string }
+// claimScope is what one claim takes: jobs of these names from these queues.
+type claimScope struct{ queues, names []string }
 
-func (a ask) equal(b ask) bool {
-	return slices.Equal(a.queues, b.queues) && slices.Equal(a.names, b.names)
+func (s claimScope) equal(o claimScope) bool {
+	return slices.Equal(s.queues, o.queues) && slices.Equal(s.names, o.names)
 }
 
 func newSlots(concurrency int, queues []string, queueBounds map[string]int, r *Registry) slots {
@@ -52,8 +53,8 @@ func newBounds(concurrency int, all []string, bound map[string]int) bounds {
 	return b
 }
 
-// groups are those that may run more: the open ones together, since they share
-// what is free, and each of the others for itself.
+// groups are those that may run more: the open ones together, because they share what
+// is free, and each of the others by itself.
 func (b *bounds) groups() (groups [][]string) {
 	if len(b.open) > 0 {
 		groups = append(groups, b.open)
@@ -84,33 +85,33 @@ func (b *bounds) count(what string, n int) {
 	}
 }
 
-// asks are the claims that may bring something. Together they can ask for more
-// than there is room for: see room, before each.
-func (s *slots) asks() []ask {
-	var asks []ask
+// scopes are the claims that may bring something. Together they can take more than
+// there is room for: ask room before each.
+func (s *slots) scopes() []claimScope {
+	var scopes []claimScope
 	for _, queues := range s.queues.groups() {
 		for _, names := range s.names.groups() {
-			asks = append(asks, ask{queues, names})
+			scopes = append(scopes, claimScope{queues, names})
 		}
 	}
-	if len(asks) > 1 {
-		s.turn = (s.turn + 1) % len(asks)
-		asks = slices.Concat(asks[s.turn:], asks[:s.turn])
+	if len(scopes) > 1 {
+		s.turn = (s.turn + 1) % len(scopes)
+		scopes = slices.Concat(scopes[s.turn:], scopes[:s.turn])
 	}
-	return asks
+	return scopes
 }
 
 // open is what may run more: any of these names in any of these queues.
-func (s *slots) open() ask {
-	return ask{slices.Concat(s.queues.groups()...), slices.Concat(s.names.groups()...)}
+func (s *slots) open() claimScope {
+	return claimScope{slices.Concat(s.queues.groups()...), slices.Concat(s.names.groups()...)}
 }
 
-// room is how many jobs a claim may bring.
-func (s *slots) room(a ask, free int) int {
+// room is how many jobs a claim may bring, at most free.
+func (s *slots) room(a claimScope, free int) int {
 	return s.names.room(a.names, s.queues.room(a.queues, free))
 }
 
-// full reports whether something runs all that it may.
+// full reports whether a name or a queue runs as many jobs as it may.
 func (s *slots) full() bool { return s.names.full() || s.queues.full() }
 
 func (s *slots) started(j *Job) { s.count(j, 1) }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/liveness"
 	"soniq/internal/pg"
 )
 
@@ -187,7 +188,7 @@ func readQueues(ctx context.Context, db pg.Querier) ([]QueueStatus, error) {
 
 // readWorkers returns an empty list for none, as readQueues does.
 func readWorkers(ctx context.Context, db pg.Querier) ([]WorkerStatus, error) {
-	rows, _ := db.Query(ctx, statusWorkersSQL, workerDeadAfter, pythonDeadAfter)
+	rows, _ := db.Query(ctx, statusWorkersSQL, liveness.DeadAfter, liveness.PythonDeadAfter)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (w WorkerStatus, err error) {
 		err = row.Scan(&w.ID, &w.Hostname, &w.PID, &w.Queues, &w.Concurrency, &w.Status, &w.Version,
 			&w.LastHeartbeat, &w.StartedAt, &w.Live)

@@ -18,17 +18,14 @@ func (e *stuckError) Error() string {
 	return e.timeoutError.Error() + "; the handler ignores that its context has ended, and still runs"
 }
 
-// leave settles the job of a handler that doesn't return within CancelGrace
-// after its context has ended: it is left to itself, and another job has its
-// slot. (At shutdown, drain sees to that.)
-func (w *Worker) leave(ctx context.Context, e *execution) {
+// abandon settles the job of a handler that is still running CancelGrace after its
+// context has ended: the goroutine goes on, and another job gets its slot. (At
+// shutdown, drain does that.)
+func (w *Worker) abandon(ctx context.Context, e *execution) {
 	if errors.Is(context.Cause(ctx), ErrShutdown) {
 		return
 	}
-	w.mu.Lock()
-	_, running := w.running[e.job]
-	w.mu.Unlock()
-	if !running {
+	if !w.inflight.isRunning(e.job) {
 		return
 	}
 	stack := stackOf(e.goroutine)
@@ -39,9 +36,9 @@ func (w *Worker) leave(ctx context.Context, e *execution) {
 		o = e.fail(deadletter.KindTimeout, &stuckError{timeoutError{e.timeout}}, "", stack)
 	}
 	o.Job, o.Duration, o.completed = e.job, time.Since(e.started), e.completed.Load()
-	if left := w.end(o, true); left > 0 {
-		w.logger.Error("a handler ignores that its context has ended; its job is settled without it, and its goroutine goes on",
-			"job", e.job.ID, "name", e.job.Name, "attempt", e.job.Attempts, "such_handlers", left, "stack", stack)
+	if abandoned := w.inflight.end(o, true); abandoned > 0 {
+		w.logger.Error("a handler is still running after cancellation and is abandoned: its job is settled, and its goroutine goes on",
+			"job", e.job.ID, "name", e.job.Name, "attempt", e.job.Attempts, "abandoned_handlers", abandoned, "stack", stack)
 	}
 }
 

@@ -54,7 +54,7 @@ func TestWorker_handlerIgnoresItsTimeout_isSettledAndItsSlotReplaced(t *testing.
 	close(release)
 	waitTrue(t, "both returns", func() bool { return strings.Count(log.String(), "has returned") == 2 })
 	text := log.String()
-	for _, want := range []string{"such_handlers=1", "such_handlers=2", "stubbornHandler"} {
+	for _, want := range []string{"abandoned_handlers=1", "abandoned_handlers=2", "stubbornHandler"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the log lacks %s:\n%s", want, text)
 		}
@@ -128,7 +128,7 @@ func TestWorker_rowIsLocked_outcomesOfOthersAreWritten(t *testing.T) {
 	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 5, CancelGrace: 50 * time.Millisecond, Logger: log.logger()})
 	id := enqueue(t, client, "holds", nil)
 	receive(t, "the row's lock", holding)
-	waitTrue(t, "the settlement without the handler", func() bool { return strings.Contains(log.String(), "settled without it") })
+	waitTrue(t, "the settlement without the handler", func() bool { return strings.Contains(log.String(), "is abandoned") })
 	// Its outcome is on its way to the locked row; others wait for no longer
 	// than it takes to find that out.
 	for range 3 {

@@ -89,7 +89,7 @@ type Config struct {
 }
 
 // A Dispatcher sends what is due in the outbox. Any number of them share it.
-// One belongs to a worker, as a companion, or runs by itself; see RunAlone.
+// One belongs to a worker, as a background service, or runs by itself; see RunAlone.
 type Dispatcher struct {
 	outbox     outbox
 	log        *slog.Logger

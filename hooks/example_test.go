@@ -40,8 +40,8 @@ func Example() {
 		return engine.Permanent(errors.New("no such order"))
 	})
 	worker, err := engine.NewWorker(pool, reg, engine.WorkerConfig{
-		Logger:     log,
-		Companions: []engine.Companion{dispatcher},
+		Logger:   log,
+		Services: []engine.BackgroundService{dispatcher},
 	})
 	if err != nil {
 		panic(err)

@@ -181,7 +181,7 @@ func (c *workerRunCmd) Run(a *app.App) error {
 		if err := declare(a, dispatcher, s.file); err != nil {
 			return err
 		}
-		config.Companions = append(config.Companions, dispatcher)
+		config.Services = append(config.Services, dispatcher)
 	}
 	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {

@@ -70,7 +70,7 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 		}
 		reg := engine.NewRegistry()
 		echo(reg, "go.echo", engine.Queue("go"))
-		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"go"}, Companions: []engine.Companion{dispatcher}})
+		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"go"}, Services: []engine.BackgroundService{dispatcher}})
 		events := subscribe(t, pool)
 
 		py.worker(t, pool, "shared,python")

@@ -21,9 +21,9 @@ import (
 )
 
 var (
-	hungerLasts = flag.Duration("hunger", 3*time.Second,
+	waitersLast = flag.Duration("waiters", 3*time.Second,
 		"how long producers meet workers that fall asleep (give -timeout 5 min more)")
-	hungerSeed = flag.Uint64("hunger.seed", 0, "the seed of what the producers do; 0 is a new one")
+	waitersSeed = flag.Uint64("waiters.seed", 0, "the seed of what the producers do; 0 is a new one")
 )
 
 // bedtime is producers and workers of a few queues. Nobody polls: a job that a
@@ -275,9 +275,9 @@ var disturbances = []string{
 // busy; then nobody does anything until all jobs have begun. A worker that
 // sleeps through one would do so for minutes. In the second half, somebody holds
 // a snapshot.
-func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
+func TestWaiters_producersAndSleepers_noWakeIsLost(t *testing.T) {
 	t.Parallel()
-	seed := *hungerSeed
+	seed := *waitersSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
@@ -301,7 +301,7 @@ func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
 			return nil, nil
 		})
 		w := start(t, connect(t, url), reg, config,
-			engine.Timing{Trust: time.Hour, Beat: 100 * time.Millisecond, Sated: 2 * time.Millisecond})
+			engine.Timing{Trust: time.Hour, Beat: 100 * time.Millisecond, WithdrawAfter: 2 * time.Millisecond})
 		waitTrue(t, "trust in notifications", w.Hears)
 	}
 	names := slices.Sorted(func(yield func(string) bool) {
@@ -314,8 +314,8 @@ func TestHunger_producersAndSleepers_noWakeIsLost(t *testing.T) {
 	var waits []time.Duration
 	rounds, held := 0, false
 	began := time.Now()
-	for ; time.Since(began) < *hungerLasts || rounds < 10; rounds++ {
-		if !held && time.Since(began) > *hungerLasts/2 {
+	for ; time.Since(began) < *waitersLast || rounds < 10; rounds++ {
+		if !held && time.Since(began) > *waitersLast/2 {
 			held = true
 			hold(t, b.pool)
 		}

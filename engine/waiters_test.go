@@ -13,15 +13,16 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/testdb"
+	"soniq/internal/waiters"
 )
 
 // steps lets a test see a worker go to sleep, and act in between.
 type steps struct {
 	mu    sync.Mutex
-	hooks map[engine.HungerStep]func()
+	hooks map[waiters.Step]func()
 }
 
-func (s *steps) reached(step engine.HungerStep) {
+func (s *steps) reached(step waiters.Step) {
 	s.mu.Lock()
 	hook := s.hooks[step]
 	delete(s.hooks, step)
@@ -33,7 +34,7 @@ func (s *steps) reached(step engine.HungerStep) {
 
 // at has do called when the step is reached the next time: the worker waits for
 // it. The channel is closed then.
-func (s *steps) at(step engine.HungerStep, do func()) <-chan struct{} {
+func (s *steps) at(step waiters.Step, do func()) <-chan struct{} {
 	done := make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -47,7 +48,7 @@ func (s *steps) at(step engine.HungerStep, do func()) <-chan struct{} {
 }
 
 // either is closed when one of the steps is reached the next time.
-func (s *steps) either(list ...engine.HungerStep) <-chan struct{} {
+func (s *steps) either(list ...waiters.Step) <-chan struct{} {
 	done := make(chan struct{})
 	var once sync.Once
 	for _, step := range list {
@@ -72,7 +73,7 @@ type sleeper struct {
 func newSleeper(t *testing.T, pool *pgxpool.Pool) *sleeper {
 	t.Helper()
 	s := &sleeper{
-		steps: &steps{hooks: map[engine.HungerStep]func(){}},
+		steps: &steps{hooks: map[waiters.Step]func(){}},
 		pool:  pool, started: make(chan *engine.Job, 100), release: make(chan struct{}),
 	}
 	s.rest = sync.OnceFunc(func() { close(s.release) })
@@ -85,14 +86,14 @@ func newSleeper(t *testing.T, pool *pgxpool.Pool) *sleeper {
 		s.started <- job
 		return nil, nil
 	})
-	proved := s.at(engine.HungerProved, nil)
+	proved := s.at(waiters.Proved, nil)
 	s.running = start(t, pool, reg, engine.WorkerConfig{Concurrency: 1},
-		engine.Timing{Trust: -1, Sated: time.Millisecond, Reached: s.reached})
+		engine.Timing{Trust: -1, WithdrawAfter: time.Millisecond, Reached: s.reached})
 	t.Cleanup(s.rest)
 	receive(t, "the first sleep", proved)
 	// Until then it polls.
 	waitTrue(t, "trust in notifications", s.Hears)
-	withdrawn := s.at(engine.HungerWithdrawn, nil)
+	withdrawn := s.at(waiters.Withdrawn, nil)
 	enqueue(t, newClient(t, s.pool), "held", nil)
 	receive(t, "the withdrawal", withdrawn)
 	if n := s.rows(t); n != 0 {
@@ -149,15 +150,15 @@ func (p *producer) do(sql string) {
 	}
 }
 
-func TestHunger_producerStillOpen_isWaitedFor(t *testing.T) {
+func TestWaiters_producerStillOpen_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	p := produce(t, s.pool)
 	p.do(`begin; ` + quickSQL)
-	waiting := s.either(engine.HungerOutstanding, engine.HungerProved)
+	waiting := s.either(waiters.Outstanding, waiters.Proved)
 	s.rest()
 	receive(t, "the worker, at its pace or asleep", waiting)
-	again := s.either(engine.HungerOutstanding, engine.HungerProved)
+	again := s.either(waiters.Outstanding, waiters.Proved)
 	receive(t, "the worker, again", again)
 	p.do(`commit`)
 	s.wakes(t)
@@ -165,7 +166,7 @@ func TestHunger_producerStillOpen_isWaitedFor(t *testing.T) {
 
 // A producer gets its id after the declaration got its own, and is in no list
 // that the snapshot of the worker has: it is 'not yet begun' there.
-func TestHunger_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
+func TestWaiters_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	exec(t, s.pool, `
@@ -178,7 +179,7 @@ func TestHunger_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
 	exec(t, s.pool, `create trigger wait before insert on soniq_hunger for each statement execute function wait()`)
 	holder, p := produce(t, s.pool), produce(t, s.pool)
 	holder.do(`select pg_advisory_lock(oid::bigint) from pg_database where datname = current_database()`)
-	waiting := s.either(engine.HungerOutstanding, engine.HungerProved)
+	waiting := s.either(waiters.Outstanding, waiters.Proved)
 	s.rest()
 	waitUntil(t, s.pool, "the declaration, which waits", `
 		select exists (select from pg_locks where locktype = 'advisory' and not granted
@@ -193,12 +194,12 @@ func TestHunger_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
 
 // Between the list and a declaration that came after it, a producer would be
 // told that nobody is hungry, and not be listed.
-func TestHunger_producerBetweenListAndDeclaration_hasNoPlace(t *testing.T) {
+func TestWaiters_producerBetweenListAndDeclaration_hasNoPlace(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	p := produce(t, s.pool)
-	listed := s.at(engine.HungerListed, func() { p.do(`begin; ` + quickSQL) })
-	asleep := s.at(engine.HungerProved, nil)
+	listed := s.at(waiters.Listed, func() { p.do(`begin; ` + quickSQL) })
+	asleep := s.at(waiters.Proved, nil)
 	s.rest()
 	receive(t, "the list", listed)
 	receive(t, "the sleep", asleep)
@@ -207,24 +208,24 @@ func TestHunger_producerBetweenListAndDeclaration_hasNoPlace(t *testing.T) {
 }
 
 // Its job was committed after the worker looked, and before it listed.
-func TestHunger_producerEndsBeforeTheList_lastFetchFindsItsJob(t *testing.T) {
+func TestWaiters_producerEndsBeforeTheList_lastFetchFindsItsJob(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	p := produce(t, s.pool)
 	p.do(`begin; ` + quickSQL)
-	declared := s.at(engine.HungerDeclared, func() { p.do(`commit`) })
+	declared := s.at(waiters.Declared, func() { p.do(`commit`) })
 	s.rest()
 	receive(t, "the declaration", declared)
 	s.wakes(t)
 }
 
 // The same between a fetch and the next list.
-func TestHunger_listedProducerEnds_lastFetchFindsItsJob(t *testing.T) {
+func TestWaiters_listedProducerEnds_lastFetchFindsItsJob(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	p := produce(t, s.pool)
 	p.do(`begin; ` + quickSQL)
-	ended := s.at(engine.HungerEnded, nil)
+	ended := s.at(waiters.Ended, nil)
 	// The outcome of the worker's own job may be among those that it waits for.
 	var end func()
 	end = func() {
@@ -232,15 +233,15 @@ func TestHunger_listedProducerEnds_lastFetchFindsItsJob(t *testing.T) {
 			p.do(`commit`)
 			return
 		}
-		s.at(engine.HungerOutstanding, end)
+		s.at(waiters.Outstanding, end)
 	}
-	s.at(engine.HungerOutstanding, end)
+	s.at(waiters.Outstanding, end)
 	s.rest()
 	receive(t, "the end of those that were listed", ended)
 	s.wakes(t)
 }
 
-func TestHunger_stricterIsolation_wakes(t *testing.T) {
+func TestWaiters_stricterIsolation_wakes(t *testing.T) {
 	t.Parallel()
 	for _, level := range []string{"repeatable read", "serializable"} {
 		t.Run(level, func(t *testing.T) {
@@ -248,7 +249,7 @@ func TestHunger_stricterIsolation_wakes(t *testing.T) {
 			s := newSleeper(t, testdb.New(t))
 			p := produce(t, s.pool)
 			p.do(`begin isolation level ` + level + `; select count(*) from soniq_hunger`)
-			asleep := s.at(engine.HungerProved, nil)
+			asleep := s.at(waiters.Proved, nil)
 			s.rest()
 			receive(t, "the sleep", asleep)
 			p.do(quickSQL)
@@ -258,7 +259,7 @@ func TestHunger_stricterIsolation_wakes(t *testing.T) {
 	}
 }
 
-func TestHunger_preparedTransaction_isWaitedFor(t *testing.T) {
+func TestWaiters_preparedTransaction_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, when := range []string{"before the list", "after the list"} {
 		t.Run(when, func(t *testing.T) {
@@ -276,15 +277,15 @@ func TestHunger_preparedTransaction_isWaitedFor(t *testing.T) {
 			if when == "before the list" {
 				prepare()
 			}
-			waiting := s.either(engine.HungerOutstanding, engine.HungerProved)
+			waiting := s.either(waiters.Outstanding, waiters.Proved)
 			s.rest()
 			receive(t, "the worker, at its pace or asleep", waiting)
 			if when == "after the list" {
 				prepare()
 				// The session goes on, with another transaction.
 				p.do(`begin; select pg_current_xact_id()`)
-				receive(t, "the worker, again", s.either(engine.HungerOutstanding, engine.HungerProved))
-				receive(t, "the worker, once more", s.either(engine.HungerOutstanding, engine.HungerProved))
+				receive(t, "the worker, again", s.either(waiters.Outstanding, waiters.Proved))
+				receive(t, "the worker, once more", s.either(waiters.Outstanding, waiters.Proved))
 				p.do(`commit`)
 			}
 			p.do(`commit prepared '` + name + `'`)
@@ -294,7 +295,7 @@ func TestHunger_preparedTransaction_isWaitedFor(t *testing.T) {
 }
 
 // Whoever was taken for dead, forgotten or silent was not told of jobs.
-func TestHunger_workerDidNotCount_looksWhenItKnows(t *testing.T) {
+func TestWaiters_workerDidNotCount_looksWhenItKnows(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
 		"taken for dead": `update soniq_workers set status = 'stopped'`,
@@ -304,10 +305,10 @@ func TestHunger_workerDidNotCount_looksWhenItKnows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSleeper(t, testdb.New(t))
-			asleep := s.at(engine.HungerProved, nil)
+			asleep := s.at(waiters.Proved, nil)
 			s.rest()
 			receive(t, "the sleep", asleep)
-			declared := s.at(engine.HungerDeclared, nil)
+			declared := s.at(waiters.Declared, nil)
 			exec(t, s.pool, sql)
 			exec(t, s.pool, quickSQL)
 			if err := s.Beat(t.Context()); err != nil {
@@ -320,15 +321,15 @@ func TestHunger_workerDidNotCount_looksWhenItKnows(t *testing.T) {
 }
 
 // The heartbeat that waits for the burial began when all was well.
-func TestHunger_buriedWhileItBeats_declaresItselfAnew(t *testing.T) {
+func TestWaiters_buriedWhileItBeats_declaresItselfAnew(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
-	asleep := s.at(engine.HungerProved, nil)
+	asleep := s.at(waiters.Proved, nil)
 	s.rest()
 	receive(t, "the sleep", asleep)
 	p := produce(t, s.pool)
 	p.do(`begin; update soniq_workers set status = 'stopped'`)
-	declared := s.at(engine.HungerDeclared, nil)
+	declared := s.at(waiters.Declared, nil)
 	beaten := make(chan error, 1)
 	go func() { beaten <- s.Beat(context.Background()) }()
 	waitUntil(t, s.pool, "the heartbeat, which waits", `
@@ -343,14 +344,14 @@ func TestHunger_buriedWhileItBeats_declaresItselfAnew(t *testing.T) {
 
 // The server that the listener comes back to may have forgotten what was last
 // committed to the other one.
-func TestHunger_listenerReconnects_declaresItselfAnew(t *testing.T) {
+func TestWaiters_listenerReconnects_declaresItselfAnew(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
-	asleep := s.at(engine.HungerProved, nil)
+	asleep := s.at(waiters.Proved, nil)
 	s.rest()
 	receive(t, "the sleep", asleep)
 	waitTrue(t, "trust in notifications", s.Hears)
-	asleep = s.at(engine.HungerProved, nil)
+	asleep = s.at(waiters.Proved, nil)
 	exec(t, s.pool, `delete from soniq_hunger`)
 	exec(t, s.pool, `select pg_terminate_backend(pid) from pg_stat_activity
 		where datname = current_database() and application_name = 'soniq-listener'`)
@@ -361,21 +362,21 @@ func TestHunger_listenerReconnects_declaresItselfAnew(t *testing.T) {
 }
 
 // A withdrawal that the network held up must not undo a later declaration.
-func TestHunger_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
+func TestWaiters_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker, queues := uuid.New(), []string{"a", "b"}
 	rows := func() int { return queryValue[int](t, pool, `select count(*)::int from soniq_hunger`) }
-	exec(t, pool, engine.DeclareSQL, worker, queues, 1)
-	exec(t, pool, engine.DeclareSQL, worker, queues, 2)
-	if exec(t, pool, engine.WithdrawSQL, worker, queues, 1); rows() != 2 {
+	exec(t, pool, waiters.DeclareSQL, worker, queues, 1)
+	exec(t, pool, waiters.DeclareSQL, worker, queues, 2)
+	if exec(t, pool, waiters.WithdrawSQL, worker, queues, 1); rows() != 2 {
 		t.Errorf("%d rows after a late withdrawal, want 2", rows())
 	}
-	exec(t, pool, engine.DeclareSQL, worker, queues, 1) // late itself
-	if exec(t, pool, engine.WithdrawSQL, worker, queues, 1); rows() != 2 {
+	exec(t, pool, waiters.DeclareSQL, worker, queues, 1) // late itself
+	if exec(t, pool, waiters.WithdrawSQL, worker, queues, 1); rows() != 2 {
 		t.Errorf("%d rows after a late declaration, want 2", rows())
 	}
-	if exec(t, pool, engine.WithdrawSQL, worker, queues, 2); rows() != 0 {
+	if exec(t, pool, waiters.WithdrawSQL, worker, queues, 2); rows() != 0 {
 		t.Errorf("%d rows after the withdrawal, want none", rows())
 	}
 }
@@ -383,7 +384,7 @@ func TestHunger_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
 const hungryQueuesSQL = `select coalesce(string_agg(queue, ' ' order by queue), '') = $1 from soniq_hunger`
 
 // What stands at its bound is not waited for; the rest is.
-func TestHunger_queueAtItsBound_isNotWaitedFor(t *testing.T) {
+func TestWaiters_queueAtItsBound_isNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
@@ -397,7 +398,7 @@ func TestHunger_queueAtItsBound_isNotWaitedFor(t *testing.T) {
 	})
 	w := start(t, pool, reg, engine.WorkerConfig{
 		Queues: []string{"narrow", "wide"}, Concurrency: 5, QueueConcurrency: map[string]int{"narrow": 1},
-	}, engine.Timing{Trust: -1, Sated: time.Millisecond})
+	}, engine.Timing{Trust: -1, WithdrawAfter: time.Millisecond})
 	defer w.Cancel()
 	waitUntil(t, pool, "hunger for both", hungryQueuesSQL, "narrow wide")
 	waitTrue(t, "trust in notifications", w.Hears)
@@ -422,14 +423,14 @@ func TestHunger_queueAtItsBound_isNotWaitedFor(t *testing.T) {
 
 // A paused queue is waited for: producers must not have to know of a pause that
 // ends while they insert.
-func TestHunger_pausedQueue_isWaitedFor(t *testing.T) {
+func TestWaiters_pausedQueue_isWaitedFor(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
 	client := newClient(t, s.pool)
 	if _, err := client.PauseQueue(t.Context(), "default"); err != nil {
 		t.Fatal(err)
 	}
-	asleep := s.at(engine.HungerProved, nil)
+	asleep := s.at(waiters.Proved, nil)
 	s.rest()
 	receive(t, "the sleep", asleep)
 	if n := s.rows(t); n != 1 {
@@ -443,7 +444,7 @@ func TestHunger_pausedQueue_isWaitedFor(t *testing.T) {
 }
 
 // A worker that drains takes no more jobs, and one that has ended neither.
-func TestHunger_stop_endsIt(t *testing.T) {
+func TestWaiters_stop_endsIt(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
@@ -470,7 +471,7 @@ func TestHunger_stop_endsIt(t *testing.T) {
 }
 
 // What a worker sent before it ended may arrive later.
-func TestHunger_leftovers_arePruned(t *testing.T) {
+func TestWaiters_leftovers_arePruned(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()

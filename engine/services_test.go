@@ -11,20 +11,20 @@ import (
 	"soniq/notify"
 )
 
-// companion runs by its function; hears passes on when it is woken.
-type companion struct {
+// service runs by its function; hears passes on when it is woken.
+type service struct {
 	channel string
 	hears   *notify.Wakeups
 	run     func(ctx context.Context) error
 }
 
-func (c companion) Channels() map[string]notify.Handler {
-	return map[string]notify.Handler{c.channel: c.hears}
+func (s service) Channels() map[string]notify.Handler {
+	return map[string]notify.Handler{s.channel: s.hears}
 }
 
-func (c companion) Run(ctx context.Context) error { return c.run(ctx) }
+func (s service) Run(ctx context.Context) error { return s.run(ctx) }
 
-func TestCompanion_hearsAndEndsAfterTheLastOutcome(t *testing.T) {
+func TestBackgroundService_hearsAndEndsAfterTheLastOutcome(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
@@ -39,10 +39,10 @@ func TestCompanion_hearsAndEndsAfterTheLastOutcome(t *testing.T) {
 	client := newClient(t, pool)
 	id := enqueue(t, client, "j", struct{}{})
 	log := &journal{}
-	w := start(t, pool, reg, engine.WorkerConfig{Logger: log.logger(), Companions: []engine.Companion{
-		companion{"one", notify.NewWakeups(), func(context.Context) error { return errors.New("no luck") }},
-		companion{"two", notify.NewWakeups(), func(context.Context) error { panic("boom") }},
-		companion{"three", hears, func(ctx context.Context) error {
+	w := start(t, pool, reg, engine.WorkerConfig{Logger: log.logger(), Services: []engine.BackgroundService{
+		service{"one", notify.NewWakeups(), func(context.Context) error { return errors.New("no luck") }},
+		service{"two", notify.NewWakeups(), func(context.Context) error { panic("boom") }},
+		service{"three", hears, func(ctx context.Context) error {
 			<-ctx.Done()
 			j, err := client.Job(context.WithoutCancel(ctx), id)
 			if err != nil {
@@ -62,10 +62,10 @@ func TestCompanion_hearsAndEndsAfterTheLastOutcome(t *testing.T) {
 	if err := w.stop(); err != nil {
 		t.Error(err)
 	}
-	if got := receive(t, "the companion's end", status); got != string(engine.StatusDone) {
-		t.Errorf("when the companion was stopped, the job was %s", got)
+	if got := receive(t, "the service's end", status); got != string(engine.StatusDone) {
+		t.Errorf("when the service was stopped, the job was %s", got)
 	}
-	for _, want := range []string{"a companion failed", "no luck", "a companion panicked", "boom"} {
+	for _, want := range []string{"a background service failed", "no luck", "a background service panicked", "boom"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log lacks %q: %s", want, log.String())
 		}

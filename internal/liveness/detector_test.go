@@ -1,17 +1,38 @@
-package engine_test
+package liveness
 
 import (
 	"testing"
 	"time"
-
-	"soniq/engine"
 )
+
+// witness is a detector without a database.
+type witness struct {
+	detector Detector
+	own      *lock
+}
+
+// reconnect begins a session of the witness's own.
+func (w *witness) reconnect(now time.Time) {
+	w.detector.timing = RealTiming
+	w.own = &lock{since: now}
+}
+
+// looks judges one peer. Without its own lock in sight, the witness knows nothing of
+// locks.
+func (w *witness) looks(p Peer, ownLock bool, contact time.Duration, now time.Time) (dead bool) {
+	own := w.own
+	if !ownLock {
+		own = nil
+	}
+	w.detector.timing = RealTiming
+	return len(w.detector.judge([]Peer{p}, own, contact, now)) > 0
+}
 
 // scene is a peer and a witness whose clock is the test's.
 type scene struct {
 	t       *testing.T
-	witness engine.Witness
-	peer    engine.Peer
+	witness witness
+	peer    Peer
 	now     time.Time
 	contact time.Duration
 	beats   bool
@@ -20,8 +41,8 @@ type scene struct {
 func newScene(t *testing.T, ours bool) *scene {
 	t.Helper()
 	s := &scene{t: t, now: time.Unix(1e9, 0), beats: true}
-	s.peer = engine.Peer{Ours: ours, Held: true, Busy: true, Heartbeat: s.now}
-	s.witness.Reconnect(s.now)
+	s.peer = Peer{Ours: ours, Held: true, Busy: true, Heartbeat: s.now}
+	s.witness.reconnect(s.now)
 	return s
 }
 
@@ -37,7 +58,7 @@ func (s *scene) passes(d time.Duration, ownLock bool) time.Duration {
 			s.peer.Heartbeat = s.now
 		}
 		s.peer.Silence = s.now.Sub(s.peer.Heartbeat).Seconds()
-		if s.witness.Looks(s.peer, ownLock, s.contact, s.now) {
+		if s.witness.looks(s.peer, ownLock, s.contact, s.now) {
 			return passed
 		}
 	}
@@ -60,7 +81,7 @@ func (s *scene) dies(ownLock bool, from, to time.Duration) {
 
 func (s *scene) crash() { s.peer.Held, s.beats = false, false }
 
-func TestObserver_lockLostBeforeItsEyes_isDeadIn3Seconds(t *testing.T) {
+func TestDetector_lockLostBeforeItsEyes_isDeadIn3Seconds(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
@@ -71,7 +92,7 @@ func TestObserver_lockLostBeforeItsEyes_isDeadIn3Seconds(t *testing.T) {
 	s.dies(true, 2*time.Second, 2500*time.Millisecond)
 }
 
-func TestObserver_youngSession_waits(t *testing.T) {
+func TestDetector_youngSession_waits(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
@@ -80,7 +101,7 @@ func TestObserver_youngSession_waits(t *testing.T) {
 	s.dies(true, 5500*time.Millisecond, 6500*time.Millisecond)
 }
 
-func TestObserver_lockItNeverSaw_onlyTheHeartbeatCounts(t *testing.T) {
+func TestDetector_lockItNeverSaw_onlyTheHeartbeatCounts(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
@@ -89,7 +110,7 @@ func TestObserver_lockItNeverSaw_onlyTheHeartbeatCounts(t *testing.T) {
 }
 
 // A restart takes every lock, the observer's too.
-func TestObserver_ownLockGone_onlyTheHeartbeatCounts(t *testing.T) {
+func TestDetector_ownLockGone_onlyTheHeartbeatCounts(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
@@ -100,20 +121,20 @@ func TestObserver_ownLockGone_onlyTheHeartbeatCounts(t *testing.T) {
 }
 
 // What an earlier session saw tells nothing of this one.
-func TestObserver_reconnected_forgetsWhatItSaw(t *testing.T) {
+func TestDetector_reconnected_forgetsWhatItSaw(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
 	s.lives(20*time.Second, true)
 	s.peer.Heartbeat = s.now
 	s.crash()
-	s.witness.Reconnect(s.now)
+	s.witness.reconnect(s.now)
 	s.dies(true, 30*time.Second, 31*time.Second)
 }
 
 // A connection can break without its worker: that beats at once, and takes the
 // advertisement back.
-func TestObserver_lockLostButHeartbeat_lives(t *testing.T) {
+func TestDetector_lockLostButHeartbeat_lives(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.advertise()
@@ -130,7 +151,7 @@ func TestObserver_lockLostButHeartbeat_lives(t *testing.T) {
 	s.dies(true, 2*time.Second, 2500*time.Millisecond)
 }
 
-func TestObserver_noLock_theHeartbeatCounts(t *testing.T) {
+func TestDetector_noLock_theHeartbeatCounts(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		ours  bool
@@ -150,12 +171,12 @@ func TestObserver_noLock_theHeartbeatCounts(t *testing.T) {
 }
 
 // Heartbeats are old because the database was away, for everybody.
-func TestObserver_databaseJustBack_waitsForTheOthers(t *testing.T) {
+func TestDetector_databaseJustBack_waitsForTheOthers(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, true)
 	s.lives(20*time.Second, true)
 	s.now, s.contact = s.now.Add(time.Hour), 0
-	s.witness.Reconnect(s.now)
+	s.witness.reconnect(s.now)
 	s.beats = false
 	s.lives(9*time.Second, true)
 	s.dies(true, 500*time.Millisecond, time.Second)

@@ -17,8 +17,8 @@ import (
 )
 
 var (
-	benchTurn     = flag.Duration("hunger.turn", 500*time.Millisecond, "how long each kind of INSERT of BenchmarkEnqueue has its turn")
-	benchSnapshot = flag.Bool("hunger.snapshot", false,
+	benchTurn     = flag.Duration("waiters.turn", 500*time.Millisecond, "how long each kind of INSERT of BenchmarkEnqueue has its turn")
+	benchSnapshot = flag.Bool("waiters.snapshot", false,
 		"BenchmarkEnqueue compares with a database in which a snapshot has been held for 20 minutes")
 )
 

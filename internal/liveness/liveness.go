@@ -1,0 +1,113 @@
+// Package liveness says that a worker lives, and finds out which others don't.
+//
+// Each worker's listener connection holds a session advisory lock, which ends with
+// the process. The worker's row in soniq_workers advertises the lock beside the
+// heartbeat. The parts:
+//
+//	Session    takes the lock on each new connection of the listener
+//	Heartbeat  writes the row, and the lock that it advertises
+//	Watch      sees that the own lock is visible, and looks at the other workers
+//	Detector   decides from these looks who is dead
+//
+// Only Heartbeat writes the row, so a lock that was taken back stays taken back.
+// What Watch finds dead is recovered by Config.Recover.
+package liveness
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/internal/pg"
+)
+
+// Config is what the parts need to know of their worker.
+type Config struct {
+	Pool   *pg.Pool
+	Logger *slog.Logger
+	// Worker, Version, Queues and Concurrency are written to its row.
+	Worker      uuid.UUID
+	Version     string
+	Queues      []string
+	Concurrency int
+	// Names are the job names that it handles, and ArgsTypes the Go types of their
+	// arguments.
+	Names, ArgsTypes []string
+	// Busy reports whether it runs jobs.
+	Busy func() bool
+	// Registered is called with the incarnation of the row each time it was written.
+	Registered func(incarnation int64)
+	// Recover frees the jobs of a dead worker whose last heartbeat was this one.
+	Recover func(ctx context.Context, db pg.Session, worker uuid.UUID, heartbeat time.Time) error
+}
+
+// Parts are the parts of one worker.
+type Parts struct {
+	Session   *Session
+	Heartbeat *Heartbeat
+	Watch     *Watch
+	// Timing is shared by the parts. Tests change it before they run.
+	Timing *Timing
+}
+
+// New returns the parts of a worker.
+func New(config Config) Parts {
+	timing := RealTiming
+	contact := &contact{}
+	session := &Session{logger: config.Logger, worker: config.Worker, changed: make(chan struct{}, 1)}
+	watch := &Watch{
+		config: config, session: session, contact: contact, timing: &timing, woken: make(chan struct{}, 1),
+	}
+	session.wakeDetector = watch.Wake
+	return Parts{
+		Session:   session,
+		Heartbeat: &Heartbeat{config: config, session: session, contact: contact, timing: &timing},
+		Watch:     watch,
+		Timing:    &timing,
+	}
+}
+
+// Timing has the constants that tests shorten.
+type Timing struct {
+	// Beat is the time between two heartbeats.
+	Beat time.Duration
+	// Trust is how long the worker's own session must have been up before it believes
+	// that a lock was lost, and how long the database must have answered before it
+	// believes a silence. A restart of the server takes every lock at once, and the
+	// others may need a moment to be back.
+	Trust time.Duration
+	// Dead is the silence after which a Go worker is dead.
+	Dead time.Duration
+}
+
+// RealTiming is the timing of workers that are not under test.
+var RealTiming = Timing{Beat: BeatInterval, Trust: 10 * time.Second, Dead: DeadAfter}
+
+const (
+	// BeatInterval is the time between two heartbeats.
+	BeatInterval = 10 * time.Second
+	// NamesEvery is how many heartbeats pass between two refreshes of the job names
+	// in soniq_task_registry.
+	NamesEvery = 3
+	// DeadAfter is the silence after which a Go worker is dead: three missed
+	// heartbeats.
+	DeadAfter = 30 * time.Second
+	// PythonDeadAfter is that of a Python worker, by its own default.
+	PythonDeadAfter = 300 * time.Second
+
+	// PoolPatience is how long a heartbeat or a look waits for the pool.
+	// urgentPatience is that of a heartbeat without which the worker would be declared
+	// dead. The urgent one may have to wait for the other, so both together are
+	// shorter than lockMissing.
+	PoolPatience   = time.Second
+	urgentPatience = 200 * time.Millisecond
+)
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
