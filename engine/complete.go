@@ -36,7 +36,7 @@ func CompleteTx(ctx context.Context, tx pgx.Tx, result any) error {
 	if raw != nil {
 		text = new(string(raw))
 	}
-	tag, err := tx.Exec(ctx, settleDoneSQL, e.worker,
+	tag, err := e.schema.Tx(tx).Exec(ctx, settleDoneSQL, e.worker,
 		[]uuid.UUID{e.job.ID}, []int32{int32(e.job.Attempts)}, []int64{e.job.token}, []*string{text}, e.ttl)
 	if err != nil {
 		return fmt.Errorf("complete job: %w", err)

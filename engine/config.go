@@ -17,6 +17,9 @@ import (
 
 // WorkerConfig configures a [Worker]. Its zero value works.
 type WorkerConfig struct {
+	// Schema is the schema of Soniq's tables, spelled as the catalog has it: case
+	// counts. The role's search_path doesn't matter. Default "public".
+	Schema string
 	// Queues are the queues to serve. Default: 'default' and the queues of
 	// the registered handlers.
 	Queues []string

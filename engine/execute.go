@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/pg"
 )
 
 // maxResultBytes bounds a result as JSON. A full batch of results must fit
@@ -90,6 +91,7 @@ type execution struct {
 	// What CompleteTx needs: the worker, which is none in a dry run, how long
 	// the done row is kept, and whether it was called.
 	worker    uuid.UUID
+	schema    pg.Schema
 	ttl       time.Duration
 	completed atomic.Bool
 }

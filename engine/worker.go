@@ -76,6 +76,10 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
+	schema, err := pg.NewSchema(config.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("config: Schema: %w", err)
+	}
 	config = config.withDefaults()
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -83,7 +87,7 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	}
 	w := &Worker{
 		id:        id,
-		pool:      pg.Schema{}.Pool(pool),
+		pool:      schema.Pool(pool),
 		registry:  registry,
 		config:    config,
 		logger:    config.Logger.With("worker", id.String()),
@@ -272,8 +276,9 @@ func (w *Worker) listener() (*notify.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener.Handle(notify.NewJob, w.fetcher)
-	listener.Handle(notify.Control, w.cancels)
+	schema := w.pool.Schema()
+	listener.Handle(schema.Channel(notify.NewJob), w.fetcher)
+	listener.Handle(schema.Channel(notify.Control), w.cancels)
 	return listener, nil
 }
 
@@ -321,7 +326,7 @@ func (w *Worker) execution(ctx context.Context, job *Job) *execution {
 	e := &execution{
 		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.fetcher.loader,
 		timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
-		worker: w.id, ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
+		worker: w.id, schema: w.pool.Schema(), ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
 	}
 	if e.handler.timeout != 0 {
 		e.timeout = e.handler.timeout

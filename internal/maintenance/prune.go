@@ -58,7 +58,7 @@ func (m *Maintenance) pruneInTurn(ctx context.Context) error {
 	}
 	leads, historyErr := pg.TakeTurn(ctx, m.config.Pool, historyTask, historyInterval)
 	if historyErr == nil && leads {
-		historyErr = m.config.DeadLetters.Forget(ctx, pg.MaintenanceLock)
+		historyErr = m.config.DeadLetters.Forget(ctx, m.config.Pool.Schema().LockKey(pg.MaintenanceLock))
 	}
 	return errors.Join(err, historyErr)
 }

@@ -39,7 +39,7 @@ func (m *Maintenance) Retain(ctx context.Context) error {
 		return err
 	}
 	queue := m.config.DeadLetters.As("worker "+m.config.Worker.String(), "kept for as long as the rules say")
-	deleted, err := queue.Retain(ctx, m.config.Retention, pg.MaintenanceLock)
+	deleted, err := queue.Retain(ctx, m.config.Retention, m.config.Pool.Schema().LockKey(pg.MaintenanceLock))
 	if deleted > 0 {
 		m.config.Logger.Info("dead letters cleaned up", "deleted", deleted)
 	}
