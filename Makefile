@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix bench compare lint fmt docs demo ci
+.PHONY: help build release test race matrix bench compare lint fmt docs demo module ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ docs: ## write the tables in docs/ that are made from code
 
 demo: ## run the demo on a private Postgres
 	$(GO) run ./cmd/soniq demo
+
+# What is given as PATH would be the recipe's own search path, too.
+module: ## rename the Go module: make module PATH=example.com/you/soniq
+	@PATH=/usr/local/bin:/usr/bin:/bin .ci/module '$(if $(filter command,$(firstword $(origin PATH))),$(PATH))'
 
 ci: ## do what CI does
 	.ci/run
