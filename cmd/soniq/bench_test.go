@@ -24,7 +24,10 @@ func TestBench_smallRun_measuresWhatIsAsked(t *testing.T) {
 	args := []string{"bench", "--jobs", "300", "--rounds", "1", "--samples", "2", "--only", "burn-down,failures,wake"}
 	r := sh.ok(append(args, "--json")...)
 	var report struct {
-		Machine machine
+		Machine struct {
+			CPUs   int
+			Server string
+		}
 		Results []struct {
 			Workload, System string
 			Figures          []struct {

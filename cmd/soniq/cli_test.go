@@ -131,28 +131,3 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
-
-func TestNameLike(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		pattern, name string
-		want          bool
-	}{
-		{"send_welcome_email", "myapp.tasks.send_welcome_email", true},
-		{"Send", "send", false},
-		{"%", "send", false},
-		{"myapp.*", "myapp.tasks.send", true},
-		{"tasks*", "myapp.tasks.send", false},
-		{"*send", "myapp.tasks.send", true},
-		{"*s*s*d", "myapp.tasks.send", true},
-		{"a?c", "abc", true},
-		{"a?c", "aéc", true},
-		{"a?c", "ac", false},
-		{"*", "", true},
-		{"a*b*c", "axxbxx", false},
-	} {
-		if got := nameLike(test.pattern, test.name); got != test.want {
-			t.Errorf("nameLike(%q, %q) = %v", test.pattern, test.name, got)
-		}
-	}
-}

@@ -23,7 +23,7 @@ const (
 	checkOK       = 0
 	checkWarning  = 1
 	checkCritical = 2
-	checkUnknown  = 3
+	checkUnknown  = app.ExitUnknown
 )
 
 var checkNames = [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}

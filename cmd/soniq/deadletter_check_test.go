@@ -45,18 +45,6 @@ func TestCheck_eachVerdictHasItsCodeAndOneLine(t *testing.T) {
 	check(2, "DEAD LETTERS CRITICAL - 1 resolved (more than 0), the oldest died 4d4h ago | resolved=1;;0;0 oldest=Ns;;;0", "--max", "0", "--state", "resolved")
 }
 
-func TestCoarse(t *testing.T) {
-	t.Parallel()
-	for d, want := range map[time.Duration]string{
-		0: "0s", 12*time.Second + 400*time.Millisecond: "12s", 90 * time.Second: "1m30s", time.Hour: "1h",
-		3*time.Hour + 59*time.Minute + 59*time.Second: "3h59m", 24 * time.Hour: "1d", 100 * time.Hour: "4d4h",
-	} {
-		if got := coarse(d); got != want {
-			t.Errorf("%s: %q, want %q", d, got, want)
-		}
-	}
-}
-
 func TestCheck_json(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -10,25 +10,6 @@ import (
 	"soniq/internal/testdb"
 )
 
-func TestSpark_drawsCounts(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		counts []int64
-		bars   int
-		want   string
-	}{
-		{[]int64{0, 0, 0, 0}, 2, "··"},
-		{[]int64{1, 0, 0, 8}, 4, "▁··█"},
-		{[]int64{1, 1, 0, 1}, 2, "█▄"},
-		{[]int64{1, 1000}, 2, "▁█"},
-		{make([]int64, 24), 12, "············"},
-	} {
-		if got := spark(c.counts, c.bars); got != c.want {
-			t.Errorf("spark(%v, %d) = %q, want %q", c.counts, c.bars, got, c.want)
-		}
-	}
-}
-
 func TestGroups_showsCausesAndEachVerbTakesOne(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -12,20 +12,6 @@ import (
 	"soniq/internal/testdb"
 )
 
-func TestParseRate(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]float64{"": 0, "50": 50, "50/s": 50, "30/m": 0.5, "7200/h": 2, "0.5/s": 0.5} {
-		if got, err := parseRate(text); err != nil || got != want {
-			t.Errorf("parseRate(%q) = %g, %v; want %g", text, got, err, want)
-		}
-	}
-	for _, text := range []string{"0", "-1", "x", "5/", "/s", "5/d", "NaN", "Inf", "1e9"} {
-		if got, err := parseRate(text); app.ExitCode(err) != app.ExitUsage {
-			t.Errorf("parseRate(%q) = %g, %v", text, got, err)
-		}
-	}
-}
-
 // Ctrl-C stops a bulk replay between two batches, says how to go on, and going
 // on does the rest; the history tells all of it.
 func TestReplay_bulk_interrupted_isResumed(t *testing.T) {

@@ -104,7 +104,7 @@ func TestStats_barsFitTheTerminal_andTheHighestIsTheLongest(t *testing.T) {
 		}
 	}
 	out := s.ok("dead-letter", "stats").out
-	wantIn(t, "stats", out, "9 dead letters: 8 dead, 0 being replayed, 1 resolved", strings.Repeat("█", barWidth)+"\n", strings.Repeat("█", barWidth/8)+"\n")
+	wantIn(t, "stats", out, "9 dead letters: 8 dead, 0 being replayed, 1 resolved", strings.Repeat("█", 24)+"\n", strings.Repeat("█", 3)+"\n")
 }
 
 // The sentence behind the reason, for all that can decide on each.

@@ -44,7 +44,11 @@ func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
 	}
 
 	out := soniq("demo", "--json")
-	var report demoReport
+	var report struct {
+		Done, Retries int
+		DeadLetters   []deadletter.Job `json:"dead_letters"`
+		ReplayState   string           `json:"replay_state"`
+	}
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}

@@ -157,7 +157,7 @@ func TestEnqueueMany_tenThousand_fromAFileAndAPipe(t *testing.T) {
 	if r.err != "9,997 jobs enqueued, 3 were duplicates\n" {
 		t.Errorf("stderr: %q", r.err)
 	}
-	first := decode[enqueued](t, r.out[:strings.Index(r.out, "\n")])
+	first := decode[struct{ ID uuid.UUID }](t, r.out[:strings.Index(r.out, "\n")])
 	// In the order of the lines: the first is the first's.
 	if n := count(t, pool, `select count(*) from soniq_jobs where id = $1 and args = '{"i": 0}'`, first.ID); n != 1 {
 		t.Error("the first id isn't the first line's")

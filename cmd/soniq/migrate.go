@@ -260,7 +260,7 @@ func (migrateCheckCmd) Help() string {
 const (
 	upToDate    = app.ExitDone
 	notUpToDate = 1
-	cantTell    = checkUnknown
+	cantTell    = app.ExitUnknown
 )
 
 func (c *migrateCheckCmd) Run(a *app.App) error {

@@ -16,6 +16,10 @@ const (
 	ExitPartly  = 4 // some of what was asked for was done
 )
 
+// ExitUnknown is the answer of a command that a monitor or a pipeline reads, where
+// it has none.
+const ExitUnknown = 3
+
 // ExitError is an error with an exit code of its own.
 type ExitError struct {
 	Code int
