@@ -4,30 +4,34 @@ import (
 	"github.com/alecthomas/kong"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/database"
+	"soniq/internal/cli/deadletters"
+	"soniq/internal/cli/dev"
+	"soniq/internal/cli/jobs"
 )
 
 // grammar is the whole command line.
 type grammar struct {
 	app.Globals
 
-	Demo    demoCmd    `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
-	Setup   setupCmd   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
-	Migrate migrateCmd `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
-	Status  statusCmd  `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
+	Demo    dev.DemoCommand         `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
+	Setup   database.SetupCommand   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
+	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
+	Status  statusCmd               `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
 
-	Worker  workerCmd  `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
-	Enqueue enqueueCmd `cmd:"" group:"jobs" help:"Add a job, or many."`
-	Job     jobCmd     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
-	Queue   queueCmd   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
+	Worker  workerCmd           `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	Enqueue jobs.EnqueueCommand `cmd:"" group:"jobs" help:"Add a job, or many."`
+	Job     jobs.JobCommand     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
+	Queue   jobs.QueueCommand   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
 
-	DeadLetter deadLetterCmd `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
+	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
 
 	Hooks hooksCmd `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log, by a command."`
 
-	Bench      benchCmd      `cmd:"" group:"more" help:"Measure this program beside plain SQL, in databases of its own."`
-	Dev        devCmd        `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
-	Completion completionCmd `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
-	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" passthrough:""`
+	Bench      dev.BenchCommand `cmd:"" group:"more" help:"Measure this program beside plain SQL, in databases of its own."`
+	Dev        dev.Command      `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
+	Completion completionCmd    `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
+	Complete   completeCmd      `cmd:"" name:"__complete" hidden:"" passthrough:""`
 
 	Version     versionCmd       `cmd:"" group:"start" help:"Print the version."`
 	VersionFlag kong.VersionFlag `name:"version" hidden:""`

@@ -9,6 +9,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/jobs"
 	"soniq/internal/cli/terminal"
 )
 
@@ -182,7 +183,7 @@ func valuesOf(value *kong.Value) []string {
 		}
 		return reasons
 	case "status":
-		return jobStatuses()
+		return jobs.Statuses()
 	case "state":
 		return []string{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
 	case "format":
@@ -221,4 +222,4 @@ func firstSentence(help string) string {
 }
 
 // The scripts are this program's own.
-func (*completionCmd) showsSecret() {}
+func (*completionCmd) ShowsSecret() {}

@@ -516,4 +516,4 @@ func answerText(status int, answer string) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, answer))
 }
 
-func (*hooksRotateCmd) showsSecret() {}
+func (*hooksRotateCmd) ShowsSecret() {}

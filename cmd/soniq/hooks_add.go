@@ -231,4 +231,4 @@ func addChecked(a *app.App, spec hooks.Spec, keys *keyFlags, shown string) error
 	return addHook(a, spec, keys, shown)
 }
 
-func (*hooksAddWebhookCmd) showsSecret() {}
+func (*hooksAddWebhookCmd) ShowsSecret() {}

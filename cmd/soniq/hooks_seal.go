@@ -73,4 +73,4 @@ func (c *hooksSealCmd) Run(a *app.App) error {
 	return app.Partly(int64(len(result.Sealed)), err)
 }
 
-func (*hooksKeygenCmd) showsSecret() {}
+func (*hooksKeygenCmd) ShowsSecret() {}

@@ -13,13 +13,13 @@ import (
 )
 
 // signalReader is a command that reads world.signals itself.
-type signalReader interface{ readsSignals() }
+type signalReader interface{ ReadsSignals() }
 
 // monitored is a command that a monitor runs, which reads its answer, and
 // whatever kept it from one, off standard output.
 type monitored interface {
-	// unknown reports err in the monitor's language and returns the exit code.
-	unknown(a *app.App, cmd *kong.Context, err error) int
+	// Unknown reports err in the monitor's language and returns the exit code.
+	Unknown(a *app.App, cmd *kong.Context, err error) int
 }
 
 // run parses args, runs the command and returns the exit code.
@@ -48,7 +48,7 @@ func run(w app.Process, args []string) int {
 	}
 	if err != nil {
 		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, app.ErrReported) {
-			return m.unknown(a, cmd, err)
+			return m.Unknown(a, cmd, err)
 		}
 		a.Report(cmd, err)
 	}
@@ -110,4 +110,4 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 
 // secretShower is a command whose answer is a secret of its own: one that it has
 // just made, and that is shown once.
-type secretShower interface{ showsSecret() }
+type secretShower interface{ ShowsSecret() }

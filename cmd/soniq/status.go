@@ -4,6 +4,7 @@ import (
 	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/jobs"
 	"soniq/internal/cli/terminal"
 )
 
@@ -31,7 +32,7 @@ func (statusCmd) Run(a *app.App) error {
 	if a.JSON {
 		return a.Out.Document(s)
 	}
-	if err := printQueues(a, s.Queues); err != nil {
+	if err := jobs.PrintQueues(a, s.Queues); err != nil {
 		return err
 	}
 	a.Out.Printf("")

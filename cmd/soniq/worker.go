@@ -85,8 +85,8 @@ Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}'`
 }
 
-// readsSignals makes the worker count them itself.
-func (workerRunCmd) readsSignals() {}
+// ReadsSignals makes the worker count them itself.
+func (workerRunCmd) ReadsSignals() {}
 
 // served is what a worker will do, checked.
 type served struct {

@@ -56,7 +56,7 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	}
 	i := slices.IndexFunc(s.file.jobs, func(spec handlerSpec) bool { return spec.name == c.Name })
 	if i < 0 {
-		return app.Usagef("%s", c.unknown(s.file.jobs))
+		return app.Usagef("%s", c.Unknown(s.file.jobs))
 	}
 	args, err := app.ReadArgs(a, c.Args, app.MostArgs)
 	if err != nil {
@@ -88,7 +88,7 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	return nil
 }
 
-func (c *workerRunOnceCmd) unknown(jobs []handlerSpec) string {
+func (c *workerRunOnceCmd) Unknown(jobs []handlerSpec) string {
 	names := make([]string, len(jobs))
 	for i, spec := range jobs {
 		names[i] = spec.name

@@ -1,0 +1,98 @@
+package deadletters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+// target is what replay and delete work on: single ids, or in bulk.
+type target struct {
+	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them; the first digits will do."`
+	All bool     `help:"All of them; replay takes those that are dead."`
+	selection
+	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
+	DryRun bool `help:"Say what would be done, and change nothing."`
+	Yes    bool `short:"y" help:"Don't ask."`
+	app.Authorship
+}
+
+// resolve checks the whole command line before anything is done. Exactly one
+// of ids and filter is meant: bulk says which.
+func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err error) {
+	if len(t.IDs) > 0 {
+		if t.All || t.given() || t.Limit != nil {
+			return false, f, app.Usagef("give either ids, or --all and filters")
+		}
+		return false, f, checkIDs(t.IDs)
+	}
+	if !t.All && !t.given() {
+		return true, f, app.Usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")
+	}
+	if f, err = t.filter(now); err != nil {
+		return true, f, err
+	}
+	f.All = t.All
+	if t.Limit != nil {
+		if f.Limit = *t.Limit; f.Limit < 1 {
+			return true, f, app.Usagef("--limit must be at least 1, not %d", f.Limit)
+		}
+	}
+	return true, f, nil
+}
+
+const serverTimeSQL = `select clock_timestamp()`
+
+// pin bounds f to the dead letters of this moment, by the server's clock: what
+// dies while a person reads the question is not what they agreed to.
+func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
+	var now time.Time
+	if err := pool.QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
+		return fmt.Errorf("read the server's time: %w", err)
+	}
+	// A --since in the future stays alone: it matches nothing, as it should.
+	if (f.To.IsZero() || f.To.After(now)) && !f.From.After(now) {
+		f.To = now
+	}
+	return nil
+}
+
+// shownRows is how many dead letters a preview shows.
+const shownRows = 10
+
+// preview shows the first of the n dead letters that a bulk command would take.
+func preview(a *app.App, verb string, n int64, list func() ([]deadletter.Job, error)) error {
+	if a.JSON {
+		return a.Out.Document(map[string]any{"dry_run": true, "count": n})
+	}
+	a.Out.Printf("Would %s %s.", verb, terminal.Letters(n))
+	return previewRows(a, n, list)
+}
+
+// previewRows prints the first of n dead letters, and how many more there are.
+func previewRows(a *app.App, n int64, list func() ([]deadletter.Job, error)) error {
+	jobs, err := list()
+	if err != nil {
+		return err
+	}
+	for i := range jobs {
+		jobs[i] = jobs[i].Redacted()
+	}
+	if err := printLetters(a, jobs); err != nil {
+		return err
+	}
+	if rest := n - int64(len(jobs)); rest > 0 {
+		a.Out.Printf("... and %s more", terminal.Thousands(rest))
+	}
+	return nil
+}
+
+// errNothingMatched ends a bulk command that found nothing to do.
+var errNothingMatched = &app.ExitError{Code: app.ExitNothing, Err: errors.New("no dead letter matches; nothing was changed")}

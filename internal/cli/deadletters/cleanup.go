@@ -1,0 +1,223 @@
+package deadletters
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+	"soniq/internal/outfile"
+	"soniq/internal/unit"
+)
+
+type cleanupCmd struct {
+	selection
+	app.Authorship
+	Days      *int    `placeholder:"N" help:"Older than N days; at least 1. Default 30."`
+	OlderThan *string `placeholder:"AGE" help:"The same, as an age: 36h, 30d, 4w."`
+	Export    *string `placeholder:"FILE" help:"First write what is removed to FILE, a new one: .json, .jsonl or .csv, with .gz after it to compress."`
+	DryRun    bool    `help:"Say how many would be removed, and change nothing."`
+}
+
+func (cleanupCmd) Help() string {
+	return `Never asks, so it can run from cron. Filters narrow it; what is being replayed stays. With --export nothing is removed before all of it is safely in the file.
+
+    soniq dead-letter cleanup --days 30
+    soniq dead-letter cleanup --days 7 --dry-run
+    soniq dead-letter cleanup --older-than 36h --state resolved
+    soniq dead-letter cleanup --older-than 90d --export "dead-$(date +%F).jsonl.gz"`
+}
+
+// age is what is removed, and how it is told.
+func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
+	const day = 24 * time.Hour
+	// A century: what is longer overflows a Duration sooner or later.
+	const most = 36500
+	if c.OlderThan != nil {
+		if c.Days != nil {
+			return 0, "", app.Usagef("--days and --older-than say the same: give one of them")
+		}
+		d, err := unit.ParseAge(*c.OlderThan)
+		if err != nil || d <= 0 || d > most*day {
+			return 0, "", app.Usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
+		}
+		return d, coarse(d), nil
+	}
+	days := 30
+	if c.Days != nil {
+		days = *c.Days
+	}
+	if days < 1 || days > most {
+		return 0, "", app.Usagef("--days must be from 1 to %d, not %d", most, days)
+	}
+	return time.Duration(days) * day, terminal.Plural(int64(days), "day"), nil
+}
+
+func (c *cleanupCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
+	if err != nil {
+		return err
+	}
+	if f.State == deadletter.StateReplaying {
+		return app.Usagef("--state replaying: what is being replayed is never cleaned up")
+	}
+	olderThan, told, err := c.age()
+	if err != nil {
+		return err
+	}
+	var archive *archiveFile
+	if c.Export != nil {
+		if archive, err = newArchive(a.Ctx, *c.Export); err != nil {
+			return err
+		}
+		defer a.OnAbort(archive.abandon)()
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := c.DeadLetters(a, pool)
+	if err != nil {
+		return err
+	}
+	did := "Removed"
+	var n int64
+	switch {
+	case c.DryRun:
+		did = "Would remove"
+		n, err = queue.CleanupCount(a.Ctx, olderThan, f)
+	case archive != nil:
+		n, err = queue.CleanupTo(a.Ctx, olderThan, f, archive, archive.format)
+	default:
+		n, err = queue.Cleanup(a.Ctx, olderThan, f)
+	}
+	if err != nil && n == 0 {
+		return archive.explain(err)
+	}
+	result := map[string]any{"removed": n}
+	if c.DryRun {
+		result = map[string]any{"dry_run": true, "count": n}
+	}
+	if archive.committed() {
+		result["export"] = archive.name
+	}
+	if a.JSON {
+		if err := a.Out.Document(result); err != nil {
+			return err
+		}
+		return app.Partly(n, err)
+	}
+	a.Out.Printf("%s %s older than %s.", did, terminal.Letters(n), told)
+	if archive.committed() {
+		a.Note("They are in %s", terminal.OneLine(archive.name))
+	}
+	return app.Partly(n, archive.explain(err))
+}
+
+// archiveFile is the file that a cleanup exports to. It is made at the first
+// write, so that a cleanup without anything to remove leaves none.
+type archiveFile struct {
+	ctx        context.Context
+	name       string
+	format     deadletter.Format
+	compressed bool
+	// file is read by a second Ctrl-C while it is made.
+	file atomic.Pointer[outfile.File]
+	gzip *gzip.Writer
+	done bool
+}
+
+// newArchive makes sure that the file is a new one: what an earlier cleanup
+// removed is nowhere else.
+func newArchive(ctx context.Context, name string) (*archiveFile, error) {
+	if name == "" || name == "-" {
+		return nil, app.Usagef("--export must be a file: what is removed is to be kept there")
+	}
+	format, _ := formatOf(name)
+	if format == "" {
+		return nil, app.Usagef("--export %q must end with .json, .jsonl or .csv, or with one of these and .gz", name)
+	}
+	f := &archiveFile{ctx: ctx, name: name, format: format, compressed: isCompressed(name)}
+	if err := f.isNew(); err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(filepath.Dir(name))
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "create", Path: name, Err: errors.New("its folder is none")}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cleanup: %w", err)
+	}
+	return f, nil
+}
+
+func (f *archiveFile) isNew() error {
+	_, err := os.Lstat(f.name)
+	if err == nil {
+		return f.isThere()
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cleanup: %w", err)
+	}
+	return nil
+}
+
+func (f *archiveFile) isThere() error {
+	return fmt.Errorf("%s is there already, and what a cleanup has removed is not overwritten; nothing was removed", f.name)
+}
+
+func (f *archiveFile) Write(p []byte) (int, error) {
+	file := f.file.Load()
+	if file == nil {
+		var err error
+		if file, err = outfile.Create(f.ctx, f.name); err != nil {
+			return 0, err
+		}
+		f.file.Store(file)
+		f.gzip = gzip.NewWriter(file)
+	}
+	if f.compressed {
+		return f.gzip.Write(p)
+	}
+	return file.Write(p)
+}
+
+// Commit makes the file durable, and its name too.
+func (f *archiveFile) Commit() error {
+	if f.compressed {
+		if err := f.gzip.Close(); err != nil {
+			return err
+		}
+	}
+	err := f.file.Load().CommitNew()
+	if errors.Is(err, fs.ErrExist) {
+		return f.isThere()
+	}
+	f.done = err == nil
+	return err
+}
+
+func (f *archiveFile) abandon() {
+	if file := f.file.Load(); file != nil {
+		file.Abandon()
+	}
+}
+
+// committed reports whether the file is there, complete.
+func (f *archiveFile) committed() bool { return f != nil && f.done }
+
+// explain adds to err what is in the file already.
+func (f *archiveFile) explain(err error) error {
+	if err == nil || !f.committed() {
+		return err
+	}
+	return fmt.Errorf("%w; %s has all that was to be removed", err, f.name)
+}

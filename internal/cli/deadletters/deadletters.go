@@ -1,0 +1,180 @@
+// Package deadletters has the commands of 'soniq dead-letter': one file a command.
+package deadletters
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+)
+
+// Command groups what can be done with dead letters.
+type Command struct {
+	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
+	Groups  groupsCmd  `cmd:"" help:"Show the causes: dead letters that failed alike, with count and trend."`
+	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
+	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
+	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
+	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters, and write them to a file before."`
+	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
+	Import  importCmd  `cmd:"" help:"Bring back dead letters from a file that export wrote."`
+	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
+	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
+	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
+	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
+	Check   checkCmd   `cmd:"" help:"Tell a monitor whether too many are dead, or for too long."`
+}
+
+// Help implements [kong.HelpProvider].
+func (Command) Help() string {
+	return `A dead letter is a job that cannot succeed: it failed on every attempt, failed for good, has arguments that its handler refuses, timed out, or no worker knows its name.
+
+    soniq dead-letter groups
+    soniq dead-letter list
+    soniq dead-letter show ID
+    soniq dead-letter replay ID`
+}
+
+// selection picks dead letters by what they are.
+type selection struct {
+	Filter   *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
+	Job      []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Queue    []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason   []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
+	Group    []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
+	Error    *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
+	State    *string  `placeholder:"STATE" help:"dead, replaying or resolved."`
+	Replayed *bool    `negatable:"" help:"Replayed at least once, or never."`
+	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
+	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
+	Tag      []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+}
+
+// given reports whether any of the flags was used.
+func (s *selection) given() bool {
+	return s.Filter != nil || len(s.Job)+len(s.Queue)+len(s.Reason)+len(s.Group)+len(s.Tag) > 0 ||
+		s.Error != nil || s.State != nil || s.Replayed != nil || s.Since != nil || s.Until != nil
+}
+
+// filter turns the flags into a filter. An empty value is refused: in a
+// script it is a variable that isn't set, and it must not mean 'any'.
+func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
+	// kong makes no value at all of an empty one where it splits them.
+	reasons, groups := app.SplitAll(s.Reason), app.SplitAll(s.Group)
+	for _, flag := range []struct {
+		name   string
+		values []string
+	}{
+		{"--filter", app.Values(s.Filter)},
+		{"--job", s.Job},
+		{"--queue", s.Queue},
+		{"--reason", reasons},
+		{"--group", groups},
+		{"--error", app.Values(s.Error)},
+		{"--state", app.Values(s.State)},
+		{"--since", app.Values(s.Since)},
+		{"--until", app.Values(s.Until)},
+	} {
+		if slices.Contains(flag.values, "") {
+			return f, app.Usagef("%s is empty; leave it out to match any", flag.name)
+		}
+	}
+	if s.Filter != nil {
+		f.NameLike = *s.Filter
+	}
+	if len(s.Job) > 0 {
+		f.JobNames = s.Job
+	}
+	if len(s.Queue) > 0 {
+		f.Queues = s.Queue
+	}
+	if len(groups) > 0 {
+		f.Groups = groups
+	}
+	if s.Error != nil {
+		f.ErrorLike = *s.Error
+	}
+	f.Replayed = s.Replayed
+	for _, text := range reasons {
+		reason, err := deadletter.ParseReason(text)
+		if err != nil {
+			return f, app.Usagef("--reason: %w", err)
+		}
+		f.Reasons = append(f.Reasons, reason)
+	}
+	if s.State != nil {
+		switch *s.State {
+		case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
+			f.State = *s.State
+		default:
+			return f, app.Usagef("--state must be dead, replaying or resolved, not %q", *s.State)
+		}
+	}
+	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
+		return f, err
+	}
+	if f.To, err = app.ParseTime("--until", s.Until, now); err != nil {
+		return f, err
+	}
+	for _, tag := range s.Tag {
+		key, value, ok := strings.Cut(tag, "=")
+		if !ok || key == "" {
+			return f, app.Usagef("--tag must be KEY=VALUE, not %q", tag)
+		}
+		if f.Tags == nil {
+			f.Tags = map[string]string{}
+		}
+		f.Tags[key] = value
+	}
+	if err := f.Validate(); err != nil {
+		return f, app.Usagef("%w", err)
+	}
+	return f, nil
+}
+
+// checkIDs checks all ids before anything is done with one of them. The
+// beginning of an id will do.
+func checkIDs(texts []string) error {
+	for _, text := range texts {
+		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
+			return app.Usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
+				text, deadletter.MinPrefix)
+		}
+	}
+	return nil
+}
+
+// findID completes an id that checkIDs has let through.
+func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(text); err == nil {
+		return id, nil
+	}
+	return queue.Find(ctx, text)
+}
+
+// findIDs completes ids. One that is named twice counts once; those that can't
+// be found, or are not unique, come back as failures.
+func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids []uuid.UUID, failed []app.Failure, err error) {
+	seen := make(map[uuid.UUID]bool, len(texts))
+	ids, failed = []uuid.UUID{}, []app.Failure{}
+	for _, text := range texts {
+		id, err := findID(ctx, queue, text)
+		var ambiguous *deadletter.AmbiguousError
+		switch {
+		case errors.As(err, &ambiguous), errors.Is(err, deadletter.ErrNotFound):
+			failed = append(failed, app.Failure{ID: text, Error: err.Error()})
+		case err != nil:
+			return nil, nil, err
+		case !seen[id]:
+			seen[id] = true
+			ids = append(ids, id)
+		}
+	}
+	return ids, failed, nil
+}

@@ -1,0 +1,177 @@
+package deadletters
+
+import (
+	"bufio"
+	"cmp"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+	"soniq/internal/outfile"
+)
+
+type exportCmd struct {
+	selection
+	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with, else json."`
+	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default. A name that ends with .gz is compressed."`
+	Limit  int    `placeholder:"N" help:"At most N. Default all."`
+}
+
+func (exportCmd) Help() string {
+	return `The file appears once it is complete, and is yours alone to read, unless it was there already. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' brings them back.
+
+    soniq dead-letter export --format json --output dead_jobs.json
+    soniq dead-letter export --format csv --output dead_jobs.csv
+    soniq dead-letter export --state resolved -o resolved.jsonl.gz
+    soniq dead-letter export --format jsonl | jq .last_error`
+}
+
+func (c *exportCmd) format() (deadletter.Format, error) {
+	if c.Format != "" {
+		format, err := deadletter.ParseFormat(c.Format)
+		if err != nil {
+			return "", app.Usagef("--format must be json, jsonl or csv, not %q", c.Format)
+		}
+		return format, nil
+	}
+	format, ending := formatOf(c.Output)
+	if format == "" && (ending != "" || isCompressed(c.Output)) {
+		return "", app.Usagef("--output %q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.Output)
+	}
+	return cmp.Or(format, deadletter.FormatJSON), nil
+}
+
+// formatOf is the format that a file's name ends with, or empty.
+func formatOf(path string) (format deadletter.Format, ending string) {
+	path = strings.ToLower(path)
+	switch ending = filepath.Ext(strings.TrimSuffix(path, ".gz")); ending {
+	case ".csv":
+		return deadletter.FormatCSV, ending
+	case ".jsonl", ".ndjson":
+		return deadletter.FormatJSONL, ending
+	case ".json":
+		return deadletter.FormatJSON, ending
+	default:
+		return "", ending
+	}
+}
+
+// isCompressed reports whether a file of that name is to be compressed.
+func isCompressed(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gz") }
+
+func (c *exportCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
+	if err != nil {
+		return err
+	}
+	if c.Limit < 0 {
+		return app.Usagef("--limit must not be negative: %d", c.Limit)
+	}
+	f.Limit = c.Limit
+	format, err := c.format()
+	if err != nil {
+		return err
+	}
+	if !c.toFile() {
+		return c.toStdout(a, f, format)
+	}
+	// The file first: a wrong path is known before the database is asked.
+	file, err := outfile.Create(a.Ctx, c.Output)
+	if a.Ctx.Err() != nil {
+		return a.Ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	defer a.OnAbort(file.Abandon)()
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	// A terminal has a name too.
+	w := io.Writer(file)
+	if file.IsTerminal() {
+		o := terminal.NewOutput(file)
+		if w = o.Text; format != deadletter.FormatCSV {
+			w = o.JSON
+		}
+	}
+	var compressed *gzip.Writer
+	if isCompressed(c.Output) {
+		compressed = gzip.NewWriter(w)
+		w = compressed
+	}
+	n, err := c.export(a, pool, w, f, format)
+	if err == nil && compressed != nil {
+		err = compressed.Close()
+	}
+	if err == nil {
+		err = file.Commit()
+	}
+	if a.Ctx.Err() != nil && err != nil {
+		return a.Ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.Out.Document(map[string]any{"exported": n, "format": format, "output": c.Output})
+	}
+	a.Note("Exported %s to %s", terminal.Letters(n), terminal.OneLine(c.Output))
+	return nil
+}
+
+func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.Format) error {
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	// JSON means the same with its controls escaped. CSV has no escapes: a
+	// program gets it as it is, a person's terminal only what is safe.
+	w := io.Writer(a.Out.JSON)
+	if format == deadletter.FormatCSV {
+		w = a.Out.Raw
+		if a.StdoutIsTTY {
+			w = a.Out.Text
+		}
+	}
+	n, err := c.export(a, pool, w, f, format)
+	if err != nil {
+		return err
+	}
+	a.Note("Exported %s", terminal.Letters(n))
+	return nil
+}
+
+// export writes the dead letters to w, and shows on a terminal how it gets on.
+func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return 0, err
+	}
+	var total int64
+	// Where the rows go to the same terminal, they are what shows it.
+	if a.StderrIsTTY && (c.toFile() || !a.StdoutIsTTY) {
+		var err error
+		if total, err = queue.Count(a.Ctx, f); err != nil {
+			return 0, err
+		}
+	}
+	bar := a.Progress("exporting", int(total), app.ProgressFrom)
+	defer func() { _ = bar.Clear() }()
+	buffered := bufio.NewWriter(w)
+	n, err := queue.ExportTelling(a.Ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
+	if err == nil {
+		err = buffered.Flush()
+	}
+	return n, err
+}
+
+func (c *exportCmd) toFile() bool { return c.Output != "" && c.Output != "-" }

@@ -1,0 +1,146 @@
+package deadletters
+
+import (
+	"strings"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+type groupsCmd struct {
+	selection
+	Limit int `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
+	app.RevealFlags
+}
+
+func (groupsCmd) Help() string {
+	return `A group is what one cause has killed: one job, one error apart from ids and numbers. The ones with the most dead letters come first. Every other verb takes --group GROUP.
+
+    soniq dead-letter groups --since 24h
+    soniq dead-letter list --group 4f2a9c0d1e3b5a77
+    soniq dead-letter replay --group 4f2a9c0d1e3b5a77 --dry-run`
+}
+
+func (c *groupsCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
+	if err != nil {
+		return err
+	}
+	if err := c.Check(); err != nil {
+		return err
+	}
+	// A terminal has no use for more, and a program has the list.
+	const most = 10_000
+	if c.Limit < 1 || c.Limit > most {
+		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return err
+	}
+	// One more than is shown tells whether there are more.
+	f.Limit = c.Limit + 1
+	groups, err := queue.Groups(a.Ctx, f)
+	if err != nil {
+		return err
+	}
+	more := len(groups) > c.Limit
+	groups = groups[:min(len(groups), c.Limit)]
+	samples := make([]uuid.UUID, len(groups))
+	for i, g := range groups {
+		samples[i] = g.SampleID
+	}
+	if err := c.ShowList(a, pool, f, samples); err != nil {
+		return err
+	}
+	groups = app.AllRedacted(a, groups)
+	if a.JSON {
+		if groups == nil {
+			groups = []deadletter.Group{}
+		}
+		err = a.Out.Document(groups)
+	} else if len(groups) > 0 {
+		err = printGroups(a, groups)
+	}
+	var n int64
+	for _, g := range groups {
+		n += g.Count
+	}
+	switch {
+	case err != nil:
+		return err
+	case n == 0 && c.given():
+		a.Note("no dead letter matches")
+	case n == 0:
+		a.Note("no dead letters")
+	case more:
+		a.Note("the first %s with %s; --limit N for more", terminal.Plural(int64(len(groups)), "group"), terminal.Letters(n))
+	default:
+		a.Note("%s in %s", terminal.Letters(n), terminal.Plural(int64(len(groups)), "group"))
+	}
+	return nil
+}
+
+// printGroups prints a table that fits the terminal. What is under way, and
+// what is mended, has a column where there is any.
+func printGroups(a *app.App, groups []deadletter.Group) error {
+	var replaying, resolved bool
+	for _, g := range groups {
+		replaying, resolved = replaying || g.Replaying > 0, resolved || g.Resolved > 0
+	}
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "GROUP"},
+		{Title: "DEAD", Right: true},
+		{Title: "REPLAYING", Right: true, Empty: !replaying},
+		{Title: "RESOLVED", Right: true, Empty: !resolved, Drop: 1},
+		{Title: "ALL", Right: true, Drop: 2},
+		{Title: "LAST", Right: true},
+		{Title: "FIRST", Right: true, Drop: 3},
+		{Title: "24 HOURS", Drop: 4, Style: func(string) terminal.Style { return terminal.Cyan }},
+		{Title: "REASON", Min: 8, Drop: 5, Style: reasonStyle},
+		{Title: "JOB", Min: 8},
+		{Title: "ERROR", Min: 12, Drop: 1},
+	}}
+	now := a.Now()
+	for _, g := range groups {
+		reasons := make([]string, len(g.Reasons))
+		for i, r := range g.Reasons {
+			reasons[i] = string(r)
+		}
+		t.Add(
+			g.ID, terminal.Thousands(g.Dead), terminal.Thousands(g.Replaying), terminal.Thousands(g.Resolved), terminal.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
+			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), terminal.ErrorLine(g.SampleError),
+		)
+	}
+	return t.Write(a.Out, a.TableWidth())
+}
+
+// spark draws counts as a row of that many bars, each for as many counts as
+// come out even; the highest bar is the highest sum. Nothing is a dot.
+func spark(counts []int64, bars int) string {
+	sums := make([]int64, bars)
+	for i, n := range counts {
+		sums[i*bars/len(counts)] += n
+	}
+	levels := []rune("▁▂▃▄▅▆▇█")
+	most := int64(1)
+	for _, n := range sums {
+		most = max(most, n)
+	}
+	var b strings.Builder
+	for _, n := range sums {
+		if n <= 0 {
+			b.WriteRune('·')
+			continue
+		}
+		b.WriteRune(levels[(n*int64(len(levels))-1)/most])
+	}
+	return b.String()
+}

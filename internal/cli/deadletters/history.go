@@ -1,0 +1,171 @@
+package deadletters
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+type historyCmd struct {
+	ID    *string `arg:"" optional:"" name:"id" help:"What was done to this dead letter, which may be gone. Without it: the operations on many."`
+	Limit int     `default:"20" placeholder:"N" help:"The latest N operations. Default 20."`
+}
+
+func (historyCmd) Help() string {
+	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because); so is who was shown secrets (--reveal), of jobs too. Arguments are recorded without their secrets; what people wrote (--because, filters) is shown without them.
+
+    soniq dead-letter history
+    soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
+}
+
+func (c *historyCmd) Run(a *app.App) error {
+	const most = 10_000
+	if c.Limit < 1 || c.Limit > most {
+		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+	}
+	if c.ID != nil {
+		if err := checkIDs([]string{*c.ID}); err != nil {
+			return err
+		}
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return err
+	}
+	if c.ID != nil {
+		return c.one(a, queue)
+	}
+	ops, err := queue.Operations(a.Ctx, c.Limit)
+	if err != nil {
+		return err
+	}
+	ops = app.AllRedacted(a, ops)
+	if a.JSON {
+		if ops == nil {
+			ops = []deadletter.Operation{}
+		}
+		return a.Out.Document(ops)
+	}
+	if len(ops) == 0 {
+		a.Note("no operations yet")
+		return nil
+	}
+	return printOperations(a, ops)
+}
+
+func (c *historyCmd) one(a *app.App, queue *deadletter.Queue) error {
+	id, err := findID(a.Ctx, queue, *c.ID)
+	if err != nil {
+		return fmt.Errorf("%s: %w", *c.ID, err)
+	}
+	records, err := queue.History(a.Ctx, id)
+	if err != nil {
+		return err
+	}
+	records = app.AllRedacted(a, records)
+	if len(records) == 0 {
+		if _, err := queue.Get(a.Ctx, id); errors.Is(err, deadletter.ErrNotFound) {
+			return fmt.Errorf("%s: %w, and nothing is known of it", id, deadletter.ErrNotFound)
+		} else if err != nil {
+			return err
+		}
+	}
+	if a.JSON {
+		if records == nil {
+			records = []deadletter.Record{}
+		}
+		return a.Out.Document(records)
+	}
+	if len(records) == 0 {
+		a.Note("nothing was done to it")
+	}
+	for _, line := range recordLines(a, records) {
+		a.Out.Printf("%s", line)
+	}
+	return nil
+}
+
+// recordLines are a line for each record, the oldest first.
+func recordLines(a *app.App, records []deadletter.Record) []string {
+	lines := make([]string, len(records))
+	for i, r := range records {
+		line := a.When(r.At) + "  " + r.Action
+		if r.JobID != nil {
+			line += " as job " + r.JobID.String()
+		}
+		if bytes.Contains(r.Detail, []byte(`"args"`)) {
+			line += " with other arguments"
+		}
+		if r.Actor != "" {
+			line += ", by " + r.Actor
+		}
+		if r.Because != "" {
+			line += ": " + r.Because
+		}
+		lines[i] = terminal.OneLine(line)
+	}
+	return lines
+}
+
+func printOperations(a *app.App, ops []deadletter.Operation) error {
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "AGE", Right: true},
+		{Title: "WHAT"},
+		{Title: "DONE", Right: true},
+		{Title: "OF", Right: true},
+		{Title: "STATE", Min: 10},
+		{Title: "WHO", Min: 8, Drop: 2},
+		{Title: "WHY", Min: 8, Drop: 3},
+		{Title: "FILTER", Min: 10, Drop: 4},
+		{Title: "OPERATION", Drop: 1},
+	}}
+	now := a.Now()
+	for _, op := range ops {
+		stood := op.State
+		if op.StoppedBy != "" {
+			stood += " by " + op.StoppedBy
+		}
+		t.Add(terminal.Age(now, op.CreatedAt), op.Action, terminal.Thousands(op.Done), terminal.Thousands(op.Total), stood, op.Actor, op.Because, filterWords(op), op.ID.String())
+	}
+	return t.Write(a.Out, a.TableWidth())
+}
+
+// filterWords is a filter as 'reasons=timeout queues=a,b'. The moment at which
+// a command bounded it is left out, but for a cleanup, which it is all about.
+func filterWords(op deadletter.Operation) string {
+	dec := json.NewDecoder(bytes.NewReader(op.Filter))
+	dec.UseNumber() // a million isn't 1e+06
+	var fields map[string]any
+	if dec.Decode(&fields) != nil {
+		return ""
+	}
+	names := []string{"source", "job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "limit"}
+	if op.Action == deadletter.ActionCleanup {
+		names = append(names, "to")
+	}
+	var words []string
+	for _, name := range names {
+		switch v := fields[name].(type) {
+		case nil:
+		case []any:
+			values := make([]string, len(v))
+			for i, e := range v {
+				values[i] = fmt.Sprint(e)
+			}
+			words = append(words, name+"="+strings.Join(values, ","))
+		default:
+			words = append(words, name+"="+fmt.Sprint(v))
+		}
+	}
+	return strings.Join(words, " ")
+}

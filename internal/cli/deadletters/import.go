@@ -1,0 +1,226 @@
+package deadletters
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+	"soniq/internal/input"
+)
+
+type importCmd struct {
+	File   string `arg:"" name:"file" help:"What to read; - is standard input. A file that gzip compressed is known by its content."`
+	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with."`
+	DryRun bool   `help:"Check the file and say what would be done; change nothing."`
+	app.Authorship
+}
+
+func (importCmd) Help() string {
+	return `Brings back what 'soniq dead-letter export' wrote; an export of Python Soniq will do as well. A dead letter that is there already is left as it is, so an import can be repeated. It is silent: no hook and no listener is told. One that was being replayed, and whose replay is gone, is dead.
+
+A file is checked to its end before anything is imported. Standard input is imported as it comes, unless it is a file. A dead letter can have 64 MiB there; memory is a few times the longest one.
+
+    soniq dead-letter import dead_jobs.json
+    soniq dead-letter import resolved.jsonl.gz --dry-run
+    soniq dead-letter import dead_jobs.csv --because "deleted by mistake"
+    zstd -dc dead.jsonl.zst | soniq dead-letter import - --format jsonl`
+}
+
+func (c *importCmd) format() (deadletter.Format, error) {
+	if c.Format != "" {
+		format, err := deadletter.ParseFormat(c.Format)
+		if err != nil {
+			return "", app.Usagef("--format must be json, jsonl or csv, not %q", c.Format)
+		}
+		return format, nil
+	}
+	switch format, _ := formatOf(c.File); {
+	case c.File == "-":
+		return "", app.Usagef("of standard input --format must say what it is: json, jsonl or csv")
+	case c.File == "":
+		return "", app.Usagef("the name of the file is empty; - is standard input")
+	case format == "":
+		return "", app.Usagef("%q doesn't end with .json, .jsonl or .csv, nor with one of these and .gz: say --format", c.File)
+	default:
+		return format, nil
+	}
+}
+
+func (c *importCmd) Run(a *app.App) error {
+	format, err := c.format()
+	if err != nil {
+		return err
+	}
+	in, err := c.open(a)
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := c.DeadLetters(a, pool)
+	if err != nil {
+		return err
+	}
+	total, err := in.check(a, format)
+	if err != nil {
+		return in.explain(err)
+	}
+	bar := a.Progress("importing", int(total), app.ProgressFrom)
+	result, err := queue.Import(a.Ctx, in, format, deadletter.ImportOptions{
+		DryRun: c.DryRun,
+		Source: in.name,
+		Told:   func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },
+	})
+	_ = bar.Clear()
+	if err != nil && (result.Imported == 0 || c.DryRun) {
+		return in.explain(err)
+	}
+	if err := c.tell(a, in, result); err != nil {
+		return err
+	}
+	if err != nil {
+		return app.Partly(result.Imported, fmt.Errorf("%w; what was imported before stays, and is left alone when the import is repeated", in.explain(err)))
+	}
+	return nil
+}
+
+// tell says what was done.
+func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult) error {
+	if a.JSON {
+		result := map[string]any{"imported": r.Imported}
+		if c.DryRun {
+			result = map[string]any{"dry_run": true, "count": r.Imported}
+		}
+		result["skipped"], result["settled"] = r.Skipped, r.Settled
+		return a.Out.Document(result)
+	}
+	did := "Imported"
+	if c.DryRun {
+		did = "Would import"
+	}
+	a.Out.Printf("%s %s from %s.", did, terminal.Letters(r.Imported), terminal.OneLine(in.name))
+	if r.Skipped > 0 {
+		a.Note("%s there already, and left alone: %s", wasOrWere(r.Skipped), someIDs(r.SkippedIDs, r.Skipped))
+	}
+	if r.Settled > 0 {
+		a.Note("%s being replayed when exported; no replay is under way now, so the state is dead, or resolved where the replay succeeded", wasOrWere(r.Settled))
+	}
+	return nil
+}
+
+func wasOrWere(n int64) string {
+	if n == 1 {
+		return "1 was"
+	}
+	return terminal.Thousands(n) + " were"
+}
+
+// someIDs names the first three of n ids.
+func someIDs(ids []uuid.UUID, n int64) string {
+	ids = ids[:min(len(ids), 3)]
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	text := strings.Join(texts, ", ")
+	if rest := n - int64(len(ids)); rest > 0 {
+		text += fmt.Sprintf(" and %s more", terminal.Thousands(rest))
+	}
+	return text
+}
+
+// checkedFrom is how many bytes of a file are worth a progress bar: some tenths
+// of a second.
+const checkedFrom = 4 << 20
+
+// importFile is the input of an import.
+type importFile struct {
+	io.Reader
+	name string
+	// file can be read twice, from start on; nil if the input can't.
+	file  *os.File
+	start int64
+	close func()
+}
+
+func (c *importCmd) open(a *app.App) (*importFile, error) {
+	if c.File == "-" {
+		in := &importFile{Reader: input.Stream(a.Ctx, a.Stdin), name: "standard input", close: func() {}}
+		if f, ok := a.Stdin.(*os.File); ok {
+			in.rewindable(f)
+		}
+		if a.StdinIsTTY {
+			a.Note("Ctrl-D ends the input.")
+		}
+		return in, nil
+	}
+	f, err := input.Open(a.Ctx, c.File)
+	if a.Ctx.Err() != nil {
+		return nil, a.Ctx.Err()
+	}
+	if err != nil {
+		return nil, app.Usagef("import: %w", err)
+	}
+	in := &importFile{Reader: input.Stream(a.Ctx, f), name: c.File, close: func() { _ = f.Close() }}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		in.close()
+		return nil, app.Usagef("import: %s is a folder", c.File)
+	}
+	in.rewindable(f)
+	return in, nil
+}
+
+// rewindable reads f itself if it is a regular file: such a read never waits.
+func (in *importFile) rewindable(f *os.File) {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return
+	}
+	if start, err := f.Seek(0, io.SeekCurrent); err == nil {
+		in.Reader, in.file, in.start = f, f, start
+	}
+}
+
+// check reads the whole file, if it can be read again, and returns how many dead
+// letters it has. Otherwise that is 0.
+func (in *importFile) check(a *app.App, format deadletter.Format) (total int64, err error) {
+	if in.file == nil {
+		return 0, nil
+	}
+	info, err := in.file.Stat()
+	if err != nil {
+		return 0, err
+	}
+	bar := a.Progress("checking bytes", int(info.Size()), checkedFrom)
+	total, err = deadletter.CheckImport(a.Ctx, in.file, format, func(int64) {
+		if at, err := in.file.Seek(0, io.SeekCurrent); err == nil {
+			_ = bar.Set64(min(at, info.Size()))
+		}
+	})
+	_ = bar.Clear()
+	if err != nil {
+		return 0, err
+	}
+	_, err = in.file.Seek(in.start, io.SeekStart)
+	return total, err
+}
+
+// explain says which file it is that has a mistake. It is the input that is
+// wrong then, and nothing was changed.
+func (in *importFile) explain(err error) error {
+	var where *deadletter.FileError
+	if errors.As(err, &where) {
+		return app.Usagef("%s: %w", in.name, where)
+	}
+	return err
+}

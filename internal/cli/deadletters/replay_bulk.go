@@ -1,0 +1,328 @@
+package deadletters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+// replayPace are the flags of a bulk replay: how fast it goes, and what stops
+// it.
+type replayPace struct {
+	Rate          string        `placeholder:"N/s" help:"At most N jobs a second (50/s), a minute (10/m) or an hour. Default no limit."`
+	Canary        int           `placeholder:"N" help:"Replay N first; go on only if each of them succeeds."`
+	CanaryTimeout time.Duration `placeholder:"TIME" help:"How long to wait for these. Default 10m."`
+	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when so many of its replays that ended died again, from 20 on; 0 never does. Default 50%%."`
+	MaxReplays    int           `default:"3" placeholder:"N" help:"Leave out what was replayed N times already; 0 leaves out nothing. Default 3."`
+}
+
+// used is the first of the flags that was used, or empty. A default can't be
+// told from the same value.
+func (p *replayPace) used() string {
+	switch {
+	case p.Rate != "":
+		return "--rate"
+	case p.Canary != 0:
+		return "--canary"
+	case p.CanaryTimeout != 0:
+		return "--canary-timeout"
+	case p.Breaker != "50%":
+		return "--breaker"
+	case p.MaxReplays != 3:
+		return "--max-replays"
+	default:
+		return ""
+	}
+}
+
+// pace reads the flags of a bulk replay, and sets what belongs to its options.
+func (c *replayCmd) pace(o *deadletter.ReplayOptions) (p deadletter.Pace, err error) {
+	if len(c.IDs) > 0 {
+		return p, nil
+	}
+	if p.Rate, err = parseRate(c.Rate); err != nil {
+		return p, err
+	}
+	const most = 1000
+	if p.Canary = c.Canary; p.Canary < 0 || p.Canary > most {
+		return p, app.Usagef("--canary must be from 1 to %d, not %d", most, c.Canary)
+	}
+	if p.CanaryTimeout = c.CanaryTimeout; p.CanaryTimeout < 0 {
+		return p, app.Usagef("--canary-timeout must not be negative: %s", c.CanaryTimeout)
+	}
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(c.Breaker, "%"), 64)
+	if err != nil || !(percent >= 0 && percent <= 100) {
+		return p, app.Usagef("--breaker must be from 0%% to 100%%, not %q", c.Breaker)
+	}
+	p.Breaker = percent / 100
+	if o.MaxReplays = c.MaxReplays; o.MaxReplays < 0 {
+		return p, app.Usagef("--max-replays must not be negative: %d", c.MaxReplays)
+	}
+	return p, nil
+}
+
+// parseRate reads 50, 50/s, 10/m or 600/h as jobs a second. Empty is 0.
+func parseRate(text string) (float64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	number, unit, _ := strings.Cut(text, "/")
+	seconds := map[string]float64{"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || seconds == 0 || strings.HasSuffix(text, "/") || !(n > 0 && n <= 1e6) {
+		return 0, app.Usagef("--rate must be a number of jobs such as 50/s, 10/m or 600/h, not %q", text)
+	}
+	return n / seconds, nil
+}
+
+// leftOut says what the filter means and a replay does not take, in the words
+// of a sentence; empty if there is nothing of the kind.
+func leftOut(p deadletter.ReplayPlan) string {
+	var parts []string
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{
+		{p.Duplicates, "equal to a queued job"},
+		{p.Replaying, "being replayed"},
+		{p.Resolved, "resolved"},
+		{p.Superseded, "with a younger dead letter of their replay"},
+		{p.OutcomeUnknown, "replayed elsewhere with an unknown outcome"},
+		{p.Exhausted, "replayed too often (--max-replays)"},
+	} {
+		if part.n > 0 {
+			parts = append(parts, terminal.Thousands(part.n)+" "+part.what)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (c *replayCmd) bulk(
+	a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, pace deadletter.Pace,
+) error {
+	if err := pin(a.Ctx, pool, &f); err != nil {
+		return err
+	}
+	plan, err := queue.PlanReplay(a.Ctx, f, o)
+	if err != nil {
+		return replayAllError(err)
+	}
+	rest := leftOut(plan)
+	if plan.Picked == 0 {
+		if rest == "" {
+			return errNothingMatched
+		}
+		return &app.ExitError{Code: app.ExitNothing, Err: fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
+	}
+	if c.DryRun {
+		return c.previewReplay(a, queue, f, o, plan, rest)
+	}
+	if err := c.showEdits(a, queue, f, o); err != nil {
+		return err
+	}
+	question := fmt.Sprintf("This will queue %s again. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
+	if c.replayEdit.used() != "" {
+		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
+	}
+	if rest != "" {
+		question += " Left alone: " + rest + "."
+	}
+	if err := a.Confirm(c.Yes, question); err != nil {
+		return err
+	}
+	op, err := queue.StartReplay(a.Ctx, f, o, pace)
+	if err != nil {
+		return replayAllError(err)
+	}
+	if pace.Canary > 0 {
+		a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(int64(pace.Canary), op.Total)))
+	}
+	return c.follow(a, queue, op)
+}
+
+func (c *replayCmd) previewReplay(
+	a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, plan deadletter.ReplayPlan, rest string,
+) error {
+	sample, err := c.sampleEdits(a, queue, f, o)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		result := map[string]any{"dry_run": true, "count": plan.Replay, "plan": plan}
+		if sample != nil {
+			result["edits"] = sample
+		}
+		return a.Out.Document(result)
+	}
+	a.Out.Printf("Would replay %s.", terminal.Letters(plan.Replay))
+	if rest != "" {
+		a.Out.Printf("Would leave alone: %s.", rest)
+	}
+	err = previewRows(a, plan.Picked, func() ([]deadletter.Job, error) { return queue.ReplayList(a.Ctx, f, o, shownRows) })
+	if err != nil || sample == nil {
+		return err
+	}
+	a.Out.Printf("\nArguments of the first")
+	for _, s := range sample {
+		a.Out.Printf("%s", s.ID)
+		if err := printChanges(a, s.Changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shownEdits is of how many dead letters a person is shown what would change.
+const shownEdits = 3
+
+// sampleEdits are the changes of the first dead letters that a bulk replay takes;
+// nil where it changes none.
+func (c *replayCmd) sampleEdits(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) ([]edited, error) {
+	if c.replayEdit.used() == "" {
+		return nil, nil
+	}
+	jobs, err := queue.ReplayList(a.Ctx, f, o, shownEdits)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.reveal(a, queue, app.LetterIDs(jobs)...); err != nil {
+		return nil, err
+	}
+	sample := []edited{}
+	for _, j := range jobs {
+		changes, err := c.changes(a, j.Args, o)
+		if err != nil {
+			return nil, err
+		}
+		sample = append(sample, edited{j.ID, changes})
+	}
+	return sample, nil
+}
+
+// showEdits shows before the question what would change.
+func (c *replayCmd) showEdits(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
+	if c.Yes {
+		return nil
+	}
+	sample, err := c.sampleEdits(a, queue, f, o)
+	if err != nil || len(sample) == 0 {
+		return err
+	}
+	a.Note("Arguments of the first:")
+	for _, s := range sample {
+		a.Note("%s", s.ID)
+		if err := noteChanges(a, s.Changes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resume goes on with an operation that was stopped.
+func (c *replayCmd) resume(a *app.App) error {
+	if len(c.IDs) > 0 || c.All || c.given() || c.Limit != nil || c.DryRun || c.replayPace.used() != "" || c.replayEdit.used() != "" {
+		return app.Usagef("--resume goes on as the replay was started: give it alone")
+	}
+	id, err := uuid.Parse(*c.Resume)
+	if err != nil {
+		return app.Usagef("--resume must be the id of an operation, as 'soniq dead-letter history' shows it, not %q", *c.Resume)
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := c.DeadLetters(a, pool)
+	if err != nil {
+		return err
+	}
+	op, err := queue.Operation(a.Ctx, id)
+	if errors.Is(err, deadletter.ErrNoOperation) {
+		return fmt.Errorf("%s: %w", id, deadletter.ErrNoOperation)
+	}
+	if err != nil {
+		return err
+	}
+	return c.follow(a, queue, op)
+}
+
+// linesUpTo is how many lines about single replays a terminal shows; more of
+// them tell a person nothing.
+const linesUpTo = 20
+
+// follow runs a replay and shows how it gets on.
+func (c *replayCmd) follow(a *app.App, queue *deadletter.Queue, op deadletter.Operation) error {
+	before := op
+	bar := a.Progress("replaying", int(op.Total), linesUpTo+1)
+	_ = bar.Set64(op.Done + op.Skipped)
+	lines := !a.JSON && (!a.StdoutIsTTY || op.Total <= linesUpTo)
+	replayed := []deadletter.Replayed{}
+	op, err := queue.ReplayRun(a.Ctx, op.ID, func(now deadletter.Operation, made []deadletter.Replayed) {
+		_ = bar.Set64(now.Done + now.Skipped)
+		if a.JSON {
+			replayed = append(replayed, made...)
+		}
+		for _, r := range made {
+			if lines {
+				a.Out.Printf("Replayed %s as %s", r.From, r.To)
+			}
+		}
+	})
+	_ = bar.Finish()
+	done := op.Done - before.Done
+	if a.JSON {
+		if printErr := a.Out.Document(map[string]any{
+			"operation": op.ID, "state": op.State, "stopped_by": op.StoppedBy,
+			"total": op.Total, "replayed": replayed, "skipped": op.Skipped,
+		}); printErr != nil {
+			return printErr
+		}
+	}
+	if err != nil {
+		return c.broken(a, op, done, err)
+	}
+	a.Note("replayed %s", terminal.Letters(done))
+	if op.Skipped == 0 {
+		return nil
+	}
+	code := app.ExitPartly
+	if op.Done == 0 {
+		code = app.ExitFailed
+	}
+	return &app.ExitError{Code: code, Err: fmt.Errorf("skipped %s: an equal unique job is queued already, or somebody else was faster", terminal.Letters(op.Skipped))}
+}
+
+// broken says how far a replay came that did not reach its end, and how it can
+// go on.
+func (c *replayCmd) broken(a *app.App, op deadletter.Operation, done int64, err error) error {
+	if errors.Is(err, deadletter.ErrNotResumable) && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped {
+		return fmt.Errorf("%s: %w: it was stopped on %s and not resumed for %d days; replay by the filter again",
+			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
+	}
+	if errors.Is(err, deadletter.ErrNotResumable) {
+		return fmt.Errorf("%s: %w: it is a %s, and %s", op.ID, deadletter.ErrNotResumable, op.Action, op.State)
+	}
+	code := app.ExitPartly
+	if done == 0 {
+		code = app.ExitFailed
+	}
+	why := app.Describe(err)
+	var stopped *deadletter.StoppedError
+	switch {
+	case errors.As(err, &stopped):
+		why = stopped.Error()
+	case errors.Is(err, context.Canceled) && a.Ctx.Err() != nil:
+		why = "interrupted"
+	}
+	return &app.ExitError{Code: code, Err: fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",
+		why, terminal.Thousands(op.Done), terminal.Letters(op.Total), op.ID)}
+}

@@ -1,0 +1,286 @@
+package deadletters
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"soniq/deadletter"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+type showCmd struct {
+	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
+	Group *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
+	app.RevealFlags
+}
+
+func (showCmd) Help() string {
+	return `The whole story: why it died, the error of each attempt, arguments, replays and what became of them, who did what.
+
+    soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
+    soniq dead-letter show --group 4f2a9c0d1e3b5a77
+    soniq dead-letter show 01890a5d --reveal --because "ticket OPS-7"`
+}
+
+func (c *showCmd) Run(a *app.App) error {
+	switch {
+	case c.ID == nil && c.Group == nil:
+		return app.Usagef("which dead letter? give its id, or --group for the latest of a group")
+	case c.ID != nil && c.Group != nil:
+		return app.Usagef("give either an id or --group")
+	case c.ID != nil:
+		if err := checkIDs([]string{*c.ID}); err != nil {
+			return err
+		}
+	case *c.Group == "":
+		return app.Usagef("--group is empty")
+	}
+	if err := c.Check(); err != nil {
+		return err
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return err
+	}
+	j, err := c.letter(a.Ctx, queue)
+	if err != nil {
+		return err
+	}
+	if err := c.Show(a, pool, j.ID); err != nil {
+		return err
+	}
+	s := letterStory{Job: app.Redacted(a, j)}
+	if s.Lineage, err = queue.Lineage(a.Ctx, j.ID); err != nil {
+		return err
+	}
+	if s.History, err = queue.History(a.Ctx, j.ID); err != nil {
+		return err
+	}
+	// What was changed is told without secrets, whoever asks.
+	for i, r := range s.History {
+		s.History[i] = r.Redacted()
+	}
+	if a.JSON {
+		return a.Out.Document(s)
+	}
+	printLetter(a, s)
+	return nil
+}
+
+// letter finds the one that the command names.
+func (c *showCmd) letter(ctx context.Context, queue *deadletter.Queue) (j deadletter.Job, err error) {
+	if c.Group != nil {
+		jobs, err := queue.List(ctx, deadletter.Filter{Groups: []string{*c.Group}, Limit: 1})
+		if err == nil && len(jobs) == 0 {
+			err = fmt.Errorf("--group %s: no dead letter is of this group", *c.Group)
+		}
+		if err != nil {
+			return j, err
+		}
+		return jobs[0], nil
+	}
+	id, err := findID(ctx, queue, *c.ID)
+	if err != nil {
+		return j, fmt.Errorf("%s: %w", *c.ID, err)
+	}
+	j, err = queue.Get(ctx, id)
+	if errors.Is(err, deadletter.ErrNotFound) {
+		return j, fmt.Errorf("%s: %w", id, deadletter.ErrNotFound)
+	}
+	return j, err
+}
+
+// letterStory is all that is known of a dead letter.
+type letterStory struct {
+	deadletter.Job
+	Lineage deadletter.Lineage  `json:"lineage"`
+	History []deadletter.Record `json:"history"`
+}
+
+// whyDead says in a sentence what each reason means, and what to do.
+func whyDead(j deadletter.Job) string {
+	what := "this error"
+	if t := errorType(j); t != "" {
+		what = t
+	}
+	if j.ErrorCode != "" {
+		what += " with the code " + j.ErrorCode
+	}
+	switch j.Reason {
+	case deadletter.MaxRetriesExceeded:
+		switch j.ErrorKind {
+		case deadletter.KindCrash:
+			return "Its worker died while it ran, and no attempt remains."
+		case deadletter.KindPanic:
+			return "Its handler panicked, and no attempt remains."
+		case deadletter.KindGoexit:
+			return "Its handler ended its goroutine, and no attempt remains."
+		default:
+			return "It failed, and no attempt remains."
+		}
+	case deadletter.PermanentFailure:
+		switch j.DecidedBy {
+		case deadletter.ByRule:
+			return "The job's own rule says that " + what + " is permanent: no retry can help."
+		case deadletter.ByMarker:
+			return "Its handler said that " + what + " is permanent: no retry can help."
+		}
+		if name, ok := strings.CutPrefix(j.DecidedBy, deadletter.ByClassifier+":"); ok {
+			return "The worker's classifier " + name + " says that " + what + " is permanent: no retry can help."
+		}
+		return "Its handler said that the failure is permanent: no retry can help."
+	case deadletter.JobNotFound:
+		return "No worker registered a handler for this name: deploy one, then replay."
+	case deadletter.InvalidArguments:
+		return "Its handler refused the arguments, so it was not tried again."
+	case deadletter.Timeout:
+		return "Its last attempt ran into the timeout, and none remains."
+	case deadletter.ManualMove:
+		return "Somebody moved it here by hand."
+	default:
+		return "Another program wrote this reason."
+	}
+}
+
+// printLetter prints the whole story of a dead letter.
+func printLetter(a *app.App, s letterStory) {
+	j, p := s.Job, a.Out.Printf
+	field := func(name, format string, args ...any) {
+		p("%-12s %s", name, terminal.OneLine(fmt.Sprintf(format, args...)))
+	}
+	optional := func(name string, value *string) {
+		if value != nil && *value != "" {
+			field(name, "%s", *value)
+		}
+	}
+	field("Dead letter", "%s", j.ID)
+	field("Job", "%s", j.JobName)
+	field("State", "%s", lineage(j))
+	_ = a.Out.Spans(
+		terminal.Span{Text: fmt.Sprintf("%-12s ", "Reason")}, terminal.Span{Text: terminal.OneLine(string(j.Reason)), Style: reasonStyle(string(j.Reason))},
+		terminal.Span{Text: ". " + terminal.OneLine(whyDead(j)) + "\n"},
+	)
+	field("Attempts", "%d of %d", j.Attempts, j.MaxAttempts)
+	field("Queue", "%s, priority %d", j.Queue, j.Priority)
+	field("Created", "%s", a.When(j.OriginalCreatedAt))
+	if j.ScheduledAt != nil {
+		field("Due", "%s", a.When(*j.ScheduledAt))
+	}
+	field("Died", "%s", a.When(j.MovedAt))
+	if j.ResurrectionCount > 0 {
+		last := ""
+		if j.LastResurrectionAt != nil {
+			last = ", last " + a.When(*j.LastResurrectionAt)
+		}
+		field("Replayed", "%s%s", terminal.Plural(int64(j.ResurrectionCount), "time"), last)
+	}
+	if j.ReplayOf != nil {
+		origins := j.ReplayOf.String()
+		for _, id := range s.Lineage.Ancestors[min(1, len(s.Lineage.Ancestors)):] {
+			origins += ", of " + id.String()
+		}
+		field("Replay of", "%s", origins)
+	}
+	if j.UniqueJob {
+		field("Unique", "yes")
+	}
+	optional("Dedup key", j.DedupKey)
+	optional("Producer", j.ProducerID)
+	if j.WorkerID != nil {
+		field("Worker", "%s", *j.WorkerID)
+	}
+	if len(j.Tags) > 0 && string(j.Tags) != "null" {
+		field("Tags", "%s", terminal.CompactJSON(j.Tags))
+	}
+	optional("Group", &j.Fingerprint)
+
+	var about []string
+	for _, part := range []string{string(j.ErrorKind), errorType(j), j.ErrorCode} {
+		if part != "" {
+			about = append(about, terminal.OneLine(part))
+		}
+	}
+	title := "Error"
+	if len(about) > 0 {
+		title += " (" + strings.Join(about, ", ") + ")"
+	}
+	p("\n%s", title)
+	if j.LastError == "" {
+		p("  none recorded")
+	} else {
+		p("%s", terminal.Indent(j.LastError, "  "))
+	}
+	a.PrintAttempts(j.Errors)
+	p("\nArguments\n%s", terminal.Indent(terminal.PrettyJSON(j.Args), "  "))
+	printReplays(a, s)
+	p("\nReplay it\n  %s", replayCommand(a, j))
+}
+
+// errorType is the Go type of the error, unless it is one of a command or an
+// endpoint: a name from this program's inside.
+func errorType(j deadletter.Job) string {
+	if strings.HasPrefix(j.ErrorType, "*main.") {
+		return ""
+	}
+	return j.ErrorType
+}
+
+// printReplays prints what was made of a dead letter, and who did what to it.
+func printReplays(a *app.App, s letterStory) {
+	if len(s.Lineage.Replays) > 0 {
+		a.Out.Printf("\nReplays")
+	}
+	for _, r := range s.Lineage.Replays {
+		line := "  " + r.JobID.String() + "  " + r.Outcome
+		if r.Outcome == deadletter.OutcomeDied {
+			line += ", see 'soniq dead-letter show " + r.JobID.String() + "'"
+		}
+		if r.At != nil {
+			line += "  " + a.When(*r.At)
+		}
+		a.Out.Printf("%s", terminal.OneLine(line))
+	}
+	if len(s.History) > 0 {
+		a.Out.Printf("\nHistory")
+	}
+	for i, line := range recordLines(a, s.History) {
+		a.Out.Printf("  %s", line)
+		_ = a.Out.Spans(changeSpans(s.History[i].Changes(s.Args), "    ")...)
+	}
+}
+
+// lineage says where the dead letter stands, and which job replays it.
+func lineage(j deadletter.Job) string {
+	s := state(j)
+	if j.ReplayJobID != nil {
+		switch j.State {
+		case deadletter.StateReplaying:
+			s += fmt.Sprintf(", as job %s", *j.ReplayJobID)
+		case deadletter.StateResolved:
+			s += fmt.Sprintf(": job %s succeeded", *j.ReplayJobID)
+		default:
+			s += fmt.Sprintf(", after job %s did not succeed", *j.ReplayJobID)
+		}
+	}
+	return s
+}
+
+// replayCommand is the command line that replays j on the same database,
+// without the URL: it may hold a password.
+func replayCommand(a *app.App, j deadletter.Job) string {
+	command := "soniq dead-letter replay " + j.ID.String()
+	if a.Dev {
+		command += " --dev"
+	}
+	if j.State != deadletter.StateDead {
+		command += " --force"
+	}
+	return command
+}

@@ -1,0 +1,180 @@
+package jobs
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/engine"
+	"soniq/internal/cli/app"
+)
+
+// EnqueueCommand adds one job, or the jobs of a file.
+type EnqueueCommand struct {
+	Name        *string        `arg:"" optional:"" help:"The job's name; with --from, the name of lines that have none."`
+	Args        string         `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
+	From        string         `placeholder:"FILE" help:"Add many jobs, all or none: one JSON object a line, from FILE or - for standard input."`
+	Queue       *string        `placeholder:"QUEUE" help:"Default 'default'."`
+	Priority    *int           `placeholder:"N" help:"Lower runs first. Default 100."`
+	MaxAttempts *int           `placeholder:"N" help:"Tries in all. Default 4."`
+	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it no sooner than after DURATION, such as 90s or 2h."`
+	At          string         `placeholder:"TIME" xor:"when" help:"Run it no sooner than at TIME, in RFC 3339."`
+	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
+	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
+	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
+	waitFlags
+	app.RevealFlags
+}
+
+// Help implements [kong.HelpProvider].
+func (EnqueueCommand) Help() string {
+	return `Prints the job's id. With --wait it waits for the outcome and prints the result, without secrets unless --reveal is given; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
+
+    soniq enqueue emails.send --args '{"user_id": 42}'
+    soniq enqueue reports.build --args @report.json --delay 10m
+    soniq enqueue reports.build --wait --wait-timeout 1m
+    jq -c .payload event.json | soniq enqueue events.handle --args -
+
+Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m"), scheduled_at (RFC 3339), unique and dedup_key; what a line leaves out is as the flags say. All lines are checked before the first is enqueued, in one transaction. The ids are printed in the order of the lines.
+
+    soniq enqueue --from jobs.jsonl --queue bulk
+    jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`
+}
+
+// Run runs the command.
+func (c *EnqueueCommand) Run(a *app.App) error {
+	defaults, err := c.order()
+	if err != nil {
+		return err
+	}
+	if c.MaxArgs < 0 {
+		return app.Usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
+	}
+	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
+		return err
+	}
+	if c.Reveal && !c.Wait {
+		return app.Usagef("--reveal shows the result that --wait waits for: add --wait")
+	}
+	switch {
+	case c.From == "" && c.Name == nil:
+		return app.Usagef("which job? give its NAME, or --from FILE for many")
+	case c.From == "":
+	case c.DedupKey != nil:
+		return app.Usagef("--dedup-key would make one job of all lines of --from: give each line its dedup_key")
+	case c.From == "-" && (c.Args == "-" || c.Args == "@-"):
+		return app.Usagef("--args - and --from - would both read standard input")
+	}
+	if defaults.args, err = app.ReadArgs(a, c.Args, c.mostArgs()+lineOverhead); err != nil {
+		return err
+	}
+	if c.From != "" {
+		return c.many(a, defaults)
+	}
+	pool, client, err := c.client(a)
+	if err != nil {
+		return err
+	}
+	job, err := client.Enqueue(a.Ctx, defaults.name, defaults.args, defaults.options()...)
+	var wrong *engine.ArgumentError
+	if errors.As(err, &wrong) {
+		return app.Usagef("%w", wrong)
+	}
+	if err != nil {
+		return err
+	}
+	if job.Duplicate {
+		a.Note("an equal job is queued already")
+	}
+	if c.Wait {
+		a.Note("job %s", job.ID)
+		if err := c.Show(a, pool, job.ID); err != nil {
+			return err
+		}
+		return c.waitForResult(a, pool, client, job)
+	}
+	if a.JSON {
+		return a.Out.Document(enqueued{job.ID, job.Duplicate})
+	}
+	a.Out.Printf("%s", job.ID)
+	return nil
+}
+
+// enqueued is what --json says of a job.
+type enqueued struct {
+	ID        uuid.UUID `json:"id"`
+	Duplicate bool      `json:"duplicate"`
+}
+
+// mostArgs is how many bytes the arguments of a job may have.
+func (c *EnqueueCommand) mostArgs() int { return min(cmp.Or(c.MaxArgs, 1<<20), app.MostStored) }
+
+func (c *EnqueueCommand) client(a *app.App) (*pgxpool.Pool, *engine.Client, error) {
+	pool, err := a.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := engine.NewClient(pool, engine.ClientConfig{MaxArgsBytes: c.MaxArgs})
+	return pool, client, err
+}
+
+// order is one job to be.
+type order struct {
+	name        string
+	args        json.RawMessage
+	queue       *string
+	priority    *int
+	maxAttempts *int
+	delay       *time.Duration
+	at          *time.Time
+	unique      bool
+	dedupKey    *string
+}
+
+// order is what the flags say, without the arguments.
+func (c *EnqueueCommand) order() (order, error) {
+	o := order{
+		queue: c.Queue, priority: c.Priority, maxAttempts: c.MaxAttempts,
+		delay: c.Delay, unique: c.Unique, dedupKey: c.DedupKey,
+	}
+	if c.Name != nil {
+		o.name = *c.Name
+	}
+	if c.At != "" {
+		at, err := time.Parse(time.RFC3339, c.At)
+		if err != nil {
+			return o, app.Usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
+		}
+		o.at = &at
+	}
+	return o, nil
+}
+
+func (o *order) options() (opts []engine.EnqueueOption) {
+	if o.queue != nil {
+		opts = append(opts, engine.Queue(*o.queue))
+	}
+	if o.priority != nil {
+		opts = append(opts, engine.Priority(*o.priority))
+	}
+	if o.maxAttempts != nil {
+		opts = append(opts, engine.MaxAttempts(*o.maxAttempts))
+	}
+	if o.delay != nil {
+		opts = append(opts, engine.After(*o.delay))
+	}
+	if o.at != nil {
+		opts = append(opts, engine.At(*o.at))
+	}
+	if o.unique {
+		opts = append(opts, engine.Unique())
+	}
+	if o.dedupKey != nil {
+		opts = append(opts, engine.DedupKey(*o.dedupKey))
+	}
+	return opts
+}

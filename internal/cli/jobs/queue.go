@@ -1,0 +1,180 @@
+package jobs
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+// QueueCommand groups what can be done with queues.
+type QueueCommand struct {
+	List   queueListCmd   `cmd:"" help:"List the queues and their jobs."`
+	Pause  queuePauseCmd  `cmd:"" help:"Let no worker begin a job of these queues."`
+	Resume queueResumeCmd `cmd:"" help:"Let paused queues go on."`
+}
+
+// Help implements [kong.HelpProvider].
+func (QueueCommand) Help() string {
+	return `A queue exists as soon as a job is enqueued to it.
+
+    soniq queue list
+    soniq queue pause emails
+    soniq queue resume emails`
+}
+
+type queueListCmd struct{}
+
+func (queueListCmd) Help() string {
+	return `Counts the jobs of each queue that has some or is paused.
+
+    soniq queue list --json`
+}
+
+func (queueListCmd) Run(a *app.App) error {
+	client, err := a.Client()
+	if err != nil {
+		return err
+	}
+	queues, err := client.Queues(a.Ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.JSON:
+		err = a.Out.Document(queues)
+	case len(queues) > 0:
+		err = PrintQueues(a, queues)
+	}
+	if len(queues) == 0 {
+		a.Note("no queue has jobs, and none is paused")
+	}
+	return err
+}
+
+// queueNames are the queues that a command changes.
+type queueNames struct {
+	Names []string `arg:"" name:"queue" help:"Names of queues."`
+}
+
+// run changes the queues one by one. One that is as it should be already is
+// no failure.
+func (q *queueNames) run(a *app.App, key string, change func(*engine.Client, context.Context, string) (bool, error), tell func(name string, changed bool)) error {
+	if slices.Contains(q.Names, "") {
+		return app.Usagef("a queue's name is empty")
+	}
+	client, err := a.Client()
+	if err != nil {
+		return err
+	}
+	done, unchanged := []string{}, []string{}
+	one := func(name string) error {
+		changed, err := change(client, a.Ctx, name)
+		if err != nil {
+			return err
+		}
+		if changed {
+			done = append(done, name)
+		} else {
+			unchanged = append(unchanged, name)
+		}
+		if !a.JSON {
+			tell(name, changed)
+		}
+		// A name that was mistyped pauses nothing.
+		service, err := client.Availability(a.Ctx, name, "")
+		if err == nil && !service.Queue {
+			a.Note("no live worker serves queue %s", terminal.OneLine(name))
+		}
+		return err
+	}
+	var broken error
+	for _, name := range q.Names {
+		if broken = one(name); broken != nil {
+			break
+		}
+	}
+	if a.JSON {
+		if err := a.Out.Document(map[string]any{key: done, "unchanged": unchanged}); err != nil {
+			return err
+		}
+	}
+	return app.Partly(int64(len(done)), broken)
+}
+
+type queuePauseCmd struct {
+	queueNames
+}
+
+func (queuePauseCmd) Help() string {
+	return `No Go worker, on whatever machine, begins a job of a paused queue, until it is resumed. Jobs that are running go on, and jobs can be enqueued. Python's workers know nothing of it.
+
+    soniq queue pause emails reports`
+}
+
+func (c *queuePauseCmd) Run(a *app.App) error {
+	return c.run(a, "paused", (*engine.Client).PauseQueue, func(name string, changed bool) {
+		if changed {
+			a.Out.Printf("Paused %s", terminal.OneLine(name))
+		} else {
+			a.Out.Printf("%s is paused already", terminal.OneLine(name))
+		}
+	})
+}
+
+type queueResumeCmd struct {
+	queueNames
+}
+
+func (queueResumeCmd) Help() string {
+	return `Its workers are woken, and go on with the jobs that wait.
+
+    soniq queue resume emails`
+}
+
+func (c *queueResumeCmd) Run(a *app.App) error {
+	return c.run(a, "resumed", (*engine.Client).ResumeQueue, func(name string, changed bool) {
+		if changed {
+			a.Out.Printf("Resumed %s", terminal.OneLine(name))
+		} else {
+			a.Out.Printf("%s is not paused", terminal.OneLine(name))
+		}
+	})
+}
+
+// PrintQueues prints a table of queues.
+func PrintQueues(a *app.App, queues []engine.QueueStatus) error {
+	if len(queues) == 0 {
+		a.Out.Printf("No jobs.")
+		return nil
+	}
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "QUEUE", Min: 10},
+		{Title: "STATE"},
+		{Title: "DUE", Right: true},
+		{Title: "WAITING", Right: true, Drop: 1},
+		{Title: "SCHEDULED", Right: true},
+		{Title: "RUNNING", Right: true},
+		{Title: "DONE", Right: true},
+		{Title: "CANCELLED", Right: true, Drop: 2},
+	}}
+	now := a.Now()
+	for _, q := range queues {
+		state, waiting := "open", "-"
+		if q.PausedAt != nil {
+			state = "paused " + terminal.Age(now, *q.PausedAt)
+		}
+		if q.Due > 0 {
+			waiting = terminal.Age(now, now.Add(-time.Duration(q.OldestDue*float64(time.Second))))
+		}
+		name := q.Queue
+		if q.Others > 0 {
+			name, state = "("+terminal.Thousands(q.Others)+" more)", "-"
+		}
+		t.Add(name, state, terminal.Thousands(q.Due), waiting, terminal.Thousands(q.Scheduled), terminal.Thousands(q.Processing), terminal.Thousands(q.Done), terminal.Thousands(q.Cancelled))
+	}
+	return t.Write(a.Out, a.TableWidth())
+}
