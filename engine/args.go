@@ -12,8 +12,8 @@ import (
 	"soniq/internal/pg"
 )
 
-// encodeArgs turns args into the JSON object that is stored. Nothing that
-// PostgreSQL's jsonb refuses gets through, so that the mistake is named here.
+// encodeArgs encodes args as the JSON object that is stored. What jsonb would refuse is
+// an error here, which can say what is wrong.
 func encodeArgs(args any, limit int) (json.RawMessage, error) {
 	raw, err := marshal(args)
 	if err != nil {
@@ -32,8 +32,8 @@ func encodeArgs(args any, limit int) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// marshal is [json.Marshal] that leaves <, > and & as they are. Raw JSON goes
-// through untouched.
+// marshal is [json.Marshal] without the escapes of <, > and &. Raw JSON is returned as
+// it is.
 func marshal(v any) (json.RawMessage, error) {
 	switch v := v.(type) {
 	case nil:
@@ -96,11 +96,11 @@ func syntaxError(raw []byte) string {
 	return "unknown error"
 }
 
-// decodeArgs fills args from raw, strictly, and names the field that is
-// wrong. Numbers in untyped places keep all their digits.
+// decodeArgs decodes raw into args, strictly. Its error names the field. Numbers that
+// become an interface value keep all their digits.
 func decodeArgs[T any](raw json.RawMessage, args *T) error {
 	if string(bytes.TrimSpace(raw)) == "null" {
-		// Decoding it would change nothing, and a pointer would stay nil.
+		// encoding/json accepts null and changes nothing: a pointer would stay nil.
 		return errors.New("arguments: want a JSON object, got null")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -114,7 +114,7 @@ func decodeArgs[T any](raw json.RawMessage, args *T) error {
 	}
 	v, ok := any(args).(Validator)
 	if !ok {
-		// T may be a pointer, or an interface, that has the method.
+		// T may be a pointer or an interface that has the method.
 		v, ok = any(*args).(Validator)
 	}
 	if ok {
@@ -132,14 +132,14 @@ func describeDecodeError(err error) error {
 		}
 		return fmt.Errorf("field %q: want %s, got a JSON %s", field, mismatch.Type, mismatch.Value)
 	}
-	// The decoder's error for an unknown field has no type of its own.
+	// The decoder has no type for the error of an unknown field.
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return fmt.Errorf("field %s: not known to this job", name)
 	}
 	return fmt.Errorf("arguments: %w", err)
 }
 
-// checkText reports why s can't be a name in the database.
+// checkText returns an *ArgumentError if s can't be a name in the database.
 func checkText(field, s string) error {
 	switch {
 	case s == "":

@@ -8,15 +8,19 @@ import (
 	"github.com/google/uuid"
 )
 
-// DryRun runs one attempt of a job by its handler as a worker would, without a
-// database, and says what would become of it: nothing is claimed and nothing
-// is written. Args must be a JSON object that could be enqueued, else the
-// error is an [*ArgumentError]; so it is for a name that isn't registered.
+// DryRun runs one attempt of a job as a worker would, with its handler and middleware
+// but without a database, and returns the outcome that would be written. Outcome.Job
+// is the job, with its result.
 //
-// The job is one that was enqueued with the defaults of its handler, at the
-// attempt of this number; 1 is the first. It is in the outcome, with its
-// result. timeout bounds the attempt where the handler doesn't; 0 is none. Of
-// classifiers, those of ClassifyBy are asked: the others are a worker's.
+// The job has the defaults of its handler, and args as [Client.Enqueue] takes them, up
+// to 1 MiB. attempt is the number of the attempt, from 1 to the job's max attempts.
+// timeout limits the attempt if the handler has no [Timeout]; 0 means no limit.
+// The classifiers of [ClassifyBy] apply; those of a worker's configuration are not
+// known here.
+//
+// Errors: an [*ArgumentError] for a name without a handler, for args that could not
+// be enqueued, and for an attempt out of range; one of a middleware that returned nil
+// or panicked when it was called for the handler.
 func (r *Registry) DryRun(ctx context.Context, name string, args any, attempt int, timeout time.Duration) (Outcome, error) {
 	h, ok := r.handlers[name]
 	if !ok {
@@ -51,7 +55,7 @@ func (r *Registry) DryRun(ctx context.Context, name string, args any, attempt in
 		e.timeout = h.timeout
 	}
 	outcome := make(chan Outcome, 1)
-	// A handler may end its goroutine, which must not be the caller's.
+	// A handler may end its goroutine: it must not be the caller's.
 	go e.run(ctx, func(o Outcome) { outcome <- o })
 	o := <-outcome
 	o.Job.Result = o.result

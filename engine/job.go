@@ -11,64 +11,67 @@ import (
 	"soniq/deadletter"
 )
 
-// JobStatus is where a job is in its life, as text on the wire.
+// JobStatus is the status of a job, as text in the database and in JSON.
 type JobStatus string
 
-// The statuses of soniq_jobs, and the one of a job that has left it.
+// The statuses of a job.
 const (
 	StatusQueued     JobStatus = "queued"
 	StatusProcessing JobStatus = "processing"
 	StatusDone       JobStatus = "done"
 	StatusCancelled  JobStatus = "cancelled"
-	// StatusDeadLetter is never in soniq_jobs: the row is in
-	// soniq_dead_letter_jobs.
+	// StatusDeadLetter is the status of a dead letter, whose row is in
+	// soniq_dead_letter_jobs and no longer in soniq_jobs.
 	StatusDeadLetter JobStatus = "dead_letter"
 )
 
-// Job is one row of soniq_jobs, or what is left of it in
-// soniq_dead_letter_jobs. Times are UTC.
+// Job is one row of soniq_jobs, or of soniq_dead_letter_jobs. Times are in UTC.
+//
+// Printing or logging a Job shows no secrets of its arguments, its result and its
+// errors: see [Job.Redacted]. Encoding it as JSON shows them.
 type Job struct {
 	ID   uuid.UUID `json:"id"`
 	Name string    `json:"job_name"`
-	// Args is a JSON object. Where a job is only read, and not run, arguments and
-	// a result over 16 MiB, or 256 KiB in a list, are a JSON string that says so.
+	// Args is a JSON object. For a job that is read, and not run, a JSON string stands
+	// in the place of arguments over 16 MiB, or over 256 KiB in a list, and says how
+	// large they are. Result is the same.
 	Args     json.RawMessage `json:"args"`
 	Queue    string          `json:"queue"`
 	Priority int             `json:"priority"`
 	Status   JobStatus       `json:"status"`
-	// Attempts counts the claims so far: in a handler it is the number of
-	// this attempt, and 1 is the first.
+	// Attempts counts the claims so far. In a handler it is the number of this
+	// attempt: 1 is the first.
 	Attempts    int `json:"attempts"`
 	MaxAttempts int `json:"max_attempts"`
-	// ScheduledAt is when the job is, or was, due; nil is at once.
+	// ScheduledAt is when the job is, or was, due. Nil means at once.
 	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`
-	// LastError is the error of the latest failed attempt; empty if none
-	// failed. A handler sees at most 8,192 characters of it, 1,000 of ProducerID
-	// and 3,000 of DedupKey.
+	// LastError is the error of the latest failed attempt, and empty if none failed.
+	// In a handler it is cut to 8,192 characters, ProducerID to 1,000 and DedupKey to
+	// 3,000.
 	LastError string `json:"last_error,omitempty"`
-	// Result is what the handler returned, as JSON; nil if nothing.
+	// Result is what the handler returned, as JSON. Nil means nothing.
 	Result json.RawMessage `json:"result,omitempty"`
 	// ExpiresAt is when a done or cancelled job's row is deleted.
 	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
 	ProducerID string     `json:"producer_id,omitempty"`
 	DedupKey   string     `json:"dedup_key,omitempty"`
-	// CancelRequestedAt is when someone last asked to cancel the job.
+	// CancelRequestedAt is when the job's cancellation was last requested.
 	CancelRequestedAt *time.Time `json:"cancel_requested_at,omitempty"`
 	// WorkerID is the worker that runs the job, or ran it last.
 	WorkerID *uuid.UUID `json:"worker_id,omitempty"`
 	// ReplayOf is the dead letter that this job replays.
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
-	// DeadLetterReason is set where Status is StatusDeadLetter.
+	// DeadLetterReason is why the job is a dead letter. Empty for other jobs.
 	DeadLetterReason deadletter.Reason `json:"dead_letter_reason,omitempty"`
-	// Errors tells of each failed attempt, the oldest first: the first one and
-	// the last nine. In a handler it is nil.
+	// Errors has the failed attempts, the oldest first: the first one and the last
+	// nine. In a handler it is nil.
 	Errors []deadletter.Failure `json:"errors,omitempty"`
 
 	token int64
-	// held is what its arguments take of the worker's memory; nil is nothing that
-	// is counted. stored is their size in the row, where that was asked.
+	// held is what the arguments take of the worker's MaxArgsMemory; nil is nothing.
+	// stored is their size in the row, if that was read, else 0.
 	held   *heldArgs
 	stored int64
 }
@@ -95,7 +98,7 @@ func clone[T any](p *T) *T {
 	return new(*p)
 }
 
-// inUTC turns the times that were read, which are local ones.
+// inUTC converts the times, which pgx reads as local ones.
 func (j *Job) inUTC() {
 	for _, t := range []*time.Time{&j.CreatedAt, &j.UpdatedAt, j.ScheduledAt, j.ExpiresAt, j.CancelRequestedAt} {
 		if t != nil {

@@ -12,11 +12,12 @@ import (
 // which an [Observer] sees too.
 type HandlerFunc func(ctx context.Context, job *Job) (result any, err error)
 
-// Middleware wraps the handlers of a [Registry]: it is called once for each of
-// them, and returns what is run in its place. What it returns runs in the
-// goroutine of the attempt, inside its timeout: next has the job's outcome, and
-// what the middleware returns is judged. It can look, time, trace, put values
-// into the context that it hands on, change the error, or not call next at all.
+// Middleware wraps a handler of a [Registry]. It is called once for each handler, and
+// returns the function that runs instead.
+//
+// That function runs in the goroutine of the attempt, within its timeout. next
+// returns what the handler did; what the function returns decides the outcome. It can
+// measure, trace, add values to the context, change the error, or not call next.
 //
 //	func timed(next engine.HandlerFunc) engine.HandlerFunc {
 //		return func(ctx context.Context, job *engine.Job) (any, error) {
@@ -28,9 +29,9 @@ type HandlerFunc func(ctx context.Context, job *Job) (result any, err error)
 // A panic in it is a failed attempt, as in a handler.
 type Middleware func(next HandlerFunc) HandlerFunc
 
-// Use adds middleware around all handlers of the registry, those that are
-// registered later too. What was added first is outermost. It is the one way to
-// extend how handlers are run. A nil one is a mistake that [NewWorker] reports.
+// Use adds middleware around all handlers of the registry, also those that are
+// registered later. What was added first is outermost. A nil one is a mistake that
+// [NewWorker] reports.
 func (r *Registry) Use(middleware ...Middleware) {
 	for _, m := range middleware {
 		if m == nil {

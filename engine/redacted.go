@@ -6,9 +6,9 @@ import (
 	"soniq/deadletter"
 )
 
-// Redacted returns a copy of the job for people's eyes: arguments and result as
-// [deadletter.Redact] makes them, all other texts as [deadletter.RedactText]
-// does. A secret under an innocent name is shown.
+// Redacted returns a copy of the job without secrets: [deadletter.Redact] replaces them
+// in the arguments and the result, [deadletter.RedactText] in all other texts. What
+// is not known as a secret by its name or its form stays.
 func (j *Job) Redacted() *Job {
 	redacted := *j
 	redacted.Name, redacted.Queue = deadletter.RedactText(j.Name), deadletter.RedactText(j.Queue)

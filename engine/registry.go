@@ -13,9 +13,9 @@ import (
 	"soniq/deadletter"
 )
 
-// Registry maps job names to their handlers. Fill it before it is given to a
-// worker; it isn't safe for concurrent change. The zero value is not usable:
-// see [NewRegistry].
+// Registry maps job names to handlers. Register all handlers before you give it to a
+// worker: it is not safe for concurrent changes. [NewRegistry] makes one; the zero
+// value doesn't work.
 type Registry struct {
 	handlers   map[string]*handler
 	middleware []Middleware
@@ -31,36 +31,36 @@ type handler struct {
 	timeout     time.Duration
 	retry       RetryPolicy
 	permanent   func(error) bool
-	// classifiers take the place of the worker's if ownClassifiers.
+	// classifiers replace the worker's if ownClassifiers is true.
 	classifiers    []deadletter.Classifier
 	ownClassifiers bool
 	concurrency    *int
-	// attemptLimit, if set, beats a job's own max attempts.
+	// attemptLimit, if set, overrides a job's own max attempts.
 	attemptLimit *int
 	argsType     string
 }
 
-// NewRegistry returns an empty registry.
+// NewRegistry returns an empty registry. Mistakes in what is registered later are
+// reported by [Registry.Err], [NewClient] and [NewWorker].
 func NewRegistry() *Registry {
 	return &Registry{handlers: map[string]*handler{}}
 }
 
-// Validator is implemented by arguments that check themselves. An error makes
-// the job a dead letter with the reason invalid_arguments, at once; it should
-// name the field.
+// Validator is implemented by arguments that check themselves. An error, which should
+// name the field, makes the job a dead letter at once, with the reason
+// invalid_arguments.
 type Validator interface{ Validate() error }
 
-// Handle registers fn for the jobs called name. Their arguments are decoded
-// from JSON into a T, strictly: an unknown field, a wrong type, null or a
-// failing Validate method (see [Validator]) is invalid_arguments, and fn isn't
-// called.
+// Handle registers fn as the handler of the jobs with this name. Their arguments are
+// decoded from JSON into a T, strictly. Where a field is unknown, a type is wrong, the
+// arguments are null, or the method Validate fails (see [Validator]), fn isn't
+// called: the job becomes a dead letter with the reason invalid_arguments.
 //
-// Each running job has a goroutine, which another job may use afterwards: what a
-// handler does to it alone ([runtime.LockOSThread], a goroutine's labels) it
-// must undo.
+// Each job runs in a goroutine that another job may use afterwards. A handler that
+// changes the goroutine, by [runtime.LockOSThread] or labels, must undo that.
 //
-// A mistake (an empty name, a name registered twice, a nil fn, a bad option) is
-// kept and reported by [NewWorker].
+// A mistake is reported by [NewWorker]: an empty name, a name that is registered
+// already, a nil fn, an option that isn't valid.
 func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T) error, opts ...HandleOption) {
 	var withResult func(ctx context.Context, args T) (any, error)
 	if fn != nil {
@@ -69,9 +69,9 @@ func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T
 	HandleResult(r, name, withResult, opts...)
 }
 
-// HandleResult is [Handle] for a function whose result is stored, as JSON,
-// with the done job until the worker's ResultTTL has passed. A result that
-// can't be JSON, or is over 1 MiB as JSON, is a failed attempt.
+// HandleResult is [Handle] for a function with a result. The result is stored as JSON
+// with the done job, until the worker's ResultTTL has passed. If it can't be encoded,
+// or has over 1 MiB as JSON, the attempt has failed.
 func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Context, args T) (R, error), opts ...HandleOption) {
 	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", *new(T))
@@ -84,9 +84,8 @@ func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Contex
 	}
 }
 
-// HandleRaw registers fn for the jobs called name and leaves their arguments
-// as they are. A result of nil stores none; a [json.RawMessage] is stored as
-// it is. See [HandleResult] for those that can't be stored.
+// HandleRaw is [HandleResult] for a function that gets the job, with its arguments not
+// decoded. A nil result stores none. A [json.RawMessage] is stored as it is.
 func HandleRaw(r *Registry, name string, fn HandlerFunc, opts ...HandleOption) {
 	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", json.RawMessage(nil))
@@ -151,7 +150,7 @@ func (r *Registry) argsTypes() []string {
 	return types
 }
 
-// Err reports all mistakes made so far, or nil.
+// Err returns all mistakes made so far, joined, or nil.
 func (r *Registry) Err() error { return errors.Join(r.errs...) }
 
 // queues returns 'default' and the handlers' queues, sorted.

@@ -6,30 +6,29 @@ import (
 	"time"
 )
 
-// RetryPolicy says how long to wait before the next attempt. It has no say in
-// whether there is one.
+// RetryPolicy decides how long to wait before the next attempt. Whether there is one is
+// decided before.
 type RetryPolicy interface {
-	// Delay is asked after a failed attempt, with that attempt's number (1 is
-	// the first) and the handler's own error. A negative delay is read as 0.
+	// Delay returns the delay after a failed attempt. attempt is its number, from 1,
+	// and err is the handler's error. A negative delay means 0.
 	Delay(attempt int, err error) time.Duration
 }
 
-// RetryFunc is a function as a [RetryPolicy].
+// RetryFunc makes a [RetryPolicy] of a function.
 type RetryFunc func(attempt int, err error) time.Duration
 
 // Delay calls f.
 func (f RetryFunc) Delay(attempt int, err error) time.Duration { return f(attempt, err) }
 
-// Exponential doubles the delay with each attempt. Its zero value is the
-// default policy: 1 s, 2 s, 4 s ... up to an hour, each between half of that
-// and all of it, by chance, so that jobs that failed together don't come back
-// together.
+// Exponential doubles the delay with each attempt. Its zero value is the default
+// policy: 1 s, 2 s, 4 s and so on, up to an hour. Jitter takes up to half of a delay
+// away, at random, so that jobs which failed together are not retried together.
 type Exponential struct {
 	// Base is the delay after the first attempt. Default 1 s.
 	Base time.Duration
-	// Max bounds the delay. Default 1 h.
+	// Max is the longest delay. Default 1 h.
 	Max time.Duration
-	// NoJitter makes delays exact.
+	// NoJitter turns jitter off. Default false.
 	NoJitter bool
 }
 
@@ -43,7 +42,7 @@ func (e Exponential) Delay(attempt int, _ error) time.Duration {
 		limit = time.Hour
 	}
 	delay := limit
-	// A product past the limit may not fit into an int64 either.
+	// In float64, since a large product doesn't fit into an int64.
 	if d := float64(base) * math.Pow(2, float64(max(attempt, 1)-1)); d < float64(limit) {
 		delay = time.Duration(d)
 	}
@@ -53,8 +52,8 @@ func (e Exponential) Delay(attempt int, _ error) time.Duration {
 	return delay
 }
 
-// Delays is a fixed list: the first entry follows the first attempt, and the
-// last serves all later ones. An empty list retries at once.
+// Delays is a list of delays: the first one follows the first attempt, and the last
+// one is repeated. An empty list retries at once.
 type Delays []time.Duration
 
 // Delay implements [RetryPolicy].

@@ -11,11 +11,11 @@ import (
 	"soniq/deadletter"
 )
 
-// stuckError is the timeout of a handler that goes on all the same.
+// stuckError is the timeout of a handler that is still running.
 type stuckError struct{ timeoutError }
 
 func (e *stuckError) Error() string {
-	return e.timeoutError.Error() + "; the handler ignores that its context has ended, and still runs"
+	return e.timeoutError.Error() + "; the handler is still running after its context has ended"
 }
 
 // abandon settles the job of a handler that is still running CancelGrace after its
@@ -42,11 +42,11 @@ func (w *Worker) abandon(ctx context.Context, e *execution) {
 	}
 }
 
-// maxStacks bounds the memory for the stacks of all goroutines, among which
-// the one is found.
+// maxStacks limits the memory for the stacks of all goroutines, in which one is looked
+// up.
 const maxStacks = 16 << 20
 
-// stackOf returns the stack of a goroutine, or nothing if it has ended.
+// stackOf returns the stack of a goroutine, or "" if it has ended.
 func stackOf(goroutine string) string {
 	if goroutine == "" {
 		return ""
@@ -60,7 +60,7 @@ func stackOf(goroutine string) string {
 		}
 		buf = make([]byte, 2*len(buf))
 	}
-	// Stacks are apart by a blank line; each begins 'goroutine 7 [running]:'.
+	// Stacks are separated by a blank line. Each begins with 'goroutine 7 [running]:'.
 	for stack := range bytes.SplitSeq(buf, []byte("\n\n")) {
 		if bytes.HasPrefix(stack, []byte(goroutine+" ")) {
 			return string(stack)
@@ -69,7 +69,7 @@ func stackOf(goroutine string) string {
 	return ""
 }
 
-// goroutine returns how stackOf knows the calling goroutine: 'goroutine 7'.
+// goroutine returns the calling goroutine's name for stackOf: 'goroutine 7'.
 func goroutine() string {
 	buf := make([]byte, 32)
 	buf = buf[:runtime.Stack(buf, false)]

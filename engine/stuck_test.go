@@ -42,7 +42,7 @@ func TestWorker_handlerIgnoresItsTimeout_isSettledAndItsSlotReplaced(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dead.Reason != deadletter.Timeout || dead.LastError != "timed out after 50ms; the handler ignores that its context has ended, and still runs" {
+	if dead.Reason != deadletter.Timeout || dead.LastError != "timed out after 50ms; the handler is still running after its context has ended" {
 		t.Errorf("the dead letter says %s: %s", dead.Reason, dead.LastError)
 	}
 	if len(dead.Errors) != 2 || !strings.Contains(dead.Errors[0].Stack, "stubbornHandler") {
