@@ -158,10 +158,10 @@ func (o outbox) prune(ctx context.Context) error {
 	return nil
 }
 
-// The turn of one dispatcher of the fleet; soniq_chores has those of workers
+// The turn of one dispatcher of the fleet; soniq_leader_tasks has those of workers
 // too.
 const outboxTurnSQL = `
-insert into public.soniq_chores as c (name, begun_at)
+insert into public.soniq_leader_tasks as c (name, begun_at)
 values ('hooks.bound', clock_timestamp())
 on conflict (name) do update
 set begun_at = excluded.begun_at
