@@ -201,9 +201,10 @@ func (c *chaosWorker) registry() *engine.Registry {
 	for _, kind := range chaosKinds {
 		opts := append(kind.opts, engine.Retry(engine.Delays{20 * time.Millisecond}))
 		engine.HandleRaw(reg, kind.name, func(ctx context.Context, job *engine.Job) (_ any, err error) {
-			c.record("begin", job.ID, job.Token(), job.Attempts, job.WorkerID)
+			token := engine.TokenOf(ctx)
+			c.record("begin", job.ID, token, job.Attempts, job.WorkerID)
 			outcome := ranPanicked
-			defer func() { c.record("end", job.ID, job.Token(), outcome) }()
+			defer func() { c.record("end", job.ID, token, outcome) }()
 			err = kind.run(c, ctx, job)
 			outcome = cameTo(ctx, kind.name, err)
 			return nil, err

@@ -2,7 +2,6 @@ package engine_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/claim"
 	"soniq/internal/testdb"
 )
 
@@ -44,8 +44,8 @@ func TestClaim_plan_ofACrowd_readsTheIndexOnce(t *testing.T) {
 			exec(t, pool, `insert into soniq_jobs (id, job_name, args) select gen_random_uuid(), 'ours', '{}' from generate_series(1, 50)`)
 			exec(t, pool, `vacuum analyze soniq_jobs`)
 			queues, names := []string{"default", "other"}, []string{"ours"}
-			claim := []any{queues, names, 20, uuid.New(), int64(1), "{}", 1000}
-			spots := append(slices.Clone(claim), []string{"default"}, []int32{100}, []time.Time{time.Now().Add(-time.Hour)})
+			params := []any{queues, names, 20, uuid.New(), int64(1), "{}", 1000}
+			spots := append(slices.Clone(params), []string{"default"}, []int32{100}, []time.Time{time.Now().Add(-time.Hour)})
 			// An entry of the index is 40 bytes, and a row that is due is read for its
 			// name: rows come in the order of the index here.
 			whole := 6500
@@ -58,11 +58,11 @@ func TestClaim_plan_ofACrowd_readsTheIndexOnce(t *testing.T) {
 				rows      int
 				most      int
 			}{
-				{"claim", engine.ClaimSQL, claim, 0, 4500},
-				{"claim of a crowd", engine.ClaimCrowdSQL, claim, 20, whole},
-				{"claim where jobs were found", engine.ClaimLanesSQL, spots, 20, 600},
-				{"next due", engine.NextDueSQL, []any{queues, names, 10 * time.Minute}, 1, 4500},
-				{"next due of a crowd", engine.NextDueCrowdSQL, []any{queues, names, 10 * time.Minute}, 1, whole},
+				{"claim", claim.WholeSQL, params, 0, 4500},
+				{"claim of a crowd", claim.WholeRestSQL, params, 20, whole},
+				{"claim where jobs were found", claim.KnownSQL, spots, 20, 600},
+				{"next due", claim.NextSQL, []any{queues, names, 10 * time.Minute}, 1, 4500},
+				{"next due of a crowd", claim.NextRestSQL, []any{queues, names, 10 * time.Minute}, 1, whole},
 			} {
 				plan, rows, pages := explain(t, pool, s.sql, s.args)
 				if rows != s.rows {
@@ -140,127 +140,5 @@ func TestWorker_crowdOfLanes_othersJobsStart(t *testing.T) {
 				w.waitForJob(t, enqueue(t, client, "ours", nil, engine.Priority(40_000*n)))
 			}
 		})
-	}
-}
-
-func (c claimer) crowd(t *testing.T) {
-	t.Helper()
-	exec(t, c.pool, `
-		insert into soniq_jobs (id, job_name, args, queue, priority, scheduled_at)
-		select gen_random_uuid(), 'x', '{}', 'q', n, now() + interval '1 year' from generate_series(1, 700) n where n <> 650`)
-}
-
-// Beyond the lanes that are walked nothing is found at first, and a claim that
-// has not seen everything is never taken for one that has.
-func TestClaims_crowd_isSeenAndForgotten(t *testing.T) {
-	t.Parallel()
-	c := newClaimer(t)
-	c.crowd(t)
-	c.fill(t, 3, 650, "q")
-	look := func(wantCrowded, wantUnsure bool) {
-		t.Helper()
-		crowded, unsure, err := c.LookAhead(t.Context(), []string{"q", "r"}, []string{"x"})
-		if err != nil || crowded != wantCrowded || unsure != wantUnsure {
-			t.Errorf("crowded %t, unsure %t, %v; want %t, %t", crowded, unsure, err, wantCrowded, wantUnsure)
-		}
-	}
-	c.takes(t)
-	look(true, true)
-	c.takes(t, "1", "2")
-	look(true, false)
-	// What comes with the default priority need not wait for a whole claim.
-	c.StayDear(true)
-	c.fill(t, 1, 100, "r")
-	c.takes(t, "1", "3")
-	c.fill(t, 3, 650, "q")
-	exec(t, c.pool, `delete from soniq_jobs where priority <> 650`)
-	look(false, false)
-	c.takes(t, "1", "2")
-}
-
-// The order of priorities holds over all queues, however many lanes one of them
-// has.
-func TestClaims_crowd_keepsTheOrderOfPriorities(t *testing.T) {
-	t.Parallel()
-	c := newClaimer(t)
-	c.crowd(t)
-	c.Crowded(true)
-	c.fill(t, 2, 650, "q")
-	exec(t, c.pool, `
-		insert into soniq_jobs (id, job_name, args, queue, priority)
-		values (gen_random_uuid(), 'x', '4', 'r', 649), (gen_random_uuid(), 'x', '5', 'r', 651), (gen_random_uuid(), 'x', '6', 'q', -1)`)
-	for _, want := range []string{"4 6", "1 2", "5", ""} {
-		if got := strings.Join(c.take(t, 2), " "); got != want {
-			t.Errorf("it took %q, want %q", got, want)
-		}
-		c.StayDear(false)
-	}
-}
-
-// More queues than lanes are walked.
-func TestClaims_manyQueues_allAreServed(t *testing.T) {
-	t.Parallel()
-	c := newClaimer(t)
-	exec(t, c.pool, `
-		insert into soniq_jobs (id, job_name, args, queue, priority)
-		select gen_random_uuid(), 'x', '{}', 'q' || n, case when n % 2 = 0 then -2147483648 else n end from generate_series(1, 800) n`)
-	exec(t, c.pool, `insert into soniq_queues (name, paused_at) values ('q7', now()), ('q795', now())`)
-	var queues []string
-	for n := range 800 {
-		queues = append(queues, fmt.Sprint("q", n+1))
-	}
-	taken := map[string]int{}
-	for range 3 {
-		jobs, err := c.Take(t.Context(), queues, []string{"x"}, 1000)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, j := range jobs {
-			taken[j.Queue]++
-		}
-		if _, _, err := c.LookAhead(t.Context(), queues, []string{"x"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(taken) != 798 || taken["q7"]+taken["q795"] != 0 {
-		t.Errorf("jobs of %d queues were taken, want 798", len(taken))
-	}
-}
-
-// Between two whole claims only the lanes count where jobs were found.
-func TestClaims_crowd_goesOnWhereJobsWereFound(t *testing.T) {
-	t.Parallel()
-	c := newClaimer(t)
-	c.crowd(t)
-	c.Crowded(true)
-	c.fill(t, 5, 650, "q")
-	c.takes(t, "1", "2")
-	c.StayDear(true)
-	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority) values (gen_random_uuid(), 'x', '9', 'q', 5)`)
-	c.takes(t, "3", "4")
-	exec(t, c.pool, `insert into soniq_queues (name, paused_at) values ('q', now())`)
-	c.takes(t)
-	exec(t, c.pool, `delete from soniq_queues`)
-	c.takes(t, "5")
-	c.StayDear(false)
-	c.takes(t, "9")
-}
-
-// A claim that takes too long is not made again and again as it is.
-func TestClaims_timeout_asksForFewer(t *testing.T) {
-	t.Parallel()
-	c := newClaimer(t)
-	c.fill(t, 40, 100, "q")
-	over, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
-	defer cancel()
-	for range 2 {
-		if _, err := c.Take(over, []string{"q"}, []string{"x"}, 32); !errors.Is(err, context.DeadlineExceeded) {
-			t.Fatal(err)
-		}
-	}
-	for _, want := range []int{2, 4, 8, 16} {
-		if got := len(c.take(t, 32)); got != want {
-			t.Errorf("it took %d, want %d", got, want)
-		}
 	}
 }

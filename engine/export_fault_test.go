@@ -10,13 +10,12 @@ const (
 	CancelsSQL   = cancelsSQL
 )
 
-// Those that are put together when the program starts.
-var (
-	RequeueSQL = settleRequeueSQL
-)
+// RequeueSQL is put together when the program starts.
+var RequeueSQL = settleRequeueSQL
 
-// Token is that of the claim under which the job runs.
-func (j *Job) Token() int64 { return j.token }
+// TokenOf is that of the claim under which the job runs whose handler's context this
+// is. The handler's copy of the job doesn't have it.
+func TokenOf(ctx context.Context) int64 { return ctx.Value(executionKey{}).(*execution).job.token }
 
 // RecoverStrays is a run of the task.
 func (w *Worker) RecoverStrays(ctx context.Context) error { return w.maintenance.Recovery.Orphans(ctx) }

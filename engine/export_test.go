@@ -6,23 +6,8 @@ import (
 	"errors"
 	"time"
 
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"soniq/internal/liveness"
-	"soniq/internal/pg"
 	"soniq/internal/waiters"
-)
-
-// The statements whose plans are tested.
-const (
-	ClaimSQL   = claimSQL
-	ClaimOnSQL = claimOnSQL
-	NextDueSQL = nextDueSQL
-
-	ClaimCrowdSQL   = claimCrowdSQL
-	ClaimLanesSQL   = claimLanesSQL
-	NextDueCrowdSQL = nextDueCrowdSQL
 )
 
 // RecoverOrphans is a look and a run of the task, by a worker that has been in contact
@@ -101,54 +86,6 @@ func (w *Worker) WatchDeadLetters(ctx context.Context) error {
 
 // Retain is a pass, if the worker is the leader of the turn.
 func (w *Worker) Retain(ctx context.Context) error { return w.maintenance.Retain(ctx) }
-
-// Claims is the claiming side of a worker.
-type Claims struct{ c claims }
-
-// NewClaims is that of a worker without limits.
-func NewClaims(pool *pgxpool.Pool) *Claims {
-	return &Claims{claims{pool: pg.Schema{}.Pool(pool), worker: uuid.Must(uuid.NewV7()), limits: map[string]int{}, attemptLimit: 1000}}
-}
-
-// Take claims up to n jobs.
-func (c *Claims) Take(ctx context.Context, queues, names []string, n int) ([]*Job, error) {
-	taken, err := c.c.take(ctx, 1, claimScope{queues, names}, n)
-	return taken.jobs, err
-}
-
-// Stay puts off the next whole claim for a long time, or has it come next, and
-// tells whether there is a place to go on at.
-func (c *Claims) Stay(long bool) bool {
-	if c.c.at == nil {
-		return false
-	}
-	if c.c.at.until = time.Now(); long {
-		c.c.at.until = time.Now().Add(time.Hour)
-	}
-	return true
-}
-
-// Crowded says whether whole claims are dear, and sets it.
-func (c *Claims) Crowded(yes bool) { c.c.crowded = yes }
-
-// LookAhead is what follows a claim that came back short. unsure says that the
-// claim did not see everything.
-func (c *Claims) LookAhead(ctx context.Context, queues, names []string) (crowded, unsure bool, err error) {
-	next, err := c.c.untilNext(ctx, claimScope{queues, names})
-	return c.c.crowded, next.unsure, err
-}
-
-// StayDear is Stay while whole claims are dear.
-func (c *Claims) StayDear(long bool) {
-	for _, s := range c.c.spots {
-		if s.until = time.Now(); long {
-			s.until = time.Now().Add(time.Hour)
-		}
-	}
-}
-
-// Most is what a claim after one that timed out is bounded to; 0 is no bound.
-func (c *Claims) Most() int { return c.c.most }
 
 // Expire is a run of the task.
 func (w *Worker) Expire(ctx context.Context) error { return w.maintenance.Expire(ctx) }

@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
+	"soniq/internal/claim"
+	"soniq/internal/faultydb"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
@@ -28,7 +30,7 @@ const moveSQL = "\nwith death as ("
 type faultCase struct {
 	sql string
 	// run is what the handler does on its n-th run of a job.
-	run func(ctx context.Context, broken *faultyDB, n int) error
+	run func(ctx context.Context, broken *faultydb.DB, n int) error
 	// act is what happens when the jobs run; nothing by default.
 	act    func(t *testing.T, w *running, client *engine.Client, ids []uuid.UUID)
 	config engine.WorkerConfig
@@ -48,16 +50,16 @@ type want struct {
 	outcomes []engine.OutcomeKind
 }
 
-func runsWell(context.Context, *faultyDB, int) error { return nil }
+func runsWell(context.Context, *faultydb.DB, int) error { return nil }
 
 // runsUntilTold ends with its context.
-func runsUntilTold(ctx context.Context, _ *faultyDB, _ int) error {
+func runsUntilTold(ctx context.Context, _ *faultydb.DB, _ int) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-func firstFails(err error) func(context.Context, *faultyDB, int) error {
-	return func(_ context.Context, _ *faultyDB, n int) error {
+func firstFails(err error) func(context.Context, *faultydb.DB, int) error {
+	return func(_ context.Context, _ *faultydb.DB, n int) error {
 		if n == 1 {
 			return err
 		}
@@ -67,10 +69,10 @@ func firstFails(err error) func(context.Context, *faultyDB, int) error {
 
 // completes does its work and ends its job in one transaction. All faults hit
 // the first runs.
-func completes(ctx context.Context, broken *faultyDB, n int) error {
+func completes(ctx context.Context, broken *faultydb.DB, n int) error {
 	if n > 1 {
 		select {
-		case <-broken.spent:
+		case <-broken.Spent:
 		case <-ctx.Done():
 		}
 	}
@@ -88,8 +90,8 @@ var (
 )
 
 var faultCases = map[string]faultCase{
-	"claim":    {sql: engine.ClaimSQL, run: runsWell, want: isDone},
-	"next due": {sql: engine.NextDueSQL, run: runsWell, want: isDone},
+	"claim":    {sql: claim.WholeSQL, run: runsWell, want: isDone},
+	"next due": {sql: claim.NextSQL, run: runsWell, want: isDone},
 	"done":     {sql: engine.DoneSQL, run: runsWell, want: isDone},
 	"delete": {
 		sql: engine.DeleteSQL, run: runsWell, config: engine.WorkerConfig{ResultTTL: -1},
@@ -124,7 +126,7 @@ var faultCases = map[string]faultCase{
 	},
 	"retry of a job to be cancelled": {
 		sql: engine.RequeueSQL,
-		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+		run: func(ctx context.Context, broken *faultydb.DB, _ int) error {
 			err := silently(ctx, broken.Pool, `update soniq_jobs set cancel_requested_at = now() where id = $1`)
 			return cmp.Or(err, errors.New("failed before it was told"))
 		},
@@ -132,14 +134,14 @@ var faultCases = map[string]faultCase{
 	},
 	"done under a lost claim": {
 		sql: engine.DoneSQL,
-		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+		run: func(ctx context.Context, broken *faultydb.DB, _ int) error {
 			return silently(ctx, broken.Pool, `update soniq_jobs set status = 'cancelled', claim_token = 0 where id = $1`)
 		},
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeLost}},
 	},
 	"dead letter under a lost claim": {
 		sql: moveSQL,
-		run: func(ctx context.Context, broken *faultyDB, _ int) error {
+		run: func(ctx context.Context, broken *faultydb.DB, _ int) error {
 			err := silently(ctx, broken.Pool, `update soniq_jobs set status = 'cancelled', claim_token = 0 where id = $1`)
 			return engine.Permanent(cmp.Or(err, errors.New("never")))
 		},
@@ -177,7 +179,7 @@ func cancelAll(t *testing.T, _ *running, client *engine.Client, ids []uuid.UUID)
 func TestWorker_connectionBreaks_atEachStatement(t *testing.T) {
 	t.Parallel()
 	for name, c := range faultCases {
-		for _, kind := range []fault{breaksBefore, breaksAfter, breaksWithin} {
+		for _, kind := range []faultydb.Fault{faultydb.BreaksBefore, faultydb.BreaksAfter, faultydb.BreaksWithin} {
 			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {
 				t.Parallel()
 				c.test(t, kind, 2)
@@ -186,15 +188,15 @@ func TestWorker_connectionBreaks_atEachStatement(t *testing.T) {
 	}
 }
 
-func (c faultCase) test(t *testing.T, kind fault, times int) {
+func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 	limit := patience
-	if kind == hangs {
+	if kind == faultydb.Hangs {
 		limit += 30 * time.Second
 	}
 	url := testdb.NewURL(t)
 	pool := connect(t, url)
 	exec(t, pool, `create table work (job uuid, run int)`)
-	broken := newFaultyDB(t, url)
+	broken := faultydb.New(t, url)
 	client := newClient(t, pool)
 
 	var mu sync.Mutex
@@ -221,7 +223,7 @@ func (c faultCase) test(t *testing.T, kind fault, times int) {
 		warm := enqueue(t, client, "job", nil)
 		w.waitForJob(t, warm)
 	}
-	broken.strike(kind, c.sql, times)
+	broken.Strike(kind, c.sql, times)
 	ids := []uuid.UUID{enqueue(t, client, "job", nil), enqueue(t, client, "job", nil)}
 	if c.act != nil {
 		for range ids {
@@ -230,7 +232,7 @@ func (c faultCase) test(t *testing.T, kind fault, times int) {
 		c.act(t, w, client, ids)
 	}
 	wanted := c.want
-	if kind == breaksBefore && c.uncommitted != nil {
+	if kind == faultydb.BreaksBefore && c.uncommitted != nil {
 		wanted = *c.uncommitted
 	}
 	waitLong(t, "the outcomes", limit, func() bool {
@@ -249,7 +251,7 @@ func (c faultCase) test(t *testing.T, kind fault, times int) {
 		}
 		return true
 	})
-	receive(t, "the fault", broken.struck)
+	receive(t, "the fault", broken.Struck)
 	if err := w.stop(); err != nil {
 		t.Error(err)
 	}
@@ -320,12 +322,12 @@ var recoverySQL = map[string]string{
 func TestRecovery_connectionBreaks_eachJobIsRecoveredOnce(t *testing.T) {
 	t.Parallel()
 	for name, sql := range recoverySQL {
-		for _, kind := range []fault{breaksBefore, breaksAfter, breaksWithin} {
+		for _, kind := range []faultydb.Fault{faultydb.BreaksBefore, faultydb.BreaksAfter, faultydb.BreaksWithin} {
 			t.Run(fmt.Sprintf("%s/%s", name, kind), func(t *testing.T) {
 				t.Parallel()
 				url := testdb.NewURL(t)
 				pool, client := connect(t, url), newClient(t, connect(t, url))
-				broken := newFaultyDB(t, url)
+				broken := faultydb.New(t, url)
 				reg := engine.NewRegistry()
 				noop(reg, "other")
 				w, err := engine.NewWorker(broken.Pool, reg, engine.WorkerConfig{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
@@ -343,11 +345,11 @@ func TestRecovery_connectionBreaks_eachJobIsRecoveredOnce(t *testing.T) {
 				exec(t, pool, claimedSQL, again, dead, 1)
 				exec(t, pool, claimedSQL, last, dead, 3)
 
-				broken.strike(kind, sql, 1)
+				broken.Strike(kind, sql, 1)
 				if err := w.RecoverOrphans(t.Context()); err == nil {
 					t.Error("the first turn: no error")
 				}
-				receive(t, "the fault", broken.struck)
+				receive(t, "the fault", broken.Struck)
 				for range 2 {
 					if err := w.RecoverOrphans(t.Context()); err != nil {
 						t.Errorf("a later turn: %v", err)

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 
+	"soniq/internal/claim"
 	"soniq/internal/waiters"
 	"soniq/notify"
 )
@@ -18,8 +20,9 @@ import (
 // new jobs: they wake it, and so does the time at which the next job is due.
 type fetcher struct {
 	logger     *slog.Logger
+	worker     uuid.UUID
 	inflight   *inflight
-	claims     claims
+	claimer    *claim.Claimer
 	loader     *loader
 	waiter     *waiters.Waiter
 	safetyPoll time.Duration
@@ -157,7 +160,7 @@ type fetched struct {
 	capped bool
 	// short are the queues that were asked for and have no more.
 	short []string
-	// partly: the fetch did not look at all of them (see claims.takeDear).
+	// partly: the fetch did not look at all of them (see package claim).
 	partly bool
 }
 
@@ -172,20 +175,20 @@ func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, e
 	nextCtx, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
 	if more {
-		if len(scopes) > 0 && f.claims.lookIsDue() {
-			_, _, err = f.claims.look(nextCtx, open)
+		if len(scopes) > 0 {
+			err = f.claimer.LookIfDue(nextCtx, open)
 		}
 		return next, err
 	}
 	if len(scopes) > 0 {
-		next.short = open.queues
+		next.short = open.Queues
 	}
 	if !again.IsZero() {
 		next.wait, next.partly = max(time.Until(again), time.Millisecond), true
 		return next, nil
 	}
-	due, err := f.claims.untilNext(nextCtx, open)
-	if err != nil || due.unsure {
+	due, err := f.claimer.UntilNext(nextCtx, open)
+	if err != nil || due.Unsure {
 		return next, err
 	}
 	next.wait, next.due = f.untilLook(due)
@@ -194,7 +197,7 @@ func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, e
 
 // claimAll claims up to free jobs in the scopes. more reports that there may be more
 // jobs, and again is when a whole claim is due: zero if all were.
-func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claimScope, free int) (more bool, again time.Time, err error) {
+func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, free int) (more bool, again time.Time, err error) {
 	// A claim that has begun is finished, so that no claimed row is left without a
 	// runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
@@ -212,9 +215,9 @@ func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claimScope, fr
 		if err != nil {
 			return more, again, err
 		}
-		free -= len(got.jobs)
-		more = more || got.full
-		if at := got.again; !at.IsZero() && (again.IsZero() || at.Before(again)) {
+		free -= len(got.Jobs)
+		more = more || got.Full
+		if at := got.Again; !at.IsZero() && (again.IsZero() || at.Before(again)) {
 			again = at
 		}
 	}
@@ -222,20 +225,20 @@ func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claimScope, fr
 }
 
 // untilLook is how long to sleep before the next fetch, and whether a job is due then.
-func (f *fetcher) untilLook(next nextDue) (wait time.Duration, due bool) {
+func (f *fetcher) untilLook(next claim.Next) (wait time.Duration, due bool) {
 	poll := f.safetyPoll
 	if f.notificationsUnreliable.Load() {
 		poll = min(poll, unreliablePoll)
 	}
 	poll += time.Duration((rand.Float64() - 0.5) * 0.4 * float64(poll))
 	switch {
-	case !next.ok || next.wait > poll:
+	case !next.OK || next.Wait > poll:
 		f.overdue = 0
 		return poll, false
-	case next.wait > 0:
+	case next.Wait > 0:
 		f.overdue = 0
 		// Waking a moment too early would only cost a fetch that finds nothing.
-		return next.wait + time.Millisecond, true
+		return next.Wait + time.Millisecond, true
 	}
 	// Due and not claimed: another session holds the row's lock, or it has just become
 	// due. Look again soon, and ever less often.
@@ -244,7 +247,7 @@ func (f *fetcher) untilLook(next nextDue) (wait time.Duration, due bool) {
 }
 
 // claim makes one claim and starts its jobs.
-func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claimScope, n int) (got taken, err error) {
+func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) (claim.Taken, error) {
 	token := rand.Int64()
 	end := f.inflight.beginClaim(token)
 	defer func() {
@@ -252,15 +255,31 @@ func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claimScope, n int) (
 			f.heard()
 		}
 	}()
-	got, err = f.claims.take(ctx, token, scope, n)
+	taken, err := f.claimer.Take(ctx, token, scope, n)
 	if err != nil {
-		return taken{}, err
+		return claim.Taken{}, err
 	}
-	f.loader.loadMiddle(ctx, token, got.jobs)
-	f.start(jobsCtx, got.jobs)
+	jobs := make([]*Job, len(taken.Jobs))
+	for i := range taken.Jobs {
+		jobs[i] = claimedJob(&taken.Jobs[i], f.worker, token)
+	}
+	f.loader.loadMiddle(ctx, token, jobs)
+	f.start(jobsCtx, jobs)
 	// The first job begins now, on this thread, and not once another is awake.
 	runtime.Gosched()
-	return got, nil
+	return taken, nil
+}
+
+// claimedJob is a claimed row as a job.
+func claimedJob(c *claim.Job, worker uuid.UUID, token int64) *Job {
+	j := &Job{
+		ID: c.ID, Name: c.Name, Args: c.Args, Queue: c.Queue, Priority: c.Priority, Status: StatusProcessing,
+		Attempts: c.Attempts, MaxAttempts: c.MaxAttempts,
+		ScheduledAt: c.ScheduledAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, LastError: c.LastError,
+		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: &worker, ReplayOf: c.ReplayOf, token: token,
+	}
+	j.inUTC()
+	return j
 }
 
 // sleep returns when d has passed (negative: never), ctx ends, or one of the

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/claim"
 )
 
 // inflight has the jobs from their claim until their outcome is written: which are
@@ -23,8 +25,8 @@ type inflight struct {
 	// freed is readable when a slot may have become free since it was last read.
 	freed chan struct{}
 
-	mu    sync.Mutex
-	slots slots
+	mu     sync.Mutex
+	limits *claim.Limits
 	// running is by job and not by id: a job whose claim was lost can be claimed again
 	// here while its earlier run still goes on.
 	running map[*Job]*execution
@@ -43,9 +45,9 @@ type inflight struct {
 	draining bool
 }
 
-func newInflight(logger *slog.Logger, concurrency int, slots slots, outcomes *outcomes) *inflight {
+func newInflight(logger *slog.Logger, concurrency int, limits *claim.Limits, outcomes *outcomes) *inflight {
 	return &inflight{
-		logger: logger, concurrency: concurrency, slots: slots, outcomes: outcomes,
+		logger: logger, concurrency: concurrency, limits: limits, outcomes: outcomes,
 		freed:   make(chan struct{}, 1),
 		running: map[*Job]*execution{}, abandoned: map[*Job]struct{}{}, live: map[int64]int{},
 		idle: make(chan struct{}),
@@ -65,17 +67,17 @@ func (f *inflight) busy() bool { return f.free() < f.concurrency }
 
 // scopes are the claims that may bring something, open is all of them together, and
 // full reports whether a handler or a queue runs as many jobs as it may.
-func (f *inflight) scopes() (scopes []claimScope, open claimScope, full bool) {
+func (f *inflight) scopes() (scopes []claim.Scope, open claim.Scope, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.slots.scopes(), f.slots.open(), f.slots.full()
+	return f.limits.Scopes(), f.limits.Open(), f.limits.Full()
 }
 
 // room is how many jobs a claim may bring, at most free.
-func (f *inflight) room(scope claimScope, free int) int {
+func (f *inflight) room(scope claim.Scope, free int) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.slots.room(scope, free)
+	return f.limits.Room(scope, free)
 }
 
 // beginClaim retains the token of a claim until end is called, when its jobs are
@@ -121,7 +123,7 @@ func (f *inflight) start(started []*execution) {
 	for _, e := range started {
 		f.running[e.job] = e
 		f.retain(e.job.token, 1)
-		f.slots.started(e.job)
+		f.limits.Started(e.job.Queue, e.job.Name)
 	}
 }
 
@@ -149,7 +151,7 @@ func (f *inflight) end(o Outcome, abandon bool) int {
 	// Under the lock: the channel is closed once the map is empty.
 	f.outcomes.add(o)
 	delete(f.running, o.Job)
-	f.slots.ended(o.Job)
+	f.limits.Ended(o.Job.Queue, o.Job.Name)
 	f.signalFreed()
 	if f.draining && len(f.running) == 0 {
 		close(f.idle)

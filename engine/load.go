@@ -22,8 +22,7 @@ import (
 // that are gigabytes as text, since jsonb keeps 1e131071 as a digit and an
 // exponent. So a worker takes them in three ways:
 //
-//   - Those that are small in their row come with the claim, cut off beyond
-//     smallArgs.
+//   - Those that are small in their row, up to 16 KiB, come with the claim.
 //   - Those that are not, and yet no more than middleArgs when they are
 //     decompressed, are read by one statement for a whole claim.
 //   - The others are measured, one at a time, and read once there is room for
@@ -35,8 +34,6 @@ import (
 // the decompressed jsonb; the length of the text.
 
 const (
-	// smallArgs is how many bytes of arguments a claim brings.
-	smallArgs = 16 << 10
 	// middleArgs bounds the arguments that are read together.
 	middleArgs = 64 << 10
 	// middlePatience is short: the fetcher waits. What makes it too long is then
@@ -49,20 +46,6 @@ const (
 	// hold up the outcomes of other jobs.
 	heavyBytes = 1 << 20
 )
-
-// argsOfClaim are the arguments where a row has them uncompressed and
-// small, else NULL. Their length is asked for only where 160 bytes, the most of
-// nearly all jobs, are exceeded: those are at most 1.5 MB of text, which are read
-// and dropped; 2,000 bytes are 19 MB. What is asked for here, each claim pays for
-// each job: 0.2 µs.
-const argsOfClaim = `case
-    when pg_column_size(j.args) <= 2000 and pg_column_compression(j.args) is null
-      and (pg_column_size(j.args) <= 160 or octet_length(j.args::text) <= 16384)
-    then j.args
-  end`
-
-// isSmall reports whether arguments came with a claim, and may stay.
-func isSmall(args []byte) bool { return args != nil && len(args) <= smallArgs }
 
 // $1 the ids, $2 the token.
 const middleArgsSQL = `

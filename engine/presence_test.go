@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/engine"
+	"soniq/internal/claim"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
@@ -458,7 +459,7 @@ func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
 func TestWorker_listenerAway_pollsUntilItIsBack(t *testing.T) {
 	t.Parallel()
 	url := testdb.NewURL(t)
-	pool, sent := tracedFor(t, url, engine.ClaimSQL)
+	pool, sent := tracedFor(t, url, claim.WholeSQL)
 	client := newClient(t, connect(t, url))
 	reg := engine.NewRegistry()
 	noop(reg, "a")

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/engine"
+	"soniq/internal/faultydb"
 	"soniq/internal/maintenance"
 	"soniq/internal/pause"
 	"soniq/internal/testdb"
@@ -307,7 +308,7 @@ func TestWorker_realTimes(t *testing.T) {
 		},
 	}
 	for _, name := range []string{"claim", "retry", "heartbeat", "look for cancels"} {
-		cases["hangs: "+name] = func(t *testing.T) { faultCases[name].test(t, hangs, 1) }
+		cases["hangs: "+name] = func(t *testing.T) { faultCases[name].test(t, faultydb.Hangs, 1) }
 	}
 	ended := make(chan bool)
 	for name, test := range cases {

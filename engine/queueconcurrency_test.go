@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"soniq/engine"
+	"soniq/internal/claim"
 	"soniq/internal/testdb"
 )
 
@@ -79,7 +80,7 @@ func TestWorker_queueConcurrency_boundsItsJobsAndNoOthers(t *testing.T) {
 func TestWorker_queueAtItsBound_sleepsUntilAJobEnds(t *testing.T) {
 	t.Parallel()
 	url := testdb.NewURL(t)
-	pool, sent := tracedFor(t, url, engine.ClaimSQL)
+	pool, sent := tracedFor(t, url, claim.WholeSQL)
 	reg := engine.NewRegistry()
 	started, release := make(chan *engine.Job, 10), make(chan struct{}, 10)
 	engine.HandleRaw(reg, "a", func(_ context.Context, job *engine.Job) (any, error) {

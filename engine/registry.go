@@ -174,3 +174,14 @@ func (r *Registry) attemptLimits() map[string]int {
 	}
 	return limits
 }
+
+// concurrencies returns the handlers' concurrency limits by name.
+func (r *Registry) concurrencies() map[string]int {
+	limits := map[string]int{}
+	for name, h := range r.handlers {
+		if h.concurrency != nil {
+			limits[name] = *h.concurrency
+		}
+	}
+	return limits
+}

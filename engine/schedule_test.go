@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/engine"
+	"soniq/internal/claim"
 	"soniq/internal/testdb"
 )
 
@@ -213,7 +214,7 @@ func TestClaim_plan_readsOnlyTheHeadOfEachLane(t *testing.T) {
 		select gen_random_uuid(), 'planned', '{}', 100 + n % 3, now() + case when n % 10 = 0 then '-1 hour' else '1 year' end::interval
 		from generate_series(1, 50000) n`)
 	exec(t, pool, `analyze soniq_jobs`)
-	for name, sql := range map[string]string{"claim": engine.ClaimSQL, "next due": engine.NextDueSQL} {
+	for name, sql := range map[string]string{"claim": claim.WholeSQL, "next due": claim.NextSQL} {
 		t.Run(name, func(t *testing.T) {
 			tx, err := pool.Begin(t.Context())
 			if err != nil {

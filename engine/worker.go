@@ -17,6 +17,7 @@ import (
 
 	"soniq"
 	"soniq/deadletter"
+	"soniq/internal/claim"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
@@ -119,7 +120,8 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 func (w *Worker) wire() error {
 	c := w.config
 	outcomes := newOutcomes(c.Concurrency)
-	w.inflight = newInflight(w.logger, c.Concurrency, newSlots(c.Concurrency, w.queues, c.QueueConcurrency, w.registry), outcomes)
+	limits := claim.NewLimits(c.Concurrency, w.queues, w.registry.Names(), c.QueueConcurrency, w.registry.concurrencies())
+	w.inflight = newInflight(w.logger, c.Concurrency, limits, outcomes)
 	w.completer = &completer{
 		outcomes: outcomes, pool: w.pool, worker: w.id, ttl: c.ResultTTL, logger: w.logger, observer: c.Observer,
 		settled: func(o Outcome) { w.inflight.settled(o.Job.token) },
@@ -127,7 +129,8 @@ func (w *Worker) wire() error {
 	w.fetcher = &fetcher{
 		logger:         w.logger,
 		inflight:       w.inflight,
-		claims:         claims{pool: w.pool, worker: w.id, limits: w.registry.attemptLimits(), attemptLimit: c.MaxAttemptsLimit},
+		worker:         w.id,
+		claimer:        claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit),
 		loader:         newLoader(w.pool, c),
 		waiter:         waiters.New(w.pool, w.id, w.logger, w.queues),
 		safetyPoll:     c.SafetyPoll,

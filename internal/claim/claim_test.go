@@ -1,29 +1,73 @@
-package engine_test
+package claim
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/engine"
 	"soniq/internal/eventually"
+	"soniq/internal/faultydb"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
+func TestMain(m *testing.M) { testdb.Main(m) }
+
 // claimer takes jobs called x from the queue q.
 type claimer struct {
-	*engine.Claims
+	*Claimer
 	pool *pgxpool.Pool
+}
+
+func newUnlimited(pool *pgxpool.Pool) *Claimer {
+	return New(pg.Schema{}.Pool(pool), uuid.Must(uuid.NewV7()), map[string]int{}, 1000)
+}
+
+// from claims up to n jobs.
+func (c claimer) from(ctx context.Context, queues, names []string, n int) ([]Job, error) {
+	taken, err := c.Take(ctx, 1, Scope{queues, names}, n)
+	return taken.Jobs, err
+}
+
+// stay puts off the next whole claim for a long time, or makes it come next, and
+// reports whether there is a cursor.
+func (c claimer) stay(long bool) bool {
+	if c.cursor == nil {
+		return false
+	}
+	if c.cursor.until = time.Now(); long {
+		c.cursor.until = time.Now().Add(time.Hour)
+	}
+	return true
+}
+
+// stayKnown is stay while whole claims are expensive.
+func (c claimer) stayKnown(long bool) {
+	for _, l := range c.known {
+		if l.until = time.Now(); long {
+			l.until = time.Now().Add(time.Hour)
+		}
+	}
+}
+
+func exec(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func newClaimer(t *testing.T) claimer {
 	t.Helper()
 	pool := testdb.New(t)
-	return claimer{engine.NewClaims(pool), pool}
+	return claimer{newUnlimited(pool), pool}
 }
 
 // fill adds n jobs, each due a second after the one before it. Their arguments
@@ -37,7 +81,7 @@ func (c claimer) fill(t *testing.T, n, priority int, queue string) {
 
 func (c claimer) take(t *testing.T, n int) (args []string) {
 	t.Helper()
-	jobs, err := c.Take(t.Context(), []string{"q", "r"}, []string{"x"}, n)
+	jobs, err := c.from(t.Context(), []string{"q", "r"}, []string{"x"}, n)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,32 +102,32 @@ func (c claimer) takes(t *testing.T, want ...string) {
 	}
 }
 
-// stays wants a claim to have left a place, and keeps it.
+// stays wants a claim to have left a cursor, and keeps it.
 func (c claimer) stays(t *testing.T, want bool) {
 	t.Helper()
-	if got := c.Stay(true); got != want {
-		t.Errorf("there is a place: %t, want %t", got, want)
+	if got := c.stay(true); got != want {
+		t.Errorf("there is a cursor: %t, want %t", got, want)
 	}
 }
 
-func TestClaims_aPlace_isWhereTheyGoOn(t *testing.T) {
+func TestClaimer_cursor_isWhereItContinues(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 7, 100, "q")
 	c.takes(t, "1", "2")
 	c.stays(t, true)
-	// What has come before the place since then is met by a whole claim.
+	// What has come before the cursor since then is met by a whole claim.
 	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, created_at) values (gen_random_uuid(), 'x', '0', 'q', now() - interval '2 days')`)
 	c.takes(t, "3", "4")
 	c.takes(t, "5", "6")
-	c.Stay(false)
+	c.stay(false)
 	c.takes(t, "0", "7")
 	c.takes(t)
 	c.stays(t, false)
 }
 
 // A lane that ends is no reason to leave a slot free.
-func TestClaims_theLaneEnds_restIsTakenToo(t *testing.T) {
+func TestClaimer_theLaneEnds_restIsTakenToo(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 3, 100, "q")
@@ -95,7 +139,7 @@ func TestClaims_theLaneEnds_restIsTakenToo(t *testing.T) {
 	c.takes(t)
 }
 
-func TestClaims_moreUrgentThanThePlace_goFirst(t *testing.T) {
+func TestClaimer_moreUrgentThanTheCursor_goFirst(t *testing.T) {
 	t.Parallel()
 	for _, queue := range []string{"q", "r"} {
 		c := newClaimer(t)
@@ -109,7 +153,7 @@ func TestClaims_moreUrgentThanThePlace_goFirst(t *testing.T) {
 	}
 }
 
-func TestClaims_queueOfThePlaceIsPaused_takesNothing(t *testing.T) {
+func TestClaimer_queueOfTheCursorIsPaused_takesNothing(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 6, 100, "q")
@@ -119,26 +163,26 @@ func TestClaims_queueOfThePlaceIsPaused_takesNothing(t *testing.T) {
 	c.takes(t)
 }
 
-func TestClaims_otherNamesOrQueues_haveNoPlace(t *testing.T) {
+func TestClaimer_otherNamesOrQueues_haveNoCursor(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 6, 100, "q")
 	c.takes(t, "1", "2")
 	c.stays(t, true)
-	if jobs, err := c.Take(t.Context(), []string{"r"}, []string{"x"}, 2); len(jobs) != 0 || err != nil {
+	if jobs, err := c.from(t.Context(), []string{"r"}, []string{"x"}, 2); len(jobs) != 0 || err != nil {
 		t.Error(jobs, err)
 	}
 	c.stays(t, false)
 	c.takes(t, "3", "4")
 	c.stays(t, true)
-	if jobs, err := c.Take(t.Context(), []string{"q", "r"}, []string{"y"}, 2); len(jobs) != 0 || err != nil {
+	if jobs, err := c.from(t.Context(), []string{"q", "r"}, []string{"y"}, 2); len(jobs) != 0 || err != nil {
 		t.Error(jobs, err)
 	}
 	c.takes(t, "5", "6")
 }
 
 // Times that Go can't hold, and jobs of one moment.
-func TestClaims_placeAtTheBeginningOfTime_orAmongEqualTimes(t *testing.T) {
+func TestClaimer_cursorAtTheBeginningOfTime_orAmongEqualTimes(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	exec(t, c.pool, `
@@ -150,7 +194,7 @@ func TestClaims_placeAtTheBeginningOfTime_orAmongEqualTimes(t *testing.T) {
 		for _, arg := range c.take(t, 2) {
 			taken[arg] = true
 		}
-		c.Stay(true)
+		c.stay(true)
 	}
 	if len(taken) != 9 {
 		t.Errorf("it took %v", taken)
@@ -158,21 +202,21 @@ func TestClaims_placeAtTheBeginningOfTime_orAmongEqualTimes(t *testing.T) {
 }
 
 // What was claimed is returned, whatever becomes of the claim of the rest.
-func TestClaims_connectionBreaks_nothingClaimedIsForgotten(t *testing.T) {
+func TestClaimer_connectionBreaks_nothingClaimedIsForgotten(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 3, 100, "q")
 	c.fill(t, 1, 200, "r")
-	broken := newFaultyDB(t, c.pool.Config().ConnString())
-	c.Claims = engine.NewClaims(broken.Pool)
+	broken := faultydb.New(t, c.pool.Config().ConnString())
+	c.Claimer = newUnlimited(broken.Pool)
 	c.takes(t, "1", "2")
 	c.stays(t, true)
-	broken.strike(breaksBefore, engine.ClaimOnSQL, 1)
-	if jobs, err := c.Take(t.Context(), []string{"q", "r"}, []string{"x"}, 2); len(jobs) != 0 || !errors.Is(err, errInjected) {
+	broken.Strike(faultydb.BreaksBefore, CursorSQL, 1)
+	if jobs, err := c.from(t.Context(), []string{"q", "r"}, []string{"x"}, 2); len(jobs) != 0 || !errors.Is(err, faultydb.ErrInjected) {
 		t.Errorf("%v, %v", jobs, err)
 	}
 	c.stays(t, true)
-	broken.again(breaksBefore, engine.ClaimSQL, 1)
+	broken.Again(faultydb.BreaksBefore, WholeSQL, 1)
 	c.takes(t, "3")
 	c.stays(t, false)
 	c.takes(t, "1")
@@ -180,7 +224,7 @@ func TestClaims_connectionBreaks_nothingClaimedIsForgotten(t *testing.T) {
 
 // What is claimed leaves entries in the index, for as long as somebody holds a
 // snapshot: no claim steps over those of the ones before it.
-func TestClaims_underAHeldSnapshot_readNothingTwice(t *testing.T) {
+func TestClaimer_underAHeldSnapshot_readNothingTwice(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
 	c.fill(t, 4000, 100, "q")
@@ -199,7 +243,7 @@ func TestClaims_underAHeldSnapshot_readNothingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	claims := claimer{engine.NewClaims(pool), pool}
+	claims := claimer{newUnlimited(pool), pool}
 	for range 40 {
 		if got := claims.take(t, 100); len(got) != 100 {
 			t.Fatalf("it took %d", len(got))
@@ -210,7 +254,9 @@ func TestClaims_underAHeldSnapshot_readNothingTwice(t *testing.T) {
 	var read int
 	const readSQL = `select idx_tup_read from pg_stat_user_indexes where indexrelname = 'idx_soniq_jobs_claim'`
 	eventually.True(t, "what was read", func() bool {
-		read = queryValue[int](t, c.pool, readSQL)
+		if err := c.pool.QueryRow(t.Context(), readSQL).Scan(&read); err != nil {
+			t.Fatal(err)
+		}
 		return read >= 4000
 	})
 	// Stepping over all of them each time is 40 times 2,000, and that thrice.

@@ -1,0 +1,96 @@
+package claim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/byindex"
+)
+
+// horizon is further ahead than a worker ever sleeps.
+const horizon = 10 * time.Minute
+
+// Next is what a look ahead has found.
+type Next struct {
+	// Wait is the time until the next job is due, negative if one is overdue. OK is
+	// false if none is due within the horizon.
+	Wait time.Duration
+	OK   bool
+	// Unsure: the claims before may not have seen everything.
+	Unsure bool
+}
+
+// UntilNext looks for the next job in scope, and whether whole claims are expensive.
+//
+// Errors: those of the database.
+func (c *Claimer) UntilNext(ctx context.Context, scope Scope) (next Next, err error) {
+	was := c.expensive
+	next, more, err := c.look(ctx, scope)
+	if err != nil || !more {
+		return next, err
+	}
+	if !was {
+		// The claims that led here have looked at the first lanes alone.
+		return Next{Unsure: true}, nil
+	}
+	far, full, _, err := c.lookAhead(ctx, NextRestSQL, scope)
+	if err != nil {
+		return Next{}, err
+	}
+	if far.OK && (!next.OK || far.Wait < next.Wait) {
+		next = far
+	}
+	if full && (!next.OK || next.Wait > maxExpensive) {
+		// A job in scope may be behind what was looked at.
+		next.Wait, next.OK = maxExpensive, true
+	}
+	return next, nil
+}
+
+// LookIfDue checks now and then, for a worker whose claims are all full, whether whole
+// claims are expensive.
+//
+// Errors: those of the database.
+func (c *Claimer) LookIfDue(ctx context.Context, scope Scope) error {
+	if time.Since(c.lookedAt) <= lookEvery {
+		return nil
+	}
+	_, _, err := c.look(ctx, scope)
+	return err
+}
+
+// look looks ahead in the first lanes, and notes whether whole claims are expensive.
+// more reports that there are more lanes.
+func (c *Claimer) look(ctx context.Context, scope Scope) (next Next, more bool, err error) {
+	next, more, took, err := c.lookAhead(ctx, NextSQL, scope)
+	if err != nil {
+		return Next{}, false, err
+	}
+	c.lookedAt, c.manyLanes = time.Now(), more
+	if expensive := more || took > slowAfter; expensive != c.expensive {
+		c.expensive, c.cursor, c.known = expensive, nil, nil
+	}
+	return next, more, nil
+}
+
+// lookAhead runs NextSQL or NextRestSQL.
+func (c *Claimer) lookAhead(ctx context.Context, sql string, scope Scope) (next Next, more bool, took time.Duration, err error) {
+	var until *float64
+	var seconds float64
+	rows, _ := byindex.Query(ctx, c.pool, sql, scope.Queues, scope.Names, horizon)
+	_, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
+		return struct{}{}, row.Scan(&until, &more, &seconds)
+	})
+	if err != nil {
+		return Next{}, false, 0, fmt.Errorf("read next due time: %w", err)
+	}
+	if until != nil {
+		next.Wait, next.OK = inSeconds(*until), true
+	}
+	return next, more, inSeconds(seconds), nil
+}
+
+func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
