@@ -11,12 +11,15 @@ import (
 
 	"soniq"
 	"soniq/engine"
+	"soniq/internal/pg"
 )
 
 // Soniq is Soniq for Go.
 type Soniq struct {
 	// Label is its Name. Default 'soniq'.
 	Label string
+	// Schema is that of the tables. Default 'public'.
+	Schema string
 	// Concurrency is the worker's. Default the worker's own default.
 	Concurrency int
 	// ResultTTL is the worker's; negative deletes done jobs at once.
@@ -41,14 +44,14 @@ func (s Soniq) Name() string {
 }
 
 // Setup implements [System].
-func (Soniq) Setup(ctx context.Context, pool *pgxpool.Pool) error {
-	_, err := soniq.Setup(ctx, pool, soniq.Config{})
+func (s Soniq) Setup(ctx context.Context, pool *pgxpool.Pool) error {
+	_, err := soniq.Setup(ctx, pool, soniq.Config{Schema: s.Schema})
 	return err
 }
 
 // Fill implements [System].
-func (Soniq) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
-	client, err := engine.NewClient(pool, engine.ClientConfig{})
+func (s Soniq) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: s.Schema})
 	if err != nil {
 		return err
 	}
@@ -63,8 +66,8 @@ func (Soniq) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
 }
 
 // Inserter implements [System].
-func (Soniq) Inserter(pool *pgxpool.Pool) (Inserter, error) {
-	client, err := engine.NewClient(pool, engine.ClientConfig{})
+func (s Soniq) Inserter(pool *pgxpool.Pool) (Inserter, error) {
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: s.Schema})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +92,7 @@ func (s Soniq) Work(ctx context.Context, pool *pgxpool.Pool, probe Probe) error 
 		return nil
 	})
 	worker, err := engine.NewWorker(pool, registry, engine.WorkerConfig{
-		Concurrency: s.Concurrency, ResultTTL: s.ResultTTL, Observer: settled{probe}, Logger: slog.New(slog.DiscardHandler),
+		Schema: s.Schema, Concurrency: s.Concurrency, ResultTTL: s.ResultTTL, Observer: settled{probe}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return err
@@ -105,7 +108,19 @@ type settled struct{ probe Probe }
 func (s settled) Settled(context.Context, engine.Outcome) { s.probe.Settled(1) }
 
 // Left implements [System].
-func (Soniq) Left() string { return `select count(*) from public.soniq_jobs where status <> 'done'` }
+func (s Soniq) Left() string {
+	return s.sql(`select count(*) from public.soniq_jobs where status <> 'done'`)
+}
 
 // Expire implements [System]. It is what a worker does, in one go.
-func (Soniq) Expire() string { return `delete from public.soniq_jobs where status = 'done'` }
+func (s Soniq) Expire() string { return s.sql(`delete from public.soniq_jobs where status = 'done'`) }
+
+// sql is a statement with the name of the schema in it. Setup has refused a name
+// that is none.
+func (s Soniq) sql(statement string) string {
+	schema, err := pg.NewSchema(s.Schema)
+	if err != nil {
+		return statement
+	}
+	return schema.SQL(statement)
+}

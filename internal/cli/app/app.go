@@ -51,6 +51,10 @@ type App struct {
 	Out   *terminal.Output // data
 	Notes *terminal.Output // everything else
 	Log   *slog.Logger
+	// FileSchema is the schema that the worker's configuration names, or empty, and
+	// FileSchemaSource is where it stands, for messages. --schema and SONIQ_SCHEMA
+	// come first.
+	FileSchema, FileSchemaSource string
 	// IgnoreInterrupts is set while Ctrl-C is meant for another program on the
 	// same terminal.
 	IgnoreInterrupts atomic.Bool
@@ -153,10 +157,11 @@ func (a *App) Note(format string, args ...any) {
 
 // Globals are the flags of every command.
 type Globals struct {
-	DatabaseURL string `group:"global" name:"database-url" placeholder:"URL" help:"The database: postgres://USER:PASSWORD@HOST:PORT/NAME. Default $$SONIQ_DATABASE_URL, then $$DATABASE_URL."`
-	Dev         bool   `group:"global" help:"Use a private PostgreSQL on this machine, started when needed (or set SONIQ_DEV=1)."`
-	JSON        bool   `group:"global" name:"json" help:"Print JSON."`
-	LogFormat   string `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
-	LogLevel    string `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
-	NoColor     bool   `group:"global" help:"No colours (or set NO_COLOR)."`
+	DatabaseURL string  `group:"global" name:"database-url" placeholder:"URL" help:"The database: postgres://USER:PASSWORD@HOST:PORT/NAME. Default $$SONIQ_DATABASE_URL, then $$DATABASE_URL."`
+	Schema      *string `group:"global" placeholder:"NAME" help:"The schema of the tables. Default $$SONIQ_SCHEMA, then public."`
+	Dev         bool    `group:"global" help:"Use a private PostgreSQL on this machine, started when needed (or set SONIQ_DEV=1)."`
+	JSON        bool    `group:"global" name:"json" help:"Print JSON."`
+	LogFormat   string  `group:"global" enum:"auto,text,json" default:"auto" placeholder:"FORMAT" help:"text, json, or auto: text on a terminal, else JSON."`
+	LogLevel    string  `group:"global" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"debug, info, warn or error. Default info."`
+	NoColor     bool    `group:"global" help:"No colours (or set NO_COLOR)."`
 }

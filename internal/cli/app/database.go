@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,15 +13,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"soniq/deadletter"
-
-	"soniq/engine"
-
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq"
+	"soniq/deadletter"
+	"soniq/engine"
 	"soniq/internal/devdb"
 	"soniq/internal/pg"
 )
@@ -75,12 +73,45 @@ func (a *App) Database() (Database, error) {
 	}
 }
 
-// Open connects to the database, with one connection until a command needs
-// more, and makes sure that it answers. A private database is started, and
-// gets its tables. All of it is closed when the command ends.
+// TableSchema is the schema of Soniq's tables: --schema, else SONIQ_SCHEMA, else
+// that of the worker's configuration, else public.
+//
+// Errors: a usage error, which names where the wrong name comes from.
+func (a *App) TableSchema() (pg.Schema, error) {
+	name, source := a.FileSchema, a.FileSchemaSource
+	if v := a.Getenv("SONIQ_SCHEMA"); v != "" {
+		name, source = v, "SONIQ_SCHEMA"
+	}
+	if a.Schema != nil {
+		if name, source = *a.Schema, "--schema"; name == "" {
+			return pg.Schema{}, Usagef("--schema is empty; leave it out for the schema public")
+		}
+	}
+	schema, err := pg.NewSchema(name)
+	if err != nil {
+		return schema, Usagef("%s: %w", source, err)
+	}
+	return schema, nil
+}
+
+// SchemaName is what the configurations of this module's packages call Schema:
+// empty where nothing names one. [App.Open] has checked it.
+func (a *App) SchemaName() string {
+	if a.Schema != nil {
+		return *a.Schema
+	}
+	return cmp.Or(a.Getenv("SONIQ_SCHEMA"), a.FileSchema)
+}
+
+// Open connects to the database, and checks that it answers. The pool has one
+// connection until a command needs more. The private database is started, and
+// gets its tables. All is closed when the command ends.
 func (a *App) Open() (*pgxpool.Pool, error) {
 	db, err := a.Database()
 	if err != nil {
+		return nil, err
+	}
+	if _, err := a.TableSchema(); err != nil {
 		return nil, err
 	}
 	if db.Dev {
@@ -108,7 +139,7 @@ func (a *App) Open() (*pgxpool.Pool, error) {
 		return nil, err
 	}
 	if db.Dev {
-		if _, err := soniq.Setup(a.Ctx, pool, soniq.Config{}); err != nil {
+		if _, err := soniq.Setup(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 			return nil, fmt.Errorf("set up the private database: %w", err)
 		}
 	}
@@ -187,11 +218,10 @@ func whyNoURL(databaseURL string, err error) string {
 	return ""
 }
 
-// Describe is err in one line for a person: what failed, and what to do where
-// that is known.
-func Describe(err error) string {
+// Describe is err in one line: what failed, and what to do where that is known.
+func (a *App) Describe(err error) string {
 	if soniq.IsMissing(err) {
-		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
+		return a.describeMissing()
 	}
 	var connectErr *pgconn.ConnectError
 	if errors.As(err, &connectErr) {
@@ -201,6 +231,25 @@ func Describe(err error) string {
 		return "interrupted"
 	}
 	return err.Error()
+}
+
+// describeMissing is the error of a database without tables, or with older ones.
+func (a *App) describeMissing() string {
+	name := a.SchemaName()
+	if name == "" || name == pg.DefaultSchema {
+		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
+	}
+	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run 'soniq setup --schema %s'", name, shellWord(name))
+}
+
+// shellWord is text as a shell reads it as one word.
+func shellWord(text string) string {
+	if strings.IndexFunc(text, func(r rune) bool {
+		return !(r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+	}) < 0 {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\\''`) + "'"
 }
 
 // describeConnect leaves out the attempts with other TLS modes and addresses,
@@ -261,12 +310,12 @@ func (a *App) Client() (*engine.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return engine.NewClient(pool, engine.ClientConfig{ProducerID: a.person()})
+	return engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), ProducerID: a.person()})
 }
 
 // DeadLetters returns the dead-letter queue of the database.
 func (a *App) DeadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
-	return deadletter.NewQueue(pool, deadletter.QueueConfig{})
+	return deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: a.SchemaName()})
 }
 
 // ListenConfig parses the URL of --listen-url.

@@ -16,13 +16,13 @@ func (a *App) Report(cmd *kong.Context, err error) {
 	if errors.Is(err, ErrReported) {
 		return
 	}
-	a.Note("soniq: %s", terminal.OneLine(ReportText(cmd, err)))
+	a.Note("soniq: %s", terminal.OneLine(a.ReportText(cmd, err)))
 }
 
 // ReportText is err on one line, without secrets, and with where to read on
 // after a usage error.
-func ReportText(cmd *kong.Context, err error) string {
-	text := strings.Join(strings.FieldsFunc(redact.Text(Describe(err)), func(r rune) bool { return r == '\n' }), "; ")
+func (a *App) ReportText(cmd *kong.Context, err error) string {
+	text := strings.Join(strings.FieldsFunc(redact.Text(a.Describe(err)), func(r rune) bool { return r == '\n' }), "; ")
 	if ExitCode(err) == ExitUsage && !errors.Is(err, ErrNoDatabase) {
 		text += " (see '" + commandPath(cmd) + " --help')"
 	}

@@ -60,15 +60,15 @@ func (r *RevealFlags) ShowList(a *App, pool *pgxpool.Pool, picked any, ids []uui
 // all the same: it ends up in logs.
 func (a *App) revealed(err error) error {
 	if err != nil {
-		return NotRevealed(err)
+		return a.NotRevealed(err)
 	}
 	a.Out.Reveal()
 	return nil
 }
 
 // NotRevealed is the error of a command whose --reveal could not be recorded.
-func NotRevealed(err error) error {
-	return fmt.Errorf("nothing is shown, since who sees secrets is recorded and that failed: %s", Describe(err))
+func (a *App) NotRevealed(err error) error {
+	return fmt.Errorf("nothing is shown, since who sees secrets is recorded and that failed: %s", a.Describe(err))
 }
 
 // Redacted redacts what a command is about to show, unless it was revealed.

@@ -28,7 +28,7 @@ func (MigrateCommand) Help() string {
 
 // config is where the tables are. Each line of progress is a note.
 func config(a *app.App) soniq.Config {
-	return soniq.Config{OnProgress: func(line string) { a.Note("%s", line) }}
+	return soniq.Config{Schema: a.SchemaName(), OnProgress: func(line string) { a.Note("%s", line) }}
 }
 
 // migrationError gives an error of the command line its exit code.
@@ -200,7 +200,7 @@ func (c *migrateDownCmd) Run(a *app.App) error {
 	if err := a.Confirm(c.Yes, fmt.Sprintf("This undoes %d migrations, and what they hold is lost.", len(plan))); err != nil {
 		return err
 	}
-	undone, err := soniq.MigrateDown(a.Ctx, pool, soniq.Config{OnProgress: config(a).OnProgress}, to)
+	undone, err := soniq.MigrateDown(a.Ctx, pool, config(a), to)
 	for i := range plan {
 		if i >= len(undone) {
 			plan = plan[:i]
@@ -359,7 +359,10 @@ func (migrateSQLCmd) Help() string {
 }
 
 func (c *migrateSQLCmd) Run(a *app.App) error {
+	if _, err := a.TableSchema(); err != nil {
+		return err
+	}
 	return migrationError(soniq.WriteMigrations(a.Out, soniq.SQLOptions{
-		From: version(c.From), To: version(c.To), Tool: soniq.SQLTool(c.For), Down: c.Down,
+		Schema: a.SchemaName(), From: version(c.From), To: version(c.To), Tool: soniq.SQLTool(c.For), Down: c.Down,
 	}))
 }

@@ -237,7 +237,7 @@ func seconds(d *time.Duration) *float64 {
 }
 
 func (c *checkCmd) Unknown(a *app.App, cmd *kong.Context, err error) int {
-	text := app.ReportText(cmd, err)
+	text := a.ReportText(cmd, err)
 	if a.JSON {
 		if a.Out.Document(map[string]any{"status": "unknown", "error": text}) == nil {
 			return checkUnknown

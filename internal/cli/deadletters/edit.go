@@ -76,7 +76,7 @@ func (e *replayEdit) reveal(a *app.App, queue *deadletter.Queue, ids ...uuid.UUI
 		return nil
 	}
 	if err := queue.Reveal(a.Ctx, ids...); err != nil {
-		return app.NotRevealed(err)
+		return a.NotRevealed(err)
 	}
 	a.Out.Revealed = e.Reveal
 	return nil

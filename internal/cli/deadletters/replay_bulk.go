@@ -315,7 +315,7 @@ func (c *replayCmd) broken(a *app.App, op deadletter.Operation, done int64, err 
 	if done == 0 {
 		code = app.ExitFailed
 	}
-	why := app.Describe(err)
+	why := a.Describe(err)
 	var stopped *deadletter.StoppedError
 	switch {
 	case errors.As(err, &stopped):

@@ -48,6 +48,7 @@ func (c *watchCmd) Run(a *app.App) error {
 	var failed error
 	var told bool
 	err = deadletter.Subscribe(ctx, pool.Config().ConnConfig, deadletter.SubscribeOptions{
+		Schema: a.SchemaName(),
 		Logger: a.Log,
 		OnConnect: func(context.Context) {
 			if told {
@@ -66,7 +67,7 @@ func (c *watchCmd) Run(a *app.App) error {
 		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
 			picked, err := queue.Picks(ctx, f, e.ID)
 			if err != nil {
-				a.Note("soniq: %s: %s", e.ID, terminal.OneLine(app.Describe(err)))
+				a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
 				return
 			}
 			if !picked {

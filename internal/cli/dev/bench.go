@@ -77,7 +77,7 @@ func (c *BenchCommand) Run(a *app.App) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
-	matches, err := c.matches()
+	matches, err := c.matches(a.SchemaName())
 	if err != nil {
 		return err
 	}
@@ -126,11 +126,11 @@ func (c *BenchCommand) list(a *app.App) error {
 }
 
 // matches compares each with the plain SQL that does the same.
-func (c *BenchCommand) matches() ([]bench.Match, error) {
-	defaults := bench.Soniq{Label: "soniq, defaults"}
-	tuned := bench.Soniq{Label: "soniq, tuned", Concurrency: c.Concurrency}
-	deleting := bench.Soniq{Label: "soniq, tuned, deleting", Concurrency: c.Concurrency, ResultTTL: -1}
-	failing := bench.Soniq{Label: "soniq, tuned", Concurrency: c.Concurrency, Fails: true}
+func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
+	defaults := bench.Soniq{Schema: schema, Label: "soniq, defaults"}
+	tuned := bench.Soniq{Schema: schema, Label: "soniq, tuned", Concurrency: c.Concurrency}
+	deleting := bench.Soniq{Schema: schema, Label: "soniq, tuned, deleting", Concurrency: c.Concurrency, ResultTTL: -1}
+	failing := bench.Soniq{Schema: schema, Label: "soniq, tuned", Concurrency: c.Concurrency, Fails: true}
 	plain, told := bench.Plain{}, bench.Plain{Notify: true}
 	all := []bench.Match{
 		{Workload: bench.BurnDown, Systems: []bench.System{plain, tuned}},

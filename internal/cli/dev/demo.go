@@ -161,6 +161,7 @@ func (d *demo) run(ctx context.Context) error {
 		log = d.Log
 	}
 	worker, err := engine.NewWorker(d.pool, registry, engine.WorkerConfig{
+		Schema:          d.SchemaName(),
 		Queues:          []string{demoQueue},
 		UnknownGrace:    2 * time.Second,
 		ShutdownTimeout: 5 * time.Second,
@@ -170,7 +171,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	client, err := engine.NewClient(d.pool, engine.ClientConfig{ProducerID: "soniq demo"})
+	client, err := engine.NewClient(d.pool, engine.ClientConfig{Schema: d.SchemaName(), ProducerID: "soniq demo"})
 	if err != nil {
 		return err
 	}
@@ -180,6 +181,7 @@ func (d *demo) run(ctx context.Context) error {
 	parts.Go(func() error { return worker.Run(ctx) })
 	parts.Go(func() error {
 		return deadletter.Subscribe(ctx, d.pool.Config().ConnConfig, deadletter.SubscribeOptions{
+			Schema:    d.SchemaName(),
 			Logger:    log,
 			OnConnect: func(ctx context.Context) { d.tell(ctx, demoConnected{}) },
 		}, func(ctx context.Context, e deadletter.Event) { d.tell(ctx, e) })
@@ -357,7 +359,7 @@ func (d *demo) enqueue(ctx context.Context, client *engine.Client) error {
 
 // replay plays the dead letter whose cause can be mended.
 func (d *demo) replay(ctx context.Context) (deadletter.Job, error) {
-	queue, err := deadletter.NewQueue(d.pool, deadletter.QueueConfig{})
+	queue, err := d.DeadLetters(d.pool)
 	if err != nil {
 		return deadletter.Job{}, err
 	}
@@ -389,7 +391,7 @@ type demoReport struct {
 }
 
 func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
-	queue, err := deadletter.NewQueue(d.pool, deadletter.QueueConfig{})
+	queue, err := d.DeadLetters(d.pool)
 	if err != nil {
 		return err
 	}

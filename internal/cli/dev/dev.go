@@ -346,6 +346,10 @@ func contents(a *app.App) string {
 	if !a.StdinIsTTY {
 		return "" // nobody is there to read it
 	}
+	schema, err := a.TableSchema()
+	if err != nil {
+		return ""
+	}
 	lease, err := devdb.Acquire(a.Ctx, devdb.Options{})
 	if err != nil {
 		return ""
@@ -358,7 +362,7 @@ func contents(a *app.App) string {
 	defer func() { _ = conn.Close(context.WithoutCancel(a.Ctx)) }()
 	var jobs, dead int64
 	var size string
-	if err := conn.QueryRow(a.Ctx, devContentsSQL).Scan(&jobs, &dead, &size); err != nil {
+	if err := conn.QueryRow(a.Ctx, schema.SQL(devContentsSQL)).Scan(&jobs, &dead, &size); err != nil {
 		return ""
 	}
 	return fmt.Sprintf(": %s, %s, %s in all", terminal.Plural(jobs, "job"), terminal.Letters(dead), size)

@@ -118,7 +118,7 @@ func (c *EnqueueCommand) client(a *app.App) (*pgxpool.Pool, *engine.Client, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{MaxArgsBytes: c.MaxArgs})
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), MaxArgsBytes: c.MaxArgs})
 	return pool, client, err
 }
 

@@ -77,7 +77,7 @@ func (c *jobListCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{})
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName()})
 	if err != nil {
 		return err
 	}

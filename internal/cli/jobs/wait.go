@@ -110,6 +110,10 @@ func (w *waiting) run(ctx context.Context) error {
 	for _, id := range w.open {
 		deaths.ids[id.String()] = struct{}{}
 	}
+	schema, err := w.TableSchema()
+	if err != nil {
+		return err
+	}
 	listener, err := notify.NewListener(notify.Config{
 		ConnConfig: w.pool.Config().ConnConfig,
 		// Whoever waits learns of a lost connection from the looking.
@@ -118,7 +122,7 @@ func (w *waiting) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listener.Handle(notify.DeadLetter, deaths)
+	listener.Handle(schema.Channel(notify.DeadLetter), deaths)
 	ctx, stop := context.WithCancel(ctx)
 	var parts errgroup.Group
 	parts.Go(func() error { return listener.Run(ctx) })
@@ -199,7 +203,7 @@ func (w *waiting) round(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case w.Out.Err == nil && passing(err) && w.Now().Sub(w.answered) < waitPatience:
-		w.Log.Debug("could not look at the jobs; trying again", "error", app.Describe(err))
+		w.Log.Debug("could not look at the jobs; trying again", "error", w.Describe(err))
 		return nil
 	default:
 		return err
