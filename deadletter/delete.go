@@ -20,8 +20,8 @@ with gone as (
   where id = $1
   returning id
 )
-insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, comment, because)
-select id, 'delete', nullif($2, ''), nullif($3, ''), nullif($3, '')
+insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because)
+select id, 'delete', nullif($2, ''), nullif($3, '')
 from gone`
 
 const selectIDs = "select d.id\nfrom public.soniq_dead_letter_jobs d"

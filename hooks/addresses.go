@@ -2,23 +2,23 @@ package hooks
 
 import "net/netip"
 
-// A block is a range of addresses that is not the public internet.
+// A block is a range of addresses that does not belong to the public internet.
 type block struct {
 	prefix netip.Prefix
 	name   string
 }
 
-// special are the blocks that a request must not reach unless somebody allowed
-// it. Sources, as of 2025-10-09:
+// special are the blocks that a request must not reach unless they are allowed.
+// Sources, as of 2025-10-09:
 //
 //   - IANA IPv4 Special-Purpose Address Registry (RFC 6890, RFC 8190)
 //   - IANA IPv6 Special-Purpose Address Registry (RFC 6890, RFC 8190)
 //   - IANA IPv4 Multicast Address Space Registry
-//   - addresses at which clouds serve their machines, which are in no registry
+//   - addresses at which clouds serve their machines; no registry has them
 //
-// Every entry of the two special-purpose registries is here, those that are
-// globally reachable too: no endpoint of a hook is an AMT relay or an AS112
-// sink. Their one exception is 64:ff9b::/96; see [isPublic].
+// Every entry of the two special-purpose registries is here, even those that are
+// globally reachable: no endpoint of a hook is an AMT relay or an AS112 sink. The one
+// exception is 64:ff9b::/96; see isPublic.
 var special = []block{
 	{netip.MustParsePrefix("0.0.0.0/8"), "this network"},
 	{netip.MustParsePrefix("10.0.0.0/8"), "private use"},
@@ -41,7 +41,7 @@ var special = []block{
 
 	{netip.MustParsePrefix("168.63.129.16/32"), "Azure: the host of a virtual machine"},
 
-	// Of IPv6 only what is inside 2000::/3: all else is refused without a table.
+	// Of IPv6 everything outside 2000::/3 is refused without a table.
 	{netip.MustParsePrefix("2001::/23"), "IETF protocol assignments: Teredo, benchmarking, AMT, AS112-v6, ORCHID, DRIP and more"},
 	{netip.MustParsePrefix("2001:db8::/32"), "documentation"},
 	{netip.MustParsePrefix("2002::/16"), "6to4"},
@@ -50,17 +50,17 @@ var special = []block{
 }
 
 var (
-	// globalUnicast is all of IPv6 that IANA hands out as global unicast.
+	// globalUnicast is what IANA allocates as global unicast.
 	globalUnicast = netip.MustParsePrefix("2000::/3")
-	// translated is the well-known prefix by which a machine that has only IPv6
-	// reaches IPv4 (RFC 6052): what counts is the address inside.
+	// translated is the well-known prefix by which a machine without IPv4 reaches IPv4
+	// (RFC 6052). The address inside counts.
 	translated = netip.MustParsePrefix("64:ff9b::/96")
 )
 
-// isPublic reports whether addr is on the public internet. An address of IPv4
-// inside one of IPv6 is judged by itself where every system agrees on what it
-// means (mapped, and translated by the well-known prefix), and refused
-// elsewhere (compatible, 6to4, Teredo, local translation).
+// isPublic reports whether addr is on the public internet. An IPv4 address inside an
+// IPv6 address counts as itself where every system agrees on its meaning: mapped, and
+// translated by the well-known prefix. Elsewhere it is refused: compatible, 6to4,
+// Teredo, local translation.
 func isPublic(addr netip.Addr) bool {
 	if addr.Zone() != "" {
 		return false

@@ -69,7 +69,7 @@ func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 		t.Errorf("%s", log.String())
 	}
 	exec(t, pool, `update soniq_hooks set enabled = false`)
-	declare(t, hooks.Spec{Name: "h", Kind: "slack", URL: "env:SLACK_URL", Queues: []string{"q"}, Events: []string{hooks.Resolved}})(d)
+	declare(t, hooks.Spec{Name: "h", Kind: "slack", URL: "env:SLACK_URL", Queues: []string{"q"}, Events: []hooks.EventType{hooks.Resolved}})(d)
 	if n := value[int](t, pool, `
 		select count(*) from soniq_hooks
 		where kind = 'slack' and url = 'env:SLACK_URL' and queues = '{q}' and events = '{job.resolved}' and not enabled`); n != 1 {

@@ -12,24 +12,20 @@ import (
 	"time"
 )
 
-const (
-	connectTimeout = 10 * time.Second
-	// sendTimeout bounds a whole request: within Standard Webhooks' 15 to 30 s.
-	sendTimeout = 20 * time.Second
-	// maxAnswer is how much of an answer is read and kept.
-	maxAnswer = 2 << 10
-)
+// connectTimeout bounds a TCP connect, and a TLS handshake.
+const connectTimeout = 10 * time.Second
 
-// errBlocked ends a dial to an address that a hook must not reach.
+// errBlocked ends a dial to an address that the hook must not reach.
 var errBlocked = errors.New("is not a public address; allow it with --allow of the hook")
 
-// guard decides, by the address that is dialled, where a request may go. It is
-// asked after the name was resolved: a name that resolves to something else a
-// moment later gains nothing.
+// guard decides where a request may go, by the address that is dialled. At that point
+// the name is resolved, so a name that resolves to something else a moment later gains
+// nothing.
 type guard struct{ allowed []netip.Prefix }
 
-// ParseNetworks reads addresses and networks such as 10.0.0.0/8. Its error names
-// the one that is neither.
+// ParseNetworks reads addresses and networks such as 10.0.0.0/8, for [Config].Allow.
+//
+// Errors: the first text that is neither.
 func ParseNetworks(texts []string) ([]netip.Prefix, error) {
 	var networks []netip.Prefix
 	for _, text := range texts {
@@ -41,7 +37,7 @@ func ParseNetworks(texts []string) ([]netip.Prefix, error) {
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
 		}
-		// Mapped ones are dialled as IPv4.
+		// Addresses of IPv4 mapped into IPv6 are dialled as IPv4.
 		if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
 			prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
 		}
@@ -55,7 +51,7 @@ func newGuard(allow []string) (guard, error) {
 	return guard{networks}, err
 }
 
-// control is for net.Dialer.
+// control is a Control of net.Dialer.
 func (g guard) control(_, address string, _ syscall.RawConn) error {
 	target, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -65,7 +61,7 @@ func (g guard) control(_, address string, _ syscall.RawConn) error {
 }
 
 func (g guard) check(addr netip.Addr) error {
-	// A zone says by which of the machine's interfaces, and no more.
+	// A zone only names a network interface of this machine.
 	bare := addr.Unmap().WithZone("")
 	for _, p := range g.allowed {
 		if p.Contains(bare) {
@@ -78,21 +74,22 @@ func (g guard) check(addr netip.Addr) error {
 	return nil
 }
 
-// newTransport goes to public addresses and those of g. It asks no proxy: a
-// proxy would resolve the name itself. Names are looked up by resolver; nil is
-// the machine's.
+// newTransport connects to public addresses and those of g. It uses no proxy, which
+// would resolve the name itself. resolver looks names up; nil is the machine's.
 func newTransport(g guard, resolver *net.Resolver) *http.Transport {
 	return &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: connectTimeout, Control: g.control, Resolver: resolver}).DialContext,
 		TLSHandshakeTimeout:    connectTimeout,
 		DisableKeepAlives:      true,
-		DisableCompression:     true, // 2 KB of an answer are read, not what they inflate to
+		DisableCompression:     true, // an answer could inflate to more than is read
 		MaxResponseHeaderBytes: 32 << 10,
 		ForceAttemptHTTP2:      true,
 	}
 }
 
-// ParseURL checks where a hook is to send to. Its errors show nothing of it.
+// ParseURL reads the URL of a hook.
+//
+// Errors: for a person to read. They show nothing of the URL.
 func ParseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {

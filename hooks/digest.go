@@ -9,64 +9,85 @@ import (
 	"github.com/google/uuid"
 )
 
-// sendDigest sends one message of all that is due: an event alone where there
-// is one, else its groups with their counts. The fleet has one sender at a
-// time. Groups that were told of lately wait for their digest, so that the
-// first of a group comes at once and a storm makes a handful of messages.
-func (d *Dispatcher) sendDigest(ctx context.Context, t *turn, h dueHook, hook opened) (more bool, err error) {
+const (
+	// firstDelay is how long a group waits for its first digest.
+	firstDelay = time.Minute
+	// digestSlack gathers the rows of one digest, whose times differ by how long the
+	// statements took that postponed them.
+	digestSlack = time.Second
+)
+
+// sendDigest sends one message about all that is due: an event by itself, or groups
+// with their counts. Only one dispatcher of all does so at a time. A group that had a
+// message lately waits for its digest: the first event of a group is sent at once,
+// and a storm makes a handful of messages.
+func (d *Dispatcher) sendDigest(ctx context.Context, s *sender, h dueHook, hook opened) (more bool, err error) {
 	lease := uuid.New()
-	if ok, err := d.outbox.become(ctx, h.ID, lease, leaseTime); err != nil || !ok {
+	if ok, err := d.outbox.acquireSender(ctx, h.ID, lease, leaseTime); err != nil || !ok {
 		return false, err
 	}
 	sent := false
 	defer func() {
-		resignCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
-		if resignErr := d.outbox.resign(resignCtx, h.ID, lease, sent); err == nil {
-			err = resignErr
+		if releaseErr := d.outbox.releaseSender(ctx, h.ID, lease, sent); err == nil {
+			err = releaseErr
 		}
 	}()
-	rows, err := d.outbox.claim(ctx, h.ID, lease, maxDigest, leaseTime, holdSlack)
+	rows, err := d.outbox.claim(ctx, h.ID, lease, hook.digest.rows, leaseTime, digestSlack)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}
-	groups := groupRows(rows)
-	if groups, err = d.putOff(ctx, h.ID, lease, groups); err != nil || len(groups) == 0 {
+	groups, err := d.postponeGroups(ctx, h.ID, lease, groupRows(rows))
+	if err != nil || len(groups) == 0 {
 		return false, err
 	}
-	delivery := &Delivery{ID: groups[0].rows[0].ID, Hook: h.Name}
+	delivery, ids, err := d.gather(ctx, h.Name, groups, hook.digest.read)
+	if err != nil {
+		return false, err
+	}
+	sending, end := s.begin(ctx, hook.preemptible)
+	r, err := d.send(sending, h, hook, lease, ids, delivery)
+	end()
+	if err = errors.Join(err, d.recordFailure(ctx, h, r)); err != nil || !r.sent {
+		return false, err
+	}
+	sent = true
+	keys := make([]string, len(groups))
+	for i, g := range groups {
+		keys[i] = g.key
+	}
+	return false, d.outbox.recordDigest(context.WithoutCancel(ctx), h.ID, keys, d.firstDelay)
+}
+
+// gather makes the delivery of a digest. The dead letters of the first groups are
+// read, as many as read says.
+func (d *Dispatcher) gather(ctx context.Context, hook string, groups []rowGroup, read int) (*Delivery, []uuid.UUID, error) {
+	delivery := &Delivery{ID: groups[0].rows[0].ID, Hook: hook}
 	var ids []uuid.UUID
-	var keys []string
 	for i, g := range groups {
 		for _, row := range g.rows {
 			ids = append(ids, row.ID)
 			delivery.Attempt = max(delivery.Attempt, row.Attempts)
 		}
-		keys = append(keys, g.key)
-		first := g.rows[0]
-		told := Group{
-			Event: Event{Type: first.Event, At: first.At.UTC()}, Count: len(g.rows),
-			First: first.At, Last: g.rows[len(g.rows)-1].At,
-		}
-		// What is only counted needs no facts.
-		if i <= maxSlackGroups {
-			if told.Event, err = d.outbox.event(ctx, first); err != nil {
-				return false, err
+		first, last := g.rows[0], g.rows[len(g.rows)-1]
+		group := Group{Count: len(g.rows), First: first.At, Last: last.At}
+		if i < read {
+			var err error
+			if group.Event, err = d.outbox.event(ctx, first); err != nil {
+				return nil, nil, err
 			}
+		} else {
+			group.Event = first.summary()
+			group.Event.Summary = true
 		}
-		delivery.Groups = append(delivery.Groups, told)
+		delivery.Groups = append(delivery.Groups, group)
 	}
 	delivery.Event = delivery.Groups[0].Event
-	sending, end := t.begin(ctx, hook.yields)
-	r, err := d.send(sending, h, hook, lease, ids, delivery)
-	end()
-	if err = errors.Join(err, d.judge(ctx, h, r)); err != nil || !r.sent {
-		return false, err
-	}
-	sent = true
-	return false, d.outbox.told(context.WithoutCancel(ctx), h.ID, keys, d.hold)
+	return delivery, ids, nil
 }
 
+// rowGroup are rows about events that are alike.
 type rowGroup struct {
 	key  string
 	rows []claimed // the oldest first
@@ -76,7 +97,7 @@ type rowGroup struct {
 func groupRows(rows []claimed) (groups []rowGroup) {
 	at := map[string]int{}
 	for _, row := range rows {
-		key := row.Event + " " + row.Group
+		key := string(row.Event) + " " + row.Group
 		i, ok := at[key]
 		if !ok {
 			i = len(groups)
@@ -89,19 +110,19 @@ func groupRows(rows []claimed) (groups []rowGroup) {
 	return groups
 }
 
-// putOff gives back what must wait for its digest. Groups that are due are
-// returned.
-func (d *Dispatcher) putOff(ctx context.Context, hook, lease uuid.UUID, groups []rowGroup) (due []rowGroup, err error) {
+// postponeGroups releases the rows of groups that must wait for their digest, until
+// then. It returns the groups that are due.
+func (d *Dispatcher) postponeGroups(ctx context.Context, hook, lease uuid.UUID, groups []rowGroup) (due []rowGroup, err error) {
 	var keys []string
 	for _, g := range groups {
 		keys = append(keys, g.key)
 	}
-	held, err := d.outbox.held(ctx, hook, keys)
+	delays, err := d.outbox.groupDelays(ctx, hook, keys)
 	if err != nil {
 		return nil, err
 	}
 	for _, g := range groups {
-		wait, ok := held[g.key]
+		delay, ok := delays[g.key]
 		if !ok {
 			due = append(due, g)
 			continue
@@ -110,7 +131,7 @@ func (d *Dispatcher) putOff(ctx context.Context, hook, lease uuid.UUID, groups [
 		for _, row := range g.rows {
 			ids = append(ids, row.ID)
 		}
-		if err := d.outbox.hold(ctx, lease, ids, wait+10*time.Millisecond); err != nil {
+		if err := d.outbox.postpone(ctx, lease, ids, delay+10*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

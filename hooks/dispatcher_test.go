@@ -206,7 +206,7 @@ func TestDispatcher_ownHookThatPanics_harmsNoOther(t *testing.T) {
 			"fails":  func(context.Context, *hooks.Delivery) error { calls.Add(1); return errors.New("no") },
 			"hangs":  func(ctx context.Context, _ *hooks.Delivery) error { calls.Add(1); <-ctx.Done(); return ctx.Err() },
 		} {
-			if err := d.Register(t.Context(), name, f, false); err != nil {
+			if err := d.Register(t.Context(), name, f, hooks.RegisterOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -433,8 +433,8 @@ func TestOutbox_anotherDeathAndReplay_areEventsOfTheirOwn(t *testing.T) {
 	}
 	exec(t, pool, `update soniq_dead_letter_jobs set moved_to_dead_letter_at = now() + interval '1 second'`)
 	exec(t, pool, `update soniq_jobs set status = 'done'`)
-	got := value[[]string](t, pool, `select array_agg(event order by seq) from soniq_hook_deliveries`)
-	if want := []string{hooks.Dead, hooks.Resurrected, hooks.Dead, hooks.Resolved}; !slices.Equal(got, want) {
+	got := value[[]hooks.EventType](t, pool, `select array_agg(event order by seq) from soniq_hook_deliveries`)
+	if want := []hooks.EventType{hooks.Dead, hooks.Resurrected, hooks.Dead, hooks.Resolved}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
@@ -503,14 +503,14 @@ func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 	var told, calls atomic.Int32
 	for range 2 {
 		dispatch(t, pool, func(d *hooks.Dispatcher) {
-			hooks.SetHold(d, time.Second)
+			hooks.SetFirstDelay(d, time.Second)
 			err := d.Register(t.Context(), "mine", hookFunc(func(_ context.Context, d *hooks.Delivery) error {
 				calls.Add(1)
 				for _, g := range d.Groups {
 					told.Add(int32(g.Count))
 				}
 				return nil
-			}), true)
+			}), hooks.RegisterOptions{Digest: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,20 +1,38 @@
-// Package hooks tells others of dead letters: by webhook, on Slack, in the log,
-// by a command, or by a [Hook] of your own.
+// Package hooks sends events about dead letters to webhooks, to Slack, to the log,
+// to commands and to a [Hook] of the program's own.
 //
-// What is to be sent stands in the table soniq_hook_deliveries, the outbox. Its
-// rows are written by triggers in the transaction of the death, one for each
-// hook of soniq_hooks that wants to hear of it. A [Dispatcher], of which every
-// worker runs one, sends them:
+// What is to be sent stands in the table soniq_hook_deliveries, the outbox.
+// Triggers write its rows in the transaction of the death: one for each hook of
+// soniq_hooks whose filter matches. A [Dispatcher] sends them; every worker runs
+// one:
 //
 //	          +------- retry -------+
 //	          v                     |
-//	pending --> lease --> send --> finish --> delivered
+//	pending --> lease --> send --> mark --> delivered
 //	          ^            |        |
-//	          +-- expired -+        +-------> failed
+//	          +-- expired -+        +-----> failed
 //
-// A lease belongs to one dispatcher of the fleet, and what it finds out is
-// written only while it holds the lease. One that dies leaves a lease that
-// expires: the delivery is sent again, with the same id. So each delivery
-// arrives at least once, and twice only where a process or a connection died
-// between the sending and the mark.
+// A lease belongs to one dispatcher, which marks a row only while it holds the
+// row's lease. If a dispatcher dies, its leases expire and the deliveries are sent
+// again with the same ids. So each delivery arrives at least once. It arrives twice
+// only if a process or a connection died between the sending and the mark.
+//
+// The files, from a hook's row to its receiver:
+//
+//	kind.go         the table of kinds; webhook.go, slack.go, log.go, exec.go and
+//	                own.go have a kind each
+//	spec.go         a hook to be added; info.go has hooks and deliveries as shown
+//	store.go        adds, lists and changes hooks
+//	declare.go      hooks of a configuration
+//	dispatcher.go   finds the hooks that have something due
+//	open.go         makes a hook from its row or configuration
+//	send.go         sends what one hook has due; digest.go gathers it
+//	deliver.go      one delivery, and what its result means
+//	limiter.go      how many deliveries are under way at once
+//	outbox.go       the statements of a dispatcher
+//	maintain.go     deletes old rows and rows beyond the limits
+//	rights.go       what a row may use of the dispatcher's process
+//	keyring.go      sealed values; seal.go seals a hook's row
+//	redact.go       keeps secrets out of answers
+//	endpoint.go     HTTP requests; dial.go and addresses.go say where they may go
 package hooks

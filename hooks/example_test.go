@@ -32,7 +32,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	if err := dispatcher.Register(ctx, "pager", pager{pages}, false); err != nil {
+	if err := dispatcher.Register(ctx, "pager", pager{pages}, hooks.RegisterOptions{}); err != nil {
 		panic(err)
 	}
 	reg := engine.NewRegistry()

@@ -5,38 +5,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"soniq/deadletter"
 	"soniq/internal/command"
 	"soniq/internal/redact"
 )
 
 const (
-	// execGrace is the time between SIGTERM and SIGKILL. With what comes on
-	// top it stays below leaveBehind, so that no other try begins before.
+	// execGrace is the time between SIGTERM and SIGKILL. It is shorter than
+	// abandonAfter, so that the command has ended before another attempt begins.
 	execGrace = 2 * time.Second
-	// Exit codes of sysexits.h that say that it is useless to try again; they
-	// mean the same to a worker.
+	// Exit codes of sysexits.h after which a delivery is not tried again. A worker's
+	// commands use them too.
 	exitDataError   = 65
 	exitConfigError = 78
 )
 
-// ErrExecNotAllowed is returned by [Store.Test], and logged by a [Dispatcher],
-// for an exec hook where [Config] has no AllowExec.
+var execKind = kind{
+	fields: []Field{FieldCommand, FieldArgs},
+	check: func(s *Spec) error {
+		if strings.TrimSpace(s.Command) == "" {
+			return errors.New("the command is empty")
+		}
+		return nil
+	},
+	target: func(s *Spec) string { return deadletter.RedactText(s.Command) },
+	exec:   true,
+	open: func(d *Dispatcher, p prepared) (Hook, *redact.Set, error) {
+		known := secretsInEnv(os.Environ(), d.rights.env)
+		return &execHook{line: p.settings.Command, args: p.settings.Args, known: known, timeout: sendTimeout}, known, nil
+	},
+}
+
+// ErrExecNotAllowed is the error of an exec hook where [Config].AllowExec is not set.
 var ErrExecNotAllowed = errors.New("it runs a command, and that is not allowed here (--allow-exec-hooks)")
 
-// execHook runs a command for each event, which it gets as JSON on standard
-// input. The exit code is the verdict.
+// execHook runs a command for each event, with the event as JSON on standard input.
+// The exit code is the result.
 type execHook struct {
 	line string
 	args bool
-	// known is what must not be kept of what it prints.
+	// known is what must not be kept of the output.
 	known *redact.Set
-	// timeout is how long the command may take.
+	// timeout bounds one run.
 	timeout time.Duration
 
 	mu     sync.Mutex
@@ -47,7 +64,7 @@ func (h *execHook) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.warden != nil {
-		_ = h.warden.Close() // the commands have ended, or end now
+		_ = h.warden.Close() // commands that still run are killed
 		h.warden = nil
 	}
 }
@@ -66,7 +83,7 @@ func (h *execHook) guard() (*command.Warden, error) {
 
 // Deliver implements Hook.
 func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
-	b, err := body(d.Event, h.args)
+	b, err := marshalEvent(d.Event, h.args)
 	if err != nil {
 		return fmt.Errorf("write the command's input: %w", err)
 	}
@@ -76,14 +93,15 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("the command took longer than %s", h.timeout))
 	defer cancel()
-	// So much more that what is cut at the limit is known by the rest.
+	// A secret that is cut off at maxAnswer is read to its end, or it would not be
+	// recognised.
 	limit := maxAnswer + h.known.Longest()
 	stdout, stderr := &command.Head{Limit: limit}, &command.Tail{Limit: limit}
 	err = warden.Run(ctx, command.Command{
 		Line: h.line, Stdin: bytes.NewReader(append(b, '\n')), Stdout: stdout, Stderr: stderr, Grace: execGrace,
 		Env: append(commandEnviron(),
 			"SONIQ_HOOK="+d.Hook,
-			"SONIQ_EVENT="+d.Event.Type,
+			"SONIQ_EVENT="+string(d.Event.Type),
 			"SONIQ_DELIVERY_ID="+d.ID.String(),
 			"SONIQ_DEAD_LETTER_ID="+d.Event.Letter.ID.String(),
 			"SONIQ_ATTEMPT="+strconv.Itoa(d.Attempt),
@@ -107,7 +125,7 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	case !errors.As(err, &exit):
 		return err
 	case cause != nil:
-		// It was told to stop: its exit code says nothing.
+		// It was stopped, so its exit code means nothing.
 		return fmt.Errorf("%w%s", cause, said)
 	}
 	d.Status = max(exit.ExitCode(), 0) // -1 is a signal
@@ -117,8 +135,8 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	}
 }
 
-// cutStart is the last bytes of s, limit at most, from the beginning of a line
-// where there is one.
+// cutStart returns at most the last limit bytes of s, from the beginning of a line
+// if one begins there.
 func cutStart(s string, limit int) string {
 	if len(s) <= limit {
 		return s

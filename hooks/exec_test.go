@@ -78,7 +78,7 @@ func TestExec_death_isOnStandardInput_exitCodeIsTheVerdict(t *testing.T) {
 		Type string
 		Data map[string]any
 	}](t, event)
-	if b.Type != hooks.Dead || b.Data["job_name"] != "emails.send" || b.Data["id"] != letter.String() || strings.Contains(string(event), "4111") {
+	if b.Type != string(hooks.Dead) || b.Data["job_name"] != "emails.send" || b.Data["id"] != letter.String() || strings.Contains(string(event), "4111") {
 		t.Errorf("standard input: %s", event)
 	}
 }

@@ -2,10 +2,10 @@ package hooks
 
 import "time"
 
-// SetHold sets how long a group waits for its first digest.
-func SetHold(d *Dispatcher, hold time.Duration) { d.hold = hold }
+// SetFirstDelay sets how long a group waits for its first digest.
+func SetFirstDelay(d *Dispatcher, delay time.Duration) { d.firstDelay = delay }
 
-// SetEnv sets the environment in which references are looked up.
+// SetEnv sets the environment that references are looked up in.
 func SetEnv(d *Dispatcher, env map[string]string) {
 	d.rights.getenv = func(name string) string { return env[name] }
 }

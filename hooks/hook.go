@@ -2,8 +2,6 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,83 +10,94 @@ import (
 	"soniq/deadletter"
 )
 
-// The events.
+// EventType says what happened to a dead letter.
+type EventType string
+
 const (
 	// Dead: a job has failed for good.
-	Dead = "job.dead_lettered"
+	Dead EventType = "job.dead_lettered"
 	// Resurrected: a dead letter was replayed.
-	Resurrected = "job.resurrected"
+	Resurrected EventType = "job.resurrected"
 	// Resolved: a replay of a dead letter succeeded.
-	Resolved = "job.resolved"
+	Resolved EventType = "job.resolved"
 )
 
-// Events are all events.
-var Events = []string{Dead, Resurrected, Resolved}
+// EventTypes returns all types of events.
+func EventTypes() []EventType { return []EventType{Dead, Resurrected, Resolved} }
 
-// A Hook is told of events. Deliver should return when ctx ends, at the latest;
-// nil says that the delivery has arrived, an error that it is to be tried
-// again. An error that is an [*AnswerError] can say more. A panic counts as an
-// error.
+// Check returns what is wrong with e.
+//
+// Errors: for a person to read, 'must be ..., not ...'.
+func (e EventType) Check() error { return checkOneOf(e, EventTypes()) }
+
+// A Hook receives events. Deliver returns nil if the delivery has arrived. After an
+// error it is tried again; an [*AnswerError] says more about when. A panic counts as
+// an error. Deliver must return when ctx ends.
 type Hook interface {
 	Deliver(ctx context.Context, d *Delivery) error
 }
 
-// A Delivery is one message for one hook.
+// A Delivery is one message to one hook.
 type Delivery struct {
-	// ID is the same each time that this delivery is tried: who keeps the ids
-	// that it has seen is told of nothing twice.
+	// ID is the same each time this delivery is tried. A receiver that keeps the ids
+	// it has seen can drop duplicates.
 	ID uuid.UUID
 	// Hook is the hook's name.
 	Hook string
 	// Attempt counts from 1.
 	Attempt int
-	// Event is what happened; of a digest, the oldest event in it.
+	// Event is what happened. In a digest it is the event of the first group.
 	Event Event
-	// Groups has, of a digest, what else happened: a group for each kind of
-	// event, the largest first. Their counts add up to all. A hook that gets
-	// no digests has one group of one.
+	// Groups are all events of a digest: one group for each kind of event, the
+	// largest first. A hook without digests gets one group of one event.
 	Groups []Group
-	// Status and Answer are for the hook to set: what the other side said, an
-	// HTTP status or an exit code, and the beginning of its text. They are kept
-	// with the delivery.
+	// Status and Answer are the receiver's answer: an HTTP status or an exit code,
+	// and the beginning of its text. Deliver sets them. They are kept with the
+	// delivery.
 	Status int
 	Answer string
 }
 
-// A Group is what a digest tells of events that are alike: of the same job, the
-// same reason and the same error.
+// A Group is a number of events that are alike: of the same type, job, reason and
+// error.
 type Group struct {
-	Event       Event // the oldest
-	Count       int
+	// Event is the oldest of them.
+	Event Event
+	// Count is how many they are.
+	Count int
+	// First and Last are when the oldest and the newest happened.
 	First, Last time.Time
 }
 
 // An Event is something that happened to a dead letter.
 type Event struct {
-	// Type is Dead, Resurrected or Resolved.
-	Type string
-	// At is when.
+	// Type is what happened.
+	Type EventType
+	// At is when it happened.
 	At time.Time
-	// Letter is the dead letter as it is now. Where Gone says that its row was
-	// deleted since, it has only what the notification has: no error text.
+	// Letter is the dead letter. It is complete unless Gone or Summary is set.
 	Letter deadletter.Job
-	Gone   bool
-	// Sample marks an event that never happened: the one of 'hooks test'.
+	// Gone: the dead letter was deleted before it could be sent. Letter has only what
+	// the notification has, which is no error text and no arguments.
+	Gone bool
+	// Summary: Letter has only what the notification has, because the digest has too
+	// many groups to read every dead letter. It is set from the 101st group on.
+	Summary bool
+	// Sample marks an event that never happened, which [Store.Test] sends.
 	Sample bool
 }
 
-// AnswerError says how the other side refused a delivery.
+// AnswerError says how the receiver refused a delivery.
 type AnswerError struct {
-	// Status is the HTTP status; 0 where the other side has none.
+	// Status is the HTTP status. 0: the receiver has none.
 	Status int
-	// Answer is the beginning of what it said.
+	// Answer is the beginning of its text.
 	Answer string
-	// RetryAfter is how long it wants to be left alone; 0 if it didn't say.
+	// RetryAfter is how long it asks not to be called. 0: it didn't ask.
 	RetryAfter time.Duration
-	// Gone says that it will never take a delivery again: the hook is
-	// disabled.
+	// Gone: it will never take a delivery again. The hook is disabled.
 	Gone bool
-	// Useless says that trying this delivery again is in vain.
+	// Useless: this delivery must not be tried again.
 	Useless bool
 }
 
@@ -101,32 +110,3 @@ func (e *AnswerError) Error() string {
 	}
 	return fmt.Sprintf("the answer was %d: %s", e.Status, e.Answer)
 }
-
-// settings are the column of that name.
-type settings struct {
-	// Headers are sent with a webhook; values may be env:NAME.
-	Headers map[string]string `json:"headers,omitempty"`
-	// Args says that a webhook or command gets the job's arguments.
-	Args bool `json:"args,omitempty"`
-	// Allow are private networks, as CIDRs, that a request may go to.
-	Allow []string `json:"allow,omitempty"`
-	// BaseURL is where Slack links to: the dead letter's id is appended.
-	BaseURL string `json:"base_url,omitempty"`
-	// Command is what an exec hook runs.
-	Command string `json:"command,omitempty"`
-}
-
-func readSettings(raw []byte) (settings, error) {
-	var s settings
-	if len(raw) == 0 {
-		return s, errTooLarge
-	}
-	if json.Unmarshal(raw, &s) != nil {
-		// The error would show what stands there.
-		return settings{}, errors.New("the hook's settings can't be read: a part of them has the wrong type")
-	}
-	return s, nil
-}
-
-// errTooLarge is about a row that only SQL can have written.
-var errTooLarge = fmt.Errorf("the hook's URL, secrets or settings are larger than %d KB", maxRow>>10)

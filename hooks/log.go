@@ -5,9 +5,14 @@ import (
 	"log/slog"
 
 	"soniq/deadletter"
+	"soniq/internal/redact"
 )
 
-// logHook writes one record an event.
+var logKind = kind{
+	open: func(d *Dispatcher, _ prepared) (Hook, *redact.Set, error) { return logHook{d.log}, nil, nil },
+}
+
+// logHook writes one record for each event.
 type logHook struct{ log *slog.Logger }
 
 // Deliver implements Hook.
@@ -17,7 +22,7 @@ func (h logHook) Deliver(ctx context.Context, d *Delivery) error {
 		level = slog.LevelWarn
 	}
 	attrs := []any{
-		"event", e.Type, "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "name", e.Letter.JobName,
+		"event", string(e.Type), "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "name", e.Letter.JobName,
 		"queue", e.Letter.Queue, "reason", string(e.Letter.Reason), "attempts", e.Letter.Attempts,
 		"error", cut(deadletter.RedactText(e.Letter.LastError), maxErrorText), "at", e.At,
 	}

@@ -15,7 +15,7 @@ import (
 	"soniq/internal/pg"
 )
 
-// outbox is the tables as a dispatcher sees them.
+// outbox has the statements of a dispatcher.
 type outbox struct {
 	pool    *pg.Pool
 	letters *deadletter.Queue
@@ -37,23 +37,21 @@ func newOutbox(pool *pgxpool.Pool, name string) (o outbox, err error) {
 type dueHook struct {
 	ID       uuid.UUID
 	Name     string
-	Kind     string
+	Kind     Kind
 	URL      string
 	Secrets  string
 	Settings json.RawMessage
 	Failures int
-	// Declared says that a configuration has it; then only those send to it
-	// that have it too, and as theirs says.
+	// Declared: a configuration has it. Only dispatchers that declare it send to it.
 	Declared bool
-	// Lacks is why the hook waits, as a dispatcher that could not send has noted.
-	Lacks string
-	// Due is when: now or before where it is not positive.
+	// Unavailable is why its deliveries wait, as some dispatcher recorded.
+	Unavailable string
+	// Due is the time until it is due: 0 or less for now.
 	Due time.Duration
 }
 
-// Without hooks it reads one empty table. A day is as good as any time beyond,
-// infinity too. A row that is too large comes without
-// its settings; only SQL can have written one.
+// Without hooks it reads one empty table. Times are cut to a day from now: they may
+// be infinite. A row that is too large, which SQL can write, comes without settings.
 const outboxDueSQL = `
 select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secrets, ''), $4),
   case
@@ -83,34 +81,34 @@ where h.enabled
     else h.kind = any ($1)
   end`
 
-// due are the hooks of these kinds, those in Go that are registered here, and
-// those of a configuration that are declared here.
-func (o outbox) due(ctx context.Context, kinds, own, declared []string) ([]dueHook, error) {
+// due returns the hooks of these kinds, the program's own ones and the declared ones
+// that have something to send.
+func (o outbox) due(ctx context.Context, kinds []Kind, own, declared []string) ([]dueHook, error) {
 	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared, maxRow)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (h dueHook, err error) {
 		var seconds float64
-		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &h.Lacks, &seconds)
+		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &h.Unavailable, &seconds)
 		h.Due = time.Duration(seconds * float64(time.Second))
 		return h, err
 	})
 }
 
-const outboxLackSQL = `
+const outboxUnavailableSQL = `
 update public.soniq_hooks
 set lacks = nullif($2, ''),
   lacks_at = case when $2 <> '' then clock_timestamp() end
 where id = $1`
 
-// lack notes why a hook's deliveries wait; empty is that they don't.
-func (o outbox) lack(ctx context.Context, hook uuid.UUID, why string) error {
-	_, err := o.pool.Exec(ctx, outboxLackSQL, hook, storable(why))
+// recordUnavailable records why a hook's deliveries wait. Empty: they don't.
+func (o outbox) recordUnavailable(ctx context.Context, hook uuid.UUID, reason string) error {
+	_, err := o.pool.Exec(ctx, outboxUnavailableSQL, hook, storable(reason))
 	return err
 }
 
-// claimed is an outbox row under our lease.
+// claimed is a row under our lease.
 type claimed struct {
 	ID       uuid.UUID
-	Event    string
+	Event    EventType
 	Letter   uuid.UUID
 	Facts    json.RawMessage
 	Group    string
@@ -118,7 +116,7 @@ type claimed struct {
 	Attempts int
 }
 
-// The order is that of the lease, so the oldest come first.
+// The oldest come first.
 var outboxClaimSQL = `
 with picked as (
   select d.id
@@ -148,8 +146,8 @@ select id, event, dead_letter_id, facts, group_key, ` + pg.BoundedTime("occurred
 from leased
 order by occurred_at, seq`
 
-// claim leases up to limit rows that are due, or will be within ahead. A lease
-// that expires makes its row due again.
+// claim leases up to limit rows for d: those that are due, or will be within ahead. A
+// row is due again when its lease expires.
 func (o outbox) claim(ctx context.Context, hook, lease uuid.UUID, limit int, d, ahead time.Duration) ([]claimed, error) {
 	rows, _ := o.pool.Query(ctx, outboxClaimSQL, hook, lease, limit, d.Seconds(), ahead.Seconds())
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
@@ -168,7 +166,7 @@ where d.id = any ($1)
   and d.lease = $2
   and d.state = 'pending'`
 
-const outboxWellSQL = `
+const outboxSuccessSQL = `
 update public.soniq_hooks
 set failures = 0,
   failing_since = null,
@@ -176,11 +174,11 @@ set failures = 0,
 where id = $1
   and (failures > 0 or failing_since is not null)`
 
-// delivered marks rows that we still hold; it reports how many those were.
+// delivered marks the rows whose lease we still have, and returns how many.
 func (o outbox) delivered(ctx context.Context, hook, lease uuid.UUID, ids []uuid.UUID, d *Delivery) (int64, error) {
 	tag, err := o.pool.Exec(ctx, outboxDeliveredSQL, ids, lease, d.ID, d.Status, storable(d.Answer))
 	if err == nil {
-		_, err = o.pool.Exec(ctx, outboxWellSQL, hook)
+		_, err = o.pool.Exec(ctx, outboxSuccessSQL, hook)
 	}
 	return tag.RowsAffected(), err
 }
@@ -198,16 +196,16 @@ where d.id = any ($1)
   and d.lease = $2
   and d.state = 'pending'`
 
-// failed marks rows that we still hold as to be tried again in wait or, where
-// final, never. refund says that the attempt is not charged.
-func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d *Delivery, why string, final bool, wait time.Duration, refund bool) error {
-	_, err := o.pool.Exec(ctx, outboxFailedSQL, ids, lease, d.Status, storable(d.Answer), storable(why), final, wait.Seconds(), refund)
+// failed marks the rows whose lease we still have. They are tried again after wait;
+// final: never. refund: the attempt is not charged.
+func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d *Delivery, reason string, final bool, wait time.Duration, refund bool) error {
+	_, err := o.pool.Exec(ctx, outboxFailedSQL, ids, lease, d.Status, storable(d.Answer), storable(reason), final, wait.Seconds(), refund)
 	return err
 }
 
-// The breaker: from the fifth failure in a row the hook is left alone for a
-// minute, then twice as long each time, up to an hour.
-const outboxUnwellSQL = `
+// From the fifth failure in a row on (breakerAfter) nothing is sent for a minute, then
+// for twice as long each time, up to an hour. After five days the hook is disabled.
+const outboxFailureSQL = `
 update public.soniq_hooks
 set failures = failures + case when $4 then 1 else 0 end,
   failing_since = coalesce(failing_since, clock_timestamp()),
@@ -226,29 +224,35 @@ where id = $1
   and enabled
 returning enabled, failures, coalesce(disabled_reason, '')`
 
-// unwell notes that the hook failed, which may disable it. Where it only asked
-// for a pause, that doesn't count for the breaker.
-func (o outbox) unwell(ctx context.Context, hook uuid.UUID, pause time.Duration, gone, counts bool) (enabled bool, failures int, reason string, err error) {
-	err = o.pool.QueryRow(ctx, outboxUnwellSQL, hook, pause.Seconds(), gone, counts).Scan(&enabled, &failures, &reason)
+// recordFailure records that the hook failed, and returns whether it is still enabled,
+// and why not. pause is how long the receiver asks not to be called; gone disables the
+// hook; counts: it is a failure for the breaker.
+func (o outbox) recordFailure(ctx context.Context, hook uuid.UUID, pause time.Duration, gone, counts bool) (enabled bool, failures int, reason string, err error) {
+	err = o.pool.QueryRow(ctx, outboxFailureSQL, hook, pause.Seconds(), gone, counts).Scan(&enabled, &failures, &reason)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return true, 0, "", nil // somebody else's news
+		return true, 0, "", nil // another dispatcher has disabled it, and logged it
 	}
 	return enabled, failures, reason, err
 }
 
-const outboxReleaseSQL = `
-update public.soniq_hook_deliveries
+const outboxPostponeSQL = `
+update public.soniq_hook_deliveries d
 set lease = null,
   attempts = attempts - 1,
-  next_attempt_at = clock_timestamp()
-where id = any ($1)
-  and lease = $2
-  and state = 'pending'`
+  next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
+where d.id = any ($1)
+  and d.lease = $2
+  and d.state = 'pending'`
 
-// release gives rows back that were not sent.
-func (o outbox) release(ctx context.Context, lease uuid.UUID, ids []uuid.UUID) error {
-	_, err := o.pool.Exec(ctx, outboxReleaseSQL, ids, lease)
+// postpone gives up the lease of rows that were not sent. They are due after delay.
+func (o outbox) postpone(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, delay time.Duration) error {
+	_, err := o.pool.Exec(ctx, outboxPostponeSQL, ids, lease, delay.Seconds())
 	return err
+}
+
+// release is postpone without a delay.
+func (o outbox) release(ctx context.Context, lease uuid.UUID, ids []uuid.UUID) error {
+	return o.postpone(ctx, lease, ids, 0)
 }
 
 const outboxSenderSQL = `
@@ -259,15 +263,16 @@ where id = $1
   and enabled
   and (blocked_until is null or blocked_until <= clock_timestamp())`
 
-// become makes this lease the only sender of a hook's digests for d.
-func (o outbox) become(ctx context.Context, hook, lease uuid.UUID, d time.Duration) (bool, error) {
+// acquireSender makes lease the only sender of a hook's digests for d. It reports
+// whether no other dispatcher was.
+func (o outbox) acquireSender(ctx context.Context, hook, lease uuid.UUID, d time.Duration) (bool, error) {
 	tag, err := o.pool.Exec(ctx, outboxSenderSQL, hook, lease, d.Seconds())
 	return tag.RowsAffected() == 1, err
 }
 
-// Five messages a minute come a second apart, which is what Slack takes; more
-// come every 20 s, as digests of all that has come together.
-const outboxResignSQL = `
+// Five messages a minute may be a second apart, which is what Slack takes. Further ones
+// are 20 s apart, each with all that has gathered.
+const outboxReleaseSenderSQL = `
 update public.soniq_hooks
 set sender = null,
   blocked_until = case
@@ -288,13 +293,13 @@ set sender = null,
 where id = $1
   and sender = $2`
 
-// resign ends that, and sets the pace if a message was sent.
-func (o outbox) resign(ctx context.Context, hook, lease uuid.UUID, sent bool) error {
-	_, err := o.pool.Exec(ctx, outboxResignSQL, hook, lease, sent)
+// releaseSender ends that. If a message was sent, it sets when the next one may be.
+func (o outbox) releaseSender(ctx context.Context, hook, lease uuid.UUID, sent bool) error {
+	_, err := o.pool.Exec(ctx, outboxReleaseSenderSQL, hook, lease, sent)
 	return err
 }
 
-const outboxHeldSQL = `
+const outboxDelaysSQL = `
 select h.group_key, extract(epoch from h.until - clock_timestamp())::float8
 from (
   select g.group_key, least(g.sent_at, clock_timestamp()) + least(g.hold, interval '1 hour') as until
@@ -305,23 +310,23 @@ from (
 ) h
 where h.until > clock_timestamp()`
 
-// held are the groups that were told of lately, and how long they must wait.
-func (o outbox) held(ctx context.Context, hook uuid.UUID, groups []string) (map[string]time.Duration, error) {
-	rows, _ := o.pool.Query(ctx, outboxHeldSQL, hook, groups)
-	held := map[string]time.Duration{}
+// groupDelays returns, for groups that had a message lately, the time until their next
+// one.
+func (o outbox) groupDelays(ctx context.Context, hook uuid.UUID, groups []string) (map[string]time.Duration, error) {
+	rows, _ := o.pool.Query(ctx, outboxDelaysSQL, hook, groups)
+	delays := map[string]time.Duration{}
 	var key string
 	var seconds float64
 	_, err := pgx.ForEachRow(rows, []any{&key, &seconds}, func() error {
-		held[key] = time.Duration(seconds * float64(time.Second))
+		delays[key] = time.Duration(seconds * float64(time.Second))
 		return nil
 	})
-	return held, err
+	return delays, err
 }
 
-// A group waits $3 after its first message, and twice as long after each digest
-// that had something to tell, up to an hour. One that was quiet for that long
-// and a quarter of an hour begins anew.
-const outboxToldSQL = `
+// A group waits $3 after its first message, and twice as long after each digest, up to
+// an hour. A group without events for that long and a quarter of an hour begins anew.
+const outboxDigestSQL = `
 insert into public.soniq_hook_groups as g (hook_id, group_key, sent_at, hold)
 select $1, key, clock_timestamp(), $3::float8 * interval '1 second'
 from unnest($2::text[]) key
@@ -332,23 +337,10 @@ set sent_at = clock_timestamp(),
     else least(g.hold * 2, interval '1 hour')
   end`
 
-func (o outbox) told(ctx context.Context, hook uuid.UUID, groups []string, hold time.Duration) error {
-	_, err := o.pool.Exec(ctx, outboxToldSQL, hook, groups, hold.Seconds())
-	return err
-}
-
-const outboxHoldSQL = `
-update public.soniq_hook_deliveries d
-set lease = null,
-  attempts = attempts - 1,
-  next_attempt_at = clock_timestamp() + $3::float8 * interval '1 second'
-where d.id = any ($1)
-  and d.lease = $2
-  and d.state = 'pending'`
-
-// hold puts rows off until their group's digest is due.
-func (o outbox) hold(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, wait time.Duration) error {
-	_, err := o.pool.Exec(ctx, outboxHoldSQL, ids, lease, wait.Seconds())
+// recordDigest records that the groups had a message. firstDelay is the delay until the
+// first digest.
+func (o outbox) recordDigest(ctx context.Context, hook uuid.UUID, groups []string, firstDelay time.Duration) error {
+	_, err := o.pool.Exec(ctx, outboxDigestSQL, hook, groups, firstDelay.Seconds())
 	return err
 }
 
@@ -358,24 +350,18 @@ set declared_at = clock_timestamp()
 where name = any ($1)
   and declared_at is not null`
 
-// A week is longer than a program is away that comes back.
+// A program that comes back is rarely away for longer than a week.
 const outboxUndeclaredSQL = `
 with removed as (
   delete from public.soniq_hooks
   where declared_at < clock_timestamp() - interval '7 days'
   returning id, name
-), groups as (
-  delete from public.soniq_hook_groups
-  where hook_id in (select id from removed)
-), deliveries as (
-  delete from public.soniq_hook_deliveries
-  where hook_id in (select id from removed)
-)
+), ` + removeRestSQL + `
 select name from removed`
 
-// declared says that these hooks still stand in a configuration, and removes
-// those that have stood in none for a week. It returns their names.
-func (o outbox) declared(ctx context.Context, names []string) (removed []string, err error) {
+// renewDeclared records that a configuration still has these hooks. It removes those
+// that none has had for a week, and returns their names.
+func (o outbox) renewDeclared(ctx context.Context, names []string) (removed []string, err error) {
 	if len(names) > 0 {
 		if _, err := o.pool.Exec(ctx, outboxStillDeclaredSQL, names); err != nil {
 			return nil, err
@@ -385,27 +371,32 @@ func (o outbox) declared(ctx context.Context, names []string) (removed []string,
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// event reads what happened: the dead letter as it is now, or what is known of
-// it.
-func (o outbox) event(ctx context.Context, c claimed) (Event, error) {
-	e := Event{Type: c.Event, At: c.At.UTC()}
-	letter, err := o.letters.Get(ctx, c.Letter)
-	if err == nil {
-		e.Letter = letter
-		return e, nil
-	}
-	if !errors.Is(err, deadletter.ErrNotFound) {
-		return e, fmt.Errorf("read the dead letter: %w", err)
-	}
+// summary is the event without reading its dead letter: the outbox row holds what the
+// notification of the death had.
+func (c claimed) summary() Event {
 	facts, err := deadletter.ParseEvent(string(c.Facts))
 	if err != nil {
-		// Not written by the trigger: there is still the id.
+		// The trigger has not written it. There is still the id.
 		facts = deadletter.Event{ID: c.Letter, MovedAt: c.At}
 	}
-	e.Gone = true
-	e.Letter = deadletter.Job{
+	return Event{Type: c.Event, At: c.At.UTC(), Letter: deadletter.Job{
 		ID: facts.ID, JobName: facts.JobName, Queue: facts.Queue, Reason: facts.Reason, Attempts: facts.Attempts,
 		ErrorKind: facts.Kind, Fingerprint: facts.Fingerprint, MovedAt: facts.MovedAt, ReplayOf: facts.ReplayOf,
+	}}
+}
+
+// event is the event with its dead letter as it is now. If that was deleted, it is the
+// summary, marked as Gone.
+func (o outbox) event(ctx context.Context, c claimed) (Event, error) {
+	letter, err := o.letters.Get(ctx, c.Letter)
+	switch {
+	case err == nil:
+		return Event{Type: c.Event, At: c.At.UTC(), Letter: letter}, nil
+	case errors.Is(err, deadletter.ErrNotFound):
+		e := c.summary()
+		e.Gone = true
+		return e, nil
+	default:
+		return Event{}, fmt.Errorf("read the dead letter: %w", err)
 	}
-	return e, nil
 }

@@ -13,13 +13,16 @@ import (
 // OwnPrefix begins the names of variables that every hook may use.
 const OwnPrefix = "SONIQ_HOOK_"
 
-// reserved are Soniq's own variables with that prefix. No hook may use them:
-// the key would be sent to whoever a row names.
+// referencePrefix begins a reference to a variable of the dispatcher's environment.
+const referencePrefix = "env:"
+
+// reserved are Soniq's own variables with OwnPrefix. No hook may use them: a row
+// could have the key sent anywhere.
 var reserved = []string{"SONIQ_HOOK_KEY", "SONIQ_HOOK_ENV", "SONIQ_HOOK_ALLOW"}
 
-// rights are what the rows of soniq_hooks may use of this process. Whoever may
-// write to that table must get no more than this by it. Hooks that a
-// configuration or a program declares are not bound by them.
+// rights are what rows of soniq_hooks may use of this process: whoever may write to
+// the table gets no more. They don't bind hooks that a configuration or a program
+// declares.
 type rights struct {
 	env    []string // Config.Env
 	allow  []netip.Prefix
@@ -28,11 +31,11 @@ type rights struct {
 	getenv func(string) string
 }
 
-// NeedsError says what a dispatcher must be started with to send to a hook of
-// the table soniq_hooks. Until one is, the hook's deliveries wait.
+// NeedsError says what a dispatcher must be started with to send to a hook of the
+// table. The hook's deliveries wait for such a dispatcher.
 type NeedsError struct {
-	// Flags are those of 'soniq worker' and 'soniq hooks run', such as
-	// '--hook-env ORDERS_TOKEN' for [Config].Env.
+	// Flags are those of 'soniq worker' and 'soniq hooks run'. '--hook-env
+	// ORDERS_TOKEN' stands for ORDERS_TOKEN in [Config].Env, for instance.
 	Flags []string
 }
 
@@ -43,8 +46,9 @@ func (e *NeedsError) Error() string {
 // variableName is what a shell can set.
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,199}$`)
 
-// CheckVariable returns what is wrong with the name of a variable that hooks
-// are to be given.
+// CheckVariable returns what is wrong with a name for [Config].Env.
+//
+// Errors: for a person to read.
 func CheckVariable(name string) error {
 	switch {
 	case !variableName.MatchString(name):
@@ -55,30 +59,34 @@ func CheckVariable(name string) error {
 	return nil
 }
 
-// reference is the variable that text refers to.
+// reference returns the variable that text refers to.
 func reference(text string) (name string, ok bool) {
 	if isSealed(text) {
 		return "", false
 	}
-	return strings.CutPrefix(text, "env:")
+	return strings.CutPrefix(text, referencePrefix)
 }
 
-// values are what a hook holds that may be a reference.
-func (s secretsOf) values() []string {
-	values := []string{s.url, s.secrets}
-	for _, value := range s.headers {
-		values = append(values, value)
+// needs are the flags that a dispatcher must have for a row.
+func needs(k Kind, of secrets, allow []string) []string {
+	var needs *NeedsError
+	switch {
+	case kinds[k].exec:
+		return []string{"--allow-exec-hooks"}
+	case k.Uses(FieldURL) && errors.As((&rights{}).check(of, allow), &needs):
+		return needs.Flags
+	default:
+		return nil
 	}
-	return values
 }
 
 // check returns a [*NeedsError] for a row that asks for more than r grants.
-func (r *rights) check(s secretsOf, allow []string) error {
+func (r *rights) check(s secrets, allow []string) error {
 	var flags []string
 	for _, value := range s.values() {
 		name, ok := reference(value)
 		if !ok || !variableName.MatchString(name) {
-			continue // resolve says so
+			continue // resolve refuses it
 		}
 		if slices.Contains(reserved, name) {
 			return CheckVariable(name)
@@ -103,13 +111,13 @@ func (r *rights) check(s secretsOf, allow []string) error {
 	return &NeedsError{slices.Compact(flags)}
 }
 
-// within reports whether all of inner is in outer.
+// within reports whether outer contains all of inner.
 func within(outer, inner netip.Prefix) bool {
 	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }
 
-// resolve is s with what its references stand for.
-func (r *rights) resolve(s secretsOf) (secretsOf, error) {
+// resolve returns s with the values that its references name.
+func (r *rights) resolve(s secrets) (secrets, error) {
 	var failed error
 	one := func(text string) string {
 		name, ok := reference(text)
@@ -118,11 +126,11 @@ func (r *rights) resolve(s secretsOf) (secretsOf, error) {
 		}
 		value := r.getenv(name)
 		if value == "" && failed == nil {
-			failed = &notSetError{cut(name, 200)}
+			failed = &notSetError{cut(name, maxName)}
 		}
 		return value
 	}
-	resolved := secretsOf{url: one(s.url), secrets: one(s.secrets)}
+	resolved := secrets{url: one(s.url), signing: one(s.signing)}
 	if len(s.headers) > 0 {
 		resolved.headers = map[string]string{}
 	}
@@ -132,22 +140,21 @@ func (r *rights) resolve(s secretsOf) (secretsOf, error) {
 	return resolved, failed
 }
 
-// notSetError is about a variable that may be set where another dispatcher
-// runs.
+// notSetError names a variable that another dispatcher may have.
 type notSetError struct{ name string }
 
 func (e *notSetError) Error() string { return "the variable " + e.name + " is not set" }
 
-// elsewhere reports whether err, of a hook that can't be sent to, is about this
-// process: another dispatcher may be able to.
-func elsewhere(err error) bool {
+// isUnavailable reports whether a hook can't be sent to for a reason that lies in
+// this process, so that another dispatcher may be able to.
+func isUnavailable(err error) bool {
 	var missing *notSetError
 	var needs *NeedsError
 	return errors.As(err, &missing) || errors.As(err, &needs) || errors.Is(err, ErrExecNotAllowed) || errors.Is(err, ErrSealed)
 }
 
-// commandEnviron is the environment of commands: this process's, without the
-// keys that seal other hooks' secrets.
+// commandEnviron is the environment of commands: that of this process without the
+// keys of sealed secrets.
 func commandEnviron() []string {
 	return slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "SONIQ_HOOK_KEY=") })
 }

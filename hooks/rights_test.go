@@ -81,7 +81,7 @@ func TestRow_asksForMoreThanTheDispatcherHas_waitsForTheFlag(t *testing.T) {
 			eventually.True(t, "the warning", func() bool { return strings.Contains(log.String(), c.flag+`"`) })
 			eventually.True(t, "the note", func() bool {
 				infos, err := storeOf(t, pool, nil).List(t.Context())
-				return err == nil && strings.HasSuffix(infos[0].Lacks, c.flag)
+				return err == nil && strings.HasSuffix(infos[0].Unavailable, c.flag)
 			})
 			stop()
 			if n := len(rc.requests()); n != 0 || strings.Count(log.String(), c.flag) != 1 {

@@ -82,9 +82,9 @@ func TestSchema_twoOfThem_knowNothingOfEachOther(t *testing.T) {
 			}
 		}
 		for step, err := range []error{
-			store.Rotate(t.Context(), "h", hooks.NewSecret(), true, nil),
-			store.Enable(t.Context(), "h", false),
-			store.Enable(t.Context(), "h", true),
+			store.RotateSecret(t.Context(), "h", hooks.NewSecret(), true, nil),
+			store.Disable(t.Context(), "h"),
+			store.Enable(t.Context(), "h"),
 			store.Remove(t.Context(), "removed"),
 		} {
 			if err != nil {
@@ -94,7 +94,7 @@ func TestSchema_twoOfThem_knowNothingOfEachOther(t *testing.T) {
 		if _, err := store.Seal(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := store.Retry(t.Context(), []uuid.UUID{uuid.New()}, "h"); err != nil {
+		if _, err := store.RetryDeliveries(t.Context(), []uuid.UUID{uuid.New()}, "h"); err != nil {
 			t.Fatal(err)
 		}
 		channel := schema.Channel("soniq_hook")
@@ -103,9 +103,9 @@ func TestSchema_twoOfThem_knowNothingOfEachOther(t *testing.T) {
 			t.Fatal(err)
 		}
 		dispatchWith(t, pool, hooks.Config{Schema: name, Keys: ring}, func(d *hooks.Dispatcher) {
-			hooks.SetHold(d, 0)
+			hooks.SetFirstDelay(d, 0)
 			declare(t, hooks.Spec{Name: "declared", Kind: "log"})(d)
-			if err := d.Register(t.Context(), "own", hookFunc(func(context.Context, *hooks.Delivery) error { return nil }), true); err != nil {
+			if err := d.Register(t.Context(), "own", hookFunc(func(context.Context, *hooks.Delivery) error { return nil }), hooks.RegisterOptions{Digest: true}); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -126,7 +126,7 @@ func TestSchema_twoOfThem_knowNothingOfEachOther(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually.True(t, "all deliveries in "+name, func() bool {
-			list, err := store.Deliveries(t.Context(), "", "delivered", 10)
+			list, err := store.Deliveries(t.Context(), hooks.DeliveryFilter{State: hooks.Delivered, Limit: 10})
 			return err == nil && len(list) == 3
 		})
 		if list, err := store.List(t.Context()); err != nil || len(list) != 3 {

@@ -77,12 +77,12 @@ func TestSealed_hook_isSentToByWhoeverHasTheKey(t *testing.T) {
 	stop := dispatchWith(t, pool, hooks.Config{Logger: log.logger(), Keys: keys(t, second)})
 	eventually.True(t, "the warning", func() bool { return strings.Contains(log.String(), "SONIQ_HOOK_KEY") })
 	stop()
-	if err := storeOf(t, pool, nil).Rotate(t.Context(), "w", hooks.NewSecret(), true, nil); !errors.Is(err, hooks.ErrSealed) {
+	if err := storeOf(t, pool, nil).RotateSecret(t.Context(), "w", hooks.NewSecret(), true, nil); !errors.Is(err, hooks.ErrSealed) {
 		t.Errorf("rotated without a key: %v", err)
 	}
 	// A new key: for a while both are there.
 	both := keys(t, second, first)
-	if err := storeOf(t, pool, both).Rotate(t.Context(), "w", hooks.NewSecret(), false, nil); err != nil {
+	if err := storeOf(t, pool, both).RotateSecret(t.Context(), "w", hooks.NewSecret(), false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if h, err := store.Get(t.Context(), "w"); err != nil || h.Secrets != 2 {

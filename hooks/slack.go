@@ -15,31 +15,44 @@ import (
 )
 
 const (
-	// What a section may hold of a text, after escaping: it takes 3,000
-	// characters in all.
+	// How much of a text a section holds, in bytes after escaping. A section takes
+	// 3,000 characters.
 	maxSlackError   = 2000
 	maxSlackExcerpt = 400
 	maxSlackName    = 200
-	// maxSlackGroups is how many kinds of death one message names: ten of them
-	// stay below the 10,000 characters that Slack takes for sure.
+	// maxSlackGroups is how many groups one message names. Ten of them stay below the
+	// 10,000 characters that Slack is known to take.
 	maxSlackGroups = 10
 )
 
-// slack posts messages to an incoming webhook. It gets digests.
-type slack struct {
-	*endpoint
-	base string
+var slackKind = kind{
+	fields:      []Field{FieldURL, FieldAllow, FieldBaseURL},
+	check:       checkEndpoint,
+	target:      urlTarget,
+	preemptible: true,
+	digest:      digestLimits{rows: maxDigest, read: maxSlackGroups},
+	open: func(_ *Dispatcher, p prepared) (Hook, *redact.Set, error) {
+		known := secretsIn(p.secrets)
+		hook, err := newSlack(p.secrets, p.settings, known)
+		return hook, known, err
+	},
 }
 
-// newSlack takes what references stand for.
-func newSlack(of secretsOf, s settings, known *redact.Set) (*slack, error) {
+// slack posts messages to an incoming webhook.
+type slack struct {
+	*endpoint
+	base string // of links; empty: none
+}
+
+// newSlack takes secrets whose references are resolved.
+func newSlack(of secrets, s settings, known *redact.Set) (*slack, error) {
 	e, err := newEndpoint(of.url, s.Allow, known)
 	if err != nil {
 		return nil, err
 	}
 	base := strings.TrimSuffix(s.BaseURL, "/")
-	if checkBaseURL(base) != nil {
-		base = "" // written by SQL: no link is better than a mention
+	if !isBaseURL(base) {
+		base = "" // SQL wrote it, and it could break out of the link
 	}
 	return &slack{e, base}, nil
 }
@@ -55,8 +68,8 @@ func (s *slack) Deliver(ctx context.Context, d *Delivery) error {
 	if !errors.As(err, &refused) || refused.Status != http.StatusBadRequest {
 		return err
 	}
-	// Slack doesn't like the blocks: the text alone tells what matters. If that
-	// is refused as well, it always would be.
+	// Slack refuses the blocks. The text alone has what matters. If that is refused
+	// too, it would be refused again.
 	plain := s.message(d)
 	plain.Blocks = nil
 	if b, err = json.Marshal(plain); err != nil {
@@ -69,10 +82,10 @@ func (s *slack) Deliver(ctx context.Context, d *Delivery) error {
 	return err
 }
 
-// A slackMessage has texts of jobs in it. Nothing in them may mention anybody
-// or make a link: they are escaped, Slack is told to leave plain text alone
-// (verbatim, and its likes for the text outside of blocks), and to show no
-// preview of what looks like an address all the same.
+// A slackMessage contains texts of jobs, which must mention nobody and make no link.
+// They are escaped. Besides, verbatim (and for the text outside of blocks parse,
+// mrkdwn and link_names) tells Slack to work on no plain text, and unfurl_* to
+// preview nothing that looks like an address.
 type slackMessage struct {
 	Text        string       `json:"text"`
 	Blocks      []slackBlock `json:"blocks,omitempty"`
@@ -97,33 +110,30 @@ type slackText struct {
 
 func markdown(text string) *slackText { return &slackText{"mrkdwn", text, true} }
 
-// message tells of one event in full, of one group with its count, and of many
-// groups in a line each.
+func section(text string) slackBlock { return slackBlock{Type: "section", Text: markdown(text)} }
+
+// message shows one group in full, and many groups in a line and an excerpt each.
 func (s *slack) message(d *Delivery) slackMessage {
-	total := 0
-	for _, g := range d.Groups {
-		total += g.Count
-	}
 	m := slackMessage{Parse: "none"}
 	first := d.Groups[0]
 	if len(d.Groups) == 1 {
 		m.Text = title(first)
-		m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown("*" + m.Text + "*")})
-		m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown(s.details(first))})
+		m.Blocks = append(m.Blocks, section("*"+m.Text+"*"), section(s.details(first)))
 	} else {
+		total := 0
+		for _, g := range d.Groups {
+			total += g.Count
+		}
 		m.Text = fmt.Sprintf("%d dead letters of %d kinds", total, len(d.Groups))
-		m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown("*" + m.Text + "*")})
+		m.Blocks = append(m.Blocks, section("*"+m.Text+"*"))
 		shown := 0
 		for i, g := range d.Groups {
 			if i == maxSlackGroups {
-				m.Blocks = append(m.Blocks, slackBlock{
-					Type: "section",
-					Text: markdown(fmt.Sprintf("and %d more of %d other kinds", total-shown, len(d.Groups)-i)),
-				})
+				m.Blocks = append(m.Blocks, section(fmt.Sprintf("and %d more of %d other kinds", total-shown, len(d.Groups)-i)))
 				break
 			}
 			shown += g.Count
-			m.Blocks = append(m.Blocks, slackBlock{Type: "section", Text: markdown(title(g) + s.excerpt(g, maxSlackExcerpt))})
+			m.Blocks = append(m.Blocks, section(title(g)+s.excerpt(g, maxSlackExcerpt)))
 		}
 	}
 	foot := "delivery " + d.ID.String()
@@ -135,9 +145,9 @@ func (s *slack) message(d *Delivery) slackMessage {
 	return m
 }
 
-// title is a group in a line.
+// title is a group in one line.
 func title(g Group) string {
-	what := map[string]string{Resurrected: "replayed", Resolved: "resolved"}[g.Event.Type]
+	what := map[EventType]string{Resurrected: "replayed", Resolved: "resolved"}[g.Event.Type]
 	l := g.Event.Letter
 	name := fit(slackEscape, plain(l.JobName), maxSlackName)
 	reason := fit(slackEscape, plain(string(l.Reason)), maxSlackName)
@@ -175,7 +185,7 @@ func (s *slack) details(g Group) string {
 	return b.String()
 }
 
-// excerpt is the error in a block of code.
+// excerpt is the beginning of the error in a block of code.
 func (s *slack) excerpt(g Group, limit int) string {
 	text := deadletter.RedactText(g.Event.Letter.LastError)
 	if strings.TrimSpace(text) == "" {
@@ -184,7 +194,7 @@ func (s *slack) excerpt(g Group, limit int) string {
 	return "\n```" + fit(slackCode, lines(text), limit) + "```"
 }
 
-// fit is as much of text as takes at most limit bytes once it is escaped.
+// fit returns as much of text as takes at most limit bytes after escaping.
 func fit(escape func(string) string, text string, limit int) string {
 	for room := limit; ; {
 		escaped := escape(cut(text, room))
@@ -195,18 +205,18 @@ func fit(escape func(string) string, text string, limit int) string {
 	}
 }
 
-// slackEscape keeps text from being markup: no mention, link or channel can be
-// made without an angle bracket.
+// slackEscape keeps text from being markup. Mentions, links and channels need an
+// angle bracket.
 func slackEscape(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "*", "∗", "`", "ˋ").Replace(text)
 }
 
-// slackCode is for text between backticks, which it must not end.
+// slackCode escapes text between backticks, which the text must not end.
 func slackCode(text string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "`", "ˋ").Replace(text)
 }
 
-// lines drops control and invisible characters; line breaks stay.
+// lines replaces control and invisible characters with spaces. Line breaks stay.
 func lines(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r != '\n' && (unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)) {
@@ -216,5 +226,5 @@ func lines(text string) string {
 	}, strings.ToValidUTF8(text, "�"))
 }
 
-// plain is lines on one line.
+// plain is like lines, and replaces line breaks too.
 func plain(text string) string { return strings.ReplaceAll(lines(text), "\n", " ") }

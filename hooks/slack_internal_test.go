@@ -20,7 +20,7 @@ var entity = regexp.MustCompile(`&(amp|lt|gt);`)
 
 func slackOf(t *testing.T, job, queue, reason, text string, groups int) slackMessage {
 	t.Helper()
-	s, err := newSlack(secretsOf{url: "https://hooks.slack.com/services/x"}, settings{BaseURL: "https://soniq.example.com/d/"}, nil)
+	s, err := newSlack(secrets{url: "https://hooks.slack.com/services/x"}, settings{BaseURL: "https://soniq.example.com/d/"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestSlack_textOfAJob_mentionsNobodyAndMakesNoLink(t *testing.T) {
 	}
 	// A row that SQL has written can't bring markup in as its link either.
 	for _, base := range []string{"https://x.example.com/|y> <!channel>", "https://x.example.com/ <!here>", "javascript:alert(1)", "https://a:b@example.com"} {
-		s, err := newSlack(secretsOf{url: "https://hooks.slack.com/services/x"}, settings{BaseURL: base}, nil)
+		s, err := newSlack(secrets{url: "https://hooks.slack.com/services/x"}, settings{BaseURL: base}, nil)
 		if err != nil || s.base != "" {
 			t.Errorf("%q, %v", s.base, err)
 		}

@@ -55,7 +55,7 @@ func TestSlack_storm_isAHandfulOfMessagesThatAddUp(t *testing.T) {
 	rc := newReceiver(t, nil)
 	addHook(t, pool, "slack", rc.URL)
 	for range 3 {
-		dispatch(t, pool, func(d *hooks.Dispatcher) { hooks.SetHold(d, 2*time.Second) })
+		dispatch(t, pool, func(d *hooks.Dispatcher) { hooks.SetFirstDelay(d, 2*time.Second) })
 	}
 	for range 100 {
 		die(t, pool, 10, "emails.send", "connection refused")

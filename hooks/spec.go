@@ -1,8 +1,10 @@
 package hooks
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
@@ -13,56 +15,66 @@ import (
 	"soniq/internal/webhook"
 )
 
-// Spec is a hook to be added.
+// Spec is a hook to be added or declared. Formatted by fmt, as JSON or in a log, it
+// shows no secret: of URL the host, of Secrets, Headers and Command what
+// soniq_hook_status shows.
 type Spec struct {
-	// Name is unique. Required.
+	// Name is unique, and has at most 200 bytes. Required.
 	Name string
-	// Kind is webhook, slack, log or exec. Required.
-	Kind string
-	// URL is where a webhook or Slack message goes, or env:NAME.
+	// Kind is one of [Kinds]. Required.
+	Kind Kind
+	// URL is where a webhook or Slack message is sent: an http or https address, or
+	// env:NAME. Required for these.
 	URL string
-	// Secrets sign a webhook: whsec_..., separated by spaces, or env:NAME.
+	// Secrets sign a webhook: 'whsec_' and base64 each, separated by spaces, or
+	// env:NAME. Default none: requests are not signed.
 	Secrets string
-	// Headers are sent with a webhook. Values may be env:NAME.
+	// Headers are sent with a webhook. A value may be env:NAME. Default none.
 	Headers map[string]string
-	// Command is what an exec hook runs, by /bin/sh -c. It stands in the table in
-	// the clear: a secret belongs into the environment of the dispatcher.
+	// Command is what an exec hook runs, by /bin/sh -c. It stands in the table in the
+	// clear: keep secrets in the environment of the dispatcher. Required for exec.
 	Command string
-	// Args says that a webhook or command gets the job's arguments.
+	// Args sends the job's arguments to a webhook or command. Default false.
 	Args bool
-	// Allow are private networks that the hook may reach, as CIDRs.
+	// Allow are private networks that the hook may reach, as CIDRs. Default none.
 	Allow []string
-	// BaseURL is where a Slack message links to.
+	// BaseURL is where a Slack message links to; the dead letter's id is appended.
+	// Default no link.
 	BaseURL string
-	// Events the hook hears of. Default Dead alone.
-	Events []string
-	// Jobs are names, or globs with * and ?. Empty is all, as for the others.
-	Jobs, Queues, Reasons []string
-	// Tags that a dead letter must have.
+	// Events are the types of events that the hook receives. Default Dead.
+	Events []EventType
+	// Jobs are names, or globs with * and ?. Default all.
+	Jobs []string
+	// Queues are names. Default all.
+	Queues []string
+	// Reasons are those of the death. Default all.
+	Reasons []deadletter.Reason
+	// Tags are those that a dead letter must have. Default any.
 	Tags map[string]string
 }
 
-// The bounds of a hook. A row that SQL has written beyond them is told of
-// nothing, or not sent to.
+// The limits of a hook. A row beyond them, which SQL can write, receives nothing or
+// is not sent to.
 const (
 	maxName    = 200      // bytes
-	maxText    = 1000     // bytes of what a filter has
+	maxText    = 1000     // bytes of a text in a filter
 	maxURL     = 4 << 10  // bytes
 	maxHeader  = 4 << 10  // bytes of a header's value
 	maxHeaders = 50       // in number
 	maxCommand = 16 << 10 // bytes
 	maxFilter  = 200      // names in one list of a filter
 	maxAllow   = 100      // networks
-	// maxRow bounds what is read of a row, a column. All of the above fits,
-	// sealed too.
+	// maxRow bounds what is read of each column. All of the above fits, sealed too.
 	maxRow = 512 << 10
-	// maxHooks is how many hooks are told of a death, the oldest; soniq_hook_listeners
-	// in schema.sql has it too.
+	// maxHooks is how many hooks receive a death, the oldest. soniq_hook_listeners in
+	// schema.sql has it too.
 	maxHooks = 1000
 )
 
-// Check returns what is wrong with s, without connecting. A reference to the environment is not
-// looked up: it may be set where the dispatcher runs only.
+// Check returns what is wrong with s, without connecting. References to the
+// environment are not looked up: the dispatcher may have another environment.
+//
+// Errors: for a person to read. They show no secret.
 func (s *Spec) Check() error {
 	if strings.TrimSpace(s.Name) == "" {
 		return errors.New("the name is empty")
@@ -70,17 +82,48 @@ func (s *Spec) Check() error {
 	if len(s.Name) > maxName {
 		return fmt.Errorf("the name is longer than %d bytes", maxName)
 	}
-	if !slices.Contains([]string{"webhook", "slack", "log", "exec"}, s.Kind) {
-		return fmt.Errorf("the kind must be webhook, slack, log or exec, not %q", s.Kind)
+	if err := checkOneOf(s.Kind, Kinds()); err != nil {
+		return fmt.Errorf("the kind %w", err)
 	}
-	if s.Kind == "exec" && strings.TrimSpace(s.Command) == "" {
-		return errors.New("the command is empty")
+	checks := []func(*Spec) error{kinds[s.Kind].check, checkCommand, checkReferences, checkSecrets, checkHeaders, checkBaseURL, checkFilter}
+	for _, check := range checks {
+		if check == nil {
+			continue
+		}
+		if err := check(s); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// checkEndpoint is the check of the kinds that send requests.
+func checkEndpoint(s *Spec) error {
+	if len(s.URL) > maxURL {
+		return fmt.Errorf("the URL is longer than %d KB", maxURL>>10)
+	}
+	if !strings.HasPrefix(s.URL, referencePrefix) {
+		if _, err := ParseURL(s.URL); err != nil {
+			return err
+		}
+	}
+	if len(s.Allow) > maxAllow {
+		return fmt.Errorf("there are more than %d networks", maxAllow)
+	}
+	_, err := newGuard(s.Allow)
+	return err
+}
+
+func checkCommand(s *Spec) error {
 	if len(s.Command) > maxCommand {
 		return fmt.Errorf("the command is longer than %d KB", maxCommand>>10)
 	}
-	for _, value := range (secretsOf{s.URL, s.Secrets, s.Headers}).values() {
-		name, ok := strings.CutPrefix(value, "env:")
+	return nil
+}
+
+func checkReferences(s *Spec) error {
+	for _, value := range s.secrets().values() {
+		name, ok := strings.CutPrefix(value, referencePrefix)
 		switch {
 		case !ok:
 		case !variableName.MatchString(name):
@@ -89,30 +132,21 @@ func (s *Spec) Check() error {
 			return CheckVariable(name)
 		}
 	}
-	if s.Kind == "webhook" || s.Kind == "slack" {
-		if len(s.URL) > maxURL {
-			return fmt.Errorf("the URL is longer than %d KB", maxURL>>10)
-		}
-		if !strings.HasPrefix(s.URL, "env:") {
-			if _, err := ParseURL(s.URL); err != nil {
-				return err
-			}
-		}
-		if len(s.Allow) > maxAllow {
-			return fmt.Errorf("there are more than %d networks", maxAllow)
-		}
-		if _, err := newGuard(s.Allow); err != nil {
-			return err
-		}
+	return nil
+}
+
+func checkSecrets(s *Spec) error {
+	if strings.HasPrefix(s.Secrets, referencePrefix) {
+		return nil
 	}
-	if !strings.HasPrefix(s.Secrets, "env:") {
-		if len(s.Secrets) > maxURL {
-			return fmt.Errorf("the secrets are longer than %d KB", maxURL>>10)
-		}
-		if _, err := webhook.ParseSecrets(s.Secrets); err != nil {
-			return err
-		}
+	if len(s.Secrets) > maxURL {
+		return fmt.Errorf("the secrets are longer than %d KB", maxURL>>10)
 	}
+	_, err := webhook.ParseSecrets(s.Secrets)
+	return err
+}
+
+func checkHeaders(s *Spec) error {
 	if len(s.Headers) > maxHeaders {
 		return fmt.Errorf("there are more than %d headers", maxHeaders)
 	}
@@ -121,12 +155,32 @@ func (s *Spec) Check() error {
 			return err
 		}
 	}
-	if s.BaseURL != "" {
-		if err := checkBaseURL(s.BaseURL); err != nil {
-			return err
+	return nil
+}
+
+func checkBaseURL(s *Spec) error {
+	if s.BaseURL == "" || isBaseURL(s.BaseURL) {
+		return nil
+	}
+	return errors.New("the base URL must be an address such as https://soniq.example.com/dead-letters")
+}
+
+// isBaseURL reports whether Slack messages may link to text: nothing in it can end
+// the link in Slack's markup.
+func isBaseURL(text string) bool {
+	_, err := ParseURL(text)
+	return err == nil && len(text) <= maxURL && !strings.ContainsAny(text, "|<>") && !strings.ContainsFunc(text, unicode.IsSpace)
+}
+
+func checkFilter(s *Spec) error {
+	for _, e := range s.Events {
+		if err := e.Check(); err != nil {
+			return fmt.Errorf("an event %w", err)
 		}
 	}
-	for _, list := range [][]string{s.Events, s.Jobs, s.Queues, s.Reasons, slices.Collect(maps.Keys(s.Tags)), slices.Collect(maps.Values(s.Tags))} {
+	for _, list := range [][]string{
+		texts(s.Events), s.Jobs, s.Queues, texts(s.Reasons), slices.Collect(maps.Keys(s.Tags)), slices.Collect(maps.Values(s.Tags)),
+	} {
 		if len(list) > maxFilter {
 			return fmt.Errorf("the filter has more than %d names in a list", maxFilter)
 		}
@@ -139,75 +193,80 @@ func (s *Spec) Check() error {
 	return nil
 }
 
-// checkBaseURL returns what is wrong with where Slack messages link to: what
-// could end the link in Slack's markup.
-func checkBaseURL(text string) error {
-	if _, err := ParseURL(text); err != nil || len(text) > maxURL || strings.ContainsAny(text, "|<>") || strings.ContainsFunc(text, unicode.IsSpace) {
-		return errors.New("the base URL must be an address such as https://soniq.example.com/dead-letters")
+// Needs are the flags that a dispatcher must be started with to send to the hook
+// once it is added, such as '--hook-env NAME'. Nil: none.
+func (s *Spec) Needs() []string { return needs(s.Kind, s.secrets(), s.Allow) }
+
+// Target is where the hook sends to, without secrets: the host of a URL, a
+// reference, or a command. Empty for a log.
+func (s *Spec) Target() string {
+	if target := kinds[s.Kind].target; target != nil {
+		return target(s)
 	}
-	return nil
+	return ""
 }
 
-// Needs are the flags that a dispatcher must be started with to send to the
-// hook once it is added.
-func (s *Spec) Needs() []string {
-	return needs(s.Kind, secretsOf{s.URL, s.Secrets, s.Headers}, s.Allow)
-}
+func (s *Spec) secrets() secrets { return secrets{s.URL, s.Secrets, s.Headers} }
 
-func needs(kind string, of secretsOf, allow []string) []string {
-	var needs *NeedsError
-	switch {
-	case kind == "exec":
-		return []string{"--allow-exec-hooks"}
-	case kind != "webhook" && kind != "slack":
-		return nil
-	case errors.As((&rights{}).check(of, allow), &needs):
-		return needs.Flags
-	default:
-		return nil
-	}
+func (s *Spec) settings() settings {
+	return settings{Headers: s.Headers, Args: s.Args, Allow: s.Allow, BaseURL: s.BaseURL, Command: s.Command}
 }
 
 // row has the values of the columns name to tags.
 func (s *Spec) row() []any {
 	events := s.Events
 	if len(events) == 0 {
-		events = []string{Dead}
+		events = []EventType{Dead}
 	}
 	var tags any
 	if len(s.Tags) > 0 {
 		tags = s.Tags
 	}
-	return []any{s.Name, s.Kind, s.URL, s.Secrets, s.settings(), events, all(s.Jobs), all(s.Queues), all(s.Reasons), tags}
-}
-
-func (s *Spec) settings() settings {
-	return settings{Headers: s.Headers, Args: s.Args, Allow: s.Allow, BaseURL: s.BaseURL, Command: s.Command}
-}
-
-// shown is row for a hook that is sent to as it was declared: the table needs
-// no more of it than may be shown.
-func (s Spec) shown() []any {
-	if origin := Origin(s.URL); origin != "" && !strings.HasPrefix(origin, "env:") {
-		s.URL = origin + "/..."
+	return []any{
+		s.Name, s.Kind, s.URL, s.Secrets, s.settings(), texts(events),
+		all(s.Jobs), all(s.Queues), all(texts(s.Reasons)), tags,
 	}
-	if s.Secrets != "" && !strings.HasPrefix(s.Secrets, "env:") {
+}
+
+// redacted returns s without secrets. A hook of a configuration has no more than
+// this in the table.
+func (s Spec) redacted() Spec {
+	if origin := originOf(s.URL); origin != "" && !strings.HasPrefix(origin, referencePrefix) {
+		s.URL = origin + "/..."
+	} else if origin == "" && s.URL != "" {
+		s.URL = unreadable
+	}
+	if s.Secrets != "" && !strings.HasPrefix(s.Secrets, referencePrefix) {
 		s.Secrets = inConfiguration
 	}
 	headers := map[string]string{}
 	for name, value := range s.Headers {
-		if !strings.HasPrefix(value, "env:") {
+		if !strings.HasPrefix(value, referencePrefix) {
 			value = Hidden
 		}
 		headers[name] = value
 	}
 	s.Headers = headers
 	s.Command = deadletter.RedactText(s.Command)
-	return s.row()
+	return s
 }
 
-// inConfiguration stands in the table for the secrets of a hook that its
-// configuration has; the view soniq_hook_status has it too.
+// plainSpec is a Spec without its methods.
+type plainSpec Spec
+
+// Format implements [fmt.Formatter] without secrets.
+func (s Spec) Format(f fmt.State, verb rune) {
+	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), plainSpec(s.redacted()))
+}
+
+// MarshalJSON implements [json.Marshaler] without secrets.
+func (s Spec) MarshalJSON() ([]byte, error) { return json.Marshal(plainSpec(s.redacted())) }
+
+// LogValue implements [slog.LogValuer] without secrets.
+func (s Spec) LogValue() slog.Value { return slog.AnyValue(plainSpec(s.redacted())) }
+
+// inConfiguration stands in the table for the secrets of a hook that a configuration
+// declares. The view soniq_hook_status knows it too.
 const inConfiguration = "(configuration)"
 
 // all is nil, which matches all, for an empty list.
@@ -216,4 +275,12 @@ func all(list []string) []string {
 		return nil
 	}
 	return list
+}
+
+func texts[T ~string](list []T) []string {
+	texts := make([]string, len(list))
+	for i, item := range list {
+		texts[i] = string(item)
+	}
+	return texts
 }

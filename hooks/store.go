@@ -2,12 +2,10 @@ package hooks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -17,97 +15,14 @@ import (
 	"soniq/internal/pg"
 )
 
-// ErrNotFound is returned for a hook or delivery that does not exist.
-var ErrNotFound = errors.New("no such hook or delivery")
-
-// ErrExists is returned by Add for a name that is taken.
-var ErrExists = errors.New("a hook of that name exists already")
-
-// Info is a hook as it may be shown, a row of the view soniq_hook_status: its
-// target is the host alone, or the reference, and there is no secret in it.
-type Info struct {
-	ID   uuid.UUID `json:"id"`
-	Name string    `json:"name"`
-	Kind string    `json:"kind"`
-	// Target is of a command what the table says, for those who may read it,
-	// without what looks like a secret.
-	Target string `json:"target"`
-	Signed bool   `json:"signed"`
-	// SecretFrom is where the secrets are: 'database', 'sealed' (in the database,
-	// by a key), 'configuration', 'env:NAME', or empty where there is none.
-	SecretFrom string `json:"secret_from"`
-	// Secrets is how many the database holds: two while a receiver changes
-	// over.
-	Secrets int `json:"secrets"`
-	// Headers have their values only where these are references.
-	Headers map[string]string `json:"headers"`
-	Args    bool              `json:"include_args"`
-	Allow   []string          `json:"allow"`
-	BaseURL string            `json:"base_url"`
-	Events  []string          `json:"events"`
-	Jobs    []string          `json:"jobs"`
-	Queues  []string          `json:"queues"`
-	Reasons []string          `json:"reasons"`
-	Tags    json.RawMessage   `json:"tags"`
-
-	Enabled        bool       `json:"enabled"`
-	DisabledReason string     `json:"disabled_reason"`
-	Failures       int        `json:"failures"`
-	FailingSince   *time.Time `json:"failing_since"`
-	BlockedUntil   *time.Time `json:"blocked_until"`
-	CreatedAt      time.Time  `json:"created_at"`
-	// DeclaredAt is when a dispatcher last said that its configuration has it;
-	// nil for a hook that is in none.
-	DeclaredAt *time.Time `json:"declared_at"`
-	// Lacks is why the hook's deliveries wait, as a dispatcher that could not
-	// send them has noted: a flag that it needs, a variable, a key. Empty where
-	// none has, or another has sent since.
-	Lacks   string     `json:"lacks"`
-	LacksAt *time.Time `json:"lacks_at"`
-	// Dropped is how many deliveries were dropped because too many waited.
-	Dropped   int64 `json:"dropped"`
-	Pending   int64 `json:"pending"`
-	Delivered int64 `json:"delivered"`
-	Failed    int64 `json:"failed"`
-}
-
-// Needs are the flags that a dispatcher must be started with to send to the
-// hook: of a row, for the variables and networks that it names. A hook of a
-// configuration needs none.
-func (h *Info) Needs() []string {
-	if h.DeclaredAt != nil {
-		return nil
-	}
-	return needs(h.Kind, secretsOf{h.Target, h.SecretFrom, h.Headers}, h.Allow)
-}
-
-// What the view says in the place of a header's value.
-const (
-	// Hidden is a value that stands in the table.
-	Hidden = "(hidden)"
-	// Sealed is one that is sealed there.
-	Sealed = "(sealed)"
+var (
+	// ErrNotFound: there is no such hook.
+	ErrNotFound = errors.New("no such hook or delivery")
+	// ErrExists: another hook has the name.
+	ErrExists = errors.New("a hook of that name exists already")
 )
 
-// DeliveryInfo is a row of the outbox.
-type DeliveryInfo struct {
-	ID           uuid.UUID `json:"id"`
-	Hook         string    `json:"hook"`
-	Event        string    `json:"event"`
-	DeadLetterID uuid.UUID `json:"dead_letter_id"`
-	State        string    `json:"state"`
-	// Sending says that a dispatcher is at it.
-	Sending       bool       `json:"sending"`
-	Attempts      int        `json:"attempts"`
-	LastStatus    *int       `json:"last_status"`
-	LastAnswer    string     `json:"last_answer"`
-	LastError     string     `json:"last_error"`
-	NextAttemptAt *time.Time `json:"next_attempt_at"`
-	DeliveredAt   *time.Time `json:"delivered_at"`
-	CreatedAt     time.Time  `json:"created_at"`
-}
-
-// Store keeps the hooks.
+// Store adds, lists and changes the hooks of soniq_hooks and their deliveries.
 type Store struct {
 	pool *pg.Pool
 	keys *Keyring
@@ -115,16 +30,15 @@ type Store struct {
 
 // StoreConfig configures a [Store]. Its zero value works.
 type StoreConfig struct {
-	// Schema is the schema of Soniq's tables, spelled as the catalog has it.
-	// Default "public".
+	// Schema is the schema of Soniq's tables, spelled as the catalog has it: case
+	// counts. The role's search_path doesn't matter. Default "public".
 	Schema string
-	// Keys seal the secrets that the store writes: the first seals, every one
-	// opens. Default none, which leaves secrets in the clear.
+	// Keys seal the secrets that the store writes. Default none: they stand in the
+	// table in the clear.
 	Keys *Keyring
 }
 
-// NewStore returns a store on pool, which stays the caller's. It does not
-// connect.
+// NewStore returns a store on pool, which stays the caller's. It does not connect.
 //
 // Errors: what is wrong with a field of config.
 func NewStore(pool *pgxpool.Pool, config StoreConfig) (*Store, error) {
@@ -143,19 +57,21 @@ returning id`
 
 const storeCountSQL = `select count(*) from public.soniq_hooks`
 
-// Add adds a hook; it hears of what happens from then on. It returns
-// [ErrExists] for a name that is taken. show, if it isn't nil, is called before
-// the hook is there for anybody: its error undoes all, so that a secret which
-// nobody was shown is nobody's. A failure after it is a [*VoidError].
+// Add adds a hook, which receives events from then on. show is called before the
+// hook is committed, to show its secret: if it returns an error, nothing is added. It
+// may be nil.
+//
+// Errors: [ErrExists]; a [*VoidError] if the commit failed after show; what
+// [Spec.Check] or show returns; else those of the database.
 func (s *Store) Add(ctx context.Context, spec Spec, show func() error) (uuid.UUID, error) {
 	if err := spec.Check(); err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
-	sealed, _, err := s.keys.sealIf(secretsOf{spec.URL, spec.Secrets, spec.Headers}, spec.Name)
+	sealed, _, err := s.keys.sealIf(spec.secrets(), spec.Name)
 	if err != nil {
 		return uuid.Nil, fmt.Errorf("add hook: %w", err)
 	}
-	spec.URL, spec.Secrets, spec.Headers = sealed.url, sealed.secrets, sealed.headers
+	spec.URL, spec.Secrets, spec.Headers = sealed.url, sealed.signing, sealed.headers
 	var id uuid.UUID
 	err = s.showing(ctx, show, func(tx pgx.Tx) error {
 		var n int
@@ -163,7 +79,7 @@ func (s *Store) Add(ctx context.Context, spec Spec, show func() error) (uuid.UUI
 			return err
 		}
 		if n >= maxHooks {
-			return fmt.Errorf("there are %d hooks already, and no more are told of anything", n)
+			return fmt.Errorf("there are %d hooks already, and no more receive events", n)
 		}
 		err := tx.QueryRow(ctx, storeAddSQL, spec.row()...).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
@@ -177,7 +93,8 @@ func (s *Store) Add(ctx context.Context, spec Spec, show func() error) (uuid.UUI
 	return id, nil
 }
 
-// VoidError says that a secret was shown and then could not be kept.
+// VoidError says that a secret was shown and then could not be stored: it is not
+// valid.
 type VoidError struct{ Err error }
 
 func (e *VoidError) Error() string {
@@ -187,15 +104,15 @@ func (e *VoidError) Error() string {
 // Unwrap returns Err.
 func (e *VoidError) Unwrap() error { return e.Err }
 
-// showing runs change in a transaction, shows, and commits.
+// showing runs change in a transaction, calls show, and commits.
 func (s *Store) showing(ctx context.Context, show func() error, change func(pgx.Tx) error) error {
 	tx, err := s.pool.Begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		// After a commit it does nothing. What made us fail may be ctx's end.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOver)
+		// It does nothing after a commit. ctx may have ended.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		_ = tx.Rollback(ctx)
 	}()
@@ -226,18 +143,25 @@ from public.soniq_hook_status
 where $1 = '' or name = $1
 order by name`
 
-// A viewer may have the view alone, and no right to the table.
+// A viewer may read the view and not the table.
 const storeCommandsSQL = `
 select name, coalesce(settings ->> 'command', '')
 from public.soniq_hooks
-where kind = 'exec'`
+where kind = any ($1)`
 
-const storeMayReadSQL = `select has_column_privilege('public.soniq_hooks', 'settings', 'select') and has_column_privilege('public.soniq_hooks', 'kind', 'select') and has_column_privilege('public.soniq_hooks', 'name', 'select')`
+const storeMayReadSQL = `
+select has_column_privilege('public.soniq_hooks', 'settings', 'select')
+  and has_column_privilege('public.soniq_hooks', 'kind', 'select')
+  and has_column_privilege('public.soniq_hooks', 'name', 'select')`
 
-// List returns the hooks by name.
+// List returns the hooks, ordered by name.
+//
+// Errors: those of the database.
 func (s *Store) List(ctx context.Context) ([]Info, error) { return s.list(ctx, "") }
 
-// Get returns one hook, or [ErrNotFound].
+// Get returns one hook.
+//
+// Errors: [ErrNotFound]; else those of the database.
 func (s *Store) Get(ctx context.Context, name string) (Info, error) {
 	found, err := s.list(ctx, name)
 	if err == nil && (name == "" || len(found) == 0) {
@@ -256,7 +180,7 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 		return nil, fmt.Errorf("list hooks: %w", err)
 	}
 	var commands map[string]string
-	if slices.ContainsFunc(infos, func(h Info) bool { return h.Kind == "exec" }) {
+	if slices.ContainsFunc(infos, func(h Info) bool { return h.Kind.Uses(FieldCommand) }) {
 		if commands, err = s.commands(ctx); err != nil {
 			return nil, fmt.Errorf("list hooks: %w", err)
 		}
@@ -264,57 +188,31 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 	for i := range infos {
 		h := &infos[i]
 		switch {
-		case h.Kind == "exec":
+		case h.Kind.Uses(FieldCommand):
 			h.Target = commands[h.Name]
 		case strings.HasPrefix(h.Target, "http"):
 			h.Target += "/…"
 		}
+		// SQL can write anything there.
+		h.DisabledReason, h.Unavailable = deadletter.RedactText(h.DisabledReason), deadletter.RedactText(h.Unavailable)
 	}
 	return infos, nil
 }
 
-// commands are what the exec hooks run, for who may know, without what looks
-// like a secret.
+// commands returns the commands by the hooks' names, if the role may read them.
 func (s *Store) commands(ctx context.Context) (map[string]string, error) {
 	var may bool
 	if err := s.pool.QueryRow(ctx, storeMayReadSQL).Scan(&may); err != nil || !may {
 		return nil, err
 	}
 	commands := map[string]string{}
-	rows, _ := s.pool.Query(ctx, storeCommandsSQL)
+	rows, _ := s.pool.Query(ctx, storeCommandsSQL, KindsWith(FieldCommand))
 	var name, command string
 	_, err := pgx.ForEachRow(rows, []any{&name, &command}, func() error {
 		commands[name] = cut(deadletter.RedactText(command), maxAnswer)
 		return nil
 	})
 	return commands, err
-}
-
-// Target is what may be shown of an address: the rest of a Slack URL is its
-// secret.
-func Target(address string) string {
-	origin := Origin(address)
-	switch {
-	case address == "" || strings.HasPrefix(origin, "env:"):
-		return origin
-	case origin == "":
-		return "(unreadable)"
-	default:
-		return origin + "/…"
-	}
-}
-
-// Origin is scheme and host of an address, a reference as it is, or empty for
-// what can't be read.
-func Origin(address string) string {
-	if strings.HasPrefix(address, "env:") {
-		return address
-	}
-	u, err := ParseURL(address)
-	if err != nil {
-		return ""
-	}
-	return u.Scheme + "://" + u.Host
 }
 
 const storeEnableSQL = `
@@ -328,10 +226,21 @@ where name = $1`
 
 const storeWakeSQL = `select pg_notify('soniq_hook', '')`
 
-// Enable lets a hook go on, with what waits for it, or stops it: then nothing
-// is sent, and what happens meanwhile is not kept for it. It returns
-// [ErrNotFound] for a name that no hook has.
-func (s *Store) Enable(ctx context.Context, name string, enabled bool) error {
+// Enable lets a hook receive events again. Deliveries that wait for it are sent, and
+// its failures are forgotten.
+//
+// Errors: [ErrNotFound]; else those of the database.
+func (s *Store) Enable(ctx context.Context, name string) error { return s.setEnabled(ctx, name, true) }
+
+// Disable stops a hook. Its deliveries wait. Events that happen meanwhile are not
+// kept for it.
+//
+// Errors: [ErrNotFound]; else those of the database.
+func (s *Store) Disable(ctx context.Context, name string) error {
+	return s.setEnabled(ctx, name, false)
+}
+
+func (s *Store) setEnabled(ctx context.Context, name string, enabled bool) error {
 	tag, err := s.pool.Exec(ctx, storeEnableSQL, name, enabled)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = ErrNotFound
@@ -350,16 +259,21 @@ with removed as (
   delete from public.soniq_hooks
   where name = $1
   returning id
-), groups as (
+), ` + removeRestSQL + `
+select count(*) from removed`
+
+// removeRestSQL deletes what belongs to the hooks of the CTE removed.
+const removeRestSQL = `groups as (
   delete from public.soniq_hook_groups
   where hook_id in (select id from removed)
 ), deliveries as (
   delete from public.soniq_hook_deliveries
   where hook_id in (select id from removed)
-)
-select count(*) from removed`
+)`
 
-// Remove deletes a hook and its deliveries, or returns [ErrNotFound].
+// Remove deletes a hook and its deliveries.
+//
+// Errors: [ErrNotFound]; else those of the database.
 func (s *Store) Remove(ctx context.Context, name string) error {
 	var n int
 	err := s.pool.QueryRow(ctx, storeRemoveSQL, name).Scan(&n)
@@ -376,7 +290,7 @@ const storeSecretsSQL = `
 select coalesce(secrets, '')
 from public.soniq_hooks
 where name = $1
-  and kind = 'webhook'
+  and kind = any ($2)
   and declared_at is null
 for update`
 
@@ -385,16 +299,18 @@ update public.soniq_hooks
 set secrets = $2
 where name = $1`
 
-// Rotate gives a webhook a new secret. Until the next rotation it is signed by
-// the one before too, so that a receiver can change over; not if drop is set.
-// show is as in Add: its error leaves the secret as it was. Rotate returns
-// [ErrNotFound] for a hook that keeps no secret in the table, or is declared by
-// a configuration, and [ErrSealed] for a secret that none of the store's keys
-// opens.
-func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool, show func() error) error {
+// RotateSecret gives a webhook a new secret, such as [NewSecret] returns. Until the
+// next rotation requests are signed by the old one too, so that the receiver can
+// change over; with drop they are not. show is as in [Store.Add].
+//
+// Errors: [ErrNotFound] for a hook whose secret does not stand in the table, or that
+// a configuration declares; [ErrSealed] if none of the store's keys opens the old
+// secret; a [*VoidError] if the commit failed after show; what show returns; else
+// those of the database.
+func (s *Store) RotateSecret(ctx context.Context, name, secret string, drop bool, show func() error) error {
 	err := s.showing(ctx, show, func(tx pgx.Tx) error {
 		var kept string
-		err := tx.QueryRow(ctx, storeSecretsSQL, name).Scan(&kept)
+		err := tx.QueryRow(ctx, storeSecretsSQL, name, KindsWith(FieldSecret)).Scan(&kept)
 		if _, refers := reference(kept); errors.Is(err, pgx.ErrNoRows) || err == nil && refers {
 			return ErrNotFound
 		}
@@ -403,11 +319,11 @@ func (s *Store) Rotate(ctx context.Context, name, secret string, drop bool, show
 		}
 		secrets := secret
 		if !drop {
-			was, _, err := s.keys.open(kept, name, secretsColumn, "")
+			old, _, err := s.keys.open(kept, name, secretsColumn, "")
 			if err != nil {
 				return err
 			}
-			if fields := strings.Fields(was); len(fields) > 0 {
+			if fields := strings.Fields(old); len(fields) > 0 {
 				secrets += " " + fields[0]
 			}
 		}
@@ -437,16 +353,30 @@ where ($1 = '' or h.name = $1)
 order by d.created_at desc, d.seq desc
 limit $3`
 
-// Deliveries returns the newest deliveries, of one hook and in one state where
-// they are not empty.
-func (s *Store) Deliveries(ctx context.Context, hook, state string, limit int) ([]DeliveryInfo, error) {
-	rows, _ := s.pool.Query(ctx, storeDeliveriesSQL, hook, state, limit)
+// DeliveryFilter chooses deliveries.
+type DeliveryFilter struct {
+	// Hook is the name of their hook. Default all.
+	Hook string
+	// State is theirs. Default all.
+	State DeliveryState
+	// Limit is how many are returned at most, the newest. Default 50.
+	Limit int
+}
+
+// Deliveries returns the newest deliveries.
+//
+// Errors: those of the database.
+func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryInfo, error) {
+	if f.Limit <= 0 {
+		f.Limit = 50
+	}
+	rows, _ := s.pool.Query(ctx, storeDeliveriesSQL, f.Hook, f.State, f.Limit)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeliveryInfo])
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
 	}
 	for i := range found {
-		// Rows of release 0.1.0 have what was answered as it was.
+		// Release 0.1.0 has kept answers as they were.
 		found[i].LastAnswer, found[i].LastError = deadletter.RedactText(found[i].LastAnswer), deadletter.RedactText(found[i].LastError)
 	}
 	return found, nil
@@ -461,9 +391,12 @@ where d.lease is null
   and d.state <> 'delivered'
   and (d.id = any ($1) or d.state = 'failed' and d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))`
 
-// Retry makes deliveries due now that failed or wait: those with these ids and,
-// where hook is not empty, all that failed of that hook. It returns how many.
-func (s *Store) Retry(ctx context.Context, ids []uuid.UUID, hook string) (int64, error) {
+// RetryDeliveries makes deliveries due now that failed or wait for their next
+// attempt: those with these ids, and all failed ones of hook unless it is empty. It
+// returns how many.
+//
+// Errors: those of the database.
+func (s *Store) RetryDeliveries(ctx context.Context, ids []uuid.UUID, hook string) (int64, error) {
 	tag, err := s.pool.Exec(ctx, storeRetrySQL, ids, hook)
 	if err == nil && tag.RowsAffected() > 0 {
 		_, err = s.pool.Exec(ctx, storeWakeSQL)
@@ -472,61 +405,4 @@ func (s *Store) Retry(ctx context.Context, ids []uuid.UUID, hook string) (int64,
 		return 0, fmt.Errorf("retry deliveries: %w", err)
 	}
 	return tag.RowsAffected(), nil
-}
-
-const storeOpenSQL = `
-select id, name, kind, left(coalesce(url, ''), $2), left(coalesce(secrets, ''), $2),
-  case when octet_length(settings::text) <= $2 then settings end, declared_at is not null
-from public.soniq_hooks
-where name = $1`
-
-// ErrDeclared is returned by [Store.Test] for a hook that another program's
-// configuration declares: the table does not hold what is needed to send to it.
-var ErrDeclared = errors.New("it is in the configuration of a dispatcher, and can be sent to only from there")
-
-// Test sends a sample, marked as one, from this process and past the outbox.
-// The delivery has the answer. d is a dispatcher that grants what a row needs.
-// declared are the hooks of the configuration here: one that is declared is
-// sent to as it says there. The error is the hook's, [ErrNotFound],
-// [ErrDeclared], a [*NeedsError] or, for a command that d may not run,
-// [ErrExecNotAllowed].
-func (s *Store) Test(ctx context.Context, d *Dispatcher, name string, declared ...Spec) (*Delivery, error) {
-	var h dueHook
-	err := s.pool.QueryRow(ctx, storeOpenSQL, name, maxRow).Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Declared)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("test hook: %w", err)
-	}
-	if h.Declared {
-		i := slices.IndexFunc(declared, func(spec Spec) bool { return spec.Name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("test hook: %w", ErrDeclared)
-		}
-		d.mu.Lock()
-		d.declared[name] = declared[i]
-		d.mu.Unlock()
-	}
-	hook, err := d.open(h)
-	defer hook.close()
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("test hook: %w", err)
-	case hook.Hook == nil:
-		return nil, errors.New("test hook: it is written in Go; only its own program can send to it")
-	}
-	now := time.Now().UTC()
-	e := Event{Type: Dead, At: now, Sample: true, Letter: deadletter.Job{
-		ID: uuid.New(), JobName: "soniq.sample", Args: json.RawMessage(`{}`), Queue: "default", Attempts: 3, MaxAttempts: 3,
-		LastError: "this is a sample: no job has died", Reason: deadletter.MaxRetriesExceeded, MovedAt: now, OriginalCreatedAt: now,
-	}}
-	delivery := &Delivery{
-		ID: uuid.New(), Hook: name, Attempt: 1, Event: e,
-		Groups: []Group{{Event: e, Count: 1, First: now, Last: now}},
-	}
-	if err := deliver(ctx, hook, delivery); err != nil {
-		return delivery, fmt.Errorf("test hook: %w", err)
-	}
-	return delivery, nil
 }

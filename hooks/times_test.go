@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"soniq/hooks"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -32,7 +33,7 @@ func TestRows_ofAnyTime_holdUpNoOther(t *testing.T) {
 	if err != nil || len(list) != 5 {
 		t.Errorf("%d hooks: %v", len(list), err)
 	}
-	deliveries, err := store.Deliveries(t.Context(), "", "", 100)
+	deliveries, err := store.Deliveries(t.Context(), hooks.DeliveryFilter{Limit: 100})
 	if err != nil || len(deliveries) < 5 { // the old ones may be gone
 		t.Errorf("%d deliveries: %v", len(deliveries), err)
 	}

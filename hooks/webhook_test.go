@@ -33,7 +33,7 @@ func TestSign_referenceLibrary_verifiesEachSecretOfARotation(t *testing.T) {
 		{rotate: third, drop: true, good: []string{third}, strays: []string{first, second}},
 	} {
 		if step.rotate != "" {
-			if err := store.Rotate(t.Context(), "h", step.rotate, step.drop, nil); err != nil {
+			if err := store.RotateSecret(t.Context(), "h", step.rotate, step.drop, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -11,7 +11,6 @@ import (
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
-	"soniq/internal/workerfile"
 )
 
 // hooksCmd groups what can be done with hooks.
@@ -93,7 +92,7 @@ func (hooksEnableCmd) Help() string {
 }
 
 func (c *hooksEnableCmd) Run(a *app.App) error {
-	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name, true) })
+	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name) })
 }
 
 type hooksDisableCmd struct{ hookNames }
@@ -105,7 +104,7 @@ func (hooksDisableCmd) Help() string {
 }
 
 func (c *hooksDisableCmd) Run(a *app.App) error {
-	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name, false) })
+	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Disable(a.Ctx, name) })
 }
 
 type hooksRemoveCmd struct{ hookNames }
@@ -151,7 +150,7 @@ func (c *hooksRotateCmd) Run(a *app.App) error {
 		return err
 	}
 	secret := hooks.NewSecret()
-	err = store.Rotate(a.Ctx, c.Name, secret, c.Drop, showOnce(a, c.Name, secret))
+	err = store.RotateSecret(a.Ctx, c.Name, secret, c.Drop, showOnce(a, c.Name, secret))
 	if errors.Is(err, hooks.ErrNotFound) {
 		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
 	}
@@ -219,7 +218,7 @@ func (hooksListCmd) Run(a *app.App) error {
 		{Title: "TARGET", Min: 12, Drop: 1},
 	}}
 	for _, h := range list {
-		t.Add(h.Name, h.Kind, hookState(h), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
+		t.Add(h.Name, string(h.Kind), hookState(h), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
@@ -229,8 +228,8 @@ func hookState(h hooks.Info) string {
 	switch {
 	case !h.Enabled:
 		state = "disabled: " + h.DisabledReason
-	case h.Pending > 0 && h.Lacks != "":
-		state = "waiting: " + h.Lacks
+	case h.Pending > 0 && h.Unavailable != "":
+		state = "waiting: " + h.Unavailable
 	case h.Failures > 0:
 		state = fmt.Sprintf("failing (%d)", h.Failures)
 	}
@@ -262,15 +261,9 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 	if a.JSON {
 		return a.Out.Document(h)
 	}
-	any := func(list []string) string {
-		if list == nil {
-			return "all"
-		}
-		return strings.Join(list, ", ")
-	}
 	for _, field := range [][2]string{
 		{"Hook", h.Name},
-		{"Kind", h.Kind},
+		{"Kind", string(h.Kind)},
 		{"Target", h.Target},
 		{"Secret", secretText(h)},
 		{"Headers", strings.Join(headerTexts(h.Headers), ", ")},
@@ -281,10 +274,10 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		{"State", hookState(h)},
 		{"Next try", untilText(a, h.BlockedUntil)},
 		{"Declared", declaredText(a, h)},
-		{"Events", any(h.Events)},
-		{"Jobs", any(h.Jobs)},
-		{"Queues", any(h.Queues)},
-		{"Reasons", any(h.Reasons)},
+		{"Events", anyOf(h.Events)},
+		{"Jobs", anyOf(h.Jobs)},
+		{"Queues", anyOf(h.Queues)},
+		{"Reasons", anyOf(h.Reasons)},
 		{"Tags", string(h.Tags)},
 		{"Pending", terminal.Thousands(h.Pending)},
 		{"Delivered", terminal.Thousands(h.Delivered)},
@@ -296,6 +289,14 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		}
 	}
 	return nil
+}
+
+// anyOf is a list of a filter, which matches all if it is nil.
+func anyOf[T ~string](list []T) string {
+	if list == nil {
+		return "all"
+	}
+	return joined(list, ", ")
 }
 
 func droppedText(h hooks.Info) string {
@@ -311,7 +312,7 @@ func secretText(h hooks.Info) string {
 		where += ", sealed"
 	}
 	switch {
-	case h.Kind != "webhook":
+	case !h.Kind.Uses(hooks.FieldSecret):
 		return ""
 	case !h.Signed:
 		return "none: requests are not signed"
@@ -337,7 +338,7 @@ func argumentsText(h hooks.Info) string {
 	switch {
 	case h.Args:
 		return "sent"
-	case h.Kind == "webhook" || h.Kind == "exec":
+	case h.Kind.Uses(hooks.FieldArgs):
 		return "not sent"
 	default:
 		return ""
@@ -420,16 +421,16 @@ func (c *hooksTestCmd) Run(a *app.App) error {
 
 // declared tests a hook of the configuration here.
 func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
-	file, err := (&handlerFlags{Config: c.Config}).read(a, workerfile.Options{Hooks: true})
+	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
 	if err != nil {
 		return nil, err
 	}
-	if err := file.AddEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
-		return nil, app.Usagef("%w", err)
+	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
+		return nil, err
 	}
-	specs := make([]hooks.Spec, len(file.Hooks))
-	for i := range file.Hooks {
-		specs[i] = file.Hooks[i].Spec
+	specs := make([]hooks.Spec, len(file.hooks))
+	for i := range file.hooks {
+		specs[i] = file.hooks[i].Spec
 	}
 	d, err := store.Test(a.Ctx, dispatcher, c.Name, specs...)
 	if errors.Is(err, hooks.ErrDeclared) {
@@ -439,9 +440,9 @@ func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hook
 }
 
 type hooksDeliveriesCmd struct {
-	Hook  string `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
-	State string `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
-	Limit int    `default:"50" placeholder:"N" help:"How many at most. Default 50."`
+	Hook  string              `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
+	State hooks.DeliveryState `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
+	Limit int                 `default:"50" placeholder:"N" help:"How many at most. Default 50."`
 }
 
 func (hooksDeliveriesCmd) Help() string {
@@ -452,8 +453,8 @@ func (hooksDeliveriesCmd) Help() string {
 }
 
 func (c *hooksDeliveriesCmd) Run(a *app.App) error {
-	if !slices.Contains([]string{"", "pending", "delivered", "failed"}, c.State) {
-		return app.Usagef("--state must be pending, delivered or failed, not %q", c.State)
+	if err := c.State.Check(); c.State != "" && err != nil {
+		return app.Usagef("--state %w", err)
 	}
 	if c.Limit < 1 {
 		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
@@ -467,7 +468,7 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 			return noHook(c.Hook, err)
 		}
 	}
-	list, err := store.Deliveries(a.Ctx, c.Hook, c.State, c.Limit)
+	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: c.Hook, State: c.State, Limit: c.Limit})
 	switch {
 	case err != nil:
 		return err
@@ -502,7 +503,7 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 		case wait != "":
 			answer = strings.TrimSpace("due " + wait + " " + answer)
 		}
-		t.Add(d.ID.String(), d.Hook, d.Event, d.State, fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer)
+		t.Add(d.ID.String(), d.Hook, string(d.Event), string(d.State), fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer)
 	}
 	return t.Write(a.Out, a.TableWidth())
 }

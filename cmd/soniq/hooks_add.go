@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
+	"soniq/deadletter"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
@@ -29,22 +29,22 @@ func (hooksAddCmd) Help() string {
 
 // hookFilter says what a hook is told of.
 type hookFilter struct {
-	Name   string   `placeholder:"NAME" help:"Name of the hook. Default its kind."`
-	Event  []string `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
-	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
-	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []string `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
-	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
+	Name   string              `placeholder:"NAME" help:"Name of the hook. Default its kind."`
+	Event  []hooks.EventType   `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
+	Job    []string            `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
+	Queue  []string            `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason []deadletter.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
+	Tag    []string            `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
 }
 
-func (f *hookFilter) spec(kind string) (hooks.Spec, error) {
+func (f *hookFilter) spec(kind hooks.Kind) (hooks.Spec, error) {
 	s := hooks.Spec{Name: f.Name, Kind: kind, Events: f.Event, Jobs: f.Job, Queues: f.Queue, Reasons: f.Reason}
 	if s.Name == "" {
-		s.Name = kind
+		s.Name = string(kind)
 	}
 	for _, e := range f.Event {
-		if !slices.Contains(hooks.Events, e) {
-			return s, app.Usagef("--event must be one of %s, not %q", strings.Join(hooks.Events, ", "), e)
+		if err := e.Check(); err != nil {
+			return s, app.Usagef("--event %w", err)
 		}
 	}
 	for _, tag := range f.Tag {
@@ -119,7 +119,7 @@ func (hooksAddWebhookCmd) Help() string {
 }
 
 func (c *hooksAddWebhookCmd) Run(a *app.App) error {
-	spec, err := c.spec("webhook")
+	spec, err := c.spec(hooks.Webhook)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (hooksAddSlackCmd) Help() string {
 }
 
 func (c *hooksAddSlackCmd) Run(a *app.App) error {
-	spec, err := c.spec("slack")
+	spec, err := c.spec(hooks.Slack)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (hooksAddLogCmd) Help() string {
 }
 
 func (c *hooksAddLogCmd) Run(a *app.App) error {
-	spec, err := c.spec("log")
+	spec, err := c.spec(hooks.Log)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ It is run only by workers (and 'soniq hooks run') that were started with --allow
 }
 
 func (c *hooksAddExecCmd) Run(a *app.App) error {
-	spec, err := c.spec("exec")
+	spec, err := c.spec(hooks.Exec)
 	if err != nil {
 		return err
 	}

@@ -42,7 +42,7 @@ func (c *hooksRetryCmd) Run(a *app.App) error {
 			return noHook(c.Hook, err)
 		}
 	}
-	n, err := store.Retry(a.Ctx, ids, c.Hook)
+	n, err := store.RetryDeliveries(a.Ctx, ids, c.Hook)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"soniq"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
-	"soniq/internal/workerfile"
 )
 
 type hooksRunCmd struct {
@@ -30,12 +29,12 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := c.into(&config); err != nil {
 		return err
 	}
-	file, err := (&handlerFlags{Config: c.Config}).read(a, workerfile.Options{Hooks: true})
+	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
 	if err != nil {
 		return err
 	}
-	if err := file.AddEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
-		return app.Usagef("%w", err)
+	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
+		return err
 	}
 	pool, err := a.Open()
 	if err != nil {

@@ -151,7 +151,7 @@ func TestHooks_mistakes_areNamed(t *testing.T) {
 		{2, "must begin with https://", []string{"add", "webhook", "ftp://example.com"}},
 		{2, "user name or password", []string{"add", "slack", "https://a:b@example.com"}},
 		{2, "--secret must be env:NAME", []string{"add", "webhook", "https://example.com", "--secret", "whsec_x"}},
-		{2, "--event must be one of", []string{"add", "log", "--event", "x"}},
+		{2, "--event must be job.dead_lettered, job.resurrected or job.resolved, not", []string{"add", "log", "--event", "x"}},
 		{2, "neither an address nor a network", []string{"add", "slack", "https://example.com", "--allow", "x"}},
 		{2, "is set by Soniq itself", []string{"add", "webhook", "https://example.com", "--header", "webhook-id: 1"}},
 		{2, "the command is empty", []string{"add", "exec", " "}},

@@ -16,7 +16,6 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
-	"soniq/internal/testkit"
 )
 
 // fullDisk is a standard output that takes nothing, or fails when it is synced.
@@ -148,7 +147,7 @@ func TestHooks_rowNeedsAFlag_isSaidEverywhere(t *testing.T) {
 	eventually.True(t, "the state", func() bool {
 		return strings.Contains(s.ok("hooks", "list").out, "waiting: it needs a dispatcher that was started with "+flags)
 	})
-	if h := decode[hooks.Info](t, s.ok("hooks", "show", "w", "--json").out); !strings.Contains(h.Lacks, flags) || h.Pending != 1 || h.Failures != 0 {
+	if h := decode[hooks.Info](t, s.ok("hooks", "show", "w", "--json").out); !strings.Contains(h.Unavailable, flags) || h.Pending != 1 || h.Failures != 0 {
 		t.Errorf("%+v", h)
 	}
 	change(t, pool, `update soniq_hooks set dropped = 1234`)
@@ -192,7 +191,7 @@ func TestHooks_test_withWhatItNeeds(t *testing.T) {
 	s.env["SONIQ_HOOK_ALLOW"] = "10.0.0.0/8, 127.0.0.0/8"
 	s.ok("hooks", "test", "webhook")
 	receive(t, bodies)
-	path := testkit.ConfigFile(t, "hooks: {mine: {slack: \""+server+"/hunter2\", allow: [127.0.0.1]}}\n")
+	path := writeConfig(t, "hooks: {mine: {slack: \""+server+"/hunter2\", allow: [127.0.0.1]}}\n")
 	p := program(t, filepath.Dir(path), pool.Config().ConnString(), "hooks", "run", "--config", path)
 	p.begin(t)
 	eventually.True(t, "the declaration", func() bool { return strings.Contains(s.ok("hooks", "list").out, "mine") })

@@ -9,9 +9,10 @@ import (
 	"strings"
 	"time"
 
+	"soniq/deadletter"
+	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
-	"soniq/internal/workerfile"
 )
 
 // The engine's defaults, where they must be shown or passed on.
@@ -36,16 +37,16 @@ type checkedConfig struct {
 }
 
 type checkedHook struct {
-	Name    string            `json:"name"`
-	Kind    string            `json:"kind"`
-	Target  string            `json:"target"`
-	Secret  string            `json:"secret,omitempty"`
-	Headers []string          `json:"headers,omitempty"`
-	Events  []string          `json:"events,omitempty"`
-	Jobs    []string          `json:"jobs,omitempty"`
-	Queues  []string          `json:"queues,omitempty"`
-	Reasons []string          `json:"reasons,omitempty"`
-	Tags    map[string]string `json:"tags,omitempty"`
+	Name    string              `json:"name"`
+	Kind    hooks.Kind          `json:"kind"`
+	Target  string              `json:"target"`
+	Secret  string              `json:"secret,omitempty"`
+	Headers []string            `json:"headers,omitempty"`
+	Events  []hooks.EventType   `json:"events,omitempty"`
+	Jobs    []string            `json:"jobs,omitempty"`
+	Queues  []string            `json:"queues,omitempty"`
+	Reasons []deadletter.Reason `json:"reasons,omitempty"`
+	Tags    map[string]string   `json:"tags,omitempty"`
 }
 
 type checkedJob struct {
@@ -77,23 +78,23 @@ func (s *served) check(a *app.App) error {
 		{Title: "RETRY", Min: 12, Drop: 5},
 		{Title: "AT ONCE", Right: true, Drop: 3},
 	}}
-	for i := range s.file.Jobs {
-		job := s.job(&s.file.Jobs[i])
-		t.Add(job.Name, fmt.Sprint(s.file.Jobs[i].Run), cmp.Or(job.Queue, "-"), job.Timeout,
+	for i := range s.file.jobs {
+		job := s.job(&s.file.jobs[i])
+		t.Add(job.Name, fmt.Sprint(s.file.jobs[i].Spec), cmp.Or(job.Queue, "-"), job.Timeout,
 			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
 	}
 	if err := t.Write(a.Out, a.TableWidth()); err != nil {
 		return err
 	}
-	if len(s.file.Hooks) > 0 {
+	if len(s.file.hooks) > 0 {
 		a.Out.Printf("")
-		if err := checkedHooks(a, s.file.Hooks); err != nil {
+		if err := checkedHooks(a, s.file.hooks); err != nil {
 			return err
 		}
 	}
 	what := "the handlers are valid"
-	if s.file.Path != "" {
-		what = s.file.Path + " is valid"
+	if s.file.path != "" {
+		what = s.file.path + " is valid"
 	}
 	queues := s.queues()
 	for i, queue := range queues {
@@ -106,38 +107,38 @@ func (s *served) check(a *app.App) error {
 }
 
 func (s *served) describe() checkedConfig {
-	c := checkedConfig{Config: s.file.Path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
-	for i := range s.file.Jobs {
-		c.Jobs = append(c.Jobs, s.job(&s.file.Jobs[i]))
+	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
+	for i := range s.file.jobs {
+		c.Jobs = append(c.Jobs, s.job(&s.file.jobs[i]))
 	}
-	for i := range s.file.Hooks {
-		c.Hooks = append(c.Hooks, describeHook(&s.file.Hooks[i]))
+	for i := range s.file.hooks {
+		c.Hooks = append(c.Hooks, describeHook(&s.file.hooks[i]))
 	}
 	return c
 }
 
-func (s *served) job(spec *workerfile.Job) checkedJob {
+func (s *served) job(spec *handlerSpec) checkedJob {
 	job := checkedJob{
-		Name: spec.Name, Exec: spec.Run.Exec.Command, Signed: spec.Run.HTTP.Secret != "",
-		Dir: spec.Run.Exec.Dir, PermanentExitCodes: spec.Run.Exec.PermanentCodes, Queue: spec.Queue,
-		Timeout: s.timeout(spec), Retry: retryText(spec.Retry),
+		Name: spec.name, Exec: spec.Exec.Command, Signed: spec.HTTP.Secret != "",
+		Dir: spec.Exec.Dir, PermanentExitCodes: spec.Exec.PermanentCodes, Queue: spec.queue,
+		Timeout: s.timeout(spec), Retry: retryText(spec.retry),
 	}
 	if job.Exec == "" {
-		job.HTTP = spec.Run.HTTP.Target()
+		job.HTTP = spec.HTTP.Target()
 	}
-	for name := range spec.Run.HTTP.Headers {
+	for name := range spec.HTTP.Headers {
 		job.Headers = append(job.Headers, name)
 	}
 	slices.Sort(job.Headers)
-	for _, variable := range spec.Run.Exec.Env {
+	for _, variable := range spec.Exec.Env {
 		name, _, _ := strings.Cut(variable, "=")
 		job.Env = append(job.Env, name)
 	}
-	if spec.MaxAttempts != nil {
-		job.MaxAttempts = *spec.MaxAttempts
+	if spec.maxAttempts != nil {
+		job.MaxAttempts = *spec.maxAttempts
 	}
-	if spec.Concurrency != nil {
-		job.Concurrency = *spec.Concurrency
+	if spec.concurrency != nil {
+		job.Concurrency = *spec.concurrency
 	}
 	return job
 }
@@ -148,9 +149,9 @@ func (s *served) queues() []string {
 		return slices.Clone(s.config.Queues)
 	}
 	queues := []string{"default"}
-	for _, spec := range s.file.Jobs {
-		if spec.Queue != "" && !slices.Contains(queues, spec.Queue) {
-			queues = append(queues, spec.Queue)
+	for _, spec := range s.file.jobs {
+		if spec.queue != "" && !slices.Contains(queues, spec.queue) {
+			queues = append(queues, spec.queue)
 		}
 	}
 	slices.Sort(queues)
@@ -165,11 +166,11 @@ func (s *served) concurrency() int {
 }
 
 // timeout of a handler: its own, the worker's, or the engine's default.
-func (s *served) timeout(spec *workerfile.Job) string {
+func (s *served) timeout(spec *handlerSpec) string {
 	d := s.config.JobTimeout
 	switch {
-	case spec.Timeout != nil:
-		d = *spec.Timeout
+	case spec.timeout != nil:
+		d = *spec.timeout
 	case d == 0:
 		d = defaultTimeout
 	}
@@ -188,7 +189,7 @@ func number(n int) string {
 }
 
 // checkedHooks is a table of what would be told.
-func checkedHooks(a *app.App, specs []workerfile.Hook) error {
+func checkedHooks(a *app.App, specs []hookSpec) error {
 	t := &terminal.Table{Columns: []terminal.Column{
 		{Title: "HOOK", Min: 12},
 		{Title: "KIND"},
@@ -196,14 +197,14 @@ func checkedHooks(a *app.App, specs []workerfile.Hook) error {
 		{Title: "TOLD OF", Min: 16, Drop: 1},
 	}}
 	for i := range specs {
-		t.Add(specs[i].Name, specs[i].Kind, specs[i].Target(), specs[i].FilterText())
+		t.Add(specs[i].Name, string(specs[i].Kind), specs[i].target(), specs[i].filterText())
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
 
-func describeHook(spec *workerfile.Hook) checkedHook {
+func describeHook(spec *hookSpec) checkedHook {
 	return checkedHook{
-		Name: spec.Name, Kind: spec.Kind, Target: spec.Target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
+		Name: spec.Name, Kind: spec.Kind, Target: spec.target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
 		Events: spec.Events, Jobs: spec.Jobs, Queues: spec.Queues, Reasons: spec.Reasons, Tags: spec.Tags,
 	}
 }

@@ -15,11 +15,17 @@ import (
 	"soniq/internal/webhook"
 )
 
-// answerTimeout is how long an answer's body may take once its status is here:
-// the status is the verdict, and who drips has no more time than that.
-const answerTimeout = 2 * time.Second
+const (
+	// sendTimeout bounds a whole request. Standard Webhooks asks for 15 to 30 s.
+	sendTimeout = 20 * time.Second
+	// answerTimeout bounds the reading of the body after the status has come. The
+	// status is the result; a body that drips must not hold up a slot.
+	answerTimeout = 2 * time.Second
+	// maxAnswer is how much of an answer is kept, in bytes.
+	maxAnswer = 2 << 10
+)
 
-// endpoint is where a webhook or Slack message is posted to.
+// endpoint is where webhooks or Slack messages are posted.
 type endpoint struct {
 	url       *url.URL
 	transport *http.Transport
@@ -39,8 +45,8 @@ func newEndpoint(address string, allow []string, known *redact.Set) (*endpoint, 
 	return &endpoint{url: u, transport: newTransport(g, nil), known: known, timeout: sendTimeout}, nil
 }
 
-// post sends one request and notes the answer in d. 2xx is success, nothing
-// else. Errors name the host only: the rest of a URL is often its secret.
+// post sends one request and sets the answer in d. Only 2xx is success. Errors name
+// the host only: the rest of a URL is often a secret.
 func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, body []byte) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.timeout, fmt.Errorf("no answer within %s", e.timeout))
 	defer cancel()
@@ -50,8 +56,7 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 	if err != nil {
 		return err
 	}
-	// Not by an http.Client: it would follow redirects, and put the URL into
-	// each error.
+	// An http.Client would follow redirects and put the URL into its errors.
 	req.URL, req.Host, req.Header = e.url, e.url.Host, header
 	header.Set("Content-Type", "application/json")
 	header.Set("User-Agent", "Soniq/"+soniq.Version)
@@ -76,12 +81,11 @@ func (e *endpoint) post(ctx context.Context, d *Delivery, header http.Header, bo
 	return refused
 }
 
-// answer is the beginning of what the other side said, without what it has from
-// us. What can't be read of it changes nothing: the status came.
+// answer returns the beginning of the body, without the secrets that it echoes. If the
+// body can't be read, that changes nothing: the status has come.
 func (e *endpoint) answer(resp *http.Response) string {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		// Nobody asked for another protocol. The body is the connection itself, and
-		// no context ends a read of that.
+		// The body is the connection itself, and no context ends a read of that.
 		return ""
 	}
 	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
@@ -89,7 +93,8 @@ func (e *endpoint) answer(resp *http.Response) string {
 	default:
 		return "(the answer is compressed)"
 	}
-	// So much more that what begins before the limit is known by its end.
+	// A secret that is cut off at maxAnswer is read to its end, or it would not be
+	// recognised.
 	limit := maxAnswer + e.known.Longest()
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
 	text := e.known.Cut(string(said), false, len(said) == limit)

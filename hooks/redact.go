@@ -12,14 +12,14 @@ import (
 	"soniq/internal/webhook"
 )
 
-// What an endpoint or a command answers is kept, logged and shown. It may be an
-// echo of the request: so what this hook is known to hold of secrets is taken
-// out before, and what looks like one.
+// What an endpoint or a command answers is kept, logged and shown. It may echo the
+// request. So the secrets that the hook holds are taken out first, and then what
+// looks like a secret.
 
-// knownOf are the secrets of a hook that sends requests.
-func knownOf(s secretsOf) *redact.Set {
+// secretsIn are the secrets of a hook that sends requests.
+func secretsIn(s secrets) *redact.Set {
 	values := redact.URLParts(s.url)
-	for secret := range strings.FieldsSeq(s.secrets) {
+	for secret := range strings.FieldsSeq(s.signing) {
 		encoded := strings.TrimPrefix(secret, webhook.SecretPrefix)
 		values = append(values, secret, encoded)
 		if raw, err := base64.StdEncoding.DecodeString(encoded); err == nil {
@@ -36,18 +36,18 @@ func knownOf(s secretsOf) *redact.Set {
 	return set
 }
 
-// secretWords are in the names of variables that hold a secret.
+// secretWords occur in the names of variables that hold a secret.
 var secretWords = []string{
 	"PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "AUTH", "DSN", "COOKIE", "PRIVATE", "SIGNATURE", "SALT", "WEBHOOK",
 }
 
-// minVariable is the shortest value of a variable with such a name that is
-// taken for a secret: 'true' and '8080' are none.
+// minVariable is the shortest value, in bytes, that counts as a secret because of its
+// variable's name. 'true' and '8080' are no secrets.
 const minVariable = 6
 
-// knownIn are the secrets in an environment that a command may print: what
-// hooks were given, what is called a secret, and the passwords of URLs.
-func knownIn(environ, given []string) *redact.Set {
+// secretsInEnv are the secrets in an environment, which a command may print: the
+// variables given to hooks, those whose name says so, and the passwords of URLs.
+func secretsInEnv(environ, given []string) *redact.Set {
 	var values []string
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
@@ -69,13 +69,13 @@ func knownIn(environ, given []string) *redact.Set {
 	return redact.NewSet(values...)
 }
 
-// clean is text without what is known, and without what looks like a secret.
+// clean returns text without the known secrets and without what looks like one.
 func clean(known *redact.Set, text string) string {
 	return deadletter.RedactText(known.Text(text))
 }
 
-// cleanError is err with such a text. Of its type only what [AnswerError] says
-// is kept: what is wrapped has the text as it was.
+// cleanError returns err with a cleaned text. It keeps an [AnswerError] and drops
+// everything else that err wraps, whose text is not cleaned.
 func cleanError(known *redact.Set, err error) error {
 	if err == nil {
 		return nil
@@ -87,4 +87,17 @@ func cleanError(known *redact.Set, err error) error {
 		return &theirs
 	}
 	return errors.New(clean(known, err.Error()))
+}
+
+// cut returns at most limit bytes of s, with an ellipsis if something is missing.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return redact.Head(s, limit-len("…")) + "…"
+}
+
+// storable returns s as text that the database can hold, at most maxAnswer bytes.
+func storable(s string) string {
+	return cut(strings.ReplaceAll(strings.ToValidUTF8(s, "�"), "\x00", "�"), maxAnswer)
 }

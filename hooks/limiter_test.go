@@ -20,13 +20,13 @@ import (
 )
 
 // hang is a delivery that lasts until it is broken off or let go.
-func hang(s *slots, yields bool, let <-chan struct{}, yielded *atomic.Int32) func(*turn) {
-	return func(t *turn) {
-		ctx, end := t.begin(context.Background(), yields)
+func hang(s *limiter, preemptible bool, let <-chan struct{}, yielded *atomic.Int32) func(*sender) {
+	return func(t *sender) {
+		ctx, end := t.begin(context.Background(), preemptible)
 		defer end()
 		select {
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), errYield) {
+			if errors.Is(context.Cause(ctx), errPreempted) {
 				yielded.Add(1)
 			}
 		case <-let:
@@ -36,7 +36,7 @@ func hang(s *slots, yields bool, let <-chan struct{}, yielded *atomic.Int32) fun
 
 func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 	t.Parallel()
-	s := newSlots(8, func() {})
+	s := newLimiter(8, func() {})
 	s.patience = 10 * time.Millisecond
 	let := make(chan struct{})
 	var yielded atomic.Int32
@@ -49,7 +49,7 @@ func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 	var most atomic.Int32
 	quick := func() {
 		ran := make(chan struct{})
-		s.submit(uuid.New(), false, func(t *turn) {
+		s.submit(uuid.New(), false, func(t *sender) {
 			_, end := t.begin(context.Background(), true)
 			end()
 			close(ran)
@@ -77,22 +77,22 @@ func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 	}
 	close(let)
 	s.close()
-	if s.used != 0 || s.slowUsed != 0 || s.leaving != 0 || len(s.turns) != 0 || len(s.sending) != 0 {
-		t.Errorf("left: %d seats, %d slow, %d turns, %d deliveries", s.used, s.slowUsed, len(s.turns), len(s.sending))
+	if s.used != 0 || s.slowUsed != 0 || s.preempted != 0 || len(s.senders) != 0 || len(s.sending) != 0 {
+		t.Errorf("left: %d seats, %d slow, %d turns, %d deliveries", s.used, s.slowUsed, len(s.senders), len(s.sending))
 	}
 }
 
 // What a person's own code or command does is never broken off.
 func TestSlots_commandOverItsTime_isNotBrokenOff(t *testing.T) {
 	t.Parallel()
-	s := newSlots(2, func() {})
+	s := newLimiter(2, func() {})
 	s.patience = time.Millisecond
 	let := make(chan struct{})
 	var yielded atomic.Int32
 	s.submit(uuid.New(), false, hang(s, false, let, &yielded))
 	s.submit(uuid.New(), false, hang(s, false, let, &yielded))
 	ran := make(chan struct{})
-	s.submit(uuid.New(), false, func(*turn) { close(ran) })
+	s.submit(uuid.New(), false, func(*sender) { close(ran) })
 	eventually.True(t, "one to count as slow", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -116,7 +116,7 @@ func TestSlots_commandOverItsTime_isNotBrokenOff(t *testing.T) {
 func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
 	t.Parallel()
 	for size := 1; size <= 5; size++ {
-		s := newSlots(size, func() {})
+		s := newLimiter(size, func() {})
 		s.patience = 200 * time.Microsecond
 		var running, most, ran atomic.Int32
 		var group sync.WaitGroup
@@ -125,12 +125,12 @@ func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
 				id := uuid.New()
 				for round := range 5 {
 					done := make(chan struct{})
-					s.submit(id, i%5 == 0, func(t *turn) {
+					s.submit(id, i%5 == 0, func(t *sender) {
 						defer close(done)
-						n := t.widen(3)
-						t.narrow(max(1, n-round%2))
+						n := t.grow(3)
+						t.shrink(max(1, n-round%2))
 						var each sync.WaitGroup
-						for range t.seats {
+						for range t.slots {
 							each.Go(func() {
 								ctx, end := t.begin(context.Background(), i%2 == 0)
 								defer end()
@@ -156,7 +156,7 @@ func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
 		}
 		group.Wait()
 		s.close()
-		if most.Load() > int32(size) || ran.Load() != 200 || s.used != 0 || s.slowUsed != 0 || s.leaving != 0 {
+		if most.Load() > int32(size) || ran.Load() != 200 || s.used != 0 || s.slowUsed != 0 || s.preempted != 0 {
 			t.Errorf("size %d: %d at once, %d turns, %d and %d seats left", size, most.Load(), ran.Load(), s.used, s.slowUsed)
 		}
 	}
@@ -206,7 +206,7 @@ func TestDispatcher_300HooksHang_othersGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := dispatcherOf(t, pool, Config{MaxInFlight: inFlight, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	d.slots.patience = 100 * time.Millisecond
+	d.limiter.patience = 100 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.RunAlone(ctx, pool.Config().ConnConfig) }()

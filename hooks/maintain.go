@@ -10,30 +10,36 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 const (
 	// pruneEvery is how often old rows are deleted.
 	pruneEvery = time.Hour
-	// boundEvery is how often the fleet looks whether too much waits, while
-	// anything does.
+	// boundEvery is how often all dispatchers together look whether too many
+	// deliveries wait.
 	boundEvery = time.Minute
-	// tidyBatch bounds each statement: 5,000 rows take some 50 ms.
-	tidyBatch = 5000
-	// defaultPending is Config.MaxPending's default: 60 MB of rows.
+	// boundTask is the name of that task in soniq_chores.
+	boundTask = "hooks.bound"
+	// maintainBatch bounds each statement. 5,000 rows take some 50 ms.
+	maintainBatch = 5000
+	// defaultPending is the default of Config.MaxPending: 60 MB of rows.
 	defaultPending = 100_000
-	// allPending is how many times that is the bound over all hooks.
+	// allPending times Config.MaxPending is the limit over all hooks.
 	allPending = 10
-	// tidyLock is the advisory lock of who deletes, one at a time: 'soniq:hk'.
-	tidyLock int64 = 0x736f6e69713a686b
+	// maintainLock is the advisory lock of the dispatcher that deletes: 'soniq:hk'.
+	// Dispatchers of 0.1.0 take it too.
+	maintainLock int64 = 0x736f6e69713a686b
 )
 
-// keepTidy deletes what is too old each hour and, while something waits or
-// happens, what is too much each minute, until ctx ends. news tells of that.
-func (d *Dispatcher) keepTidy(ctx context.Context, news <-chan struct{}) {
+// maintain deletes old rows once an hour. Once a minute, while deliveries wait or are
+// announced, which activity says, it drops those beyond the limits. It returns when ctx
+// ends.
+func (d *Dispatcher) maintain(ctx context.Context, activity <-chan struct{}) {
 	prune := time.NewTimer(0)
 	defer prune.Stop()
-	bound := time.Time{}
+	bounded := time.Time{}
 	failing := false
 	for {
 		var err error
@@ -41,45 +47,41 @@ func (d *Dispatcher) keepTidy(ctx context.Context, news <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-prune.C:
-			err = d.tidy(ctx)
+			err = d.prune(ctx)
 			prune.Reset(pruneEvery)
-		case <-news:
-			if time.Since(bound) < boundEvery {
+		case <-activity:
+			if time.Since(bounded) < boundEvery {
 				continue
 			}
-			err = d.bound(ctx, bound.IsZero())
-			bound = time.Now()
+			err = d.bound(ctx, bounded.IsZero())
+			bounded = time.Now()
 		}
 		if err != nil && !failing && ctx.Err() == nil {
-			d.log.Warn("can't delete old hook deliveries; trying again later", "error", err)
+			d.log.Warn("deleting old hook deliveries failed; retrying later", "error", err)
 		}
 		failing = err != nil
 	}
 }
 
-// tidy removes what is too old.
-func (d *Dispatcher) tidy(ctx context.Context) error {
+// prune deletes what is too old: hooks that no configuration has, and rows.
+func (d *Dispatcher) prune(ctx context.Context) error {
 	d.mu.Lock()
 	declared := slices.Collect(maps.Keys(d.declared))
 	d.mu.Unlock()
-	removed, err := d.outbox.declared(ctx, declared)
+	removed, err := d.outbox.renewDeclared(ctx, declared)
 	for _, name := range removed {
 		d.log.Warn("a hook was removed: no configuration has had it for a week", "hook", name)
 	}
 	return errors.Join(err, d.outbox.prune(ctx))
 }
 
-// What is kept how long: a delivered row a week; one that failed a month from
-// then on; one that is due and that nobody has sent a month, then it fails; one
-// whose hook was removed not at all. A group of digests is forgotten once it
-// would begin anew: an hour, which is the longest that it holds back, and a
-// quarter of one after its last message. Each is run until it finds no more;
-// $1 is the lock, $2 the batch.
+// How long rows are kept: delivered ones a week, failed ones a month after the last
+// attempt. A row that nobody has sent for a month fails. Rows of a removed hook are
+// deleted at once. A group of digests is forgotten when it would begin anew: an hour,
+// its longest delay, and a quarter of an hour after its last message. Each statement
+// runs until it finds no more. Parameters: $1 the lock, $2 the batch.
 var outboxPruneSQL = []string{
-	`
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+	pg.Leader + `
 update public.soniq_hook_deliveries
 set state = 'failed',
   lease = null,
@@ -88,22 +90,19 @@ set state = 'failed',
 where id in (
   select d.id
   from public.soniq_hook_deliveries d
-  where (select elected from leader)
+  where ` + pg.IsLeader + `
     and d.state = 'pending'
     and d.next_attempt_at < now() - interval '30 days'
     and exists (select from public.soniq_hooks h where h.id = d.hook_id)
   limit $2
   for update skip locked
 )`,
-	`
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+	pg.Leader + `
 delete from public.soniq_hook_deliveries
 where id in (
   select d.id
   from public.soniq_hook_deliveries d
-  where (select elected from leader)
+  where ` + pg.IsLeader + `
     and d.created_at < now() - interval '7 days'
     and (
       d.state = 'delivered'
@@ -113,44 +112,38 @@ where id in (
   limit $2
   for update skip locked
 )`,
-	`
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+	pg.Leader + `
 delete from public.soniq_hook_deliveries
 where id in (
   select d.id
   from public.soniq_hook_deliveries d
-  where (select elected from leader)
+  where ` + pg.IsLeader + `
     and not exists (select from public.soniq_hooks h where h.id = d.hook_id)
   limit $2
   for update skip locked
 )`,
-	`
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+	pg.Leader + `
 delete from public.soniq_hook_groups
 where (hook_id, group_key) in (
   select g.hook_id, g.group_key
   from public.soniq_hook_groups g
-  where (select elected from leader)
+  where ` + pg.IsLeader + `
     and g.sent_at < now() - interval '75 minutes'
   limit $2
   for update skip locked
 )`,
 }
 
-// prune deletes all that is too old, in batches. Where another dispatcher is at
-// it, it leaves that to the other.
+// prune deletes all that is too old, in batches. While another dispatcher does, it
+// does nothing.
 func (o outbox) prune(ctx context.Context) error {
 	for _, sql := range outboxPruneSQL {
 		for {
-			tag, err := o.pool.Exec(ctx, sql, o.pool.Schema().LockKey(tidyLock), tidyBatch)
+			tag, err := o.pool.Exec(ctx, sql, o.maintainLock(), maintainBatch)
 			if err != nil {
 				return fmt.Errorf("prune deliveries: %w", err)
 			}
-			if tag.RowsAffected() < tidyBatch {
+			if tag.RowsAffected() < maintainBatch {
 				break
 			}
 		}
@@ -158,26 +151,7 @@ func (o outbox) prune(ctx context.Context) error {
 	return nil
 }
 
-// The turn of one dispatcher of the fleet; soniq_leader_tasks has those of workers
-// too.
-const outboxTurnSQL = `
-insert into public.soniq_leader_tasks as c (name, begun_at)
-values ('hooks.bound', clock_timestamp())
-on conflict (name) do update
-set begun_at = excluded.begun_at
-where c.begun_at < clock_timestamp() - $1::float8 * interval '1 second'
-  or $2
-returning true`
-
-// turn reports whether it is this dispatcher's to look; anyway says that it
-// looks whoever has.
-func (o outbox) turn(ctx context.Context, every time.Duration, anyway bool) (ours bool, err error) {
-	err = o.pool.QueryRow(ctx, outboxTurnSQL, every.Seconds(), anyway).Scan(&ours)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
-	}
-	return ours, err
-}
+func (o outbox) maintainLock() int64 { return o.pool.Schema().LockKey(maintainLock) }
 
 const outboxPendingSQL = `
 select h.id, h.name, b.n
@@ -194,13 +168,14 @@ cross join lateral (
 ) b
 where b.n > 0`
 
+// backlog is how many deliveries wait for a hook.
 type backlog struct {
 	hook uuid.UUID
 	name string
 	n    int
 }
 
-// pending counts what waits, up to limit for each hook.
+// pending counts the deliveries that wait, up to limit for each hook.
 func (o outbox) pending(ctx context.Context, limit int) ([]backlog, error) {
 	rows, _ := o.pool.Query(ctx, outboxPendingSQL, limit)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (b backlog, err error) {
@@ -209,12 +184,10 @@ func (o outbox) pending(ctx context.Context, limit int) ([]backlog, error) {
 	})
 }
 
-// What was due first goes first: of a hook that nobody can send to that is the
-// oldest. What is being sent stays.
-const outboxDropSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-), extra as materialized (
+// What was due first is dropped first. Of a hook that nobody can send to, that is the
+// oldest. What is being sent stays. Parameters: $1 the lock, $2 the hook, $3 how many
+// to keep, $4 the batch.
+const outboxDropSQL = pg.Leader + `, extra as materialized (
   select count(*) - $3::bigint as n
   from (
     select
@@ -228,7 +201,7 @@ with leader as materialized (
   where id in (
     select d.id
     from public.soniq_hook_deliveries d
-    where (select elected from leader)
+    where ` + pg.IsLeader + `
       and d.hook_id = $2
       and d.state = 'pending'
       and (d.lease is null or d.next_attempt_at < clock_timestamp())
@@ -244,28 +217,28 @@ where id = $2
   and exists (select from dropped)
 returning (select count(*) from dropped)`
 
-// drop deletes what waits for a hook beyond keep, the oldest first, and returns
-// how many that were.
+// drop deletes the oldest deliveries of a hook beyond keep, and returns how many.
 func (o outbox) drop(ctx context.Context, hook uuid.UUID, keep int) (total int64, err error) {
 	for {
 		var n int64
-		err := o.pool.QueryRow(ctx, outboxDropSQL, o.pool.Schema().LockKey(tidyLock), hook, keep, tidyBatch).Scan(&n)
+		err := o.pool.QueryRow(ctx, outboxDropSQL, o.maintainLock(), hook, keep, maintainBatch).Scan(&n)
 		if errors.Is(err, pgx.ErrNoRows) {
 			err = nil
 		}
 		if err != nil {
 			return total, fmt.Errorf("drop deliveries: %w", err)
 		}
-		if total += n; n < tidyBatch {
+		if total += n; n < maintainBatch {
 			return total, nil
 		}
 	}
 }
 
-// bound drops what waits beyond the bounds of one hook and of all.
+// bound drops the deliveries that are beyond the limits of one hook and of all. One
+// dispatcher of all does so in each boundEvery; with first, this one does so anyway.
 func (d *Dispatcher) bound(ctx context.Context, first bool) error {
-	ours, err := d.outbox.turn(ctx, boundEvery-time.Second, first)
-	if err != nil || !ours {
+	ours, err := pg.TakeTurn(ctx, d.outbox.pool, boundTask, boundEvery)
+	if err != nil || !ours && !first {
 		return err
 	}
 	waiting, err := d.outbox.pending(ctx, d.maxPending+1)
@@ -290,8 +263,9 @@ func (d *Dispatcher) bound(ctx context.Context, first bool) error {
 	return nil
 }
 
-// share is how many each hook may keep: each at most, and so few that there
-// are all at most; those that have less leave the rest to the others.
+// share returns how many deliveries each hook may keep: at most each, and so few that
+// all hooks together keep at most all. Hooks that have fewer leave the rest to the
+// others.
 func share(waiting []backlog, each, all int) int {
 	counts := make([]int, len(waiting))
 	for i, b := range waiting {

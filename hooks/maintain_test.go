@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -26,7 +25,7 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'log') returning id`)
-	const many = 2*tidyBatch + 1
+	const many = 2*maintainBatch + 1
 	for _, c := range []struct {
 		hook  uuid.UUID
 		state string
@@ -169,17 +168,24 @@ func TestShare_boundOverAll_takesFromTheLargest(t *testing.T) {
 	}
 }
 
-// The fleet looks once a minute, whoever does.
-func TestOutbox_turn_isOnesOfTheFleet(t *testing.T) {
+// All dispatchers together look once a minute. One that has just started looks anyway.
+func TestDispatcher_bound_isOnesOfTheFleet(t *testing.T) {
 	t.Parallel()
-	o := outboxOf(t, testdb.New(t))
+	pool := testdb.New(t)
+	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'go') returning id`)
 	for i, c := range []struct {
-		every  time.Duration
-		anyway bool
-		want   bool
-	}{{time.Minute, false, true}, {time.Minute, false, false}, {time.Minute, true, true}, {0, false, true}} {
-		if got, err := o.turn(t.Context(), c.every, c.anyway); err != nil || got != c.want {
-			t.Errorf("%d: %v, %v", i, got, err)
+		first bool
+		want  int
+	}{{false, 1}, {false, 4}, {true, 1}} {
+		if _, err := pool.Exec(t.Context(), makeManySQL, hook, "pending", 1, 3); err != nil {
+			t.Fatal(err)
+		}
+		d := dispatcherOf(t, pool, Config{MaxPending: 1})
+		if err := d.bound(t.Context(), c.first); err != nil {
+			t.Fatal(err)
+		}
+		if n := scalar[int](t, pool, `select count(*) from soniq_hook_deliveries`); n != c.want {
+			t.Errorf("%d: %d are left, want %d", i, n, c.want)
 		}
 	}
 }

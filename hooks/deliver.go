@@ -1,0 +1,165 @@
+package hooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// hookTimeout bounds a delivery, whatever the hook does.
+	hookTimeout = 30 * time.Second
+	// abandonAfter is how long a hook may take to return after its context has ended.
+	abandonAfter = 4 * time.Second
+	// markTimeout bounds the statements that write down a result.
+	markTimeout = 10 * time.Second
+	// breakerAfter is the number of failures in a row after which a hook gets a pause.
+	// outboxFailureSQL has it too.
+	breakerAfter = 5
+)
+
+// schedule has the wait after each failed attempt, from Standard Webhooks. After one
+// more attempt the delivery has failed.
+var schedule = []time.Duration{
+	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour,
+	10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 24 * time.Hour,
+}
+
+// backoff is the wait after an attempt, varied by up to a fifth.
+func backoff(attempt int) time.Duration {
+	wait := schedule[min(max(attempt, 1), len(schedule))-1]
+	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+// result is what a delivery says about its hook. The zero value says nothing: the
+// delivery was not made.
+type result struct {
+	sent, failed bool
+	// pause is how long the receiver asks not to be called. throttled: that is all it
+	// asks. gone: it takes no more deliveries.
+	pause           time.Duration
+	throttled, gone bool
+}
+
+// send delivers, and marks the rows with the result.
+func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
+	failure := deliver(ctx, hook, delivery)
+	if failure != nil && ctx.Err() != nil {
+		// We have ended it: at shutdown, or for another hook.
+		return result{}, d.release(ctx, lease, ids)
+	}
+	// What was sent is marked, even if ctx ends now.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	if failure == nil {
+		n, err := d.outbox.delivered(ctx, h.ID, lease, ids, delivery)
+		if err == nil && n < int64(len(ids)) {
+			d.log.Warn("a hook delivery took longer than its lease; it may arrive twice, with the same id", "hook", h.Name, "delivery", delivery.ID)
+		}
+		return result{sent: err == nil}, err
+	}
+	r := result{failed: true}
+	final := delivery.Attempt > len(schedule)
+	var refused *AnswerError
+	if errors.As(failure, &refused) {
+		delivery.Status = cmp.Or(delivery.Status, refused.Status)
+		r.pause, r.gone = refused.RetryAfter, refused.Gone
+		r.throttled = refused.Status == http.StatusTooManyRequests && r.pause > 0
+		final = final || refused.Useless
+	}
+	wait := max(r.pause, backoff(delivery.Attempt))
+	if r.throttled {
+		// It said when, and the attempt is not charged.
+		wait, final = r.pause, false
+	}
+	if err := d.outbox.failed(ctx, lease, ids, delivery, failure.Error(), final, wait, r.throttled); err != nil {
+		return result{}, err
+	}
+	level := slog.LevelWarn
+	if final {
+		level = slog.LevelError
+	}
+	d.log.Log(ctx, level, "a hook delivery failed", "hook", h.Name, "delivery", delivery.ID, "attempt", delivery.Attempt,
+		"error", failure, "retry_in", wait.Round(time.Millisecond).String(), "final", final)
+	return r, nil
+}
+
+// recordFailure records what deliveries that were made at once say about their hook.
+// However many failed, that is one failure. A receiver that asks for a pause has not
+// failed.
+func (d *Dispatcher) recordFailure(ctx context.Context, h dueHook, results ...result) error {
+	var pause time.Duration
+	bad, gone, counts := false, false, false
+	for _, r := range results {
+		pause = max(pause, r.pause)
+		bad = bad || r.failed
+		gone = gone || r.gone
+		counts = counts || r.failed && !r.throttled
+	}
+	if !bad {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	enabled, failures, reason, err := d.outbox.recordFailure(ctx, h.ID, pause, gone, counts)
+	switch {
+	case err != nil:
+		return err
+	case !enabled:
+		d.log.Error("the hook is disabled; 'soniq hooks enable' sends its deliveries", "hook", h.Name, "reason", reason)
+	case failures == breakerAfter && counts:
+		d.log.Warn("the hook has failed five times in a row; nothing is sent to it for a while", "hook", h.Name)
+	}
+	return nil
+}
+
+// deliver calls the hook. Its error and answer come back without the secrets that the
+// hook is known to hold.
+func deliver(ctx context.Context, hook opened, d *Delivery) error {
+	err := deliverRaw(ctx, hook.Hook, d)
+	d.Answer = clean(hook.known, d.Answer)
+	return cleanError(hook.known, err)
+}
+
+// deliverRaw calls the hook in a goroutine of its own. A hook that panics has failed.
+// One that ignores the end of its context is abandoned.
+func deliverRaw(ctx context.Context, hook Hook, d *Delivery) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, hookTimeout, fmt.Errorf("the hook took longer than %s", hookTimeout))
+	defer cancel()
+	theirs := *d // an abandoned hook writes to its own copy
+	done := make(chan error, 1)
+	go func() {
+		returned := false
+		defer func() {
+			if r := recover(); r != nil {
+				done <- fmt.Errorf("the hook panicked: %v", r)
+			} else if !returned {
+				done <- errors.New("the hook ended its goroutine")
+			}
+		}()
+		err := hook.Deliver(ctx, &theirs)
+		returned = true
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		d.Status, d.Answer = theirs.Status, theirs.Answer
+		return err
+	case <-ctx.Done():
+		// It may be about to return.
+		select {
+		case err := <-done:
+			d.Status, d.Answer = theirs.Status, theirs.Answer
+			return err
+		case <-time.After(abandonAfter):
+			return context.Cause(ctx)
+		}
+	}
+}
