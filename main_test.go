@@ -4,6 +4,8 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +18,42 @@ import (
 	"soniq/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+// migrateAs makes the test binary a program that migrates the database of beURL: tests kill it.
+const (
+	migrateAs = "SONIQ_TEST_MIGRATE"
+	beURL     = "SONIQ_TEST_MIGRATE_URL"
+)
+
+func TestMain(m *testing.M) {
+	if as := os.Getenv(migrateAs); as != "" {
+		if err := migrate(as, os.Getenv(beURL)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	testdb.Main(m)
+}
+
+// migrate does one thing: 'up', 'prebuild', or 'down VERSION'.
+func migrate(as, url string) error {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	what, version, _ := strings.Cut(as, " ")
+	switch what {
+	case "up":
+		_, err = soniq.Setup(ctx, pool, soniq.Config{})
+	case "down":
+		_, err = soniq.MigrateDown(ctx, pool, soniq.Config{}, version)
+	case "prebuild":
+		_, err = soniq.Prebuild(ctx, pool, soniq.Config{})
+	}
+	return err
+}
 
 // patience bounds every wait of the tests. Nothing waits for it to pass.
 const patience = 30 * time.Second

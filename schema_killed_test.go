@@ -1,0 +1,347 @@
+package soniq_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	osexec "os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq"
+	"soniq/internal/testdb"
+)
+
+// victim is a process of its own that migrates, and is killed.
+type victim struct {
+	cmd    *osexec.Cmd
+	stderr strings.Builder
+}
+
+// newVictim starts one. Its sessions have the application name 'victim'.
+func newVictim(t *testing.T, pool *pgxpool.Pool, as string) *victim {
+	t.Helper()
+	u, err := url.Parse(pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("application_name", "victim")
+	u.RawQuery = q.Encode()
+	v := &victim{cmd: osexec.CommandContext(t.Context(), os.Args[0])}
+	v.cmd.Env = append(os.Environ(), migrateAs+"="+as, beURL+"="+u.String())
+	v.cmd.Stderr = &v.stderr
+	if err := v.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// kill ends it as kill -9 does.
+func (v *victim) kill(t *testing.T) {
+	t.Helper()
+	if err := v.cmd.Process.Kill(); err != nil {
+		t.Errorf("kill: %v: %s", err, v.stderr.String())
+	}
+	_ = v.cmd.Wait()
+}
+
+const victimGoneSQL = `select not exists (select from pg_stat_activity where datname = current_database() and application_name = 'victim')`
+
+// holdRecord keeps a migration from being recorded, which is the last thing that its transaction does, until
+// release is called.
+func holdRecord(t *testing.T, pool *pgxpool.Pool, sql, version string) (release func()) {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, sql, version)
+	return func() {
+		t.Helper()
+		if err := tx.Rollback(context.WithoutCancel(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const (
+	holdInsertSQL = `insert into soniq_migrations (version, name) values ($1, 'held')`
+	holdDeleteSQL = `select from soniq_migrations where version = $1 for update`
+)
+
+const waitsToRecordSQL = `
+select exists (
+  select from pg_stat_activity
+  where datname = current_database()
+    and application_name = $1
+    and wait_event_type = 'Lock'
+    and query like $2
+)`
+
+// Killed in the middle of any migration, up or down, a process leaves nothing half done; the next run goes on.
+func TestMigrate_killed_leavesNothingHalfDone(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testing.T) *pgxpool.Pool{
+		"an empty database": emptyPool, "a database of 0.1.0": oldPool,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := prepare(t)
+			exec(t, pool, `
+				create table if not exists soniq_migrations (
+				  id serial primary key, version varchar(255) not null unique, name text not null,
+				  applied_at timestamp default now(), checksum text
+				);
+				create index if not exists idx_soniq_migrations_version on soniq_migrations (version)`)
+			killed := 0
+			for _, m := range soniq.Migrations() {
+				if queryValue[bool](t, pool, `select exists (select from soniq_migrations where version = $1)`, m.Version) {
+					continue
+				}
+				killed++
+				killWhile(t, pool, "up", holdInsertSQL, "%insert into public.soniq_migrations%", m.Version)
+				result, err := soniq.MigrateUp(t.Context(), pool, soniq.Config{}, m.Version)
+				if err != nil || !slices.Equal(result.Applied, []string{m.String()}) {
+					t.Fatalf("%s afterwards: %+v, %v", m, result, err)
+				}
+			}
+			expectCatalog(t, "in the end", pool, catalog(t, testdb.New(t)))
+			all := soniq.Migrations()
+			for i := len(all) - 1; all[i].Version > "0160"; i-- {
+				killed++
+				killWhile(t, pool, "down "+all[i-1].Version, holdDeleteSQL, "%delete from public.soniq_migrations%", all[i].Version)
+				undone, err := soniq.MigrateDown(t.Context(), pool, soniq.Config{}, all[i-1].Version)
+				if err != nil || !slices.Equal(undone, []string{all[i].String()}) {
+					t.Fatalf("down from %s afterwards: %q, %v", all[i], undone, err)
+				}
+			}
+			t.Logf("%d processes were killed", killed)
+		})
+	}
+}
+
+// killWhile kills a process that migrates while it waits to write the record of a migration.
+func killWhile(t *testing.T, pool *pgxpool.Pool, as, hold, query, version string) {
+	t.Helper()
+	before, rows := catalog(t, pool), migrationRows(t, pool)
+	release := holdRecord(t, pool, hold, version)
+	v := newVictim(t, pool, as)
+	await(t, pool, as+" of "+version, waitsToRecordSQL, "victim", query)
+	v.kill(t)
+	release()
+	await(t, pool, "the end of the killed one's session", victimGoneSQL)
+	expectCatalog(t, as+" of "+version+" was killed", pool, before)
+	if got := migrationRows(t, pool); !slices.Equal(got, rows) {
+		t.Errorf("%s of %s was killed: recorded are %q", as, version, got)
+	}
+}
+
+// A migration of a database of 0.1.0 takes no lock on soniq_jobs that keeps anybody from working, and one
+// whose work is done already takes no exclusive one.
+func TestMigrate_locksOnJobs_letEverybodyWork(t *testing.T) {
+	t.Parallel()
+	again := testdb.New(t)
+	exec(t, again, `delete from soniq_migrations where version >= '0150'`)
+	for name, c := range map[string]struct {
+		pool    *pgxpool.Pool
+		allowed []string
+	}{
+		"a database of 0.1.0": {oldPool(t), []string{"AccessShareLock"}},
+		// The triggers are made anew.
+		"where all is so already": {again, []string{"AccessShareLock", "ShareRowExclusiveLock"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := c.pool.Config()
+			config.ConnConfig.RuntimeParams["application_name"] = "migrating"
+			migrating, err := pgxpool.NewWithConfig(t.Context(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(migrating.Close)
+			seen := 0
+			for _, m := range soniq.Migrations() {
+				if queryValue[bool](t, c.pool, `select exists (select from soniq_migrations where version = $1)`, m.Version) {
+					continue
+				}
+				seen++
+				release := holdRecord(t, c.pool, holdInsertSQL, m.Version)
+				done := make(chan error, 1)
+				go func() {
+					_, err := soniq.MigrateUp(t.Context(), migrating, soniq.Config{}, m.Version)
+					done <- err
+				}()
+				await(t, c.pool, "the end of "+m.String(), waitsToRecordSQL, "migrating", "%insert into public.soniq_migrations%")
+				modes := queryColumn[string](t, c.pool, `
+					select distinct l.mode from pg_locks l join pg_stat_activity a on a.pid = l.pid
+					where a.application_name = 'migrating' and a.datname = current_database()
+					  and l.relation = 'soniq_jobs'::regclass and l.granted`)
+				for _, mode := range modes {
+					if !slices.Contains(c.allowed, mode) {
+						t.Errorf("%s holds %s on soniq_jobs", m, mode)
+					}
+				}
+				release()
+				if err := <-done; err != nil {
+					t.Fatalf("%s: %v", m, err)
+				}
+			}
+			if seen < 8 {
+				t.Errorf("only %d migrations were looked at", seen)
+			}
+		})
+	}
+}
+
+// auditRowSQL is a row of the table whose index is built beforehand.
+const auditRowSQL = `insert into soniq_dead_letter_audit (dead_letter_id, action, detail) values (gen_random_uuid(), 'replay', '{"args": 1}')`
+
+// rawIndex is the index of a migration that is pending in a database of 0.1.0, on a table that 0.1.0 has.
+const rawIndex = "idx_soniq_dead_letter_audit_raw"
+
+const indexValidSQL = `select coalesce((select indisvalid from pg_index where indexrelid = to_regclass('` + rawIndex + `')), false)`
+
+// Indexes are built while programs go on, and their migration finds them.
+func TestPrebuild_databaseOf010_buildsWhatItCan(t *testing.T) {
+	t.Parallel()
+	pool := oldPool(t)
+	exec(t, pool, auditRowSQL)
+	var lines progress
+	result, err := soniq.Prebuild(t.Context(), pool, soniq.Config{OnProgress: lines.add})
+	if err != nil || !slices.Equal(result.Built, []string{rawIndex}) || len(result.Waiting) != 0 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if lines.find("building index "+rawIndex+" on soniq_dead_letter_audit") == "" || lines.find("built index "+rawIndex+" in ") == "" {
+		t.Errorf("it told %q", lines.lines)
+	}
+	oid := queryValue[uint32](t, pool, `select '`+rawIndex+`'::regclass::oid`)
+	if again, err := soniq.Prebuild(t.Context(), pool, soniq.Config{}); err != nil || len(again.Built) != 0 {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	setup(t, pool)
+	if got := queryValue[uint32](t, pool, `select '`+rawIndex+`'::regclass::oid`); got != oid {
+		t.Error("the migration has built it again")
+	}
+	expectCatalog(t, "in the end", pool, catalog(t, testdb.New(t)))
+	// The session is the pool's again.
+	if path := queryValue[string](t, pool, `show search_path`); path != `"$user", public` {
+		t.Errorf("the session's search_path is %s", path)
+	}
+}
+
+// What needs a column of a pending migration waits for it, and the result says so.
+func TestPrebuild_columnsOfAPendingMigration_haveToCome(t *testing.T) {
+	t.Parallel()
+	pool := pythonPool(t)
+	exec(t, pool, pythonFillSQL)
+	owner := newRole(t, pool, `grant create on schema public to %s`)
+	exec(t, pool, `alter table soniq_jobs owner to `+owner.name+`; alter table soniq_workers owner to `+owner.name+
+		`; alter table soniq_dead_letter_jobs owner to `+owner.name+`; alter table soniq_task_registry owner to `+owner.name+`; alter table soniq_migrations owner to `+owner.name)
+	// Timeouts that are meant for quick statements don't end it.
+	exec(t, pool, `alter role `+owner.name+` set lock_timeout = 1; alter role `+owner.name+` set statement_timeout = '20s'`)
+	result, err := soniq.Prebuild(t.Context(), owner.pool(t, pool), soniq.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"idx_soniq_jobs_claim", "idx_soniq_jobs_processing", "idx_soniq_dead_letter_jobs_job_name_moved"} {
+		if !slices.Contains(result.Built, name) {
+			t.Errorf("%s was not built", name)
+		}
+	}
+	for index, why := range map[string]string{
+		"idx_soniq_dead_letter_jobs_cursor":      "its column moved_xid comes with 0150_soniq_go",
+		"idx_soniq_dead_letter_jobs_dead":        "its column state comes with 0150_soniq_go",
+		"idx_soniq_dead_letter_jobs_group_moved": "its column fingerprint comes with 0150_soniq_go",
+	} {
+		if !slices.ContainsFunc(result.Waiting, func(w soniq.WaitingIndex) bool { return w.Index == index && w.Why == why }) {
+			t.Errorf("%s: %s is not among %+v", index, why, result.Waiting)
+		}
+	}
+	setup(t, owner.pool(t, pool))
+	if owners := queryColumn[string](t, pool, `select distinct relowner::regrole::text from pg_class where relnamespace = 'public'::regnamespace`); !slices.Equal(owners, []string{owner.name}) {
+		t.Errorf("it belongs to %q", owners)
+	}
+	if left, err := soniq.Prebuild(t.Context(), pool, soniq.Config{}); err == nil || !strings.Contains(err.Error(), "belongs to role") {
+		t.Errorf("another role's prebuild: %+v, %v", left, err)
+	}
+	if empty, err := soniq.Prebuild(t.Context(), emptyPool(t), soniq.Config{}); err != nil || len(empty.Built)+len(empty.Waiting) != 0 {
+		t.Errorf("on an empty database: %+v, %v", empty, err)
+	}
+}
+
+// A killed prebuild leaves an index that can't be used, if any; the next one builds it anew, and so does the
+// migration.
+func TestPrebuild_killed_isBuiltAnew(t *testing.T) {
+	t.Parallel()
+	for name, finish := range map[string]func(*testing.T, *pgxpool.Pool){
+		"by another prebuild": func(t *testing.T, pool *pgxpool.Pool) {
+			t.Helper()
+			var lines progress
+			result, err := soniq.Prebuild(t.Context(), pool, soniq.Config{OnProgress: lines.add})
+			if err != nil || !slices.Equal(result.Built, []string{rawIndex}) || lines.find("dropping index "+rawIndex) == "" {
+				t.Errorf("%+v, %v, %q", result, err, lines.lines)
+			}
+		},
+		"by the migration": func(t *testing.T, pool *pgxpool.Pool) { t.Helper(); setup(t, pool) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := oldPool(t)
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec(t, tx, auditRowSQL) // a writer, which the build waits for
+			v := newVictim(t, pool, "prebuild")
+			await(t, pool, "the build", `select exists (select from pg_index where indexrelid = to_regclass('`+rawIndex+`') and not indisvalid)`)
+			v.kill(t)
+			// The server's process doesn't look whether its client is there.
+			exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'victim'`)
+			await(t, pool, "the end of the killed one's session", victimGoneSQL)
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if queryValue[bool](t, pool, indexValidSQL) {
+				t.Fatal("the index is valid: the test is not what it was")
+			}
+			finish(t, pool)
+			if !queryValue[bool](t, pool, indexValidSQL) {
+				t.Error("the index is not valid")
+			}
+			setup(t, pool)
+			expectCatalog(t, "in the end", pool, catalog(t, testdb.New(t)))
+		})
+	}
+}
+
+// While one process migrates, others wait for it, and tell for whom.
+func TestMigrate_lockIsHeld_tellsByWhom(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	conn, err := pgx.ConnectConfig(t.Context(), pool.Config().ConnConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	exec(t, conn, `set application_name = 'python'`)
+	exec(t, conn, `select pg_advisory_lock($1)`, pythonMigrationsLock(t))
+	told := make(chan string, 100)
+	done := make(chan error, 1)
+	go func() {
+		_, err := soniq.Setup(t.Context(), pool, soniq.Config{OnProgress: func(line string) { told <- line }})
+		done <- err
+	}()
+	if line, want := <-told, fmt.Sprintf(`for the migration lock, held by process %d ("python"), idle`, conn.PgConn().PID()); !strings.Contains(line, want) {
+		t.Errorf("it told %q, want %q", line, want)
+	}
+	exec(t, conn, `select pg_advisory_unlock($1)`, pythonMigrationsLock(t))
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
