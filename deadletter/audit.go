@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // What is kept of the arguments that replays were given has no secrets in it: a
@@ -116,7 +118,7 @@ where id = $1`
 
 // blank puts the order without secrets in the place of what a replay was started
 // with, once it is done.
-func (o replayOrder) blank(ctx context.Context, db DBTX, operation uuid.UUID) error {
+func (o replayOrder) blank(ctx context.Context, db pg.Querier, operation uuid.UUID) error {
 	text, err := json.Marshal(o.redacted())
 	if err != nil {
 		return err

@@ -23,6 +23,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -212,9 +214,9 @@ func benchReads(b *testing.B, pool *pgxpool.Pool, queue *deadletter.Queue) {
 	benchEach(b, "list=dead", list(deadletter.Filter{State: deadletter.StateDead}, 50))
 	benchEach(b, "list=name", list(deadletter.Filter{JobNames: names[:1]}, 50))
 	benchEach(b, "list=names+reason+queue", list(deadletter.Filter{
-		JobNames: names, Reasons: []deadletter.Reason{deadletter.MaxRetriesExceeded, deadletter.PermanentFailure}, Queues: []string{"queue.1"},
+		JobNames: names, Reasons: []classify.Reason{classify.MaxRetriesExceeded, classify.PermanentFailure}, Queues: []string{"queue.1"},
 	}, 1))
-	benchEach(b, "list=rare-reason", list(deadletter.Filter{Reasons: []deadletter.Reason{deadletter.ManualMove}}, 0))
+	benchEach(b, "list=rare-reason", list(deadletter.Filter{Reasons: []classify.Reason{classify.ManualMove}}, 0))
 	benchEach(b, "list=pattern", list(deadletter.Filter{NameLike: "team?.job1*"}, 50))
 	benchEach(b, "list=part", list(deadletter.Filter{NameLike: "job29"}, 50))
 	benchEach(b, "list=no-such-name", list(deadletter.Filter{NameLike: "nobody"}, 0))
@@ -307,8 +309,8 @@ func benchMove(b *testing.B, pool *pgxpool.Pool) {
 		  returning id
 		)
 		select array_agg(id) from made`
-	verdict := deadletter.Classify(deadletter.Attempt{
-		JobName: "x", Kind: deadletter.KindError, Err: context.DeadlineExceeded, Attempt: 1, MaxAttempts: 1,
+	verdict := classify.Decide(classify.Attempt{
+		JobName: "x", Kind: classify.KindError, Err: context.DeadlineExceeded, Attempt: 1, MaxAttempts: 1,
 	})
 	const batch, batches = 500, 20
 	var moved int64
@@ -320,7 +322,7 @@ func benchMove(b *testing.B, pool *pgxpool.Pool) {
 		}
 		b.StartTimer()
 		for some := range slices.Chunk(ids, batch) {
-			done, err := deadletter.MoveQueued(b.Context(), pool, some, verdict)
+			done, err := deadwrite.MoveQueued(b.Context(), pool, some, verdict)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -266,7 +267,7 @@ func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
 	rules := []deadletter.Retention{
 		{Filter: deadletter.Filter{Queues: []string{"payments"}}},
 		{Filter: deadletter.Filter{ErrorLike: "no text has this"}}, // null, where there is no text
-		{Filter: deadletter.Filter{Reasons: []deadletter.Reason{deadletter.Timeout}}, Keep: 7 * day},
+		{Filter: deadletter.Filter{Reasons: []classify.Reason{classify.Timeout}}, Keep: 7 * day},
 		{Filter: deadletter.Filter{State: deadletter.StateResolved}, Keep: 2 * day},
 		{Keep: 90 * day},
 	}

@@ -11,6 +11,9 @@ import (
 	"unicode"
 
 	"github.com/google/uuid"
+
+	"soniq/deadletter/classify"
+	"soniq/internal/pg"
 )
 
 // Texts that somebody tried to make formulas of.
@@ -93,7 +96,7 @@ func FuzzCSV_noCellIsAFormula(f *testing.F) {
 		f.Add(s, "x"+s, formulaTexts[len(formulaTexts)-1-i])
 	}
 	f.Fuzz(func(t *testing.T, a, b, c string) {
-		a, b, c = Storable(a, maxTextBytes), Storable(b, maxTextBytes), Storable(c, maxTextBytes)
+		a, b, c = pg.Storable(a, maxTextBytes), pg.Storable(b, maxTextBytes), pg.Storable(c, maxTextBytes)
 		args, err := json.Marshal(map[string]any{a: b, "n": []any{-5, 1.5e-9, c, a + b}})
 		if err != nil {
 			t.Fatal(err)
@@ -107,10 +110,10 @@ func FuzzCSV_noCellIsAFormula(f *testing.F) {
 		}
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 		file := written(t, Job{
-			ID: uuid.New(), JobName: a, Args: args, Queue: b, MaxAttempts: 3, Priority: -5, LastError: c, Reason: Reason(a),
-			OriginalCreatedAt: at, MovedAt: at, State: b, ErrorKind: Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
+			ID: uuid.New(), JobName: a, Args: args, Queue: b, MaxAttempts: 3, Priority: -5, LastError: c, Reason: classify.Reason(a),
+			OriginalCreatedAt: at, MovedAt: at, State: b, ErrorKind: classify.Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: json.RawMessage(strings.TrimSpace(plain.String())),
-			Errors: []Failure{{Attempt: 1, FailedAt: at, Message: c, Type: a, Stack: b}},
+			Errors: []classify.Failure{{Attempt: 1, FailedAt: at, Message: c, Type: a, Stack: b}},
 		}, FormatCSV)
 		for _, sep := range ",;\t| " {
 			for _, quotes := range []bool{true, false} {
@@ -188,7 +191,7 @@ func TestImport_csvOfSoniq010_isReadAsItWasMeant(t *testing.T) {
 // A file that a later release wrote, with another rule, is not read by this one's.
 func TestImport_csvOfAnotherEscape_isRefused(t *testing.T) {
 	t.Parallel()
-	file := written(t, Job{Reason: Timeout, Args: json.RawMessage("{}"), JobName: "a", MovedAt: time.Now().UTC()}, FormatCSV)
+	file := written(t, Job{Reason: classify.Timeout, Args: json.RawMessage("{}"), JobName: "a", MovedAt: time.Now().UTC()}, FormatCSV)
 	file = strings.Replace(file, `"`+escapeName+`"`, `"percent"`, 1)
 	if _, err := readAll(file, FormatCSV); err == nil || !strings.Contains(err.Error(), `line 2, record 1: text_escape: "percent" is not apostrophe`) {
 		t.Error(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -329,9 +330,8 @@ func addMember(value json.RawMessage, parts []part, key string, added json.RawMe
 	if len(parts) > 0 {
 		at, before = parts[len(parts)-1].to, ", "
 	}
-	var name bytes.Buffer
-	_ = encodeTo(&name, key) // a string always has a JSON
-	return slices.Concat(value[:at], []byte(before), name.Bytes(), []byte(": "), added, value[at:])
+	name, _ := jsondoc.Append(nil, key) // a string always has a JSON
+	return slices.Concat(value[:at], []byte(before), name, []byte(": "), added, value[at:])
 }
 
 // removePart takes a part out with the comma before it or, of the first one,
@@ -453,15 +453,4 @@ func ArgsValue(args json.RawMessage, path string) json.RawMessage {
 		args = args[parts[i].from:parts[i].to]
 	}
 	return args
-}
-
-// encodeTo writes v as JSON, without a line break and not for HTML.
-func encodeTo(out *bytes.Buffer, v any) error {
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return err
-	}
-	out.Truncate(out.Len() - 1)
-	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -107,7 +108,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		if err != nil {
 			return err
 		}
-		if err := e.job(&j, failuresJSON(failures)); err != nil {
+		if err := e.job(&j, history.Canonical(failures)); err != nil {
 			return err
 		}
 		written(j)

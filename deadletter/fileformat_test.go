@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/deadletter/classify"
+	"soniq/internal/history"
+	"soniq/internal/pg"
 )
 
 // written is a file with one dead letter.
@@ -23,7 +27,7 @@ func written(t *testing.T, j Job, format Format) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(e.begin(), e.job(&j, encodeFailures(j.Errors)), e.end(), w.Flush()); err != nil {
+	if err := errors.Join(e.begin(), e.job(&j, history.Encode(j.Errors)), e.end(), w.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -52,17 +56,17 @@ func FuzzFileFormats(f *testing.F) {
 		f.Add(s, "x"+s, s+s, s+"\r\n"+s)
 	}
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		a, b, c, d = Storable(a, maxTextBytes), Storable(b, maxTextBytes), Storable(c, maxTextBytes), Storable(d, maxFailureBytes)
+		a, b, c, d = pg.Storable(a, maxTextBytes), pg.Storable(b, maxTextBytes), pg.Storable(c, maxTextBytes), pg.Storable(d, history.MaxMessageBytes)
 		args, err := json.Marshal(map[string]string{a: b, c: d})
 		if err != nil {
 			t.Fatal(err)
 		}
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 		j := Job{
-			ID: uuid.New(), JobName: "j" + a, Args: args, Queue: "q" + b, MaxAttempts: 3, LastError: d, Reason: Timeout,
-			OriginalCreatedAt: at, MovedAt: at, State: StateDead, ErrorKind: Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
+			ID: uuid.New(), JobName: "j" + a, Args: args, Queue: "q" + b, MaxAttempts: 3, LastError: d, Reason: classify.Timeout,
+			OriginalCreatedAt: at, MovedAt: at, State: StateDead, ErrorKind: classify.Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: args,
-			Errors: []Failure{{Attempt: 1, FailedAt: at, Message: d, Type: a, Stack: c}},
+			Errors: []classify.Failure{{Attempt: 1, FailedAt: at, Message: d, Type: a, Stack: c}},
 		}
 		if len(j.JobName) > maxTextBytes || len(j.Queue) > maxTextBytes {
 			return

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"soniq/deadletter/classify"
 )
 
 // A Filter picks dead letters. Its zero value picks every one; each field that
@@ -24,7 +26,7 @@ type Filter struct {
 	NameLike string
 	// Reasons are compared as they are; they need not be among Reasons().
 	// Default any.
-	Reasons []Reason
+	Reasons []classify.Reason
 	// From and To bound the time of death, both inclusive. Default unbounded.
 	From time.Time
 	To   time.Time

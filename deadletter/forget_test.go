@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/history"
 	"soniq/internal/testdb"
 )
 
@@ -167,7 +168,7 @@ func TestDecodeFailures_manyEntries_firstAndLastAreRead(t *testing.T) {
 		column.WriteString(", {\"message\": \"late\"}")
 	}
 	column.WriteString(", {\"message\": \"last\", \"worker_id\": \"" + uuid.Nil.String() + "\"}]")
-	got := deadletter.DecodeFailures([]byte(column.String()))
+	got := history.Decode([]byte(column.String()))
 	if len(got) != 10 || got[0].Message != "first" || got[1].Message != "late" || got[9].Message != "last" {
 		t.Errorf("%d: %+v", len(got), got)
 	}

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/testdb"
 )
 
@@ -90,7 +91,7 @@ func FuzzFilter(f *testing.F) {
 			filter.Queues = []string{queue}
 		}
 		if reason != "" {
-			filter.Reasons = []deadletter.Reason{deadletter.Reason(reason), deadletter.Timeout}
+			filter.Reasons = []classify.Reason{classify.Reason(reason), classify.Timeout}
 		}
 		if key != "" {
 			filter.Tags = map[string]string{key: val}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/deadletter/classify"
 )
 
 // TrendHours is how many hours the trend of a group covers.
@@ -29,8 +31,8 @@ type Group struct {
 	LastSeen  time.Time `json:"last_seen"`
 	// Jobs and Reasons are those that occur, in the order of their names; at
 	// most ten jobs.
-	Jobs    []string `json:"jobs"`
-	Reasons []Reason `json:"reasons"`
+	Jobs    []string          `json:"jobs"`
+	Reasons []classify.Reason `json:"reasons"`
 	// SampleID is the one that died last, SampleError its last error.
 	SampleID    uuid.UUID `json:"sample_id"`
 	SampleError string    `json:"sample_error"`

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/testdb"
 )
 
@@ -29,7 +30,7 @@ func TestQueue_Groups_countsEachCauseOnce(t *testing.T) {
 	g := groups[0]
 	if g.ID != "aaaaaaaaaaaaaaaa" || g.Count != 5 || g.Dead != 3 || g.Replaying != 1 || g.Resolved != 1 ||
 		g.SampleID != newest || g.SampleError != "the newest" || g.LastSeen.Sub(g.FirstSeen) < 3*time.Hour ||
-		!slices.Equal(g.Jobs, []string{"emails.send"}) || !slices.Equal(g.Reasons, []deadletter.Reason{"max_retries_exceeded", "timeout"}) {
+		!slices.Equal(g.Jobs, []string{"emails.send"}) || !slices.Equal(g.Reasons, []classify.Reason{"max_retries_exceeded", "timeout"}) {
 		t.Errorf("the larger group: %+v", g)
 	}
 	if len(g.Trend) != deadletter.TrendHours || !slices.Equal(g.Trend[20:], []int64{1, 1, 1, 2}) || slices.Max(g.Trend[:20]) != 0 {

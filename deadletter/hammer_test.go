@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -88,11 +89,11 @@ func work(ctx context.Context, pool *pgxpool.Pool, worker uuid.UUID) error {
 		if _, err := tx.Exec(ctx, "update soniq_jobs set status = 'done' where id = any($1)", ids[:third]); err != nil {
 			return err
 		}
-		var deaths []deadletter.Death
+		var deaths []deadwrite.Death
 		for _, id := range ids[third : 2*third] {
 			deaths = append(deaths, death(id))
 		}
-		moved, err := deadletter.Move(ctx, tx, worker, deaths)
+		moved, err := deadwrite.Move(ctx, tx, worker, deaths)
 		if err != nil {
 			return err
 		}

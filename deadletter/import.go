@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -192,7 +193,7 @@ func readBatch(ctx context.Context, f *importFile) (b rowBatch, more bool, err e
 		if err != nil {
 			return b, false, err
 		}
-		failures := encodeFailures(j.Errors)
+		failures := history.Encode(j.Errors)
 		row := make([]byte, 0, len(j.Args)+len(j.Tags)+len(failures)+rowOverhead)
 		b.add(j.ID, appendJob(row, &j, failures))
 	}
@@ -246,12 +247,12 @@ var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
     moved_xid, created_at, errors, whole_job_name, whole_queue
   )
   select
-    f.id, ` + shortened("f.job_name") + `, coalesce(f.args, 'null'), ` + shortened("f.queue") + `, f.priority, f.max_attempts, f.attempts,
+    f.id, ` + pg.IndexedText("f.job_name") + `, coalesce(f.args, 'null'), ` + pg.IndexedText("f.queue") + `, f.priority, f.max_attempts, f.attempts,
     nullif(f.last_error, ''), f.dead_letter_reason, f.original_created_at, f.moved_to_dead_letter_at,
     f.resurrection_count, f.last_resurrection_at, f.tags, ` + stateNow + `, f.replay_job_id, f.replay_of,
     nullif(f.error_kind, ''), nullif(f.error_type, ''), nullif(f.error_code, ''), nullif(f.decided_by, ''), nullif(f.fingerprint, ''),
     f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, f.scheduled_at,
-    null, f.created_at, f.errors, ` + wholeOf("f.job_name") + `, ` + wholeOf("f.queue") + `
+    null, f.created_at, f.errors, ` + pg.WholeText("f.job_name") + `, ` + pg.WholeText("f.queue") + `
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
   order by f.id
@@ -363,7 +364,7 @@ func (i *restoring) unseen(b rowBatch, result *ImportResult) (fresh rowBatch) {
 // begin makes the import an operation of the history.
 func (i *restoring) begin(ctx context.Context, tx pgx.Tx, op *Operation) (err error) {
 	if i.options.Source != "" {
-		source := map[string]string{"source": Storable(i.options.Source, maxTextBytes)}
+		source := map[string]string{"source": pg.Storable(i.options.Source, maxTextBytes)}
 		if op.Filter, err = json.Marshal(source); err != nil {
 			return err
 		}

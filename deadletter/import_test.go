@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -42,9 +43,9 @@ var awkward = []string{
 // awkwardLetters fills the table with every column in every way.
 func awkwardLetters(t *testing.T, pool *pgxpool.Pool, r *rand.Rand, n int) {
 	t.Helper()
-	reasons := deadletter.Reasons()
-	failures := jsonOf(t, []deadletter.Failure{
-		{Attempt: 1, FailedAt: noon, Message: "=a\r\nb", Kind: deadletter.KindPanic, Stack: "x\n\ty", WorkerID: ptr(uuid.New())},
+	reasons := classify.Reasons()
+	failures := jsonOf(t, []classify.Failure{
+		{Attempt: 1, FailedAt: noon, Message: "=a\r\nb", Kind: classify.KindPanic, Stack: "x\n\ty", WorkerID: ptr(uuid.New())},
 		{Attempt: 2, StartedAt: ptr(noon), FailedAt: noon.Add(1500 * time.Millisecond), Type: "*x.E", Code: "-1", DecidedBy: "budget"},
 	})
 	text := func() string { return pick(r, awkward...) }

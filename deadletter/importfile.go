@@ -10,12 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	"soniq/internal/pg"
+	"soniq/internal/jsondoc"
 )
 
 // A FileError says what is wrong with a file that is imported, and where.
@@ -368,7 +367,7 @@ func decodeObject(text []byte) (cells, error) {
 		return nil, fmt.Errorf("not valid JSON: %w", json.Unmarshal(text, new(struct{})))
 	}
 	c := make(cells, len(columns))
-	for raw, value := range members(text) {
+	for raw, value := range jsondoc.Members(text) {
 		name := columnName(raw)
 		if columns[name] == nil {
 			return nil, fmt.Errorf("unknown column %s", quoted(name))
@@ -391,76 +390,6 @@ func columnName(raw []byte) (name string) {
 		return name
 	}
 	return string(text)
-}
-
-// members are the keys and values of a JSON object, which must be valid. They
-// are parts of it, as they stand there.
-func members(object []byte) iter.Seq2[[]byte, []byte] {
-	return func(yield func(key, value []byte) bool) {
-		var key []byte
-		for part := range parts(object) {
-			if key == nil {
-				key = part
-				continue
-			}
-			if !yield(key, part) {
-				return
-			}
-			key = nil
-		}
-	}
-}
-
-// parts are the values of a JSON array, or the keys and values of an object,
-// which must be valid. They are parts of it, as they stand there.
-func parts(whole []byte) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		// Past the bracket.
-		i := bytes.IndexAny(whole, "[{") + 1
-		for i < len(whole) {
-			switch whole[i] {
-			case ' ', '\t', '\r', '\n', ',', ':':
-				i++
-				continue
-			case ']', '}':
-				return
-			}
-			end := valueEnd(whole, i)
-			if !yield(whole[i:end]) {
-				return
-			}
-			i = end
-		}
-	}
-}
-
-// valueEnd is where the JSON value ends that begins at i.
-func valueEnd(doc []byte, i int) int {
-	depth := 0
-	for ; i < len(doc); i++ {
-		switch doc[i] {
-		case '"':
-			i = pg.StringEnd(doc, i)
-		case '{', '[':
-			depth++
-			continue
-		case '}', ']':
-			depth--
-		default:
-			n := bytes.IndexAny(doc[i:], ",:]} \t\r\n")
-			if n == 0 {
-				continue
-			}
-			if n < 0 {
-				n = len(doc) - i
-			}
-			i += n - 1
-		}
-		if depth == 0 {
-			return i + 1
-		}
-	}
-	return len(doc)
 }
 
 // csvFile reads a table with a header. It keeps the line ends within a cell as

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/deadletter/classify"
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -25,8 +27,6 @@ const (
 	// maxHistoryBytes bounds the JSON of a job's history: ten entries, whose texts
 	// are at their longest and all in escapes of six bytes.
 	maxHistoryBytes = 1 << 20
-	// maxFailures is how many entries the history of a job has.
-	maxFailures = 10
 	// maxDepth is how deep arguments and tags may be nested. PostgreSQL's stack
 	// ends at some thousands.
 	maxDepth = 1000
@@ -135,7 +135,7 @@ func assign(field any, raw json.RawMessage) (err error) {
 		*v = &id
 	case *json.RawMessage:
 		*v, err = assignJSON(raw)
-	case *[]Failure:
+	case *[]classify.Failure:
 		*v, err = assignFailures(raw)
 	default:
 		err = fmt.Errorf("no column is a %T", field)
@@ -187,17 +187,13 @@ func assignJSON(raw json.RawMessage) (json.RawMessage, error) {
 // assignFailures reads the history of a job. How long it is, and how many
 // entries it has, is found before any of them is decoded: an entry of two bytes
 // is a Failure of two hundred.
-func assignFailures(raw json.RawMessage) (failures []Failure, err error) {
+func assignFailures(raw json.RawMessage) (failures []classify.Failure, err error) {
 	if n := len(raw); n > maxHistoryBytes {
 		return nil, fmt.Errorf("%d bytes, more than the %d that a history takes", n, maxHistoryBytes)
 	}
 	if json.Valid(raw) && bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("[")) {
-		n := 0
-		for range parts(raw) {
-			n++
-		}
-		if n > maxFailures {
-			return nil, fmt.Errorf("%d entries, more than the %d that are kept", n, maxFailures)
+		if n := history.Len(raw); n > history.MaxEntries {
+			return nil, fmt.Errorf("%d entries, more than the %d that are kept", n, history.MaxEntries)
 		}
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -205,9 +201,9 @@ func assignFailures(raw json.RawMessage) (failures []Failure, err error) {
 	if err := dec.Decode(&failures); err != nil {
 		var mismatch *json.UnmarshalTypeError
 		if errors.As(err, &mismatch) {
-			return nil, fmt.Errorf("a JSON %s where none belongs %s", head(mismatch.Value, shownBytes), cmp.Or(mismatch.Field, "(it is an array of objects)"))
+			return nil, fmt.Errorf("a JSON %s where none belongs %s", pg.HeadText(mismatch.Value, shownBytes), cmp.Or(mismatch.Field, "(it is an array of objects)"))
 		}
-		return nil, errors.New(head(strings.TrimPrefix(err.Error(), "json: "), 2*shownBytes))
+		return nil, errors.New(pg.HeadText(strings.TrimPrefix(err.Error(), "json: "), 2*shownBytes))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("there is something after the array")
@@ -234,7 +230,7 @@ func cellJSON(name string, cell []byte, escape csvEscaping) (json.RawMessage, er
 		}
 	case *bool:
 		return bytes.ToLower(cell[:min(len(cell), maxTextBytes)]), nil
-	case *int, **uint64, *json.RawMessage, *[]Failure:
+	case *int, **uint64, *json.RawMessage, *[]classify.Failure:
 		return json.RawMessage(cell), nil
 	default:
 		// An id or a time: what is longer is neither.
@@ -246,7 +242,7 @@ func cellJSON(name string, cell []byte, escape csvEscaping) (json.RawMessage, er
 // validate finds what no export of ours would hold, and what the database would
 // refuse.
 func (j *Job) validate() error {
-	if _, err := ParseReason(string(j.Reason)); err != nil {
+	if _, err := classify.ParseReason(string(j.Reason)); err != nil {
 		return fmt.Errorf("dead_letter_reason: unknown reason %s", quoted(string(j.Reason)))
 	}
 	switch j.State {
@@ -336,8 +332,8 @@ func (j *Job) validateErrors() error {
 			{"type", f.Type, maxTextBytes},
 			{"code", f.Code, maxTextBytes},
 			{"decided_by", f.DecidedBy, maxTextBytes},
-			{"message", f.Message, maxFailureBytes},
-			{"stack", f.Stack, maxStackBytes},
+			{"message", f.Message, history.MaxMessageBytes},
+			{"stack", f.Stack, classify.MaxStackBytes},
 		} {
 			if n := len(text.text); n > text.most {
 				return fmt.Errorf("errors: entry %d: %s: %d bytes, more than %d", i+1, text.name, n, text.most)
@@ -377,8 +373,8 @@ func shown(raw json.RawMessage) string {
 // quoted is a text for a message, or its beginning, without what looks like a
 // secret: it may be of another column.
 func quoted(s string) string {
-	if s = RedactText(head(s, 4<<10)); len(s) > shownBytes {
-		return fmt.Sprintf("%q...", head(s, shownBytes))
+	if s = RedactText(pg.HeadText(s, 4<<10)); len(s) > shownBytes {
+		return fmt.Sprintf("%q...", pg.HeadText(s, shownBytes))
 	}
 	return fmt.Sprintf("%q", s)
 }

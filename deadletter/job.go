@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"soniq/deadletter/classify"
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -42,8 +44,8 @@ type Job struct {
 	// Attempts is how often the job was started.
 	Attempts int `json:"attempts"`
 	// LastError is the text of the last attempt's error.
-	LastError string `json:"last_error"`
-	Reason    Reason `json:"dead_letter_reason"`
+	LastError string          `json:"last_error"`
+	Reason    classify.Reason `json:"dead_letter_reason"`
 	// OriginalCreatedAt is when the job was enqueued.
 	OriginalCreatedAt time.Time `json:"original_created_at"`
 	// MovedAt is when it died.
@@ -63,11 +65,11 @@ type Job struct {
 	ReplayOf *uuid.UUID `json:"replay_of"`
 	// ErrorKind, ErrorType, ErrorCode, DecidedBy and Fingerprint are the
 	// verdict's. They are empty where another program moved the job.
-	ErrorKind   Kind   `json:"error_kind"`
-	ErrorType   string `json:"error_type"`
-	ErrorCode   string `json:"error_code"`
-	DecidedBy   string `json:"decided_by"`
-	Fingerprint string `json:"fingerprint"`
+	ErrorKind   classify.Kind `json:"error_kind"`
+	ErrorType   string        `json:"error_type"`
+	ErrorCode   string        `json:"error_code"`
+	DecidedBy   string        `json:"decided_by"`
+	Fingerprint string        `json:"fingerprint"`
 
 	// What the job had in the queue; nil or false where another program, which
 	// doesn't keep it, moved the job.
@@ -88,7 +90,7 @@ type Job struct {
 
 	// Errors tells of each failed attempt, the oldest first: the first one and
 	// the last nine. Nil where another program ran them.
-	Errors []Failure `json:"errors"`
+	Errors []classify.Failure `json:"errors"`
 }
 
 // OutcomeUnknown reports whether a program that keeps no lineage (Python
@@ -185,7 +187,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 	if err != nil {
 		return Job{}, err
 	}
-	j.Errors = DecodeFailures(failures)
+	j.Errors = history.Decode(failures)
 	return j, nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -26,20 +28,20 @@ func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
 	for _, column := range []string{"job_name", "queue", "dead_letter_reason"} {
 		exec(t, pool, `create index on soniq_dead_letter_jobs (`+column+`)`)
 	}
-	verdict := deadletter.Classify(deadletter.Attempt{Kind: deadletter.KindUnregistered})
+	verdict := classify.Decide(classify.Attempt{Kind: classify.KindUnregistered})
 	worker := insertWorker(t, pool)
 	name := func() string { return value[string](t, pool, "select "+randomText, 5000) }
 	moves := map[string]func(c columns) uuid.UUID{
 		"queued": func(c columns) uuid.UUID {
 			id := insertJob(t, pool, c)
-			if moved, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{id}, verdict); err != nil || len(moved) != 1 {
+			if moved, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{id}, verdict); err != nil || len(moved) != 1 {
 				t.Fatalf("moved %v, %v", moved, err)
 			}
 			return id
 		},
 		"claimed": func(c columns) uuid.UUID {
 			id := insertClaimed(t, pool, worker, c)
-			if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+			if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 				t.Fatalf("moved %v, %v", moved, err)
 			}
 			return id
@@ -50,7 +52,7 @@ func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if moved, err := deadletter.MoveAbandoned(t.Context(), tx, death(id)); err != nil || !moved {
+			if moved, err := deadwrite.MoveAbandoned(t.Context(), tx, death(id)); err != nil || !moved {
 				t.Fatalf("moved %t, %v", moved, err)
 			}
 			if err := tx.Commit(t.Context()); err != nil {
@@ -113,7 +115,7 @@ func TestQueue_Replay_queueThatNoIndexHolds(t *testing.T) {
 	other := insertDead(t, pool, columns{"job_name": "a"})
 	// A row that is processing is in no index of queues.
 	exec(t, pool, `update soniq_jobs set queue = `+strings.ReplaceAll(randomText, "$1", "5000")+` where id = $1`, id)
-	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
 	filter := deadletter.Filter{JobNames: []string{"a"}}
@@ -141,7 +143,7 @@ func TestMove_giantHistory_isLeftOut(t *testing.T) {
 	exec(t, pool, `
 		update soniq_jobs set errors = (select jsonb_agg(t.text) from (select repeat('x', 200000000) as text union all select repeat('x', 66000000)) t)
 		where id = $1`, id)
-	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -32,9 +33,9 @@ func insertClaimed(t testing.TB, pool *pgxpool.Pool, worker uuid.UUID, c columns
 	return insertJob(t, pool, claim)
 }
 
-func death(id uuid.UUID) deadletter.Death {
-	return deadletter.Death{ID: id, Attempts: 3, Token: 7, Verdict: deadletter.Verdict{
-		Reason: deadletter.MaxRetriesExceeded, Kind: deadletter.KindError, Type: "*net.OpError", Code: "E1",
+func death(id uuid.UUID) deadwrite.Death {
+	return deadwrite.Death{ID: id, Attempts: 3, Token: 7, Verdict: classify.Verdict{
+		Reason: classify.MaxRetriesExceeded, Kind: classify.KindError, Type: "*net.OpError", Code: "E1",
 		DecidedBy: "budget", Fingerprint: "0123456789abcdef", Message: "connection refused",
 	}}
 }
@@ -54,7 +55,7 @@ func TestMove_keepsAllThatTheJobHad(t *testing.T) {
 	})
 	before := time.Now().Add(-time.Minute)
 
-	moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)})
+	moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)})
 	if err != nil || !slices.Equal(moved, []uuid.UUID{id}) {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
@@ -97,7 +98,7 @@ func TestMove_claimOfAJob_isNoLineage(t *testing.T) {
 		{"replay_of": uuid.New()},
 	} {
 		id := insertClaimed(t, pool, worker, c)
-		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+		if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 			t.Fatalf("moved %v, %v", moved, err)
 		}
 		if j := get(t, q, id); j.ReplayOf != nil {
@@ -116,8 +117,8 @@ func TestMove_readsNullsAsTheWorkerDoes(t *testing.T) {
 	id := insertClaimed(t, pool, worker, columns{"queue": nil, "priority": nil, "max_attempts": nil, "created_at": nil, "unique_job": nil})
 
 	d := death(id)
-	d.Verdict = deadletter.Verdict{Reason: deadletter.Timeout}
-	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{d}); err != nil || len(moved) != 1 {
+	d.Verdict = classify.Verdict{Reason: classify.Timeout}
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{d}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
 	j := get(t, newQueue(t, pool), id)
@@ -147,13 +148,13 @@ func TestMove_takesOnlyWhatIsStillUnderTheClaim(t *testing.T) {
 		insertClaimed(t, pool, worker, columns{"status": "done"}),
 		uuid.New(),
 	}
-	deaths := []deadletter.Death{death(good2)}
+	deaths := []deadwrite.Death{death(good2)}
 	for _, id := range lost {
 		deaths = append(deaths, death(id))
 	}
 	deaths = append(deaths, death(good), death(good))
 
-	moved, err := deadletter.Move(t.Context(), pool, worker, deaths)
+	moved, err := deadwrite.Move(t.Context(), pool, worker, deaths)
 	if err != nil || !slices.Equal(moved, []uuid.UUID{good2, good}) {
 		t.Errorf("moved %v, %v; want %v", moved, err, []uuid.UUID{good2, good})
 	}
@@ -170,12 +171,12 @@ func TestMove_storesAnyText(t *testing.T) {
 	d := death(id)
 	bad := "a\x00\xff" + strings.Repeat("😀\x00", 1<<16)
 	d.Verdict.Message, d.Verdict.Type, d.Verdict.Code, d.Verdict.DecidedBy, d.Verdict.Fingerprint = bad, bad, bad, bad, bad
-	d.Verdict.Kind, d.Verdict.Reason = deadletter.Kind(bad), deadletter.Reason(bad)
+	d.Verdict.Kind, d.Verdict.Reason = classify.Kind(bad), classify.Reason(bad)
 
-	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{d}); err != nil || len(moved) != 1 {
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{d}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	if j := get(t, newQueue(t, pool), id); len(j.LastError) > deadletter.MaxErrorBytes {
+	if j := get(t, newQueue(t, pool), id); len(j.LastError) > classify.MaxErrorBytes {
 		t.Errorf("the error has %d bytes", len(j.LastError))
 	}
 }
@@ -186,14 +187,14 @@ func TestMove_refusesAVerdictWithoutAReason(t *testing.T) {
 	worker := insertWorker(t, pool)
 	id := insertClaimed(t, pool, worker, nil)
 	d := death(id)
-	d.Verdict = deadletter.Verdict{Retry: true}
-	if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{d}); err == nil || len(moved) != 0 {
+	d.Verdict = classify.Verdict{Retry: true}
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{d}); err == nil || len(moved) != 0 {
 		t.Errorf("moved %v, %v", moved, err)
 	}
-	if moved, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{id}, d.Verdict); err == nil || len(moved) != 0 {
+	if moved, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{id}, d.Verdict); err == nil || len(moved) != 0 {
 		t.Errorf("moved queued %v, %v", moved, err)
 	}
-	if moved, err := deadletter.Move(t.Context(), pool, worker, nil); err != nil || len(moved) != 0 {
+	if moved, err := deadwrite.Move(t.Context(), pool, worker, nil); err != nil || len(moved) != 0 {
 		t.Errorf("of nothing: %v, %v", moved, err)
 	}
 }
@@ -220,7 +221,7 @@ func TestMove_idOfADeadLetter_hasARowOfItsOwn(t *testing.T) {
 		c.job["id"] = id
 		maps.Copy(c.job, forged)
 		_ = insertClaimed(t, pool, worker, c.job)
-		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 || moved[0] != id {
+		if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 || moved[0] != id {
 			t.Fatalf("moved %v, %v", moved, err)
 		}
 		if after := get(t, q, id); !reflect.DeepEqual(before, after) {
@@ -246,7 +247,7 @@ func TestMove_twoDeathsInOneTransactionDiffer(t *testing.T) {
 	defer func() { _ = tx.Rollback(t.Context()) }()
 	var times []time.Time
 	for range 2 {
-		if moved, err := deadletter.Move(t.Context(), tx, worker, []deadletter.Death{death(id)}); err != nil || len(moved) != 1 {
+		if moved, err := deadwrite.Move(t.Context(), tx, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 			t.Fatalf("moved %v, %v", moved, err)
 		}
 		var at time.Time
@@ -276,11 +277,11 @@ func TestMove_aBatchIsOneStatement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deaths := make([]deadletter.Death, len(ids))
+	deaths := make([]deadwrite.Death, len(ids))
 	for i, id := range ids {
 		deaths[i] = death(id)
 	}
-	moved, err := deadletter.Move(t.Context(), pool, worker, deaths)
+	moved, err := deadwrite.Move(t.Context(), pool, worker, deaths)
 	if err != nil || !slices.Equal(moved, ids) {
 		t.Errorf("moved %d of %d, %v", len(moved), n, err)
 	}
@@ -308,28 +309,26 @@ func TestMoveQueued_takesWhatIsQueuedAndFree(t *testing.T) {
 	}
 
 	ids := []uuid.UUID{fresh, held, running, uuid.New(), kept, kept}
-	moved, err := deadletter.MoveQueued(within(t, 10*time.Second), pool, ids, deadletter.Verdict{
-		Reason: deadletter.ManualMove, DecidedBy: deadletter.ByOperator,
-	})
+	q := newQueue(t, pool)
+	moved, err := q.MoveQueued(within(t, 10*time.Second), ids, "")
 	if err != nil || !slices.Equal(moved, []uuid.UUID{fresh, kept}) {
 		t.Fatalf("moved %v, %v; want %v", moved, err, []uuid.UUID{fresh, kept})
 	}
-	q := newQueue(t, pool)
-	if j := get(t, q, kept); j.LastError != "before" || j.Attempts != 2 || j.Reason != deadletter.ManualMove || j.DecidedBy != "operator" {
+	if j := get(t, q, kept); j.LastError != "before" || j.Attempts != 2 || j.Reason != classify.ManualMove || j.DecidedBy != "operator" {
 		t.Errorf("got %+v", j)
 	}
 	if j := get(t, q, fresh); j.LastError != "" || j.Attempts != 0 || j.Queue != "default" || j.Priority != 100 {
 		t.Errorf("got %+v", j)
 	}
 
-	v := deadletter.Classify(deadletter.Attempt{JobName: "emails.send", Kind: deadletter.KindUnregistered, Message: "no worker knows emails.send"})
+	v := classify.Decide(classify.Attempt{JobName: "emails.send", Kind: classify.KindUnregistered, Message: "no worker knows emails.send"})
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if moved, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{held}, v); err != nil || len(moved) != 1 {
+	if moved, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{held}, v); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
-	if j := get(t, q, held); j.Reason != deadletter.JobNotFound || j.LastError != "no worker knows emails.send" || j.ErrorKind != deadletter.KindUnregistered {
+	if j := get(t, q, held); j.Reason != classify.JobNotFound || j.LastError != "no worker knows emails.send" || j.ErrorKind != classify.KindUnregistered {
 		t.Errorf("got %+v", j)
 	}
 }

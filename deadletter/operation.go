@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/deadletter/classify"
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -54,7 +56,7 @@ type author struct{ actor, because string }
 // are of NewQueue.
 func (q *Queue) As(actor, because string) *Queue {
 	as := *q
-	as.by = author{Storable(actor, maxNameBytes), Storable(because, maxFailureBytes)}
+	as.by = author{pg.Storable(actor, classify.MaxNameBytes), pg.Storable(because, history.MaxMessageBytes)}
 	return &as
 }
 
@@ -115,7 +117,7 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 		JobNames  []string          `json:"job_names,omitempty"`
 		Queues    []string          `json:"queues,omitempty"`
 		NameLike  string            `json:"name_like,omitempty"`
-		Reasons   []Reason          `json:"reasons,omitempty"`
+		Reasons   []classify.Reason `json:"reasons,omitempty"`
 		From      *time.Time        `json:"from,omitempty"`
 		To        *time.Time        `json:"to,omitempty"`
 		Tags      map[string]string `json:"tags,omitempty"`
@@ -139,7 +141,7 @@ returning created_at, updated_at`
 
 // beginOperation records the operation under a new id, with the filter f unless
 // it has one. options is what it needs to go on after a break, or nil.
-func (q *Queue) beginOperation(ctx context.Context, db DBTX, op *Operation, f Filter, options any) error {
+func (q *Queue) beginOperation(ctx context.Context, db pg.Querier, op *Operation, f Filter, options any) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
@@ -174,8 +176,8 @@ set
 where id = $1`
 
 // save records how far the operation has come.
-func (op *Operation) save(ctx context.Context, db DBTX) error {
-	_, err := db.Exec(ctx, saveOperationSQL, op.ID, op.State, Storable(op.StoppedBy, maxFailureBytes), op.Total, op.Done, op.Skipped)
+func (op *Operation) save(ctx context.Context, db pg.Querier) error {
+	_, err := db.Exec(ctx, saveOperationSQL, op.ID, op.State, pg.Storable(op.StoppedBy, history.MaxMessageBytes), op.Total, op.Done, op.Skipped)
 	return err
 }
 
@@ -270,7 +272,7 @@ insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, becau
 select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), $5::jsonb`
 
 // record tells what was done to some dead letters.
-func (q *Queue) record(ctx context.Context, db DBTX, ids []uuid.UUID, action string, detail *string) error {
+func (q *Queue) record(ctx context.Context, db pg.Querier, ids []uuid.UUID, action string, detail *string) error {
 	_, err := db.Exec(ctx, recordSQL, ids, action, q.by.actor, q.by.because, detail)
 	return err
 }

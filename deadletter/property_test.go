@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/argshash"
 	"soniq/internal/testdb"
 )
@@ -25,7 +26,7 @@ func pick[T any](r *rand.Rand, values ...T) T { return values[r.IntN(len(values)
 var (
 	someNames   = []string{"mail.send", "mail.send_all", "Mail", "sync", "s*nc", "a_b", "a%b", `back\slash`}
 	someErrors  = []string{"connection refused", "Connection Refused by 10.0.0.1", "100% full", "under_score", `back\slash`, ""}
-	someReasons = []deadletter.Reason{deadletter.Timeout, deadletter.MaxRetriesExceeded, "of_another_program"}
+	someReasons = []classify.Reason{classify.Timeout, classify.MaxRetriesExceeded, "of_another_program"}
 	someStates  = []string{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
 	somePieces  = []string{"a", "mail", "send", "*", "?", "_", "%", `\`, "mail.*", "*a*", "m?il*", "nobody", "REFUSED", "s*nc"}
 	someGroups  = []string{"00000000000000aa", "00000000000000bb", "nobody"}

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/testdb"
 )
 
@@ -45,8 +46,8 @@ func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 		{"no such name", filter{JobNames: []string{""}}, ""},
 		{"a queue", filter{Queues: []string{"emails"}}, "ba"},
 		{"the empty queue", filter{Queues: []string{""}}, "c"},
-		{"a reason", filter{Reasons: []deadletter.Reason{deadletter.Timeout}}, "a"},
-		{"a reason that we never write", filter{Reasons: []deadletter.Reason{"resource_exhausted"}}, "c"},
+		{"a reason", filter{Reasons: []classify.Reason{classify.Timeout}}, "a"},
+		{"a reason that we never write", filter{Reasons: []classify.Reason{"resource_exhausted"}}, "c"},
 		{"a part of the name", filter{NameLike: "mails.s"}, "ba"},
 		{"a part is literal", filter{NameLike: "%_"}, "d"},
 		{"a part with a backslash", filter{NameLike: `\n`}, "d"},
@@ -70,7 +71,7 @@ func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 		{"a part of the error is literal", filter{ErrorLike: `%`}, "f"},
 		{"replayed", filter{Replayed: ptr(true)}, "b"},
 		{"never replayed", filter{Replayed: ptr(false)}, "gfedca"},
-		{"all of it", filter{JobNames: []string{"emails.send"}, Queues: []string{"emails"}, NameLike: "send", Reasons: []deadletter.Reason{"timeout"}, From: noon, To: noon, Tags: map[string]string{"team": "core"}, State: "dead", Limit: 1}, "a"},
+		{"all of it", filter{JobNames: []string{"emails.send"}, Queues: []string{"emails"}, NameLike: "send", Reasons: []classify.Reason{"timeout"}, From: noon, To: noon, Tags: map[string]string{"team": "core"}, State: "dead", Limit: 1}, "a"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -113,7 +114,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 	}{
 		{filter{JobNames: []string{}}, "JobNames", deadletter.ErrEmptyFilterField},
 		{filter{Queues: []string{}}, "Queues", deadletter.ErrEmptyFilterField},
-		{filter{Reasons: []deadletter.Reason{}}, "Reasons", deadletter.ErrEmptyFilterField},
+		{filter{Reasons: []classify.Reason{}}, "Reasons", deadletter.ErrEmptyFilterField},
 		{filter{Tags: map[string]string{}}, "Tags", deadletter.ErrEmptyFilterField},
 		{filter{Groups: []string{}}, "Groups", deadletter.ErrEmptyFilterField},
 		{filter{Groups: []string{"\xff"}}, "Groups", nil},
@@ -124,7 +125,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 		{filter{JobNames: []string{"a\x00"}}, "JobNames", nil},
 		{filter{Queues: []string{"\xff"}}, "Queues", nil},
 		{filter{NameLike: "\x00"}, "NameLike", nil},
-		{filter{Reasons: []deadletter.Reason{"\xff"}}, "Reasons", nil},
+		{filter{Reasons: []classify.Reason{"\xff"}}, "Reasons", nil},
 		{filter{Tags: map[string]string{"a": "\x00"}}, "Tags", nil},
 	}
 	pool := testdb.New(t)

@@ -39,13 +39,6 @@ func (j Job) Redacted() Job {
 	return j
 }
 
-// Redacted returns the failure for people's eyes.
-func (f Failure) Redacted() Failure {
-	f.Message, f.Stack = RedactText(f.Message), RedactText(f.Stack)
-	f.Type, f.Code, f.DecidedBy = RedactText(f.Type), RedactText(f.Code), RedactText(f.DecidedBy)
-	return f
-}
-
 // Redacted returns the record for people's eyes.
 func (r Record) Redacted() Record {
 	r.Actor, r.Because, r.Detail = RedactText(r.Actor), RedactText(r.Because), Redact(r.Detail)

@@ -257,7 +257,7 @@ where d.id = any($1)`
 
 // otherArgs are the other arguments of each, their hashes, and what the record
 // tells of them; all nil where they keep their own.
-func (o ReplayOptions) otherArgs(ctx context.Context, db DBTX, ids []uuid.UUID) (args, hashes, details []*string, err error) {
+func (o ReplayOptions) otherArgs(ctx context.Context, db pg.Querier, ids []uuid.UUID) (args, hashes, details []*string, err error) {
 	args, hashes, details = make([]*string, len(ids)), make([]*string, len(ids)), make([]*string, len(ids))
 	if !o.edits() {
 		return args, hashes, details, nil
@@ -374,7 +374,7 @@ func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) 
 
 // refusal reads the dead letter by sql and returns why it can't be replayed,
 // apart from duplicates.
-func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid.UUID) error {
+func (o ReplayOptions) refusal(ctx context.Context, db pg.Querier, sql string, id uuid.UUID) error {
 	var (
 		state                 string
 		replayJobID           *uuid.UUID
@@ -399,7 +399,7 @@ func (o ReplayOptions) refusal(ctx context.Context, db DBTX, sql string, id uuid
 
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter
 // is queued.
-func (o ReplayOptions) duplicate(ctx context.Context, db DBTX, id uuid.UUID) error {
+func (o ReplayOptions) duplicate(ctx context.Context, db pg.Querier, id uuid.UUID) error {
 	_, hashes, _, err := o.otherArgs(ctx, db, []uuid.UUID{id})
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -316,7 +317,7 @@ func TestQueue_Replay_stateFollowsTheJob(t *testing.T) {
 		}, "dead"},
 		{"dead", func(job uuid.UUID) {
 			claim(job)
-			if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(job)}); err != nil || len(moved) != 1 {
+			if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(job)}); err != nil || len(moved) != 1 {
 				t.Errorf("moved %v, %v", moved, err)
 			}
 		}, "dead"},
@@ -360,7 +361,7 @@ func TestQueue_Replay_successResolvesTheWholeLineage(t *testing.T) {
 		if len(lineage) == 4 {
 			break
 		}
-		if moved, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(job)}); err != nil || len(moved) != 1 {
+		if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(job)}); err != nil || len(moved) != 1 {
 			t.Fatalf("moved %v, %v", moved, err)
 		}
 		if n, err := q.ReplayCount(t.Context(), unfiltered, deadletter.ReplayOptions{}); n != 1 || err != nil {

@@ -12,6 +12,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/time/rate"
+
+	"soniq/internal/history"
+	"soniq/internal/pg"
 )
 
 const (
@@ -633,7 +636,7 @@ func (r *replayRun) stopped(ctx context.Context, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	// Where the database is away it stays 'running', and can go on all the same.
-	_, _ = r.q.pool.Exec(ctx, stopOperationSQL, r.op.ID, Storable(r.op.StoppedBy, maxFailureBytes))
+	_, _ = r.q.pool.Exec(ctx, stopOperationSQL, r.op.ID, pg.Storable(r.op.StoppedBy, history.MaxMessageBytes))
 	if stopped != nil {
 		stopped.Operation = r.op
 	}

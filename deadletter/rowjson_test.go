@@ -1,7 +1,6 @@
 package deadletter
 
 import (
-	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"strings"
@@ -9,6 +8,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/deadletter/classify"
+	"soniq/internal/history"
 )
 
 // encoded is what encoding/json makes of it.
@@ -36,15 +38,15 @@ func FuzzAppendJob(f *testing.F) {
 		id, other := uuid.NewSHA1(uuid.Nil, []byte(a)), uuid.NewSHA1(uuid.Nil, []byte(b))
 		full := Job{
 			ID: id, JobName: a, Args: json.RawMessage(encoded(t, b)), Queue: b, Priority: n, MaxAttempts: -n, Attempts: n / 2,
-			LastError: a + b, Reason: Reason(b), OriginalCreatedAt: at, MovedAt: at.Add(time.Second), ResurrectionCount: n,
+			LastError: a + b, Reason: classify.Reason(b), OriginalCreatedAt: at, MovedAt: at.Add(time.Second), ResurrectionCount: n,
 			LastResurrectionAt: &at, Tags: json.RawMessage("{\"a\":\r\n[1,\n2]}"), State: a, ReplayJobID: &id, ReplayOf: &other,
-			ErrorKind: Kind(b), ErrorType: a, ErrorCode: b, DecidedBy: a, Fingerprint: b,
+			ErrorKind: classify.Kind(b), ErrorType: a, ErrorCode: b, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, UniqueJob: n%2 == 0, DedupKey: &b, ProducerID: &a, WorkerID: &other, ScheduledAt: &at,
 			MovedXID: &xid, CreatedAt: &at,
-			Errors: []Failure{{Attempt: n, FailedAt: at, Message: a}, {Stack: b, WorkerID: &id}},
+			Errors: []classify.Failure{{Attempt: n, FailedAt: at, Message: a}, {Stack: b, WorkerID: &id}},
 		}
-		for _, j := range []Job{full, {}, {Args: json.RawMessage("null"), Errors: []Failure{}}} {
-			if got, want := string(appendJob(nil, &j, encodeFailures(j.Errors))), encoded(t, j); got != want {
+		for _, j := range []Job{full, {}, {Args: json.RawMessage("null"), Errors: []classify.Failure{}}} {
+			if got, want := string(appendJob(nil, &j, history.Encode(j.Errors))), encoded(t, j); got != want {
 				t.Errorf("%s\nwant\n%s", got, want)
 			}
 		}
@@ -70,72 +72,4 @@ func FuzzAppendCell(f *testing.F) {
 			t.Errorf("%q is read as %q, %v", line, got, err)
 		}
 	})
-}
-
-// Where the column is taken as it is, decoding it would have lost nothing.
-func FuzzAreFailures(f *testing.F) {
-	for column := range columnsOfFailures {
-		f.Add([]byte(column))
-	}
-	f.Fuzz(func(t *testing.T, column []byte) {
-		if !json.Valid(column) || !areFailures(column) {
-			return
-		}
-		var failures []Failure
-		dec := json.NewDecoder(bytes.NewReader(column))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&failures); err != nil {
-			t.Errorf("%s: %v", column, err)
-		}
-	})
-}
-
-// The columns, and whether they are taken as they are.
-var columnsOfFailures = map[string]bool{
-	`[{"attempt": 1, "message": "", "failed_at": "2026-01-02T03:04:05.678Z"}]`:                                                                    true,
-	`[{"kind": "error", "attempt": 1, "message": "a \"b\" \\"}, {"stack": "x\ny", "message": "}, {", "started_at": "2026-01-02T03:04:05+02:00"}]`: true,
-	`[{"worker_id": "01a2139f-1e3c-7013-ae94-2500a98c6df9", "type": "*x.E", "code": "503", "decided_by": "rule"}]`:                                true,
-	`null`:                       false,
-	`[]`:                         false,
-	`{}`:                         false,
-	`[{}]`:                       false,
-	`[1]`:                        false,
-	`[null]`:                     false,
-	`[{"attempt": "1"}]`:         false,
-	`[{"attempt": -1}]`:          false,
-	`[{"attempt": 1.5}]`:         false,
-	`[{"attempt": 1e3}]`:         false,
-	`[{"attempt": 12345678901}]`: false,
-	`[{"message": null}]`:        false,
-	`[{"message": 1}]`:           false,
-	`[{"message": {"a": "b"}}]`:  false,
-	`[{"message": "a"}, 1]`:      false,
-	`[{"message": "a"}, []]`:     false,
-	`[{"Message": "a"}]`:         false,
-	`[{"else": "a"}]`:            false,
-	`[{"failed_at": "now"}]`:     false,
-	`[{"failed_at": "2026-01-02T03:04:05,5Z"}]`:                 false,
-	`[{"failed_at": "2026-01-02T3:04:05Z"}]`:                    false,
-	`[{"worker_id": "x"}]`:                                      false,
-	`[{"worker_id": "{01a2139f-1e3c-7013-ae94-2500a98c6df9}"}]`: false,
-	// The form of jsonb is another one.
-	`[{"attempt":1}]`:         false,
-	`[ {"attempt": 1} ]`:      false,
-	`[{"attempt": 1 }]`:       false,
-	`[{"attempt": 1}]` + "\n": false,
-}
-
-func TestAreFailures(t *testing.T) {
-	t.Parallel()
-	for column, want := range columnsOfFailures {
-		if got := areFailures([]byte(column)); got != want {
-			t.Errorf("%s: %t", column, got)
-		}
-		// No beginning of one is one, and none makes it fall.
-		for i := range len(column) - 1 {
-			if areFailures([]byte(column[:i])) {
-				t.Errorf("%s: yes", column[:i])
-			}
-		}
-	}
 }

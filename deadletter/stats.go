@@ -7,17 +7,19 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/deadletter/classify"
 )
 
 // Stats are counts of the dead letters that died within a window. The names
 // in JSON are those that Python Soniq has for the same.
 type Stats struct {
 	// Total counts the dead letters.
-	Total    int64            `json:"total_count"`
-	ByJob    map[string]int64 `json:"by_job_name"`
-	ByQueue  map[string]int64 `json:"by_queue"`
-	ByReason map[Reason]int64 `json:"by_reason"`
-	ByState  map[string]int64 `json:"by_state"`
+	Total    int64                     `json:"total_count"`
+	ByJob    map[string]int64          `json:"by_job_name"`
+	ByQueue  map[string]int64          `json:"by_queue"`
+	ByReason map[classify.Reason]int64 `json:"by_reason"`
+	ByState  map[string]int64          `json:"by_state"`
 	// ByDate is keyed by the day in UTC, as in 2006-01-02. Days without a dead
 	// letter are left out.
 	ByDate map[string]int64 `json:"by_date"`
@@ -106,7 +108,7 @@ func (q *Queue) stats(ctx context.Context, window time.Duration) (Stats, error) 
 		return Stats{}, fmt.Errorf("%s: %w", window, errNegativeWindow)
 	}
 	s := Stats{
-		ByJob: map[string]int64{}, ByQueue: map[string]int64{}, ByReason: map[Reason]int64{},
+		ByJob: map[string]int64{}, ByQueue: map[string]int64{}, ByReason: map[classify.Reason]int64{},
 		ByState: map[string]int64{}, ByDate: map[string]int64{},
 	}
 	sql, params := statsOf(window)
@@ -137,7 +139,7 @@ func (s *Stats) scan(rows pgx.Rows) error {
 		case groupQueue:
 			s.ByQueue[key] = count
 		case groupReason:
-			s.ByReason[Reason(key)] = count
+			s.ByReason[classify.Reason(key)] = count
 		case groupState:
 			s.ByState[key] = count
 		case groupDate:

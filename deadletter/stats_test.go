@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -38,7 +40,7 @@ func TestQueue_Stats_countsWithinTheWindow(t *testing.T) {
 	if s.Total != 2 ||
 		!maps.Equal(s.ByJob, map[string]int64{"a": 2}) ||
 		!maps.Equal(s.ByQueue, map[string]int64{"": 1, "default": 1}) ||
-		!maps.Equal(s.ByReason, map[deadletter.Reason]int64{deadletter.Timeout: 1, deadletter.MaxRetriesExceeded: 1}) ||
+		!maps.Equal(s.ByReason, map[classify.Reason]int64{classify.Timeout: 1, classify.MaxRetriesExceeded: 1}) ||
 		!maps.Equal(s.ByState, map[string]int64{"dead": 2}) ||
 		!maps.Equal(s.ByDate, byDate) {
 		t.Errorf("within a day: %+v", s)
@@ -106,7 +108,7 @@ func TestQueue_Stats_rateIsOfFinishedReplays(t *testing.T) {
 	check("both running", 0, 0)
 	exec(t, pool, "update soniq_jobs set status = 'done' where id = $1", goodJob)
 	check("one done", 1, 1)
-	if _, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(badJob)}); err != nil {
+	if _, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(badJob)}); err != nil {
 		t.Fatal(err)
 	}
 	check("one dead", 2, 0.5)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 	"soniq/internal/redact"
 	"soniq/notify"
@@ -33,14 +34,14 @@ type Event struct {
 	// Version is that of the notification.
 	Version int `json:"v"`
 	// ID is the dead letter.
-	ID      uuid.UUID `json:"id"`
-	JobName string    `json:"job_name"`
-	Queue   string    `json:"queue"`
-	Reason  Reason    `json:"reason"`
+	ID      uuid.UUID       `json:"id"`
+	JobName string          `json:"job_name"`
+	Queue   string          `json:"queue"`
+	Reason  classify.Reason `json:"reason"`
 	// Kind and Fingerprint are empty where another program moved the job.
-	Kind        Kind   `json:"kind,omitempty"`
-	Fingerprint string `json:"fingerprint,omitempty"`
-	Attempts    int    `json:"attempts"`
+	Kind        classify.Kind `json:"kind,omitempty"`
+	Fingerprint string        `json:"fingerprint,omitempty"`
+	Attempts    int           `json:"attempts"`
 	// MovedAt is when the job died, in UTC.
 	MovedAt time.Time `json:"moved_at"`
 	// ReplayOf is the dead letter that the job was a replay of, or nil.
@@ -141,7 +142,7 @@ func (s *subscription) Connected(context.Context) {
 func (s *subscription) Notify(ctx context.Context, payload string) {
 	e, err := ParseEvent(payload)
 	if err != nil {
-		s.log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", Storable(payload, maxNameBytes))
+		s.log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", pg.Storable(payload, classify.MaxNameBytes))
 		return
 	}
 	s.push(announcement{event: &e})

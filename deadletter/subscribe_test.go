@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/notify"
@@ -101,7 +103,7 @@ func TestSubscribe_hearsOfEachDeath(t *testing.T) {
 	replayOf := insertDead(t, pool, columns{"state": "replaying", "replay_job_id": id})
 	_ = receive(t, s.events)
 	insertClaimed(t, pool, worker, columns{"id": id, "queue": "emails", "replay_of": replayOf})
-	if _, err := deadletter.Move(t.Context(), pool, worker, []deadletter.Death{death(id)}); err != nil {
+	if _, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil {
 		t.Fatal(err)
 	}
 	j := get(t, newQueue(t, pool), id)
@@ -136,7 +138,7 @@ func TestSubscribe_hearsOfADeathThatPythonWrote(t *testing.T) {
 		) VALUES ($1, 'app.tasks.Send', '{}', 'default', 100, 4, 4, 'ValueError: no', 'max_retries_exceeded',
 			NOW(), NOW(), 0, NULL, NULL, NOW())`, id)
 	e := receive(t, s.events)
-	if e.ID != id || e.JobName != "app.tasks.Send" || e.Reason != deadletter.MaxRetriesExceeded || e.Kind != "" || e.ReplayOf != nil || e.Truncated {
+	if e.ID != id || e.JobName != "app.tasks.Send" || e.Reason != classify.MaxRetriesExceeded || e.Kind != "" || e.ReplayOf != nil || e.Truncated {
 		t.Errorf("got %+v", e)
 	}
 	j := get(t, newQueue(t, pool), id)

@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // announce tells of each outcome. One that matched no row was lost, after the
@@ -34,7 +34,7 @@ func (s *settler) announce(ctx context.Context, group []Outcome, written []uuid.
 		switch {
 		case wrote[o.Job.ID]:
 		case found && o.completed && left.Done:
-			o.Kind, o.Delay, o.Verdict = OutcomeDone, 0, deadletter.Verdict{}
+			o.Kind, o.Delay, o.Verdict = OutcomeDone, 0, classify.Verdict{}
 		case unsure && left.Requested && s.writerOf(o) == writeRequeue:
 			o.Kind, o.Delay = OutcomeCancelled, 0
 		case !unsure || found && !left.of(o.Kind):

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 	"soniq/notify"
@@ -113,16 +113,16 @@ type claimed struct {
 func (e *execution) cancelled(err error) Outcome {
 	message := ErrCancelled.Error()
 	if err != context.Canceled && err != ErrCancelled { //nolint:errorlint // a wrapped one says more, and is kept
-		verdict := deadletter.Classify(deadletter.Attempt{
+		verdict := classify.Decide(classify.Attempt{
 			JobName: e.job.Name, Attempt: e.job.Attempts, MaxAttempts: e.job.MaxAttempts,
-			Kind: deadletter.KindError, Err: err,
+			Kind: classify.KindError, Err: err,
 		})
 		message = verdict.Message
 		if !wraps(err, ErrCancelled) {
-			message = deadletter.Storable(ErrCancelled.Error()+"; the handler returned: "+message, deadletter.MaxErrorBytes)
+			message = pg.Storable(ErrCancelled.Error()+"; the handler returned: "+message, classify.MaxErrorBytes)
 		}
 	}
-	return Outcome{Kind: OutcomeCancelled, Verdict: deadletter.Verdict{Message: message}}
+	return Outcome{Kind: OutcomeCancelled, Verdict: classify.Verdict{Message: message}}
 }
 
 // wraps is [errors.Is] for errors whose methods may panic.

@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -72,7 +74,7 @@ func TestCancel_whatHasEnded_isRefused(t *testing.T) {
 	client := newClient(t, pool)
 	done, dead := enqueue(t, client, "n", nil), enqueue(t, client, "n", nil)
 	exec(t, pool, `update soniq_jobs set status = 'done' where id = $1`, done)
-	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
+	if _, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, classify.Verdict{Reason: classify.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := client.CancelJob(t.Context(), done)
@@ -300,7 +302,7 @@ func TestCancel_runningReplay_itsDeadLetterIsDeadAgain(t *testing.T) {
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	client := newClient(t, pool)
 	dead := enqueue(t, client, "slow", nil, engine.After(time.Hour))
-	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
+	if _, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, classify.Verdict{Reason: classify.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
 	queue := newQueue(t, pool)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -26,8 +26,8 @@ func TestWorker_classifiers_decideAndAreKept(t *testing.T) {
 	handle := func(name string, err error, opts ...engine.HandleOption) {
 		engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, err }, append(opts, soon)...)
 	}
-	fit := deadletter.Classifier{Name: "fit", Judge: func(error) deadletter.Opinion {
-		return deadletter.Opinion{Advice: deadletter.AdvisePermanent}
+	fit := classify.Classifier{Name: "fit", Judge: func(error) classify.Opinion {
+		return classify.Opinion{Advice: classify.AdvisePermanent}
 	}}
 	handle("gone", fmt.Errorf("fetch: %w", answer(404)))
 	handle("busy", answer(503))
@@ -38,21 +38,21 @@ func TestWorker_classifiers_decideAndAreKept(t *testing.T) {
 		return nil, err
 	}, soon)
 	w := start(t, pool, reg, engine.WorkerConfig{
-		Classifiers: []deadletter.Classifier{deadletter.HTTP(), deadletter.Postgres()},
+		Classifiers: []classify.Classifier{classify.HTTP(), classify.Postgres()},
 	})
 	client := newClient(t, pool)
 	for _, c := range []struct {
 		name          string
 		attempts      int
-		reason        deadletter.Reason
+		reason        classify.Reason
 		decided, code string
 		first         string // who decided on the first attempt
 	}{
-		{"gone", 1, deadletter.PermanentFailure, "classifier:http", "404", "classifier:http"},
-		{"busy", 2, deadletter.MaxRetriesExceeded, "budget", "503", "classifier:http"},
-		{"own", 1, deadletter.PermanentFailure, "classifier:fit", "", "classifier:fit"},
-		{"off", 2, deadletter.MaxRetriesExceeded, "budget", "", "budget"},
-		{"check", 1, deadletter.PermanentFailure, "classifier:postgres", "22P02", "classifier:postgres"},
+		{"gone", 1, classify.PermanentFailure, "classifier:http", "404", "classifier:http"},
+		{"busy", 2, classify.MaxRetriesExceeded, "budget", "503", "classifier:http"},
+		{"own", 1, classify.PermanentFailure, "classifier:fit", "", "classifier:fit"},
+		{"off", 2, classify.MaxRetriesExceeded, "budget", "", "budget"},
+		{"check", 1, classify.PermanentFailure, "classifier:postgres", "22P02", "classifier:postgres"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -79,12 +79,12 @@ func TestClassifiers_badOne_isNamed(t *testing.T) {
 	noop := func(context.Context, *engine.Job) (any, error) { return nil, nil }
 	good, bad := engine.NewRegistry(), engine.NewRegistry()
 	engine.HandleRaw(good, "x", noop)
-	engine.HandleRaw(bad, "x", noop, engine.ClassifyBy(deadletter.HTTP(), deadletter.Classifier{Name: "mine"}))
+	engine.HandleRaw(bad, "x", noop, engine.ClassifyBy(classify.HTTP(), classify.Classifier{Name: "mine"}))
 	for want, c := range map[string]struct {
 		reg    *engine.Registry
 		config engine.WorkerConfig
 	}{
-		"config: Classifiers: number 1: it has no Name":     {good, engine.WorkerConfig{Classifiers: []deadletter.Classifier{{}}}},
+		"config: Classifiers: number 1: it has no Name":     {good, engine.WorkerConfig{Classifiers: []classify.Classifier{{}}}},
 		`handler "x": classifier 2: mine: its Judge is nil`: {bad, engine.WorkerConfig{}},
 	} {
 		if _, err := engine.NewWorker(pool, c.reg, c.config); err == nil || !strings.Contains(err.Error(), want) {

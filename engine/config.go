@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/redact"
 	"soniq/notify"
 )
@@ -72,9 +73,9 @@ type WorkerConfig struct {
 	WarnDeadAge time.Duration
 	// Classifiers judge what the handlers return, in their order, where neither
 	// a marker (see Permanent) nor the job's own rule (PermanentIf) decides:
-	// deadletter.HTTP(), GRPC(), Postgres(), or your own. Default none: each
+	// classify.HTTP(), GRPC(), Postgres(), or your own. Default none: each
 	// error is tried again.
-	Classifiers []deadletter.Classifier
+	Classifiers []classify.Classifier
 	// Retention says how long dead letters are kept. One worker of the fleet
 	// deletes what no longer is, in small batches; see deadletter.Queue.Retain.
 	// Workers should have the same rules. Default none: they are kept for ever.

@@ -9,8 +9,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -91,7 +92,7 @@ func TestDelete_anythingButARunningJob(t *testing.T) {
 	wantRefused(t, "running", client.DeleteJob(t.Context(), id), engine.StatusProcessing)
 	getJob(t, client, id)
 	dead := enqueue(t, client, "n", nil)
-	if _, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, deadletter.Verdict{Reason: deadletter.ManualMove}); err != nil {
+	if _, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{dead}, classify.Verdict{Reason: classify.ManualMove}); err != nil {
 		t.Fatal(err)
 	}
 	wantRefused(t, "dead", client.DeleteJob(t.Context(), dead), engine.StatusDeadLetter)

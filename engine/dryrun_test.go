@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 )
 
@@ -35,16 +35,16 @@ func TestRegistry_try_judgesLikeAWorker(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		kind   engine.OutcomeKind
-		reason deadletter.Reason
+		reason classify.Reason
 		delay  time.Duration
 		limit  int
 	}{
 		{name: "done", kind: engine.OutcomeDone, limit: 4},
 		{name: "fails", kind: engine.OutcomeRetry, delay: time.Minute, limit: 2},
-		{name: "last", kind: engine.OutcomeDeadLetter, reason: deadletter.MaxRetriesExceeded, limit: 1},
+		{name: "last", kind: engine.OutcomeDeadLetter, reason: classify.MaxRetriesExceeded, limit: 1},
 		{name: "snoozes", kind: engine.OutcomeSnooze, delay: time.Hour, limit: 4},
-		{name: "permanent", kind: engine.OutcomeDeadLetter, reason: deadletter.PermanentFailure, limit: 4},
-		{name: "slow", kind: engine.OutcomeDeadLetter, reason: deadletter.Timeout, limit: 1},
+		{name: "permanent", kind: engine.OutcomeDeadLetter, reason: classify.PermanentFailure, limit: 4},
+		{name: "slow", kind: engine.OutcomeDeadLetter, reason: classify.Timeout, limit: 1},
 	} {
 		o, err := reg.DryRun(t.Context(), test.name, map[string]int{"a": 1}, 1, 20*time.Millisecond)
 		if err != nil {
@@ -56,7 +56,7 @@ func TestRegistry_try_judgesLikeAWorker(t *testing.T) {
 	if o, err := reg.DryRun(t.Context(), "done", nil, 1, 0); err != nil || string(o.Job.Result) != `{"n":1}` {
 		t.Errorf("result %s, %v", o.Job.Result, err)
 	}
-	if o, err := reg.DryRun(t.Context(), "goexit", nil, 1, 0); err != nil || o.Verdict.Kind != deadletter.KindGoexit || o.Job.Queue != "q" {
+	if o, err := reg.DryRun(t.Context(), "goexit", nil, 1, 0); err != nil || o.Verdict.Kind != classify.KindGoexit || o.Job.Queue != "q" {
 		t.Errorf("%+v, %v", o, err)
 	}
 	var wrong *engine.ArgumentError

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 )
 
@@ -42,7 +42,7 @@ func ExampleClassifyBy() {
 			return fmt.Errorf("ship order %d: %w", args.Order, &StatusError{resp.StatusCode})
 		}
 		return nil
-	}, engine.ClassifyBy(deadletter.HTTP(), deadletter.Postgres()))
+	}, engine.ClassifyBy(classify.HTTP(), classify.Postgres()))
 
 	for _, order := range []int{17, 18} {
 		outcome, err := reg.DryRun(context.Background(), "orders.ship", ship{order}, 1, 0)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 )
 
@@ -48,7 +48,7 @@ type Outcome struct {
 	Delay time.Duration
 	// Verdict is how a failure was classified; of a cancelled job it has the
 	// Message alone. Zero for the other kinds.
-	Verdict deadletter.Verdict
+	Verdict classify.Verdict
 	// Duration is how long the handler ran.
 	Duration time.Duration
 
@@ -78,7 +78,7 @@ type execution struct {
 	// timeout bounds the attempt; 0 is none.
 	timeout time.Duration
 	// classifiers are the worker's, or the handler's own.
-	classifiers []deadletter.Classifier
+	classifiers []classify.Classifier
 
 	// When the run began and, as stackOf knows it, in which goroutine.
 	started   time.Time
@@ -108,9 +108,9 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		// result.
 		if panicked := recover(); panicked != nil {
 			cause, _ := panicked.(error)
-			outcome = e.fail(deadletter.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack()))
+			outcome = e.fail(classify.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack()))
 		} else if !judged {
-			outcome = e.fail(deadletter.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack()))
+			outcome = e.fail(classify.KindGoexit, nil, "the handler ended its goroutine (runtime.Goexit)", string(debug.Stack()))
 		}
 		if !judged && errors.Is(context.Cause(ctx), ErrCancelled) {
 			outcome = e.cancelled(errors.New(outcome.Verdict.Message))
@@ -121,7 +121,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	if e.job.Attempts > e.job.MaxAttempts {
 		// Earlier workers died with the job each time, or gave up on telling.
 		e.weigh(ctx)
-		outcome = e.fail(deadletter.KindCrash, nil, e.crashMessage(), "")
+		outcome = e.fail(classify.KindCrash, nil, e.crashMessage(), "")
 		return
 	}
 	// Released last, when the handler has returned, and not when it was given up.
@@ -184,15 +184,15 @@ func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 		return Outcome{Kind: OutcomeSnooze, Delay: snooze.delay}
 	}
 	if _, ok := find[*invalidArgumentsError](err); ok {
-		return e.fail(deadletter.KindDecode, err, "", "")
+		return e.fail(classify.KindDecode, err, "", "")
 	}
 	switch {
 	case errors.Is(context.Cause(ctx), ErrShutdown):
 		return Outcome{Kind: OutcomeReleased}
 	case errors.Is(context.Cause(ctx), ErrJobTimeout):
-		return e.fail(deadletter.KindTimeout, e.timeoutError(err), "", "")
+		return e.fail(classify.KindTimeout, e.timeoutError(err), "", "")
 	}
-	return e.fail(deadletter.KindError, err, "", "")
+	return e.fail(classify.KindError, err, "", "")
 }
 
 // find is [errors.AsType] for errors whose methods may panic, as those of a
@@ -226,13 +226,13 @@ func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
 func (e *execution) succeed(result any) Outcome {
 	raw, err := encodeResult(result)
 	if err != nil {
-		return e.fail(deadletter.KindError, fmt.Errorf("store result: %w", err), "", "")
+		return e.fail(classify.KindError, fmt.Errorf("store result: %w", err), "", "")
 	}
 	if raw == nil {
 		return Outcome{Kind: OutcomeDone}
 	}
 	return Outcome{Kind: OutcomeDone, result: raw, refuse: func(err error) Outcome {
-		return e.fail(deadletter.KindError, err, "", "")
+		return e.fail(classify.KindError, err, "", "")
 	}}
 }
 
@@ -257,8 +257,8 @@ func encodeResult(result any) (json.RawMessage, error) {
 }
 
 // fail has the failure classified: another attempt, or a dead letter.
-func (e *execution) fail(kind deadletter.Kind, err error, message, stack string) Outcome {
-	verdict := deadletter.Classify(deadletter.Attempt{
+func (e *execution) fail(kind classify.Kind, err error, message, stack string) Outcome {
+	verdict := classify.Decide(classify.Attempt{
 		JobName:     e.job.Name,
 		Attempt:     e.job.Attempts,
 		MaxAttempts: e.job.MaxAttempts,

@@ -12,6 +12,7 @@ import (
 
 	"soniq"
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -41,7 +42,7 @@ func TestWorker_eachFailedAttempt_isInTheHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	job := getJob(t, client, id)
-	for _, history := range [][]deadletter.Failure{dead.Errors, job.Errors} {
+	for _, history := range [][]classify.Failure{dead.Errors, job.Errors} {
 		var told []string
 		for i, f := range history {
 			told = append(told, fmt.Sprint(f.Attempt, " ", f.Kind, " ", f.DecidedBy, ": ", f.Message))
@@ -139,11 +140,11 @@ func TestWorker_crashOnTheLastAttempt_isADeadLetterWithoutAnotherClaim(t *testin
 			t.Errorf("the dead letter says\n%s, want\n%s", got, want)
 		}
 		end := d.Errors[len(d.Errors)-1]
-		if end.Attempt != 2 || end.Kind != deadletter.KindCrash || end.WorkerID == nil || end.StartedAt == nil {
+		if end.Attempt != 2 || end.Kind != classify.KindCrash || end.WorkerID == nil || end.StartedAt == nil {
 			t.Errorf("its history ends with %+v", end)
 		}
 	}
-	if job := getJob(t, client, first); job.Status != engine.StatusQueued || len(job.Errors) != 1 || job.Errors[0].Kind != deadletter.KindCrash ||
+	if job := getJob(t, client, first); job.Status != engine.StatusQueued || len(job.Errors) != 1 || job.Errors[0].Kind != classify.KindCrash ||
 		*job.Errors[0].WorkerID != dead {
 		t.Errorf("the job with an attempt left is %s, with the history %+v", job.Status, job.Errors)
 	}

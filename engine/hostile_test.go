@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -47,16 +47,16 @@ func TestWorker_methodsThatPanic_failTheAttempt(t *testing.T) {
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	client := newClient(t, pool)
 	for name, want := range map[string]struct {
-		reason deadletter.Reason
-		kind   deadletter.Kind
+		reason classify.Reason
+		kind   classify.Kind
 	}{
-		"error":     {deadletter.MaxRetriesExceeded, deadletter.KindError},
-		"joined":    {deadletter.MaxRetriesExceeded, deadletter.KindError},
-		"permanent": {deadletter.PermanentFailure, deadletter.KindError},
-		"invalid":   {deadletter.InvalidArguments, deadletter.KindDecode},
-		"rule":      {deadletter.MaxRetriesExceeded, deadletter.KindError},
-		"result":    {deadletter.MaxRetriesExceeded, deadletter.KindPanic},
-		"panics":    {deadletter.MaxRetriesExceeded, deadletter.KindPanic},
+		"error":     {classify.MaxRetriesExceeded, classify.KindError},
+		"joined":    {classify.MaxRetriesExceeded, classify.KindError},
+		"permanent": {classify.PermanentFailure, classify.KindError},
+		"invalid":   {classify.InvalidArguments, classify.KindDecode},
+		"rule":      {classify.MaxRetriesExceeded, classify.KindError},
+		"result":    {classify.MaxRetriesExceeded, classify.KindPanic},
+		"panics":    {classify.MaxRetriesExceeded, classify.KindPanic},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,7 +109,7 @@ func TestWorker_argumentsThatAreNoObject_areInvalid(t *testing.T) {
 			id := uuid.New()
 			exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ($1, $2, $3)`, id, c.name, c.args)
 			outcomes := w.waitForJob(t, id)
-			if v := outcomes[0].Verdict; v.Reason != deadletter.InvalidArguments || !strings.Contains(v.Message, c.message) {
+			if v := outcomes[0].Verdict; v.Reason != classify.InvalidArguments || !strings.Contains(v.Message, c.message) {
 				t.Errorf("%s, %s, %q; want %q", outcomes[0].Kind, v.Reason, v.Message, c.message)
 			}
 		})
@@ -168,7 +168,7 @@ func TestWorker_rowsAtTheLimits_holdUpNobody(t *testing.T) {
 	for _, id := range due {
 		w.waitForJob(t, id)
 	}
-	if outcomes := w.waitForJob(t, overflow); outcomes[0].Verdict.Kind != deadletter.KindCrash {
+	if outcomes := w.waitForJob(t, overflow); outcomes[0].Verdict.Kind != classify.KindCrash {
 		t.Errorf("attempts at the limit: %+v", outcomes[0])
 	}
 	for range due {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // JobStatus is the status of a job, as text in the database and in JSON.
@@ -64,10 +64,10 @@ type Job struct {
 	// ReplayOf is the dead letter that this job replays.
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
 	// DeadLetterReason is why the job is a dead letter. Empty for other jobs.
-	DeadLetterReason deadletter.Reason `json:"dead_letter_reason,omitempty"`
+	DeadLetterReason classify.Reason `json:"dead_letter_reason,omitempty"`
 	// Errors has the failed attempts, the oldest first: the first one and the last
 	// nine. In a handler it is nil.
-	Errors []deadletter.Failure `json:"errors,omitempty"`
+	Errors []classify.Failure `json:"errors,omitempty"`
 
 	token int64
 	// held is what the arguments take of the worker's MaxArgsMemory; nil is nothing.

@@ -11,21 +11,21 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
 
 // scribbles are what a bad handler writes into the fields of a job, by type.
 var scribbles = map[reflect.Type]any{
-	reflect.TypeFor[uuid.UUID]():            uuid.Must(uuid.NewV7()),
-	reflect.TypeFor[string]():               "scribble",
-	reflect.TypeFor[json.RawMessage]():      json.RawMessage(`{"scribble":1}`),
-	reflect.TypeFor[int]():                  77,
-	reflect.TypeFor[time.Time]():            time.Unix(0, 0),
-	reflect.TypeFor[engine.JobStatus]():     engine.StatusCancelled,
-	reflect.TypeFor[deadletter.Reason]():    deadletter.ManualMove,
-	reflect.TypeFor[[]deadletter.Failure](): []deadletter.Failure{{Attempt: 77}},
+	reflect.TypeFor[uuid.UUID]():          uuid.Must(uuid.NewV7()),
+	reflect.TypeFor[string]():             "scribble",
+	reflect.TypeFor[json.RawMessage]():    json.RawMessage(`{"scribble":1}`),
+	reflect.TypeFor[int]():                77,
+	reflect.TypeFor[time.Time]():          time.Unix(0, 0),
+	reflect.TypeFor[engine.JobStatus]():   engine.StatusCancelled,
+	reflect.TypeFor[classify.Reason]():    classify.ManualMove,
+	reflect.TypeFor[[]classify.Failure](): []classify.Failure{{Attempt: 77}},
 }
 
 // scribble overwrites a field, and what a pointer in it leads to.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -256,7 +256,7 @@ func TestWorker_crashedOnEveryAttempt_isADeadLetter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dead.Reason != deadletter.MaxRetriesExceeded || dead.ErrorKind != deadletter.KindCrash {
+	if dead.Reason != classify.MaxRetriesExceeded || dead.ErrorKind != classify.KindCrash {
 		t.Errorf("reason %s, kind %s", dead.Reason, dead.ErrorKind)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/semaphore"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 )
 
@@ -290,11 +290,11 @@ func (e *execution) prepare(ctx context.Context) (o Outcome, ok bool) {
 		e.started = time.Now()
 		return Outcome{}, true
 	case errors.As(err, &invalid):
-		return e.fail(deadletter.KindDecode, invalid.err, "", ""), false
+		return e.fail(classify.KindDecode, invalid.err, "", ""), false
 	case errors.Is(context.Cause(ctx), ErrCancelled):
 		return e.cancelled(ErrCancelled), false
 	case ctx.Err() != nil, errors.Is(err, errNoClaim):
 		return Outcome{Kind: OutcomeReleased}, false
 	}
-	return e.fail(deadletter.KindError, err, "", ""), false
+	return e.fail(classify.KindError, err, "", ""), false
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -94,7 +94,7 @@ func TestWorker_giantArguments_areNeverLoaded(t *testing.T) {
 			continue
 		}
 		v := o.Verdict
-		if o.Kind != engine.OutcomeDeadLetter || v.Reason != deadletter.InvalidArguments || !strings.Contains(v.Message, "arguments") {
+		if o.Kind != engine.OutcomeDeadLetter || v.Reason != classify.InvalidArguments || !strings.Contains(v.Message, "arguments") {
 			t.Errorf("%s: %s, %s: %q", o.Job.Name, o.Kind, v.Reason, v.Message)
 		}
 		if o.Job.Name == "giant" && (v.Code != "arguments_too_large" || !strings.Contains(v.Message, "200000044 bytes") || !strings.Contains(v.Message, "--max-args-size")) {

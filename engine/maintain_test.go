@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/pg"
 	"soniq/internal/testdb"
@@ -66,7 +66,7 @@ func TestWorker_unknownJob_isBuriedAfterTheGrace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dead.ErrorKind != deadletter.KindUnregistered || dead.Attempts != 0 || string(dead.Args) != `{"n": 1}` {
+	if dead.ErrorKind != classify.KindUnregistered || dead.Attempts != 0 || string(dead.Args) != `{"n": 1}` {
 		t.Errorf("%+v", dead)
 	}
 	if age := dead.MovedAt.Sub(dead.OriginalCreatedAt); age < time.Second {

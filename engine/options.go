@@ -3,7 +3,7 @@ package engine
 import (
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // HandleOption sets how the jobs of one name are run; see [Handle].
@@ -79,7 +79,7 @@ func PermanentIf(rule func(error) bool) HandleOption {
 
 // ClassifyBy replaces the worker's Classifiers for one handler. Without arguments it
 // turns them off.
-func ClassifyBy(classifiers ...deadletter.Classifier) HandleOption {
+func ClassifyBy(classifiers ...classify.Classifier) HandleOption {
 	return handleOption(func(h *handler) { h.classifiers, h.ownClassifiers = classifiers, true })
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -104,7 +104,7 @@ func scanJob(row pgx.Row) (*Job, error) {
 		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
 		&j.CancelRequestedAt, &failures,
 	)
-	j.Errors = deadletter.DecodeFailures(failures)
+	j.Errors = history.Decode(failures)
 	j.inUTC()
 	return &j, err
 }

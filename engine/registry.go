@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // Registry maps job names to handlers. Register all handlers before you give it to a
@@ -32,7 +32,7 @@ type handler struct {
 	retry       RetryPolicy
 	permanent   func(error) bool
 	// classifiers replace the worker's if ownClassifiers is true.
-	classifiers    []deadletter.Classifier
+	classifiers    []classify.Classifier
 	ownClassifiers bool
 	concurrency    *int
 	// attemptLimit, if set, overrides a job's own max attempts.

@@ -9,7 +9,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
+	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
 )
 
@@ -107,7 +109,7 @@ func TestWorker_retention_blocksNoMover(t *testing.T) {
 
 	client := newClient(t, pool)
 	job := enqueue(t, client, "x", nil)
-	moved, err := deadletter.MoveQueued(t.Context(), pool, []uuid.UUID{job}, deadletter.Classify(deadletter.Attempt{Kind: deadletter.KindUnregistered}))
+	moved, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{job}, classify.Decide(classify.Attempt{Kind: classify.KindUnregistered}))
 	if err != nil || len(moved) != 1 {
 		t.Errorf("the move of a job meanwhile: %v, %v", moved, err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -36,31 +36,31 @@ func TestWorker_rowsOfAnyKind_end(t *testing.T) {
 	for _, c := range []struct {
 		what, columns, values string
 		runs                  int
-		reason                deadletter.Reason
+		reason                classify.Reason
 	}{
-		{"most attempts", "job_name, max_attempts", `'fails', 2147483647`, 3, deadletter.MaxRetriesExceeded},
-		{"no maximum", "job_name, max_attempts", `'fails', null`, 3, deadletter.MaxRetriesExceeded},
-		{"a maximum of 0", "job_name, max_attempts", `'fails', 0`, 1, deadletter.MaxRetriesExceeded},
-		{"a negative maximum", "job_name, max_attempts", `'done', -2147483648`, 1, deadletter.MaxRetriesExceeded},
-		{"attempts below 0", "job_name, attempts, max_attempts", `'fails', -2147483648, 2147483647`, 3, deadletter.MaxRetriesExceeded},
-		{"no attempts", "job_name, attempts", `'fails', null`, 3, deadletter.MaxRetriesExceeded},
-		{"all attempts", "job_name, attempts, max_attempts", `'done', 2147483647, 2147483647`, 1, deadletter.MaxRetriesExceeded},
+		{"most attempts", "job_name, max_attempts", `'fails', 2147483647`, 3, classify.MaxRetriesExceeded},
+		{"no maximum", "job_name, max_attempts", `'fails', null`, 3, classify.MaxRetriesExceeded},
+		{"a maximum of 0", "job_name, max_attempts", `'fails', 0`, 1, classify.MaxRetriesExceeded},
+		{"a negative maximum", "job_name, max_attempts", `'done', -2147483648`, 1, classify.MaxRetriesExceeded},
+		{"attempts below 0", "job_name, attempts, max_attempts", `'fails', -2147483648, 2147483647`, 3, classify.MaxRetriesExceeded},
+		{"no attempts", "job_name, attempts", `'fails', null`, 3, classify.MaxRetriesExceeded},
+		{"all attempts", "job_name, attempts, max_attempts", `'done', 2147483647, 2147483647`, 1, classify.MaxRetriesExceeded},
 		{"the most urgent", "job_name, priority", `'done', -2147483648`, 1, ""},
 		{"the least urgent", "job_name, priority", `'done', 2147483647`, 1, ""},
 		{"no priority", "job_name, priority, queue", `'done', null, null`, 1, ""},
-		{"since ever", "job_name, scheduled_at", `'fails', '-infinity'`, 3, deadletter.MaxRetriesExceeded},
-		{"made at the end of time", "job_name, scheduled_at, created_at, updated_at", `'fails', now(), 'infinity', 'infinity'`, 3, deadletter.MaxRetriesExceeded},
-		{"made before time", "job_name, created_at, updated_at", `'fails', '-infinity', '-infinity'`, 3, deadletter.MaxRetriesExceeded},
+		{"since ever", "job_name, scheduled_at", `'fails', '-infinity'`, 3, classify.MaxRetriesExceeded},
+		{"made at the end of time", "job_name, scheduled_at, created_at, updated_at", `'fails', now(), 'infinity', 'infinity'`, 3, classify.MaxRetriesExceeded},
+		{"made before time", "job_name, created_at, updated_at", `'fails', '-infinity', '-infinity'`, 3, classify.MaxRetriesExceeded},
 		{"made in year 294000", "job_name, scheduled_at, created_at", `'done', now(), '294000-01-01'`, 1, ""},
 		{"a claim of its own", "job_name, claim_token, worker_id, cancel_requested_at", `'done', 1, gen_random_uuid(), now()`, 1, ""},
 		{"expired", "job_name, expires_at", `'done', '-infinity'`, 1, ""},
-		{"a foreign history", "job_name, errors", `'fails', '"none"'`, 3, deadletter.MaxRetriesExceeded},
+		{"a foreign history", "job_name, errors", `'fails', '"none"'`, 3, classify.MaxRetriesExceeded},
 		{"a replay of nothing", "job_name, replay_of", `'done', gen_random_uuid()`, 1, ""},
-		{"a long key", "job_name, dedup_key, producer_id, last_error", `'fails', repeat('k', 100000), repeat('p', 100000), repeat('e', 100000)`, 3, deadletter.MaxRetriesExceeded},
-		{"deep arguments", "job_name, args", `'typed', ` + deep, 1, deadletter.InvalidArguments},
+		{"a long key", "job_name, dedup_key, producer_id, last_error", `'fails', repeat('k', 100000), repeat('p', 100000), repeat('e', 100000)`, 3, classify.MaxRetriesExceeded},
+		{"deep arguments", "job_name, args", `'typed', ` + deep, 1, classify.InvalidArguments},
 		{"deep arguments of anything", "job_name, args", `'done', ` + deep, 1, ""},
-		{"a number of 100,000 digits", "job_name, args", `'typed', ('{"n": ' || repeat('9', 100000) || '}')::jsonb`, 1, deadletter.InvalidArguments},
-		{"no object", "job_name, args", `'typed', '[1]'`, 1, deadletter.InvalidArguments},
+		{"a number of 100,000 digits", "job_name, args", `'typed', ('{"n": ' || repeat('9', 100000) || '}')::jsonb`, 1, classify.InvalidArguments},
+		{"no object", "job_name, args", `'typed', '[1]'`, 1, classify.InvalidArguments},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
@@ -91,7 +91,7 @@ func TestWorker_argumentsDeeperThanGoReads_areInvalid(t *testing.T) {
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	id := uuid.New()
 	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ($1, 'typed', (repeat('{"n":', 11000) || '1' || repeat('}', 11000))::jsonb)`, id)
-	if o := w.waitForJob(t, id); o[0].Verdict.Reason != deadletter.InvalidArguments {
+	if o := w.waitForJob(t, id); o[0].Verdict.Reason != classify.InvalidArguments {
 		t.Errorf("%s: %s", o[0].Kind, o[0].Verdict.Message)
 	}
 }

@@ -13,8 +13,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/byindex"
+	"soniq/internal/deadwrite"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 )
@@ -23,7 +24,7 @@ import (
 const maxSettleBatch = 500
 
 // claimFence holds for a row j that is still under the claim d of the worker
-// $1. The four statements below, and deadletter.Move, write outcomes; a row
+// $1. The four statements below, and deadwrite.Move, write outcomes; a row
 // that doesn't match belongs to someone else by now. Parameters $2 to $4: ids,
 // attempts, tokens.
 //
@@ -380,8 +381,8 @@ func (s *settler) writeRows(ctx context.Context, w writer, group []Outcome, refu
 		return nil
 	}
 	o.Kind, o.Delay, o.result = OutcomeRetry, refusedDelay, nil
-	o.Verdict = deadletter.Verdict{Retry: true, Message: deadletter.Storable(
-		"the database refuses the outcome: "+refusal.Error(), deadletter.MaxErrorBytes)}
+	o.Verdict = classify.Verdict{Retry: true, Message: pg.Storable(
+		"the database refuses the outcome: "+refusal.Error(), classify.MaxErrorBytes)}
 	return s.writeGroup(ctx, writeRequeuePlain, []Outcome{o})
 }
 
@@ -403,14 +404,14 @@ func (s *settler) exec(ctx context.Context, w writer, group []Outcome, patience 
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if w == writeDead {
-		deaths := make([]deadletter.Death, len(group))
+		deaths := make([]deadwrite.Death, len(group))
 		for i, o := range group {
-			deaths[i] = deadletter.Death{
+			deaths[i] = deadwrite.Death{
 				ID: o.Job.ID, Attempts: o.Job.Attempts, Token: o.Job.token, Verdict: o.Verdict,
 				Failure: o.failure(s.worker),
 			}
 		}
-		return deadletter.Move(ctx, s.pool, s.worker, deaths)
+		return deadwrite.Move(ctx, s.pool, s.worker, deaths)
 	}
 	var (
 		n        = len(group)
@@ -480,7 +481,7 @@ func (s *settler) requeueColumns(group []Outcome) (delays []*time.Duration, errs
 		switch o.Kind {
 		case OutcomeRetry:
 			delays[i], errs[i] = &o.Delay, &o.Verdict.Message
-			failures[i] = o.failure(s.worker).JSON()
+			failures[i] = history.JSON(o.failure(s.worker))
 		case OutcomeSnooze:
 			delays[i], refunds[i] = &o.Delay, 1
 		default:
@@ -492,11 +493,11 @@ func (s *settler) requeueColumns(group []Outcome) (delays []*time.Duration, errs
 
 // failure is what the job's history says of a failed attempt. Nil for a job
 // that died when it was claimed: nothing ran.
-func (o *Outcome) failure(worker uuid.UUID) *deadletter.Failure {
-	if o.Verdict.Kind == deadletter.KindCrash {
+func (o *Outcome) failure(worker uuid.UUID) *classify.Failure {
+	if o.Verdict.Kind == classify.KindCrash {
 		return nil
 	}
 	// The claim's time is the database's.
 	startedAt := o.Job.UpdatedAt
-	return deadletter.NewFailure(o.Job.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
+	return history.Entry(o.Job.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
 }

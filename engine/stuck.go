@@ -8,7 +8,7 @@ import (
 	"runtime"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // stuckError is the timeout of a handler that is still running.
@@ -33,7 +33,7 @@ func (w *Worker) abandon(ctx context.Context, e *execution) {
 	if errors.Is(context.Cause(ctx), ErrCancelled) {
 		o = e.cancelled(fmt.Errorf("%w, but the handler still runs", ErrCancelled))
 	} else {
-		o = e.fail(deadletter.KindTimeout, &stuckError{timeoutError{e.timeout}}, "", stack)
+		o = e.fail(classify.KindTimeout, &stuckError{timeoutError{e.timeout}}, "", stack)
 	}
 	o.Job, o.Duration, o.completed = e.job, time.Since(e.started), e.completed.Load()
 	if abandoned := w.inflight.end(o, true); abandoned > 0 {

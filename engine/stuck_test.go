@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -34,7 +34,7 @@ func TestWorker_handlerIgnoresItsTimeout_isSettledAndItsSlotReplaced(t *testing.
 	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, CancelGrace: 100 * time.Millisecond, Logger: log.logger()})
 	id := enqueue(t, client, "stubborn", nil)
 	for _, o := range w.waitForJob(t, id) {
-		if o.Verdict.Kind != deadletter.KindTimeout || o.Duration < 150*time.Millisecond {
+		if o.Verdict.Kind != classify.KindTimeout || o.Duration < 150*time.Millisecond {
 			t.Errorf("attempt %d is %s, %s, after %s", o.Job.Attempts, o.Kind, o.Verdict.Kind, o.Duration)
 		}
 	}
@@ -42,7 +42,7 @@ func TestWorker_handlerIgnoresItsTimeout_isSettledAndItsSlotReplaced(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if dead.Reason != deadletter.Timeout || dead.LastError != "timed out after 50ms; the handler is still running after its context has ended" {
+	if dead.Reason != classify.Timeout || dead.LastError != "timed out after 50ms; the handler is still running after its context has ended" {
 		t.Errorf("the dead letter says %s: %s", dead.Reason, dead.LastError)
 	}
 	if len(dead.Errors) != 2 || !strings.Contains(dead.Errors[0].Stack, "stubbornHandler") {

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -94,7 +95,7 @@ func TestWorker_rowOfNulls_runsAndDies(t *testing.T) {
 		insert into soniq_jobs (id, job_name, args, attempts, max_attempts, queue, priority, unique_job, created_at, updated_at)
 		values ($1, 'bare', '{}', null, null, null, null, null, null, null)`, id)
 	outcomes := w.waitForJob(t, id)
-	if len(outcomes) != 3 || outcomes[2].Verdict.Reason != deadletter.MaxRetriesExceeded {
+	if len(outcomes) != 3 || outcomes[2].Verdict.Reason != classify.MaxRetriesExceeded {
 		t.Errorf("outcomes %v, want two retries and a dead letter", outcomes)
 	}
 	if q := queryValue[string](t, pool, `select queue from soniq_dead_letter_jobs where id = $1`, id); q != "default" {
@@ -149,27 +150,27 @@ func TestWorker_failures_landUnderTheRightReason(t *testing.T) {
 		name     string
 		args     string
 		attempts int
-		reason   deadletter.Reason
-		kind     deadletter.Kind
+		reason   classify.Reason
+		kind     classify.Kind
 		message  string
 	}{
-		{"error", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "card refused"},
-		{"panic", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindPanic, "index out of range"},
-		{"panic.nil", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindPanic, "nil"},
-		{"goexit", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindGoexit, "Goexit"},
-		{"typed.nil", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "typedNil"},
-		{"permanent", `{}`, 1, deadletter.PermanentFailure, deadletter.KindError, "charge: no such customer"},
-		{"rule", `{}`, 1, deadletter.PermanentFailure, deadletter.KindError, "not supported"},
-		{"timeout", `{}`, 2, deadletter.Timeout, deadletter.KindTimeout, "timed out after 20ms"},
-		{"timeout.wrapped", `{}`, 2, deadletter.Timeout, deadletter.KindTimeout, "sent 3 of 5 parts"},
-		{"own.deadline", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "deadline exceeded"},
-		{"invalid.marker", `{}`, 1, deadletter.InvalidArguments, deadletter.KindDecode, "unknown currency"},
-		{"result.nan", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "store result"},
-		{"result.nul", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "store result"},
-		{"result.number", `{}`, 2, deadletter.MaxRetriesExceeded, deadletter.KindError, "store result"},
-		{"typed", `{"name": 7}`, 1, deadletter.InvalidArguments, deadletter.KindDecode, `field "name": want string`},
-		{"typed", `{"nmae": "x"}`, 1, deadletter.InvalidArguments, deadletter.KindDecode, `field "nmae": not known`},
-		{"typed", `{"name": ""}`, 1, deadletter.InvalidArguments, deadletter.KindDecode, `field "name": must not be empty`},
+		{"error", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "card refused"},
+		{"panic", `{}`, 2, classify.MaxRetriesExceeded, classify.KindPanic, "index out of range"},
+		{"panic.nil", `{}`, 2, classify.MaxRetriesExceeded, classify.KindPanic, "nil"},
+		{"goexit", `{}`, 2, classify.MaxRetriesExceeded, classify.KindGoexit, "Goexit"},
+		{"typed.nil", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "typedNil"},
+		{"permanent", `{}`, 1, classify.PermanentFailure, classify.KindError, "charge: no such customer"},
+		{"rule", `{}`, 1, classify.PermanentFailure, classify.KindError, "not supported"},
+		{"timeout", `{}`, 2, classify.Timeout, classify.KindTimeout, "timed out after 20ms"},
+		{"timeout.wrapped", `{}`, 2, classify.Timeout, classify.KindTimeout, "sent 3 of 5 parts"},
+		{"own.deadline", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "deadline exceeded"},
+		{"invalid.marker", `{}`, 1, classify.InvalidArguments, classify.KindDecode, "unknown currency"},
+		{"result.nan", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "store result"},
+		{"result.nul", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "store result"},
+		{"result.number", `{}`, 2, classify.MaxRetriesExceeded, classify.KindError, "store result"},
+		{"typed", `{"name": 7}`, 1, classify.InvalidArguments, classify.KindDecode, `field "name": want string`},
+		{"typed", `{"nmae": "x"}`, 1, classify.InvalidArguments, classify.KindDecode, `field "nmae": not known`},
+		{"typed", `{"name": ""}`, 1, classify.InvalidArguments, classify.KindDecode, `field "name": must not be empty`},
 	} {
 		t.Run(c.name+c.args, func(t *testing.T) {
 			t.Parallel()
@@ -213,7 +214,7 @@ func TestWorker_hostileError_isStored(t *testing.T) {
 		t.Fatalf("%d outcomes, want a retry and a dead letter", len(outcomes))
 	}
 	job := getJob(t, client, id)
-	if job.Status != engine.StatusDeadLetter || !utf8.ValidString(job.LastError) || len(job.LastError) > deadletter.MaxErrorBytes ||
+	if job.Status != engine.StatusDeadLetter || !utf8.ValidString(job.LastError) || len(job.LastError) > classify.MaxErrorBytes ||
 		!strings.HasPrefix(job.LastError, "head ") || !strings.HasSuffix(job.LastError, " tail") {
 		t.Errorf("%s with error of %d bytes: %.40q ... %q", job.Status, len(job.LastError), job.LastError,
 			job.LastError[max(0, len(job.LastError)-20):])

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // Info is a hook as it may be shown: a row of the view soniq_hook_status. It holds
@@ -34,11 +34,11 @@ type Info struct {
 	// BaseURL is where Slack messages link to.
 	BaseURL string `json:"base_url"`
 	// Events, Jobs, Queues, Reasons and Tags are the filter. Nil or null matches all.
-	Events  []EventType         `json:"events"`
-	Jobs    []string            `json:"jobs"`
-	Queues  []string            `json:"queues"`
-	Reasons []deadletter.Reason `json:"reasons"`
-	Tags    json.RawMessage     `json:"tags"`
+	Events  []EventType       `json:"events"`
+	Jobs    []string          `json:"jobs"`
+	Queues  []string          `json:"queues"`
+	Reasons []classify.Reason `json:"reasons"`
+	Tags    json.RawMessage   `json:"tags"`
 
 	Enabled bool `json:"enabled"`
 	// DisabledReason is empty for an enabled hook.

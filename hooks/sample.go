@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 const storeOpenSQL = `
@@ -70,7 +71,7 @@ func sampleDelivery(hook string) *Delivery {
 	now := time.Now().UTC()
 	e := Event{Type: Dead, At: now, Sample: true, Letter: deadletter.Job{
 		ID: uuid.New(), JobName: "soniq.sample", Args: json.RawMessage(`{}`), Queue: "default", Attempts: 3, MaxAttempts: 3,
-		LastError: "this is a sample: no job has died", Reason: deadletter.MaxRetriesExceeded, MovedAt: now, OriginalCreatedAt: now,
+		LastError: "this is a sample: no job has died", Reason: classify.MaxRetriesExceeded, MovedAt: now, OriginalCreatedAt: now,
 	}}
 	return &Delivery{
 		ID: uuid.New(), Hook: hook, Attempt: 1, Event: e,

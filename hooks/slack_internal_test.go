@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // A message's only markup of its own: the link that 'base_url' makes.
@@ -27,7 +28,7 @@ func slackOf(t *testing.T, job, queue, reason, text string, groups int) slackMes
 	d := &Delivery{ID: uuid.New()}
 	for range groups {
 		e := Event{Type: Dead, At: time.Now(), Letter: deadletter.Job{
-			ID: uuid.New(), JobName: job, Queue: queue, Reason: deadletter.Reason(reason), LastError: text,
+			ID: uuid.New(), JobName: job, Queue: queue, Reason: classify.Reason(reason), LastError: text,
 		}}
 		d.Groups = append(d.Groups, Group{Event: e, Count: groups, First: e.At, Last: e.At})
 	}

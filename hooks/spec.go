@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/webhook"
 )
 
@@ -48,7 +49,7 @@ type Spec struct {
 	// Queues are names. Default all.
 	Queues []string
 	// Reasons are those of the death. Default all.
-	Reasons []deadletter.Reason
+	Reasons []classify.Reason
 	// Tags are those that a dead letter must have. Default any.
 	Tags map[string]string
 }

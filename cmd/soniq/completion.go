@@ -8,6 +8,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/jobs"
 	"soniq/internal/cli/terminal"
@@ -178,7 +179,7 @@ func valuesOf(value *kong.Value) []string {
 	switch value.Name {
 	case "reason":
 		var reasons []string
-		for _, r := range deadletter.Reasons() {
+		for _, r := range classify.Reasons() {
 			reasons = append(reasons, string(r))
 		}
 		return reasons

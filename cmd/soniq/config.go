@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/input"
 )
 
@@ -237,7 +238,7 @@ func (r *configReader) retention(n *yaml.Node, file *workerFile) {
 			"queues": func(n *yaml.Node) { rule.Filter.Queues = r.names(n, where+"queues") },
 			"reasons": func(n *yaml.Node) {
 				for _, name := range r.names(n, where+"reasons") {
-					reason, err := deadletter.ParseReason(name)
+					reason, err := classify.ParseReason(name)
 					if err != nil {
 						r.wrong(n, "%sreasons: %s", where, err)
 					}

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"soniq"
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/handler"
@@ -197,7 +197,7 @@ func (r *configReader) hook(entry configEntry) hookSpec {
 		"events":       func(n *yaml.Node) { spec.Events = r.events(n, at("events")) },
 		"jobs":         func(n *yaml.Node) { spec.Jobs = r.names(n, at("jobs")) },
 		"queues":       func(n *yaml.Node) { spec.Queues = r.names(n, at("queues")) },
-		"reasons":      func(n *yaml.Node) { spec.Reasons = typed[deadletter.Reason](r.names(n, at("reasons"))) },
+		"reasons":      func(n *yaml.Node) { spec.Reasons = typed[classify.Reason](r.names(n, at("reasons"))) },
 		"tags":         func(n *yaml.Node) { spec.Tags = r.tags(n, at("tags")) },
 	})
 	switch {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/handler"
@@ -491,7 +492,7 @@ jobs: {a: {exec: x}}
 	day := 24 * time.Hour
 	want := []deadletter.Retention{
 		{Filter: deadletter.Filter{Queues: []string{"payments", "refunds"}}},
-		{Filter: deadletter.Filter{Reasons: []deadletter.Reason{"timeout"}, JobNames: []string{"a"}}, Keep: 7 * day},
+		{Filter: deadletter.Filter{Reasons: []classify.Reason{"timeout"}, JobNames: []string{"a"}}, Keep: 7 * day},
 		{Filter: deadletter.Filter{State: "resolved"}, Keep: 36 * time.Hour},
 		{Keep: 90 * day},
 	}

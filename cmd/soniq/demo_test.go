@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 )
 
@@ -55,16 +56,16 @@ func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
 	if report.Done != 3 || report.Retries != 6 || report.ReplayState != deadletter.StateResolved {
 		t.Errorf("%d done, %d retries, replay %s; want 3, 6, resolved", report.Done, report.Retries, report.ReplayState)
 	}
-	reasons := map[deadletter.Reason]string{}
+	reasons := map[classify.Reason]string{}
 	for _, j := range report.DeadLetters {
 		reasons[j.Reason] = j.JobName
 	}
-	for reason, job := range map[deadletter.Reason]string{
-		deadletter.PermanentFailure:   "payments.charge",
-		deadletter.InvalidArguments:   "invoices.render",
-		deadletter.MaxRetriesExceeded: "inventory.sync",
-		deadletter.Timeout:            "videos.transcode",
-		deadletter.JobNotFound:        "faxes.send",
+	for reason, job := range map[classify.Reason]string{
+		classify.PermanentFailure:   "payments.charge",
+		classify.InvalidArguments:   "invoices.render",
+		classify.MaxRetriesExceeded: "inventory.sync",
+		classify.Timeout:            "videos.transcode",
+		classify.JobNotFound:        "faxes.send",
 	} {
 		if reasons[reason] != job {
 			t.Errorf("%s: %q, want %q", reason, reasons[reason], job)

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/testdb"
@@ -22,7 +22,7 @@ type exampleJob struct {
 	interpreter, name, args string
 
 	status   engine.JobStatus
-	reason   deadletter.Reason
+	reason   classify.Reason
 	attempts int
 	result   string
 	error    string
@@ -42,15 +42,15 @@ func TestExamples_eachVerdict(t *testing.T) {
 	jobs := []exampleJob{
 		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "a.png", "width": 64}`, status: engine.StatusDone, attempts: 1, result: `{"thumbnail": "a.png-64", "attempt": 1}`},
 		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "flaky.png"}`, status: engine.StatusDone, attempts: 2, result: `{"thumbnail": "flaky.png-200", "attempt": 2}`},
-		{interpreter: "python3", name: "thumbnails.make", args: `{"width": 64}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "KeyError('image')"},
-		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "a.exe"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "never be an image"},
+		{interpreter: "python3", name: "thumbnails.make", args: `{"width": 64}`, status: engine.StatusDeadLetter, reason: classify.InvalidArguments, attempts: 1, error: "KeyError('image')"},
+		{interpreter: "python3", name: "thumbnails.make", args: `{"image": "a.exe"}`, status: engine.StatusDeadLetter, reason: classify.PermanentFailure, attempts: 1, error: "never be an image"},
 		{interpreter: "node", name: "emails.send", args: `{"to": "ada@example.com"}`, status: engine.StatusDone, attempts: 1},
 		{interpreter: "node", name: "emails.send", args: `{"to": "flaky@example.com"}`, status: engine.StatusDone, attempts: 2},
-		{interpreter: "node", name: "emails.send", args: `{"to": 42}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "not an address: 42"},
-		{interpreter: "node", name: "emails.send", args: `{"to": "ada@closed.example"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "closed for good"},
+		{interpreter: "node", name: "emails.send", args: `{"to": 42}`, status: engine.StatusDeadLetter, reason: classify.InvalidArguments, attempts: 1, error: "not an address: 42"},
+		{interpreter: "node", name: "emails.send", args: `{"to": "ada@closed.example"}`, status: engine.StatusDeadLetter, reason: classify.PermanentFailure, attempts: 1, error: "closed for good"},
 		{interpreter: "sh", name: "folders.backup", args: `{"folder": "` + folder + `"}`, status: engine.StatusDone, attempts: 2, result: `{"files": 1}`},
-		{interpreter: "sh", name: "folders.backup", args: `{}`, status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, attempts: 1, error: "folder is missing"},
-		{interpreter: "sh", name: "folders.backup", args: `{"folder": "/no/such"}`, status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, attempts: 1, error: "no such folder"},
+		{interpreter: "sh", name: "folders.backup", args: `{}`, status: engine.StatusDeadLetter, reason: classify.InvalidArguments, attempts: 1, error: "folder is missing"},
+		{interpreter: "sh", name: "folders.backup", args: `{"folder": "/no/such"}`, status: engine.StatusDeadLetter, reason: classify.PermanentFailure, attempts: 1, error: "no such folder"},
 	}
 	installed := map[string]bool{}
 	for _, j := range jobs {

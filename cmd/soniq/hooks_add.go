@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strings"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
@@ -29,12 +29,12 @@ func (hooksAddCmd) Help() string {
 
 // hookFilter says what a hook is told of.
 type hookFilter struct {
-	Name   string              `placeholder:"NAME" help:"Name of the hook. Default its kind."`
-	Event  []hooks.EventType   `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
-	Job    []string            `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
-	Queue  []string            `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []deadletter.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
-	Tag    []string            `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
+	Name   string            `placeholder:"NAME" help:"Name of the hook. Default its kind."`
+	Event  []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
+	Job    []string          `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
+	Queue  []string          `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason []classify.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
+	Tag    []string          `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
 }
 
 func (f *hookFilter) spec(kind hooks.Kind) (hooks.Spec, error) {

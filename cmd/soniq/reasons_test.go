@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 )
@@ -33,17 +34,17 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	eventually.True(t, "the watch", func() bool { return strings.Contains(watch.err.String(), "watching for dead letters") })
 
 	s := newShell(t, url)
-	want := map[string]deadletter.Reason{}
+	want := map[string]classify.Reason{}
 	worker := []string{"worker", "--unknown-grace", "1s"}
 	for name, failure := range map[string]struct {
 		command string
-		reason  deadletter.Reason
+		reason  classify.Reason
 	}{
-		"fails":   {"exit 1", deadletter.MaxRetriesExceeded},
-		"never":   {"exit 78", deadletter.PermanentFailure},
-		"refuses": {"exit 65", deadletter.InvalidArguments},
-		"hangs":   {"sleep 60", deadletter.Timeout},
-		"unknown": {"", deadletter.JobNotFound},
+		"fails":   {"exit 1", classify.MaxRetriesExceeded},
+		"never":   {"exit 78", classify.PermanentFailure},
+		"refuses": {"exit 65", classify.InvalidArguments},
+		"hangs":   {"sleep 60", classify.Timeout},
+		"unknown": {"", classify.JobNotFound},
 	} {
 		if failure.command != "" {
 			worker = append(worker, "--handle", name+"=exec:"+failure.command)
@@ -53,7 +54,7 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	}
 	run := working.start(append(worker, "--timeout", "3s")...)
 
-	heard := map[string]deadletter.Reason{}
+	heard := map[string]classify.Reason{}
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	for range want {
@@ -67,7 +68,7 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	if !maps.Equal(heard, want) {
 		t.Errorf("heard %v, want %v", heard, want)
 	}
-	listed := map[string]deadletter.Reason{}
+	listed := map[string]classify.Reason{}
 	for _, j := range decode[[]deadletter.Job](t, s.ok("dead-letter", "list", "--json").out) {
 		listed[j.ID.String()] = j.Reason
 	}
@@ -77,7 +78,7 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	eventually.True(t, "the watch", func() bool { return strings.Count(watch.out.String(), "\n") == len(want) })
 	for line := range strings.Lines(watch.out.String()) {
 		fields := strings.Fields(line) // date, time, id, name, reason
-		if len(fields) < 5 || want[fields[2]] != deadletter.Reason(fields[4]) {
+		if len(fields) < 5 || want[fields[2]] != classify.Reason(fields[4]) {
 			t.Errorf("watched %q", line)
 		}
 	}

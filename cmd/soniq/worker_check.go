@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
@@ -37,16 +37,16 @@ type checkedConfig struct {
 }
 
 type checkedHook struct {
-	Name    string              `json:"name"`
-	Kind    hooks.Kind          `json:"kind"`
-	Target  string              `json:"target"`
-	Secret  string              `json:"secret,omitempty"`
-	Headers []string            `json:"headers,omitempty"`
-	Events  []hooks.EventType   `json:"events,omitempty"`
-	Jobs    []string            `json:"jobs,omitempty"`
-	Queues  []string            `json:"queues,omitempty"`
-	Reasons []deadletter.Reason `json:"reasons,omitempty"`
-	Tags    map[string]string   `json:"tags,omitempty"`
+	Name    string            `json:"name"`
+	Kind    hooks.Kind        `json:"kind"`
+	Target  string            `json:"target"`
+	Secret  string            `json:"secret,omitempty"`
+	Headers []string          `json:"headers,omitempty"`
+	Events  []hooks.EventType `json:"events,omitempty"`
+	Jobs    []string          `json:"jobs,omitempty"`
+	Queues  []string          `json:"queues,omitempty"`
+	Reasons []classify.Reason `json:"reasons,omitempty"`
+	Tags    map[string]string `json:"tags,omitempty"`
 }
 
 type checkedJob struct {

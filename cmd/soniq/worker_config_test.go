@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
@@ -68,15 +68,15 @@ jobs:
 		name   string
 		flags  []string
 		status engine.JobStatus
-		reason deadletter.Reason
+		reason classify.Reason
 		result string
 	}{
 		{name: "command", flags: []string{"--queue", "side"}, status: engine.StatusDone, result: `["hello", "Bearer hunter2", "inner"]`},
 		{name: "endpoint", flags: []string{"--args", `{"n": 1}`}, status: engine.StatusDone, result: `{"n": 1}`},
-		{name: "permanent", status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure},
-		{name: "sent-away", status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded},
-		{name: "tried-twice", status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded},
-		{name: "slow", status: engine.StatusDeadLetter, reason: deadletter.Timeout},
+		{name: "permanent", status: engine.StatusDeadLetter, reason: classify.PermanentFailure},
+		{name: "sent-away", status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded},
+		{name: "tried-twice", status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded},
+		{name: "slow", status: engine.StatusDeadLetter, reason: classify.Timeout},
 		{name: "later", status: engine.StatusQueued},
 	} {
 		id := strings.TrimSpace(s.ok(append([]string{"enqueue", test.name}, test.flags...)...).out)

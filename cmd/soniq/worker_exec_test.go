@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
@@ -28,7 +29,7 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 		args     string
 		attempts string // default 1, so that a failure is final
 		status   engine.JobStatus
-		reason   deadletter.Reason
+		reason   classify.Reason
 		error    string
 		code     string
 		result   string
@@ -43,15 +44,15 @@ func TestWorker_exitCodeIsTheVerdict(t *testing.T) {
 		{name: "commas,and", command: `test "a,b" = "a,b"`, status: engine.StatusDone},
 		{name: "deaf", command: `exec 0<&-; exit 0`, args: big, status: engine.StatusDone},
 		{name: "environment", command: `printf '["%s", "%s", "%s", "%s"]' "$SONIQ_JOB_NAME" "$SONIQ_QUEUE" "$SONIQ_ATTEMPT" "$SONIQ_MAX_ATTEMPTS"`, attempts: "7", status: engine.StatusDone, result: `["environment", "default", "1", "7"]`},
-		{name: "invalid", command: `echo "user_id: missing" >&2; exit 65`, attempts: "5", status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, error: "user_id: missing", code: "exit status 65"},
-		{name: "permanent", command: `echo "account closed" >&2; exit 78`, attempts: "5", status: engine.StatusDeadLetter, reason: deadletter.PermanentFailure, error: "account closed", code: "exit status 78"},
-		{name: "failed", command: `exit 3`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "exit status 3", code: "exit status 3"},
+		{name: "invalid", command: `echo "user_id: missing" >&2; exit 65`, attempts: "5", status: engine.StatusDeadLetter, reason: classify.InvalidArguments, error: "user_id: missing", code: "exit status 65"},
+		{name: "permanent", command: `echo "account closed" >&2; exit 78`, attempts: "5", status: engine.StatusDeadLetter, reason: classify.PermanentFailure, error: "account closed", code: "exit status 78"},
+		{name: "failed", command: `exit 3`, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "exit status 3", code: "exit status 3"},
 		{name: "again", command: `echo flaky >&2; exit 1`, attempts: "5", status: engine.StatusQueued, error: "flaky"},
-		{name: "killed", command: `kill -KILL $$`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "signal: killed", code: "signal: killed"},
-		{name: "not-found", command: `no-such-command-anywhere`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "not found", code: "exit status 127"},
-		{name: "not-executable", command: `/`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "/", code: "exit status 126"},
-		{name: "hostile", command: `printf 'a\000b\377c\033[2J' >&2; exit 1`, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "\x1b[2J"},
-		{name: "timeout", command: `echo working >&2; sleep 60`, status: engine.StatusDeadLetter, reason: deadletter.Timeout, error: "working"},
+		{name: "killed", command: `kill -KILL $$`, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "signal: killed", code: "signal: killed"},
+		{name: "not-found", command: `no-such-command-anywhere`, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "not found", code: "exit status 127"},
+		{name: "not-executable", command: `/`, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "/", code: "exit status 126"},
+		{name: "hostile", command: `printf 'a\000b\377c\033[2J' >&2; exit 1`, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "\x1b[2J"},
+		{name: "timeout", command: `echo working >&2; sleep 60`, status: engine.StatusDeadLetter, reason: classify.Timeout, error: "working"},
 		{name: "polite", command: `trap 'echo "[\"saved\"]"; exit 0' TERM; sleep 60 & wait`, status: engine.StatusDone, result: `["saved"]`},
 		{name: "leaves", command: `sleep 300 & echo $! > ` + left, status: engine.StatusDone},
 		{name: "escapes", command: `setsid sleep 3 & exit 0`, status: engine.StatusDone},

@@ -14,7 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
@@ -27,7 +27,7 @@ type verdictRow struct {
 	attempts int    // default 1, so that a failure is final
 	timeout  time.Duration
 	status   engine.JobStatus
-	reason   deadletter.Reason
+	reason   classify.Reason
 	error    string // the beginning
 	says     string // anywhere in the error
 	code     string
@@ -39,17 +39,17 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 	done := func(handle http.HandlerFunc, result string) verdictRow {
 		return verdictRow{handle: handle, status: engine.StatusDone, result: result}
 	}
-	dead := func(reason deadletter.Reason, attempts int, handle http.HandlerFunc, code int, text string) verdictRow {
+	dead := func(reason classify.Reason, attempts int, handle http.HandlerFunc, code int, text string) verdictRow {
 		return verdictRow{
 			handle: handle, attempts: attempts, status: engine.StatusDeadLetter, reason: reason,
 			error: fmt.Sprintf("HTTP %d: %s", code, text), code: strconv.Itoa(code),
 		}
 	}
 	lost := func(handle http.HandlerFunc, says string) verdictRow {
-		return verdictRow{handle: handle, status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded, error: "POST http", says: says}
+		return verdictRow{handle: handle, status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded, error: "POST http", says: says}
 	}
 	late := func(handle http.HandlerFunc, text string) verdictRow {
-		return verdictRow{handle: handle, timeout: 3 * time.Second, status: engine.StatusDeadLetter, reason: deadletter.Timeout, error: text}
+		return verdictRow{handle: handle, timeout: 3 * time.Second, status: engine.StatusDeadLetter, reason: classify.Timeout, error: text}
 	}
 	snoozed := func(handle http.HandlerFunc, pause time.Duration) verdictRow {
 		return verdictRow{handle: handle, status: engine.StatusQueued, pause: pause}
@@ -77,36 +77,36 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 		"503-date":    snoozed(answer(503, "", "Retry-After", inOneHour), time.Hour),
 		"429-for-years": snoozed(answer(429, "", "Retry-After", "99999999999999999999"),
 			24*time.Hour),
-		"503-nonsense": dead(deadletter.MaxRetriesExceeded, 1, answer(503, "", "Retry-After", "soon"), 503, "Service Unavailable"),
+		"503-nonsense": dead(classify.MaxRetriesExceeded, 1, answer(503, "", "Retry-After", "soon"), 503, "Service Unavailable"),
 		// It means a pause with 429 and 503 only.
-		"500-seconds": dead(deadletter.MaxRetriesExceeded, 1, answer(500, "", "Retry-After", "3600"), 500, "Internal Server Error"),
+		"500-seconds": dead(classify.MaxRetriesExceeded, 1, answer(500, "", "Retry-After", "3600"), 500, "Internal Server Error"),
 
-		"huge":     dead(deadletter.PermanentFailure, 5, answer(200, strings.Repeat("x", MaxResult+1)), 200, "the work was done, but the response is longer than 1048576 bytes"),
-		"upgrade":  dead(deadletter.PermanentFailure, 5, raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", true), 101, "Switching Protocols"),
+		"huge":     dead(classify.PermanentFailure, 5, answer(200, strings.Repeat("x", MaxResult+1)), 200, "the work was done, but the response is longer than 1048576 bytes"),
+		"upgrade":  dead(classify.PermanentFailure, 5, raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", true), 101, "Switching Protocols"),
 		"cut":      lost(raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"a\":", false), "read response: unexpected EOF"),
-		"cut-500":  dead(deadletter.MaxRetriesExceeded, 1, raw("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf a sent", false), 500, "half a sent"),
+		"cut-500":  dead(classify.MaxRetriesExceeded, 1, raw("HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf a sent", false), 500, "half a sent"),
 		"hung-up":  lost(raw("", false), "EOF"),
 		"not-http": lost(raw("220 mail.example.com ESMTP\r\n", false), "malformed HTTP"),
 		"refused": {
-			url: "http://" + testkit.ClosedAddress(t), status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded,
+			url: "http://" + testkit.ClosedAddress(t), status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded,
 			error: "POST http://127.0.0.1:", says: "connection refused",
 		},
 		"unknown-ca": {
-			url: tlsEndpoint(t), status: engine.StatusDeadLetter, reason: deadletter.MaxRetriesExceeded,
+			url: tlsEndpoint(t), status: engine.StatusDeadLetter, reason: classify.MaxRetriesExceeded,
 			error: "POST https://127.0.0.1:", says: "certificate signed by unknown authority",
 		},
 		"timeout":      late(hang(0, ""), "no response from http://127.0.0.1:"),
 		"timeout-200":  late(hang(200, `{"a":`), "no whole response from http://127.0.0.1:"),
 		"timeout-500":  late(hang(500, "overloaded"), "HTTP 500: overloaded"),
-		"wrong-scheme": {url: strings.Replace(tlsEndpoint(t), "https:", "http:", 1), status: engine.StatusDeadLetter, reason: deadletter.InvalidArguments, error: "HTTP 400: Client sent an HTTP request to an HTTPS server."},
+		"wrong-scheme": {url: strings.Replace(tlsEndpoint(t), "https:", "http:", 1), status: engine.StatusDeadLetter, reason: classify.InvalidArguments, error: "HTTP 400: Client sent an HTTP request to an HTTPS server."},
 	}
-	for reason, statuses := range map[deadletter.Reason][]int{
-		deadletter.InvalidArguments:   {400, 422},
-		deadletter.MaxRetriesExceeded: {401, 403, 404, 407, 408, 421, 425, 429, 500, 501, 502, 503, 504, 599, 600},
-		deadletter.PermanentFailure:   {402, 405, 406, 409, 410, 411, 413, 415, 418, 423, 451, 499},
+	for reason, statuses := range map[classify.Reason][]int{
+		classify.InvalidArguments:   {400, 422},
+		classify.MaxRetriesExceeded: {401, 403, 404, 407, 408, 421, 425, 429, 500, 501, 502, 503, 504, 599, 600},
+		classify.PermanentFailure:   {402, 405, 406, 409, 410, 411, 413, 415, 418, 423, 451, 499},
 	} {
 		attempts := 5
-		if reason == deadletter.MaxRetriesExceeded {
+		if reason == classify.MaxRetriesExceeded {
 			attempts = 1
 		}
 		for _, status := range statuses {
@@ -114,7 +114,7 @@ func verdictRows(t *testing.T) map[string]verdictRow {
 		}
 	}
 	for _, status := range []int{300, 301, 302, 303, 304, 305, 307, 308} {
-		rows[strconv.Itoa(status)] = dead(deadletter.PermanentFailure, 5, answer(status, "", "Location", "/json"),
+		rows[strconv.Itoa(status)] = dead(classify.PermanentFailure, 5, answer(status, "", "Location", "/json"),
 			status, http.StatusText(status)+"; redirects are not followed")
 	}
 	return rows

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/testdb"
@@ -76,13 +77,13 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 		py.worker(t, pool, "shared,python")
 		for _, want := range []struct {
 			name, queue, args string
-			reason            deadletter.Reason
+			reason            classify.Reason
 			text              string
 			hooked            bool
 		}{
-			{"shared.fails", "shared", `{"message": "the till is \u001b[31mclosed"}`, deadletter.MaxRetriesExceeded, "the till is", true},
-			{"shared.unknown", "shared", `{}`, deadletter.JobNotFound, "not registered", true},
-			{"python.typed", "python", `{"order": []}`, deadletter.InvalidArguments, "Corrupted argument data", false},
+			{"shared.fails", "shared", `{"message": "the till is \u001b[31mclosed"}`, classify.MaxRetriesExceeded, "the till is", true},
+			{"shared.unknown", "shared", `{}`, classify.JobNotFound, "not registered", true},
+			{"python.typed", "python", `{"order": []}`, classify.InvalidArguments, "Corrupted argument data", false},
 		} {
 			id := enqueue(t, client, want.name, json.RawMessage(want.args), engine.Queue(want.queue), engine.MaxAttempts(1))
 			event := receive(t, "the announcement of "+want.name, events)

@@ -14,6 +14,7 @@ import (
 
 	"soniq"
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
@@ -109,7 +110,7 @@ func TestFleet_goNameOnPythonsQueue_isBuriedByPythonAndReplayedByGo(t *testing.T
 		client, queue := newClient(t, pool), newQueue(t, pool)
 		py.worker(t, pool, "shared")
 		id := enqueue(t, client, "go.echo", map[string]any{"n": 1}, engine.Queue("shared"))
-		if job := ended(t, client, id); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != deadletter.JobNotFound {
+		if job := ended(t, client, id); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != classify.JobNotFound {
 			t.Fatalf("%+v", job)
 		}
 		reg := engine.NewRegistry()
@@ -146,7 +147,7 @@ func TestFleet_pythonWorkerLives_goBuriesNothingOfItsQueue(t *testing.T) {
 		goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"shared", "go"}, UnknownGrace: 250 * time.Millisecond})
 		// Due for less time than the other, so that one was looked at too.
 		ours := enqueue(t, client, "nobody.knows", nil, engine.Queue("go"))
-		if job := ended(t, client, ours); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != deadletter.JobNotFound {
+		if job := ended(t, client, ours); job.Status != engine.StatusDeadLetter || job.DeadLetterReason != classify.JobNotFound {
 			t.Fatalf("%+v", job)
 		}
 		if j := job(t, pool, theirs); j.Status != engine.StatusQueued {
@@ -202,7 +203,7 @@ func TestFleet_killedPython_isRecoveredByGo(t *testing.T) {
 	goWorker(t, pool, reg, engine.WorkerConfig{Queues: []string{"shared"}})
 	for _, id := range jobs {
 		job := ended(t, client, id)
-		if job.Status != engine.StatusDone || job.Attempts != 2 || len(job.Errors) != 1 || job.Errors[0].Kind != deadletter.KindCrash {
+		if job.Status != engine.StatusDone || job.Attempts != 2 || len(job.Errors) != 1 || job.Errors[0].Kind != classify.KindCrash {
 			t.Errorf("%+v", job)
 		}
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 )
@@ -56,19 +57,19 @@ type orphan struct {
 }
 
 // crashed is the verdict on an attempt that ended with its worker.
-func (o *orphan) crashed() deadletter.Verdict {
-	return deadletter.Classify(deadletter.Attempt{
-		JobName: o.Name, Attempt: o.Attempts, MaxAttempts: o.MaxAttempts, Kind: deadletter.KindCrash,
+func (o *orphan) crashed() classify.Verdict {
+	return classify.Decide(classify.Attempt{
+		JobName: o.Name, Attempt: o.Attempts, MaxAttempts: o.MaxAttempts, Kind: classify.KindCrash,
 	})
 }
 
 // death is the verdict on a job that does not go back to its queue, and the message
 // for the log. The dead letter keeps the error that the job had before, which says
 // more.
-func (o *orphan) death() (v deadletter.Verdict, message string) {
+func (o *orphan) death() (v classify.Verdict, message string) {
 	v = o.crashed()
 	if v.Retry {
-		v.Retry, v.Reason = false, deadletter.PermanentFailure
+		v.Retry, v.Reason = false, classify.PermanentFailure
 		v.Message = "the worker died, and the name of the queue is too long for the job to be queued again"
 		return v, v.Message
 	}
@@ -85,8 +86,8 @@ func (o *orphan) isLast() bool {
 	return o.Attempts >= o.MaxAttempts && !o.CancelRequested || o.LongQueue != nil && *o.LongQueue
 }
 
-func (o *orphan) failure() *deadletter.Failure {
-	return deadletter.NewFailure(o.Attempts, o.WorkerID, o.ClaimedAt, o.FoundAt, o.crashed())
+func (o *orphan) failure() *classify.Failure {
+	return history.Entry(o.Attempts, o.WorkerID, o.ClaimedAt, o.FoundAt, o.crashed())
 }
 
 // WorkersJobsSQL finds the processing jobs of a worker. Parameters: $1 the worker, $2
@@ -276,7 +277,7 @@ func (r *Recovery) requeueOrphan(ctx context.Context, db pg.Session, o *orphan, 
 		batch.Queue(patienceSQL, patienceArgs(patience)...)
 		var tag pgconn.CommandTag
 		batch.Queue(requeueOrphanSQL, o.ID, o.Attempts, o.Token, heartbeat, r.orphanAfter(), unique,
-			o.failure().JSON()).Exec(func(ct pgconn.CommandTag) error {
+			history.JSON(o.failure())).Exec(func(ct pgconn.CommandTag) error {
 			tag = ct
 			return nil
 		})
@@ -314,7 +315,7 @@ func (r *Recovery) moveOrphan(ctx context.Context, db pg.Session, o *orphan, hea
 		if err != nil {
 			return err
 		}
-		moved, err = deadletter.MoveAbandoned(ctx, tx, deadletter.Death{
+		moved, err = deadwrite.MoveAbandoned(ctx, tx, deadwrite.Death{
 			ID: o.ID, Attempts: o.Attempts, Token: o.Token, Verdict: verdict, Failure: o.failure(),
 		})
 		return err

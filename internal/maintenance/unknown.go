@@ -10,7 +10,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 )
@@ -131,16 +132,16 @@ func cutBatch(jobs []unknownJob) (batch, rest []unknownJob) {
 
 // moveNamed moves jobs of one name; one by one if the database refuses them.
 func (u *unknown) moveNamed(ctx context.Context, name string, jobs []unknownJob) (moved int, err error) {
-	verdict := deadletter.Classify(deadletter.Attempt{
+	verdict := classify.Decide(classify.Attempt{
 		JobName: name,
-		Kind:    deadletter.KindUnregistered,
+		Kind:    classify.KindUnregistered,
 		Message: fmt.Sprintf("no worker has registered the job %s within %s", quoteName(name), u.config.UnknownGrace),
 	})
 	ids := make([]uuid.UUID, len(jobs))
 	for i, job := range jobs {
 		ids[i] = job.ID
 	}
-	gone, err := deadletter.MoveQueued(ctx, u.config.Pool, ids, verdict)
+	gone, err := deadwrite.MoveQueued(ctx, u.config.Pool, ids, verdict)
 	switch {
 	case err != nil && isRefusal(err) && len(jobs) > 1:
 		return u.moveEach(ctx, name, jobs)

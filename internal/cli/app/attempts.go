@@ -5,14 +5,14 @@ import (
 	"strings"
 	"time"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/terminal"
 )
 
 // PrintAttempts prints a job's history: a line for each failed attempt, and
 // the stack of the last one that has one. A gap stands for the attempts that
 // were not kept.
-func (a *App) PrintAttempts(failures []deadletter.Failure) {
+func (a *App) PrintAttempts(failures []classify.Failure) {
 	if len(failures) == 0 {
 		return
 	}

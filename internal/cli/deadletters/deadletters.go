@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 )
 
@@ -102,7 +103,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	}
 	f.Replayed = s.Replayed
 	for _, text := range reasons {
-		reason, err := deadletter.ParseReason(text)
+		reason, err := classify.ParseReason(text)
 		if err != nil {
 			return f, app.Usagef("--reason: %w", err)
 		}

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 )
@@ -162,14 +163,14 @@ func printLettersNarrow(a *app.App, jobs []deadletter.Job, width int) error {
 // reasonStyle is the colour of a reason: red is for a person to mend, yellow is
 // what may pass by itself.
 func reasonStyle(reason string) terminal.Style {
-	switch deadletter.Reason(reason) {
-	case deadletter.PermanentFailure, deadletter.InvalidArguments:
+	switch classify.Reason(reason) {
+	case classify.PermanentFailure, classify.InvalidArguments:
 		return terminal.Red
-	case deadletter.MaxRetriesExceeded:
+	case classify.MaxRetriesExceeded:
 		return terminal.Yellow
-	case deadletter.Timeout:
+	case classify.Timeout:
 		return terminal.Magenta
-	case deadletter.JobNotFound:
+	case classify.JobNotFound:
 		return terminal.Blue
 	default:
 		return terminal.Cyan

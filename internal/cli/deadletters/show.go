@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 )
@@ -114,35 +115,35 @@ func whyDead(j deadletter.Job) string {
 		what += " with the code " + j.ErrorCode
 	}
 	switch j.Reason {
-	case deadletter.MaxRetriesExceeded:
+	case classify.MaxRetriesExceeded:
 		switch j.ErrorKind {
-		case deadletter.KindCrash:
+		case classify.KindCrash:
 			return "Its worker died while it ran, and no attempt remains."
-		case deadletter.KindPanic:
+		case classify.KindPanic:
 			return "Its handler panicked, and no attempt remains."
-		case deadletter.KindGoexit:
+		case classify.KindGoexit:
 			return "Its handler ended its goroutine, and no attempt remains."
 		default:
 			return "It failed, and no attempt remains."
 		}
-	case deadletter.PermanentFailure:
+	case classify.PermanentFailure:
 		switch j.DecidedBy {
-		case deadletter.ByRule:
+		case classify.ByRule:
 			return "The job's own rule says that " + what + " is permanent: no retry can help."
-		case deadletter.ByMarker:
+		case classify.ByMarker:
 			return "Its handler said that " + what + " is permanent: no retry can help."
 		}
-		if name, ok := strings.CutPrefix(j.DecidedBy, deadletter.ByClassifier+":"); ok {
+		if name, ok := strings.CutPrefix(j.DecidedBy, classify.ByClassifier+":"); ok {
 			return "The worker's classifier " + name + " says that " + what + " is permanent: no retry can help."
 		}
 		return "Its handler said that the failure is permanent: no retry can help."
-	case deadletter.JobNotFound:
+	case classify.JobNotFound:
 		return "No worker registered a handler for this name: deploy one, then replay."
-	case deadletter.InvalidArguments:
+	case classify.InvalidArguments:
 		return "Its handler refused the arguments, so it was not tried again."
-	case deadletter.Timeout:
+	case classify.Timeout:
 		return "Its last attempt ran into the timeout, and none remains."
-	case deadletter.ManualMove:
+	case classify.ManualMove:
 		return "Somebody moved it here by hand."
 	default:
 		return "Another program wrote this reason."

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
@@ -17,14 +17,14 @@ import (
 
 // jobOutcome is what --json says of a job that was waited for.
 type jobOutcome struct {
-	ID        uuid.UUID         `json:"id"`
-	Duplicate bool              `json:"duplicate"`
-	Name      string            `json:"job_name,omitempty"`
-	Status    engine.JobStatus  `json:"status"`
-	Attempts  int               `json:"attempts,omitempty"`
-	Reason    deadletter.Reason `json:"dead_letter_reason,omitempty"`
-	LastError string            `json:"last_error,omitempty"`
-	Result    json.RawMessage   `json:"result"`
+	ID        uuid.UUID        `json:"id"`
+	Duplicate bool             `json:"duplicate"`
+	Name      string           `json:"job_name,omitempty"`
+	Status    engine.JobStatus `json:"status"`
+	Attempts  int              `json:"attempts,omitempty"`
+	Reason    classify.Reason  `json:"dead_letter_reason,omitempty"`
+	LastError string           `json:"last_error,omitempty"`
+	Result    json.RawMessage  `json:"result"`
 }
 
 // outcomeOf describes a job that has ended. One whose row is gone is done: a
@@ -41,7 +41,7 @@ func outcomeOf(e engine.Enqueued, j *engine.Job) jobOutcome {
 
 // Redacted is the outcome for people's eyes.
 func (e jobOutcome) Redacted() jobOutcome {
-	e.Name, e.Reason = redact.Text(e.Name), deadletter.Reason(redact.Text(string(e.Reason)))
+	e.Name, e.Reason = redact.Text(e.Name), classify.Reason(redact.Text(string(e.Reason)))
 	e.LastError, e.Result = redact.Text(e.LastError), redact.JSON(e.Result)
 	return e
 }

@@ -1,15 +1,16 @@
-package deadletter
+package classify
 
 import "strings"
 
-// Postgres knows errors with a method SQLState() string, as those of pgx and of
-// lib/pq have it: the database said no to a statement of the handler.
+// Postgres classifies errors with a method SQLState() string, as those of pgx and
+// of lib/pq: the database refused a statement of the handler.
 //
 //	22     permanent: the data don't fit (too long, out of range, not a number)
-//	23     permanent: NULL where none may be, or a check that fails; but for
-//	23503, 23001  retry: the row it refers to, or that refers to it, may come or go
-//	23505, 23P01  retry: somebody had the same value just then; a job that finds
-//	       its own earlier work should say ON CONFLICT
+//	23     permanent: NULL in a column that allows none, or a check that fails,
+//	       but for:
+//	23503, 23001  retry: the other row of the foreign key may come or go
+//	23505, 23P01  retry: another transaction had the same value at that moment; a
+//	       job that finds its own earlier work should use ON CONFLICT
 //	08, 40, 53, 57, 58, 55P03, 55006  retry: connections, deadlocks and
 //	       serialisation, resources, shutdown and statement timeouts, the system, locks
 //	42     no advice: during a deploy the schema and the code that uses it arrive in
@@ -18,7 +19,7 @@ import "strings"
 //
 // The state is kept in each case.
 func Postgres() Classifier {
-	return Classifier{Name: "postgres", Judge: func(err error) Opinion { return JudgeTree(err, judgePostgres) }}
+	return Classifier{Name: "postgres", JudgeEach: judgePostgres}
 }
 
 // Five characters: two of the class, three of the condition.

@@ -1,4 +1,4 @@
-package deadletter
+package classify
 
 import (
 	"errors"
@@ -59,9 +59,9 @@ type grouped struct{ group, text string }
 func (g grouped) Error() string       { return g.text }
 func (g grouped) Fingerprint() string { return g.group }
 
-func TestClassify_fingerprintGroupsEqualFailures(t *testing.T) {
+func TestDecide_fingerprintGroupsEqualFailures(t *testing.T) {
 	t.Parallel()
-	of := func(a Attempt) string { return Classify(a).Fingerprint }
+	of := func(a Attempt) string { return Decide(a).Fingerprint }
 	stack := func(function string, line int) string {
 		return fmt.Sprintf("goroutine 7 [running]:\nruntime/debug.Stack()\n\t/go/stack.go:26 +0x5e\n"+
 			"engine.run.func1()\n\t/engine/run.go:%d +0x1d\npanic({0x1?, 0x2?})\n\t/go/panic.go:785 +0x132\n"+
@@ -120,15 +120,15 @@ func TestClassify_fingerprintGroupsEqualFailures(t *testing.T) {
 
 // The value is in databases: a change of it splits every group, and needs a new
 // fingerprintVersion.
-func TestClassify_fingerprintStaysTheSame(t *testing.T) {
+func TestDecide_fingerprintStaysTheSame(t *testing.T) {
 	t.Parallel()
-	got := Classify(Attempt{JobName: "emails.send", Err: errors.New("user 42: mailbox full")}).Fingerprint
+	got := Decide(Attempt{JobName: "emails.send", Err: errors.New("user 42: mailbox full")}).Fingerprint
 	if want := "76f8250184450b71"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
-func TestClassify_hugeMessageIsQuick(t *testing.T) {
+func TestDecide_hugeMessageIsQuick(t *testing.T) {
 	t.Parallel()
 	for name, unit := range map[string]string{
 		"digits": "1234567890", "quotes": `"`, "spaces": " ", "paths": " /a/b", "colons": "a:",
@@ -140,7 +140,7 @@ func TestClassify_hugeMessageIsQuick(t *testing.T) {
 			best := time.Hour
 			for range 7 {
 				start := time.Now()
-				Classify(Attempt{JobName: "x", Err: err})
+				Decide(Attempt{JobName: "x", Err: err})
 				best = min(best, time.Since(start))
 			}
 			return best

@@ -1,31 +1,32 @@
-package deadletter
+package classify
 
 import "reflect"
 
-// GRPC knows errors with a gRPC code: those of google.golang.org/grpc, by their
-// method GRPCStatus, and those whose own method Code returns the same numbers in
-// a type called Code, as connectrpc.com/connect's do. It needs neither package.
+// GRPC classifies errors with a gRPC code: those of google.golang.org/grpc, by
+// their method GRPCStatus, and those whose own method Code returns the same numbers
+// in a type called Code, as those of connectrpc.com/connect do. It imports neither
+// package.
 //
 //	INVALID_ARGUMENT     permanent: wrong whatever the state of the server
 //	OUT_OF_RANGE         permanent: the same, for a range
 //	NOT_FOUND            permanent, as HTTP's 404
 //	ALREADY_EXISTS       permanent: it still exists at the next attempt
-//	PERMISSION_DENIED    permanent, as HTTP's 403: the caller is known, and may not
-//	FAILED_PRECONDITION  permanent: gRPC's own rule is not to retry before someone has mended the state
+//	PERMISSION_DENIED    permanent, as HTTP's 403: this caller may not do this
+//	FAILED_PRECONDITION  permanent: gRPC says not to retry before the state is mended
 //	UNIMPLEMENTED        permanent, as HTTP's 501
 //	DATA_LOSS            permanent: what is lost stays lost
 //	UNAUTHENTICATED      retry, as HTTP's 401: credentials are renewed
 //	RESOURCE_EXHAUSTED   retry: a quota or a full disk, as HTTP's 429
 //	ABORTED              retry: a conflict with something that ran at the same time
-//	UNAVAILABLE          retry: gRPC's own word for it
+//	UNAVAILABLE          retry: gRPC has this code for retries
 //	INTERNAL             retry, as HTTP's 500: often a connection that broke in between
 //	UNKNOWN              no advice: it is what any plain error becomes
-//	CANCELLED            no advice: who ended the context is not in the code;
+//	CANCELLED            no advice: the code doesn't say who ended the context
 //	DEADLINE_EXCEEDED    no advice: the worker knows whether it was the job's deadline
 //
 // The code is kept in each case.
 func GRPC() Classifier {
-	return Classifier{Name: "grpc", Judge: func(err error) Opinion { return JudgeTree(err, judgeGRPC) }}
+	return Classifier{Name: "grpc", JudgeEach: judgeGRPC}
 }
 
 // grpcCodes are the codes by their numbers, which are part of the protocol.

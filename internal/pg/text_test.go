@@ -1,11 +1,11 @@
-package deadletter_test
+package pg_test
 
 import (
 	"strings"
 	"testing"
 	"unicode/utf8"
 
-	"soniq/deadletter"
+	"soniq/internal/pg"
 )
 
 func TestStorable_keepsHeadAndTail(t *testing.T) {
@@ -31,7 +31,7 @@ func TestStorable_keepsHeadAndTail(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if got := deadletter.Storable(tt.in, tt.max); got != tt.want {
+			if got := pg.Storable(tt.in, tt.max); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
@@ -48,7 +48,7 @@ func FuzzStorable(f *testing.F) {
 		f.Add("é"+strings.Repeat("x", 300)+"é", max)
 	}
 	f.Fuzz(func(t *testing.T, s string, max int) {
-		got := deadletter.Storable(s, max)
+		got := pg.Storable(s, max)
 		if !utf8.ValidString(got) {
 			t.Errorf("%q is no UTF-8", got)
 		}
@@ -58,7 +58,7 @@ func FuzzStorable(f *testing.F) {
 		if len(got) > 0 && len(got) > max {
 			t.Errorf("%d bytes, want at most %d", len(got), max)
 		}
-		if again := deadletter.Storable(got, max); again != got {
+		if again := pg.Storable(got, max); again != got {
 			t.Errorf("again: %q, was %q", again, got)
 		}
 		if utf8.ValidString(s) && !strings.ContainsRune(s, 0) && len(s) <= max && got != s {

@@ -1,4 +1,4 @@
-package deadletter
+package classify
 
 import (
 	"crypto/sha256"
@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"soniq/internal/pg"
 )
 
 const (
@@ -25,11 +27,11 @@ const (
 	stackFrames = 3
 )
 
-// fingerprint hashes what two failures with one cause have in common. An
-// error's own Fingerprint() string replaces all but the job's name.
-func fingerprint(a Attempt, v Verdict) string {
+// fingerprint hashes what two failures with one cause have in common. own is what an
+// error's method Fingerprint() string returns, and replaces all but the job's name.
+func fingerprint(a Attempt, v Verdict, own string) string {
 	parts := []string{fingerprintVersion, a.JobName}
-	if own := ownFingerprint(a.Err); own != "" {
+	if own != "" {
 		parts = append(parts, "own", own)
 	} else {
 		parts = append(parts, string(v.Kind), v.Type, v.Code, normalise(v.Message))
@@ -65,9 +67,9 @@ var (
 // normalise puts placeholders for what differs between two runs of the same
 // failure, and keeps only the first line.
 func normalise(message string) string {
-	s := strings.TrimSpace(clean(head(message, 4*rawBytes)))
+	s := strings.TrimSpace(pg.CleanText(pg.HeadText(message, 4*rawBytes)))
 	s, _, _ = strings.Cut(s, "\n")
-	s = head(s, rawBytes)
+	s = pg.HeadText(s, rawBytes)
 
 	s = quotedText.ReplaceAllString(s, "<s>")
 	s = apostrophes.ReplaceAllString(s, "${1}<s>")
@@ -133,7 +135,7 @@ func token(s string) string {
 // runtime's. Lines and arguments are left out: both change without the cause.
 func frames(stack string) []string {
 	// A stack is 100 bytes a line or so; recursion can make it endless.
-	lines := strings.Split(head(stack, 64<<10), "\n")
+	lines := strings.Split(pg.HeadText(stack, 64<<10), "\n")
 	// What stands above the last panic is the code that recovers.
 	for i := len(lines) - 1; i >= 0; i-- {
 		if strings.HasPrefix(lines[i], "panic(") {

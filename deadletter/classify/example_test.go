@@ -1,10 +1,10 @@
-package deadletter_test
+package classify_test
 
 import (
 	"errors"
 	"fmt"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // cardDeclined is an error that no retry can help.
@@ -14,14 +14,14 @@ func (e cardDeclined) Error() string     { return "card " + e.card + " was decli
 func (e cardDeclined) Permanent() bool   { return true }
 func (e cardDeclined) ErrorCode() string { return "card_declined" }
 
-func ExampleClassify() {
-	first := deadletter.Classify(deadletter.Attempt{
+func ExampleDecide() {
+	first := classify.Decide(classify.Attempt{
 		JobName: "orders.pay", Attempt: 1, MaxAttempts: 3,
 		Err: errors.New("connection refused"),
 	})
 	fmt.Println("retry:", first.Retry)
 
-	second := deadletter.Classify(deadletter.Attempt{
+	second := classify.Decide(classify.Attempt{
 		JobName: "orders.pay", Attempt: 2, MaxAttempts: 3,
 		Err: fmt.Errorf("pay order 17: %w", cardDeclined{"4242"}),
 	})
@@ -33,6 +33,6 @@ func ExampleClassify() {
 	// retry: true
 	// retry: false
 	// permanent_failure by marker
-	// deadletter_test.cardDeclined card_declined
+	// classify_test.cardDeclined card_declined
 	// pay order 17: card 4242 was declined
 }

@@ -1,4 +1,4 @@
-package deadletter
+package classify
 
 import (
 	"fmt"
@@ -6,29 +6,28 @@ import (
 )
 
 // A Reason says why Soniq gave up on a job. It is the text in the column
-// dead_letter_reason, shared with Python Soniq; the column has no check, so a
-// row may hold a reason that isn't in this list.
+// dead_letter_reason, shared with Python Soniq. The column has no check, so a row
+// may hold a reason that isn't in this list.
 type Reason string
 
 const (
 	// MaxRetriesExceeded: every attempt failed.
 	MaxRetriesExceeded Reason = "max_retries_exceeded"
-	// PermanentFailure: the handler, or a rule of the job, said that trying
-	// again can't help.
+	// PermanentFailure: the handler, a rule of the job or a classifier said that
+	// another attempt can't succeed.
 	PermanentFailure Reason = "permanent_failure"
-	// JobNotFound: no worker of the fleet knows the job's name.
+	// JobNotFound: no worker has a handler for the job's name.
 	JobNotFound Reason = "job_not_found"
 	// InvalidArguments: the arguments couldn't be decoded or didn't validate.
 	InvalidArguments Reason = "invalid_arguments"
 	// Timeout: every attempt was used up, and the last one ran into the job's
-	// deadline.
+	// timeout.
 	Timeout Reason = "timeout"
 	// ManualMove: a person moved the job.
 	ManualMove Reason = "manual_move"
 )
 
-// Reasons returns the reasons that Soniq writes, in the order in which a
-// person would look for them.
+// Reasons returns the reasons that Soniq writes, the most frequent ones first.
 func Reasons() []Reason {
 	return []Reason{
 		MaxRetriesExceeded, PermanentFailure, JobNotFound,
@@ -36,8 +35,9 @@ func Reasons() []Reason {
 	}
 }
 
-// ParseReason returns the reason with that name. The error of an unknown name
-// lists the known ones.
+// ParseReason returns the reason with that name.
+//
+// Errors: one that lists the known reasons, for any other name.
 func ParseReason(s string) (Reason, error) {
 	names := make([]string, 0, len(Reasons()))
 	for _, r := range Reasons() {
@@ -49,8 +49,8 @@ func ParseReason(s string) (Reason, error) {
 	return "", fmt.Errorf("unknown reason %q: want one of %s", s, strings.Join(names, ", "))
 }
 
-// A Kind says what happened on a job's last attempt, where its Reason says why
-// there won't be another one.
+// A Kind says what happened on a job's last attempt. Its Reason says why there
+// won't be another one.
 type Kind string
 
 const (
@@ -60,13 +60,13 @@ const (
 	KindPanic Kind = "panic"
 	// KindGoexit: the handler ended its goroutine by runtime.Goexit.
 	KindGoexit Kind = "goexit"
-	// KindTimeout: the job's own deadline passed. A deadline that the handler
-	// set itself, or met in a client, is KindError.
+	// KindTimeout: the job's own timeout passed. A deadline that the handler set
+	// itself, or met in a client, is KindError.
 	KindTimeout Kind = "timeout"
 	// KindCrash: the worker died while the job ran.
 	KindCrash Kind = "crash"
 	// KindDecode: the arguments couldn't be decoded or didn't validate.
 	KindDecode Kind = "decode"
-	// KindUnregistered: no worker knew the job's name.
+	// KindUnregistered: no worker has a handler for the job's name.
 	KindUnregistered Kind = "unregistered"
 )

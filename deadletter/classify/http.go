@@ -1,4 +1,4 @@
-package deadletter
+package classify
 
 import (
 	"strconv"
@@ -6,9 +6,9 @@ import (
 	"soniq/internal/httpverdict"
 )
 
-// HTTP knows errors that carry the status of an HTTP response, in a method
-// StatusCode() int or HTTPStatusCode() int. net/http has no such error: one of
-// your own takes a line, and many clients of APIs have one.
+// HTTP classifies errors that have the status of an HTTP response, in a method
+// StatusCode() int or HTTPStatusCode() int. Many clients of APIs have such an
+// error. net/http has none: write one of your own.
 //
 // An error with a status of 400 to 499, by which a server says that the request is
 // wrong, is permanent, but for those that may pass: 401, 407, 408, 409, 421, 423,
@@ -19,12 +19,12 @@ import (
 //
 // Network errors have no status, and so no advice: they are tried again.
 func HTTP() Classifier {
-	return Classifier{Name: "http", Judge: func(err error) Opinion { return JudgeTree(err, judgeHTTP) }}
+	return Classifier{Name: "http", JudgeEach: judgeHTTP}
 }
 
 func judgeHTTP(err error) Opinion {
 	var status int
-	switch x := err.(type) { //nolint:errorlint // JudgeTree unwraps
+	switch x := err.(type) { //nolint:errorlint // JudgeEach is asked about each error
 	case interface{ StatusCode() int }:
 		status = x.StatusCode()
 	case interface{ HTTPStatusCode() int }:

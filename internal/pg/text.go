@@ -1,4 +1,4 @@
-package deadletter
+package pg
 
 import (
 	"fmt"
@@ -8,19 +8,14 @@ import (
 	"soniq/internal/redact"
 )
 
-// MaxErrorBytes is how much of an error's text is kept, in bytes. 8 KiB holds
-// a wrapped error with a remote answer in it and stays near the limit above
-// which Postgres moves a value out of the row.
-const MaxErrorBytes = 8 << 10
-
-// replacement stands for what Postgres can't store.
+// replacement is in the place of what PostgreSQL can't store.
 const replacement = "\uFFFD"
 
-// Storable returns s as Postgres takes it, in text and in JSON: valid UTF-8
-// without NUL and at most max bytes long. What it can't keep becomes U+FFFD;
-// of a longer text it keeps the head, where the operation is named, and the
-// tail, where Go's wrapped errors name the cause, around a mark that says how
-// much is missing. A storable text comes back unchanged.
+// Storable returns s as PostgreSQL stores it as text and in JSON: valid UTF-8
+// without NUL, at most max bytes long. U+FFFD replaces what can't be stored. Of a
+// longer text it keeps the head, which names the operation, and the tail, where
+// Go's wrapped errors name the cause. Between them is a mark with the number of
+// missing bytes. A text that can be stored comes back unchanged.
 //
 // It reads about max bytes of s, however long that is.
 func Storable(s string, max int) string {
@@ -29,7 +24,7 @@ func Storable(s string, max int) string {
 	}
 	if len(s) <= max {
 		// Cleaning can make it longer: one bad byte becomes three.
-		s = clean(s)
+		s = CleanText(s)
 		if len(s) <= max {
 			return s
 		}
@@ -39,12 +34,12 @@ func Storable(s string, max int) string {
 	mark := cutMark(len(s))
 	room := max - len(mark)
 	if room < len(mark) {
-		return head(clean(head(s, max)), max)
+		return HeadText(CleanText(HeadText(s, max)), max)
 	}
 	// What is cut is cut between words: half a token can't be told for one, and
 	// would be shown where whole ones are redacted.
-	h := head(clean(redact.Head(s, room-room/2)), room-room/2)
-	t := tail(clean(redact.Tail(s, room/2)), room/2)
+	h := HeadText(CleanText(redact.Head(s, room-room/2)), room-room/2)
+	t := tailText(CleanText(redact.Tail(s, room/2)), room/2)
 	// Recount: the mark must tell what is missing. It can't grow.
 	mark = cutMark(len(s) - len(h) - len(t))
 	return h + mark + t
@@ -52,15 +47,16 @@ func Storable(s string, max int) string {
 
 func cutMark(bytes int) string { return fmt.Sprintf(" ...[%d bytes cut]... ", bytes) }
 
-func clean(s string) string {
+// CleanText returns s with U+FFFD in the place of what PostgreSQL can't store.
+func CleanText(s string) string {
 	if strings.IndexByte(s, 0) >= 0 {
 		s = strings.ReplaceAll(s, "\x00", replacement)
 	}
 	return strings.ToValidUTF8(s, replacement)
 }
 
-// head returns at most n bytes from the start of s, without half a rune.
-func head(s string, n int) string {
+// HeadText returns at most n bytes from the start of s, without half a rune.
+func HeadText(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
@@ -73,8 +69,8 @@ func head(s string, n int) string {
 	return s[:n]
 }
 
-// tail returns at most n bytes from the end of s, without half a rune.
-func tail(s string, n int) string {
+// tailText returns at most n bytes from the end of s, without half a rune.
+func tailText(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

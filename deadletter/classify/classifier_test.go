@@ -1,4 +1,4 @@
-package deadletter_test
+package classify_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 )
 
 // status is an error with the status of an HTTP response, as clients of APIs
@@ -75,28 +75,28 @@ func sqlState(state string) error {
 }
 func wrapped(err error) error    { return fmt.Errorf("send: %w", fmt.Errorf("call: %w", err)) }
 func joined(errs ...error) error { return errors.Join(errs...) }
-func always(a deadletter.Advice) deadletter.Classifier {
-	return deadletter.Classifier{Name: "always", Judge: func(error) deadletter.Opinion { return deadletter.Opinion{Advice: a} }}
+func always(a classify.Advice) classify.Classifier {
+	return classify.Classifier{Name: "always", Judge: func(error) classify.Opinion { return classify.Opinion{Advice: a} }}
 }
 
 const (
-	none      = deadletter.NoAdvice
-	retry     = deadletter.AdviseRetry
-	permanent = deadletter.AdvisePermanent
+	none      = classify.NoAdvice
+	retry     = classify.AdviseRetry
+	permanent = classify.AdvisePermanent
 )
 
 func TestHTTP_eachStatus(t *testing.T) {
 	t.Parallel()
 	passing := []int{401, 407, 408, 409, 421, 423, 425, 429}
 	for code := -1; code < 1000; code++ {
-		want := deadletter.Opinion{}
+		want := classify.Opinion{}
 		if code >= 400 && code < 600 {
-			want = deadletter.Opinion{Advice: permanent, Code: fmt.Sprint(code), Err: status(code)}
+			want = classify.Opinion{Advice: permanent, Code: fmt.Sprint(code), Err: status(code)}
 		}
 		if slices.Contains(passing, code) || code >= 500 && code < 600 && code != 501 && code != 505 {
 			want.Advice = retry
 		}
-		if got := deadletter.HTTP().Judge(status(code)); got != want {
+		if got := classify.HTTP().Opinion(status(code)); got != want {
 			t.Errorf("%d: %+v, want %+v", code, got, want)
 		}
 	}
@@ -107,7 +107,7 @@ func TestHTTP_eachStatus(t *testing.T) {
 		"the worse of two": joined(status(503), status(404)),
 		"a wrapped pair":   fmt.Errorf("%w, %w", status(503), wrapped(status(404))),
 	} {
-		if got := deadletter.HTTP().Judge(err); got.Advice != permanent || got.Code != "404" {
+		if got := classify.HTTP().Opinion(err); got.Advice != permanent || got.Code != "404" {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -117,7 +117,7 @@ func TestHTTP_eachStatus(t *testing.T) {
 		"a nil":        (*hostile)(nil),
 		"itself again": &ouroboros{},
 	} {
-		if got := deadletter.HTTP().Judge(err); got.Advice != none || got.Code != "" {
+		if got := classify.HTTP().Opinion(err); got.Advice != none || got.Code != "" {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -126,7 +126,7 @@ func TestHTTP_eachStatus(t *testing.T) {
 func TestGRPC_eachCode(t *testing.T) {
 	t.Parallel()
 	want := map[Code]struct {
-		advice deadletter.Advice
+		advice classify.Advice
 		code   string
 	}{
 		1: {none, "CANCELLED"}, 2: {none, "UNKNOWN"}, 3: {permanent, "INVALID_ARGUMENT"}, 4: {none, "DEADLINE_EXCEEDED"},
@@ -137,7 +137,7 @@ func TestGRPC_eachCode(t *testing.T) {
 	}
 	for code := range Code(30) {
 		for _, err := range []error{rpc(code), &connectError{code}, wrapped(rpc(code)), joined(io.EOF, wrapped(&connectError{code}))} {
-			got := deadletter.GRPC().Judge(err)
+			got := classify.GRPC().Opinion(err)
 			if got.Advice != want[code].advice || got.Code != want[code].code {
 				t.Errorf("%d of a %T: %+v, want %+v", code, err, got, want[code])
 			}
@@ -152,7 +152,7 @@ func TestGRPC_eachCode(t *testing.T) {
 		"another type":     exitCode{io.EOF},
 		"none":             io.EOF,
 	} {
-		if got := deadletter.GRPC().Judge(err); got.Advice != none || got.Code != "" {
+		if got := classify.GRPC().Opinion(err); got.Advice != none || got.Code != "" {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -160,7 +160,7 @@ func TestGRPC_eachCode(t *testing.T) {
 
 func TestPostgres_eachClass(t *testing.T) {
 	t.Parallel()
-	for state, want := range map[string]deadletter.Advice{
+	for state, want := range map[string]classify.Advice{
 		"22001": permanent, "22003": permanent, "22P02": permanent, "22021": permanent,
 		"23502": permanent, "23514": permanent, "23000": permanent,
 		"23503": retry, "23001": retry, "23505": retry, "23P01": retry,
@@ -169,153 +169,153 @@ func TestPostgres_eachClass(t *testing.T) {
 		"42P01": none, "42703": none, "42501": none, "42601": none, "25P02": none, "P0001": none, "0A000": none, "XX000": none, "55000": none,
 	} {
 		for _, err := range []error{sqlState(state), wrapped(sqlState(state)), joined(io.EOF, sqlState(state))} {
-			if got := deadletter.Postgres().Judge(err); got.Advice != want || got.Code != state {
+			if got := classify.Postgres().Opinion(err); got.Advice != want || got.Code != state {
 				t.Errorf("%s in a %T: %+v, want advice %d", state, err, got, want)
 			}
 		}
 	}
 	for _, state := range []string{"", "22", "8 40 5", "222222"} {
-		if got := deadletter.Postgres().Judge(sqlState(state)); got.Advice != none || got.Code != "" {
+		if got := classify.Postgres().Opinion(sqlState(state)); got.Advice != none || got.Code != "" {
 			t.Errorf("%q: %+v", state, got)
 		}
 	}
 	// One that never reached the server has no state.
 	if _, err := pgconn.Connect(t.Context(), "postgres://nobody@127.0.0.1:1/x?sslmode=disable&connect_timeout=1"); err == nil {
 		t.Error("somebody listens on port 1")
-	} else if got := deadletter.Postgres().Judge(err); got.Advice != none || got.Code != "" {
+	} else if got := classify.Postgres().Opinion(err); got.Advice != none || got.Code != "" {
 		t.Errorf("connection refused: %+v", got)
 	}
 }
 
-func TestClassify_classifiers(t *testing.T) {
+func TestDecide_classifiers(t *testing.T) {
 	t.Parallel()
-	http, grpc, postgres := deadletter.HTTP(), deadletter.GRPC(), deadletter.Postgres()
-	all := []deadletter.Classifier{http, grpc, postgres}
-	panics := deadletter.Classifier{Name: "panics", Judge: func(error) deadletter.Opinion { panic("judge") }}
+	http, grpc, postgres := classify.HTTP(), classify.GRPC(), classify.Postgres()
+	all := []classify.Classifier{http, grpc, postgres}
+	panics := classify.Classifier{Name: "panics", Judge: func(error) classify.Opinion { panic("judge") }}
 	tests := []struct {
 		name string
-		deadletter.Attempt
-		reason  deadletter.Reason // empty: retry
+		classify.Attempt
+		reason  classify.Reason // empty: retry
 		decided string
 		code    string
 		typ     string // default not compared
 	}{
 		{
-			name: "permanent at once", Attempt: deadletter.Attempt{Err: wrapped(status(404)), Classifiers: all},
-			reason: deadletter.PermanentFailure, decided: "classifier:http", code: "404", typ: "deadletter_test.status",
+			name: "permanent at once", Attempt: classify.Attempt{Err: wrapped(status(404)), Classifiers: all},
+			reason: classify.PermanentFailure, decided: "classifier:http", code: "404", typ: "classify_test.status",
 		},
 		{
-			name: "retry while attempts are left", Attempt: deadletter.Attempt{Err: status(503), Classifiers: all},
+			name: "retry while attempts are left", Attempt: classify.Attempt{Err: status(503), Classifiers: all},
 			decided: "classifier:http", code: "503",
 		},
 		{
-			name: "retry with none left", Attempt: deadletter.Attempt{Err: status(503), Attempt: 3, Classifiers: all},
-			reason: deadletter.MaxRetriesExceeded, decided: "budget", code: "503",
+			name: "retry with none left", Attempt: classify.Attempt{Err: status(503), Attempt: 3, Classifiers: all},
+			reason: classify.MaxRetriesExceeded, decided: "budget", code: "503",
 		},
 		{
-			name: "without being asked for", Attempt: deadletter.Attempt{Err: status(404)},
+			name: "without being asked for", Attempt: classify.Attempt{Err: status(404)},
 			decided: "budget", code: "",
 		},
 		{
-			name: "an error that none knows", Attempt: deadletter.Attempt{Err: io.EOF, Classifiers: all},
+			name: "an error that none knows", Attempt: classify.Attempt{Err: io.EOF, Classifiers: all},
 			decided: "budget",
 		},
 		{
-			name: "a code without advice", Attempt: deadletter.Attempt{Err: rpc(4), Classifiers: all},
+			name: "a code without advice", Attempt: classify.Attempt{Err: rpc(4), Classifiers: all},
 			decided: "budget", code: "DEADLINE_EXCEEDED",
 		},
 		{
-			name: "Postgres", Attempt: deadletter.Attempt{Err: wrapped(sqlState("23514")), Classifiers: all},
-			reason: deadletter.PermanentFailure, decided: "classifier:postgres", code: "23514", typ: "*pgconn.PgError",
+			name: "Postgres", Attempt: classify.Attempt{Err: wrapped(sqlState("23514")), Classifiers: all},
+			reason: classify.PermanentFailure, decided: "classifier:postgres", code: "23514", typ: "*pgconn.PgError",
 		},
 		{
-			name: "the first with advice", Attempt: deadletter.Attempt{Err: joined(status(503), sqlState("23514")), Classifiers: all},
+			name: "the first with advice", Attempt: classify.Attempt{Err: joined(status(503), sqlState("23514")), Classifiers: all},
 			decided: "classifier:http", code: "503",
 		},
 		{
 			name:    "the order is the caller's",
-			Attempt: deadletter.Attempt{Err: joined(status(503), sqlState("23514")), Classifiers: []deadletter.Classifier{postgres, http}},
-			reason:  deadletter.PermanentFailure, decided: "classifier:postgres", code: "23514", typ: "*pgconn.PgError",
+			Attempt: classify.Attempt{Err: joined(status(503), sqlState("23514")), Classifiers: []classify.Classifier{postgres, http}},
+			reason:  classify.PermanentFailure, decided: "classifier:postgres", code: "23514", typ: "*pgconn.PgError",
 		},
 		{
-			name: "the error's own code comes first", Attempt: deadletter.Attempt{Err: wrapped(declinedStatus{402}), Classifiers: all},
-			reason: deadletter.PermanentFailure, decided: "classifier:http", code: "card_declined",
+			name: "the error's own code comes first", Attempt: classify.Attempt{Err: wrapped(declinedStatus{402}), Classifiers: all},
+			reason: classify.PermanentFailure, decided: "classifier:http", code: "card_declined",
 		},
 		{
-			name: "the code is of the error that decided", Attempt: deadletter.Attempt{Err: joined(sqlState("40001"), status(404)), Classifiers: all},
-			reason: deadletter.PermanentFailure, decided: "classifier:http", code: "404", typ: "deadletter_test.status",
+			name: "the code is of the error that decided", Attempt: classify.Attempt{Err: joined(sqlState("40001"), status(404)), Classifiers: all},
+			reason: classify.PermanentFailure, decided: "classifier:http", code: "404", typ: "classify_test.status",
 		},
 		{
-			name: "an outer status hides an inner one", Attempt: deadletter.Attempt{Err: statusOver{503, status(404)}, Classifiers: all},
+			name: "an outer status hides an inner one", Attempt: classify.Attempt{Err: statusOver{503, status(404)}, Classifiers: all},
 			decided: "classifier:http", code: "503",
 		},
 		{
-			name: "a marker that says stop", Attempt: deadletter.Attempt{Err: marked{status(503), true}, Classifiers: all},
-			reason: deadletter.PermanentFailure, decided: "marker", code: "503",
+			name: "a marker that says stop", Attempt: classify.Attempt{Err: marked{status(503), true}, Classifiers: all},
+			reason: classify.PermanentFailure, decided: "marker", code: "503",
 		},
 		{
-			name: "a marker that says try again", Attempt: deadletter.Attempt{Err: marked{status(404), false}, Classifiers: all},
+			name: "a marker that says try again", Attempt: classify.Attempt{Err: marked{status(404), false}, Classifiers: all},
 			decided: "marker", code: "404",
 		},
 		{
 			name:    "the job's rule",
-			Attempt: deadletter.Attempt{Err: status(503), Permanent: func(error) bool { return true }, Classifiers: all},
-			reason:  deadletter.PermanentFailure, decided: "rule", code: "503",
+			Attempt: classify.Attempt{Err: status(503), Permanent: func(error) bool { return true }, Classifiers: all},
+			reason:  classify.PermanentFailure, decided: "rule", code: "503",
 		},
 		{
 			name:    "a rule that doesn't fit",
-			Attempt: deadletter.Attempt{Err: status(404), Permanent: func(error) bool { return false }, Classifiers: all},
-			reason:  deadletter.PermanentFailure, decided: "classifier:http", code: "404",
+			Attempt: classify.Attempt{Err: status(404), Permanent: func(error) bool { return false }, Classifiers: all},
+			reason:  classify.PermanentFailure, decided: "classifier:http", code: "404",
 		},
 		{
-			name: "one that panics", Attempt: deadletter.Attempt{Err: status(404), Classifiers: []deadletter.Classifier{panics, http}},
-			reason: deadletter.PermanentFailure, decided: "classifier:http", code: "404",
+			name: "one that panics", Attempt: classify.Attempt{Err: status(404), Classifiers: []classify.Classifier{panics, http}},
+			reason: classify.PermanentFailure, decided: "classifier:http", code: "404",
 		},
 		{
-			name: "none but one that panics", Attempt: deadletter.Attempt{Err: status(404), Classifiers: []deadletter.Classifier{panics, {}}},
+			name: "none but one that panics", Attempt: classify.Attempt{Err: status(404), Classifiers: []classify.Classifier{panics, {}}},
 			decided: "budget",
 		},
 		{
-			name: "of an error whose methods panic", Attempt: deadletter.Attempt{Err: (*hostile)(nil), Classifiers: all},
+			name: "of an error whose methods panic", Attempt: classify.Attempt{Err: (*hostile)(nil), Classifiers: all},
 			decided: "budget",
 		},
 		{
 			name:    "after the job's own deadline",
-			Attempt: deadletter.Attempt{Kind: deadletter.KindTimeout, Err: status(404), Classifiers: all},
+			Attempt: classify.Attempt{Kind: classify.KindTimeout, Err: status(404), Classifiers: all},
 			decided: "budget",
 		},
 		{
 			name:    "on the last attempt, after the job's own deadline",
-			Attempt: deadletter.Attempt{Kind: deadletter.KindTimeout, Err: status(404), Attempt: 3, Classifiers: all},
-			reason:  deadletter.Timeout, decided: "timeout",
+			Attempt: classify.Attempt{Kind: classify.KindTimeout, Err: status(404), Attempt: 3, Classifiers: all},
+			reason:  classify.Timeout, decided: "timeout",
 		},
 		{
-			name: "a panic", Attempt: deadletter.Attempt{Kind: deadletter.KindPanic, Err: status(404), Classifiers: all},
+			name: "a panic", Attempt: classify.Attempt{Kind: classify.KindPanic, Err: status(404), Classifiers: all},
 			decided: "budget",
 		},
 		{
 			name:    "arguments that can't be read",
-			Attempt: deadletter.Attempt{Kind: deadletter.KindDecode, Err: status(503), Classifiers: all},
-			reason:  deadletter.InvalidArguments, decided: "arguments",
+			Attempt: classify.Attempt{Kind: classify.KindDecode, Err: status(503), Classifiers: all},
+			reason:  classify.InvalidArguments, decided: "arguments",
 		},
 		{
-			name: "a crash", Attempt: deadletter.Attempt{Kind: deadletter.KindCrash, Classifiers: []deadletter.Classifier{always(permanent)}},
+			name: "a crash", Attempt: classify.Attempt{Kind: classify.KindCrash, Classifiers: []classify.Classifier{always(permanent)}},
 			decided: "budget",
 		},
 		{
-			name: "advice that there isn't", Attempt: deadletter.Attempt{Err: io.EOF, Classifiers: []deadletter.Classifier{always(7)}},
+			name: "advice that there isn't", Attempt: classify.Attempt{Err: io.EOF, Classifiers: []classify.Classifier{always(7)}},
 			decided: "budget",
 		},
 		{
-			name: "one of your own", Attempt: deadletter.Attempt{Err: io.EOF, Classifiers: []deadletter.Classifier{always(none), always(permanent)}},
-			reason: deadletter.PermanentFailure, decided: "classifier:always", typ: "*errors.errorString",
+			name: "one of your own", Attempt: classify.Attempt{Err: io.EOF, Classifiers: []classify.Classifier{always(none), always(permanent)}},
+			reason: classify.PermanentFailure, decided: "classifier:always", typ: "*errors.errorString",
 		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.MaxAttempts, tt.Attempt.Attempt = 3, max(1, tt.Attempt.Attempt)
-			v := deadletter.Classify(tt.Attempt)
+			v := classify.Decide(tt.Attempt)
 			if v.Retry != (tt.reason == "") || v.Reason != tt.reason || v.DecidedBy != tt.decided || v.Code != tt.code {
 				t.Errorf("retry %v, reason %q, decided by %q, code %q; want %q, %q, %q",
 					v.Retry, v.Reason, v.DecidedBy, v.Code, tt.reason, tt.decided, tt.code)
@@ -337,33 +337,34 @@ func (s statusOver) Unwrap() error { return s.inner }
 
 // A judge that goes by single errors may have a code of an outer one and advice
 // of an inner one, and may be asked about errors that can't be compared.
-func TestJudgeTree_theOutermostAdvice(t *testing.T) {
+func TestClassifier_JudgeEach_theOutermostAdvice(t *testing.T) {
 	t.Parallel()
-	judge := func(err error) deadletter.Opinion {
+	judge := func(err error) classify.Opinion {
 		switch s := err.(type) { //nolint:errorlint // it is asked about each
 		case status:
 			if s < 100 {
-				return deadletter.Opinion{Code: fmt.Sprint(int(s))}
+				return classify.Opinion{Code: fmt.Sprint(int(s))}
 			}
-			return deadletter.Opinion{Advice: retry}
+			return classify.Opinion{Advice: retry}
 		case many:
-			return deadletter.Opinion{Advice: permanent, Err: io.EOF}
+			return classify.Opinion{Advice: permanent, Err: io.EOF}
 		default:
-			return deadletter.Opinion{}
+			return classify.Opinion{}
 		}
 	}
+	classifier := classify.Classifier{JudgeEach: judge}
 	for name, c := range map[string]struct {
 		err  error
-		want deadletter.Opinion
+		want classify.Opinion
 	}{
-		"no error":                {nil, deadletter.Opinion{}},
-		"a code alone":            {wrapped(status(7)), deadletter.Opinion{Code: "7", Err: status(7)}},
-		"advice below a code":     {statusOver7{wrapped(status(500))}, deadletter.Opinion{Advice: retry, Err: status(500)}},
-		"advice beside a code":    {joined(status(500), status(7)), deadletter.Opinion{Advice: retry, Err: status(500)}},
-		"permanent is enough":     {joined(status(500), many{"a"}), deadletter.Opinion{Advice: permanent, Err: io.EOF}},
-		"one that can't be equal": {many{"a", "b"}, deadletter.Opinion{Advice: permanent, Err: io.EOF}},
+		"no error":                {nil, classify.Opinion{}},
+		"a code alone":            {wrapped(status(7)), classify.Opinion{Code: "7", Err: status(7)}},
+		"advice below a code":     {statusOver7{wrapped(status(500))}, classify.Opinion{Advice: retry, Err: status(500)}},
+		"advice beside a code":    {joined(status(500), status(7)), classify.Opinion{Advice: retry, Err: status(500)}},
+		"permanent is enough":     {joined(status(500), many{"a"}), classify.Opinion{Advice: permanent, Err: io.EOF}},
+		"one that can't be equal": {many{"a", "b"}, classify.Opinion{Advice: permanent, Err: io.EOF}},
 	} {
-		if got := deadletter.JudgeTree(c.err, judge); got != c.want {
+		if got := classifier.Opinion(c.err); got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
@@ -380,10 +381,11 @@ func (s statusOver7) Unwrap() error { return joined(status(7), s.inner) }
 
 func TestClassifier_Validate_namesTheMistake(t *testing.T) {
 	t.Parallel()
-	judge := func(error) deadletter.Opinion { return deadletter.Opinion{} }
-	for want, c := range map[string]deadletter.Classifier{
+	judge := func(error) classify.Opinion { return classify.Opinion{} }
+	for want, c := range map[string]classify.Classifier{
 		"no Name":         {Judge: judge},
-		"Judge is nil":    {Name: "x"},
+		"are nil":         {Name: "x"},
+		"both set":        {Name: "x", Judge: judge, JudgeEach: judge},
 		"valid UTF-8":     {Name: "a\x00", Judge: judge},
 		"at most 200 byt": {Name: strings.Repeat("x", 201), Judge: judge},
 	} {
@@ -391,7 +393,7 @@ func TestClassifier_Validate_namesTheMistake(t *testing.T) {
 			t.Errorf("%q: %v", want, err)
 		}
 	}
-	for _, c := range []deadletter.Classifier{deadletter.HTTP(), deadletter.GRPC(), deadletter.Postgres()} {
+	for _, c := range []classify.Classifier{classify.HTTP(), classify.GRPC(), classify.Postgres()} {
 		if err := c.Validate(); err != nil {
 			t.Error(err)
 		}

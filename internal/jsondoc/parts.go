@@ -1,0 +1,97 @@
+// Package jsondoc reads and edits JSON documents in place: what it doesn't change
+// keeps its digits, its spelling and its order.
+//
+// Documents must be valid JSON by encoding/json.
+package jsondoc
+
+import (
+	"bytes"
+	"encoding/json"
+	"iter"
+
+	"soniq/internal/pg"
+)
+
+// Members returns the keys and values of an object, as they stand in it. The keys
+// have their quotes.
+func Members(object []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, value []byte) bool) {
+		var key []byte
+		for part := range Elements(object) {
+			if key == nil {
+				key = part
+				continue
+			}
+			if !yield(key, part) {
+				return
+			}
+			key = nil
+		}
+	}
+}
+
+// Elements returns the values of an array as they stand in it. Of an object it
+// returns the keys and values in turns.
+func Elements(whole []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		// Past the bracket.
+		i := bytes.IndexAny(whole, "[{") + 1
+		for i < len(whole) {
+			switch whole[i] {
+			case ' ', '\t', '\r', '\n', ',', ':':
+				i++
+				continue
+			case ']', '}':
+				return
+			}
+			end := valueEnd(whole, i)
+			if !yield(whole[i:end]) {
+				return
+			}
+			i = end
+		}
+	}
+}
+
+// valueEnd returns the end of the value that begins at i.
+func valueEnd(doc []byte, i int) int {
+	depth := 0
+	for ; i < len(doc); i++ {
+		switch doc[i] {
+		case '"':
+			i = pg.StringEnd(doc, i)
+		case '{', '[':
+			depth++
+			continue
+		case '}', ']':
+			depth--
+		default:
+			n := bytes.IndexAny(doc[i:], ",:]} \t\r\n")
+			if n == 0 {
+				continue
+			}
+			if n < 0 {
+				n = len(doc) - i
+			}
+			i += n - 1
+		}
+		if depth == 0 {
+			return i + 1
+		}
+	}
+	return len(doc)
+}
+
+// Append appends the JSON of v to b, without escapes for HTML and without a line
+// break at the end.
+//
+// Errors: those of encoding/json; b is unchanged then.
+func Append(b []byte, v any) ([]byte, error) {
+	out := bytes.NewBuffer(b)
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return b, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}
