@@ -21,79 +21,73 @@ type WorkerConfig struct {
 	// Schema is the schema of Soniq's tables, spelled as the catalog has it: case
 	// counts. The role's search_path doesn't matter. Default "public".
 	Schema string
-	// Queues are the queues to serve. Default: 'default' and the queues of
-	// the registered handlers.
+	// Queues are the queues to serve. Default: 'default' and the queues of the
+	// registered handlers.
 	Queues []string
 	// Concurrency is how many jobs run at once. Default 10.
 	Concurrency int
-	// QueueConcurrency bounds how many jobs of a queue this worker runs at
-	// once, beside its own bound and those of the handlers. Each queue must be
+	// QueueConcurrency limits how many jobs of a queue this worker runs at once, in
+	// addition to Concurrency and to the handlers' own limits. Each queue must be
 	// served. Default none.
 	QueueConcurrency map[string]int
-	// JobTimeout is after how long the context of an attempt ends whose
-	// handler doesn't set its own Timeout. Negative is never. Default 5 min,
-	// as Python Soniq's.
+	// JobTimeout limits one attempt; a handler's Timeout overrides it. Negative means
+	// no limit. Default 5 min, as in Python Soniq.
 	JobTimeout time.Duration
-	// MaxArgsBytes bounds the arguments of a job, as JSON text. One with more is
-	// not loaded: it becomes a dead letter (invalid_arguments). Default 16 MiB;
-	// a client refuses what is over 1 MiB, unless its own limit is higher.
+	// MaxArgsBytes limits the arguments of a job, in bytes of JSON text. A job with more
+	// becomes a dead letter (invalid_arguments), and its arguments are not read. A client
+	// refuses more than 1 MiB by default. Default 16 MiB.
 	MaxArgsBytes int
-	// MaxArgsMemory bounds, in bytes, the arguments that the worker holds at once,
-	// of the jobs that it runs: one that finds no room waits until another has
-	// ended. Those up to 16 KiB are not counted, nor is what handlers make of
-	// them. At least MaxArgsBytes. Default 256 MiB, or MaxArgsBytes if that is
-	// more.
+	// MaxArgsMemory limits the arguments of all running jobs together, in bytes of JSON
+	// text. A job for which there is no room waits until another has ended. Arguments up
+	// to 16 KiB don't count, and neither does what handlers make of them. It must be at
+	// least MaxArgsBytes. Default 256 MiB, or MaxArgsBytes if that is more.
 	MaxArgsMemory int64
-	// MaxAttemptsLimit bounds how often a job is tried, whatever its row says. A
-	// handler's own AttemptLimit stands above it. Negative is no limit. Default
-	// 1,000.
+	// MaxAttemptsLimit limits the attempts of each job, whatever its row says. A
+	// handler's AttemptLimit overrides it. Negative means no limit. Default 1,000.
 	MaxAttemptsLimit int
-	// ResultTTL is how long a done job's row, with its result, is kept.
-	// Negative deletes it at once. Default 5 min, as Python Soniq's.
+	// ResultTTL is how long the row of a done job is kept, with its result. Negative
+	// deletes it at once. Default 5 min, as in Python Soniq.
 	ResultTTL time.Duration
-	// ShutdownTimeout is how long running jobs may go on once Run's context
-	// has ended; then they are cancelled and given back. Default 30 s.
+	// ShutdownTimeout is how long running jobs may go on after Run's context has ended.
+	// Then they are cancelled and given back. Default 30 s.
 	ShutdownTimeout time.Duration
-	// CancelGrace is how long a handler has to return once its context has
-	// ended: by its timeout, by request, or at shutdown. The job of one that
-	// doesn't is settled all the same (timed out, cancelled, or given back),
-	// its slot goes to another job, and its goroutine is left to itself: Go
-	// can't stop it. Default 5 s.
+	// CancelGrace is how long a handler may go on after its context has ended, because
+	// of its timeout, a cancellation or a shutdown. A handler that is still running then
+	// is abandoned: its job is settled (timed out, cancelled or given back), another job
+	// gets its slot, and its goroutine goes on, because Go can't stop it. Default 5 s.
 	CancelGrace time.Duration
-	// UnknownGrace is how long a due job whose name nobody has registered
-	// waits before it becomes a dead letter (job_not_found). Negative never
-	// does that. Default 5 min.
+	// UnknownGrace is how long a due job waits for a worker that has registered its name.
+	// Then it becomes a dead letter (job_not_found). Negative means never. Default 5 min.
 	UnknownGrace time.Duration
-	// WarnDead is how many dead letters, in the state dead, make one worker of
-	// the fleet log a warning; it warns again once they were a tenth fewer.
-	// Looked at each minute. Negative never warns. Default 1,000.
+	// WarnDead is the number of dead letters, in the state dead, at which one worker
+	// logs a warning. It warns again after they were a tenth fewer. It is checked once a
+	// minute. Negative means never. Default 1,000.
 	WarnDead int
-	// WarnDeadAge is the same for the oldest of them: how long ago it may have
-	// died. Default none.
+	// WarnDeadAge is the age of the oldest dead letter, in the state dead, at which one
+	// worker logs a warning. Default never.
 	WarnDeadAge time.Duration
-	// Classifiers judge what the handlers return, in their order, where neither
-	// a marker (see Permanent) nor the job's own rule (PermanentIf) decides:
-	// classify.HTTP(), GRPC(), Postgres(), or your own. Default none: each
-	// error is tried again.
+	// Classifiers decide about the errors of handlers, in this order, if neither a marker
+	// (see Permanent) nor the job's own rule (PermanentIf) does: classify.HTTP(),
+	// GRPC(), Postgres(), or your own. Default none: each error is retried.
 	Classifiers []classify.Classifier
-	// Retention says how long dead letters are kept. One worker of the fleet
-	// deletes what no longer is, in small batches; see deadletter.Queue.Retain.
-	// Workers should have the same rules. Default none: they are kept for ever.
+	// Retention says how long dead letters are kept. One worker deletes the others, in
+	// small batches; see deadletter.Queue.Retain. All workers should have the same rules.
+	// Default none: dead letters are kept for ever.
 	Retention []deadletter.Retention
-	// SafetyPoll is how often a worker looks for jobs though nobody woke it,
-	// give or take a fifth. At most 8 min: an insert that is due in 10 min or
-	// more wakes nobody. Default 30 s.
+	// SafetyPoll is how often a worker looks for jobs without a notification, plus or
+	// minus a fifth. At most 8 min: an insert that is due in 10 min or more notifies
+	// nobody. Default 30 s.
 	SafetyPoll time.Duration
-	// ListenConfig is the connection to LISTEN on, for people whose pool goes
-	// through a pooler in transaction mode. It must lead to the same database.
-	// Where notifications don't arrive, the worker warns once and looks for jobs
-	// each second until they do. Others notice in seconds that it ended with the
-	// process, unless there is a pooler here too. Default: that of the pool.
+	// ListenConfig is the connection to LISTEN on, if the pool goes through a pooler in
+	// transaction mode. It must lead to the same database. While notifications don't
+	// arrive, the worker looks for jobs every second, and warns once. Through this
+	// connection other workers notice a crash within seconds, unless a pooler is here
+	// too. Default: that of the pool.
 	ListenConfig *pgx.ConnConfig
-	// Logger takes what an operator should know. What it is told has no secrets
-	// in it, as [deadletter.RedactText] knows them. Default [slog.Default].
+	// Logger takes what an operator should know. Secrets are redacted, as
+	// [deadletter.RedactText] knows them. Default [slog.Default].
 	Logger *slog.Logger
-	// Observer is told the outcome of each attempt. Default none.
+	// Observer is called with the outcome of each attempt. Default none.
 	Observer Observer
 	// Services run beside the jobs, on the connection of the worker's listener: the
 	// dispatcher of hooks, for instance. Default none.
@@ -111,21 +105,21 @@ type BackgroundService interface {
 	Run(ctx context.Context) error
 }
 
-// Observer is told what becomes of each attempt, once that has been written to
-// the database. It is called from one goroutine at a time, which writes
-// outcomes: it must not block. A panic in it is logged.
+// Observer is called with the outcome of each attempt after it was written to the
+// database. One goroutine at a time calls it. It must not block: that goroutine writes
+// outcomes. A panic in it is logged.
 type Observer interface {
 	Settled(ctx context.Context, outcome Outcome)
 }
 
-// maxSafetyPoll and a fifth is less than the 10 min for which the INSERT trigger
-// relies on the poll.
+// maxSafetyPoll plus a fifth is less than 10 min: for jobs that are due later, the
+// INSERT trigger relies on the poll.
 const maxSafetyPoll = 8 * time.Minute
 
-// maxConcurrency bounds Concurrency.
+// maxConcurrency limits Concurrency.
 const maxConcurrency = 10_000
 
-// What a worker takes on, unless its configuration says otherwise.
+// Defaults of [WorkerConfig].
 const (
 	defaultWorkerArgsBytes  = 16 << 20
 	defaultWorkerArgsMemory = 256 << 20

@@ -14,6 +14,18 @@
 //	   ^    released at    │
 //	   └───────────────────┘ shutdown: the attempt is not charged
 //
+// The parts of a worker, each with a state of its own:
+//
+//	                   notifications, due times
+//	                              │
+//	                              v      jobs
+//	internal/waiters <──────> fetcher ────────> inflight ──> handlers
+//	may it sleep?                 │  <──────── slots │
+//	                internal/claim                   v outcomes
+//	                                             completer ──> soniq_jobs,
+//	internal/liveness     who is dead?                         dead letters
+//	internal/maintenance  recovery, expiry, pruning, alarms
+//
 // A claim raises attempts by one and writes a fresh claim_token. Every outcome
 // is written under id, status, worker, attempts and token; where no row
 // matches, the claim was lost to someone else, whose outcome counts.
