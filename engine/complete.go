@@ -11,18 +11,17 @@ import (
 
 type executionKey struct{}
 
-// CompleteTx makes the job that ctx belongs to done inside tx, with a result
-// as [HandleResult] takes it or nil: it is done if and when tx commits,
-// together with all else that tx does. Use it where a job whose work is
-// committed must not run again because its worker died a moment later. ctx is
-// the handler's, and tx is on the database of its worker.
+// CompleteTx makes the handler's job done in tx, with a result as [HandleResult] takes
+// it, or nil. The job is done once tx commits, together with the rest of tx. Use it
+// where a job whose work is committed must not run again, even if its worker dies a
+// moment later. ctx is the handler's context; tx is on the database of the worker.
 //
-// Whatever the handler returns once tx has committed, the job stays done. If tx
-// is rolled back, what it returns counts as always: return an error.
+// If tx commits, the job stays done, whatever the handler returns. If tx is rolled
+// back, what the handler returns decides as always: return an error.
 //
-// The error is [ErrClaimLost] if the job has gone to someone else meanwhile:
-// then tx must be rolled back. It is an [*ArgumentError] for a result that
-// can't be stored.
+// Errors: [ErrClaimLost] if another worker has the job by now; an [*ArgumentError] for a
+// result that can't be stored; one for a ctx that is not a handler's; else those of
+// the database. After [ErrClaimLost] and those of the database roll tx back.
 func CompleteTx(ctx context.Context, tx pgx.Tx, result any) error {
 	e, ok := ctx.Value(executionKey{}).(*execution)
 	if !ok || e.worker == uuid.Nil {

@@ -1,8 +1,8 @@
 // Package engine enqueues jobs and runs them.
 //
-// A [Client] inserts jobs into soniq_jobs. A [Registry] says which handler
-// runs which job name. A [Worker] claims due jobs of the names it has handlers
-// for, runs them, and writes what became of them:
+// A [Client] inserts jobs into soniq_jobs. A [Registry] maps job names to handlers. A
+// [Worker] claims due jobs whose names have a handler, runs them, and writes their
+// outcomes:
 //
 //	enqueue
 //	   │
@@ -26,10 +26,18 @@
 //	internal/liveness     who is dead?                         dead letters
 //	internal/maintenance  recovery, expiry, pruning, alarms
 //
-// A claim raises attempts by one and writes a fresh claim_token. Every outcome
-// is written under id, status, worker, attempts and token; where no row
-// matches, the claim was lost to someone else, whose outcome counts.
+// A claim adds one to the job's attempts and writes a fresh claim_token. An outcome is
+// written to the row with that id, status, worker, attempts and token. If there is
+// none, the claim was lost: another worker has the job, and writes its outcome.
 //
-// Whether a failed attempt is retried, and the reason of a dead letter, is
-// decided by package deadletter.
+// Package deadletter/classify decides whether a failed attempt is retried, and the
+// reason of a dead letter.
+//
+// [NewClient] and [NewWorker] take a pool and a configuration struct whose zero value
+// works, and return an error for a configuration that doesn't. [NewRegistry] can't
+// fail: they report the mistakes that were made in it.
+//
+// An error that a caller decides by is a sentinel, such as [ErrJobNotFound], or a type,
+// such as [*ArgumentError]; use [errors.Is] and [errors.As]. Errors "of the database"
+// wrap those of pgx.
 package engine

@@ -15,97 +15,101 @@ import (
 	"soniq/internal/pg"
 )
 
-// maxResultBytes bounds a result as JSON. A full batch of results must fit
-// into one message to the server, which takes 1 GB.
+// maxResultBytes limits a result as JSON. A full batch of results must fit into one
+// message to the server, which is at most 1 GB.
 const maxResultBytes = 1 << 20
 
-// OutcomeKind says what becomes of an attempt.
+// OutcomeKind is how an attempt ended.
 type OutcomeKind string
 
-// What can become of an attempt.
+// The kinds of an [Outcome].
 const (
 	// OutcomeDone: the handler succeeded.
 	OutcomeDone OutcomeKind = "done"
-	// OutcomeRetry: it failed and will be tried again after Delay.
+	// OutcomeRetry: the attempt failed. The job is tried again after Delay.
 	OutcomeRetry OutcomeKind = "retry"
-	// OutcomeSnooze: it asked to run again after Delay; not charged.
+	// OutcomeSnooze: the handler asked to run again after Delay. The attempt is not
+	// charged.
 	OutcomeSnooze OutcomeKind = "snooze"
-	// OutcomeReleased: it was given back at shutdown; not charged.
+	// OutcomeReleased: the job went back to its queue at shutdown. The attempt is not
+	// charged.
 	OutcomeReleased OutcomeKind = "released"
-	// OutcomeCancelled: it was cancelled by request, and won't run again.
+	// OutcomeCancelled: the job was cancelled by request. It won't run again.
 	OutcomeCancelled OutcomeKind = "cancelled"
-	// OutcomeDeadLetter: it was moved to the dead-letter table.
+	// OutcomeDeadLetter: the job was moved to the dead-letter queue.
 	OutcomeDeadLetter OutcomeKind = "dead_letter"
-	// OutcomeLost: its claim had been lost, so nothing was written.
+	// OutcomeLost: the claim was lost. Nothing was written.
 	OutcomeLost OutcomeKind = "lost"
 )
 
-// Outcome is the end of one attempt.
+// Outcome is how one attempt ended, and what was written of it.
 type Outcome struct {
+	// Job is the job as it was claimed.
 	Job  *Job
 	Kind OutcomeKind
-	// Delay is the time until a retry or a snoozed job is due.
+	// Delay is the time until a retried or snoozed job is due. 0 for other kinds.
 	Delay time.Duration
-	// Verdict is how a failure was classified; of a cancelled job it has the
-	// Message alone. Zero for the other kinds.
+	// Verdict is how the failure of a retried or dead job was classified. For a
+	// cancelled job it has a Message alone; for other kinds it is zero.
 	Verdict classify.Verdict
 	// Duration is how long the handler ran.
 	Duration time.Duration
 
 	result json.RawMessage
-	// completed says that the handler called CompleteTx.
+	// completed is true if CompleteTx succeeded.
 	completed bool
-	// wasAside says that a statement with it was given up, since someone held
-	// the row: it may have been written all the same.
+	// wasAside is true after a statement was given up because another session held
+	// the row: the outcome may have been written nevertheless.
 	wasAside bool
-	// refuse judges the attempt anew when the database refuses its result.
+	// refuse returns the outcome if the database refuses the result.
 	refuse func(error) Outcome
 }
 
-// execution is one attempt under way.
+// execution is one running attempt.
 type execution struct {
-	// ctx is the attempt's, before its timeout and values; cancel ends it.
+	// ctx is the attempt's context without its timeout and values. cancel ends it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	job    *Job
 	// handed is the copy of job that the handler has.
 	handed  *Job
 	handler *handler
-	// handle is the handler's function with its middleware around it.
+	// handle is the handler's function, wrapped in the middleware.
 	handle HandlerFunc
-	// loader reads the arguments of a job that came without; nil in a dry run.
+	// loader reads arguments that the claim did not return. Nil in a dry run.
 	loader *loader
-	// timeout bounds the attempt; 0 is none.
+	// timeout limits the attempt. 0 or negative means no limit.
 	timeout time.Duration
 	// classifiers are the worker's, or the handler's own.
 	classifiers []classify.Classifier
 
-	// When the run began and, as stackOf knows it, in which goroutine.
+	// When the attempt began, and in which goroutine, as stackOf names it.
 	started   time.Time
 	goroutine string
-	// overdue, if set, is told when the handler has not returned grace after its
+	// overdue, if set, is called if the handler has not returned grace after its
 	// timeout.
 	overdue func(ctx context.Context, e *execution)
 	grace   time.Duration
 
-	// What CompleteTx needs: the worker, which is none in a dry run, how long
-	// the done row is kept, and whether it was called.
+	// What CompleteTx needs: the worker, which is uuid.Nil in a dry run, the schema,
+	// and how long the row of a done job is kept. completed is true once CompleteTx
+	// has succeeded.
 	worker    uuid.UUID
 	schema    pg.Schema
 	ttl       time.Duration
 	completed atomic.Bool
 }
 
-// run calls the handler and judges what came of it. It returns on a panic and
-// on [runtime.Goexit] too: report is called exactly once, from a deferred
-// function, because after Goexit nothing else runs.
+// run calls the handler and reports the outcome, exactly once, whether the handler
+// returns, panics or calls [runtime.Goexit]. report is called from a deferred
+// function, since nothing else runs after Goexit.
 func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	e.started = time.Now()
-	var outcome Outcome // without a Kind until the attempt is judged
+	var outcome Outcome // its Kind is empty until the attempt is judged
 	defer func() {
 		judged := outcome.Kind != ""
-		// Judging calls the job's code too: methods of its error, and of its
-		// result.
+		// judge calls code of the job as well, such as methods of its error and of its
+		// result, and may panic.
 		if panicked := recover(); panicked != nil {
 			cause, _ := panicked.(error)
 			outcome = e.fail(classify.KindPanic, cause, fmt.Sprintf("panic: %v", panicked), string(debug.Stack()))
@@ -119,12 +123,12 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		report(outcome)
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {
-		// Earlier workers died with the job each time, or gave up on telling.
+		// Earlier workers died with the job, or could not write its outcome.
 		e.weigh(ctx)
 		outcome = e.fail(classify.KindCrash, nil, e.crashMessage(), "")
 		return
 	}
-	// Released last, when the handler has returned, and not when it was given up.
+	// Released when the handler has returned, and not when it is abandoned.
 	defer func() { e.job.held.release() }()
 	if o, ok := e.prepare(ctx); !ok {
 		outcome = o
@@ -144,7 +148,8 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	outcome = e.judge(ctx, result, err)
 }
 
-// jobContext has the two values of a handler's context.
+// jobContext is a handler's context. It has two values: the handler's copy of the job,
+// and the execution.
 type jobContext struct {
 	context.Context
 
@@ -169,14 +174,14 @@ func (e *execution) crashMessage() string {
 	return "the worker died with this job each time, or lost its claim"
 }
 
-// judge turns what the handler returned into an outcome. The context's cause
-// decides what a deadline or a cancellation was, never the error alone: a
-// handler's own HTTP timeout is an error like any other.
+// judge makes an outcome of what the handler returned. The cause of the context
+// decides whether the job timed out or was cancelled, never the error alone: the
+// timeout of a handler's own HTTP request is an error like any other.
 func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 	if err == nil {
 		return e.succeed(result)
 	}
-	// Before all that the handler may want: nobody wants the job any more.
+	// This comes first: a cancelled job is not retried or snoozed.
 	if errors.Is(context.Cause(ctx), ErrCancelled) {
 		return e.cancelled(err)
 	}
@@ -195,8 +200,8 @@ func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 	return e.fail(classify.KindError, err, "", "")
 }
 
-// find is [errors.AsType] for errors whose methods may panic, as those of a
-// nil pointer often do.
+// find is [errors.AsType] for errors whose methods may panic, as those of a nil pointer
+// often do.
 func find[E error](err error) (found E, ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -206,8 +211,7 @@ func find[E error](err error) (found E, ok bool) {
 	return errors.AsType[E](err)
 }
 
-// timeoutError keeps what the handler said, unless it only passed on the
-// context's error.
+// timeoutError returns the handler's error, unless that is just the context's.
 func (e *execution) timeoutError(err error) error {
 	if err == context.DeadlineExceeded || err == ErrJobTimeout { //nolint:errorlint // a wrapped one says more, and is kept
 		return &timeoutError{e.timeout}
@@ -215,14 +219,14 @@ func (e *execution) timeoutError(err error) error {
 	return err
 }
 
-// timeoutError is a job's own timeout.
+// timeoutError is the error of a job whose timeout has passed.
 type timeoutError struct{ after time.Duration }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("timed out after %s", e.after) }
 func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
 
-// succeed stores the result as JSON. One that can't be stored is a failed
-// attempt: whoever waits for it would wait in vain.
+// succeed is the outcome of a handler that returned no error. A result that can't be
+// stored makes the attempt a failure: a program that waits for it would not get it.
 func (e *execution) succeed(result any) Outcome {
 	raw, err := encodeResult(result)
 	if err != nil {
@@ -236,7 +240,7 @@ func (e *execution) succeed(result any) Outcome {
 	}}
 }
 
-// encodeResult returns a result as JSON that can be stored, or nil for none.
+// encodeResult encodes a result as JSON that can be stored. Nil means no result.
 func encodeResult(result any) (json.RawMessage, error) {
 	if raw, ok := result.(json.RawMessage); result == nil || ok && raw == nil {
 		return nil, nil
@@ -256,7 +260,7 @@ func encodeResult(result any) (json.RawMessage, error) {
 	return raw, nil
 }
 
-// fail has the failure classified: another attempt, or a dead letter.
+// fail classifies a failure. The outcome is a retry or a dead letter.
 func (e *execution) fail(kind classify.Kind, err error, message, stack string) Outcome {
 	verdict := classify.Decide(classify.Attempt{
 		JobName:     e.job.Name,
@@ -275,8 +279,8 @@ func (e *execution) fail(kind classify.Kind, err error, message, stack string) O
 	return Outcome{Kind: OutcomeRetry, Verdict: verdict, Delay: e.retryDelay(err)}
 }
 
-// retryDelay asks the error first, then the handler's policy. A policy that
-// panics must not lose the job.
+// retryDelay returns the delay that the error asks for, else that of the handler's
+// policy. If the policy panics, the default policy decides.
 func (e *execution) retryDelay(err error) (delay time.Duration) {
 	defer func() {
 		if recover() != nil {

@@ -18,32 +18,32 @@ import (
 	"soniq/internal/pg"
 )
 
-// Who may insert a job decides how large its arguments are: 255 MB, or ten bytes
-// that are gigabytes as text, since jsonb keeps 1e131071 as a digit and an
-// exponent. So a worker takes them in three ways:
+// A role that may insert jobs decides how large their arguments are. They can be 255 MB,
+// or ten bytes that are gigabytes as text, since jsonb stores 1e131071 as a digit and
+// an exponent. So a worker reads them in three ways:
 //
-//   - Those that are small in their row, up to 16 KiB, come with the claim.
-//   - Those that are not, and yet no more than middleArgs when they are
-//     decompressed, are read by one statement for a whole claim.
-//   - The others are measured, one at a time, and read once there is room for
-//     them in MaxArgsMemory; or, beyond MaxArgsBytes, they are not read at all,
-//     and the job is a dead letter.
+//   - Small arguments, of up to 16 KiB in their row, are returned by the claim.
+//   - Medium ones, of up to middleArgs when decompressed, are read by one statement
+//     for all jobs of a claim.
+//   - Of the others, one at a time is measured. It is read once MaxArgsMemory has room
+//     for it. Over MaxArgsBytes it is not read, and the job becomes a dead letter.
 //
-// Measuring is done in steps, so that each costs no more than the one before has
-// shown to be safe: the size in the row, which decompresses nothing; the size of
-// the decompressed jsonb; the length of the text.
+// Measuring has three steps, each of which costs no more than the one before allows:
+// the size in the row, which decompresses nothing; the size of the decompressed
+// jsonb; the length of the text.
 
 const (
-	// middleArgs bounds the arguments that are read together.
+	// middleArgs is the most bytes of arguments that are read together with others.
 	middleArgs = 64 << 10
-	// middlePatience is short: the fetcher waits. What makes it too long is then
-	// met one by one.
+	// middlePatience is short, since the fetcher waits. Arguments that it is too short
+	// for are read one by one.
 	middlePatience = time.Second
-	// loadPatience is for one job's, loadTries for how often it may pass.
+	// loadPatience limits the time to read one job's arguments, and loadTries is how
+	// often it is tried.
 	loadPatience = 30 * time.Second
 	loadTries    = 3
-	// heavyBytes is the size in the row from which the move of a dead letter would
-	// hold up the outcomes of other jobs.
+	// heavyBytes is the size in the row from which moving a dead letter takes so long
+	// that the outcomes of other jobs would wait.
 	heavyBytes = 1 << 20
 )
 
@@ -60,8 +60,8 @@ from (
 ) a
 where pg_column_size(array[a.args]) <= 65536`
 
-// $1 job, $2 token, $3 most bytes of text. A digit is 3 bytes of text and 12 of
-// jsonb, which is as bad as it gets: beyond four times as many bytes of jsonb the
+// $1 job, $2 token, $3 most bytes of text. At worst jsonb is four times as long as the
+// text: a digit has 3 bytes as text and 12 as jsonb. If it is longer than that, the
 // text is too long in any case, and is not made.
 const measureArgsSQL = `
 select b.stored, b.raw, case when b.raw <= 4 * $3::bigint + 1024 then octet_length(b.args::text) end
@@ -85,15 +85,15 @@ where j.id = $1
   and j.claim_token = $2
   and j.status = 'processing'`
 
-// loader reads the arguments that a claim did not bring.
+// loader reads the arguments that a claim did not return.
 type loader struct {
 	pool *pg.Pool
-	// max bounds those of one job, in bytes of JSON.
+	// max limits the arguments of one job, in bytes of JSON.
 	max int
-	// room is what all jobs together may hold, and size how much that is at all.
+	// room is what all jobs together may hold; size is its whole size.
 	room *semaphore.Weighted
 	size int64
-	// turn is held by the one job that is measured or read.
+	// turn is held while a job's arguments are measured and read: one job at a time.
 	turn *semaphore.Weighted
 }
 
@@ -104,8 +104,8 @@ func newLoader(pool *pg.Pool, config WorkerConfig) *loader {
 	}
 }
 
-// heldArgs is what a job's arguments take of the loader's room, until its handler has
-// returned and its outcome was written: both count it down.
+// heldArgs is the room that a job's arguments take, until its handler has returned and
+// its outcome was written. Each of the two calls release.
 type heldArgs struct {
 	room  *semaphore.Weighted
 	bytes int64
@@ -117,15 +117,15 @@ func (l *loader) hold(job *Job, bytes int) {
 	job.held.users.Store(2)
 }
 
-// release is one of the two. Nil is of a job that holds nothing.
+// release is called twice. Nil is a job that holds no room.
 func (h *heldArgs) release() {
 	if h != nil && h.users.Add(-1) == 0 {
 		h.room.Release(h.bytes)
 	}
 }
 
-// loadMiddle reads the arguments of those of the jobs, of one claim, that have
-// none yet and are not large. What it can't read is left to load.
+// loadMiddle reads the medium arguments of a claim's jobs. What it can't read is left
+// to load.
 func (l *loader) loadMiddle(ctx context.Context, token int64, jobs []*Job) {
 	var ids []uuid.UUID
 	missing := map[uuid.UUID]*Job{}
@@ -145,7 +145,7 @@ func (l *loader) loadMiddle(ctx context.Context, token int64, jobs []*Job) {
 	rows, _ := l.pool.Query(ctx, middleArgsSQL, ids, token)
 	var id uuid.UUID
 	var args []byte
-	// An error is met again, and told, by whoever loads what is still missing.
+	// load meets the error again, and reports it.
 	_, _ = pgx.ForEachRow(rows, []any{&id, &args}, func() error {
 		whole := len(args) <= middleArgs || utf8.RuneCount(args) <= middleArgs
 		if job := missing[id]; job != nil && whole && len(args) <= l.max && l.room.TryAcquire(int64(len(args))) {
@@ -157,9 +157,9 @@ func (l *loader) loadMiddle(ctx context.Context, token int64, jobs []*Job) {
 	})
 }
 
-// load reads the arguments of a job. It waits for its turn, and for room. An
-// *invalidArgumentsError says that they can't be taken, errNoClaim that the job is
-// somebody else's by now.
+// load reads the arguments of a job, when it is the job's turn and there is room. The
+// error is an *invalidArgumentsError for arguments that can't be read, and errNoClaim
+// for a job whose claim was lost.
 func (l *loader) load(ctx context.Context, job *Job) error {
 	if err := l.turn.Acquire(ctx, 1); err != nil {
 		return err
@@ -177,7 +177,7 @@ func (l *loader) load(ctx context.Context, job *Job) error {
 		return args, err
 	})
 	if err == nil && len(args) > bytes {
-		// Somebody has changed them just now.
+		// The row has been changed since they were measured.
 		err = l.tooLarge(int64(len(args)))
 	}
 	if err != nil {
@@ -189,8 +189,7 @@ func (l *loader) load(ctx context.Context, job *Job) error {
 	return nil
 }
 
-// measure returns how many bytes the arguments are as text, or why they can't be
-// taken.
+// measure returns the length of the arguments as text, or an *invalidArgumentsError.
 func (l *loader) measure(ctx context.Context, job *Job) (int, error) {
 	var stored int64
 	var raw, text *int64
@@ -209,13 +208,13 @@ func (l *loader) measure(ctx context.Context, job *Job) (int, error) {
 	return 0, l.tooLarge(stored)
 }
 
-// tooLarge is the error of arguments that are not read. bytes are those of their
-// text or, where that was not even made, of what is stored.
+// tooLarge is the error for arguments that are not read. bytes is the length of their
+// text or, if that is not known, the size of what is stored.
 func (l *loader) tooLarge(bytes int64) error {
 	return &invalidArgumentsError{&largeArgumentsError{bytes: bytes, limit: int64(l.max)}}
 }
 
-// largeArgumentsError is of arguments over MaxArgsBytes.
+// largeArgumentsError is the error for arguments over MaxArgsBytes.
 type largeArgumentsError struct{ bytes, limit int64 }
 
 func (e *largeArgumentsError) Error() string {
@@ -226,12 +225,12 @@ func (e *largeArgumentsError) Error() string {
 // ErrorCode is the dead letter's error_code.
 func (e *largeArgumentsError) ErrorCode() string { return "arguments_too_large" }
 
-// errNoClaim says that the row is no longer under the job's claim.
+// errNoClaim is the error for a row that is no longer under the job's claim.
 var errNoClaim = errors.New("the claim of the job is lost")
 
-// tryLoad does what reads from the database until that answers, as long as ctx
-// allows. What the server refuses concerns these arguments alone, and so does what
-// takes too long again and again.
+// tryLoad calls read until the database answers or ctx ends. What the server refuses,
+// and what takes too long loadTries times, concerns these arguments alone: that is
+// an error.
 func tryLoad[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
 	slow := 0
 	return backoff.Retry(ctx, func() (value T, err error) {
@@ -266,8 +265,8 @@ select pg_column_size(j.args)
 from public.soniq_jobs j
 where j.id = $1`
 
-// weigh finds out how large the arguments are that a job came without, which only
-// its move to the dead letters depends on: it need not succeed.
+// weigh reads the size of arguments that the claim did not return. It may fail: the
+// size only decides which settler moves the dead letter.
 func (e *execution) weigh(ctx context.Context) {
 	if e.job.Args != nil || e.loader == nil {
 		return
@@ -277,8 +276,8 @@ func (e *execution) weigh(ctx context.Context) {
 	_ = e.loader.pool.QueryRow(ctx, weighSQL, e.job.ID).Scan(&e.job.stored)
 }
 
-// prepare reads the arguments that the claim did not bring. ok is false where the
-// attempt ends without them, with that outcome.
+// prepare reads the arguments that the claim did not return. ok is false if it can't,
+// and o is then the outcome of the attempt.
 func (e *execution) prepare(ctx context.Context) (o Outcome, ok bool) {
 	if e.job.Args != nil || e.loader == nil {
 		return Outcome{}, true

@@ -1,6 +1,10 @@
 package engine
 
 import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
 	"slices"
 
 	"soniq/deadletter"
@@ -21,3 +25,58 @@ func (j *Job) Redacted() *Job {
 	}
 	return &redacted
 }
+
+// Format implements [fmt.Formatter]: with any verb the job is printed as JSON, as
+// [Job.Redacted] returns it.
+func (j Job) Format(s fmt.State, _ rune) {
+	text, err := json.Marshal(j.Redacted())
+	if err != nil {
+		// The arguments of a job that isn't one of the database's may be no JSON.
+		text = fmt.Appendf(nil, "job %s", j.ID)
+	}
+	_, _ = s.Write(text)
+}
+
+// LogValue implements [slog.LogValuer]: a job is logged by its id, name, queue, status
+// and attempt.
+func (j Job) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("id", j.ID.String()), slog.String("name", deadletter.RedactText(j.Name)),
+		slog.String("queue", deadletter.RedactText(j.Queue)), slog.String("status", string(j.Status)),
+		slog.Int("attempt", j.Attempts),
+	)
+}
+
+// Format implements [fmt.Formatter]: with any verb the outcome is printed without
+// secrets.
+func (o Outcome) Format(s fmt.State, _ rune) {
+	if o.Job == nil {
+		_, _ = fmt.Fprintf(s, "%s", string(o.Kind))
+		return
+	}
+	_, _ = fmt.Fprintf(s, "%s after %s of %v", string(o.Kind), o.Duration, o.Job)
+	if o.Delay != 0 {
+		_, _ = fmt.Fprintf(s, ", due in %s", o.Delay)
+	}
+	if v := o.Verdict; v.Message != "" || v.Kind != "" {
+		_, _ = fmt.Fprintf(s, ", reason %q, kind %q, type %q, code %q, decided by %q, error %q",
+			v.Reason, v.Kind, v.Type, v.Code, v.DecidedBy, deadletter.RedactText(v.Message))
+	}
+}
+
+// LogValue implements [slog.LogValuer].
+func (o Outcome) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("kind", string(o.Kind)), slog.Any("job", o.Job)}
+	if o.Verdict.Message != "" {
+		attrs = append(attrs, slog.String("reason", string(o.Verdict.Reason)), slog.String("error", deadletter.RedactText(o.Verdict.Message)))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// Format implements [fmt.Formatter]: the arguments are not printed.
+func (i Insert) Format(s fmt.State, _ rune) {
+	_, _ = io.WriteString(s, "job "+describeName(i.Name))
+}
+
+// LogValue implements [slog.LogValuer]: the arguments are not logged.
+func (i Insert) LogValue() slog.Value { return slog.StringValue("job " + describeName(i.Name)) }
