@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
+	"soniq/deadletter/classify"
 	"soniq/engine"
 )
 
@@ -73,12 +73,12 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 	}
 	job := engine.Job{
 		ID: uuid.New(), Name: text, Queue: text, Args: object, Result: object, LastError: text, ProducerID: text, DedupKey: text,
-		DeadLetterReason: deadletter.Timeout,
-		Errors:           []deadletter.Failure{{Message: text, Stack: text}},
+		DeadLetterReason: classify.Timeout,
+		Errors:           []classify.Failure{{Message: text, Stack: text}},
 	}
 	values := []any{
 		job,
-		engine.Outcome{Job: &job, Verdict: deadletter.Verdict{Message: text, Stack: text}},
+		engine.Outcome{Job: &job, Verdict: classify.Verdict{Message: text, Stack: text}},
 		engine.Insert{Name: "n", Args: map[string]string{"password": secret}},
 		*newClient(t, pool),
 		engine.ClientConfig{Registry: reg},
