@@ -11,18 +11,18 @@ import (
 	"soniq/internal/pg"
 )
 
-// What is kept of the arguments that replays were given has no secrets in it: a
-// record is there for a year, and for more people than the queue. A replay that
-// can still go on needs them as they are.
+// The history has no secrets of the arguments that replays were given: it is kept
+// for a year, and more people may read it than the queue. Only a replay that can
+// still be resumed has them as they are.
 
-// maxChangedPaths bounds the list of a record.
+// maxChangedPaths bounds the list of changed paths in a record.
 const maxChangedPaths = 100
 
-// replayDetail is what a record tells of a replay with other arguments.
+// replayDetail is the detail of a replay with other arguments.
 type replayDetail struct {
 	Args json.RawMessage `json:"args"`
-	// Changed are the paths at which they differ from the dead letter's: of a
-	// secret nothing else tells that it was changed.
+	// Changed are the paths at which they differ from the dead letter's. Without
+	// them a changed secret would not be seen.
 	Changed []string `json:"changed"`
 }
 
@@ -40,9 +40,9 @@ func argsDetail(from, args json.RawMessage) (*string, error) {
 	return new(string(text)), nil
 }
 
-// Changes returns what a replay with other arguments changed, for people's eyes:
-// secrets are "[redacted]" before and after. args are the dead letter's. It is
-// nil for another record.
+// Changes returns what a replay with other arguments changed, for people to read:
+// secrets are "[redacted]" before and after. args are the dead letter's. It returns
+// nil for any other record.
 func (r Record) Changes(args json.RawMessage) []ArgsChange {
 	var d replayDetail
 	if r.Action != ActionReplay || json.Unmarshal(r.Detail, &d) != nil || d.Args == nil {
@@ -62,7 +62,7 @@ func (r Record) Changes(args json.RawMessage) []ArgsChange {
 	return changes
 }
 
-// redacted is the order as it is kept once nobody needs it any more.
+// redacted returns the order as it is kept once the replay is done.
 func (o replayOrder) redacted() replayOrder {
 	o.Redacted = true
 	o.Options.Args = Redact(o.Options.Args)
@@ -75,8 +75,8 @@ func (o replayOrder) redacted() replayOrder {
 	return o
 }
 
-// redacted is the edit without secrets: a value under the name of one is hidden
-// as a whole.
+// redacted returns the edit without secrets. A value under the name of a secret is
+// replaced as a whole.
 func (e ArgsEdit) redacted() ArgsEdit {
 	if e.Value == nil {
 		e.Path = RedactText(e.Path)
@@ -103,7 +103,7 @@ func (e ArgsEdit) redacted() ArgsEdit {
 		}
 		parts, kind := partsOf(doc)
 		if kind != "object" || len(parts) != 1 {
-			break // what is hidden is hidden as a whole
+			break // redacted as a whole
 		}
 		doc = doc[parts[0].from:parts[0].to]
 	}
@@ -111,13 +111,13 @@ func (e ArgsEdit) redacted() ArgsEdit {
 	return e
 }
 
+// $1 the operation, $2 its options.
 const blankOptionsSQL = `
 update public.soniq_dead_letter_operations
 set options = $2::jsonb
 where id = $1`
 
-// blank puts the order without secrets in the place of what a replay was started
-// with, once it is done.
+// blank replaces the stored order by one without secrets.
 func (o replayOrder) blank(ctx context.Context, db pg.Querier, operation uuid.UUID) error {
 	text, err := json.Marshal(o.redacted())
 	if err != nil {
@@ -127,22 +127,20 @@ func (o replayOrder) blank(ctx context.Context, db pg.Querier, operation uuid.UU
 	return err
 }
 
-// The rows that 0.1.0 wrote, or writes still. The condition is
-// that of an index. $1 the lock, $2 the batch.
-const rawDetailsSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+// The rows that 0.1.0 wrote, or still writes. The condition is that of an index. $1
+// the lock, $2 the batch.
+const rawDetailsSQL = pg.Leader + `
 select r.id, r.detail -> 'args', coalesce(d.args, 'null')
 from public.soniq_dead_letter_audit r
 left join public.soniq_dead_letter_jobs d on d.id = r.dead_letter_id
-where (select elected from leader)
+where ` + pg.IsLeader + `
   and r.detail ? 'args'
   and not r.detail ? 'changed'
 order by r.id
 limit $2
 for update of r skip locked`
 
+// $1 the records, $2 their details.
 const mendDetailsSQL = `
 update public.soniq_dead_letter_audit r
 set detail = u.detail::jsonb
@@ -150,13 +148,10 @@ from unnest($1::bigint[], $2::text[]) as u (id, detail)
 where r.id = u.id`
 
 // $1 the lock, $2 the batch.
-const rawOptionsSQL = `
-with leader as materialized (
-  select pg_try_advisory_xact_lock($1) as elected
-)
+const rawOptionsSQL = pg.Leader + `
 select o.id, o.options
 from public.soniq_dead_letter_operations o
-where (select elected from leader)
+where ` + pg.IsLeader + `
   and o.state = 'done'
   and o.options is not null
   and not o.options ? 'redacted'
@@ -165,19 +160,18 @@ limit $2
 for update of o skip locked`
 
 const (
-	// mendBatch is small: each row can hold a megabyte of arguments.
+	// mendBatch is small: a row can hold a megabyte of arguments.
 	mendBatch = 50
-	// mendBatches bounds one call; the next one goes on.
+	// mendBatches bounds one call. The next call continues.
 	mendBatches = 200
 )
 
-// mend takes the secrets out of what 0.1.0 recorded, in batches, each of which
-// holds the lock as those of Forget do. What one call leaves, the next one takes.
+// mend takes the secrets out of what 0.1.0 recorded, in batches that hold the lock.
 func (q *Queue) mend(ctx context.Context, lock int64) error {
 	for _, step := range []func(context.Context, pgx.Tx, int64) (int, error){mendDetails, mendOptions} {
 		for range mendBatches {
 			var n int
-			err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) (err error) {
+			err := pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) (err error) {
 				n, err = step(ctx, tx, lock)
 				return err
 			})
@@ -205,7 +199,7 @@ func mendDetails(ctx context.Context, tx pgx.Tx, lock int64) (int, error) {
 	)
 	_, err = pgx.ForEachRow(rows, []any{&id, &args, &from}, func() error {
 		if string(from) == "null" {
-			from = args // the dead letter is gone, and with it what was before
+			from = args // the dead letter is deleted: what was changed is not known
 		}
 		detail, err := argsDetail(from, args)
 		ids, details = append(ids, id), append(details, detail)
@@ -234,7 +228,7 @@ func mendOptions(ctx context.Context, tx pgx.Tx, lock int64) (int, error) {
 	for _, r := range all {
 		var order replayOrder
 		if json.Unmarshal(r.Options, &order) != nil {
-			order = replayOrder{} // nobody can read it
+			order = replayOrder{} // unreadable
 		}
 		if err := order.blank(ctx, tx, r.ID); err != nil {
 			return 0, err

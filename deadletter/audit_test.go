@@ -64,14 +64,12 @@ func TestOperation_optionsAreBlankedOnceItIsDone(t *testing.T) {
 	edits := deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{
 		{Path: "password", Value: []byte(`"new-Zk3v"`)}, {Path: "to", Value: []byte(`"Bearer abc.Zk3v-Zk3v"`)}, {Path: "n", Remove: true},
 	}}
-	op, err := q.StartReplay(t.Context(), unfiltered, edits, deadletter.Pace{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	op := start(t, q, unfiltered, edits, deadletter.Pace{})
 	if raw := value[string](t, pool, opsText); !strings.Contains(raw, "new-Zk3v") {
 		t.Fatalf("can't be resumed: %s", raw)
 	}
-	if op, err = q.ReplayRun(t.Context(), op.ID, nil); err != nil || op.Done != 3 {
+	op, err := resume(t.Context(), q, op.ID, nil)
+	if err != nil || op.Done != 3 {
 		t.Fatal(op, err)
 	}
 	if n := value[int](t, pool, `select count(*) from soniq_jobs where args ->> 'password' = 'new-Zk3v'`); n != 3 {
@@ -83,7 +81,7 @@ func TestOperation_optionsAreBlankedOnceItIsDone(t *testing.T) {
 	for range 2 {
 		insertDead(t, pool, columns{"args": secretArgs})
 	}
-	if _, err := q.ReplayAll(t.Context(), unfiltered, edits); err != nil {
+	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{ReplayOptions: edits}); err != nil {
 		t.Fatal(err)
 	}
 	if kept := value[string](t, pool, opsText) + value[string](t, pool, auditText); strings.Contains(kept, "Zk3v") {
@@ -107,7 +105,7 @@ func TestForget_takesSecretsOutOfOldRecords(t *testing.T) {
 	exec(t, pool, `insert into soniq_dead_letter_operations (id, action, state, options) values (gen_random_uuid(), 'replay', 'done', $1)`, options)
 	exec(t, pool, `insert into soniq_dead_letter_operations (id, action, state, options) values (gen_random_uuid(), 'replay', 'stopped', $1)`, options)
 	for range 2 {
-		if err := q.Forget(t.Context(), 4711); err != nil {
+		if err := q.PruneHistory(t.Context(), deadletter.MaintenanceOptions{Lock: 4711}); err != nil {
 			t.Fatal(err)
 		}
 		if kept := value[string](t, pool, auditText); strings.Contains(kept, "Zk3v") || strings.Count(kept, `"n": 7`) != 120 || !strings.Contains(kept, `{"tags": {"a": "b"}}`) {

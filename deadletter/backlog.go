@@ -10,18 +10,18 @@ import (
 
 // A Backlog is how many dead letters there are, and how old the oldest is.
 type Backlog struct {
-	// Count is how many the filter picks, up to its Limit.
+	// Count is how many the filter picks, at most its Limit.
 	Count int64
-	// OldestID is the one that died first, whatever the Limit; nil if there is
+	// OldestID is the one that died first, whatever the Limit. Nil if there is
 	// none.
 	OldestID *uuid.UUID
-	// OldestAge is how long ago that was, by the database's clock; 0 if there
-	// is none. Never negative.
+	// OldestAge is how long ago that was, by the database's clock, between 0 and
+	// 250 years. 0 if there is none.
 	OldestAge time.Duration
 }
 
-// The count and the oldest are of one moment. %[1]s are the filter's conditions,
-// %[2]s its limit. An age that no Duration can hold is read as 250 years.
+// The count and the oldest are of one snapshot. The places are those of the
+// filter's conditions and of its limit. A Duration can't hold 300 years.
 const backlogSQL = `
 select counted.n, oldest.id, coalesce(oldest.age, 0)::double precision
 from (select count(*) as n from (select from public.soniq_dead_letter_jobs d%[1]s%[2]s) picked) counted
@@ -31,10 +31,12 @@ left join (
   limit 1
 ) oldest on true`
 
-// Backlog measures the dead letters that the filter picks; those that wait for
-// somebody have the state StateDead. With a Limit it stops counting there: to
-// learn whether there are more than n, a Limit of n + 1 is quick on a table of
-// any size.
+// Backlog counts the dead letters that the filter picks and finds the oldest. Those
+// that need attention have the state [StateDead]. Counting stops at the Limit: with
+// a Limit of n + 1, whether there are more than n is a fast query on a table of any
+// size.
+//
+// Errors: a wrong filter; those of the database.
 func (q *Queue) Backlog(ctx context.Context, f Filter) (Backlog, error) {
 	b, err := q.backlog(ctx, f)
 	if err != nil {
@@ -47,7 +49,7 @@ func (q *Queue) backlog(ctx context.Context, f Filter) (b Backlog, err error) {
 	if err := f.Validate(); err != nil {
 		return b, err
 	}
-	sql, params := f.backlogSQL()
+	sql, params := backlogSQLOf(f)
 	var age float64
 	if err := q.pool.QueryRow(ctx, sql, params...).Scan(&b.Count, &b.OldestID, &age); err != nil {
 		return Backlog{}, err
@@ -56,12 +58,12 @@ func (q *Queue) backlog(ctx context.Context, f Filter) (b Backlog, err error) {
 	return b, nil
 }
 
-func (f Filter) backlogSQL() (sql string, params []any) {
-	w := f.where()
+func backlogSQLOf(f Filter) (sql string, params []any) {
+	w := whereOf(f)
 	conditions, bound := w.sql(), ""
 	if f.Limit > 0 {
-		// In their order, which an index has: a scan of the table that hopes to
-		// meet enough of them soon may have to read all of it.
+		// In the order of an index: a scan of the table could have to read all of it
+		// before it meets enough rows.
 		bound = oldestFirst + w.limit(f.Limit)
 	}
 	return fmt.Sprintf(backlogSQL, conditions, bound), w.params

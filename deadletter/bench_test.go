@@ -336,14 +336,11 @@ func benchReplay(b *testing.B, queue *deadletter.Queue, w *probedWorker, rows in
 	var replayed int64
 	for b.Loop() {
 		w.while(b, func() {
-			op, err := queue.StartReplay(b.Context(), deadletter.Filter{State: deadletter.StateDead, Limit: rows}, deadletter.ReplayOptions{}, deadletter.Pace{})
-			if err != nil {
-				b.Fatal(err)
+			result, err := queue.ReplayAll(b.Context(), deadletter.Filter{State: deadletter.StateDead, Limit: rows}, deadletter.ReplayAllOptions{})
+			if err != nil || len(result.Replayed) == 0 {
+				b.Fatalf("replayed %d: %v", len(result.Replayed), err)
 			}
-			if op, err = queue.ReplayRun(b.Context(), op.ID, nil); err != nil || op.Done == 0 {
-				b.Fatalf("replayed %d: %v", op.Done, err)
-			}
-			replayed += op.Done
+			replayed += int64(len(result.Replayed))
 		})
 	}
 	reportRate(b, replayed)
@@ -357,7 +354,7 @@ func benchRetain(b *testing.B, queue *deadletter.Queue) {
 		{Keep: 79*24*time.Hour + 12*time.Hour},
 	}
 	retain := func(b *testing.B, most int64) int64 {
-		n, err := queue.Retain(b.Context(), rules, 0)
+		n, err := queue.ApplyRetention(b.Context(), rules, deadletter.MaintenanceOptions{})
 		if err != nil || n > most {
 			b.Fatalf("deleted %d: %v", n, err)
 		}

@@ -22,12 +22,11 @@ var (
 	errKeepsReplayed = errors.New("what is being replayed is never cleaned up")
 )
 
-// The database's clock decides what is old, as it stamped the rows.
-// $1 the age in seconds.
+// Ages are by the database's clock, which stamped the rows. $1 the age in seconds.
 const cutoffSQL = "select clock_timestamp() - make_interval(secs => $1)"
 
-// old returns the conditions that a cleanup and its preview share, and the
-// filter as the history tells it.
+// old returns the conditions of a cleanup and its preview, and the filter for the
+// record.
 func (q *Queue) old(ctx context.Context, olderThan time.Duration, f Filter) (*where, Filter, error) {
 	if err := f.Validate(); err != nil {
 		return nil, f, err
@@ -42,7 +41,7 @@ func (q *Queue) old(ctx context.Context, olderThan time.Duration, f Filter) (*wh
 	if err := q.pool.QueryRow(ctx, cutoffSQL, olderThan.Seconds()).Scan(&cutoff); err != nil {
 		return nil, f, err
 	}
-	w := f.where()
+	w := whereOf(f)
 	w.old(cutoff)
 	if f.To.IsZero() || cutoff.Before(f.To) {
 		f.To = cutoff
@@ -50,13 +49,15 @@ func (q *Queue) old(ctx context.Context, olderThan time.Duration, f Filter) (*wh
 	return w, f, nil
 }
 
-// old adds the conditions of what a cleanup takes.
+// old adds the conditions of what a cleanup deletes.
 func (w *where) old(cutoff time.Time) {
 	w.and("d.moved_to_dead_letter_at < " + w.param(cutoff))
 	w.and("d.state <> 'replaying'")
 }
 
-// CleanupCount returns how many dead letters Cleanup would delete.
+// CleanupCount returns how many dead letters [Queue.Cleanup] would delete.
+//
+// Errors: those of Cleanup.
 func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration, f Filter) (int64, error) {
 	w, _, err := q.old(ctx, olderThan, f)
 	if err != nil {
@@ -69,18 +70,20 @@ func (q *Queue) CleanupCount(ctx context.Context, olderThan time.Duration, f Fil
 	return n, nil
 }
 
-// Cleanup deletes for good the dead letters that died longer ago than that and
-// that the filter picks, and returns how many that were; with a Limit, the
-// oldest. The age must be above zero. The zero Filter is all of them: the age is
-// a condition already. What is being replayed stays.
+// Cleanup deletes for good the dead letters that the filter picks and that died
+// longer ago than olderThan, which must be above zero, and returns how many. With a
+// Limit it deletes the oldest. The zero Filter picks all. Dead letters that are
+// being replayed are not deleted.
 //
-// It deletes in batches, each for itself, and never waits for a lock: a row
-// that somebody works on at that moment is left for the next time. After an
-// error, what was deleted stays deleted, and is counted. A row that the database
-// refuses to delete, since a foreign key of the application's refers to it, say,
-// doesn't keep the others; the error tells of it in the end.
+// It deletes in batches, each a transaction of its own, and leaves rows that are
+// locked for the next call. After an error what was deleted stays deleted, and the
+// number says how many. A row that the database refuses to delete, because of a
+// foreign key for example, doesn't keep others from being deleted; the error at the
+// end names it.
 //
-// A cleanup that finds something is an operation in the history.
+// It is an [Operation], unless it deletes nothing.
+//
+// Errors: a wrong age or filter; the context's; those of the database.
 func (q *Queue) Cleanup(ctx context.Context, olderThan time.Duration, f Filter) (int64, error) {
 	w, picked, err := q.old(ctx, olderThan, f)
 	if err != nil {
@@ -98,22 +101,23 @@ type cleanup struct {
 	q      *Queue
 	where  *where
 	filter Filter
-	// limit is the most that it deletes; 0 is none. size is that of a batch.
+	// limit is how many rows it deletes at the most, where 0 is no limit. size is
+	// that of a batch.
 	limit, size int
-	// lock is an advisory lock that each batch holds; 0 is none. While somebody
-	// else has it, the cleanup waits.
+	// lock is the key of an advisory lock that each batch waits for and holds. 0 is
+	// no lock.
 	lock int64
 	// pause, if set, is called after each batch with the time that it took.
 	pause func(context.Context, time.Duration) error
 
 	op   Operation
 	from pgtype.Timestamptz
-	// refused are rows that the database doesn't let go.
+	// refused are rows that the database doesn't delete.
 	refused refusals
 }
 
-// maxRefusals is how many rows of one cleanup the database may refuse to delete:
-// each of them is a statement, and a line in the server's log.
+// maxRefusals is how many rows of one cleanup the database may refuse to delete.
+// Each is a statement, and a line in the server's log.
 const maxRefusals = 1000
 
 // refusals are rows that the database refused to delete.
@@ -123,8 +127,8 @@ type refusals struct {
 	first error
 }
 
-// add notes what became of the row: an error that isn't about it is returned, and
-// so is one too many.
+// add keeps the row if err is about it. It returns any other err, and an error at
+// maxRefusals.
 func (r *refusals) add(id uuid.UUID, err error) error {
 	if !sweep.IsRefusal(err) {
 		return err
@@ -177,7 +181,7 @@ func (c *cleanup) run(ctx context.Context) error {
 	return c.q.endOperation(ctx, &c.op, c.refused.err())
 }
 
-// each deletes a batch row by row, and returns how many rows it was.
+// each deletes a batch row by row. taken is how many rows the batch has.
 func (c *cleanup) each(ctx context.Context) (deleted, taken int64, err error) {
 	w, size := c.next()
 	rows, _ := c.q.pool.Query(ctx, "select d.id, d.moved_to_dead_letter_at\nfrom public.soniq_dead_letter_jobs d"+w.sql()+oldestFirst+w.limit(size), w.params...)
@@ -199,28 +203,28 @@ func (c *cleanup) each(ctx context.Context) (deleted, taken int64, err error) {
 		c.from = r.At
 	}
 	if deleted == 0 && len(c.refused.ids) == before {
-		// Somebody holds all of them: the next time.
+		// All of them are locked: they are left for the next call.
 		return 0, 0, nil
 	}
 	return deleted, int64(len(batch)), nil
 }
 
-// deleteOne deletes a row of w, unless somebody holds it.
+// deleteOne deletes a row of w, unless it is locked.
 func (q *Queue) deleteOne(ctx context.Context, w *where, id uuid.UUID) (int64, error) {
-	w = &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
+	w = w.clone()
 	w.and("d.id = " + w.param(id))
 	tag, err := q.pool.Exec(ctx, deleteFree(selectIDs+w.sql()), w.params...)
 	return tag.RowsAffected(), err
 }
 
-// cleanupSQL deletes a batch. It is materialised, since a plan that ran the
-// query again would pick other rows. Where the last one left off is part of the
-// conditions: the entries of the deleted rows stay in the index until they are
-// vacuumed, and to step over all of them again each time would take ever
-// longer. Not to skip what died in the same moment, that moment is included.
+// cleanupSQL deletes a batch. Materialized: a plan that ran the query again would
+// pick other rows. A batch begins at the time where the last one ended: the index
+// keeps the entries of deleted rows until vacuum, and skipping all of them in each
+// batch would take longer and longer. That time is included, for rows that died at
+// the same moment.
 //
-// The places are those of the lock, which is asked for once, of the conditions
-// and of the limit.
+// The places are those of the lock, which is tried once, of the conditions and of
+// the limit.
 const cleanupSQL = `
 with lock as materialized (
   select %s as taken
@@ -237,13 +241,13 @@ with lock as materialized (
 )
 select (select count(*) from gone), (select max(at) from picked), (select taken from lock)`
 
-// next is what the next batch has to pick from, and how many.
+// next returns the conditions and the size of the next batch.
 func (c *cleanup) next() (w *where, size int) {
 	size = c.size
 	if c.limit > 0 {
 		size = min(size, c.limit-int(c.op.Done))
 	}
-	w = &where{conditions: slices.Clone(c.where.conditions), params: slices.Clone(c.where.params)}
+	w = c.where.clone()
 	if c.from.Valid {
 		w.and("d.moved_to_dead_letter_at >= " + w.param(c.from))
 	}
@@ -266,7 +270,7 @@ func (c *cleanup) batchSQL() (sql string, params []any, size int) {
 
 var errLockTaken = errors.New("somebody else has the lock")
 
-// lockedBatch is a batch, as soon as the lock can be had.
+// lockedBatch waits for the lock and deletes a batch.
 func (c *cleanup) lockedBatch(ctx context.Context) (deleted int64, size int, err error) {
 	attempt := func() (int64, error) {
 		deleted, size, err = c.batch(ctx)
@@ -299,21 +303,23 @@ func (c *cleanup) batch(ctx context.Context) (deleted int64, size int, err error
 	return deleted, size, nil
 }
 
-// An Archive takes what a cleanup is about to delete.
+// An Archive receives the dead letters that a cleanup is about to delete.
 type Archive interface {
 	io.Writer
-	// Commit returns once everything written is safe, as it is after an fsync.
-	// It is called once, and not after a failed Write.
+	// Commit returns once everything written is durable, as after an fsync. It is
+	// called once, and not after a failed Write.
 	Commit() error
 }
 
-// CleanupTo is Cleanup that first writes the dead letters to an archive, as
-// Export does. Nothing is deleted before all of them are safe there; after an
-// error of the archive, nothing at all. Then exactly these are deleted, but for
-// those that were replayed, locked or changed so that the filter no longer picks
-// them meanwhile. Without anything to delete the archive is not touched.
+// CleanupTo is [Queue.Cleanup] that first writes the dead letters to an archive, as
+// [Queue.Export] does. It deletes nothing before Commit has returned nil, and
+// nothing after an error of the archive. Then it deletes exactly these dead letters,
+// but for those that are locked, or that the filter no longer picks. If there is
+// nothing to delete it doesn't use the archive.
 //
-// It remembers their ids: 16 MB for a million.
+// It keeps their ids in memory: 16 MB for a million.
+//
+// Errors: those of Cleanup and of the archive.
 func (q *Queue) CleanupTo(ctx context.Context, olderThan time.Duration, f Filter, to Archive, format Format) (int64, error) {
 	w, picked, err := q.old(ctx, olderThan, f)
 	if err != nil {
@@ -333,8 +339,8 @@ func (q *Queue) CleanupTo(ctx context.Context, olderThan time.Duration, f Filter
 	return n, nil
 }
 
-// archive writes the rows of w and returns their ids. Without any, nothing gets
-// further than the buffer.
+// archive writes the rows of w and returns their ids. If there are none, nothing
+// leaves the buffer.
 func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, format Format) (ids []uuid.UUID, err error) {
 	buffer := bufio.NewWriterSize(to, exportBuffer)
 	err = q.encode(ctx, buffer, format, w, limit, func(j Job) { ids = append(ids, j.ID) })
@@ -355,7 +361,7 @@ func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, ids []uu
 	}
 	var refused refusals
 	for batch := range slices.Chunk(ids, deleteBatch) {
-		picked := &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
+		picked := w.clone()
 		picked.and("d.id = any(" + picked.param(batch) + ")")
 		tag, err := q.pool.Exec(ctx, deleteFree(selectIDs+picked.sql()), picked.params...)
 		op.Done += tag.RowsAffected()

@@ -73,7 +73,7 @@ func TestQueue_Cleanup_isInTheHistory(t *testing.T) {
 		t.Fatalf("%d operations, %v; want one", len(ops), err)
 	}
 	if op := ops[0]; op.Action != deadletter.ActionCleanup || op.State != deadletter.OperationDone ||
-		op.Done != 1 || op.Total != 1 || op.Actor != "cron" || op.Because != "quota" {
+		op.Done != 1 || op.Total != 1 || op.Actor != "cron" || op.Comment != "quota" {
 		t.Errorf("the history says %+v", op)
 	}
 }
@@ -271,7 +271,7 @@ func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
 		{Filter: deadletter.Filter{State: deadletter.StateResolved}, Keep: 2 * day},
 		{Keep: 90 * day},
 	}
-	if n, err := q.Retain(within(t, 30*time.Second), rules, 0); err != nil || n != 3 {
+	if n, err := q.ApplyRetention(within(t, 30*time.Second), rules, deadletter.MaintenanceOptions{}); err != nil || n != 3 {
 		t.Errorf("deleted %d, %v; want 3", n, err)
 	}
 	names := value[string](t, pool, "select string_agg(job_name, ', ' order by job_name) from soniq_dead_letter_jobs")
@@ -300,7 +300,7 @@ func TestQueue_Retain_waitsForTheLock(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), "select pg_advisory_lock(7)"); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := q.Retain(within(t, 200*time.Millisecond), rules, 7); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
+	if n, err := q.ApplyRetention(within(t, 200*time.Millisecond), rules, deadletter.MaintenanceOptions{Lock: 7}); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("without the lock it deleted %d, %v", n, err)
 	}
 	// A row that somebody holds is left, and waits for nobody.
@@ -310,7 +310,7 @@ func TestQueue_Retain_waitsForTheLock(t *testing.T) {
 	var deleted int64
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		deleted, err = q.Retain(within(t, 30*time.Second), rules, 7)
+		deleted, err = q.ApplyRetention(within(t, 30*time.Second), rules, deadletter.MaintenanceOptions{Lock: 7})
 		return err
 	})
 	eventually.True(t, "its try", func() bool {
@@ -355,10 +355,9 @@ func TestQueue_Forget_whatIsLongAgo(t *testing.T) {
 	q := newQueue(t, pool)
 	fill(t, pool, 30)
 	begin := func(name string) deadletter.Operation {
-		op, err := q.As(name, "").StartReplay(t.Context(), deadletter.Filter{All: true}, deadletter.ReplayOptions{}, deadletter.Pace{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		op := start(t, q.As(name, ""), deadletter.Filter{All: true}, deadletter.ReplayOptions{}, deadletter.Pace{})
+		// As after a kill.
+		exec(t, pool, "update soniq_dead_letter_operations set state = 'running', stopped_by = null where id = $1", op.ID)
 		return op
 	}
 	age := func(op deadletter.Operation, created, updated string) {
@@ -377,7 +376,7 @@ func TestQueue_Forget_whatIsLongAgo(t *testing.T) {
 		insert into soniq_dead_letter_audit (dead_letter_id, action, at)
 		select case when n <= 1500 then $1::uuid else $2 end, 'tag', now() - case when n <= 1500 then interval '366 days' else interval '364 days' end
 		from generate_series(1, 1600) n`, old, kept)
-	if err := q.Forget(t.Context(), 7); err != nil {
+	if err := q.PruneHistory(t.Context(), deadletter.MaintenanceOptions{Lock: 7}); err != nil {
 		t.Fatal(err)
 	}
 	names := value[string](t, pool, `select string_agg(actor || ' ' || (select count(*) from soniq_dead_letter_selections s where s.operation_id = o.id), ', ' order by actor) from soniq_dead_letter_operations o`)
@@ -387,10 +386,10 @@ func TestQueue_Forget_whatIsLongAgo(t *testing.T) {
 	if got := value[string](t, pool, `select count(*) filter (where dead_letter_id = $1) || ' ' || count(*) filter (where dead_letter_id = $2) from soniq_dead_letter_audit`, old, kept); got != "0 100" {
 		t.Errorf("records of the old one and of the other: %s", got)
 	}
-	if op, err := q.ReplayRun(t.Context(), abandoned.ID, nil); !errors.Is(err, deadletter.ErrNotResumable) || op.State != deadletter.OperationStopped {
+	if op, err := resume(t.Context(), q, abandoned.ID, nil); !errors.Is(err, deadletter.ErrNotResumable) || op.State != deadletter.OperationStopped {
 		t.Errorf("resumed what was given up: %+v, %v", op, err)
 	}
-	if op, err := q.ReplayRun(t.Context(), paused.ID, nil); err != nil || op.Done != 30 {
+	if op, err := resume(t.Context(), q, paused.ID, nil); err != nil || op.Done != 30 {
 		t.Errorf("the paused one: %+v, %v", op, err)
 	}
 }

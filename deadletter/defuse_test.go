@@ -111,7 +111,7 @@ func FuzzCSV_noCellIsAFormula(f *testing.F) {
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 		file := written(t, Job{
 			ID: uuid.New(), JobName: a, Args: args, Queue: b, MaxAttempts: 3, Priority: -5, LastError: c, Reason: classify.Reason(a),
-			OriginalCreatedAt: at, MovedAt: at, State: b, ErrorKind: classify.Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
+			OriginalCreatedAt: at, MovedAt: at, State: State(b), ErrorKind: classify.Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: json.RawMessage(strings.TrimSpace(plain.String())),
 			Errors: []classify.Failure{{Attempt: 1, FailedAt: at, Message: c, Type: a, Stack: b}},
 		}, FormatCSV)

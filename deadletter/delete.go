@@ -7,89 +7,129 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
-// deleteBatch is how many rows one statement deletes: some 50 ms of locks, and
-// few enough trips that their latency doesn't count.
+// deleteBatch is how many rows one statement deletes: about 50 ms of locks.
 const deleteBatch = 5000
 
-// $1 the id, $2 who, $3 why.
+// It deletes all of the rows or, if one doesn't exist, none. They are locked in the
+// order in which a bulk replay locks them, so that the two don't deadlock. $1 the
+// ids, without duplicates, $2 the actor, $3 the comment.
 const deleteSQL = `
-with gone as (
-  delete from public.soniq_dead_letter_jobs
-  where id = $1
-  returning id
+with picked as materialized (
+  select d.id
+  from public.soniq_dead_letter_jobs d
+  where d.id = any($1::uuid[])` + oldestFirst + `
+  for update
+), gone as (
+  delete from public.soniq_dead_letter_jobs d
+  using picked
+  where d.id = picked.id
+    and (select count(*) from picked) = cardinality($1::uuid[])
+  returning d.id
 )
 insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because)
 select id, 'delete', nullif($2, ''), nullif($3, '')
 from gone`
 
+// Delete deletes dead letters for good: all of them or, after an error, none.
+//
+// Errors: [ErrNotFound] if one of them doesn't exist; those of the database.
+func (q *Queue) Delete(ctx context.Context, ids ...uuid.UUID) error {
+	return q.delete(ctx, q.pool, ids)
+}
+
+// DeleteTx is [Queue.Delete] in the caller's transaction. If it returns
+// [ErrNotFound] it has deleted nothing, and tx can go on. After an error of the
+// database tx can only be rolled back.
+//
+// Errors: those of Delete.
+func (q *Queue) DeleteTx(ctx context.Context, tx pgx.Tx, ids ...uuid.UUID) error {
+	return q.delete(ctx, q.pool.Schema().Tx(tx), ids)
+}
+
+func (q *Queue) delete(ctx context.Context, db pg.Querier, ids []uuid.UUID) error {
+	unique := slices.Clone(ids)
+	slices.SortFunc(unique, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+	unique = slices.Compact(unique)
+	what := fmt.Sprintf("delete %d dead letters", len(unique))
+	switch len(unique) {
+	case 0:
+		return nil
+	case 1:
+		what = "delete dead letter " + unique[0].String()
+	}
+	tag, err := db.Exec(ctx, deleteSQL, unique, q.by.actor, q.by.comment)
+	if err == nil && tag.RowsAffected() != int64(len(unique)) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
 const selectIDs = "select d.id\nfrom public.soniq_dead_letter_jobs d"
 
-// deleteFree deletes the rows of a query that nobody holds. Materialised, since
-// a plan that ran the query again would pick other rows under its limit.
+// deleteFree deletes the rows of a query that nobody has locked. Materialized: a
+// plan that ran the query again would pick other rows under its limit.
 func deleteFree(picked string) string {
 	return "with picked as materialized (\n" + picked + "\nfor update skip locked\n)\n" +
 		"delete from public.soniq_dead_letter_jobs d\nusing picked\nwhere d.id = picked.id"
 }
 
-// Delete deletes one dead letter for good, or returns ErrNotFound.
-func (q *Queue) Delete(ctx context.Context, id uuid.UUID) error {
-	tag, err := q.pool.Exec(ctx, deleteSQL, id, q.by.actor, q.by.because)
-	if err == nil && tag.RowsAffected() == 0 {
-		err = ErrNotFound
-	}
+// DeleteAll deletes for good the dead letters that the filter picks, and returns
+// how many. [Queue.Count] is its preview. With a Limit it deletes the newest, as
+// [Queue.List] shows them. It refuses a filter without a condition unless All is
+// set.
+//
+// The rows are picked at the start: what dies later is not deleted. It is an
+// [Operation] in batches, each a transaction of its own. After an error what was
+// deleted stays deleted, and the number says how many.
+//
+// Errors: [ErrFilterEmpty]; a wrong filter; the context's; those of the database.
+func (q *Queue) DeleteAll(ctx context.Context, f Filter) (int64, error) {
+	n, err := q.deleteAll(ctx, f)
 	if err != nil {
-		return fmt.Errorf("delete dead letter %s: %w", id, err)
+		return n, fmt.Errorf("delete dead letters: %w", err)
 	}
-	return nil
+	return n, nil
 }
 
-// DeleteAll deletes for good what the filter picks and returns how many that
-// were: what Count says, unless other people change the rows meanwhile. With a
-// Limit it takes the newest, as List shows them. A filter without a condition
-// is refused with ErrFilterEmpty unless All is set.
-//
-// The rows are picked at the start, so that none is deleted which died later.
-// They are deleted in batches, each for itself: after an error, what was
-// deleted stays deleted, and is counted.
-func (q *Queue) DeleteAll(ctx context.Context, f Filter) (int64, error) {
+func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 	if err := f.validateBulk(); err != nil {
-		return 0, fmt.Errorf("delete dead letters: %w", err)
+		return 0, err
 	}
-	w := f.where()
+	w := whereOf(f)
 	ids, err := q.ids(ctx, selectIDs+w.sql()+newestFirst+w.limit(f.Limit), w.params)
-	if err != nil {
-		return 0, fmt.Errorf("delete dead letters: %w", err)
-	}
-	if len(ids) == 0 {
-		return 0, nil
+	if err != nil || len(ids) == 0 {
+		return 0, err
 	}
 	op := Operation{Action: ActionDelete, State: OperationRunning, Total: int64(len(ids))}
 	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
-		return 0, fmt.Errorf("delete dead letters: %w", err)
+		return 0, err
 	}
 	for batch := range slices.Chunk(ids, deleteBatch) {
 		n, err := q.deletePicked(ctx, f, batch)
 		op.Done += n
 		if err != nil {
-			return op.Done, fmt.Errorf("delete dead letters: %w", q.endOperation(ctx, &op, err))
+			return op.Done, q.endOperation(ctx, &op, err)
 		}
 	}
 	op.Skipped = op.Total - op.Done
-	if err := q.endOperation(ctx, &op, nil); err != nil {
-		return op.Done, fmt.Errorf("delete dead letters: %w", err)
-	}
-	return op.Done, nil
+	return op.Done, q.endOperation(ctx, &op, nil)
 }
 
 // deletePicked deletes those of the ids that the filter still picks.
 //
-// A worker's outcome can hold several dead letters at once, in any order: to
-// wait for one of them while holding others could deadlock with it. So the
-// batch takes what is free, and waits for the rest one by one, holding nothing.
+// A worker may lock several dead letters at once, in any order, when it writes
+// outcomes: waiting for one of them with others locked could deadlock. So the batch
+// deletes rows that are free, and then each of the others in a transaction of its
+// own.
 func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (deleted int64, err error) {
-	w := f.where()
+	w := whereOf(f)
 	w.and("d.id = any(" + w.param(ids) + ")")
 	picked := selectIDs + w.sql()
 
@@ -102,12 +142,12 @@ func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (de
 		return deleted, nil
 	}
 
-	held, err := q.ids(ctx, picked, w.params)
+	locked, err := q.ids(ctx, picked, w.params)
 	if err != nil {
 		return deleted, err
 	}
-	for _, id := range held {
-		w := f.where()
+	for _, id := range locked {
+		w := whereOf(f)
 		w.and("d.id = " + w.param(id))
 		tag, err := q.pool.Exec(ctx, "delete from public.soniq_dead_letter_jobs d"+w.sql(), w.params...)
 		if err != nil {

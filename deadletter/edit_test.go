@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"soniq/deadletter"
 	"soniq/internal/testdb"
 )
@@ -243,9 +245,11 @@ func TestQueue_ReplayAll_edits_eachItsOwn_orNothing(t *testing.T) {
 	all := deadletter.Filter{All: true}
 	var misfit *deadletter.EditError
 	_, planErr := q.PlanReplay(t.Context(), all, o)
-	_, startErr := q.StartReplay(t.Context(), all, o, deadletter.Pace{})
-	_, allErr := q.ReplayAll(t.Context(), all, o)
-	for what, err := range map[string]error{"plan": planErr, "start": startErr, "replay": allErr} {
+	_, allErr := q.ReplayAll(t.Context(), all, deadletter.ReplayAllOptions{ReplayOptions: o})
+	txErr := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		return second(q.ReplayAllTx(t.Context(), tx, all, deadletter.ReplayAllOptions{ReplayOptions: o}))
+	})
+	for what, err := range map[string]error{"plan": planErr, "replay": allErr, "in a transaction": txErr} {
 		if !errors.As(err, &misfit) || misfit.ID != odd {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -253,12 +257,10 @@ func TestQueue_ReplayAll_edits_eachItsOwn_orNothing(t *testing.T) {
 	if n := value[int](t, pool, "select count(*) from soniq_jobs"); n != 0 {
 		t.Fatalf("%d jobs were made", n)
 	}
-	op, err := q.StartReplay(t.Context(), deadletter.Filter{Queues: []string{"default"}}, o, deadletter.Pace{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	op := start(t, q, deadletter.Filter{Queues: []string{"default"}}, o, deadletter.Pace{})
 	// The edits are part of the operation: whoever resumes it makes the same.
-	if op, err = newQueue(t, pool).ReplayRun(t.Context(), op.ID, nil); err != nil || op.Done != 3 {
+	op, err := resume(t.Context(), newQueue(t, pool), op.ID, nil)
+	if err != nil || op.Done != 3 {
 		t.Fatalf("%+v, %v", op, err)
 	}
 	got := value[string](t, pool, `select string_agg(args::text, ' ' order by args ->> 'n') from soniq_jobs`)

@@ -7,13 +7,14 @@ import (
 	"github.com/google/uuid"
 )
 
+// The errors that a caller may decide by, with errors.Is.
 var (
 	// ErrNotFound: there is no dead letter with that id.
 	ErrNotFound = errors.New("no such dead letter")
 	// ErrNoOperation: there is no operation with that id.
 	ErrNoOperation = errors.New("no such operation")
-	// ErrNotResumable: the operation is no replay, is done already, or was given
-	// up: nobody resumed it for ResumableFor.
+	// ErrNotResumable: the operation isn't a replay, is done, or was given up after
+	// [ResumableFor].
 	ErrNotResumable = errors.New("the operation is no replay that can go on")
 	// ErrReplaying: a replay of the dead letter is under way.
 	ErrReplaying = errors.New("a replay is under way")
@@ -21,19 +22,19 @@ var (
 	ErrResolved = errors.New("a replay has succeeded")
 	// ErrEmptyFilterField: a list in a Filter is empty but not nil.
 	ErrEmptyFilterField = errors.New("is empty: name at least one value, or leave it out to mean any")
-	// ErrFilterEmpty: ReplayAll or DeleteAll got a Filter without a condition
-	// and without All.
+	// ErrFilterEmpty: ReplayAll or DeleteAll got a [Filter] that has no condition
+	// and doesn't set All.
 	ErrFilterEmpty = errors.New("the filter has no condition: add one, or ask for all dead letters explicitly")
 )
 
-// A StateError refuses a replay because of an earlier one. It matches
-// ErrReplaying or ErrResolved. ReplayOptions.Force overrides it.
+// A StateError refuses a replay because of an earlier one. It wraps [ErrReplaying]
+// or [ErrResolved]. Force of [ReplayOptions] overrides it.
 type StateError struct {
 	// ID is the dead letter.
 	ID uuid.UUID
-	// State is StateReplaying or StateResolved.
-	State string
-	// ReplayJobID is the job that the latest replay made.
+	// State is [StateReplaying] or [StateResolved].
+	State State
+	// ReplayJobID is the job that the latest replay made, or nil.
 	ReplayJobID *uuid.UUID
 }
 
@@ -45,7 +46,7 @@ func (e *StateError) Error() string {
 	return s
 }
 
-// Unwrap returns ErrReplaying or ErrResolved.
+// Unwrap returns [ErrReplaying] or [ErrResolved].
 func (e *StateError) Unwrap() error {
 	if e.State == StateResolved {
 		return ErrResolved
@@ -53,10 +54,10 @@ func (e *StateError) Unwrap() error {
 	return ErrReplaying
 }
 
-// A DuplicateError refuses a replay because an equal job waits in the queue:
-// the same unique job, or one with the same dedup key.
+// A DuplicateError refuses a replay because an equal job is queued: the same
+// unique job, or one with the same dedup key.
 type DuplicateError struct {
-	// ID is the job in the queue.
+	// ID is the queued job.
 	ID uuid.UUID
 }
 
@@ -64,8 +65,8 @@ func (e *DuplicateError) Error() string {
 	return fmt.Sprintf("job %s, which is equal by its unique arguments or its dedup key, is queued already", e.ID)
 }
 
-// An AttemptsError refuses a replay that keeps its attempts but has none left:
-// it would die without having run.
+// An AttemptsError refuses a replay that keeps its attempts and has none left: it
+// would die before it runs.
 type AttemptsError struct {
 	// ID is the dead letter.
 	ID uuid.UUID
@@ -80,12 +81,13 @@ func (e *AttemptsError) Error() string {
 		e.ID, e.Attempts, e.MaxAttempts, e.Attempts+1)
 }
 
-// A ReplaysError refuses a replay of what was replayed too often already, under
-// ReplayOptions.MaxReplays. ReplayOptions.Force overrides it.
+// A ReplaysError refuses a replay because MaxReplays of [ReplayOptions] is
+// reached. Force overrides it.
 type ReplaysError struct {
 	// ID is the dead letter.
 	ID uuid.UUID
-	// Replays is how often it was replayed, with those that it is a replay of.
+	// Replays is how often it and the dead letters that it is a replay of were
+	// replayed.
 	Replays int
 	// MaxReplays is the limit.
 	MaxReplays int

@@ -74,7 +74,7 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 		return 0, err
 	}
 	buffer := bufio.NewWriterSize(out, exportBuffer)
-	err = q.encode(ctx, buffer, format, f.where(), f.Limit, func(Job) {
+	err = q.encode(ctx, buffer, format, whereOf(f), f.Limit, func(Job) {
 		if n++; n%tellEach == 0 && told != nil {
 			told(n)
 		}
@@ -249,7 +249,7 @@ func (e csvTable) job(j *Job, failures []byte) error {
 	number(j.ResurrectionCount)
 	at(j.LastResurrectionAt)
 	raw(j.Tags)
-	text(j.State)
+	text(string(j.State))
 	id(j.ReplayJobID)
 	id(j.ReplayOf)
 	text(string(j.ErrorKind))

@@ -10,48 +10,50 @@ import (
 	"soniq/deadletter/classify"
 )
 
-// A Filter picks dead letters. Its zero value picks every one; each field that
-// is set narrows it.
+// A Filter picks dead letters. The zero value picks all of them, and each field
+// that is set is one more condition.
 //
-// A list that is empty but not nil is an error, so that a list which happened
-// to come out empty never means everything.
+// A list that is empty but not nil is an error: a list that came out empty by
+// mistake must not pick everything.
 type Filter struct {
 	// JobNames are exact names. Default any.
 	JobNames []string
 	// Queues are exact names. Default any.
 	Queues []string
-	// NameLike is a part of the job's name, taken literally, or a pattern for
-	// the whole name if it has a * (any text) or a ? (any one character).
-	// Upper and lower case differ. Default any.
+	// NameLike is a part of the job's name, taken literally. If it has a * (any
+	// text) or a ? (any character) it is a pattern for the whole name. Case
+	// counts. Default any.
 	NameLike string
-	// Reasons are compared as they are; they need not be among Reasons().
-	// Default any.
+	// Reasons may be others than those of this package. Default any.
 	Reasons []classify.Reason
-	// From and To bound the time of death, both inclusive. Default unbounded.
+	// From and To bound the time of death. Both are inclusive. Default unbounded.
 	From time.Time
 	To   time.Time
-	// Tags must all be there: the top level of the tags has the key, and its
-	// value has that text. Default any.
+	// Tags must all match: the top level of the tags has the key, and its value
+	// has that text. Default any.
 	Tags map[string]string
-	// State is StateDead, StateReplaying or StateResolved. Default any.
-	State string
-	// Groups are fingerprints, as Queue.Groups lists them: dead letters of one
-	// cause. Default any.
+	// State is one of the states. Default "": any.
+	State State
+	// Groups are ids of groups, as [Queue.Groups] returns them. Default any.
 	Groups []string
-	// ErrorLike is a part of the last error's text, taken literally but for
-	// upper and lower case. Default any.
+	// ErrorLike is a part of the last error's text, taken literally. Case doesn't
+	// count. Default any.
 	ErrorLike string
-	// Replayed picks what was replayed at least once, or never. Default both.
+	// Replayed picks what was replayed at least once (true) or never (false).
+	// Default nil: both.
 	Replayed *bool
-	// Limit is the highest number of rows, the same for a count and for the
-	// verb that it previews. Default no limit, but 1,000 for List.
+	// Limit is the highest number of rows. It is the same for a verb and for the
+	// count that is its preview. Default 0: no limit, but 1,000 for List and
+	// Groups.
 	Limit int
-	// All must be set for ReplayAll and DeleteAll to run without any of the
-	// conditions above. It picks nothing by itself. Default false.
+	// All lets ReplayAll and DeleteAll run without any of the conditions above. It
+	// is no condition itself. Default false.
 	All bool
 }
 
-// Validate returns an error that names the first field which makes no sense.
+// Validate returns an error that names the first wrong field.
+//
+// Errors: [ErrEmptyFilterField] for a list that is empty but not nil.
 func (f Filter) Validate() error {
 	if f.JobNames != nil && len(f.JobNames) == 0 {
 		return fmt.Errorf("filter: JobNames: %w", ErrEmptyFilterField)
@@ -84,7 +86,7 @@ func (f Filter) Validate() error {
 	return f.validateTexts()
 }
 
-// validateTexts finds what Postgres would refuse as a parameter.
+// validateTexts finds texts that PostgreSQL refuses as a parameter.
 func (f Filter) validateTexts() error {
 	texts := map[string][]string{
 		"JobNames":  f.JobNames,
@@ -111,7 +113,7 @@ func acceptable(s string) bool {
 	return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0
 }
 
-// narrow reports whether the filter has any condition.
+// narrow reports whether the filter has a condition.
 func (f Filter) narrow() bool {
 	return f.JobNames != nil || f.Queues != nil || f.NameLike != "" || f.Reasons != nil ||
 		!f.From.IsZero() || !f.To.IsZero() || f.Tags != nil || f.State != "" ||

@@ -9,16 +9,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// MinPrefix is the least number of hex digits that [Queue.Find] takes for the
-// beginning of an id. An id in order of time spends them on the minute: fewer
-// would hardly ever be enough.
+// MinPrefix is the lowest number of hex digits that [Queue.Find] takes as the
+// beginning of an id. Ids are in order of time: fewer digits than that would match
+// the ids of many minutes.
 const MinPrefix = 8
 
-// An AmbiguousError says that more than one dead letter's id begins so.
+// An AmbiguousError says that the ids of several dead letters begin alike.
 type AmbiguousError struct {
-	// Prefix is what was asked for.
+	// Prefix is what they begin with.
 	Prefix string
-	// IDs are the first of them, in order; at most ten.
+	// IDs are the first of them, sorted. At most ten.
 	IDs []uuid.UUID
 }
 
@@ -26,13 +26,14 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("%d or more dead letters have an id that begins with %s: give more of it", len(e.IDs), e.Prefix)
 }
 
-// IsPrefix reports whether s can be the beginning of an id: at least
-// [MinPrefix] hex digits, dashes anywhere among them.
+// IsPrefix reports whether s can be the beginning of an id: it has [MinPrefix] to
+// 32 hex digits, and dashes anywhere.
 func IsPrefix(s string) bool {
 	digits := strings.ReplaceAll(s, "-", "")
 	return len(digits) >= MinPrefix && len(digits) <= 32 && strings.Trim(digits, "0123456789abcdefABCDEF") == ""
 }
 
+// $1 and $2 are the first and the last id with the prefix.
 const findSQL = `
 select id
 from public.soniq_dead_letter_jobs
@@ -40,9 +41,10 @@ where id between $1 and $2
 order by id
 limit 10`
 
-// Find returns the id of the one dead letter whose id begins with prefix, or
-// [ErrNotFound], or an [*AmbiguousError]. A prefix for which [IsPrefix] is
-// false finds nothing.
+// Find returns the id of the dead letter whose id begins with prefix. A prefix for
+// which [IsPrefix] is false finds nothing.
+//
+// Errors: [ErrNotFound]; [*AmbiguousError]; those of the database.
 func (q *Queue) Find(ctx context.Context, prefix string) (uuid.UUID, error) {
 	if !IsPrefix(prefix) {
 		return uuid.Nil, ErrNotFound

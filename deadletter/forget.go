@@ -6,26 +6,23 @@ import (
 	"fmt"
 	"time"
 
+	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
 
 const (
-	// HistoryKept is how long what was done to dead letters is remembered: the
-	// records of History, and operations.
+	// HistoryKept is how long the history is kept: records and operations.
 	HistoryKept = 365 * 24 * time.Hour
-	// ResumableFor is how long a replay that was stopped, or whose process was
+	// ResumableFor is how long a bulk replay that was stopped, or whose process was
 	// killed, can be resumed.
 	ResumableFor = 30 * 24 * time.Hour
 
-	forgetBatch = 1000
+	pruneBatch = 1000
 )
 
-// Without its options a replay can't be resumed, and its selection is no use.
-// $1 the lock, $2 the batch, $3 the age.
-const giveUpReplaysSQL = `
-with leader as materialized (
-  select case when $1::bigint = 0 then true else pg_try_advisory_xact_lock($1) end as elected
-)
+// Without its options a replay can't be resumed. $1 the lock, $2 the batch, $3 the
+// age.
+const giveUpReplaysSQL = pg.Leader + `
 update public.soniq_dead_letter_operations
 set
   state = case state when 'done' then state else 'stopped' end,
@@ -34,24 +31,25 @@ set
 where id in (
   select o.id
   from public.soniq_dead_letter_operations o
-  where (select elected from leader)
+  where ` + pg.IsLeader + `
     and o.options is not null
     and o.updated_at < now() - $3::interval
   limit $2
   for update skip locked
 )`
 
-// Forget deletes what was done to dead letters more than HistoryKept ago, gives
-// up replays that nobody resumed for ResumableFor, with what they had picked, and
-// takes the secrets out of what 0.1.0 recorded of replays that are done. It deletes
-// all there is of that, in small batches with a pause after each, each under lock,
-// an advisory lock of the transaction; 0 is none. Where somebody else has it for
-// longer than 2 s, the next call takes what is left.
+// PruneHistory deletes records and operations older than [HistoryKept]. It gives up
+// replays that nobody resumed for [ResumableFor], with the rows that they had picked.
+// It takes the secrets out of what 0.1.0 recorded of replays that are done.
 //
-// A row that the database refuses to delete is left, and the error tells of it.
-func (q *Queue) Forget(ctx context.Context, lock int64) error {
+// It does so in small batches with pauses. If another process has the lock for more
+// than 2 s, it leaves the rest to the next call. A row that the database refuses to
+// delete is left, and the error says so.
+//
+// Errors: the context's; those of the database.
+func (q *Queue) PruneHistory(ctx context.Context, o MaintenanceOptions) error {
 	var errs []error
-	if err := q.giveUpReplays(ctx, lock); err != nil {
+	if err := q.giveUpReplays(ctx, o.Lock); err != nil {
 		errs = append(errs, fmt.Errorf("give up old replays: %w", err))
 	}
 	for _, f := range []struct {
@@ -65,13 +63,13 @@ func (q *Queue) Forget(ctx context.Context, lock int64) error {
 		{"records", sweep.Table{
 			Name: "public.soniq_dead_letter_audit", Where: "r.at < now() - $1::interval", Args: []any{HistoryKept},
 		}},
-		// One that goes on, however slowly, has been updated lately.
+		// A slow operation that still runs has been updated lately.
 		{"operations", sweep.Table{
 			Name:  "public.soniq_dead_letter_operations",
 			Where: "r.created_at < now() - $1::interval and r.updated_at < now() - $1::interval", Args: []any{HistoryKept},
 		}},
 	} {
-		f.table.Lock = lock
+		f.table.Lock = o.Lock
 		_, err := sweep.Delete(ctx, q.pool, f.table)
 		switch {
 		case errors.Is(err, sweep.ErrLocked):
@@ -83,13 +81,13 @@ func (q *Queue) Forget(ctx context.Context, lock int64) error {
 			return errors.Join(errs...)
 		}
 	}
-	return errors.Join(append(errs, q.mend(ctx, lock))...)
+	return errors.Join(append(errs, q.mend(ctx, o.Lock))...)
 }
 
 func (q *Queue) giveUpReplays(ctx context.Context, lock int64) error {
 	for {
-		tag, err := q.pool.Exec(ctx, giveUpReplaysSQL, lock, forgetBatch, ResumableFor)
-		if err != nil || tag.RowsAffected() < forgetBatch {
+		tag, err := q.pool.Exec(ctx, giveUpReplaysSQL, lock, pruneBatch, ResumableFor)
+		if err != nil || tag.RowsAffected() < pruneBatch {
 			return err
 		}
 	}

@@ -51,7 +51,7 @@ func TestQueue_Forget_onePass_takesAllThereIs(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	oldHistory(t, pool, 25_000)
-	if err := newQueue(t, pool).Forget(t.Context(), 7); err != nil {
+	if err := newQueue(t, pool).PruneHistory(t.Context(), deadletter.MaintenanceOptions{Lock: 7}); err != nil {
 		t.Fatal(err)
 	}
 	// The killed operation is remembered for a year, without what it had picked.
@@ -71,7 +71,7 @@ func TestQueue_Forget_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		insert into tickets
 		select (select id from soniq_dead_letter_audit where at < now() order by id limit 1),
 		  (select id from soniq_dead_letter_operations where updated_at < now() - interval '365 days' limit 1)`)
-	err := newQueue(t, pool).Forget(t.Context(), 7)
+	err := newQueue(t, pool).PruneHistory(t.Context(), deadletter.MaintenanceOptions{Lock: 7})
 	if err == nil || !strings.Contains(err.Error(), "forget old records: 1 rows can't be deleted: ERROR: ") ||
 		!strings.Contains(err.Error(), "forget old operations: 1 rows can't be deleted: ERROR: ") {
 		t.Error(err)
@@ -88,7 +88,7 @@ func TestQueue_Forget_endsWithItsContext(t *testing.T) {
 	oldHistory(t, pool, 3000)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := newQueue(t, pool).Forget(ctx, 7); !errors.Is(err, context.Canceled) {
+	if err := newQueue(t, pool).PruneHistory(ctx, deadletter.MaintenanceOptions{Lock: 7}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	tx, err := pool.Begin(t.Context())
@@ -101,7 +101,7 @@ func TestQueue_Forget_endsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := newQueue(t, pool).Forget(ctx, 7); !errors.Is(err, context.DeadlineExceeded) {
+	if err := newQueue(t, pool).PruneHistory(ctx, deadletter.MaintenanceOptions{Lock: 7}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	if got := value[string](t, pool, historyLeft); got != "5500 5501 3000" {
@@ -126,7 +126,7 @@ func TestQueue_Cleanup_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 			return q.CleanupTo(t.Context(), time.Hour, deadletter.Filter{}, &memory{}, deadletter.FormatJSONL)
 		},
 		"retention": func(q *deadletter.Queue) (int64, error) {
-			return q.Retain(t.Context(), []deadletter.Retention{{Filter: deadletter.Filter{JobNames: []string{"bulk"}}, Keep: time.Hour}, {Keep: 2 * time.Hour}}, 7)
+			return q.ApplyRetention(t.Context(), []deadletter.Retention{{Filter: deadletter.Filter{JobNames: []string{"bulk"}}, Keep: time.Hour}, {Keep: 2 * time.Hour}}, deadletter.MaintenanceOptions{Lock: 7})
 		},
 	} {
 		pool := testdb.New(t)

@@ -83,7 +83,7 @@ func FuzzFilter(f *testing.F) {
 	f.Add("s*n?", `a\_%`, "default", `\`, "", "", "", "", int64(3600), int64(7200), 3)
 	f.Add("\x00", "\xff", "'; drop table saved; --", "$1", "x", `"`, "\u00e9", "zombie", int64(-1), int64(1), -1)
 	f.Fuzz(func(t *testing.T, like, name, queue, text, reason, key, val, state string, from, to int64, limit int) {
-		filter := deadletter.Filter{NameLike: like, ErrorLike: text, State: state, Limit: limit, All: true}
+		filter := deadletter.Filter{NameLike: like, ErrorLike: text, State: deadletter.State(state), Limit: limit, All: true}
 		if name != "" {
 			filter.JobNames = []string{name, "sync"}
 		}
@@ -128,7 +128,7 @@ func FuzzFilter(f *testing.F) {
 			}
 		}
 		old, err := q.CleanupCount(t.Context(), time.Second, filter)
-		if state != deadletter.StateReplaying && err != nil {
+		if deadletter.State(state) != deadletter.StateReplaying && err != nil {
 			t.Fatalf("%+v: %v", filter, err)
 		}
 		deleted, err := q.DeleteAll(t.Context(), filter)
@@ -139,7 +139,7 @@ func FuzzFilter(f *testing.F) {
 			exec(t, pool, "insert into soniq_dead_letter_jobs select * from saved on conflict do nothing")
 		}
 		put()
-		if state != deadletter.StateReplaying {
+		if deadletter.State(state) != deadletter.StateReplaying {
 			if gone, err := q.Cleanup(t.Context(), time.Second, filter); err != nil || gone != old {
 				t.Fatalf("%+v: counted %d old ones, deleted %d, %v", filter, old, gone, err)
 			}

@@ -14,37 +14,36 @@ import (
 // TrendHours is how many hours the trend of a group covers.
 const TrendHours = 24
 
-// A Group is the dead letters of one cause: those with the same fingerprint
-// or, where another program has written none, with the same job, reason and
-// first line of the error apart from its numbers.
+// A Group is the dead letters of one cause: those with the same fingerprint. Of
+// rows that another program wrote without one, those with the same job, reason and
+// first line of the error, apart from numbers.
 type Group struct {
-	// ID is the fingerprint, or what stands for it: what Filter.Groups takes.
+	// ID is the fingerprint, or a digest in place of it. [Filter].Groups takes it.
 	ID string `json:"group"`
-	// Count is how many there are; Dead, Replaying and Resolved say in which
-	// state.
+	// Count is how many there are, and Dead, Replaying and Resolved how many of
+	// them are in each state.
 	Count     int64 `json:"count"`
 	Dead      int64 `json:"dead"`
 	Replaying int64 `json:"replaying"`
 	Resolved  int64 `json:"resolved"`
-	// FirstSeen and LastSeen are the times of the first and the last death.
+	// FirstSeen and LastSeen are the times of the first and the last death, in UTC.
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
-	// Jobs and Reasons are those that occur, in the order of their names; at
-	// most ten jobs.
+	// Jobs and Reasons are those that occur, sorted. At most ten jobs.
 	Jobs    []string          `json:"jobs"`
 	Reasons []classify.Reason `json:"reasons"`
-	// SampleID is the one that died last, SampleError its last error.
+	// SampleID is the dead letter that died last, and SampleError its last error.
 	SampleID    uuid.UUID `json:"sample_id"`
 	SampleError string    `json:"sample_error"`
 	// Trend counts the deaths of the last 24 hours, the oldest hour first.
 	Trend []int64 `json:"trend"`
 }
 
-// A group is counted by its key alone, so that the database can do it in parts,
-// side by side and in little memory. Nearly all have one job and one reason: the
-// others alone are read again. $1 is the number of hours of the trend, $2 the
-// limit. The place of %[1]s is the filter's, and that of %[2]s what goes before
-// another condition.
+// Groups are counted by their key alone, so that PostgreSQL can do it in parallel
+// and in little memory. Nearly all groups have one job and one reason; only the
+// others are read again. $1 is the number of hours of the trend, $2 the limit. The
+// places are those of the filter's conditions and of the 'and' or 'where' before
+// another one.
 const groupsSQL = `
 with groups as materialized (
   select
@@ -99,9 +98,9 @@ select
   s.id, coalesce(s.last_error, ''),
   array(
     select coalesce(h.n, 0)
-    from generate_series(0, $1::integer - 1) place
-    left join hours h on h.id = g.id and h.hour = place
-    order by place
+    from generate_series(0, $1::integer - 1) as t (hour)
+    left join hours h on h.id = g.id and h.hour = t.hour
+    order by t.hour
   )
 from worst g
 cross join lateral (
@@ -112,9 +111,11 @@ cross join lateral (
 ) s
 order by g.dead desc, g.n desc, g.last_seen desc, g.id`
 
-// Groups returns the groups of the dead letters that the filter picks: those
-// with the most dead ones first, then the largest. The filter's Limit is the
-// highest number of groups; default 1,000.
+// Groups returns the groups of the dead letters that the filter picks: those with
+// the most dead ones first, then the largest. The filter's Limit is the highest
+// number of groups. Default 1,000.
+//
+// Errors: a wrong filter; those of the database.
 func (q *Queue) Groups(ctx context.Context, f Filter) ([]Group, error) {
 	groups, err := q.groups(ctx, f)
 	if err != nil {
@@ -130,7 +131,7 @@ func (q *Queue) groups(ctx context.Context, f Filter) (groups []Group, err error
 	if f.Limit == 0 {
 		f.Limit = listLimit
 	}
-	sql, params := f.groupsSQL()
+	sql, params := groupsSQLOf(f)
 	err = q.survey(ctx, sql, params, func(rows pgx.Rows) error {
 		groups, err = pgx.CollectRows(rows, scanGroup)
 		return err
@@ -147,9 +148,9 @@ func scanGroup(row pgx.CollectableRow) (g Group, err error) {
 	return g, err
 }
 
-func (f Filter) groupsSQL() (sql string, params []any) {
+func groupsSQLOf(f Filter) (sql string, params []any) {
 	w := &where{params: []any{TrendHours, f.Limit}}
-	f.addTo(w)
+	w.filter(f)
 	and := "\n  and"
 	if len(w.conditions) == 0 {
 		and = "\nwhere"

@@ -25,7 +25,7 @@ func TestQueue_statesStayTrueUnderAllVerbsAtOnce(t *testing.T) {
 	fill(t, pool, 2000)
 	worker := insertWorker(t, pool)
 	some := deadletter.Filter{All: true, Limit: 600}
-	if _, err := q.ReplayAll(t.Context(), some, deadletter.ReplayOptions{}); err != nil {
+	if _, err := q.ReplayAll(t.Context(), some, deadletter.ReplayAllOptions{}); err != nil {
 		t.Fatal(err)
 	}
 
@@ -35,7 +35,7 @@ func TestQueue_statesStayTrueUnderAllVerbsAtOnce(t *testing.T) {
 			var err error
 			switch i {
 			case 0:
-				_, err = q.ReplayAll(t.Context(), some, deadletter.ReplayOptions{})
+				_, err = q.ReplayAll(t.Context(), some, deadletter.ReplayAllOptions{})
 			case 1:
 				_, err = q.DeleteAll(t.Context(), deadletter.Filter{State: deadletter.StateResolved})
 			case 2:

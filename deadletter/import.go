@@ -313,7 +313,7 @@ func (i *restoring) batch(ctx context.Context, b rowBatch) error {
 		i.result = result
 		return nil
 	}
-	err := pgx.BeginTxFunc(ctx, i.q.pool, replayTx, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, i.q.pool, readCommitted, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, silentSQL); err != nil {
 			return err
 		}
@@ -322,7 +322,7 @@ func (i *restoring) batch(ctx context.Context, b rowBatch) error {
 				return err
 			}
 		}
-		row := tx.QueryRow(ctx, importSQL, fresh.array(), op.ID, i.q.by.actor, i.q.by.because, mostSkippedIDs)
+		row := tx.QueryRow(ctx, importSQL, fresh.array(), op.ID, i.q.by.actor, i.q.by.comment, mostSkippedIDs)
 		if err := result.add(row, len(fresh.ids)); err != nil {
 			return b.wrong(err)
 		}

@@ -294,7 +294,7 @@ func TestQueue_Import_whatWasReplaying_hasTheStateOfItsReplay(t *testing.T) {
 		}
 	}
 	for id, state := range want {
-		if j := get(t, q, id); j.State != state || j.ResurrectionCount != 1 || j.ReplayJobID == nil {
+		if j := get(t, q, id); string(j.State) != state || j.ResurrectionCount != 1 || j.ReplayJobID == nil {
 			t.Errorf("%+v, want %s", j, state)
 		}
 	}
@@ -365,7 +365,7 @@ func TestQueue_Import_historySaysWhoAndWhy(t *testing.T) {
 		t.Fatalf("%+v, %v", ops, err)
 	}
 	op := ops[0]
-	if op.Action != deadletter.ActionImport || op.State != deadletter.OperationDone || op.Actor != "ann" || op.Because != "deleted by mistake" ||
+	if op.Action != deadletter.ActionImport || op.State != deadletter.OperationDone || op.Actor != "ann" || op.Comment != "deleted by mistake" ||
 		op.Total != 1200 || op.Done != 1199 || op.Skipped != 1 || string(op.Filter) != `{"source": "dead.jsonl"}` {
 		t.Errorf("%+v, %s", op, op.Filter)
 	}

@@ -48,7 +48,7 @@ var columns = map[string]func(*Job) any{
 	"resurrection_count":      func(j *Job) any { return &j.ResurrectionCount },
 	"last_resurrection_at":    func(j *Job) any { return &j.LastResurrectionAt },
 	"tags":                    func(j *Job) any { return &j.Tags },
-	"state":                   func(j *Job) any { return &j.State },
+	"state":                   func(j *Job) any { return (*string)(&j.State) },
 	"replay_job_id":           func(j *Job) any { return &j.ReplayJobID },
 	"replay_of":               func(j *Job) any { return &j.ReplayOf },
 	"error_kind":              func(j *Job) any { return (*string)(&j.ErrorKind) },
@@ -250,7 +250,7 @@ func (j *Job) validate() error {
 		j.State = StateDead
 	case StateDead, StateReplaying, StateResolved:
 	default:
-		return fmt.Errorf("state: %s is not %s, %s or %s", quoted(j.State), StateDead, StateReplaying, StateResolved)
+		return fmt.Errorf("state: %s is not %s, %s or %s", quoted(string(j.State)), StateDead, StateReplaying, StateResolved)
 	}
 	if j.JobName == "" {
 		return errors.New("job_name is empty")

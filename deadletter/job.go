@@ -14,28 +14,31 @@ import (
 	"soniq/internal/pg"
 )
 
+// State is what became of a dead letter. Its text is that of the column.
+type State string
+
 // The states of a dead letter.
 const (
-	// StateDead: nothing is under way for it.
-	StateDead = "dead"
+	// StateDead: it was not replayed, or its latest replay died or was cancelled.
+	StateDead State = "dead"
 	// StateReplaying: its latest replay, the job ReplayJobID, hasn't ended.
-	StateReplaying = "replaying"
+	StateReplaying State = "replaying"
 	// StateResolved: a replay of it succeeded.
-	StateResolved = "resolved"
+	StateResolved State = "resolved"
 )
 
-// A Job is a dead letter: a row of soniq_dead_letter_jobs. Its JSON has the
-// names of the columns. All times are UTC; a text that is NULL in the database
-// is empty here.
+// A Job is a dead letter: a row of soniq_dead_letter_jobs. Its JSON has the names
+// of the columns. Times are in UTC. A text that is NULL in the database is empty.
+//
+// Reads are bounded, but for an export: arguments over 16 MiB, or 256 KiB in a
+// list, are replaced by a JSON string that says so. LastError is cut at 65,536
+// characters, DedupKey and ArgsHash at 3,000, JobName and Queue at 2,000,
+// ProducerID at 1,000. A history over 1 MiB is left out.
 type Job struct {
 	// ID is the id that the job had in the queue.
 	ID      uuid.UUID `json:"id"`
 	JobName string    `json:"job_name"`
-	// Args are the arguments as they are stored: numbers keep their digits. Where
-	// they are over 16 MiB, or 256 KiB among those of a list, they are a JSON string
-	// that says so; only an export has all. The other texts are cut there as well:
-	// LastError at 65,536 characters, DedupKey and ArgsHash at 3,000, ProducerID at
-	// 1,000; a history over 1 MiB is left out.
+	// Args are the arguments, a JSON object. Numbers keep their digits.
 	Args  json.RawMessage `json:"args"`
 	Queue string          `json:"queue"`
 	// Priority: the lower number runs first.
@@ -44,8 +47,9 @@ type Job struct {
 	// Attempts is how often the job was started.
 	Attempts int `json:"attempts"`
 	// LastError is the text of the last attempt's error.
-	LastError string          `json:"last_error"`
-	Reason    classify.Reason `json:"dead_letter_reason"`
+	LastError string `json:"last_error"`
+	// Reason is why the job died.
+	Reason classify.Reason `json:"dead_letter_reason"`
 	// OriginalCreatedAt is when the job was enqueued.
 	OriginalCreatedAt time.Time `json:"original_created_at"`
 	// MovedAt is when it died.
@@ -57,45 +61,46 @@ type Job struct {
 	// Tags is a JSON object, or nil.
 	Tags json.RawMessage `json:"tags"`
 
-	// State is StateDead, StateReplaying or StateResolved.
-	State string `json:"state"`
+	// State is what became of it.
+	State State `json:"state"`
 	// ReplayJobID is the job that the latest replay made, or nil.
 	ReplayJobID *uuid.UUID `json:"replay_job_id"`
 	// ReplayOf is the dead letter that this job was a replay of, or nil.
 	ReplayOf *uuid.UUID `json:"replay_of"`
-	// ErrorKind, ErrorType, ErrorCode, DecidedBy and Fingerprint are the
-	// verdict's. They are empty where another program moved the job.
+	// ErrorKind, ErrorType, ErrorCode, DecidedBy and Fingerprint are those of the
+	// verdict. They are empty if another program moved the job.
 	ErrorKind   classify.Kind `json:"error_kind"`
 	ErrorType   string        `json:"error_type"`
 	ErrorCode   string        `json:"error_code"`
 	DecidedBy   string        `json:"decided_by"`
 	Fingerprint string        `json:"fingerprint"`
 
-	// What the job had in the queue; nil or false where another program, which
-	// doesn't keep it, moved the job.
+	// ArgsHash, UniqueJob, DedupKey and ProducerID are those of the job. They are
+	// nil or false if a program moved it that doesn't keep them.
 	ArgsHash   *string `json:"args_hash"`
 	UniqueJob  bool    `json:"unique_job"`
 	DedupKey   *string `json:"dedup_key"`
 	ProducerID *string `json:"producer_id"`
-	// WorkerID is the worker that ran the last attempt.
+	// WorkerID is the worker that ran the last attempt, or nil.
 	WorkerID *uuid.UUID `json:"worker_id"`
-	// ScheduledAt is when the last attempt was due, if it had to wait.
+	// ScheduledAt is when the last attempt was due, or nil if it was due at once.
 	ScheduledAt *time.Time `json:"scheduled_at"`
 
-	// MovedXID is the transaction of the death: the cursor for those who read
-	// the table in order. Nil on rows from before Soniq for Go.
+	// MovedXID is the transaction in which the job died. Readers that must miss
+	// nothing go by (MovedXID, ID), see docs/channel.md. Nil for rows older than
+	// Soniq for Go and for imported ones.
 	MovedXID *uint64 `json:"moved_xid"`
 	// CreatedAt is when the row was made, or nil.
 	CreatedAt *time.Time `json:"created_at"`
 
-	// Errors tells of each failed attempt, the oldest first: the first one and
-	// the last nine. Nil where another program ran them.
+	// Errors are the first failed attempt and the last nine, the oldest first. Nil
+	// if another program ran them.
 	Errors []classify.Failure `json:"errors"`
 }
 
-// OutcomeUnknown reports whether a program that keeps no lineage (Python
-// Soniq) replayed the job since it died. The state says dead then, and whether
-// the replay succeeded can't be known.
+// OutcomeUnknown reports whether a program that doesn't record the outcome, such
+// as Python Soniq, replayed the job since it died. Its state is dead then, and
+// whether the replay succeeded can't be known.
 func (j Job) OutcomeUnknown() bool {
 	return j.State == StateDead && j.ReplayJobID == nil &&
 		j.LastResurrectionAt != nil && j.LastResurrectionAt.After(j.MovedAt)
@@ -107,8 +112,8 @@ const outcomeUnknown = `(
     and d.last_resurrection_at > d.moved_to_dead_letter_at
   )`
 
-// The times that Go has a value for and JSON a text: four digits of year. A row
-// can hold others, infinite ones too, and must not hide all the rest by it.
+// The times that both Go and JSON can hold have a year of four digits. A row may
+// hold any other, an infinite one too: it must not make a list fail.
 const (
 	earliest = "timestamptz '0001-01-01 00:00:00+00'"
 	latest   = "timestamptz '9999-12-31 23:59:59+00'"
@@ -116,18 +121,18 @@ const (
 	movedAt  = "least(greatest(d.moved_to_dead_letter_at, " + earliest + "), " + latest + ")"
 )
 
-// A reading is how the columns are read that may be of any size: a person, or a
-// hook, looks at what is of a reasonable one, and an export reads all.
+// A reading is the SQL of the columns that may be of any size. A list bounds them,
+// and an export reads them whole.
 type reading struct{ name, queue, args, lastError, argsHash, dedupKey, producer, failures string }
 
-// whole reads them as they are, and the names that were shortened as they were.
+// whole reads them as they are, and names that were shortened in full.
 var whole = reading{
 	name: "coalesce(d.whole_job_name, d.job_name)", queue: "coalesce(d.whole_queue, d.queue)", args: "d.args",
 	lastError: "d.last_error", argsHash: "d.args_hash", dedupKey: "d.dedup_key", producer: "d.producer_id", failures: "d.errors",
 }
 
-// bounded leaves out arguments over most bytes, in whose place is a JSON string
-// that says so, and cuts the other texts.
+// bounded replaces arguments over most bytes by a JSON string that says so, and
+// cuts the other texts.
 func bounded(most int) reading {
 	return reading{
 		name: "left(d.job_name, 2000)", queue: "left(d.queue, 2000)", args: pg.BoundedJSON("d.args", "arguments", most),
@@ -137,9 +142,9 @@ func bounded(most int) reading {
 	}
 }
 
-// columns are what scanJob reads, in its order. A time out of range is read
-// as none; those that every row has are read as the nearest one in range (the
-// death), and as that (the enqueueing).
+// columns are what scanJob reads, in its order. A time out of range is read as
+// null. The time of death is read as the nearest one in range, and a time of
+// enqueueing out of range as the time of death.
 func (r reading) columns() string {
 	return `
   d.id, ` + r.name + `, ` + r.args + `, ` + r.queue + `, d.priority, d.max_attempts, d.attempts,
@@ -162,8 +167,8 @@ func (r reading) selectJobs() string {
 	return "select" + r.columns() + "\nfrom public.soniq_dead_letter_jobs d"
 }
 
-// readBounded reads dead letters by a statement that is made for a reading. Where
-// the arguments of one are too long for any text, none but the small ones are read.
+// readBounded reads dead letters by a statement that is made for a reading. If the
+// arguments of one are too long for any text, it reads small arguments only.
 func (q *Queue) readBounded(ctx context.Context, most int, params []any, sql func(reading) string) ([]Job, error) {
 	jobs, err := q.read(ctx, sql(bounded(most)), params)
 	if pg.IsTooLarge(err) {
@@ -191,18 +196,17 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 	return j, nil
 }
 
-// scanRow reads a row of a reading's columns but for its history, which it returns as
-// the column has it.
+// scanRow is scanJob without Errors: it returns the column as it is.
 func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 	var replayJob, replayOf, worker pgtype.UUID
-	// As bytes, JSON is copied; as a json.RawMessage it would be parsed.
+	// As bytes JSON is copied. As a json.RawMessage it would be parsed.
 	err = row.Scan(
 		pg.ScanID(&j.ID), &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
 		&j.LastError, (*string)(&j.Reason),
 		&j.OriginalCreatedAt,
 		&j.MovedAt,
 		&j.ResurrectionCount, &j.LastResurrectionAt, (*[]byte)(&j.Tags),
-		&j.State, &replayJob, &replayOf,
+		(*string)(&j.State), &replayJob, &replayOf,
 		(*string)(&j.ErrorKind), &j.ErrorType, &j.ErrorCode,
 		&j.DecidedBy, &j.Fingerprint,
 		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &worker,
@@ -226,7 +230,7 @@ func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 }
 
 // decodeTags undoes a double encoding: Python Soniq stores the tags as a JSON
-// string that holds the object.
+// string whose text is the object.
 func decodeTags(tags json.RawMessage) json.RawMessage {
 	var inner string
 	if len(tags) == 0 || tags[0] != '"' || json.Unmarshal(tags, &inner) != nil {

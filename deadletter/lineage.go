@@ -9,43 +9,47 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// What became of a replay, as Replay.Outcome tells.
+// Outcome is what became of a replay.
+type Outcome string
+
+// The outcomes of a replay.
 const (
 	// OutcomeQueued: it waits for a worker.
-	OutcomeQueued = "queued"
+	OutcomeQueued Outcome = "queued"
 	// OutcomeProcessing: it runs.
-	OutcomeProcessing = "processing"
+	OutcomeProcessing Outcome = "processing"
 	// OutcomeDone: it succeeded.
-	OutcomeDone = "done"
+	OutcomeDone Outcome = "done"
 	// OutcomeDied: it has a dead letter of its own.
-	OutcomeDied = "died"
-	// OutcomeCancelled: somebody cancelled it.
-	OutcomeCancelled = "cancelled"
-	// OutcomeGone: its row was deleted, and nothing tells how it ended.
-	OutcomeGone = "gone"
+	OutcomeDied Outcome = "died"
+	// OutcomeCancelled: it was cancelled.
+	OutcomeCancelled Outcome = "cancelled"
+	// OutcomeGone: its row was deleted, and how it ended is not known.
+	OutcomeGone Outcome = "gone"
 )
 
 // A Replay is a job that was made of a dead letter.
 type Replay struct {
+	// JobID is the job.
 	JobID uuid.UUID `json:"job_id"`
-	// At is when it was made, or nil if that isn't known any more.
+	// At is when it was made, in UTC, or nil if that is not known.
 	At *time.Time `json:"at"`
-	// Outcome is one of the Outcome constants.
-	Outcome string `json:"outcome"`
+	// Outcome is what became of it.
+	Outcome Outcome `json:"outcome"`
 }
 
 // A Lineage is what a dead letter came from and what was made of it.
 type Lineage struct {
-	// Ancestors are the dead letters that it is a replay of, the nearest first;
-	// at most 100.
+	// Ancestors are the dead letters that it is a replay of, the nearest first. At
+	// most 100.
 	Ancestors []uuid.UUID `json:"ancestors"`
-	// Replays are the jobs that replays of it made, the oldest first: the last
-	// 100 that are known.
+	// Replays are the jobs that replays of it made, the oldest first. The last 100
+	// that are known.
 	Replays []Replay `json:"replays"`
 }
 
-// A replay that was forced leaves the link to the one before to the record and
-// to the job's row. $1 the dead letter.
+// The row links its latest replay only. Earlier ones are in the records. $1 the
+// dead letter.
 const replaysSQL = `
 with replays as (
   select job_id, at
@@ -78,25 +82,27 @@ left join public.soniq_jobs j on j.id = l.job_id
 left join public.soniq_dead_letter_jobs d on d.id = $1
 order by l.at nulls first, l.job_id`
 
-// Rows made by hand can go in a circle.
+// Rows made by hand can form a circle. $1 the dead letter.
 const ancestorsSQL = `
 with recursive line as (
-  select d.replay_of as id, 1 as place
+  select d.replay_of as id, 1 as depth
   from public.soniq_dead_letter_jobs d
   where d.id = $1
   union all
-  select d.replay_of, l.place + 1
+  select d.replay_of, l.depth + 1
   from line l
   join public.soniq_dead_letter_jobs d on d.id = l.id
-  where l.place < 100
+  where l.depth < 100
 )
 select id
 from line
 where id is not null
-order by place`
+order by depth`
 
-// Lineage returns what the dead letter came from and what became of its
-// replays. Of one that doesn't exist it is what the records have.
+// Lineage returns what the dead letter came from and what became of its replays.
+// If it was deleted, that is what the records know.
+//
+// Errors: those of the database.
 func (q *Queue) Lineage(ctx context.Context, id uuid.UUID) (l Lineage, err error) {
 	rows, _ := q.pool.Query(ctx, ancestorsSQL, id)
 	if l.Ancestors, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID]); err != nil {

@@ -33,7 +33,7 @@ func TestQueue_Lineage_tellsBothWays(t *testing.T) {
 	grandchild := replay(child)
 	exec(t, pool, "delete from soniq_jobs where id = $1", jobs[1])
 
-	outcomes := func(id uuid.UUID) (ids []uuid.UUID, outcomes []string) {
+	outcomes := func(id uuid.UUID) (ids []uuid.UUID, outcomes []deadletter.Outcome) {
 		t.Helper()
 		l, err := q.Lineage(t.Context(), id)
 		if err != nil {
@@ -48,13 +48,13 @@ func TestQueue_Lineage_tellsBothWays(t *testing.T) {
 		return ids, outcomes
 	}
 	ids, ends := outcomes(root)
-	if want := []string{deadletter.OutcomeDied, deadletter.OutcomeGone, deadletter.OutcomeQueued}; !slices.Equal(ids, jobs) || !slices.Equal(ends, want) {
+	if want := []deadletter.Outcome{deadletter.OutcomeDied, deadletter.OutcomeGone, deadletter.OutcomeQueued}; !slices.Equal(ids, jobs) || !slices.Equal(ends, want) {
 		t.Errorf("replays of the first: %v %v, want %v %v", ids, ends, jobs, want)
 	}
 	// A success whose row is gone is known by the state.
 	exec(t, pool, "update soniq_jobs set status = 'done' where id = $1", grandchild)
 	exec(t, pool, "delete from soniq_jobs where id = $1", grandchild)
-	if _, ends := outcomes(child); !slices.Equal(ends, []string{deadletter.OutcomeDone}) {
+	if _, ends := outcomes(child); !slices.Equal(ends, []deadletter.Outcome{deadletter.OutcomeDone}) {
 		t.Errorf("replays of the second: %v", ends)
 	}
 	last := insertDead(t, pool, columns{"replay_of": child})

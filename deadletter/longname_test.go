@@ -122,7 +122,7 @@ func TestQueue_Replay_queueThatNoIndexHolds(t *testing.T) {
 	if n, err := q.ReplayCount(t.Context(), filter, deadletter.ReplayOptions{}); err != nil || n != 1 {
 		t.Errorf("it counts %d, %v", n, err)
 	}
-	result, err := q.ReplayAll(t.Context(), filter, deadletter.ReplayOptions{})
+	result, err := q.ReplayAll(t.Context(), filter, deadletter.ReplayAllOptions{})
 	if err != nil || len(result.Replayed) != 1 || result.Replayed[0].From != other {
 		t.Errorf("replayed %v, %v", result, err)
 	}

@@ -16,31 +16,36 @@ import (
 	"soniq/internal/pg"
 )
 
-// What can be done to dead letters, as Operation.Action and Record.Action tell.
+// Action is what was done to dead letters.
+type Action string
+
+// The actions.
 const (
-	ActionReplay  = "replay"
-	ActionDelete  = "delete"
-	ActionCleanup = "cleanup"
-	ActionTag     = "tag"
-	ActionImport  = "import"
+	ActionReplay  Action = "replay"
+	ActionDelete  Action = "delete"
+	ActionCleanup Action = "cleanup"
+	ActionTag     Action = "tag"
+	ActionImport  Action = "import"
 	// ActionReveal: somebody was shown the secrets of a dead letter, or of a job.
-	ActionReveal = "reveal"
+	ActionReveal Action = "reveal"
 )
+
+// OperationState is how far an operation is.
+type OperationState string
 
 // The states of an operation.
 const (
-	// OperationRunning: it is under way, or the process that did it was killed.
-	OperationRunning = "running"
-	// OperationDone: all of it was done.
-	OperationDone = "done"
-	// OperationStopped: it ended before it was done; StoppedBy says why.
-	OperationStopped = "stopped"
+	// OperationRunning: it runs, or its process was killed.
+	OperationRunning OperationState = "running"
+	// OperationDone: it is complete.
+	OperationDone OperationState = "done"
+	// OperationStopped: it ended early. StoppedBy says why.
+	OperationStopped OperationState = "stopped"
 )
 
-// Why an operation stopped, as Operation.StoppedBy tells; an error's text is
-// there otherwise.
+// The values of [Operation].StoppedBy other than the text of an error.
 const (
-	// StoppedByCaller: the context of who ran it ended.
+	// StoppedByCaller: the context of the call ended.
 	StoppedByCaller = "interrupted"
 	// StoppedByCanary: one of the first replays did not succeed.
 	StoppedByCanary = "canary"
@@ -49,63 +54,67 @@ const (
 )
 
 // author is who changes dead letters, and why.
-type author struct{ actor, because string }
+type author struct{ actor, comment string }
 
-// As returns the queue with the changes of one person, or one program: the
-// records of what they do say who it was, and why. Both may be empty, as they
-// are of NewQueue.
-func (q *Queue) As(actor, because string) *Queue {
+// As returns a queue whose records name the actor, a person or a program, and a
+// comment, which says why. Default both empty.
+func (q *Queue) As(actor, comment string) *Queue {
 	as := *q
-	as.by = author{pg.Storable(actor, classify.MaxNameBytes), pg.Storable(because, history.MaxMessageBytes)}
+	as.by = author{pg.Storable(actor, classify.MaxNameBytes), pg.Storable(comment, history.MaxMessageBytes)}
 	return &as
 }
 
-// An Operation is what somebody did to many dead letters at once.
+// An Operation is the record of a change to many dead letters. Times are in UTC.
 type Operation struct {
+	// ID is nil if nothing was recorded, since there was nothing to do.
 	ID uuid.UUID `json:"id"`
-	// Action is ActionReplay, ActionDelete, ActionCleanup, ActionImport or
-	// ActionReveal.
-	Action string `json:"action"`
-	// State is OperationRunning, OperationDone or OperationStopped.
-	State string `json:"state"`
-	// StoppedBy says why a stopped one is not done.
+	// Action is any but [ActionTag].
+	Action Action `json:"action"`
+	// State is how far it is.
+	State OperationState `json:"state"`
+	// StoppedBy says why it stopped, by one of the constants or an error's text.
 	StoppedBy string `json:"stopped_by"`
-	// Actor and Because are those of Queue.As.
+	// Actor and Comment are those of [Queue.As].
 	Actor   string `json:"actor"`
-	Because string `json:"because"`
-	// Filter is a JSON object with the conditions that picked the dead letters.
-	// Of an import its 'source' is the file that they came from.
+	Comment string `json:"comment"`
+	// Filter is a JSON object with the conditions that picked the dead letters. For
+	// an import it is the file, as 'source'.
 	Filter json.RawMessage `json:"filter"`
-	// Total is how many were picked, or shown; Done and Skipped, of a replay and an import,
-	// how many of them were replayed or restored, and left alone.
+	// Total is how many dead letters were picked, or revealed. Done is how many of
+	// them were changed, and Skipped how many were left as they are.
 	Total   int64 `json:"total"`
 	Done    int64 `json:"done"`
 	Skipped int64 `json:"skipped"`
-	// CreatedAt is when it began, UpdatedAt when it last went on.
+	// CreatedAt is when it began, and UpdatedAt when its last batch ended.
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// A Record tells of one thing that was done to one dead letter.
+// A Record is one change to one dead letter.
 type Record struct {
+	// DeadLetterID is the dead letter.
 	DeadLetterID uuid.UUID `json:"dead_letter_id"`
 	// OperationID is the operation that it was part of, or nil.
 	OperationID *uuid.UUID `json:"operation_id"`
-	Action      string     `json:"action"`
-	Actor       string     `json:"actor"`
-	Because     string     `json:"because"`
+	// Action is what was done.
+	Action Action `json:"action"`
+	// Actor and Comment are those of [Queue.As].
+	Actor   string `json:"actor"`
+	Comment string `json:"comment"`
 	// JobID is the job that a replay made, or nil.
 	JobID *uuid.UUID `json:"job_id"`
-	// Detail is a JSON object with what else is known, or nil. Of a replay that
-	// was given other arguments 'args' are these, as Redact makes them, and
-	// 'changed' lists the paths at which they differ from the dead letter's, those
-	// of secrets too. Of a tag 'tags' are the tags, as Redact makes them.
+	// Detail is a JSON object, or nil. A replay with other arguments has them
+	// through [Redact] as 'args', and the paths at which they differ from the dead
+	// letter's as 'changed'. A tag has the tags through Redact as 'tags'.
 	Detail json.RawMessage `json:"detail"`
-	At     time.Time       `json:"at"`
+	// At is when it was done, in UTC.
+	At time.Time `json:"at"`
 }
 
-// MarshalJSON returns the filter's conditions as a JSON object, as the record of
-// an operation has them.
+// MarshalJSON returns the conditions and the limit as a JSON object, without those
+// that are not set.
+//
+// Errors: none.
 func (f Filter) MarshalJSON() ([]byte, error) {
 	moment := func(t time.Time) *time.Time {
 		if t.IsZero() {
@@ -121,7 +130,7 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 		From      *time.Time        `json:"from,omitempty"`
 		To        *time.Time        `json:"to,omitempty"`
 		Tags      map[string]string `json:"tags,omitempty"`
-		State     string            `json:"state,omitempty"`
+		State     State             `json:"state,omitempty"`
 		Groups    []string          `json:"groups,omitempty"`
 		ErrorLike string            `json:"error_like,omitempty"`
 		Replayed  *bool             `json:"replayed,omitempty"`
@@ -132,21 +141,21 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// $1 the id, $2 the action, $3 the state, $4 who, $5 why, $6 the filter, $7 the
-// options or null, $8 to $10 the counts.
+// $1 the id, $2 the action, $3 the state, $4 the actor, $5 the comment, $6 the
+// filter, $7 the options or null, $8 to $10 the counts.
 const beginOperationSQL = `
 insert into public.soniq_dead_letter_operations (id, action, state, actor, because, filter, options, total, done, skipped)
 values ($1, $2, $3, nullif($4, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
 returning created_at, updated_at`
 
-// beginOperation records the operation under a new id, with the filter f unless
-// it has one. options is what it needs to go on after a break, or nil.
+// beginOperation records the operation under a new id. f is its filter, unless it
+// has one. options is what it needs to be resumed, or nil.
 func (q *Queue) beginOperation(ctx context.Context, db pg.Querier, op *Operation, f Filter, options any) error {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return err
 	}
-	op.ID, op.Actor, op.Because = id, q.by.actor, q.by.because
+	op.ID, op.Actor, op.Comment = id, q.by.actor, q.by.comment
 	if op.Filter == nil {
 		if op.Filter, err = json.Marshal(f); err != nil {
 			return err
@@ -160,10 +169,11 @@ func (q *Queue) beginOperation(ctx context.Context, db pg.Querier, op *Operation
 		}
 		stored = new(string(text))
 	}
-	return db.QueryRow(ctx, beginOperationSQL, id, op.Action, op.State, op.Actor, op.Because, string(op.Filter), stored,
+	return db.QueryRow(ctx, beginOperationSQL, id, string(op.Action), string(op.State), op.Actor, op.Comment, string(op.Filter), stored,
 		op.Total, op.Done, op.Skipped).Scan(&op.CreatedAt, &op.UpdatedAt)
 }
 
+// $1 the id, $2 the state, $3 why it stopped or empty, $4 to $6 the counts.
 const saveOperationSQL = `
 update public.soniq_dead_letter_operations
 set
@@ -175,14 +185,14 @@ set
   updated_at = clock_timestamp()
 where id = $1`
 
-// save records how far the operation has come.
+// save records how far the operation is.
 func (op *Operation) save(ctx context.Context, db pg.Querier) error {
-	_, err := db.Exec(ctx, saveOperationSQL, op.ID, op.State, pg.Storable(op.StoppedBy, history.MaxMessageBytes), op.Total, op.Done, op.Skipped)
+	_, err := db.Exec(ctx, saveOperationSQL, op.ID, string(op.State), pg.Storable(op.StoppedBy, history.MaxMessageBytes), op.Total, op.Done, op.Skipped)
 	return err
 }
 
-// endOperation records the end of an operation, also when ctx has ended: what
-// was done was done. It returns err, or its own error.
+// endOperation records the end of an operation, also if ctx has ended. It returns
+// err or, if that is nil, its own error.
 func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) error {
 	op.State = OperationDone
 	if err != nil {
@@ -204,15 +214,17 @@ from public.soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
 	err = row.Scan(
-		&op.ID, &op.Action, &op.State, &op.StoppedBy, &op.Actor, &op.Because, &op.Filter,
+		&op.ID, (*string)(&op.Action), (*string)(&op.State), &op.StoppedBy, &op.Actor, &op.Comment, &op.Filter,
 		&op.Total, &op.Done, &op.Skipped, &op.CreatedAt, &op.UpdatedAt,
 	)
 	op.CreatedAt, op.UpdatedAt = op.CreatedAt.UTC(), op.UpdatedAt.UTC()
 	return op, err
 }
 
-// Operations returns the latest operations, the newest first; a limit of 0
-// means 1,000.
+// Operations returns the latest operations, the newest first. A limit of 0 is
+// 1,000.
+//
+// Errors: those of the database.
 func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) {
 	if limit <= 0 {
 		limit = listLimit
@@ -225,7 +237,9 @@ func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) 
 	return ops, nil
 }
 
-// Operation returns one operation, or ErrNoOperation.
+// Operation returns one operation.
+//
+// Errors: [ErrNoOperation]; those of the database.
 func (q *Queue) Operation(ctx context.Context, id uuid.UUID) (Operation, error) {
 	rows, _ := q.pool.Query(ctx, selectOperations+"\nwhere id = $1", id)
 	op, err := pgx.CollectExactlyOneRow(rows, scanOperation)
@@ -238,13 +252,14 @@ func (q *Queue) Operation(ctx context.Context, id uuid.UUID) (Operation, error) 
 	return op, nil
 }
 
-// History returns what was done to a dead letter, the oldest first; what there
-// is no record of, such as a replay by Python Soniq, is not in it. It outlives
-// the dead letter. At most the last 1,000 records.
+// History returns the last 1,000 records of what was done to a dead letter, the
+// oldest first. They outlive the dead letter. Python Soniq doesn't write any.
+//
+// Errors: those of the database.
 func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 	rows, _ := q.pool.Query(ctx, historySQL, id, listLimit)
 	records, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Record, err error) {
-		err = row.Scan(&r.DeadLetterID, &r.OperationID, &r.Action, &r.Actor, &r.Because, &r.JobID, &r.Detail, &r.At)
+		err = row.Scan(&r.DeadLetterID, &r.OperationID, (*string)(&r.Action), &r.Actor, &r.Comment, &r.JobID, &r.Detail, &r.At)
 		r.At = r.At.UTC()
 		return r, err
 	})
@@ -254,7 +269,7 @@ func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 	return records, nil
 }
 
-// $1 who it is about, $2 the most.
+// $1 the dead letter, $2 the limit.
 var historySQL = `
 select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pg.BoundedTime("r.at") + `
 from (
@@ -266,13 +281,14 @@ from (
 ) r
 order by r.id`
 
-// $1 the dead letters, $2 the action, $3 who, $4 why, $5 what else or null.
+// $1 the dead letters, $2 the action, $3 the actor, $4 the comment, $5 the detail
+// or null.
 const recordSQL = `
 insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because, detail)
 select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), $5::jsonb`
 
-// record tells what was done to some dead letters.
-func (q *Queue) record(ctx context.Context, db pg.Querier, ids []uuid.UUID, action string, detail *string) error {
-	_, err := db.Exec(ctx, recordSQL, ids, action, q.by.actor, q.by.because, detail)
+// record adds a record for each of the dead letters.
+func (q *Queue) record(ctx context.Context, db pg.Querier, ids []uuid.UUID, action Action, detail *string) error {
+	_, err := db.Exec(ctx, recordSQL, ids, string(action), q.by.actor, q.by.comment, detail)
 	return err
 }

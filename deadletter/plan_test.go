@@ -46,7 +46,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	}
 	list := func(f Filter) (string, []any) {
 		f.Limit = 50
-		sql, params := f.pageSQL(Cursor{})
+		sql, params := pageSQL(f, Cursor{})
 		return sql(bounded(pg.ListedBytes)), params
 	}
 	tests := map[string]struct {
@@ -71,7 +71,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	if plan := explain(t, pool, namesSQL+"true)", 2000); strings.Contains(plan, "Seq Scan") {
 		t.Errorf("the names that there are: reads the whole table:\n%s", plan)
 	}
-	sql, params := Filter{From: time.Now().Add(-time.Hour), Limit: 5}.groupsSQL()
+	sql, params := groupsSQLOf(Filter{From: time.Now().Add(-time.Hour), Limit: 5})
 	if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_group_moved") || strings.Contains(plan, "Seq Scan") {
 		t.Errorf("the groups of an hour read the whole table:\n%s", plan)
 	}
@@ -83,7 +83,7 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 	if plan := explain(t, pool, bounded(pg.SingleBytes).selectJobs()+"\nwhere d.id = $1", uuid.New()); !strings.Contains(plan, "Index Scan using soniq_dead_letter_jobs_pkey") {
 		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
 	}
-	replay := Filter{JobNames: []string{"job.7"}}.replayable(ReplayOptions{MaxReplays: 3})
+	replay := replayer{options: ReplayOptions{MaxReplays: 3}}.replayable(Filter{JobNames: []string{"job.7"}})
 	plan := explain(t, pool, selectReplayable+replay.sql()+oldestFirst+replay.limit(100), replay.params...)
 	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_job_name") || strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs d") {
 		t.Errorf("what is replayed of a job is not found by its name:\n%s", plan)
@@ -141,7 +141,7 @@ func TestQueue_plansCountSideBySide(t *testing.T) {
 		counts int
 	}{
 		"stats":  {func() (string, []any) { return statsOf(0) }, 2},
-		"groups": {Filter{Limit: 21}.groupsSQL, 1},
+		"groups": {func() (string, []any) { return groupsSQLOf(Filter{Limit: 21}) }, 1},
 	} {
 		sql, params := c.sql()
 		if plan := explain(t, tx, sql, params...); strings.Count(plan, "Partial HashAggregate") < c.counts {
@@ -168,7 +168,7 @@ func TestQueue_Backlog_planReadsTheDeadAlone(t *testing.T) {
 		}
 	}
 	for _, limit := range []int{0, 51} {
-		sql, params := Filter{State: StateDead, Limit: limit}.backlogSQL()
+		sql, params := backlogSQLOf(Filter{State: StateDead, Limit: limit})
 		if plan := explain(t, pool, sql, params...); strings.Count(plan, "idx_soniq_dead_letter_jobs_dead") != 2 {
 			t.Errorf("limit %d:\n%s", limit, plan)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -27,7 +28,7 @@ var (
 	someNames   = []string{"mail.send", "mail.send_all", "Mail", "sync", "s*nc", "a_b", "a%b", `back\slash`}
 	someErrors  = []string{"connection refused", "Connection Refused by 10.0.0.1", "100% full", "under_score", `back\slash`, ""}
 	someReasons = []classify.Reason{classify.Timeout, classify.MaxRetriesExceeded, "of_another_program"}
-	someStates  = []string{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
+	someStates  = []deadletter.State{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
 	somePieces  = []string{"a", "mail", "send", "*", "?", "_", "%", `\`, "mail.*", "*a*", "m?il*", "nobody", "REFUSED", "s*nc"}
 	someGroups  = []string{"00000000000000aa", "00000000000000bb", "nobody"}
 )
@@ -195,15 +196,19 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		result, err := q.ReplayAll(t.Context(), f, deadletter.ReplayOptions{})
-		if plan.Picked != preview || plan.Replay != int64(len(result.Replayed)) || plan.Duplicates != int64(result.Skipped) {
-			t.Errorf("replay of %+v: planned %+v, replayed %d, skipped %d", f, plan, len(result.Replayed), result.Skipped)
+		var result deadletter.ReplayResult
+		err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) (err error) {
+			result, err = q.ReplayAllTx(t.Context(), tx, f, deadletter.ReplayAllOptions{})
+			return err
+		})
+		if plan.Picked != preview || plan.Replay != int64(len(result.Replayed)) || plan.Duplicates != result.Operation.Skipped {
+			t.Errorf("replay of %+v: planned %+v, replayed %d, skipped %d", f, plan, len(result.Replayed), result.Operation.Skipped)
 		}
 		if f.Limit == 0 && plan.Picked+plan.Replaying+plan.Resolved+plan.Superseded+plan.OutcomeUnknown+plan.Exhausted != int64(len(want)) {
 			t.Errorf("replay of %+v: the plan %+v does not account for all %d", f, plan, len(want))
 		}
-		if err != nil || preview != int64(len(result.Replayed)+result.Skipped) || preview != int64(len(first)) {
-			t.Errorf("replay of %+v: counted %d, listed %d, replayed %d, skipped %d, %v", f, preview, len(first), len(result.Replayed), result.Skipped, err)
+		if err != nil || preview != int64(len(result.Replayed))+result.Operation.Skipped || preview != int64(len(first)) {
+			t.Errorf("replay of %+v: counted %d, listed %d, replayed %d, skipped %d, %v", f, preview, len(first), len(result.Replayed), result.Operation.Skipped, err)
 		}
 		restore()
 
@@ -215,10 +220,8 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 		if plan, err = q.PlanReplay(t.Context(), f, limited); err != nil {
 			t.Fatal(err)
 		}
-		op, err := q.StartReplay(t.Context(), f, limited, deadletter.Pace{})
-		if err == nil {
-			op, err = q.ReplayRun(t.Context(), op.ID, nil)
-		}
+		run, err := q.ReplayAll(t.Context(), f, deadletter.ReplayAllOptions{ReplayOptions: limited})
+		op := run.Operation
 		if err != nil || op.Total != plan.Picked || op.Done != plan.Replay || op.Skipped != plan.Duplicates {
 			t.Errorf("replay of %+v as an operation: planned %+v, did %+v, %v", f, plan, op, err)
 		}

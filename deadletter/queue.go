@@ -13,8 +13,7 @@ import (
 	"soniq/internal/pg"
 )
 
-// listLimit bounds a List without a limit of its own: its rows are all held in
-// memory. Export has no need of one.
+// listLimit bounds a List without a Limit, since its rows are held in memory.
 const listLimit = 1000
 
 // A Queue reads and changes the dead letters of one database. Any number of
@@ -43,30 +42,36 @@ func NewQueue(pool *pgxpool.Pool, cfg QueueConfig) (*Queue, error) {
 	return &Queue{pool: schema.Pool(pool)}, nil
 }
 
-// newestFirst is total: rows that died in the same microsecond have an order
-// too, so that a limit cuts at the same place each time.
+// newestFirst orders rows of the same microsecond too, so that a limit cuts at the
+// same row each time.
 const newestFirst = "\norder by d.moved_to_dead_letter_at desc, d.id desc"
 
 const oldestFirst = "\norder by d.moved_to_dead_letter_at, d.id"
 
-// List returns the dead letters that the filter picks, newest first.
+// List returns the dead letters that the filter picks, the newest first. Without a
+// Limit it returns at most 1,000.
+//
+// Errors: a wrong filter; those of the database.
 func (q *Queue) List(ctx context.Context, f Filter) ([]Job, error) {
 	return q.ListAfter(ctx, f, Cursor{})
 }
 
-// A Cursor is a place in the order of List: that of the dead letter with this
-// time of death and this id. The zero value is the place before the first one.
+// A Cursor is a position in the order of [Queue.List]. The zero value is before
+// the first row.
 type Cursor struct {
+	// MovedAt and ID are those of a dead letter.
 	MovedAt time.Time
 	ID      uuid.UUID
 }
 
-// Cursor returns the dead letter's place in the order of List.
+// Cursor returns the position of the dead letter in the order of [Queue.List].
 func (j Job) Cursor() Cursor { return Cursor{MovedAt: j.MovedAt, ID: j.ID} }
 
-// ListAfter returns the page that follows a place: the Cursor of the last row
-// of the page before. What dies or is deleted meanwhile moves nothing: no row
-// is shown twice or left out.
+// ListAfter returns the page of [Queue.List] after a position: the Cursor of the
+// last row of the page before. Rows that are added or deleted meanwhile don't shift
+// the pages.
+//
+// Errors: those of List.
 func (q *Queue) ListAfter(ctx context.Context, f Filter, after Cursor) ([]Job, error) {
 	jobs, err := q.page(ctx, f, after)
 	if err != nil {
@@ -86,19 +91,18 @@ func (q *Queue) page(ctx context.Context, f Filter, after Cursor) ([]Job, error)
 	if err != nil {
 		return nil, err
 	}
-	sql, params := f.pageSQL(after)
+	sql, params := pageSQL(f, after)
 	return q.readBounded(ctx, pg.ListedBytes, params, sql)
 }
 
-// pageSQL is the statement of a page. Of several job names it takes a page
-// each and merges them: an index gives one name's rows in their order, and not
-// those of many.
-func (f Filter) pageSQL(after Cursor) (sql func(reading) string, params []any) {
+// pageSQL is the statement of a page. Of several job names it takes a page each and
+// merges them: an index has the rows of one name in their order, not those of many.
+func pageSQL(f Filter, after Cursor) (sql func(reading) string, params []any) {
 	names := f.JobNames
 	if len(names) > 1 {
 		f.JobNames = nil
 	}
-	w := f.where()
+	w := whereOf(f)
 	w.after(after)
 	if len(names) <= 1 {
 		end := w.sql() + newestFirst + w.limit(f.Limit)
@@ -113,8 +117,8 @@ func (f Filter) pageSQL(after Cursor) (sql func(reading) string, params []any) {
 	return func(r reading) string { return "select" + r.columns() + end }, w.params
 }
 
-// after adds the condition of a page that follows a place. While the row is
-// there its own time counts, which can be one that Go has no value for.
+// after adds the condition of a page after a position. If its row still exists,
+// the row's own time counts: Go may have no value for it.
 func (w *where) after(c Cursor) {
 	if c == (Cursor{}) {
 		return
@@ -126,20 +130,19 @@ func (w *where) after(c Cursor) {
 }
 
 const (
-	// mostNames is how many names a pattern may stand for until its rows are
-	// read in the order of time and compared one by one: a pattern that fits so
-	// many finds a page soon.
+	// mostNames is how many names a pattern may match to be replaced by them. A
+	// pattern that matches more finds a page soon by reading rows in their order.
 	mostNames = 64
-	// mostNamesRead bounds the search for them, at some 10 us each.
+	// mostNamesRead bounds the search for them, at about 10 us each.
 	mostNamesRead = 2000
 )
 
-// A loose scan: one look into the index for each name that there is, however
-// many rows have it. $1 is mostNamesRead; the pattern's condition comes last,
-// and a row without a name tells that there are more names than that.
+// A loose index scan: one look for each name that exists, however many rows have
+// it. $1 is mostNamesRead, and the pattern's condition comes last. A row without a
+// name says that there are more names.
 const namesSQL = `
 with recursive names as (
-  (select d.job_name, 1 as place from public.soniq_dead_letter_jobs d order by d.job_name limit 1)
+  (select d.job_name, 1 as n from public.soniq_dead_letter_jobs d order by d.job_name limit 1)
   union all
   select
     (
@@ -149,18 +152,18 @@ with recursive names as (
       order by d.job_name
       limit 1
     ),
-    n.place + 1
+    n.n + 1
   from names n
   where n.job_name is not null
-    and n.place <= $1
+    and n.n <= $1
 )
-select case when d.place <= $1 then d.job_name end
+select case when d.n <= $1 then d.job_name end
 from names d
 where d.job_name is not null
-  and (d.place > $1 or `
+  and (d.n > $1 or `
 
-// resolveName puts the names that there are in the place of a pattern, where
-// they are few. It picks the same rows.
+// resolveName replaces a pattern by the names that match it, if they are few. The
+// filter picks the same rows.
 func (q *Queue) resolveName(ctx context.Context, f Filter) (Filter, error) {
 	if f.NameLike == "" || f.JobNames != nil {
 		return f, nil
@@ -184,14 +187,16 @@ func (q *Queue) resolveName(ctx context.Context, f Filter) (Filter, error) {
 	return f, nil
 }
 
-// Count returns how many dead letters the filter picks. With a Limit it is
-// never higher than that, as befits the preview of a limited verb: DeleteAll
-// and Export. ReplayCount is the preview of ReplayAll.
+// Count returns how many dead letters the filter picks, at most its Limit. It is
+// the preview of [Queue.DeleteAll] and [Queue.Export]. [Queue.ReplayCount] is that
+// of [Queue.ReplayAll].
+//
+// Errors: a wrong filter; those of the database.
 func (q *Queue) Count(ctx context.Context, f Filter) (int64, error) {
 	if err := f.Validate(); err != nil {
 		return 0, fmt.Errorf("count dead letters: %w", err)
 	}
-	n, err := q.count(ctx, f.where(), f.Limit)
+	n, err := q.count(ctx, whereOf(f), f.Limit)
 	if err != nil {
 		return 0, fmt.Errorf("count dead letters: %w", err)
 	}
@@ -205,7 +210,9 @@ func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err er
 	return n, err
 }
 
-// Get returns one dead letter, or ErrNotFound.
+// Get returns one dead letter.
+//
+// Errors: [ErrNotFound]; those of the database.
 func (q *Queue) Get(ctx context.Context, id uuid.UUID) (Job, error) {
 	jobs, err := q.readBounded(ctx, pg.SingleBytes, []any{id}, func(r reading) string { return r.selectJobs() + "\nwhere d.id = $1" })
 	if err == nil && len(jobs) == 0 {
@@ -217,13 +224,15 @@ func (q *Queue) Get(ctx context.Context, id uuid.UUID) (Job, error) {
 	return jobs[0], nil
 }
 
-// Picks reports whether the filter picks the dead letter, its Limit aside.
-// One that doesn't exist is not picked.
+// Picks reports whether the filter picks a dead letter. The filter's Limit doesn't
+// count. A dead letter that doesn't exist is not picked.
+//
+// Errors: a wrong filter; those of the database.
 func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error) {
 	if err := f.Validate(); err != nil {
 		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
 	}
-	w := f.where()
+	w := whereOf(f)
 	w.and("d.id = " + w.param(id))
 	var picked bool
 	if err := q.pool.QueryRow(ctx, "select exists (select from public.soniq_dead_letter_jobs d"+w.sql()+")", w.params...).Scan(&picked); err != nil {
@@ -232,9 +241,9 @@ func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error)
 	return picked, nil
 }
 
-// survey runs a statement that counts what may be millions of rows, and hands
-// its answer to read. It is not compiled before: for statements with so many
-// expressions that takes PostgreSQL two seconds, which it never wins back.
+// survey runs a statement that counts up to millions of rows, and passes its rows
+// to read. Without JIT: compiling so many expressions takes PostgreSQL two seconds,
+// which it never saves.
 func (q *Queue) survey(ctx context.Context, sql string, params []any, read func(pgx.Rows) error) error {
 	return pgx.BeginTxFunc(ctx, q.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "set local jit = off"); err != nil {

@@ -137,7 +137,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 			"list":         func() error { _, err := q.List(t.Context(), tt.filter); return err },
 			"count":        func() error { _, err := q.Count(t.Context(), tt.filter); return err },
 			"replay count": func() error { _, err := q.ReplayCount(t.Context(), tt.filter, deadletter.ReplayOptions{}); return err },
-			"replay":       func() error { _, err := q.ReplayAll(t.Context(), tt.filter, deadletter.ReplayOptions{}); return err },
+			"replay":       func() error { _, err := q.ReplayAll(t.Context(), tt.filter, deadletter.ReplayAllOptions{}); return err },
 			"delete":       func() error { _, err := q.DeleteAll(t.Context(), tt.filter); return err },
 			"export": func() error {
 				_, err := q.Export(t.Context(), &strings.Builder{}, tt.filter, deadletter.FormatJSON)
@@ -152,7 +152,7 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 		}
 	}
 	for _, f := range []filter{{}, {Limit: 5}} {
-		if _, err := q.ReplayAll(t.Context(), f, deadletter.ReplayOptions{}); !errors.Is(err, deadletter.ErrFilterEmpty) {
+		if _, err := q.ReplayAll(t.Context(), f, deadletter.ReplayAllOptions{}); !errors.Is(err, deadletter.ErrFilterEmpty) {
 			t.Errorf("replay of %+v: %v", f, err)
 		}
 		if _, err := q.DeleteAll(t.Context(), f); !errors.Is(err, deadletter.ErrFilterEmpty) {

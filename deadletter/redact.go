@@ -7,24 +7,22 @@ import (
 	"soniq/internal/redact"
 )
 
-// Redacted stands in for a value that Redact took out.
+// Redacted is what [Redact] puts in the place of a secret.
 const Redacted = redact.Placeholder
 
-// Redact returns a JSON document with "[redacted]" in the place of each value
-// whose key is that of a secret (password, api_key, authorization ...), and with
-// the texts of the others as RedactText makes them. Order, spaces and digits
-// stay as they are, and so do null, true and false. It is for people's eyes, and
-// no guarantee: a secret under an innocent name is shown. What isn't JSON comes
-// back through RedactText.
+// Redact returns a JSON document for people to read. Each value whose key is that of
+// a secret (password, api_key, authorization ...) is replaced by "[redacted]", and
+// other texts pass through [RedactText]. Order, spaces and numbers don't change. A
+// secret under an ordinary name is not found. What is not JSON passes through
+// RedactText as a whole.
 func Redact(doc json.RawMessage) json.RawMessage { return redact.JSON(doc) }
 
-// RedactText returns s without what looks like a secret, such as the password of
-// a URL, a bearer token or password=x.
+// RedactText replaces what looks like a secret, such as the password of a URL, a
+// bearer token or password=x.
 func RedactText(s string) string { return redact.Text(s) }
 
-// Redacted returns the dead letter for people's eyes: arguments and tags as
-// Redact makes them, all other texts as RedactText does. Two dead letters that
-// differ in a secret alone look the same then.
+// Redacted returns the dead letter for people to read: its arguments and tags
+// through [Redact], its other texts through [RedactText].
 func (j Job) Redacted() Job {
 	j.Args, j.Tags = Redact(j.Args), Redact(j.Tags)
 	j.LastError = RedactText(j.LastError)
@@ -39,20 +37,20 @@ func (j Job) Redacted() Job {
 	return j
 }
 
-// Redacted returns the record for people's eyes.
+// Redacted returns the record for people to read.
 func (r Record) Redacted() Record {
-	r.Actor, r.Because, r.Detail = RedactText(r.Actor), RedactText(r.Because), Redact(r.Detail)
+	r.Actor, r.Comment, r.Detail = RedactText(r.Actor), RedactText(r.Comment), Redact(r.Detail)
 	return r
 }
 
-// Redacted returns the operation for people's eyes.
+// Redacted returns the operation for people to read.
 func (op Operation) Redacted() Operation {
-	op.Actor, op.Because, op.StoppedBy = RedactText(op.Actor), RedactText(op.Because), RedactText(op.StoppedBy)
+	op.Actor, op.Comment, op.StoppedBy = RedactText(op.Actor), RedactText(op.Comment), RedactText(op.StoppedBy)
 	op.Filter = Redact(op.Filter)
 	return op
 }
 
-// Redacted returns the group for people's eyes.
+// Redacted returns the group for people to read.
 func (g Group) Redacted() Group {
 	g.SampleError = RedactText(g.SampleError)
 	g.Jobs = slices.Clone(g.Jobs)

@@ -391,7 +391,7 @@ func TestQueue_Replay_wakesTheWorkers(t *testing.T) {
 	if got := wait(); got != "again" {
 		t.Errorf("announced %q", got)
 	}
-	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{}); err != nil {
+	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := wait(); got != "bulk" {

@@ -1,11 +1,11 @@
 package deadletter
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -18,381 +18,180 @@ import (
 )
 
 const (
-	// runBatch is how many jobs a transaction of a replay without a rate makes:
-	// a fifth of a second of work, so that it stops and reports soon.
+	// runBatch is how many jobs a transaction of a bulk replay makes: about 0.2 s
+	// of work, so that it stops and reports soon.
 	runBatch = 2000
 	// paceSteps is how many batches a second a replay with a rate makes.
 	paceSteps = 5
-	// lookInterval is how often the outcome of replays is looked at.
+	// lookInterval is how often it looks for the outcome of its replays.
 	lookInterval = 250 * time.Millisecond
-	// breakerLeast is how many replays must have ended before the breaker
-	// judges: one of two that dies says little.
+	// breakerLeast is how many replays must have ended before the breaker judges.
+	// Of few replays the rate says little.
 	breakerLeast = 20
 	// breakerWindow bounds how many of the latest replays the breaker reads.
 	breakerWindow = 5000
 	// canaryTimeout is the default of Pace.CanaryTimeout.
 	canaryTimeout = 10 * time.Minute
-	// saveTimeout is how long an interrupted replay may take to say so.
+	// saveTimeout bounds the statement that records how an operation ended, after
+	// its context has ended.
 	saveTimeout = 5 * time.Second
 )
 
-// Pace says how fast a replay goes, and what stops it. The zero value goes as
-// fast as the database does, and is stopped by nothing.
-type Pace struct {
-	// Rate is the number of jobs a second, below one too. Default 0, which is
-	// no limit.
-	Rate float64
-	// Canary is how many are replayed first; the others follow only if each of
-	// these has succeeded. Default none.
-	Canary int
-	// CanaryTimeout is how long to wait for these. Default 10 min.
-	CanaryTimeout time.Duration
-	// Breaker stops the replay when this part of the replays that have ended,
-	// above 0 and up to 1, has died again; it judges from 20 ended ones on.
-	// Default 0, which never stops it.
-	Breaker float64
-}
-
-func (p Pace) validate() error {
-	if math.IsNaN(p.Rate) || p.Rate < 0 || p.Rate > 1e6 {
-		return fmt.Errorf("pace: Rate: %g is not between 0 and a million", p.Rate)
-	}
-	if p.Canary < 0 || p.Canary > runBatch {
-		return fmt.Errorf("pace: Canary: %d is not between 0 and %d", p.Canary, runBatch)
-	}
-	if p.CanaryTimeout < 0 {
-		return fmt.Errorf("pace: CanaryTimeout: %s is negative", p.CanaryTimeout)
-	}
-	if math.IsNaN(p.Breaker) || p.Breaker < 0 || p.Breaker > 1 {
-		return fmt.Errorf("pace: Breaker: %g is not between 0 and 1", p.Breaker)
-	}
-	return nil
-}
-
-// replayOrder is what a replay needs to go on in another process.
+// replayOrder is what a bulk replay needs to continue in another process. Programs
+// of 0.1.0 write and read the same JSON.
 type replayOrder struct {
 	Options ReplayOptions `json:"options"`
 	Pace    Pace          `json:"pace"`
-	// Redacted: the replay is done, and the secrets among its options are gone.
+	// Redacted: the replay is done, and its options have no secrets any more.
 	Redacted bool `json:"redacted,omitempty"`
 }
 
-// A StoppedError ends a replay that its canary or its breaker has stopped. The
-// operation can go on once the cause is mended.
-type StoppedError struct {
-	// Operation is how far it has come.
-	Operation Operation
-	// Died and Ended are the replays that were judged.
-	Died  int
-	Ended int
-	// Pending, of a canary, did not end in time.
-	Pending int
-}
-
-func (e *StoppedError) Error() string {
-	switch {
-	case e.Operation.StoppedBy == StoppedByBreaker:
-		return fmt.Sprintf("stopped: %d of %d replays that have ended died again", e.Died, e.Ended)
-	case e.Pending > 0:
-		return fmt.Sprintf("stopped: %d of the first replays did not end in time; does a worker run?", e.Pending)
-	default:
-		return fmt.Sprintf("stopped: %d of the first replays did not succeed", e.Died)
-	}
-}
-
-// A ReplayPlan is what a replay would do now, as long as nobody else changes
-// anything.
-type ReplayPlan struct {
-	// Picked is how many dead letters it would take: Replay of them it would
-	// replay, and Duplicates it would leave dead, because an equal job is
-	// queued already or an older one of them is equal.
-	Picked     int64 `json:"picked"`
-	Replay     int64 `json:"replay"`
-	Duplicates int64 `json:"duplicates"`
-	// The others that the filter means, whatever its Limit, are not taken:
-	// those with a replay under way, those that are resolved, those whose
-	// replay died and has a dead letter of its own, those that another program
-	// has replayed with an unknown outcome, and those that reached MaxReplays.
-	Replaying      int64 `json:"replaying"`
-	Resolved       int64 `json:"resolved"`
-	Superseded     int64 `json:"superseded"`
-	OutcomeUnknown int64 `json:"outcome_unknown"`
-	Exhausted      int64 `json:"exhausted"`
-}
-
-// PlanReplay returns what ReplayAll and StartReplay would do with the same
-// filter and options, or the error that they would return. It changes nothing.
-func (q *Queue) PlanReplay(ctx context.Context, f Filter, o ReplayOptions) (ReplayPlan, error) {
-	p, err := q.planReplay(ctx, f, o)
-	if err != nil {
-		return ReplayPlan{}, fmt.Errorf("plan replay: %w", err)
-	}
-	return p, nil
-}
-
-func (q *Queue) planReplay(ctx context.Context, f Filter, o ReplayOptions) (p ReplayPlan, err error) {
-	if p.Picked, err = q.replayCount(ctx, f, o); err != nil {
-		return p, err
-	}
-	if p.Duplicates, err = q.duplicates(ctx, f, o); err != nil {
-		return p, err
-	}
-	p.Replay = p.Picked - p.Duplicates
-	w := f.where()
-	exhausted := "false"
-	if o.MaxReplays > 0 {
-		exhausted = w.exhausted(o.MaxReplays)
-	}
-	const dead = "d.state = 'dead' and "
-	sql := "select\n  count(*) filter (where d.state = 'replaying'),\n  count(*) filter (where d.state = 'resolved'),\n" +
-		"  count(*) filter (where " + dead + superseded + "),\n" +
-		"  count(*) filter (where " + dead + outcomeUnknown + "),\n" +
-		"  count(*) filter (where " + dead + "not " + superseded + " and " + outcomeUnknown + " is not true and " + exhausted + ")\n" +
-		"from public.soniq_dead_letter_jobs d" + w.sql()
-	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
-	return p, err
-}
-
-// The rows that one of the two unique indexes can refuse, in the order in which
-// they would be inserted, and whether a queued job stands in the way of each:
-// one with equal arguments, one with the same key. The place of %s is the query
-// that picks the rows.
-const uniqueRowsSQL = `
-select
-  p.id,
-  case when p.unique_job and p.args_hash is not null then p.job_name end,
-  case when p.unique_job then p.args_hash end,
-  p.dedup_key,
-  p.args,
-  exists (
-    select from public.soniq_jobs j
-    where j.status = 'queued' and j.unique_job and p.unique_job and j.job_name = p.job_name and j.args_hash = p.args_hash
-  ),
-  exists (
-    select from public.soniq_jobs j
-    where j.status = 'queued' and j.dedup_key = p.dedup_key
-  )
-from (%s) p
-where p.dedup_key is not null
-   or p.unique_job and p.args_hash is not null
-order by p.moved_to_dead_letter_at, p.id`
-
-// uniqueRow is what a row of uniqueRowsSQL would take.
-type uniqueRow struct {
-	keys   [][2]string
-	queued bool
-}
-
-// duplicates counts the picked rows that would not be inserted. A row that is
-// refused for one of its keys takes no place under the other, so they are gone
-// through one by one.
-func (q *Queue) duplicates(ctx context.Context, f Filter, o ReplayOptions) (n int64, err error) {
-	all, err := q.uniqueRows(ctx, f, o)
-	taken := map[[2]string]bool{}
-	for _, row := range all {
-		if row.queued || slices.ContainsFunc(row.keys, func(k [2]string) bool { return taken[k] }) {
-			n++
-			continue
-		}
-		for _, k := range row.keys {
-			taken[k] = true
-		}
-	}
-	return n, err
-}
-
-func (q *Queue) uniqueRows(ctx context.Context, f Filter, o ReplayOptions) (all []uniqueRow, err error) {
-	w := f.replayable(o)
-	// The arguments are long, and needed for their edits alone.
-	args := "null::jsonb as args"
-	if o.edits() {
-		args = "d.args"
-	}
-	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
-		"\nfrom public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
-	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.params...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var (
-		id                uuid.UUID
-		name, hash, dedup *string
-		stored            json.RawMessage
-		equal, same       bool
-		// The rows with other arguments, and what these are.
-		edited        []int
-		names, hashes []string
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &name, &hash, &dedup, &stored, &equal, &same}, func() error {
-		row := uniqueRow{queued: same}
-		if name != nil && hash != nil {
-			_, newHash, err := o.newArgs(id, stored)
-			if err != nil {
-				return err
-			}
-			if newHash == nil {
-				row.queued = row.queued || equal
-			} else {
-				hash, edited = newHash, append(edited, len(all))
-				names, hashes = append(names, *name), append(hashes, *hash)
-			}
-			row.keys = append(row.keys, [2]string{*name, *hash})
-		}
-		if dedup != nil {
-			// No hash is empty.
-			row.keys = append(row.keys, [2]string{*dedup, ""})
-		}
-		all = append(all, row)
-		return nil
-	})
-	if err != nil || len(edited) == 0 {
-		return all, err
-	}
-	queued, err := q.queuedEqual(ctx, names, hashes)
-	for _, place := range queued {
-		all[edited[place-1]].queued = true
-	}
-	return all, err
-}
-
-// The places, from 1, of the names and hashes that a queued job has.
-const queuedEqualSQL = `
-select u.place
-from unnest($1::text[], $2::text[]) with ordinality as u (name, hash, place)
-where exists (
-  select from public.soniq_jobs j
-  where j.status = 'queued' and j.unique_job and j.job_name = u.name and j.args_hash = u.hash
-)`
-
-func (q *Queue) queuedEqual(ctx context.Context, names, hashes []string) ([]int64, error) {
-	rows, err := q.pool.Query(ctx, queuedEqualSQL, names, hashes)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[int64])
-}
-
-// StartReplay picks what ReplayAll would replay, and records it as an operation
-// that ReplayRun does. Nothing is replayed yet; what dies from now on, or stops
-// being dead, is no longer part of it. No row to replay makes an operation too.
-func (q *Queue) StartReplay(ctx context.Context, f Filter, o ReplayOptions, p Pace) (Operation, error) {
-	op, err := q.startReplay(ctx, f, o, p)
-	if err != nil {
-		return Operation{}, fmt.Errorf("start replay: %w", err)
-	}
-	return op, nil
-}
-
-func (q *Queue) startReplay(ctx context.Context, f Filter, o ReplayOptions, p Pace) (Operation, error) {
-	if err := f.validateBulk(); err != nil {
-		return Operation{}, err
-	}
-	if err := p.validate(); err != nil {
-		return Operation{}, err
-	}
-	// It finds a row without attempts left, too.
-	if _, err := q.replayCount(ctx, f, o); err != nil {
-		return Operation{}, err
-	}
-	op := Operation{Action: ActionReplay, State: OperationRunning}
-	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) error {
-		if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o, Pace: p}); err != nil {
-			return err
-		}
-		w := f.replayable(o)
-		sql := "insert into public.soniq_dead_letter_selections (operation_id, place, dead_letter_id)\n" +
-			"select " + w.param(op.ID) + ", row_number() over (order by p.moved_to_dead_letter_at, p.id), p.id\n" +
-			"from (select d.id, d.moved_to_dead_letter_at from public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit) + ") p"
-		tag, err := tx.Exec(ctx, sql, w.params...)
-		if err != nil {
-			return err
-		}
-		op.Total = tag.RowsAffected()
-		return op.save(ctx, tx)
-	})
-	return op, err
-}
-
-// ReplayRun does what is left of a replay, and returns how far it has come. It
-// goes on where the last run stopped, whoever that was and whatever stopped it;
-// two at the same time share the work.
-//
-// Each batch is a transaction of its own: after an error or when ctx ends, what
-// was replayed stays replayed, and the rest can go on later. told, which may be
-// nil, hears of each batch once it is committed.
-//
-// It returns a *StoppedError when the canary or the breaker has stopped it, and
-// ErrNoOperation or ErrNotResumable for what it can't do.
-func (q *Queue) ReplayRun(ctx context.Context, id uuid.UUID, told func(Operation, []Replayed)) (Operation, error) {
-	r := replayRun{q: q, told: told}
-	err := r.load(ctx, id)
-	if err == nil {
-		err = r.run(ctx)
-		if err != nil {
-			r.stopped(ctx, err)
-		}
-	}
-	if err != nil {
-		return r.op, fmt.Errorf("replay, operation %s: %w", id, err)
-	}
-	return r.op, nil
-}
-
-// A replayRun is one run of a replay.
+// A replayRun is one run of a bulk replay.
 type replayRun struct {
-	q     *Queue
-	op    Operation
-	order replayOrder
-	told  func(Operation, []Replayed)
-	// since is the last record before this run: the breaker looks at its own.
+	q          *Queue
+	onProgress func(Operation, []Replayed)
+	op         Operation
+	pace       Pace
+	order      replayOrder
+	replayer   replayer
+	replayed   []Replayed
+	// since is the last record before this run. The breaker judges this run's
+	// replays alone.
 	since  int64
 	looked time.Time
 }
 
-const loadReplaySQL = `
+func (q *Queue) newReplayRun(onProgress func(Operation, []Replayed)) *replayRun {
+	if onProgress == nil {
+		onProgress = func(Operation, []Replayed) {}
+	}
+	return &replayRun{q: q, onProgress: onProgress, replayed: []Replayed{}}
+}
+
+func (r *replayRun) result() ReplayResult { return ReplayResult{Operation: r.op, Replayed: r.replayed} }
+
+// The places are those of the operation and of the query that picks the rows.
+const insertSelectionSQL = `
+insert into public.soniq_dead_letter_selections (operation_id, place, dead_letter_id)
+select %s, row_number() over (order by p.moved_to_dead_letter_at, p.id), p.id
+from (select d.id, d.moved_to_dead_letter_at from public.soniq_dead_letter_jobs d%s) p`
+
+const lastRecordSQL = `select coalesce(max(id), 0) from public.soniq_dead_letter_audit`
+
+// errNothingPicked rolls back the operation of a replay that picks nothing.
+var errNothingPicked = errors.New("no dead letter is picked")
+
+// start picks the rows and records the operation. If there are none it records
+// nothing, and the operation is done.
+func (r *replayRun) start(ctx context.Context, f Filter, order replayOrder) error {
+	if err := f.validateBulk(); err != nil {
+		return err
+	}
+	if err := order.Pace.validate(); err != nil {
+		return err
+	}
+	r.use(order)
+	// It finds a row without attempts left, too.
+	if _, err := r.q.replayCount(ctx, f, r.replayer); err != nil {
+		return err
+	}
+	op := Operation{Action: ActionReplay, State: OperationRunning}
+	err := pgx.BeginTxFunc(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, lastRecordSQL).Scan(&r.since); err != nil {
+			return err
+		}
+		if err := r.q.beginOperation(ctx, tx, &op, f, order); err != nil {
+			return err
+		}
+		w := r.replayer.replayable(f)
+		id := w.param(op.ID)
+		picked := w.sql() + oldestFirst + w.limit(f.Limit)
+		tag, err := tx.Exec(ctx, fmt.Sprintf(insertSelectionSQL, id, picked), w.params...)
+		if err != nil {
+			return err
+		}
+		if op.Total = tag.RowsAffected(); op.Total == 0 {
+			return errNothingPicked
+		}
+		return op.save(ctx, tx)
+	})
+	if errors.Is(err, errNothingPicked) {
+		op.ID, op.State, err = uuid.Nil, OperationDone, nil
+	}
+	r.op = op
+	return err
+}
+
+// use takes the order over.
+func (r *replayRun) use(order replayOrder) {
+	r.order, r.pace, r.replayer = order, order.Pace, replayer{order.Options, r.q.by}
+}
+
+const loadOrderSQL = `
 select coalesce(options::text, ''), coalesce((select max(id) from public.soniq_dead_letter_audit), 0)
 from public.soniq_dead_letter_operations
 where id = $1`
 
+// load reads an operation that was started before.
 func (r *replayRun) load(ctx context.Context, id uuid.UUID) (err error) {
 	if r.op, err = r.q.Operation(ctx, id); err != nil {
 		return err
 	}
 	var options string
-	if err := r.q.pool.QueryRow(ctx, loadReplaySQL, id).Scan(&options, &r.since); err != nil {
+	if err := r.q.pool.QueryRow(ctx, loadOrderSQL, id).Scan(&options, &r.since); err != nil {
 		return err
 	}
 	if r.op.Action != ActionReplay || r.op.State == OperationDone || options == "" {
 		return ErrNotResumable
 	}
-	if err := json.Unmarshal([]byte(options), &r.order); err != nil {
+	var order replayOrder
+	if err := json.Unmarshal([]byte(options), &order); err != nil {
 		return fmt.Errorf("read its options: %w", err)
 	}
-	if err := r.order.Options.validateAll(); err != nil {
+	if err := order.Options.validateAll(); err != nil {
 		return err
 	}
-	return r.order.Pace.validate()
+	if err := order.Pace.validate(); err != nil {
+		return err
+	}
+	r.use(order)
+	if r.replayer.by == (author{}) {
+		// Whoever started it, unless somebody else continues it.
+		r.replayer.by = author{r.op.Actor, r.op.Comment}
+	}
+	return nil
 }
 
-func (r *replayRun) run(ctx context.Context) error {
-	p := r.order.Pace
-	// What was stopped by its replays must prove itself again.
-	if p.Canary > 0 && (r.op.Done < int64(p.Canary) || r.op.StoppedBy == StoppedByCanary || r.op.StoppedBy == StoppedByBreaker) {
-		if done, err := r.canary(ctx, p); done || err != nil {
+// run replays what is left, and records how it ended.
+func (r *replayRun) run(ctx context.Context) (ReplayResult, error) {
+	r.onProgress(r.op, nil)
+	if r.op.State == OperationDone {
+		return r.result(), nil
+	}
+	if err := r.batches(ctx); err != nil {
+		r.stop(ctx, err)
+		return r.result(), fmt.Errorf("replay, operation %s: %w", r.op.ID, err)
+	}
+	return r.result(), nil
+}
+
+func (r *replayRun) batches(ctx context.Context) error {
+	if r.needsCanary() {
+		if done, err := r.canary(ctx); done || err != nil {
 			return err
 		}
 	}
-	batch, limiter := r.order.Options.atOnce(runBatch), rate.NewLimiter(rate.Inf, runBatch)
-	if p.Rate > 0 {
-		batch = min(max(int(p.Rate/paceSteps), 1), batch)
-		limiter = rate.NewLimiter(rate.Limit(p.Rate), batch)
+	batch, limiter := r.replayer.atOnce(runBatch), rate.NewLimiter(rate.Inf, runBatch)
+	if r.pace.Rate > 0 {
+		batch = min(max(int(r.pace.Rate/paceSteps), 1), batch)
+		limiter = rate.NewLimiter(rate.Limit(r.pace.Rate), batch)
 	}
 	for {
 		if err := limiter.WaitN(ctx, batch); err != nil {
-			return cmpCause(ctx, err)
+			// The limiter's own error is about a deadline that it foresees.
+			return cmp.Or(ctx.Err(), err)
 		}
-		if err := r.breaker(ctx, p); err != nil {
+		if err := r.breaker(ctx); err != nil {
 			return err
 		}
 		_, done, err := r.batch(ctx, batch)
@@ -402,22 +201,20 @@ func (r *replayRun) run(ctx context.Context) error {
 	}
 }
 
-// cmpCause is the context's own error where it has ended: a limiter's error
-// about a deadline that it foresees has another one.
-func cmpCause(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return err
+// needsCanary reports whether the first replays are canaries: also in a run after
+// one that its replays stopped.
+func (r *replayRun) needsCanary() bool {
+	return r.pace.Canary > 0 &&
+		(r.op.Done < int64(r.pace.Canary) || r.op.StoppedBy == StoppedByCanary || r.op.StoppedBy == StoppedByBreaker)
 }
 
-// canary replays the first ones and waits for each of them to succeed. done
-// means that none are left for afterwards.
-func (r *replayRun) canary(ctx context.Context, p Pace) (done bool, err error) {
+// canary replays the first ones and waits until each of them succeeds. done means
+// that none are left after them.
+func (r *replayRun) canary(ctx context.Context) (done bool, err error) {
 	var first []Replayed
-	for len(first) < p.Canary && !done {
+	for len(first) < r.pace.Canary && !done {
 		var made []Replayed
-		if made, done, err = r.batch(ctx, p.Canary-len(first)); err != nil {
+		if made, done, err = r.batch(ctx, r.pace.Canary-len(first)); err != nil {
 			return done, err
 		}
 		first = append(first, made...)
@@ -425,29 +222,30 @@ func (r *replayRun) canary(ctx context.Context, p Pace) (done bool, err error) {
 	if len(first) == 0 {
 		return done, nil
 	}
-	timeout := p.CanaryTimeout
-	if timeout == 0 {
-		timeout = canaryTimeout
-	}
-	expired := time.NewTimer(timeout)
+	return done, r.await(ctx, first)
+}
+
+// await waits until all these replays have succeeded, or returns a *StoppedError.
+func (r *replayRun) await(ctx context.Context, replays []Replayed) error {
+	expired := time.NewTimer(cmp.Or(r.pace.CanaryTimeout, canaryTimeout))
 	defer expired.Stop()
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	for late := false; ; {
-		o, err := r.q.outcomes(ctx, first)
+		o, err := r.q.outcomes(ctx, replays)
 		if err != nil {
-			return done, err
+			return err
 		}
-		if o.succeeded == len(first) {
-			return done, nil
+		if o.succeeded == len(replays) {
+			return nil
 		}
 		if o.failed > 0 || late {
 			r.op.StoppedBy = StoppedByCanary
-			return false, &StoppedError{Operation: r.op, Died: o.failed, Ended: o.failed + o.succeeded, Pending: o.pending}
+			return &StoppedError{Operation: r.op, Died: o.failed, Ended: o.failed + o.succeeded, Pending: o.pending}
 		}
 		select {
 		case <-ctx.Done():
-			return done, ctx.Err()
+			return ctx.Err()
 		case <-expired.C:
 			late = true
 		case <-tick.C:
@@ -455,10 +253,11 @@ func (r *replayRun) canary(ctx context.Context, p Pace) (done bool, err error) {
 	}
 }
 
-// outcomes counts what became of replays.
+// outcomes counts how replays ended.
 type outcomes struct{ pending, succeeded, failed int }
 
-// A row that is gone, or that somebody replays again, can't tell of a success.
+// A row that is gone, or that somebody else replays again, counts as failed: it
+// can't show a success. $1 the dead letters, $2 the jobs.
 const outcomesSQL = `
 select
   count(*) filter (where d.state = 'replaying' and d.replay_job_id = u.job_id),
@@ -476,9 +275,9 @@ func (q *Queue) outcomes(ctx context.Context, replays []Replayed) (o outcomes, e
 	return o, err
 }
 
-// A replay that died has a dead letter of its own. One that was cancelled says
-// nothing about the cause. $1 the operation, $2 the record before this run, $3
-// the window.
+// A replay that died has a dead letter of its own. A replay that was cancelled
+// says nothing about the cause. $1 the operation, $2 the record before this run,
+// $3 the window.
 const breakerSQL = `
 select
   count(*) filter (where exists (select from public.soniq_dead_letter_jobs x where x.id = a.job_id)),
@@ -494,8 +293,8 @@ from (
 left join public.soniq_dead_letter_jobs d on d.id = a.dead_letter_id`
 
 // breaker returns a *StoppedError if too many of this run's replays died.
-func (r *replayRun) breaker(ctx context.Context, p Pace) error {
-	if p.Breaker == 0 || time.Since(r.looked) < lookInterval {
+func (r *replayRun) breaker(ctx context.Context) error {
+	if r.pace.Breaker == 0 || time.Since(r.looked) < lookInterval {
 		return nil
 	}
 	var died, succeeded int
@@ -504,11 +303,28 @@ func (r *replayRun) breaker(ctx context.Context, p Pace) error {
 	}
 	r.looked = time.Now()
 	ended := died + succeeded
-	if ended < breakerLeast || float64(died) < p.Breaker*float64(ended) {
+	if ended < breakerLeast || float64(died) < r.pace.Breaker*float64(ended) {
 		return nil
 	}
 	r.op.StoppedBy = StoppedByBreaker
 	return &StoppedError{Operation: r.op, Died: died, Ended: ended}
+}
+
+// batch replays the next rows that were picked, most at the most, and reports it.
+// done means that it was the last batch.
+func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done bool, err error) {
+	op := r.op
+	err = pgx.BeginTxFunc(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+		made, done, err = r.batchTx(ctx, tx, &op, most)
+		return err
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	r.op = op
+	r.replayed = append(r.replayed, made...)
+	r.onProgress(op, made)
+	return made, done, nil
 }
 
 // The lock makes two runs of one operation take turns.
@@ -518,6 +334,7 @@ from public.soniq_dead_letter_operations
 where id = $1
 for update`
 
+// $1 the operation, $2 the batch.
 const takeSelectionSQL = `
 with picked as materialized (
   select s.place
@@ -536,65 +353,53 @@ select dead_letter_id
 from taken
 order by place`
 
-// batch replays the next ones that were picked. done means that it was the
-// last batch.
-func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done bool, err error) {
-	op, o := r.op, r.order.Options
-	err = pgx.BeginTxFunc(ctx, r.q.pool, replayTx, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, lockOperationSQL, op.ID).Scan(&op.Done, &op.Skipped); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, takeSelectionSQL, op.ID, most)
-		if err != nil {
-			return err
-		}
-		picked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-		if err != nil {
-			return err
-		}
-		// Those that are still to be replayed, in their order.
-		w := Filter{}.replayable(o)
-		w.and("d.id = any(" + w.param(picked) + ")")
-		var spent []uuid.UUID
-		ids, err := lockReplayable(ctx, tx, w, 0, func(id uuid.UUID, attempts, maxAttempts int) error {
-			if o.check(id, attempts, maxAttempts) != nil {
-				spent = append(spent, id)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool { return slices.Contains(spent, id) })
-		if made, err = r.replayFitting(ctx, tx, ids, &op.ID); err != nil {
-			return err
-		}
-		op.Done += int64(len(made))
-		op.Skipped += int64(len(picked) - len(made))
-		op.State, op.StoppedBy = OperationRunning, ""
-		if done = len(picked) < most; done {
-			op.State = OperationDone
-			if err := r.order.blank(ctx, tx, op.ID); err != nil {
-				return err
-			}
-		}
-		return op.save(ctx, tx)
-	})
+// batchTx is batch in its transaction.
+func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most int) (made []Replayed, done bool, err error) {
+	if err := tx.QueryRow(ctx, lockOperationSQL, op.ID).Scan(&op.Done, &op.Skipped); err != nil {
+		return nil, false, err
+	}
+	rows, err := tx.Query(ctx, takeSelectionSQL, op.ID, most)
 	if err != nil {
 		return nil, false, err
 	}
-	r.op = op
-	if r.told != nil {
-		r.told(op, made)
+	picked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, false, err
 	}
-	return made, done, nil
+	if made, err = r.replayPicked(ctx, tx, op, picked); err != nil {
+		return nil, false, err
+	}
+	op.Done += int64(len(made))
+	op.Skipped += int64(len(picked) - len(made))
+	op.State, op.StoppedBy = OperationRunning, ""
+	if done = len(picked) < most; done {
+		op.State = OperationDone
+		if err := r.order.blank(ctx, tx, op.ID); err != nil {
+			return nil, false, err
+		}
+	}
+	return made, done, op.save(ctx, tx)
 }
 
-// replayFitting leaves out what has no place for an edit: the start has seen to
-// it that there is none, and other programs can change rows since.
-func (r *replayRun) replayFitting(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, operation *uuid.UUID) ([]Replayed, error) {
+// replayPicked replays those of the picked rows that can still be replayed, in
+// their order. The start made sure that all could be; other programs may have
+// changed rows since.
+func (r *replayRun) replayPicked(ctx context.Context, tx pgx.Tx, op *Operation, picked []uuid.UUID) ([]Replayed, error) {
+	w := r.replayer.replayable(Filter{})
+	w.and("d.id = any(" + w.param(picked) + ")")
+	var spent []uuid.UUID
+	ids, err := lockReplayable(ctx, tx, w, 0, func(id uuid.UUID, attempts, maxAttempts int) error {
+		if r.order.Options.checkAttempts(id, attempts, maxAttempts) != nil {
+			spent = append(spent, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool { return slices.Contains(spent, id) })
 	for {
-		made, err := r.order.Options.replayInOrder(ctx, tx, ids, r.author(), operation)
+		made, err := r.replayer.makeJobs(ctx, tx, ids, &op.ID)
 		var misfit *EditError
 		if !errors.As(err, &misfit) {
 			return made, err
@@ -603,16 +408,7 @@ func (r *replayRun) replayFitting(ctx context.Context, tx pgx.Tx, ids []uuid.UUI
 	}
 }
 
-// author is who runs it, or else who started it.
-func (r *replayRun) author() author {
-	by := r.q.by
-	if by == (author{}) {
-		by = author{r.op.Actor, r.op.Because}
-	}
-	return by
-}
-
-// Another run may have ended it meanwhile.
+// Another run may have finished it meanwhile. $1 the operation, $2 why.
 const stopOperationSQL = `
 update public.soniq_dead_letter_operations
 set
@@ -622,8 +418,8 @@ set
 where id = $1
   and state = 'running'`
 
-// stopped records why the run ended before the operation was done.
-func (r *replayRun) stopped(ctx context.Context, err error) {
+// stop records why the run ended before the operation was done.
+func (r *replayRun) stop(ctx context.Context, err error) {
 	var stopped *StoppedError
 	switch {
 	case errors.As(err, &stopped):
@@ -635,7 +431,7 @@ func (r *replayRun) stopped(ctx context.Context, err error) {
 	r.op.State = OperationStopped
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	// Where the database is away it stays 'running', and can go on all the same.
+	// If the database is away it stays 'running', and can be resumed all the same.
 	_, _ = r.q.pool.Exec(ctx, stopOperationSQL, r.op.ID, pg.Storable(r.op.StoppedBy, history.MaxMessageBytes))
 	if stopped != nil {
 		stopped.Operation = r.op

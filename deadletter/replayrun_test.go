@@ -16,14 +16,26 @@ import (
 	"soniq/internal/testdb"
 )
 
-// start makes the operation of a replay.
-func start(t *testing.T, q *deadletter.Queue, o deadletter.ReplayOptions, p deadletter.Pace) deadletter.Operation {
+// start returns the operation of a replay that was interrupted before its first
+// batch.
+func start(t testing.TB, q *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, p deadletter.Pace) deadletter.Operation {
 	t.Helper()
-	op, err := q.StartReplay(t.Context(), unfiltered, o, p)
-	if err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var atStart deadletter.Operation
+	result, err := q.ReplayAll(ctx, f, deadletter.ReplayAllOptions{
+		ReplayOptions: o, Pace: p, OnProgress: func(op deadletter.Operation, _ []deadletter.Replayed) { atStart = op; cancel() },
+	})
+	if !errors.Is(err, context.Canceled) || len(result.Replayed) != 0 || result.Operation.Done != 0 || result.Operation.State != deadletter.OperationStopped {
+		t.Fatalf("interrupted at the start: %+v, %v", result, err)
 	}
-	return op
+	return atStart
+}
+
+// resume resumes a replay and returns the operation.
+func resume(ctx context.Context, q *deadletter.Queue, id uuid.UUID, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.Operation, error) {
+	result, err := q.ResumeReplay(ctx, id, onProgress)
+	return result.Operation, err
 }
 
 // endReplays ends the queued replays as a worker would: each succeeds, or dies.
@@ -41,12 +53,12 @@ func endReplays(t *testing.T, pool *pgxpool.Pool, succeed bool) {
 		from gone`)
 }
 
-func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
+func TestQueue_ResumeReplay_doesWhatWasPickedAtTheStart(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool).As("ann@host", "the store is back")
 	fill(t, pool, 4321)
-	op := start(t, q, deadletter.ReplayOptions{Queue: "again"}, deadletter.Pace{})
+	op := start(t, q, unfiltered, deadletter.ReplayOptions{Queue: "again"}, deadletter.Pace{})
 	if op.Total != 4321 || op.Done != 0 || op.State != deadletter.OperationRunning {
 		t.Errorf("at the start: %+v", op)
 	}
@@ -58,7 +70,7 @@ func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
 	}
 	var told []int64
 	var replayed []deadletter.Replayed
-	op, err := q.ReplayRun(t.Context(), op.ID, func(op deadletter.Operation, made []deadletter.Replayed) {
+	op, err := resume(t.Context(), q, op.ID, func(op deadletter.Operation, made []deadletter.Replayed) {
 		told = append(told, op.Done+op.Skipped)
 		replayed = append(replayed, made...)
 	})
@@ -75,37 +87,37 @@ func TestQueue_ReplayRun_doesWhatWasPickedAtTheStart(t *testing.T) {
 		t.Error("not the oldest first")
 	}
 	stored, err := q.Operation(t.Context(), op.ID)
-	if err != nil || stored.Done != 4320 || stored.State != deadletter.OperationDone || stored.Actor != "ann@host" || stored.Because != "the store is back" {
+	if err != nil || stored.Done != 4320 || stored.State != deadletter.OperationDone || stored.Actor != "ann@host" || stored.Comment != "the store is back" {
 		t.Errorf("stored: %+v, %v", stored, err)
 	}
 	if n := value[int](t, pool, "select count(*) from soniq_dead_letter_selections"); n != 0 {
 		t.Errorf("%d rows of the selection are left", n)
 	}
 	history, err := q.History(t.Context(), replayed[7].From)
-	if err != nil || len(history) != 1 || history[0].Actor != "ann@host" || history[0].Because != "the store is back" ||
+	if err != nil || len(history) != 1 || history[0].Actor != "ann@host" || history[0].Comment != "the store is back" ||
 		*history[0].OperationID != op.ID || *history[0].JobID != replayed[7].To || history[0].Action != deadletter.ActionReplay {
 		t.Errorf("history: %+v, %v", history, err)
 	}
-	if _, err := q.ReplayRun(t.Context(), op.ID, nil); !errors.Is(err, deadletter.ErrNotResumable) {
+	if _, err := resume(t.Context(), q, op.ID, nil); !errors.Is(err, deadletter.ErrNotResumable) {
 		t.Errorf("again: %v", err)
 	}
-	if _, err := q.ReplayRun(t.Context(), uuid.New(), nil); !errors.Is(err, deadletter.ErrNoOperation) {
+	if _, err := resume(t.Context(), q, uuid.New(), nil); !errors.Is(err, deadletter.ErrNoOperation) {
 		t.Errorf("an unknown operation: %v", err)
 	}
 }
 
 // An interrupted replay goes on where it stopped, and two that go on at once
 // make each job once.
-func TestQueue_ReplayRun_interrupted_goesOn(t *testing.T) {
+func TestQueue_ResumeReplay_interrupted_goesOn(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool).As("ann", "")
 	const n = 300
 	fill(t, pool, n)
-	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 200})
+	op := start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 200})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	stopped, err := q.ReplayRun(ctx, op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) {
+	stopped, err := resume(ctx, q, op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) {
 		if op.Done >= 80 {
 			cancel()
 		}
@@ -119,7 +131,7 @@ func TestQueue_ReplayRun_interrupted_goesOn(t *testing.T) {
 	}
 	exec(t, pool, `update soniq_dead_letter_operations set options = jsonb_set(options, '{pace}', '{}')`)
 	together(3, func(i int) {
-		if _, err := q.ReplayRun(t.Context(), op.ID, nil); err != nil && !errors.Is(err, deadletter.ErrNotResumable) {
+		if _, err := resume(t.Context(), q, op.ID, nil); err != nil && !errors.Is(err, deadletter.ErrNotResumable) {
 			t.Errorf("%d: %v", i, err)
 		}
 	})
@@ -131,15 +143,15 @@ func TestQueue_ReplayRun_interrupted_goesOn(t *testing.T) {
 	}
 }
 
-func TestQueue_ReplayRun_rate_isNeverExceeded(t *testing.T) {
+func TestQueue_ResumeReplay_rate_isNeverExceeded(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
 	fill(t, pool, 60)
 	began := time.Now()
-	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 50})
+	op := start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Rate: 50})
 	batches := 0
-	if _, err := q.ReplayRun(t.Context(), op.ID, func(deadletter.Operation, []deadletter.Replayed) { batches++ }); err != nil {
+	if _, err := resume(t.Context(), q, op.ID, func(deadletter.Operation, []deadletter.Replayed) { batches++ }); err != nil {
 		t.Fatal(err)
 	}
 	// The first batch of ten goes at once.
@@ -148,7 +160,7 @@ func TestQueue_ReplayRun_rate_isNeverExceeded(t *testing.T) {
 	}
 }
 
-func TestQueue_ReplayRun_canary_goesOnOnlyAfterSuccess(t *testing.T) {
+func TestQueue_ResumeReplay_canary_goesOnOnlyAfterSuccess(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
@@ -156,52 +168,52 @@ func TestQueue_ReplayRun_canary_goesOnOnlyAfterSuccess(t *testing.T) {
 	// Equal to a queued job: a canary that is skipped proves nothing, so another takes its place.
 	insertJob(t, pool, columns{"dedup_key": "k", "status": "queued"})
 	exec(t, pool, "update soniq_dead_letter_jobs set dedup_key = 'k' where args ->> 'n' = '1'")
-	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
+	op := start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
 	go func() {
 		eventually.True(t, "the canary", func() bool {
 			return value[int](t, pool, "select count(*) from soniq_jobs where replay_of is not null") == 2
 		})
 		exec(t, pool, "update soniq_jobs set status = 'done' where replay_of is not null")
 	}()
-	op, err := q.ReplayRun(t.Context(), op.ID, nil)
+	op, err := resume(t.Context(), q, op.ID, nil)
 	if err != nil || op.Done != 9 || op.Skipped != 1 || op.State != deadletter.OperationDone {
 		t.Errorf("after a success: %+v, %v", op, err)
 	}
 }
 
-func TestQueue_ReplayRun_canary_thatDies_stopsIt(t *testing.T) {
+func TestQueue_ResumeReplay_canary_thatDies_stopsIt(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
 	fill(t, pool, 10)
-	op := start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
+	op := start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 2})
 	var stopped *deadletter.StoppedError
-	op, err := q.ReplayRun(t.Context(), op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) { endReplays(t, pool, false) })
+	op, err := resume(t.Context(), q, op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) { endReplays(t, pool, false) })
 	if !errors.As(err, &stopped) || stopped.Died != 2 || op.StoppedBy != deadletter.StoppedByCanary || op.Done != 2 || op.State != deadletter.OperationStopped {
 		t.Fatalf("after two deaths: %+v, %v", op, err)
 	}
 	// Mended, it goes on, after other canaries.
-	op, err = q.ReplayRun(t.Context(), op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) { endReplays(t, pool, true) })
+	op, err = resume(t.Context(), q, op.ID, func(op deadletter.Operation, _ []deadletter.Replayed) { endReplays(t, pool, true) })
 	if err != nil || op.Done != 10 || op.State != deadletter.OperationDone || op.StoppedBy != "" {
 		t.Errorf("mended: %+v, %v", op, err)
 	}
 
 	fill(t, pool, 3)
-	op = start(t, q, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 1, CanaryTimeout: time.Millisecond})
-	_, err = q.ReplayRun(t.Context(), op.ID, nil)
+	op = start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 1, CanaryTimeout: time.Millisecond})
+	_, err = resume(t.Context(), q, op.ID, nil)
 	if !errors.As(err, &stopped) || stopped.Pending != 1 || !strings.Contains(err.Error(), "does a worker run?") {
 		t.Errorf("without a worker: %v", err)
 	}
 }
 
-func TestQueue_ReplayRun_breaker_stopsWhenReplaysDieAgain(t *testing.T) {
+func TestQueue_ResumeReplay_breaker_stopsWhenReplaysDieAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
 	fill(t, pool, 400)
 	run := func(succeed bool) (deadletter.Operation, error) {
-		op := start(t, q, deadletter.ReplayOptions{MaxReplays: 1}, deadletter.Pace{Rate: 100, Breaker: 0.5})
-		return q.ReplayRun(t.Context(), op.ID, func(deadletter.Operation, []deadletter.Replayed) { endReplays(t, pool, succeed) })
+		op := start(t, q, unfiltered, deadletter.ReplayOptions{MaxReplays: 1}, deadletter.Pace{Rate: 100, Breaker: 0.5})
+		return resume(t.Context(), q, op.ID, func(deadletter.Operation, []deadletter.Replayed) { endReplays(t, pool, succeed) })
 	}
 	var stopped *deadletter.StoppedError
 	op, err := run(false)
@@ -227,7 +239,7 @@ func TestQueue_Replay_maxReplays_countsTheWholeLine(t *testing.T) {
 	q := newQueue(t, pool)
 	first := insertDead(t, pool, nil)
 	for range 3 {
-		if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{MaxReplays: 3}); err != nil {
+		if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{ReplayOptions: deadletter.ReplayOptions{MaxReplays: 3}}); err != nil {
 			t.Fatal(err)
 		}
 		endReplays(t, pool, false)
@@ -241,7 +253,7 @@ func TestQueue_Replay_maxReplays_countsTheWholeLine(t *testing.T) {
 	if err := q.CheckReplay(t.Context(), latest, deadletter.ReplayOptions{MaxReplays: 3}); !errors.As(err, &replays) {
 		t.Errorf("its check: %v", err)
 	}
-	if r, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{MaxReplays: 3}); err != nil || len(r.Replayed) != 0 {
+	if r, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{ReplayOptions: deadletter.ReplayOptions{MaxReplays: 3}}); err != nil || len(r.Replayed) != 0 {
 		t.Errorf("in bulk: %+v, %v", r, err)
 	}
 	// Rows in a circle end the count.
@@ -291,7 +303,7 @@ func TestQueue_Replay_otherArguments_leaveTheOriginal(t *testing.T) {
 			t.Errorf("arguments %q: %v", bad, err)
 		}
 	}
-	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayOptions{Args: []byte(`{}`)}); err == nil {
+	if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{ReplayOptions: deadletter.ReplayOptions{Args: []byte(`{}`)}}); err == nil {
 		t.Error("took other arguments in bulk")
 	}
 }
@@ -302,11 +314,11 @@ func TestPace_refusesWhatMakesNoSense(t *testing.T) {
 	for field, p := range map[string]deadletter.Pace{
 		"Rate": {Rate: -1}, "Canary": {Canary: -1}, "CanaryTimeout": {CanaryTimeout: -1}, "Breaker": {Breaker: 1.5},
 	} {
-		if _, err := q.StartReplay(t.Context(), unfiltered, deadletter.ReplayOptions{}, p); err == nil || !strings.Contains(err.Error(), "pace: "+field+": ") {
+		if _, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{Pace: p}); err == nil || !strings.Contains(err.Error(), "pace: "+field+": ") {
 			t.Errorf("%+v: %v", p, err)
 		}
 	}
-	if _, err := q.StartReplay(t.Context(), deadletter.Filter{}, deadletter.ReplayOptions{}, deadletter.Pace{}); !errors.Is(err, deadletter.ErrFilterEmpty) {
+	if _, err := q.ReplayAll(t.Context(), deadletter.Filter{}, deadletter.ReplayAllOptions{}); !errors.Is(err, deadletter.ErrFilterEmpty) {
 		t.Errorf("without a filter: %v", err)
 	}
 }
@@ -325,7 +337,7 @@ func TestQueue_History_recordsWhoDidWhat(t *testing.T) {
 		t.Fatal(err)
 	}
 	history, err := q.History(t.Context(), id)
-	if err != nil || len(history) != 2 || history[0].Actor != "bob" || history[1].Action != deadletter.ActionDelete || history[1].Because != "no longer needed" {
+	if err != nil || len(history) != 2 || history[0].Actor != "bob" || history[1].Action != deadletter.ActionDelete || history[1].Comment != "no longer needed" {
 		t.Errorf("%+v, %v", history, err)
 	}
 	if n, err := q.As("carol", "").DeleteAll(t.Context(), deadletter.Filter{State: deadletter.StateDead}); n != 1 || err != nil {

@@ -10,20 +10,18 @@ import (
 	"soniq/internal/pause"
 )
 
-// A Retention is a rule about how long dead letters are kept. Of a list of them
-// the first whose filter picks a dead letter decides about it, so that an
-// exception stands before the rule.
+// A Retention is a rule for how long dead letters are kept. In a list of rules, the
+// first whose filter picks a dead letter decides, so exceptions come first.
 type Retention struct {
-	// Filter picks dead letters. The zero value picks all of them. It must not
-	// have a Limit.
+	// Filter picks dead letters. It must not have a Limit. The zero value picks all.
 	Filter Filter
-	// Keep is how long they are kept from their death on. Default 0, which is
-	// for ever.
+	// Keep is how long they are kept after their death. Default 0: forever.
 	Keep time.Duration
 }
 
-// ValidateRetention returns an error that names the first rule which makes no
-// sense.
+// ValidateRetention returns an error that names the first wrong rule.
+//
+// Errors: those of [Filter.Validate], and others of a wrong rule.
 func ValidateRetention(rules []Retention) error {
 	for i, r := range rules {
 		err := r.Filter.Validate()
@@ -46,28 +44,40 @@ func ValidateRetention(rules []Retention) error {
 }
 
 const (
-	// retainBatch is how many rows a batch of Retain deletes: some 20 ms of
-	// locks, on behalf of nobody who waits.
+	// retainBatch is how many rows a batch of ApplyRetention deletes: about 20 ms of
+	// locks.
 	retainBatch = 1000
-	// retainPause is the least time between two of them.
+	// retainPause is the shortest time between two of them.
 	retainPause = 10 * time.Millisecond
-	// lockInterval is the longest time between two tries to take the lock.
+	// lockInterval is the longest time between two attempts to take the lock.
 	lockInterval = 10 * time.Second
 )
 
-// Retain deletes what the rules don't keep any longer, and returns how many
-// that were. It is for a process that does so now and then: it goes in small
-// batches with a pause after each as long as the batch itself, waits for no
-// lock, and leaves what is being replayed.
+// MaintenanceOptions are the options of [Queue.ApplyRetention] and
+// [Queue.PruneHistory]. The zero value works.
+type MaintenanceOptions struct {
+	// Lock is the key of an advisory lock, which each batch holds until its
+	// transaction ends: of several processes one works at a time. Default 0: no
+	// lock.
+	Lock int64
+}
+
+// ApplyRetention deletes the dead letters that the rules don't keep, and returns how
+// many. It is for a process that calls it from time to time: it deletes in small
+// batches, pauses after each for as long as the batch took, and leaves rows that are
+// locked or being replayed.
 //
-// Each batch holds lock, an advisory lock of the transaction, so that of several
-// processes one is at work. A row that the database refuses to delete is left, and
-// the error tells of it once the others, of every rule, are gone. While somebody else has it, Retain tries again, up to
-// every 10 s, until ctx ends. 0 is no lock.
-func (q *Queue) Retain(ctx context.Context, rules []Retention, lock int64) (int64, error) {
-	deleted, err := q.retain(ctx, rules, lock)
+// While another process has the lock, it tries again until ctx ends, at least every
+// 10 s. A row that the database refuses to delete doesn't keep others from being
+// deleted, whatever their rule; the error at the end names it.
+//
+// Each rule that deletes something is an [Operation].
+//
+// Errors: those of [ValidateRetention]; the context's; those of the database.
+func (q *Queue) ApplyRetention(ctx context.Context, rules []Retention, o MaintenanceOptions) (int64, error) {
+	deleted, err := q.retain(ctx, rules, o.Lock)
 	if err != nil {
-		return deleted, fmt.Errorf("keep dead letters for as long as the rules say: %w", err)
+		return deleted, fmt.Errorf("apply retention: %w", err)
 	}
 	return deleted, nil
 }
@@ -104,16 +114,15 @@ func (q *Queue) retain(ctx context.Context, rules []Retention, lock int64) (dele
 	return deleted, errors.Join(errs...)
 }
 
-// retentionWhere is what rule i deletes: what is old and what no rule before it
-// picks.
+// retentionWhere picks what rule i deletes: what is old and no rule before it picks.
 func retentionWhere(rules []Retention, i int, cutoff time.Time) *where {
-	w := rules[i].Filter.where()
+	w := whereOf(rules[i].Filter)
 	w.old(cutoff)
 	for _, before := range rules[:i] {
 		other := &where{params: w.params}
-		before.Filter.addTo(other)
+		other.filter(before.Filter)
 		w.params = other.params
-		// A condition that is null, on a text that is null, picks nothing.
+		// On a null column the conditions are null: the other rule doesn't pick it.
 		w.and("(" + strings.Join(other.conditions, " and ") + ") is not true")
 	}
 	return w

@@ -9,13 +9,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// maxRevealed is how many of a list's dead letters get a record each; of a
-// longer list the operation alone tells.
+// maxRevealed is how many dead letters of a list get a record each. A longer list
+// has its operation only.
 const maxRevealed = 1000
 
-// Reveal records that somebody is shown the secrets of these dead letters, or
-// jobs: one record each, with the action ActionReveal and the actor of As. Show
-// nothing before it has returned nil.
+// Reveal records that the actor of [Queue.As] is shown the secrets of these dead
+// letters, or jobs: one record each. Show them only after it has returned nil.
+//
+// Errors: those of the database.
 func (q *Queue) Reveal(ctx context.Context, ids ...uuid.UUID) error {
 	if err := q.record(ctx, q.pool, ids, ActionReveal, nil); err != nil {
 		return fmt.Errorf("record who sees secrets: %w", err)
@@ -23,9 +24,11 @@ func (q *Queue) Reveal(ctx context.Context, ids ...uuid.UUID) error {
 	return nil
 }
 
-// RevealList is Reveal for a list: one operation with what picked it, a JSON
-// object, and a record for each of the ids that belongs to it, if they are no
-// more than a thousand. An empty list is not recorded.
+// RevealList is [Queue.Reveal] for a list: one operation, and a record for each id
+// if they are at most 1,000. picked is a JSON object that says what the list is. An
+// empty list is not recorded.
+//
+// Errors: those of the database.
 func (q *Queue) RevealList(ctx context.Context, picked json.RawMessage, ids []uuid.UUID) error {
 	if len(ids) == 0 {
 		return nil
@@ -36,7 +39,7 @@ func (q *Queue) RevealList(ctx context.Context, picked json.RawMessage, ids []uu
 		if err := q.beginOperation(ctx, tx, &op, Filter{}, nil); err != nil || len(ids) > maxRevealed {
 			return err
 		}
-		_, err := tx.Exec(ctx, recordPartSQL, ids, ActionReveal, q.by.actor, q.by.because, op.ID)
+		_, err := tx.Exec(ctx, recordPartSQL, ids, string(ActionReveal), q.by.actor, q.by.comment, op.ID)
 		return err
 	})
 	if err != nil {
@@ -45,7 +48,8 @@ func (q *Queue) RevealList(ctx context.Context, picked json.RawMessage, ids []uu
 	return nil
 }
 
-// $1 the dead letters, $2 the action, $3 who, $4 why, $5 the operation.
+// $1 the dead letters, $2 the action, $3 the actor, $4 the comment, $5 the
+// operation.
 const recordPartSQL = `
 insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because)
 select unnest($1::uuid[]), $5::uuid, $2, nullif($3, ''), nullif($4, '')`

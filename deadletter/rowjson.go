@@ -32,7 +32,7 @@ func appendJob(b []byte, j *Job, failures []byte) []byte {
 	b = appendInt(append(b, `,"resurrection_count":`...), j.ResurrectionCount)
 	b = appendTime(append(b, `,"last_resurrection_at":`...), j.LastResurrectionAt)
 	b = appendRaw(append(b, `,"tags":`...), j.Tags)
-	b = appendText(append(b, `,"state":`...), j.State)
+	b = appendText(append(b, `,"state":`...), string(j.State))
 	b = appendID(append(b, `,"replay_job_id":`...), j.ReplayJobID)
 	b = appendID(append(b, `,"replay_of":`...), j.ReplayOf)
 	b = appendText(append(b, `,"error_kind":`...), string(j.ErrorKind))

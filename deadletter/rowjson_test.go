@@ -39,7 +39,7 @@ func FuzzAppendJob(f *testing.F) {
 		full := Job{
 			ID: id, JobName: a, Args: json.RawMessage(encoded(t, b)), Queue: b, Priority: n, MaxAttempts: -n, Attempts: n / 2,
 			LastError: a + b, Reason: classify.Reason(b), OriginalCreatedAt: at, MovedAt: at.Add(time.Second), ResurrectionCount: n,
-			LastResurrectionAt: &at, Tags: json.RawMessage("{\"a\":\r\n[1,\n2]}"), State: a, ReplayJobID: &id, ReplayOf: &other,
+			LastResurrectionAt: &at, Tags: json.RawMessage("{\"a\":\r\n[1,\n2]}"), State: State(a), ReplayJobID: &id, ReplayOf: &other,
 			ErrorKind: classify.Kind(b), ErrorType: a, ErrorCode: b, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, UniqueJob: n%2 == 0, DedupKey: &b, ProducerID: &a, WorkerID: &other, ScheduledAt: &at,
 			MovedXID: &xid, CreatedAt: &at,

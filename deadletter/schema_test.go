@@ -105,9 +105,9 @@ func TestQueue_schemaOfItsOwn_everyMethodWorks(t *testing.T) {
 	check("cleanup to an archive", err)
 	_, err = q.Cleanup(ctx, time.Hour, deadletter.Filter{Limit: 1})
 	check("cleanup", err)
-	_, err = q.Retain(ctx, []deadletter.Retention{{Keep: time.Hour}}, 7)
+	_, err = q.ApplyRetention(ctx, []deadletter.Retention{{Keep: time.Hour}}, deadletter.MaintenanceOptions{Lock: 7})
 	check("retain", err)
-	check("forget", q.Forget(ctx, 7))
+	check("forget", q.PruneHistory(ctx, deadletter.MaintenanceOptions{Lock: 7}))
 
 	if n := value[int](t, pool, "select count(*) from pg_class where relnamespace = 'public'::regnamespace"); n != 0 {
 		t.Errorf("public has %d relations", n)
@@ -129,12 +129,9 @@ func testSchemaBulk(ctx context.Context, t *testing.T, q *deadletter.Queue, f de
 	if err != nil || len(first) != 5 {
 		t.Errorf("%d are the first to replay, %v", len(first), err)
 	}
-	op, err := q.StartReplay(ctx, f, o, deadletter.Pace{})
-	if err == nil {
-		op, err = q.ReplayRun(ctx, op.ID, nil)
-	}
-	if err != nil || op.Done != 11 {
-		t.Errorf("replayed %+v, %v", op, err)
+	result, err := q.ReplayAll(ctx, f, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: deadletter.Pace{Breaker: 0.5}})
+	if err != nil || len(result.Replayed) != 11 {
+		t.Errorf("replayed %+v, %v", result, err)
 	}
 }
 

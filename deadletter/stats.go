@@ -11,39 +11,40 @@ import (
 	"soniq/deadletter/classify"
 )
 
-// Stats are counts of the dead letters that died within a window. The names
-// in JSON are those that Python Soniq has for the same.
+// Stats are numbers of dead letters that died within a window. The JSON names are
+// those of Python Soniq.
 type Stats struct {
-	// Total counts the dead letters.
-	Total    int64                     `json:"total_count"`
+	// Total is how many there are.
+	Total int64 `json:"total_count"`
+	// ByJob, ByQueue, ByReason and ByState are how many there are of each.
 	ByJob    map[string]int64          `json:"by_job_name"`
 	ByQueue  map[string]int64          `json:"by_queue"`
 	ByReason map[classify.Reason]int64 `json:"by_reason"`
-	ByState  map[string]int64          `json:"by_state"`
-	// ByDate is keyed by the day in UTC, as in 2006-01-02. Days without a dead
-	// letter are left out.
+	ByState  map[State]int64           `json:"by_state"`
+	// ByDate has a day in UTC as the key, as in 2006-01-02. Days without a dead
+	// letter are missing.
 	ByDate map[string]int64 `json:"by_date"`
-	// OldestAge is how long ago the oldest dead letter died that is in the
-	// state dead, whether or not that was within the window. 0 if there is
-	// none.
+	// OldestAge is how long ago the oldest dead letter in the state dead died,
+	// within the window or not. 0 if there is none.
 	OldestAge time.Duration `json:"-"`
-	// OldestAgeHours is the same in hours.
+	// OldestAgeHours is OldestAge in hours.
 	OldestAgeHours float64 `json:"oldest_job_age_hours"`
-	// ReplaysFinished counts the dead letters whose latest replay has ended.
+	// ReplaysFinished is how many have a latest replay that has ended.
 	ReplaysFinished int64 `json:"replays_finished"`
 	// ReplaySuccessRate is the part of these, from 0 to 1, whose latest replay
-	// succeeded. 0 if there is none. A replay that died counts as failed even
-	// where another one resolved it later.
+	// succeeded. 0 if there is none. A replay that died counts as failed, even if
+	// its own replay resolved the dead letter later.
 	ReplaySuccessRate float64 `json:"replay_success_rate"`
 }
 
-// The answer has a row for each group, of the grouping sets in their order and
-// then of the days, and is of one moment. The rows of the table are counted
-// first, by few keys: the database can do that in parts, side by side, and the
-// days by an index alone. The place of %[1]s is the window's.
+// The answer has a row for each group of the grouping sets and then for each day,
+// all of one snapshot. Rows are counted by few keys first: PostgreSQL can do that
+// in parallel, and count the days by an index alone. The places are those of the
+// window's condition, for d and for a condition that follows.
 //
-// A replay that died has a dead letter of its own. Only by that one's success
-// can the latest replay of a resolved row have died: then it says whose it was.
+// A replay that died has a dead letter of its own, and the success of that one
+// resolves both. So a resolved row whose latest replay died has a dead letter that
+// names it in replay_of.
 const statsSQL = `
 with counts as materialized (
   select
@@ -80,8 +81,8 @@ union all
 select 16, coalesce(to_char(d.day, 'YYYY-MM-DD'), ''), d.n, 0, 0, 0
 from days d`
 
-// What grouping() says of each set: a bit for each column that isn't in it. The
-// days have a number of their own.
+// The values of grouping(): a bit for each column that is not in the set. Days have
+// a number of their own.
 const (
 	groupTotal  = 0b1111
 	groupJob    = 0b0111
@@ -93,8 +94,10 @@ const (
 
 var errNegativeWindow = errors.New("the window is negative")
 
-// Stats counts the dead letters that died within the window before now, or all
-// of them where it is 0.
+// Stats counts the dead letters that died within the window before now, by the
+// database's clock. A window of 0 counts all.
+//
+// Errors: a negative window; those of the database.
 func (q *Queue) Stats(ctx context.Context, window time.Duration) (Stats, error) {
 	s, err := q.stats(ctx, window)
 	if err != nil {
@@ -109,7 +112,7 @@ func (q *Queue) stats(ctx context.Context, window time.Duration) (Stats, error) 
 	}
 	s := Stats{
 		ByJob: map[string]int64{}, ByQueue: map[string]int64{}, ByReason: map[classify.Reason]int64{},
-		ByState: map[string]int64{}, ByDate: map[string]int64{},
+		ByState: map[State]int64{}, ByDate: map[string]int64{},
 	}
 	sql, params := statsOf(window)
 	err := q.survey(ctx, sql, params, s.scan)
@@ -131,7 +134,7 @@ func (s *Stats) scan(rows pgx.Rows) error {
 			if finished > 0 {
 				s.ReplaySuccessRate = float64(succeeded) / float64(finished)
 			}
-			// The database's clock can be set back.
+			// The clock may have been set back.
 			s.OldestAge = max(0, time.Duration(oldest*float64(time.Second)))
 			s.OldestAgeHours = s.OldestAge.Hours()
 		case groupJob:
@@ -141,7 +144,7 @@ func (s *Stats) scan(rows pgx.Rows) error {
 		case groupReason:
 			s.ByReason[classify.Reason(key)] = count
 		case groupState:
-			s.ByState[key] = count
+			s.ByState[State(key)] = count
 		case groupDate:
 			s.ByDate[key] = count
 		}

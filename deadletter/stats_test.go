@@ -41,7 +41,7 @@ func TestQueue_Stats_countsWithinTheWindow(t *testing.T) {
 		!maps.Equal(s.ByJob, map[string]int64{"a": 2}) ||
 		!maps.Equal(s.ByQueue, map[string]int64{"": 1, "default": 1}) ||
 		!maps.Equal(s.ByReason, map[classify.Reason]int64{classify.Timeout: 1, classify.MaxRetriesExceeded: 1}) ||
-		!maps.Equal(s.ByState, map[string]int64{"dead": 2}) ||
+		!maps.Equal(s.ByState, map[deadletter.State]int64{"dead": 2}) ||
 		!maps.Equal(s.ByDate, byDate) {
 		t.Errorf("within a day: %+v", s)
 	}
@@ -53,7 +53,7 @@ func TestQueue_Stats_countsWithinTheWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all.Total != 4 || len(all.ByJob) != 3 || !maps.Equal(all.ByState, map[string]int64{"dead": 3, "resolved": 1}) || all.ByDate[day(1000*time.Hour)] != 1 {
+	if all.Total != 4 || len(all.ByJob) != 3 || !maps.Equal(all.ByState, map[deadletter.State]int64{"dead": 3, "resolved": 1}) || all.ByDate[day(1000*time.Hour)] != 1 {
 		t.Errorf("all: %+v", all)
 	}
 	if _, err := q.Stats(t.Context(), -1); err == nil {

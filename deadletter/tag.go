@@ -10,25 +10,29 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// $1 the dead letter.
 const lockTagsSQL = `
 select tags
 from public.soniq_dead_letter_jobs
 where id = $1
 for update`
 
+// $1 the dead letter, $2 its tags.
 const setTagsSQL = `
 update public.soniq_dead_letter_jobs
 set tags = $2::jsonb
 where id = $1`
 
-var errNoTags = errors.New("no tag is named")
+var errNoTags = errors.New("no tag is given")
 
-// Tag gives a dead letter these tags beside those that it has; one of the same
-// key is replaced, and one with an empty value is taken away. It returns
-// ErrNotFound if there is no such dead letter. Two who tag the same one at the
-// same time lose nothing. Tags that are no JSON object are replaced.
+// Tag sets tags of a dead letter and keeps its others. A tag with an empty value is
+// removed. Stored tags that are not a JSON object are replaced. Concurrent calls
+// keep each other's tags.
+//
+// Errors: [ErrNotFound]; a key or value that can't be stored; those of the
+// database.
 func (q *Queue) Tag(ctx context.Context, id uuid.UUID, tags map[string]string) error {
-	err := pgx.BeginTxFunc(ctx, q.pool, replayTx, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
 		return q.tag(ctx, tx, id, tags)
 	})
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 	"unicode/utf16"
 )
 
-// A where collects conditions on a dead letter, under the alias d, and their
-// parameters. Every verb and its preview take their conditions from here.
+// A where collects the conditions of a statement, on a dead letter d, and their
+// parameters. A verb and its preview take their conditions from here.
 //
-// Only the conditions that are set are in the text. One text with
-// "$1 is null or ..." for each would be simpler, and could not use an index.
+// The statement has only the conditions that are set. One with '$1 is null or ...'
+// for each would be simpler, and could not use an index.
 type where struct {
 	conditions []string
 	params     []any
@@ -29,7 +29,7 @@ func (w *where) and(condition string) {
 	w.conditions = append(w.conditions, condition)
 }
 
-// sql returns the where clause, or nothing where all rows are meant.
+// sql returns the where clause, which is empty without conditions.
 func (w *where) sql() string {
 	if len(w.conditions) == 0 {
 		return ""
@@ -37,7 +37,12 @@ func (w *where) sql() string {
 	return "\nwhere " + strings.Join(w.conditions, "\n  and ")
 }
 
-// limit returns the limit clause. 0 is none.
+// clone returns a copy that may be changed.
+func (w *where) clone() *where {
+	return &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
+}
+
+// limit returns the limit clause, which is empty for 0.
 func (w *where) limit(n int) string {
 	if n == 0 {
 		return ""
@@ -45,15 +50,15 @@ func (w *where) limit(n int) string {
 	return "\nlimit " + w.param(n)
 }
 
-// where returns the filter's conditions. The filter must be valid.
-func (f Filter) where() *where {
+// whereOf returns the conditions of a valid filter.
+func whereOf(f Filter) *where {
 	w := &where{}
-	f.addTo(w)
+	w.filter(f)
 	return w
 }
 
-// addTo adds the filter's conditions to w, which may have parameters already.
-func (f Filter) addTo(w *where) {
+// filter adds the conditions of a valid filter.
+func (w *where) filter(f Filter) {
 	if f.JobNames != nil {
 		w.and("d.job_name = any(" + w.param(f.JobNames) + ")")
 	}
@@ -80,7 +85,7 @@ func (f Filter) addTo(w *where) {
 		w.tag(key, f.Tags[key])
 	}
 	if f.State != "" {
-		w.and(stateCondition[f.State])
+		w.and(stateCondition(f.State))
 	}
 	if f.Groups != nil {
 		w.and(groupKey + " = any(" + w.param(f.Groups) + ")")
@@ -94,15 +99,20 @@ func (f Filter) addTo(w *where) {
 	}
 }
 
-// stateCondition has the state as a literal: the dead have an index of their
-// own, which a plan for any parameter could not use.
-var stateCondition = map[string]string{
-	StateDead:      "d.state = 'dead'",
-	StateReplaying: "d.state = 'replaying'",
-	StateResolved:  "d.state = 'resolved'",
+// stateCondition has the state as a literal: dead rows have an index of their own,
+// which a generic plan for a parameter could not use.
+func stateCondition(s State) string {
+	switch s {
+	case StateDead:
+		return "d.state = 'dead'"
+	case StateReplaying:
+		return "d.state = 'replaying'"
+	default:
+		return "d.state = 'resolved'"
+	}
 }
 
-// nameLike adds the condition for a part of the name or a pattern.
+// nameLike adds the condition of Filter.NameLike.
 func (w *where) nameLike(pattern string) {
 	if strings.ContainsAny(pattern, "*?") {
 		w.and("d.job_name like " + w.param(globToLike(pattern)))
@@ -121,9 +131,9 @@ func escapeLike(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s)
 }
 
-// groupKey is the group of the row d: its fingerprint or, where another
-// program has written none, a digest of what is alike in failures of one cause.
-// It is the expression of an index in schema.sql, to the letter.
+// groupKey is the group of the row d: its fingerprint or, if another program wrote
+// none, a digest of what failures of one cause have in common. It must match the
+// expression of an index in schema.sql to the letter.
 const groupKey = `coalesce(d.fingerprint, lpad(to_hex(hashtextextended(` +
 	`d.job_name || '|' || d.dead_letter_reason || '|' || ` +
 	`regexp_replace(left(split_part(coalesce(d.last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi')` +
@@ -131,14 +141,14 @@ const groupKey = `coalesce(d.fingerprint, lpad(to_hex(hashtextextended(` +
 
 // tag adds the condition for one tag.
 //
-// Python stores tags encoded twice: the column holds a JSON string whose text
-// is an object. Postgres 15 can't try whether a text is JSON, so such a string
-// is searched for the pair as Python writes it. An object with another one
-// inside is left out, since its inner pairs would look the same: a filter that
-// deletes must not find too much.
+// Python Soniq stores tags encoded twice: the column holds a JSON string whose
+// text is an object. PostgreSQL 15 can't test whether a text is JSON, so such a
+// string is searched for the pair as Python writes it. An object within the object
+// is not searched, since its pairs would look the same: a filter that deletes must
+// not find too much.
 func (w *where) tag(key, value string) {
 	pair := pythonString(key) + ": "
-	// A value that is no string ends at a comma or at the brace.
+	// A value other than a string ends at a comma or at the brace.
 	written := []string{pair + pythonString(value), pair + value + ",", pair + value + "}"}
 	w.and(fmt.Sprintf(`(
     d.tags ->> %s = %s

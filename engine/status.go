@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/deadletter"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 )
@@ -21,7 +22,7 @@ type Status struct {
 	Queues []QueueStatus `json:"queues"`
 	// DeadLetters counts soniq_dead_letter_jobs by state: dead, replaying,
 	// resolved.
-	DeadLetters map[string]int64 `json:"dead_letters"`
+	DeadLetters map[deadletter.State]int64 `json:"dead_letters"`
 	// Workers are those that are not stopped, the one that runs longest first.
 	Workers []WorkerStatus `json:"workers"`
 }
@@ -147,7 +148,7 @@ order by started_at, id`
 //
 // Errors: those of the database.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	s := Status{DeadLetters: map[string]int64{}}
+	s := Status{DeadLetters: map[deadletter.State]int64{}}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
 		IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly,
 	}, func(tx pgx.Tx) error {
@@ -159,7 +160,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		var state string
 		var n int64
 		if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
-			s.DeadLetters[state] = n
+			s.DeadLetters[deadletter.State(state)] = n
 			return nil
 		}); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -163,7 +164,7 @@ func TestClient_status_countsDeadLettersByState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := map[string]int64{"dead": 3, "replaying": 1, "resolved": 2}; !maps.Equal(s.DeadLetters, want) {
+	if want := map[deadletter.State]int64{"dead": 3, "replaying": 1, "resolved": 2}; !maps.Equal(s.DeadLetters, want) {
 		t.Errorf("dead letters %v, want %v", s.DeadLetters, want)
 	}
 }

@@ -186,7 +186,7 @@ func valuesOf(value *kong.Value) []string {
 	case "status":
 		return jobs.Statuses()
 	case "state":
-		return []string{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}
+		return []string{string(deadletter.StateDead), string(deadletter.StateReplaying), string(deadletter.StateResolved)}
 	case "format":
 		return []string{string(deadletter.FormatJSON), string(deadletter.FormatJSONL), string(deadletter.FormatCSV)}
 	default:

@@ -246,7 +246,7 @@ func (r *configReader) retention(n *yaml.Node, file *workerFile) {
 				}
 			},
 			"state": func(n *yaml.Node) {
-				switch rule.Filter.State = r.text(n, where+"state"); rule.Filter.State {
+				switch rule.Filter.State = deadletter.State(r.text(n, where+"state")); rule.Filter.State {
 				case "", deadletter.StateDead, deadletter.StateResolved:
 				default:
 					r.wrong(n, "%sstate must be dead or resolved, not %q: what is being replayed is kept", where, rule.Filter.State)

@@ -64,7 +64,7 @@ func TestImport_saysWhatItWouldDo_didAndWhoDidIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dry := range []bool{true, false} {
-		args, did, asJSON := []string{"dead-letter", "import", path, "--as", "ann", "--because", "by mistake"}, "Imported", `{"imported":0,"settled":0,"skipped":2}`
+		args, did, asJSON := []string{"dead-letter", "import", path, "--as", "ann", "--comment", "by mistake"}, "Imported", `{"imported":0,"settled":0,"skipped":2}`
 		if dry {
 			args, did, asJSON = append(args, "--dry-run"), "Would import", `{"count":1,"dry_run":true,"settled":1,"skipped":1}`
 		}

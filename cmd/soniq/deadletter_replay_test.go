@@ -24,7 +24,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 	if r := s.ok("dead-letter", "history"); r.err != "no operations yet\n" {
 		t.Errorf("%+v", r)
 	}
-	running := s.start("dead-letter", "replay", "--all", "--yes", "--rate", "10/s", "--because", "the \x1b[31mstore is back")
+	running := s.start("dead-letter", "replay", "--all", "--yes", "--rate", "10/s", "--comment", "the \x1b[31mstore is back")
 	eventually.True(t, "the first replays", func() bool { return strings.Contains(running.out.String(), "Replayed ") })
 	s.signals <- syscall.SIGINT
 	if code := running.wait(t); code != app.ExitPartly {
@@ -74,9 +74,10 @@ func TestReplay_canary_thatDies_savesTheOthers(t *testing.T) {
 	}
 	wantIn(t, "stderr", running.err.String(), "replaying 1 first", "stopped: 1 of the first replays did not succeed; replayed 1 of 5 dead letters")
 	got := decode[struct {
-		State, StoppedBy string
-		Total            int
-		Replayed         []deadletter.Replayed
+		State     deadletter.OperationState
+		StoppedBy string
+		Total     int
+		Replayed  []deadletter.Replayed
 	}](t, strings.ReplaceAll(running.out.String(), "stopped_by", "stoppedby"))
 	if got.State != deadletter.OperationStopped || got.StoppedBy != deadletter.StoppedByCanary || got.Total != 5 || len(got.Replayed) != 1 {
 		t.Errorf("%+v", got)

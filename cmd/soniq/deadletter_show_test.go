@@ -17,7 +17,7 @@ func TestShow_tellsTheWholeStory_withoutSecrets(t *testing.T) {
 		args:  `{"user_id": 42, "api_key": "k-123", "nested": {"note": "dial postgres://ann:s3cr3t@db/app"}}`,
 		error: "dial postgres://ann:s3cr3t@db/app: refused",
 	}).String()
-	s.ok("dead-letter", "replay", id, "--because", "the store is back", "--as", "ann")
+	s.ok("dead-letter", "replay", id, "--comment", "the store is back", "--as", "ann")
 	out := s.ok("dead-letter", "show", id).out
 	wantIn(t, "show", out, "by ann: the store is back", "Replays\n", "queued", `"api_key": "[redacted]"`, `"user_id": 42`, "ann:[redacted]@db")
 	revealed := s.ok("dead-letter", "show", id, "--reveal").out
@@ -41,13 +41,13 @@ func TestShow_tellsTheWholeStory_withoutSecrets(t *testing.T) {
 	var story struct {
 		ID      string
 		Lineage struct{ Replays []struct{ Outcome string } }
-		History []struct{ Action, Because string }
+		History []struct{ Action, Comment string }
 	}
 	if err := json.Unmarshal([]byte(s.ok("dead-letter", "show", id, "--json").out), &story); err != nil {
 		t.Fatal(err)
 	}
 	if story.ID != id || len(story.Lineage.Replays) != 1 || story.Lineage.Replays[0].Outcome != "queued" ||
-		len(story.History) != 2 || story.History[0].Because != "the store is back" || story.History[1].Action != "reveal" {
+		len(story.History) != 2 || story.History[0].Comment != "the store is back" || story.History[1].Action != "reveal" {
 		t.Errorf("%+v", story)
 	}
 }

@@ -177,7 +177,10 @@ func TestReplay_bulk_takesWhatThePreviewCounted(t *testing.T) {
 	if strings.Count(r.out, "Replayed ") != 2 || countJobs(t, pool) != 2 || r.err != "replayed 2 dead letters\n" {
 		t.Errorf("%+v, %d jobs", r, countJobs(t, pool))
 	}
-	result := decode[deadletter.ReplayResult](t, s.ok("dead-letter", "replay", "--all", "--yes", "--json").out)
+	result := decode[struct {
+		Replayed []deadletter.Replayed
+		Skipped  int
+	}](t, s.ok("dead-letter", "replay", "--all", "--yes", "--json").out)
 	if len(result.Replayed) != 4 {
 		t.Errorf("--all: %+v", result)
 	}

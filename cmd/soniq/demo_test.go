@@ -48,7 +48,7 @@ func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {
 	var report struct {
 		Done, Retries int
 		DeadLetters   []deadletter.Job `json:"dead_letters"`
-		ReplayState   string           `json:"replay_state"`
+		ReplayState   deadletter.State `json:"replay_state"`
 	}
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatalf("%v in %s", err, out)

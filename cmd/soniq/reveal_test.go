@@ -47,7 +47,7 @@ func TestReveal_isRecorded_orNothingIsShown(t *testing.T) {
 			if _, err := pool.Exec(t.Context(), "delete from soniq_dead_letter_audit; delete from soniq_dead_letter_operations"); err != nil {
 				t.Fatal(err)
 			}
-			revealed := append(line, "--reveal", "--as", "ann", "--because", "ticket 7")
+			revealed := append(line, "--reveal", "--as", "ann", "--comment", "ticket 7")
 			if r := s.ok(revealed...); !strings.Contains(r.out, "Zk3v") || strings.Contains(r.err, "Zk3v") {
 				t.Errorf("%v: %s%s", revealed, r.out, r.err)
 			}
@@ -58,11 +58,11 @@ func TestReveal_isRecorded_orNothingIsShown(t *testing.T) {
 				t.Errorf("%v: %d operations", revealed, n)
 			}
 		}
-		if r := s.run(append(c.line, "--because", "x")...); !strings.Contains(strings.Join(c.line, " "), "replay") && r.code != app.ExitUsage {
+		if r := s.run(append(c.line, "--comment", "x")...); !strings.Contains(strings.Join(c.line, " "), "replay") && r.code != app.ExitUsage {
 			t.Errorf("%v without --reveal: exit %d: %s", c.line, r.code, r.err)
 		}
 	}
-	s.ok("job", job.String(), "--reveal", "--as", "ann", "--because", "ticket 7")
+	s.ok("job", job.String(), "--reveal", "--as", "ann", "--comment", "ticket 7")
 	history := s.ok("dead-letter", "history", job.String()).out
 	if !strings.Contains(history, "reveal, by ann: ticket 7") {
 		t.Errorf("the history of a job: %s", history)

@@ -25,7 +25,7 @@ func failures(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	start := time.Now()
-	result, err := queue.ReplayAll(ctx, deadletter.Filter{All: true}, deadletter.ReplayOptions{})
+	result, err := queue.ReplayAll(ctx, deadletter.Filter{All: true}, deadletter.ReplayAllOptions{})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"soniq/deadletter"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
@@ -58,7 +59,9 @@ func (m *Maintenance) pruneInTurn(ctx context.Context) error {
 	}
 	leads, historyErr := pg.TakeTurn(ctx, m.config.Pool, historyTask, historyInterval)
 	if historyErr == nil && leads {
-		historyErr = m.config.DeadLetters.Forget(ctx, m.config.Pool.Schema().LockKey(pg.MaintenanceLock))
+		historyErr = m.config.DeadLetters.PruneHistory(ctx, deadletter.MaintenanceOptions{
+			Lock: m.config.Pool.Schema().LockKey(pg.MaintenanceLock),
+		})
 	}
 	return errors.Join(err, historyErr)
 }

@@ -39,7 +39,9 @@ func (m *Maintenance) Retain(ctx context.Context) error {
 		return err
 	}
 	queue := m.config.DeadLetters.As("worker "+m.config.Worker.String(), "kept for as long as the rules say")
-	deleted, err := queue.Retain(ctx, m.config.Retention, m.config.Pool.Schema().LockKey(pg.MaintenanceLock))
+	deleted, err := queue.ApplyRetention(ctx, m.config.Retention, deadletter.MaintenanceOptions{
+		Lock: m.config.Pool.Schema().LockKey(pg.MaintenanceLock),
+	})
 	if deleted > 0 {
 		m.config.Logger.Info("dead letters cleaned up", "deleted", deleted)
 	}

@@ -18,10 +18,10 @@ type RevealFlags struct {
 	Authorship
 }
 
-// Check refuses --as and --because where nothing is recorded.
+// Check refuses --as and --comment where nothing is recorded.
 func (r *RevealFlags) Check() error {
-	if !r.Reveal && (r.As != "" || r.Because != "") {
-		return Usagef("--as and --because are for the record of --reveal")
+	if !r.Reveal && (r.As != "" || r.Comment != "") {
+		return Usagef("--as and --comment are for the record of --reveal")
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func LetterIDs(jobs []deadletter.Job) []uuid.UUID {
 // Authorship says who changes dead letters, and why: it is kept with them.
 type Authorship struct {
 	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
-	Because string `placeholder:"TEXT" help:"Why you do it, in the history."`
+	Comment string `placeholder:"TEXT" help:"Why you do it, in the history."`
 }
 
 // DeadLetters returns the dead-letter queue, whose history names the author.
@@ -108,5 +108,5 @@ func (w *Authorship) DeadLetters(a *App, pool *pgxpool.Pool) (*deadletter.Queue,
 	if err != nil {
 		return nil, err
 	}
-	return queue.As(cmp.Or(w.As, a.Actor), w.Because), nil
+	return queue.As(cmp.Or(w.As, a.Actor), w.Comment), nil
 }

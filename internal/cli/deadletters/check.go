@@ -151,12 +151,12 @@ func (c *checkCmd) Run(a *app.App) error {
 	verdict := max(count.judge(b.Count), age.judge(b.OldestAge))
 	if a.JSON {
 		err = a.Out.Document(checked{
-			Status: strings.ToLower(checkNames[verdict]), State: f.State, Count: b.Count, Warn: count.warn, Max: count.most,
+			Status: strings.ToLower(checkNames[verdict]), State: string(f.State), Count: b.Count, Warn: count.warn, Max: count.most,
 			OldestID: b.OldestID, OldestSeconds: b.OldestAge.Seconds(), WarnSeconds: seconds(age.warn), MaxSeconds: seconds(age.most),
 		})
 	} else {
 		a.Out.Printf("DEAD LETTERS %s - %s | %s=%d;%s;%s;0 oldest=%ds;%s;%s;0",
-			checkNames[verdict], checkText(f.State, b, count, age),
+			checkNames[verdict], checkText(string(f.State), b, count, age),
 			f.State, b.Count, perfdata(count.warn), perfdata(count.most),
 			int64(b.OldestAge.Seconds()), perfdata(seconds(age.warn)), perfdata(seconds(age.most)))
 	}

@@ -110,9 +110,9 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 		f.Reasons = append(f.Reasons, reason)
 	}
 	if s.State != nil {
-		switch *s.State {
+		switch state := deadletter.State(*s.State); state {
 		case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
-			f.State = *s.State
+			f.State = state
 		default:
 			return f, app.Usagef("--state must be dead, replaying or resolved, not %q", *s.State)
 		}

@@ -18,7 +18,7 @@ type historyCmd struct {
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--because); so is who was shown secrets (--reveal), of jobs too. Arguments are recorded without their secrets; what people wrote (--because, filters) is shown without them.
+	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--comment); so is who was shown secrets (--reveal), of jobs too. Arguments are recorded without their secrets; what people wrote (--comment, filters) is shown without them.
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
@@ -99,7 +99,7 @@ func (c *historyCmd) one(a *app.App, queue *deadletter.Queue) error {
 func recordLines(a *app.App, records []deadletter.Record) []string {
 	lines := make([]string, len(records))
 	for i, r := range records {
-		line := a.When(r.At) + "  " + r.Action
+		line := a.When(r.At) + "  " + string(r.Action)
 		if r.JobID != nil {
 			line += " as job " + r.JobID.String()
 		}
@@ -109,8 +109,8 @@ func recordLines(a *app.App, records []deadletter.Record) []string {
 		if r.Actor != "" {
 			line += ", by " + r.Actor
 		}
-		if r.Because != "" {
-			line += ": " + r.Because
+		if r.Comment != "" {
+			line += ": " + r.Comment
 		}
 		lines[i] = terminal.OneLine(line)
 	}
@@ -131,11 +131,11 @@ func printOperations(a *app.App, ops []deadletter.Operation) error {
 	}}
 	now := a.Now()
 	for _, op := range ops {
-		stood := op.State
+		stood := string(op.State)
 		if op.StoppedBy != "" {
 			stood += " by " + op.StoppedBy
 		}
-		t.Add(terminal.Age(now, op.CreatedAt), op.Action, terminal.Thousands(op.Done), terminal.Thousands(op.Total), stood, op.Actor, op.Because, filterWords(op), op.ID.String())
+		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stood, op.Actor, op.Comment, filterWords(op), op.ID.String())
 	}
 	return t.Write(a.Out, a.TableWidth())
 }

@@ -29,7 +29,7 @@ A file is checked to its end before anything is imported. Standard input is impo
 
     soniq dead-letter import dead_jobs.json
     soniq dead-letter import resolved.jsonl.gz --dry-run
-    soniq dead-letter import dead_jobs.csv --because "deleted by mistake"
+    soniq dead-letter import dead_jobs.csv --comment "deleted by mistake"
     zstd -dc dead.jsonl.zst | soniq dead-letter import - --format jsonl`
 }
 

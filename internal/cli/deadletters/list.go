@@ -179,7 +179,7 @@ func reasonStyle(reason string) terminal.Style {
 
 // stateStyle is the colour of a state: what is settled stands back.
 func stateStyle(state string) terminal.Style {
-	switch state {
+	switch deadletter.State(state) {
 	case deadletter.StateResolved:
 		return terminal.Green
 	case deadletter.StateReplaying:
@@ -194,5 +194,5 @@ func state(j deadletter.Job) string {
 	if j.OutcomeUnknown() {
 		return "replayed, outcome unknown"
 	}
-	return j.State
+	return string(j.State)
 }

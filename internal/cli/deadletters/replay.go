@@ -36,7 +36,7 @@ func (replayCmd) Help() string {
     soniq dead-letter replay 01890a5d --set user.email=ada@example.com
     soniq dead-letter replay 01890a5d --edit
     soniq dead-letter replay --filter send_welcome_email --dry-run
-    soniq dead-letter replay --reason timeout --rate 50/s --canary 5 --because "the store is back"
+    soniq dead-letter replay --reason timeout --rate 50/s --canary 5 --comment "the store is back"
 
 Other arguments (--set, --unset, --args, --edit) are the new job's; the dead letter keeps its own, and the history tells. A PATH is keys with dots between them and places of lists in brackets, such as items[0].sku; a backslash takes a dot as it is. A VALUE that can be read as JSON is JSON: 42 is a number, '"42"' and Ada are strings.
 
@@ -265,7 +265,7 @@ func replayAllError(err error) error {
 }
 
 func replayRefused(e *deadletter.StateError) string {
-	text := e.State
+	text := string(e.State)
 	switch e.State {
 	case deadletter.StateReplaying:
 		text = "a replay is under way"

@@ -140,14 +140,12 @@ func (c *replayCmd) bulk(
 	if err := a.Confirm(c.Yes, question); err != nil {
 		return err
 	}
-	op, err := queue.StartReplay(a.Ctx, f, o, pace)
-	if err != nil {
+	run := replayFollower{a: a, canary: int64(pace.Canary)}
+	result, err := queue.ReplayAll(a.Ctx, f, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: pace, OnProgress: run.onProgress})
+	if !run.started {
 		return replayAllError(err)
 	}
-	if pace.Canary > 0 {
-		a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(int64(pace.Canary), op.Total)))
-	}
-	return c.follow(a, queue, op)
+	return run.end(result, err)
 }
 
 func (c *replayCmd) previewReplay(
@@ -228,7 +226,7 @@ func (c *replayCmd) showEdits(a *app.App, queue *deadletter.Queue, f deadletter.
 	return nil
 }
 
-// resume goes on with an operation that was stopped.
+// resume continues an operation that was stopped.
 func (c *replayCmd) resume(a *app.App) error {
 	if len(c.IDs) > 0 || c.All || c.given() || c.Limit != nil || c.DryRun || c.replayPace.used() != "" || c.replayEdit.used() != "" {
 		return app.Usagef("--resume goes on as the replay was started: give it alone")
@@ -245,52 +243,68 @@ func (c *replayCmd) resume(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	op, err := queue.Operation(a.Ctx, id)
+	run := replayFollower{a: a}
+	result, err := queue.ResumeReplay(a.Ctx, id, run.onProgress)
 	if errors.Is(err, deadletter.ErrNoOperation) {
 		return fmt.Errorf("%s: %w", id, deadletter.ErrNoOperation)
 	}
-	if err != nil {
+	if result.Operation.ID == uuid.Nil {
 		return err
 	}
-	return c.follow(a, queue, op)
+	return run.end(result, err)
 }
 
 // linesUpTo is how many lines about single replays a terminal shows; more of
 // them tell a person nothing.
 const linesUpTo = 20
 
-// follow runs a replay and shows how it gets on.
-func (c *replayCmd) follow(a *app.App, queue *deadletter.Queue, op deadletter.Operation) error {
-	before := op
-	bar := a.Progress("replaying", int(op.Total), linesUpTo+1)
-	_ = bar.Set64(op.Done + op.Skipped)
-	lines := !a.JSON && (!a.StdoutIsTTY || op.Total <= linesUpTo)
-	replayed := []deadletter.Replayed{}
-	op, err := queue.ReplayRun(a.Ctx, op.ID, func(now deadletter.Operation, made []deadletter.Replayed) {
-		_ = bar.Set64(now.Done + now.Skipped)
-		if a.JSON {
-			replayed = append(replayed, made...)
+// A replayFollower shows the progress of a bulk replay, and how it ended.
+type replayFollower struct {
+	a *app.App
+	// canary is how many are replayed first, or 0.
+	canary  int64
+	started bool
+	bar     *terminal.ProgressBar
+	// lines: there is a line for each replay.
+	lines bool
+}
+
+// onProgress is called at the start and after each batch.
+func (f *replayFollower) onProgress(op deadletter.Operation, made []deadletter.Replayed) {
+	if !f.started {
+		f.started = true
+		if f.canary > 0 {
+			f.a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(f.canary, op.Total)))
 		}
-		for _, r := range made {
-			if lines {
-				a.Out.Printf("Replayed %s as %s", r.From, r.To)
-			}
+		f.bar = f.a.Progress("replaying", int(op.Total), linesUpTo+1)
+		f.lines = !f.a.JSON && (!f.a.StdoutIsTTY || op.Total <= linesUpTo)
+	}
+	_ = f.bar.Set64(op.Done + op.Skipped)
+	for _, r := range made {
+		if f.lines {
+			f.a.Out.Printf("Replayed %s as %s", r.From, r.To)
 		}
-	})
-	_ = bar.Finish()
-	done := op.Done - before.Done
-	if a.JSON {
-		if printErr := a.Out.Document(map[string]any{
+	}
+}
+
+// end shows the result. err is that of the replay.
+func (f *replayFollower) end(result deadletter.ReplayResult, err error) error {
+	if f.bar != nil {
+		_ = f.bar.Finish()
+	}
+	op, done := result.Operation, int64(len(result.Replayed))
+	if f.a.JSON {
+		if printErr := f.a.Out.Document(map[string]any{
 			"operation": op.ID, "state": op.State, "stopped_by": op.StoppedBy,
-			"total": op.Total, "replayed": replayed, "skipped": op.Skipped,
+			"total": op.Total, "replayed": result.Replayed, "skipped": op.Skipped,
 		}); printErr != nil {
 			return printErr
 		}
 	}
 	if err != nil {
-		return c.broken(a, op, done, err)
+		return f.broken(op, done, err)
 	}
-	a.Note("replayed %s", terminal.Letters(done))
+	f.a.Note("replayed %s", terminal.Letters(done))
 	if op.Skipped == 0 {
 		return nil
 	}
@@ -301,9 +315,9 @@ func (c *replayCmd) follow(a *app.App, queue *deadletter.Queue, op deadletter.Op
 	return &app.ExitError{Code: code, Err: fmt.Errorf("skipped %s: an equal unique job is queued already, or somebody else was faster", terminal.Letters(op.Skipped))}
 }
 
-// broken says how far a replay came that did not reach its end, and how it can
-// go on.
-func (c *replayCmd) broken(a *app.App, op deadletter.Operation, done int64, err error) error {
+// broken is the error of a replay that did not reach its end: how far it came, and
+// how to resume it.
+func (f *replayFollower) broken(op deadletter.Operation, done int64, err error) error {
 	if errors.Is(err, deadletter.ErrNotResumable) && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped {
 		return fmt.Errorf("%s: %w: it was stopped on %s and not resumed for %d days; replay by the filter again",
 			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
@@ -315,12 +329,12 @@ func (c *replayCmd) broken(a *app.App, op deadletter.Operation, done int64, err 
 	if done == 0 {
 		code = app.ExitFailed
 	}
-	why := a.Describe(err)
+	why := f.a.Describe(err)
 	var stopped *deadletter.StoppedError
 	switch {
 	case errors.As(err, &stopped):
 		why = stopped.Error()
-	case errors.Is(err, context.Canceled) && a.Ctx.Err() != nil:
+	case errors.Is(err, context.Canceled) && f.a.Ctx.Err() != nil:
 		why = "interrupted"
 	}
 	return &app.ExitError{Code: code, Err: fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",

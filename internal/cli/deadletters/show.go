@@ -23,7 +23,7 @@ func (showCmd) Help() string {
 
     soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
     soniq dead-letter show --group 4f2a9c0d1e3b5a77
-    soniq dead-letter show 01890a5d --reveal --because "ticket OPS-7"`
+    soniq dead-letter show 01890a5d --reveal --comment "ticket OPS-7"`
 }
 
 func (c *showCmd) Run(a *app.App) error {
@@ -239,7 +239,7 @@ func printReplays(a *app.App, s letterStory) {
 		a.Out.Printf("\nReplays")
 	}
 	for _, r := range s.Lineage.Replays {
-		line := "  " + r.JobID.String() + "  " + r.Outcome
+		line := "  " + r.JobID.String() + "  " + string(r.Outcome)
 		if r.Outcome == deadletter.OutcomeDied {
 			line += ", see 'soniq dead-letter show " + r.JobID.String() + "'"
 		}

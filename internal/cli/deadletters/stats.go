@@ -59,20 +59,16 @@ func (c *statsCmd) Run(a *app.App) error {
 	if s.ReplaysFinished > 0 {
 		a.Out.Printf("%s ended, %.0f %% of them well", terminal.Plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
 	}
-	byReason := map[string]int64{}
-	for reason, n := range s.ByReason {
-		byReason[string(reason)] = n
-	}
 	for _, part := range []struct {
 		title  string
 		counts map[string]int64
 		byName bool
 		style  func(string) terminal.Style
 	}{
-		{"REASON", byReason, false, reasonStyle},
+		{"REASON", byText(s.ByReason), false, reasonStyle},
 		{"JOB", s.ByJob, false, nil},
 		{"QUEUE", s.ByQueue, false, nil},
-		{"STATE", s.ByState, false, stateStyle},
+		{"STATE", byText(s.ByState), false, stateStyle},
 		{"DAY (UTC)", s.ByDate, true, nil},
 	} {
 		a.Out.Printf("")
@@ -81,6 +77,15 @@ func (c *statsCmd) Run(a *app.App) error {
 		}
 	}
 	return nil
+}
+
+// byText returns the counts under plain strings.
+func byText[K ~string](counts map[K]int64) map[string]int64 {
+	texts := make(map[string]int64, len(counts))
+	for key, n := range counts {
+		texts[string(key)] = n
+	}
+	return texts
 }
 
 // mostCounts is how many lines of a part are shown: a person asks --json for

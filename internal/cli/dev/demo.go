@@ -387,7 +387,7 @@ type demoReport struct {
 	Retries     int              `json:"retries"`
 	DeadLetters []deadletter.Job `json:"dead_letters"`
 	ReplayedID  uuid.UUID        `json:"replayed_id"`
-	ReplayState string           `json:"replay_state"`
+	ReplayState deadletter.State `json:"replay_state"`
 }
 
 func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
@@ -413,7 +413,7 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 		{Title: "REASON"}, {Title: "JOB"}, {Title: "TRIES", Right: true}, {Title: "STATE"}, {Title: "ERROR", Min: 20},
 	}}
 	for _, j := range report.DeadLetters {
-		t.Add(string(j.Reason), j.JobName, fmt.Sprint(j.Attempts), j.State, j.LastError)
+		t.Add(string(j.Reason), j.JobName, fmt.Sprint(j.Attempts), string(j.State), j.LastError)
 	}
 	if err := t.Write(d.Out, d.TableWidth()); err != nil {
 		return err

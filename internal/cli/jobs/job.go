@@ -40,7 +40,7 @@ func (jobShowCmd) Help() string {
 
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m
-    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --reveal --because "ticket OPS-7"`
+    soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --reveal --comment "ticket OPS-7"`
 }
 
 func (c *jobShowCmd) Run(a *app.App) error {

@@ -1,0 +1,370 @@
+package deadletter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"soniq/internal/argshash"
+	"soniq/internal/pg"
+)
+
+const (
+	// replayBatch is how many jobs one statement makes. It bounds a statement's
+	// parameters.
+	replayBatch = 10_000
+	// editedBatch is how many jobs with other arguments one statement makes. Their
+	// arguments pass through this process, and each may be of any size.
+	editedBatch = 50
+	// duplicateTries is how often a replay is tried again if the equal job that
+	// stood in its way has left the queue before it could be named.
+	duplicateTries = 10
+)
+
+// A replayer makes jobs of dead letters, in a transaction that it is given.
+type replayer struct {
+	options ReplayOptions
+	by      author
+}
+
+// atOnce is how many of n replays one statement makes.
+func (r replayer) atOnce(n int) int {
+	if r.options.edits() {
+		return min(n, editedBatch)
+	}
+	return n
+}
+
+// makeJobsSQL inserts a queued job for each dead letter and links the two. It
+// returns the ids of both for those that it made.
+//
+// A job that is equal to a queued one under either unique index isn't made, and
+// its dead letter isn't changed. The trigger on the insert wakes the workers.
+// created_at is the clock's time, not the transaction's: the jobs of one
+// transaction run in their order.
+//
+// A name and a queue that were shortened become whole again. What the unique
+// indexes of the queue can't hold is not unique.
+//
+// $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0, $5
+// priority or null, $6 queue or empty, $7 delay, $8 and $9 the other arguments of
+// each and their hash, or null. For the record: $10 the operation, $11 the actor,
+// $12 the comment, $13 the detail of each or null.
+const makeJobsSQL = `
+with made as (
+  insert into public.soniq_jobs (
+    id, job_name, args, args_hash, status, attempts, max_attempts,
+    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
+  )
+  select
+    u.job_id, coalesce(d.whole_job_name, d.job_name), coalesce(u.args::jsonb, d.args),
+    case when u.args is not null and d.args_hash is not null then u.args_hash else d.args_hash end, 'queued',
+    case when $3 then d.attempts else 0 end,
+    case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
+    coalesce(nullif($6, ''), d.whole_queue, d.queue),
+    coalesce($5, d.priority),
+    coalesce(d.unique_job, false) and d.whole_job_name is null
+      and octet_length(d.job_name) + octet_length(coalesce(d.args_hash, '')) <= 2500,
+    case when octet_length(d.dedup_key) <= 2500 then d.dedup_key end, d.producer_id, d.id, clock_timestamp(),
+    case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
+  from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, position)
+  join public.soniq_dead_letter_jobs d on d.id = u.id
+  order by u.position
+  on conflict do nothing
+  returning id, replay_of
+), linked as (
+  update public.soniq_dead_letter_jobs d
+  set
+    state = 'replaying',
+    replay_job_id = made.id,
+    resurrection_count = coalesce(d.resurrection_count, 0) + 1,
+    last_resurrection_at = clock_timestamp()
+  from made
+  where d.id = made.replay_of
+  returning d.id, made.id as job_id
+), recorded as (
+  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
+  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id, u.detail::jsonb
+  from linked l
+  join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
+)
+select id, job_id
+from linked`
+
+// makeJobs makes the jobs, in the order of the dead letters, and records who did
+// it. operation is the one that it is part of, or nil. It returns those that it
+// made, in the same order.
+func (r replayer) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, operation *uuid.UUID) ([]Replayed, error) {
+	fresh := make([]uuid.UUID, len(ids))
+	for i := range fresh {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, err
+		}
+		fresh[i] = id
+	}
+	args, hashes, details, err := r.otherArgs(ctx, tx, ids)
+	if err != nil {
+		return nil, err
+	}
+	o := r.options
+	rows, err := tx.Query(ctx, makeJobsSQL, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hashes,
+		operation, r.by.actor, r.by.comment, details)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make(map[uuid.UUID]uuid.UUID, len(ids))
+	var from, to uuid.UUID
+	_, err = pgx.ForEachRow(rows, []any{&from, &to}, func() error {
+		jobs[from] = to
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	made := make([]Replayed, 0, len(jobs))
+	for _, id := range ids {
+		if job, ok := jobs[id]; ok {
+			made = append(made, Replayed{From: id, To: job})
+		}
+	}
+	return made, nil
+}
+
+// newArgs returns the new job's arguments and their hash, for a dead letter with
+// these arguments. Both are nil if they are the same.
+func (r replayer) newArgs(id uuid.UUID, args json.RawMessage) (edited, hash *string, err error) {
+	if !r.options.edits() {
+		return nil, nil, nil
+	}
+	from := args
+	if r.options.Args != nil {
+		from = r.options.Args
+	}
+	to, err := EditArgs(from, r.options.Edits)
+	var misfit *EditError
+	if errors.As(err, &misfit) {
+		misfit.ID = id
+	}
+	if err != nil || compacted(to) == compacted(args) {
+		return nil, nil, err
+	}
+	sum, err := argshash.Sum(to)
+	if err != nil {
+		return nil, nil, err
+	}
+	return new(string(to)), &sum, nil
+}
+
+const replayArgsSQL = `
+select d.id, d.args
+from public.soniq_dead_letter_jobs d
+where d.id = any($1)`
+
+// otherArgs returns the other arguments of each dead letter, their hash, and the
+// detail of its record. They are nil for one that keeps its arguments.
+func (r replayer) otherArgs(ctx context.Context, db pg.Querier, ids []uuid.UUID) (args, hashes, details []*string, err error) {
+	args, hashes, details = make([]*string, len(ids)), make([]*string, len(ids)), make([]*string, len(ids))
+	if !r.options.edits() {
+		return args, hashes, details, nil
+	}
+	positions := make(map[uuid.UUID]int, len(ids))
+	for i, id := range ids {
+		positions[id] = i
+	}
+	rows, err := db.Query(ctx, replayArgsSQL, ids)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var (
+		id     uuid.UUID
+		stored json.RawMessage
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &stored}, func() (err error) {
+		i := positions[id]
+		if args[i], hashes[i], err = r.newArgs(id, stored); err != nil || args[i] == nil {
+			return err
+		}
+		details[i], err = argsDetail(stored, json.RawMessage(*args[i]))
+		return err
+	})
+	return args, hashes, details, err
+}
+
+// replaysOf is the SQL of how often the work of a dead letter was replayed: itself
+// and those that it is a replay of. Rows made by hand can form a circle. It is the
+// same as the function soniq_dead_letter_replays in schema.sql, which programs of
+// 0.1.0 call, and needs no right to execute one.
+func replaysOf(id string) string {
+	return `(
+  with recursive line (parent, replays, depth) as (
+    select f.replay_of, f.resurrection_count, 1
+    from public.soniq_dead_letter_jobs f
+    where f.id = ` + id + `
+    union all
+    select f.replay_of, f.resurrection_count, l.depth + 1
+    from line l
+    join public.soniq_dead_letter_jobs f on f.id = l.parent
+    where l.depth < 100
+  )
+  select least(coalesce(sum(l.replays), 0), 1000000)::integer
+  from line l
+)`
+}
+
+// $1 the dead letter.
+var (
+	replayStateSQL = `
+select d.state, d.replay_job_id, d.attempts, d.max_attempts, ` + replaysOf("d.id") + `
+from public.soniq_dead_letter_jobs d
+where d.id = $1`
+	lockReplayStateSQL = replayStateSQL + `
+for update`
+)
+
+// refusal reads the dead letter by sql, one of the two statements above, and
+// returns why it can't be replayed. It doesn't look for duplicates.
+func (r replayer) refusal(ctx context.Context, db pg.Querier, sql string, id uuid.UUID) error {
+	var (
+		state                 string
+		replayJobID           *uuid.UUID
+		attempts, maxAttempts int
+		replays               int
+	)
+	err := db.QueryRow(ctx, sql, id).Scan(&state, &replayJobID, &attempts, &maxAttempts, &replays)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrNotFound
+	}
+	if err != nil {
+		return err
+	}
+	o := r.options
+	if state != string(StateDead) && !o.Force {
+		return &StateError{ID: id, State: State(state), ReplayJobID: replayJobID}
+	}
+	if o.MaxReplays > 0 && replays >= o.MaxReplays && !o.Force {
+		return &ReplaysError{ID: id, Replays: replays, MaxReplays: o.MaxReplays}
+	}
+	return o.checkAttempts(id, attempts, maxAttempts)
+}
+
+// The queued job that is equal to the dead letter $1 under one of the unique
+// indexes. $2 is the hash of other arguments, or null.
+const duplicateSQL = `
+select j.id
+from public.soniq_dead_letter_jobs d
+join public.soniq_jobs j on j.status = 'queued' and (
+  d.unique_job and j.unique_job and j.job_name = d.job_name
+    and j.args_hash = case when d.args_hash is not null then coalesce($2, d.args_hash) end
+  or j.dedup_key = d.dedup_key
+)
+where d.id = $1
+limit 1`
+
+// duplicate returns a *DuplicateError if a job that is equal to the dead letter is
+// queued.
+func (r replayer) duplicate(ctx context.Context, db pg.Querier, id uuid.UUID) error {
+	_, hashes, _, err := r.otherArgs(ctx, db, []uuid.UUID{id})
+	if err != nil {
+		return err
+	}
+	var queued uuid.UUID
+	err = db.QueryRow(ctx, duplicateSQL, id, hashes[0]).Scan(&queued)
+	if err == nil {
+		return &DuplicateError{ID: queued}
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	return err
+}
+
+// one replays a single dead letter.
+func (r replayer) one(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
+	if err := r.refusal(ctx, tx, lockReplayStateSQL, id); err != nil {
+		return uuid.Nil, err
+	}
+	for range duplicateTries {
+		made, err := r.makeJobs(ctx, tx, []uuid.UUID{id}, nil)
+		if err != nil {
+			return uuid.Nil, err
+		}
+		if len(made) == 1 {
+			return made[0].To, nil
+		}
+		if err := r.duplicate(ctx, tx, id); err != nil {
+			return uuid.Nil, err
+		}
+	}
+	return uuid.Nil, fmt.Errorf("an equal job came and left the queue %d times meanwhile", duplicateTries)
+}
+
+// isQueueTooLong reports whether the name of the job's queue doesn't fit into an
+// index. The same SQLSTATE from enlargeStringInfo is about a value over 1 GiB.
+func isQueueTooLong(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == pg.ProgramLimitExceeded && pgErr.Routine != "enlargeStringInfo"
+}
+
+// replayable returns the conditions of what a bulk replay takes of a filter. Its
+// preview has the same.
+//
+// A dead letter whose replay died has a younger dead letter with the newer error:
+// that is the one to replay.
+func (r replayer) replayable(f Filter) *where {
+	w := whereOf(f)
+	w.and("d.state = 'dead'")
+	w.and(outcomeUnknown + " is not true")
+	w.and("not " + superseded)
+	if r.options.Queue == "" {
+		// The index of the queue may not hold it.
+		w.and("d.whole_queue is null")
+	}
+	if r.options.MaxReplays > 0 {
+		w.and("not " + w.exhausted(r.options.MaxReplays))
+	}
+	return w
+}
+
+// superseded: a replay of the row died, and has a dead letter of its own.
+const superseded = "exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
+
+// exhausted: the row was replayed most times or more. Hardly any row is itself a
+// replay, and only those pay for the recursion.
+func (w *where) exhausted(most int) string {
+	n := w.param(most)
+	return `(case
+    when d.replay_of is null then coalesce(d.resurrection_count, 0)
+    else ` + replaysOf("d.id") + `
+  end >= ` + n + `)`
+}
+
+const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom public.soniq_dead_letter_jobs d"
+
+// lockReplayable locks the rows of w, up to the limit, and returns their ids, the oldest
+// first. All lock in this order, so that two at the same time don't deadlock. An
+// error of check ends it.
+func lockReplayable(
+	ctx context.Context, tx pgx.Tx, w *where, limit int, check func(id uuid.UUID, attempts, maxAttempts int) error,
+) ([]uuid.UUID, error) {
+	rows, err := tx.Query(ctx, selectReplayable+w.sql()+oldestFirst+w.limit(limit)+"\nfor update of d", w.params...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var (
+		ids                   []uuid.UUID
+		id                    uuid.UUID
+		attempts, maxAttempts int
+	)
+	_, err = pgx.ForEachRow(rows, []any{&id, &attempts, &maxAttempts}, func() error {
+		ids = append(ids, id)
+		return check(id, attempts, maxAttempts)
+	})
+	return ids, err
+}
