@@ -5,21 +5,20 @@ import (
 	"time"
 )
 
-// healthyAfter is how long a connection must have lasted for its loss to count
-// as a new accident and not as one more failure of the last one. A server that
-// accepts and drops us each few seconds is not a healthy one.
+// healthyAfter is how long a connection must have lasted for the backoff to begin anew.
+// A server that drops its connections every few seconds is not healthy.
 const healthyAfter = time.Minute
 
-// backoff says how long to wait before the next attempt: a random time between
-// nothing and a ceiling that doubles with each failure. Full jitter, because a
-// server that comes back is met by its whole fleet at once.
+// backoff is the wait before the next attempt: a random time from 0 to a ceiling that
+// doubles with each failure. It has full jitter because all programs reconnect at once
+// when a server comes back.
 type backoff struct {
 	min, max time.Duration
 	failures int
 }
 
-// next counts a failure and returns the wait before the next attempt. lived is
-// how long the connection lasted, 0 if there was none.
+// next counts a failure and returns the wait before the next attempt. lived is how long
+// the connection lasted; 0: there was none.
 func (b *backoff) next(lived time.Duration) time.Duration {
 	if lived >= healthyAfter {
 		b.failures = 0

@@ -10,147 +10,146 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A listener writes nothing, so a peer that is gone without a word (a pulled
-// cable, a firewall that forgot the connection) would look like a quiet one
-// until the kernel's own keepalive, two hours by default. These notice it
+// A listener writes nothing. If the server vanishes without closing the connection (a
+// pulled cable, a firewall that dropped its state), the connection looks idle until the
+// kernel's own keepalive, which takes two hours by default. These times notice it
 // within deadAfter.
 const (
 	keepAliveIdle     = 10 * time.Second
 	keepAliveInterval = 5 * time.Second
 	keepAliveCount    = 3
 
-	// deadAfter bounds the wait for an answer to what we did send, which
+	// deadAfter bounds the wait for the acknowledgement of what we sent, which
 	// keepalive doesn't probe: TCP_USER_TIMEOUT, where there is one.
 	deadAfter = keepAliveIdle + keepAliveCount*keepAliveInterval
 )
 
-// line dials the server's connections and can hang up on all of them. pgx
-// closes a broken connection in a goroutine of its own that may take 15
-// seconds, during which it dials once more to send a cancel request. Through
-// line these end when the listener does, and it can wait for them.
-type line struct {
+// dialer dials the server and can close all its connections. pgx closes a broken
+// connection in a goroutine of its own. That may take 15 seconds, and dials once more
+// to send a cancel request. closeAll ends both and waits for them.
+type dialer struct {
 	dial   pgconn.DialFunc
-	ctx    context.Context // the line's life, not a call's
+	ctx    context.Context // ends with closeAll
 	cancel context.CancelFunc
 
-	mu   sync.Mutex // orders the calls' Add and HangUp's Wait
-	down bool
-	open sync.WaitGroup
+	mu     sync.Mutex // orders open.Add and open.Wait
+	closed bool
+	open   sync.WaitGroup
 }
 
-var errHungUp = errors.New("dial: the listener has stopped")
+var errClosed = errors.New("dial: the listener has stopped")
 
-func newLine(dial pgconn.DialFunc) *line {
-	l := &line{dial: dial}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	return l
+func newDialer(dial pgconn.DialFunc) *dialer {
+	d := &dialer{dial: dial}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
 }
 
-// Dial is a pgconn.DialFunc. It asks the dialer that it was made with, which
-// may be the user's own, and adds what notices a dead peer.
-func (l *line) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	l.mu.Lock()
-	if l.down {
-		l.mu.Unlock()
-		return nil, errHungUp
+// DialContext is a pgconn.DialFunc. It uses the dial function that the dialer was made
+// with, which may be the user's, and sets the times that notice a dead server.
+func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil, errClosed
 	}
-	l.open.Add(1)
-	l.mu.Unlock()
+	d.open.Add(1)
+	d.mu.Unlock()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(l.ctx, cancel)()
+	defer context.AfterFunc(d.ctx, cancel)()
 
-	conn, err := l.dial(ctx, network, addr)
+	conn, err := d.dial(ctx, network, addr)
 	if err != nil {
-		l.open.Done()
+		d.open.Done()
 		return nil, err
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		watchPeer(tcp)
+		setKeepAlive(tcp)
 	}
-	call := &call{Conn: conn, ended: l.open.Done, ear: make(chan struct{})}
-	call.stop = context.AfterFunc(l.ctx, func() { _ = conn.Close() })
-	return call, nil
+	tracked := &trackedConn{Conn: conn, onClose: d.open.Done, readSignal: make(chan struct{})}
+	tracked.stop = context.AfterFunc(d.ctx, func() { _ = conn.Close() })
+	return tracked, nil
 }
 
-// HangUp cuts every connection, waits until pgx has let go of each, and lets
-// no other be dialled.
-func (l *line) HangUp() {
-	l.mu.Lock()
-	l.down = true
-	l.mu.Unlock()
-	l.cancel()
-	l.open.Wait()
+// closeAll closes every connection, waits until pgx has let go of each, and lets no
+// other be dialled.
+func (d *dialer) closeAll() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.cancel()
+	d.open.Wait()
 }
 
-// call is one connection of a line.
-type call struct {
+// trackedConn is a connection of a dialer that counts its reads.
+type trackedConn struct {
 	net.Conn
-	stop  func() bool
-	once  sync.Once
-	ended func()
+	stop    func() bool
+	once    sync.Once
+	onClose func()
 
-	mu    sync.Mutex
-	reads int           // that brought something
-	at    time.Time     // of the last one; zero before the first
-	ear   chan struct{} // closed at the next one
+	mu         sync.Mutex
+	reads      int           // those that returned data
+	lastReadAt time.Time     // zero before the first read
+	readSignal chan struct{} // closed at the next read
 }
 
-// Read notes that the peer has given a sign of life.
-func (c *call) Read(p []byte) (int, error) {
+// Read counts a read that returns data: the server is alive.
+func (c *trackedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.mu.Lock()
 		c.reads++
-		c.at = time.Now()
-		close(c.ear)
-		c.ear = make(chan struct{})
+		c.lastReadAt = time.Now()
+		close(c.readSignal)
+		c.readSignal = make(chan struct{})
 		c.mu.Unlock()
 	}
 	return n, err
 }
 
-func (c *call) lastRead() time.Time {
+func (c *trackedConn) lastRead() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.at
+	return c.lastReadAt
 }
 
-// read returns how many reads there were, for heard and readSince.
-func (c *call) read() int {
+// readCount returns the number of reads, for readAfter and hasReadAfter.
+func (c *trackedConn) readCount() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reads
 }
 
-func (c *call) readSince(reads int) bool { return c.read() != reads }
+// hasReadAfter reports whether there were more than count reads.
+func (c *trackedConn) hasReadAfter(count int) bool { return c.readCount() != count }
 
-// heard returns a channel that is closed once there were more reads.
-func (c *call) heard(reads int) <-chan struct{} {
+// readAfter returns a channel that is closed once there were more than count reads.
+func (c *trackedConn) readAfter(count int) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.reads != reads {
+	if c.reads != count {
 		closed := make(chan struct{})
 		close(closed)
 		return closed
 	}
-	return c.ear
+	return c.readSignal
 }
 
 // Close is called by pgx when it has no more use for the connection.
-func (c *call) Close() error {
+func (c *trackedConn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
 		c.stop()
-		c.ended()
+		c.onClose()
 	})
 	return err
 }
 
-// watchPeer is best effort: a kernel that refuses an option leaves us with its
-// own times.
-func watchPeer(conn *net.TCPConn) {
+// setKeepAlive is best effort. If the kernel refuses an option, its own times apply.
+func setKeepAlive(conn *net.TCPConn) {
 	_ = conn.SetKeepAliveConfig(net.KeepAliveConfig{
 		Enable:   true,
 		Idle:     keepAliveIdle,
@@ -160,15 +159,15 @@ func watchPeer(conn *net.TCPConn) {
 	setUserTimeout(conn, deadAfter)
 }
 
-// goodbye ends a wait at once when its context ends, and leaves a second to
-// tell the server that we go. pgx's own handler cuts both ways, so that a
-// clean stop would look to the server like a client that died.
-type goodbye struct{ conn net.Conn }
+// terminating ends a read at once when its context ends, and leaves a second to send
+// Terminate. pgx's own handler cuts reads and writes, so that to the server a clean
+// stop would look like a client that died.
+type terminating struct{ conn net.Conn }
 
-func (g goodbye) HandleCancel(context.Context) {
+func (t terminating) HandleCancel(context.Context) {
 	now := time.Now()
-	_ = g.conn.SetReadDeadline(now)
-	_ = g.conn.SetWriteDeadline(now.Add(time.Second))
+	_ = t.conn.SetReadDeadline(now)
+	_ = t.conn.SetWriteDeadline(now.Add(time.Second))
 }
 
-func (g goodbye) HandleUnwatchAfterCancel() { _ = g.conn.SetDeadline(time.Time{}) }
+func (t terminating) HandleUnwatchAfterCancel() { _ = t.conn.SetDeadline(time.Time{}) }

@@ -15,28 +15,30 @@ import (
 	"time"
 )
 
-// A connection can be up in name only, and a listener, which only waits, would
-// not notice. Two checks find it out:
+// A connection can look open and be dead. A listener only waits, so it would not
+// notice. Two checks do:
 //
 //	ping   does the server answer?        each 10 s, on the connection itself
 //	probe  do notifications arrive here?  on each new connection, then each 60 s
 //
-// The ping is the protocol's Sync message, to which a server that is at rest
-// says ReadyForQuery. It is no statement: the one who waits for notifications
-// passes over the answer, and the server has next to nothing to do. It finds
-// half-open connections, and proxies that swallow what they are sent.
+// The ping is the protocol's Sync message, which an idle server answers with
+// ReadyForQuery. It is no statement: WaitForNotification skips the answer, and the
+// server has next to nothing to do. It finds half-open connections, and proxies that
+// drop what they are sent.
 //
-// The probe is a notification to a channel of the listener's own, sent by
-// another way (Config.Probe). It finds a pooler in transaction mode, which
-// accepts LISTEN and never delivers, and a connection that leads to another
-// database than the one that is worked on. Each is a NOTIFY, which costs the
-// whole database a little, so none is sent while notifications come anyhow.
+// The probe is a notification on a channel of the listener's own, sent on another
+// connection (Config.Probe). It finds a pooler in transaction mode, which accepts LISTEN
+// and never delivers, and a connection to another database than the program's. Each
+// probe is a NOTIFY, which costs the whole database a little, so none is sent while
+// other notifications arrive.
+
+// timing is how often the checks are made, and how long they wait.
 type timing struct {
 	ping, answer, probe, reprobe time.Duration
 }
 
-// A peer that doesn't answer is noticed within ping + answer. reprobe is the
-// pace while notifications don't arrive.
+// A server that doesn't answer is noticed within ping + answer. reprobe is the time
+// between probes while notifications don't arrive.
 var realTiming = timing{
 	ping: 10 * time.Second, answer: 5 * time.Second, probe: time.Minute, reprobe: 10 * time.Second,
 }
@@ -44,8 +46,8 @@ var realTiming = timing{
 // syncMessage is the Sync message of the protocol.
 var syncMessage = []byte{'S', 0, 0, 0, 4}
 
-// health is what is known of a listener's connection. The session says when
-// there is one, its readers what came, and watch judges.
+// health is what is known about a listener's connection. The session calls up, down and
+// arrived. watch makes the checks.
 type health struct {
 	log      *slog.Logger
 	probe    func(ctx context.Context, channel, payload string) error // the user's, or nil
@@ -53,19 +55,19 @@ type health struct {
 	timing   timing
 	channel  string // of the probes
 	answers  chan string
-	changed  chan struct{} // readable when the connection is another one
-	// busy counts the handlers that run: nothing is read meanwhile.
+	changed  chan struct{} // readable when there is another connection, or none
+	// busy counts the handlers that run. Nothing is read meanwhile.
 	busy atomic.Int32
 
-	mu      sync.Mutex
-	conn    net.Conn // nil: there is none
-	call    *call    // conn without TLS; nil where it isn't ours
-	proven  bool     // a probe has arrived on conn
-	heardAt time.Time
-	cut     error // why conn was hung up
-	healthy bool
-	warned  bool
-	sent    int
+	mu       sync.Mutex
+	conn     net.Conn     // nil: there is none
+	tracked  *trackedConn // conn without TLS; nil if the dialer has not made it
+	proven   bool         // a probe has arrived on conn
+	notified time.Time    // when a notification last arrived
+	closed   error        // why conn was closed
+	healthy  bool
+	warned   bool
+	sent     int
 }
 
 func newHealth(l *Listener) *health {
@@ -80,7 +82,7 @@ func (h *health) Connected(context.Context) {}
 
 func (h *health) Notify(_ context.Context, payload string) {
 	select {
-	case <-h.answers: // one that nobody waits for any more
+	case <-h.answers: // of an earlier probe
 	default:
 	}
 	select {
@@ -89,32 +91,31 @@ func (h *health) Notify(_ context.Context, payload string) {
 	}
 }
 
-// up says that the listener listens on conn.
+// up: the listener listens on conn.
 func (h *health) up(conn net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conn, h.call, h.proven, h.heardAt = conn, callOf(conn), false, time.Now()
-	h.judge()
+	h.conn, h.tracked, h.proven, h.notified = conn, trackedOf(conn), false, time.Now()
+	h.update()
 	h.signal()
 }
 
-// down says that there is no connection any more, and returns why it was cut,
-// if it was.
+// down: the connection is gone. It returns why health closed it, if it did.
 func (h *health) down() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	cut := h.cut
-	h.conn, h.call, h.proven, h.cut = nil, nil, false, nil
-	h.judge()
+	reason := h.closed
+	h.conn, h.tracked, h.proven, h.closed = nil, nil, false, nil
+	h.update()
 	h.signal()
-	return cut
+	return reason
 }
 
-// arrived says that some notification came.
+// arrived: a notification has come.
 func (h *health) arrived() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.heardAt = time.Now()
+	h.notified = time.Now()
 }
 
 func (h *health) isHealthy() bool {
@@ -123,9 +124,9 @@ func (h *health) isHealthy() bool {
 	return h.healthy
 }
 
-// judge tells the user of a change. It is called under mu, so that what is
-// told is in order.
-func (h *health) judge() {
+// update calls OnHealth if the health has changed. The caller holds mu, which keeps the
+// calls in order.
+func (h *health) update() {
 	healthy := h.conn != nil && (h.probe == nil || h.proven)
 	if healthy == h.healthy {
 		return
@@ -143,13 +144,13 @@ func (h *health) signal() {
 	}
 }
 
-func (h *health) current() (conn net.Conn, call *call, proven bool, heardAt time.Time) {
+func (h *health) current() (conn net.Conn, tracked *trackedConn, proven bool, notified time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.conn, h.call, h.proven, h.heardAt
+	return h.conn, h.tracked, h.proven, h.notified
 }
 
-// watch checks the connection until ctx ends.
+// watch makes the checks until ctx ends.
 func (h *health) watch(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -164,16 +165,16 @@ func (h *health) watch(ctx context.Context) {
 	}
 }
 
-// check makes the check that is due, if one is, and returns when to come back.
+// check makes the checks that are due, and returns the delay until the next call.
 func (h *health) check(ctx context.Context) time.Duration {
-	conn, call, proven, heardAt := h.current()
+	conn, tracked, proven, notified := h.current()
 	if conn == nil {
-		return time.Hour // or sooner, when there is one
+		return time.Hour // changed ends the wait
 	}
 	probing := time.Duration(0)
 	if h.probe != nil {
 		if proven {
-			probing = time.Until(heardAt.Add(h.timing.probe))
+			probing = time.Until(notified.Add(h.timing.probe))
 		}
 		if probing <= 0 {
 			h.roundTrip(ctx, conn)
@@ -182,13 +183,13 @@ func (h *health) check(ctx context.Context) time.Duration {
 			}
 			probing = h.timing.probe
 		}
-		// A fleet that was started at once should not probe at once for ever.
+		// Programs that were started together must not probe together for ever.
 		probing += time.Duration(mathrand.Float64() * 0.1 * float64(h.timing.probe))
 	}
 	pinging := time.Hour
-	if call != nil {
-		if pinging = time.Until(call.lastRead().Add(h.timing.ping)); pinging <= 0 {
-			h.ping(ctx, conn, call)
+	if tracked != nil {
+		if pinging = time.Until(tracked.lastRead().Add(h.timing.ping)); pinging <= 0 {
+			h.ping(ctx, conn, tracked)
 			pinging = h.timing.ping
 		}
 	}
@@ -198,43 +199,42 @@ func (h *health) check(ctx context.Context) time.Duration {
 	return min(pinging, probing)
 }
 
-// errNoAnswer is why a connection is cut; errNoNotification too.
+// Why health closes a connection.
 var (
 	errNoAnswer       = errors.New("the server does not answer on it")
 	errNoNotification = errors.New("notifications no longer arrive on it")
 )
 
-// ping asks the server for a sign of life, and cuts a connection that gives
-// none.
-func (h *health) ping(ctx context.Context, conn net.Conn, call *call) {
-	read := call.read() // of what is read from here on
+// ping sends Sync, and closes the connection if the server doesn't answer.
+func (h *health) ping(ctx context.Context, conn net.Conn, tracked *trackedConn) {
+	count := tracked.readCount()
 	late := time.AfterFunc(h.timing.answer, func() {
-		// Nothing is read while a handler runs: that is no proof.
-		if h.busy.Load() == 0 && !call.readSince(read) {
-			h.hangUp(conn, errNoAnswer)
+		// Nothing is read while a handler runs, so that proves nothing.
+		if h.busy.Load() == 0 && !tracked.hasReadAfter(count) {
+			h.close(conn, errNoAnswer)
 		}
 	})
 	defer late.Stop()
-	// A write that fails shows up where the connection is read.
+	// If the write fails, so does the read of the connection.
 	_, _ = conn.Write(syncMessage)
 	timeout := time.NewTimer(h.timing.answer + time.Second)
 	defer timeout.Stop()
 	select {
 	case <-ctx.Done():
-	case <-call.heard(read):
+	case <-tracked.readAfter(count):
 	case <-timeout.C:
 	}
 }
 
-// roundTrip sends a notification and waits for it.
+// roundTrip sends a probe and waits for it.
 func (h *health) roundTrip(ctx context.Context, conn net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, h.timing.answer)
 	defer cancel()
 	h.sent++
 	payload := strconv.Itoa(h.sent)
 	if err := h.probe(ctx, h.channel, payload); err != nil {
-		// That is about the other way, and tells nothing of this one.
-		h.log.DebugContext(ctx, "can't send a notification to see whether it arrives", "error", err)
+		// That is a failure of the other connection.
+		h.log.DebugContext(ctx, "sending a probe notification failed", "error", err)
 		return
 	}
 	timer := time.NewTimer(h.timing.answer)
@@ -266,50 +266,50 @@ func (h *health) proved(conn net.Conn) {
 		h.warned = false
 		h.log.Info("notifications arrive on the listener's connection")
 	}
-	h.judge()
+	h.update()
 }
 
-// missed judges a connection on which a probe has not arrived. One that
-// delivered before is cut: the next may do better. One that never did is
-// kept, since another would be no better.
+// missed handles a probe that has not arrived. A connection that delivered before is
+// closed: the next one may deliver again. One that never delivered is kept, as another
+// would not deliver either.
 func (h *health) missed(conn net.Conn) {
 	h.mu.Lock()
-	was, proven := h.conn, h.proven
-	if was != conn {
+	current, proven := h.conn, h.proven
+	if current != conn {
 		h.mu.Unlock()
 		return
 	}
 	if !proven && !h.warned {
 		h.warned = true
-		h.log.Warn("notifications don't arrive on the listener's connection, though it was allowed to LISTEN: " +
-			"a pooler in transaction mode is in between, or it leads to another database; " +
-			"until they do, new jobs are found by polling (listen on a direct connection)")
+		h.log.Warn("notifications don't arrive on the listener's connection, though LISTEN succeeded: " +
+			"a pooler in transaction mode is in between, or the connection leads to another database; " +
+			"until they arrive, new jobs are found by polling (listen on a direct connection)")
 	}
 	h.mu.Unlock()
 	if proven {
-		h.hangUp(conn, errNoNotification)
+		h.close(conn, errNoNotification)
 	}
 }
 
-// hangUp cuts the connection, which its reader then sees as lost.
-func (h *health) hangUp(conn net.Conn, why error) {
+// close closes the connection. Its reader then finds it lost.
+func (h *health) close(conn net.Conn, reason error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.conn != conn {
 		return
 	}
-	h.cut = fmt.Errorf("cut the connection: %w", why)
-	if h.call != nil {
-		conn = h.call.Conn // without TLS's goodbye, which may block
+	h.closed = fmt.Errorf("close the connection: %w", reason)
+	if h.tracked != nil {
+		conn = h.tracked.Conn // a close of TLS sends an alert, which may block
 	}
 	_ = conn.Close()
 }
 
-// callOf returns the call under conn, or nil.
-func callOf(conn net.Conn) *call {
+// trackedOf returns the connection of our dialer under conn, or nil.
+func trackedOf(conn net.Conn) *trackedConn {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()
 	}
-	c, _ := conn.(*call)
+	c, _ := conn.(*trackedConn)
 	return c
 }

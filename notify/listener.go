@@ -16,52 +16,49 @@ import (
 	"soniq/internal/redact"
 )
 
-// maxChannelBytes is the longest name that LISTEN takes whole. The server cuts
-// a longer one with no more than a notice, and its notifications would come
-// under a name that nobody handles.
+// maxChannelBytes is the longest channel name that LISTEN takes. The server truncates a
+// longer one with only a notice, and its notifications would come under a name without
+// a handler.
 const maxChannelBytes = 63
 
 // Config says where and how to listen.
 type Config struct {
-	// ConnConfig is the server, as made by pgx.ParseConfig. It must lead to a
-	// session of its own: a pooler in transaction mode accepts LISTEN and never
-	// delivers. It is copied. In the copy, ConnectTimeout, which bounds the
-	// LISTENs too, is 10 s where it was 0; ValidateConnect asks for a primary
-	// where it was nil (a standby can't LISTEN); application_name is
-	// "soniq-listener" where it was empty; and DialFunc is wrapped to notice a
-	// dead peer within 25 s. Required.
+	// ConnConfig is the server, as made by pgx.ParseConfig. It must lead to a session
+	// of its own: a pooler in transaction mode accepts LISTEN and never delivers. It is
+	// copied. Where it leaves them unset, the copy has a ConnectTimeout of 10 s, which
+	// bounds the LISTENs too, a ValidateConnect that asks for a primary (a standby
+	// can't LISTEN), and the application_name "soniq-listener". Its DialFunc is
+	// wrapped to notice a dead server within 25 s. Required.
 	ConnConfig *pgx.ConnConfig
-	// Logger is told once when the connection is lost and once when it is
-	// back; each attempt between is a debug record. Default slog.Default().
+	// Logger takes a warning when the connection is lost and a record when it is back.
+	// Each attempt between is a debug record. Default slog.Default().
 	Logger *slog.Logger
-	// MinBackoff is the longest wait before the first attempt after a loss; it
-	// doubles with each failure up to MaxBackoff, and the wait is a random part
-	// of it. Default 100 ms.
+	// MinBackoff is the longest wait before the first attempt after a loss. It doubles
+	// with each failure, up to MaxBackoff. The wait is a random part of it. Default
+	// 100 ms.
 	MinBackoff time.Duration
 	// MaxBackoff is the longest wait between two attempts. Default 30 s.
 	MaxBackoff time.Duration
-	// OnConnect is called with each new connection before it listens, for what
-	// shall live as long as this session does, such as an advisory lock. It
-	// must not block longer than ConnectTimeout, which bounds its statements,
-	// nor keep the connection. An error counts as a failure to connect. Default
-	// none.
+	// OnConnect is called with each new connection before it listens. Use it for what
+	// must live as long as the session, such as an advisory lock. ConnectTimeout bounds
+	// its statements. It must not keep the connection. An error counts as a failure to
+	// connect. Default none.
 	OnConnect func(ctx context.Context, conn *pgx.Conn) error
-	// Probe sends a notification by another way than the listener's own
-	// connection: with pg_notify through the pool that the work is done with.
-	// It is called on each new connection and about once a minute while nothing
-	// else arrives; what it sends must arrive here within 5 s. Its error says
-	// nothing of the listener. Default none: whether notifications arrive is
-	// then taken on trust.
+	// Probe sends a notification on another connection, by pg_notify through the pool
+	// that the program works with. It is called on each new connection, and about once
+	// a minute while nothing else arrives. What it sends must arrive within 5 s. Its
+	// error doesn't count against the listener. Default none: notifications are
+	// assumed to arrive.
 	Probe func(ctx context.Context, channel, payload string) error
-	// OnHealth is told whenever Healthy changes; it was false before the first
-	// time. It must not block, nor call the listener. Default none.
+	// OnHealth is called when Healthy changes. Before the first call it was false. It
+	// must not block, nor call the listener. Default none.
 	OnHealth func(healthy bool)
-	// OnDisconnect is called once for each successful OnConnect, when that
-	// connection is lost or Run ends. It must not block. Default none.
+	// OnDisconnect is called once for each successful OnConnect, when that connection
+	// is lost or Run ends. It must not block. Default none.
 	OnDisconnect func()
 }
 
-// Listener keeps one connection that listens, and reconnects it for ever.
+// Listener keeps one connection that listens, and reconnects without end.
 type Listener struct {
 	cfg       Config
 	connected atomic.Bool
@@ -73,8 +70,9 @@ type Listener struct {
 	handlers map[string]Handler
 }
 
-// NewListener returns a listener for Run. The error names the field of cfg
-// that is wrong. It does not connect.
+// NewListener returns a listener. It does not connect.
+//
+// Errors: what is wrong with a field of cfg.
 func NewListener(cfg Config) (*Listener, error) {
 	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, 100*time.Millisecond)
 	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 30*time.Second)
@@ -94,31 +92,31 @@ func NewListener(cfg Config) (*Listener, error) {
 	return &Listener{cfg: cfg, timing: realTiming, handlers: make(map[string]Handler)}, nil
 }
 
-// Handle sets the handler of a channel, in place of one set before. Call it
-// before Run, which takes the handlers as they are when it starts and refuses
-// a nil handler and a name that LISTEN can't take.
+// Handle sets the handler of a channel, and replaces one that was set before. channel is
+// the channel's name as pg_notify has it: it is quoted in LISTEN, so case counts. Call
+// Handle before Run, which takes the handlers that are set when it starts.
 func (l *Listener) Handle(channel string, h Handler) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.handlers[channel] = h
 }
 
-// Connected reports whether every channel is being listened to, as far as
-// this end of the connection knows.
+// Connected reports whether every channel is being listened to, as far as this end of
+// the connection knows.
 func (l *Listener) Connected() bool { return l.connected.Load() }
 
-// Healthy reports whether notifications can be relied on: every channel is
-// being listened to, and, where there is a Probe, one has arrived. While it is
-// false, look for work by other means.
+// Healthy reports whether notifications can be relied on: every channel is being
+// listened to and, if there is a Probe, one has arrived. While it is false, poll.
 func (l *Listener) Healthy() bool {
 	h := l.health.Load()
 	return h != nil && h.isHealthy()
 }
 
-// Run listens until ctx ends and then returns nil, with the connection closed
-// and no goroutine left. An unreachable server is never an error: it is tried
-// again. Errors are those of the set-up: no handler, a handler that is nil, an
-// impossible channel name, a second Run beside the first.
+// Run listens until ctx ends and then returns nil, with the connection closed and no
+// goroutine left. While the server is unreachable it retries.
+//
+// Errors: no handler, a nil handler, a channel name that LISTEN can't take, a second
+// Run beside the first.
 func (l *Listener) Run(ctx context.Context) error {
 	if !l.running.CompareAndSwap(false, true) {
 		return errors.New("run listener: it is running already")

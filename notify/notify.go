@@ -1,9 +1,9 @@
-// Package notify hears what Postgres announces. It is the only package that
-// LISTENs: one connection a process, however many channels and subscribers.
+// Package notify receives what PostgreSQL announces. It is the only package that
+// LISTENs: on one connection a process, for any number of channels.
 //
-// A [Listener] owns that connection. It listens, tells every [Handler] to read
-// the backlog, and then passes notifications on; when the connection is lost it
-// does the same again, for ever:
+// A [Listener] owns that connection. It listens, calls Connected of every [Handler],
+// and then passes notifications on. When the connection is lost it starts anew, without
+// end:
 //
 //	          +---- backoff <----+--------------------+
 //	          v                  |                    |
@@ -12,39 +12,43 @@
 //	                   v                      v
 //	           Handler.Connected        Handler.Notify
 //
-// A notification is a wake-up, never the news itself. Postgres keeps none for
-// those who are away, so what happened before a LISTEN is read from the tables:
-// that is what [Handler.Connected] is for. LISTEN is committed before Connected
-// is called, so between the two nothing can slip through; it can be seen twice.
+// A notification only wakes. PostgreSQL keeps none for sessions that don't listen, so
+// what happened before a LISTEN must be read from the tables, in [Handler.Connected].
+// LISTEN is committed before Connected is called. So nothing is missed between the two,
+// but something may be seen twice.
 //
-// [Wakeups] is the handler of the workers: a bit that says "there may be work".
+// [Wakeups] is the handler of workers and dispatchers: one bit, "there may be work".
+//
+// Channels are passed under their full names. Those below are the channels of the
+// schema public. In another schema they have a prefix, which pg.Schema.Channel adds; so
+// one listener can serve several schemas.
 package notify
 
 import "context"
 
-// The channels of Soniq. Their payloads are described in docs/channel.md.
+// The channels of Soniq in the schema public. docs/channel.md describes their payloads.
 const (
-	// NewJob announces that a queue has a job that is due or soon due. The
-	// payload is the queue's name; an empty one means any queue.
+	// NewJob announces that a queue has a job that is due, or due soon. The payload is
+	// the queue's name. An empty payload means any queue.
 	NewJob = "soniq_new_job"
 	// DeadLetter announces one dead letter. The payload is a JSON object.
 	DeadLetter = "soniq_dead_letter"
-	// Control asks workers for something: to cancel a job that they run. The
-	// payload is a JSON object.
+	// Control asks workers for something, such as to cancel a running job. The payload
+	// is a JSON object.
 	Control = "soniq_control"
-	// Hook announces that the hooks' outbox has something to send. The payload
-	// is empty.
+	// Hook announces that the outbox of hooks has something to send. The payload is
+	// empty.
 	Hook = "soniq_hook"
 )
 
-// Handler is told what happens on a channel. Its methods are called one after
-// another by the goroutine that reads the connection, so neither may block: a
-// slow handler delays every channel of its listener, and the server keeps
-// what it couldn't deliver. A panic in a handler is recovered and logged.
+// Handler receives what happens on a channel. The goroutine that reads the connection
+// calls its methods one after another, so they must not block: a slow handler delays
+// every channel of the listener, and the server keeps what it can't deliver. A panic
+// is recovered and logged.
 type Handler interface {
-	// Connected is called each time the channel has been listened to on a new
-	// connection, the first included, and before any of that connection's
-	// notifications. What came before it was not announced: read the backlog.
+	// Connected is called each time the channel is listened to on a new connection,
+	// before any of that connection's notifications. Read from the tables what was
+	// announced before.
 	Connected(ctx context.Context)
 	// Notify is called for each notification.
 	Notify(ctx context.Context, payload string)

@@ -18,31 +18,30 @@ import (
 	"soniq/internal/pause"
 )
 
-// setupTimeout bounds two steps where ConnConfig doesn't: connecting, and all
-// the LISTENs. pgx has no bound of its own: a server that accepts and never
-// answers would hold us for ever.
+// setupTimeout bounds two steps if ConnConfig doesn't: connecting, and all the LISTENs.
+// pgx has no limit of its own: it would wait for ever for a server that accepts the
+// connection and never answers.
 const setupTimeout = 10 * time.Second
 
-// session is one Run of a listener. All of it belongs to that one goroutine;
-// what others may see is in the Listener.
+// session is one Run of a listener. Only that goroutine uses it.
 type session struct {
 	log       *slog.Logger
 	connected *atomic.Bool // the Listener's
 	handlers  map[string]Handler
 	conf      *pgx.ConnConfig
-	line      *line
+	dialer    *dialer
 	backoff   backoff
 	health    *health
 
 	onConnect    func(context.Context, *pgx.Conn) error // the user's, or nil
 	onDisconnect func()                                 // the user's, or nil
-	introduced   bool                                   // onConnect has succeeded on the current connection
+	prepared     bool                                   // onConnect has succeeded on the current connection
 
 	attempts int       // since the connection was last up
 	toListen int       // channels that the current connection doesn't listen to yet
 	upSince  time.Time // zero: not up
-	wasUp    bool      // ever
-	lostAt   time.Time // zero: nothing is lost
+	wasUp    bool      // at any time
+	lostAt   time.Time // zero: not lost
 	lastErr  error     // why the last attempt ended
 }
 
@@ -52,7 +51,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 		connected: &l.connected,
 		handlers:  handlers,
 		conf:      l.cfg.ConnConfig.Copy(),
-		line:      newLine(l.cfg.ConnConfig.DialFunc),
+		dialer:    newDialer(l.cfg.ConnConfig.DialFunc),
 		backoff:   backoff{min: l.cfg.MinBackoff, max: l.cfg.MaxBackoff},
 		health:    newHealth(l),
 
@@ -63,9 +62,9 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 	if s.health.probe != nil {
 		s.handlers[s.health.channel] = s.health
 	}
-	s.conf.DialFunc = s.line.Dial
-	s.conf.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler { return goodbye{c.Conn()} }
-	s.conf.OnNotification = nil // pgx then keeps notifications for us to wait for
+	s.conf.DialFunc = s.dialer.DialContext
+	s.conf.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler { return terminating{c.Conn()} }
+	s.conf.OnNotification = nil // so that pgx keeps notifications for WaitForNotification
 	if s.conf.ConnectTimeout == 0 {
 		s.conf.ConnectTimeout = setupTimeout
 	}
@@ -79,7 +78,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 }
 
 func (s *session) run(ctx context.Context) error {
-	defer s.line.HangUp()
+	defer s.dialer.closeAll()
 	defer s.disconnected()
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -89,7 +88,7 @@ func (s *session) run(ctx context.Context) error {
 	listener := pgxlisten.Listener{
 		Connect:        s.connect,
 		LogError:       func(_ context.Context, err error) { s.lastErr = err },
-		ReconnectDelay: -1, // connect waits; pgxlisten's own delay is fixed
+		ReconnectDelay: -1, // connect waits with a backoff
 	}
 	for channel, h := range s.handlers {
 		listener.Handle(channel, adapter{s, h})
@@ -100,8 +99,8 @@ func (s *session) run(ctx context.Context) error {
 	return nil
 }
 
-// connect dials a new connection. Being asked for one means that there is
-// none: it is the one place where a loss is seen, however it came about.
+// connect makes a new connection. pgxlisten calls it when there is none: so this is
+// where a loss is noticed, whatever its cause.
 func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	s.disconnected()
 	if s.attempts > 0 || s.wasUp {
@@ -122,24 +121,23 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 		if err := s.onConnect(ctx, conn); err != nil {
 			return nil, errors.Join(fmt.Errorf("prepare the connection: %w", err), conn.Close(ctx))
 		}
-		s.introduced = true
+		s.prepared = true
 	}
 	return conn, nil
 }
 
-// disconnected tells the user, once, that the connection of the last OnConnect
-// is gone.
+// disconnected calls OnDisconnect for the last connection, unless it has.
 func (s *session) disconnected() {
-	if cut := s.health.down(); cut != nil {
-		s.lastErr = cut
+	if reason := s.health.down(); reason != nil {
+		s.lastErr = reason
 	}
-	if s.introduced && s.onDisconnect != nil {
+	if s.prepared && s.onDisconnect != nil {
 		s.onDisconnect()
 	}
-	s.introduced = false
+	s.prepared = false
 }
 
-// afterLoss tells of the loss, once, and waits until the next attempt.
+// afterLoss logs the loss once, and waits until the next attempt.
 func (s *session) afterLoss(ctx context.Context) error {
 	s.connected.Store(false)
 	if ctx.Err() != nil {
@@ -164,13 +162,14 @@ func (s *session) afterLoss(ctx context.Context) error {
 	return pause.For(ctx, wait)
 }
 
-// listening notes that one more channel is listened to on conn.
+// listening counts one more channel that conn listens to. After the last one the
+// connection is up.
 func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
 	s.toListen--
 	if s.toListen > 0 {
 		return nil
 	}
-	// From here on silence is no fault.
+	// From here on the server may be silent.
 	if err := conn.PgConn().Conn().SetDeadline(time.Time{}); err != nil {
 		return err
 	}
@@ -186,8 +185,7 @@ func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// guarded calls a handler. One that panics has missed what it was told; the
-// others, and its own next call, go on.
+// guarded calls a handler and recovers from a panic.
 func (s *session) guarded(ctx context.Context, channel string, call func()) {
 	s.health.busy.Add(1)
 	defer func() {
@@ -199,7 +197,7 @@ func (s *session) guarded(ctx context.Context, channel string, call func()) {
 	call()
 }
 
-// adapter is a Handler as pgxlisten knows it.
+// adapter makes a Handler one of pgxlisten.
 type adapter struct {
 	s *session
 	h Handler

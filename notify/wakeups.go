@@ -5,11 +5,11 @@ import (
 	"sync"
 )
 
-// Wakeups is a [Handler] that remembers one thing: that there may be work. It
-// is a bit and not a queue of notifications, so a burst of them costs one
-// wake-up, none is dropped for want of room, and Notify never blocks.
+// Wakeups is a [Handler] that keeps one bit: there may be work. It is no queue of
+// notifications: a burst of them is one wake-up, none is dropped because a buffer is
+// full, and Notify never blocks.
 //
-// The one who waits takes the bit before looking, never after:
+// The waiting goroutine clears the bit before it looks for work, never after:
 //
 //	for {
 //		w.Clear()
@@ -19,27 +19,25 @@ import (
 //		}
 //	}
 //
-// A job that is committed while fetch runs may be missing from what fetch
-// sees, and its notification sets the bit. A Clear after the fetch would wipe
-// out that bit and the job would wait for the next poll. A Clear before it can
-// only wipe out bits whose jobs fetch is about to see.
+// fetch may not see a job that is committed while it runs. Its notification sets the
+// bit. A Clear after fetch would clear that bit, and the job would wait for the next
+// poll. A Clear before fetch only clears bits of jobs that fetch sees.
 //
-// All methods may be called at the same time by any goroutine; there should be
-// one who waits.
+// Any goroutine may call the methods at any time. Only one goroutine should wait.
 type Wakeups struct {
 	queues map[string]struct{} // nil: all
 
-	// mu orders Set and Clear. The channel alone would not do: a Set that
-	// finds it full takes no lock, so nothing would order what was written
-	// before that Set and what is read after the Clear that empties it.
+	// mu orders Set and Clear. The channel alone is not enough: a Set that finds it
+	// full synchronizes with nothing, so what was written before that Set might not be
+	// seen after the Clear that empties the channel.
 	mu    sync.Mutex
 	dirty chan struct{}
 }
 
 var _ Handler = (*Wakeups)(nil)
 
-// NewWakeups returns a Wakeups for the given queues; without any, for all. It
-// starts with the bit clear: the first Connected sets it.
+// NewWakeups returns a Wakeups for these queues, or for all queues if there are none. Its
+// bit is clear until the first Connected.
 func NewWakeups(queues ...string) *Wakeups {
 	w := &Wakeups{dirty: make(chan struct{}, 1)}
 	if len(queues) > 0 {
@@ -51,11 +49,11 @@ func NewWakeups(queues ...string) *Wakeups {
 	return w
 }
 
-// C returns a channel that can be received from while the bit is set. The
-// receive takes the bit; call Clear all the same before looking for work.
+// C returns a channel that is readable while the bit is set. The receive clears the bit.
+// Call Clear all the same before looking for work.
 func (w *Wakeups) C() <-chan struct{} { return w.dirty }
 
-// Clear takes the bit. It never blocks.
+// Clear clears the bit. It never blocks.
 func (w *Wakeups) Clear() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,10 +73,10 @@ func (w *Wakeups) Set() {
 	}
 }
 
-// Connected sets the bit: jobs may have come while nobody listened.
+// Connected sets the bit: jobs may have been added before the LISTEN.
 func (w *Wakeups) Connected(context.Context) { w.Set() }
 
-// Notify sets the bit if payload names one of the queues, or none at all.
+// Notify sets the bit if payload is one of the queues, or empty.
 func (w *Wakeups) Notify(_ context.Context, payload string) {
 	if w.serves(payload) {
 		w.Set()
