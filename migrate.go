@@ -381,6 +381,13 @@ func (r *runner) isDone(ctx context.Context, tx pgx.Tx, h *home, statement strin
 		}
 		return done, nil
 	}
+	if name := renameSQL.FindStringSubmatch(statement); name != nil {
+		err := tx.QueryRow(ctx, `select to_regclass($1) is not null`, h.sql("public."+name[1])).Scan(&done)
+		if err != nil {
+			return false, fmt.Errorf("look up %s: %w", name[1], err)
+		}
+		return done, nil
+	}
 	if index := createIndexSQL.FindStringSubmatch(statement); index != nil {
 		valid, exists, err := h.index(ctx, tx, index[1])
 		if err != nil || !exists || valid {

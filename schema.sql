@@ -62,9 +62,11 @@ create table public.soniq_workers (
   -- process that holds it. NULL where a worker has none: Python's, and ours behind a pooler.
   lock_key bigint,
   backend_pid integer,
-  -- Changes when the worker was stopped, forgotten or silent before it beat again: its hunger
-  -- did not count then. NULL where a worker knows nothing of hunger.
-  tenure bigint
+  -- What 0.1.0 has instead of incarnation.
+  tenure bigint,
+  -- Changes when the worker was stopped, forgotten or silent before it beat again: its rows in
+  -- soniq_waiters did not count then. NULL where a worker writes no such rows.
+  incarnation bigint
 );
 
 create unique index idx_soniq_workers_host_pid
@@ -152,24 +154,22 @@ create table public.soniq_queues (
   paused_by text
 );
 
--- The workers that wait for jobs of a queue and have to be told of them; '' is
--- any queue. A NOTIFYing commit takes a lock of the whole server, so the
--- triggers on soniq_jobs notify only where somebody has a row here. Apart from
--- the heartbeat, and written only when a worker begins or ends to wait: each
--- INSERT of a job reads it, and an old snapshot keeps all that was ever here
--- in its way. Whoever takes rows away says up to which epoch: a late DELETE
--- spares what was declared since. Why nobody sleeps through a job is told in
--- engine/hunger.go.
-create table public.soniq_hunger (
+-- The workers that wait for jobs of a queue and must be notified of them; '' is any queue. A commit
+-- that notifies takes a lock of the whole server, so the triggers on soniq_jobs notify only where
+-- somebody has a row here. The table is apart from the heartbeat, and written only when a worker
+-- begins or ends to wait: each INSERT of a job reads it, and an old snapshot makes that slower for
+-- each row that ever was here. Whoever deletes rows says up to which epoch: a late DELETE spares
+-- what was declared since. engine/ tells why nobody sleeps through a job.
+create table public.soniq_waiters (
   queue text not null,
   worker_id uuid not null,
   epoch bigint not null default 0,
   primary key (queue, worker_id)
 );
 
--- What one worker does for the whole fleet: when it was last begun and, of an
--- alarm, since when it is raised.
-create table public.soniq_chores (
+-- The periodic tasks that one worker does for all: when the last turn began and, of an alarm, since
+-- when it is raised.
+create table public.soniq_leader_tasks (
   name text primary key,
   begun_at timestamptz not null,
   raised_at timestamptz
@@ -278,7 +278,9 @@ create table public.soniq_dead_letter_operations (
   done bigint not null default 0,
   skipped bigint not null default 0,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  -- Why; 0.1.0 has the column because instead, so both are written.
+  comment text
 );
 
 create index idx_soniq_dead_letter_operations_created_at
@@ -304,7 +306,9 @@ create table public.soniq_dead_letter_audit (
   because text,
   job_id uuid,
   detail jsonb,
-  at timestamptz not null default clock_timestamp()
+  at timestamptz not null default clock_timestamp(),
+  -- Why; 0.1.0 has the column because instead, so both are written.
+  comment text
 );
 
 create index idx_soniq_dead_letter_audit_dead_letter
@@ -467,19 +471,31 @@ cross join lateral (
 ) s;
 
 ---------------------------------------------------------------------------
+-- Old names, for programs of 0.1.0
+---------------------------------------------------------------------------
+
+create view public.soniq_hunger with (security_barrier) as
+select queue, worker_id, epoch
+from public.soniq_waiters;
+
+create view public.soniq_chores with (security_barrier) as
+select name, begun_at, raised_at
+from public.soniq_leader_tasks;
+
+---------------------------------------------------------------------------
 -- Who waits for jobs
 ---------------------------------------------------------------------------
 
--- The row of a worker that has been silent for five minutes, the patience with
--- Python's, no longer counts: where nobody is left to bury it, producers would
+-- Whether anybody waits for a queue. The row of a worker that has been silent for five minutes, as
+-- long as Python's may be, no longer counts: where no worker is left to remove it, producers would
 -- notify for ever.
-create or replace function public.soniq_hungry(queue text) returns boolean
+create or replace function public.soniq_waiting(queue text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
 begin
   return exists (
-    select from public.soniq_hunger h
-    where h.queue in (soniq_hungry.queue, '')
+    select from public.soniq_waiters h
+    where h.queue in (soniq_waiting.queue, '')
       and exists (
         select from public.soniq_workers w
         where w.id = h.worker_id
@@ -488,24 +504,23 @@ begin
   );
 end
 $$;
-revoke all on function public.soniq_hungry(text) from public;
+revoke all on function public.soniq_waiting(text) from public;
 
--- Each worker that begins is hungry: Python's, and those of older releases,
--- for as long as they live, and ours until they say otherwise. A queue whose
--- name is too long for the index counts as any.
-create or replace function public.soniq_begin_hunger(worker uuid, queues text[]) returns void
+-- Each worker that begins waits: Python's as long as they live, ours until they say otherwise. A
+-- queue whose name is too long for the index counts as any.
+create or replace function public.soniq_begin_waiting(worker uuid, queues text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp as $$
-  insert into public.soniq_hunger (queue, worker_id)
+  insert into public.soniq_waiters (queue, worker_id)
   select distinct case when octet_length(q) <= 1000 then q else '' end, worker
   from unnest(case when cardinality(queues) > 0 then queues else array[''] end) q
   where q is not null
   on conflict do nothing
 $$;
-revoke all on function public.soniq_begin_hunger(uuid, text[]) from public;
+revoke all on function public.soniq_begin_waiting(uuid, text[]) from public;
 
--- Whoever is gone, by its own word or another's, is not hungry. One of Python's
--- that was taken for dead goes on beating as 'stopped', and works.
+-- A worker that is gone, by its own word or another's, waits no more. One of Python's that was taken
+-- for dead goes on beating as 'stopped', and works.
 create or replace function public.soniq_worker_changed() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -520,14 +535,14 @@ begin
     or tg_op = 'UPDATE' and old.status = 'stopped' and new.version is null
   );
   if not works or tg_op = 'UPDATE' and old.queues is distinct from new.queues then
-    delete from public.soniq_hunger h where h.worker_id = old.id;
+    delete from public.soniq_waiters h where h.worker_id = old.id;
   end if;
   if works then
-    perform public.soniq_begin_hunger(new.id, new.queues);
+    perform public.soniq_begin_waiting(new.id, new.queues);
   end if;
   return null;
 exception when others then
-  raise warning 'soniq: the hunger of a worker was not noted: %', sqlerrm;
+  raise warning 'soniq: that a worker waits was not noted: %', sqlerrm;
   return null;
 end
 $$;
@@ -572,13 +587,11 @@ end
 $$;
 revoke all on function public.soniq_notify_queue(text) from public;
 
--- Nobody sleeps past ten minutes without looking (workers poll each 30 s), so
--- a job that is due later wakes nobody now. Nor does one whose queue nobody is
--- hungry for (see soniq_hunger): who works finds it without being told. VOLATILE, so
--- that hunger is read as it is now and not as it was when the INSERT began; a
--- transaction that is stricter than read committed can't do that and always
--- notifies, and so does whoever can't read hunger. The first question answers
--- all where everybody is busy.
+-- Workers look at least every 30 s, so a job that is due in over ten minutes wakes nobody now. Nor
+-- does one whose queue no worker waits for: who works finds it without being notified. VOLATILE, so
+-- that soniq_waiters is read as it is now and not as it was when the INSERT began. A transaction that
+-- is stricter than read committed can't do that and always notifies; so does one that can't read the
+-- table. The first question is cheap where everybody is busy.
 create or replace function public.soniq_jobs_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -590,7 +603,7 @@ begin
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      perform from public.soniq_hunger limit 1;
+      perform from public.soniq_waiters limit 1;
       if not found then
         return null;
       end if;
@@ -601,7 +614,7 @@ begin
         where n.status = 'queued'
           and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
       ) q
-      where public.soniq_hungry(q.queue);
+      where public.soniq_waiting(q.queue);
       return null;
     exception when others then
       null;
@@ -639,7 +652,7 @@ begin
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      if not public.soniq_hungry(coalesce(new.queue, 'default')) then
+      if not public.soniq_waiting(coalesce(new.queue, 'default')) then
         return null;
       end if;
     exception when others then
@@ -1137,7 +1150,11 @@ from (values
   ('0161', 'soniq_go_trust'),
   ('0162', 'soniq_go_long_names'),
   ('0163', 'soniq_go_audit_secrets'),
-  ('0164', 'soniq_go_hook_status')
+  ('0164', 'soniq_go_hook_status'),
+  ('0165', 'soniq_go_waiters'),
+  ('0166', 'soniq_go_leader_tasks'),
+  ('0167', 'soniq_go_incarnation'),
+  ('0168', 'soniq_go_comment')
 ) m (version, name);
 
 commit;

@@ -275,6 +275,8 @@ func TestSetup_madeBeforeBySomebodyElse_isRefused(t *testing.T) {
 		"migrations, trigger": {`create table soniq_migrations (id int, version varchar, name text, applied_at timestamp); create trigger t before insert on soniq_migrations for each row execute function mallory.tell()`, "table public.soniq_migrations"},
 		"chores, rule":        {`create table soniq_chores (name text); create rule r as on insert to soniq_chores do also select mallory.told()`, "table public.soniq_chores"},
 		"hunger, default":     {`create table soniq_hunger (queue text default mallory.told(), worker_id uuid, epoch bigint)`, "table public.soniq_hunger"},
+		"leader tasks, rule":  {`create table soniq_leader_tasks (name text); create rule r as on insert to soniq_leader_tasks do also select mallory.told()`, "table public.soniq_leader_tasks"},
+		"waiters, default":    {`create table soniq_waiters (queue text default mallory.told(), worker_id uuid, epoch bigint)`, "table public.soniq_waiters"},
 		"workers, check":      {`create table soniq_workers (id uuid check (mallory.told() is not null))`, "table public.soniq_workers"},
 		"queues, policy":      {`create table soniq_queues (name text); alter table soniq_queues enable row level security; create policy p on soniq_queues using (mallory.told() is not null)`, "table public.soniq_queues"},
 		"partitioned":         {`create table soniq_hook_deliveries (id uuid) partition by range (id)`, "partitioned table public.soniq_hook_deliveries"},
@@ -399,8 +401,8 @@ func TestSetup_tableRunsForeignCode_isRefused(t *testing.T) {
 		"rule":       {`create rule r as on delete to soniq_queues do also select mallory.told()`, "rule r of public.soniq_queues, which uses function mallory.told(),"},
 		"policy":     {`create policy p on soniq_hooks using (mallory.told() is not null)`, "policy p of public.soniq_hooks, which uses function mallory.told(),"},
 		"default":    {`alter table soniq_workers add column x text default mallory.told()`, "default of a column of public.soniq_workers, which uses function mallory.told(),"},
-		"constraint": {`alter table soniq_chores add constraint k check (mallory.told() is not null)`, "constraint k of public.soniq_chores, which uses function mallory.told(),"},
-		"operator":   {`alter table soniq_chores add constraint k check (name operator(mallory.===) 'a')`, "constraint k of public.soniq_chores, which uses operator mallory.===(text,text),"},
+		"constraint": {`alter table soniq_leader_tasks add constraint k check (mallory.told() is not null)`, "constraint k of public.soniq_leader_tasks, which uses function mallory.told(),"},
+		"operator":   {`alter table soniq_leader_tasks add constraint k check (name operator(mallory.===) 'a')`, "constraint k of public.soniq_leader_tasks, which uses operator mallory.===(text,text),"},
 		"index":      {`create function mallory.f(text) returns text immutable language sql as 'select $1'; alter function mallory.f owner to MALLORY; create index i on soniq_queues (mallory.f(name))`, "index public.i, which uses function mallory.f(text),"},
 		"column":     {`alter table soniq_jobs add column x mallory.name`, "column of public.soniq_jobs, which uses type mallory.name,"},
 	} {
@@ -464,7 +466,7 @@ func TestSetup_ownersWithReason_areTrusted(t *testing.T) {
 	}
 	exec(t, second, `grant create on schema app to `+app.name)
 	setup(t, second, "app")
-	exec(t, second, `drop table soniq_chores; create table soniq_chores (name text primary key, begun_at timestamptz not null, raised_at timestamptz)`)
+	exec(t, second, `drop view soniq_chores; drop table soniq_leader_tasks; create table soniq_chores (name text primary key, begun_at timestamptz not null, raised_at timestamptz)`)
 	exec(t, second, `delete from soniq_migrations where version > '0150'`)
 	setup(t, second, "app") // of two owners, both with reason
 }
@@ -487,13 +489,13 @@ func TestSetup_changedFunctions_areMended(t *testing.T) {
 	pool := testdb.New(t)
 	exec(t, pool, `revoke create on schema public from public`)
 	for name, c := range map[string]struct{ sql, mended, finding string }{
-		"execute":     {`grant execute on function soniq_jobs_inserted(), soniq_hungry(text) to public`, "revoked EXECUTE on 2 functions from PUBLIC", "any role that may log in can execute 2 functions of Soniq"},
+		"execute":     {`grant execute on function soniq_jobs_inserted(), soniq_waiting(text) to public`, "revoked EXECUTE on 2 functions from PUBLIC", "any role that may log in can execute 2 functions of Soniq"},
 		"search_path": {`alter function soniq_job_cancelled() set search_path = public`, "pinned the search_path of 1 function to pg_catalog", "1 functions of Soniq look names up"},
 		"no path":     {`alter function soniq_job_cancelled() reset all`, "pinned the search_path of 1 function to pg_catalog", "1 functions of Soniq look names up"},
 		"another set": {`alter function soniq_job_cancelled() set role none`, "pinned the search_path of 1 function to pg_catalog", "1 functions of Soniq look names up"},
 		"definer":     {`alter function soniq_dead_letter_replays(uuid) security definer`, "put back the body of 1 function", ""},
 		"invoker":     {`alter function soniq_replay_ended() security invoker`, "put back the body of 1 function", ""},
-		"body":        {`create or replace function soniq_hungry(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return false; end $$`, "put back the body of 1 function", ""},
+		"body":        {`create or replace function soniq_waiting(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return false; end $$`, "put back the body of 1 function", ""},
 	} {
 		exec(t, pool, c.sql)
 		findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{})
@@ -518,8 +520,8 @@ func TestSetup_changedFunctions_areMended(t *testing.T) {
 	}
 	// A newer release has functions of its own.
 	exec(t, pool, `insert into soniq_migrations (version, name) values ('0199', 'of a later release')`)
-	exec(t, pool, `create or replace function soniq_hungry(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return true; end $$`)
-	if got := setup(t, pool); len(got.Mended) != 0 || !strings.Contains(queryValue[string](t, pool, `select prosrc from pg_proc where proname = 'soniq_hungry'`), "return true") {
+	exec(t, pool, `create or replace function soniq_waiting(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return true; end $$`)
+	if got := setup(t, pool); len(got.Mended) != 0 || !strings.Contains(queryValue[string](t, pool, `select prosrc from pg_proc where proname = 'soniq_waiting'`), "return true") {
 		t.Errorf("a later release's function: %+v", got)
 	}
 }

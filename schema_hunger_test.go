@@ -35,8 +35,8 @@ func TestHunger_whoeverServesTheQueue_isTold(t *testing.T) {
 		want []string
 	}{
 		"came":                            {`select $1::uuid`, []string{"mail", "bulk"}},
-		"withdrew one":                    {`delete from soniq_hunger where worker_id = $1 and queue = 'mail'`, []string{"bulk"}},
-		"withdrew both":                   {`delete from soniq_hunger where worker_id = $1`, nil},
+		"withdrew one":                    {`delete from soniq_waiters where worker_id = $1 and queue = 'mail'`, []string{"bulk"}},
+		"withdrew both":                   {`delete from soniq_waiters where worker_id = $1`, nil},
 		"stopped":                         {`update soniq_workers set status = 'stopped', last_heartbeat = now() where id = $1`, nil},
 		"stopping":                        {`update soniq_workers set status = 'stopping' where id = $1`, []string{"mail", "bulk"}},
 		"forgotten":                       {`delete from soniq_workers where id = $1`, nil},
@@ -71,7 +71,7 @@ func TestHunger_pythonTakenForDead_isHungryAgainWhenItBeats(t *testing.T) {
 	pool := testdb.New(t)
 	worker := comeHungry(t, pool, "mail")
 	hungry := func() int {
-		return queryValue[int](t, pool, `select count(*)::int from soniq_hunger where worker_id = $1`, worker)
+		return queryValue[int](t, pool, `select count(*)::int from soniq_waiters where worker_id = $1`, worker)
 	}
 	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, worker)
 	if n := hungry(); n != 0 {
@@ -106,11 +106,11 @@ func TestHunger_setUpUnderALiveWorker_isToldOfAll(t *testing.T) {
 func TestHunger_cantBeRead_isTakenForGranted(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
-		"no table":         `drop table soniq_hunger`,
-		"another table":    `alter table soniq_hunger rename queue to q`,
-		"no function":      `drop function soniq_hungry`,
-		"function fails":   `create or replace function soniq_hungry(queue text) returns boolean language plpgsql volatile as $$ begin raise 'no'; end $$`,
-		"somebody's lock":  `begin; lock table soniq_hunger in access exclusive mode`,
+		"no table":         `drop table soniq_waiters cascade`,
+		"another table":    `alter table soniq_waiters rename queue to q`,
+		"no function":      `drop function soniq_waiting`,
+		"function fails":   `create or replace function soniq_waiting(queue text) returns boolean language plpgsql volatile as $$ begin raise 'no'; end $$`,
+		"somebody's lock":  `begin; lock table soniq_waiters in access exclusive mode`,
 		"workers' columns": `alter table soniq_workers rename last_heartbeat to h`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -202,7 +202,7 @@ func TestMigrations_files_areWellFormed(t *testing.T) {
 		}
 		for _, s := range soniq.Statements(string(text)) {
 			first, _, _ := strings.Cut(s, "\n")
-			if !regexp.MustCompile(`^(create|alter table|drop|do|revoke|update|insert)\b`).MatchString(first) {
+			if !regexp.MustCompile(`^(create|alter (table|index)|drop|do|revoke|update|insert)\b`).MatchString(first) {
 				t.Errorf("%s: a statement begins with %q", file, first)
 			}
 			if regexp.MustCompile(`(?i)\b(begin|commit|concurrently);?$`).MatchString(first) {

@@ -24,6 +24,7 @@ var allMigrations = []string{
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
 	"0161_soniq_go_trust", "0162_soniq_go_long_names", "0163_soniq_go_audit_secrets", "0164_soniq_go_hook_status",
+	"0165_soniq_go_waiters", "0166_soniq_go_leader_tasks", "0167_soniq_go_incarnation", "0168_soniq_go_comment",
 }
 
 // migrations010 is how many of them 0.1.0 had.
@@ -326,7 +327,7 @@ const workerKey = "constraint soniq_jobs soniq_jobs_worker_id_fkey " +
 const pythonRowsSQL = `
 select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at,errors}'::text[] from soniq_jobs j
 union all
-select to_jsonb(w) - '{lock_key,backend_pid,tenure}'::text[] from soniq_workers w
+select to_jsonb(w) - '{lock_key,backend_pid,tenure,incarnation}'::text[] from soniq_workers w
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
@@ -513,10 +514,10 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 				t.Errorf("the other schema's dead letter is %s, want resolved", got)
 			}
 			exec(t, public, `delete from `+schema+`.soniq_workers where id = $1`, worker)
-			if n := queryValue[int](t, public, `select (select count(*) from soniq_jobs) + (select count(*) from soniq_hunger)`); n != 0 {
+			if n := queryValue[int](t, public, `select (select count(*) from soniq_jobs) + (select count(*) from soniq_waiters)`); n != 0 {
 				t.Errorf("%d rows went to the wrong schema", n)
 			}
-			if n := queryValue[int](t, other, `select count(*)::int from soniq_hunger where worker_id = $1`, worker); n != 0 {
+			if n := queryValue[int](t, other, `select count(*)::int from soniq_waiters where worker_id = $1`, worker); n != 0 {
 				t.Error("a worker that is gone is hungry")
 			}
 		})

@@ -114,11 +114,11 @@ func refused(t *testing.T, db db, sql string) {
 
 // definers are the functions that run as their owner, and why they have to.
 var definers = map[string]string{
-	"soniq_jobs_inserted()":          "reads soniq_hunger and soniq_workers",
-	"soniq_jobs_requeued()":          "reads soniq_hunger and soniq_workers",
+	"soniq_jobs_inserted()":          "reads soniq_waiters and soniq_workers",
+	"soniq_jobs_requeued()":          "reads soniq_waiters and soniq_workers",
 	"soniq_job_cancelled()":          "writes columns of soniq_jobs that who requeues may not write",
 	"soniq_replay_ended()":           "writes soniq_dead_letter_jobs",
-	"soniq_worker_changed()":         "writes soniq_hunger",
+	"soniq_worker_changed()":         "writes soniq_waiters",
 	"soniq_hook_deaths()":            "reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_hook_changes()":           "reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_dead_letters_inserted()":  "executes soniq_dead_letter_payload",

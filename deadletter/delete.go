@@ -30,8 +30,8 @@ with picked as materialized (
     and (select count(*) from picked) = cardinality($1::uuid[])
   returning d.id
 )
-insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because)
-select id, 'delete', nullif($2, ''), nullif($3, '')
+insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, comment, because)
+select id, 'delete', nullif($2, ''), nullif($3, ''), nullif($3, '')
 from gone`
 
 // Delete deletes dead letters for good: all of them or, after an error, none.

@@ -259,8 +259,8 @@ var importSQL = fmt.Sprintf(importedRows, "\n  for share") + `, restored as (
   on conflict (id) do nothing
   returning id, state
 ), told as (
-  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because)
-  select r.id, $2, 'import', nullif($3, ''), nullif($4, '')
+  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, comment, because)
+  select r.id, $2, 'import', nullif($3, ''), nullif($4, ''), nullif($4, '')
   from restored r
 )
 select

@@ -144,8 +144,8 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 // $1 the id, $2 the action, $3 the state, $4 the actor, $5 the comment, $6 the
 // filter, $7 the options or null, $8 to $10 the counts.
 const beginOperationSQL = `
-insert into public.soniq_dead_letter_operations (id, action, state, actor, because, filter, options, total, done, skipped)
-values ($1, $2, $3, nullif($4, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
+insert into public.soniq_dead_letter_operations (id, action, state, actor, comment, because, filter, options, total, done, skipped)
+values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
 returning created_at, updated_at`
 
 // beginOperation records the operation under a new id. f is its filter, unless it
@@ -208,7 +208,7 @@ func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) erro
 
 var selectOperations = `
 select
-  id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(because, ''), filter,
+  id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(comment, because, ''), filter,
   total, done, skipped, ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("updated_at") + `
 from public.soniq_dead_letter_operations`
 
@@ -271,7 +271,7 @@ func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 
 // $1 the dead letter, $2 the limit.
 var historySQL = `
-select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.because, ''), r.job_id, r.detail, ` + pg.BoundedTime("r.at") + `
+select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.comment, r.because, ''), r.job_id, r.detail, ` + pg.BoundedTime("r.at") + `
 from (
   select *
   from public.soniq_dead_letter_audit
@@ -284,8 +284,8 @@ order by r.id`
 // $1 the dead letters, $2 the action, $3 the actor, $4 the comment, $5 the detail
 // or null.
 const recordSQL = `
-insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, because, detail)
-select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), $5::jsonb`
+insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, comment, because, detail)
+select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), nullif($4, ''), $5::jsonb`
 
 // record adds a record for each of the dead letters.
 func (q *Queue) record(ctx context.Context, db pg.Querier, ids []uuid.UUID, action Action, detail *string) error {

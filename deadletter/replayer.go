@@ -88,8 +88,8 @@ with made as (
   where d.id = made.replay_of
   returning d.id, made.id as job_id
 ), recorded as (
-  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because, job_id, detail)
-  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), l.job_id, u.detail::jsonb
+  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, comment, because, job_id, detail)
+  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), nullif($12, ''), l.job_id, u.detail::jsonb
   from linked l
   join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
 )

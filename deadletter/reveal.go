@@ -51,5 +51,5 @@ func (q *Queue) RevealList(ctx context.Context, picked json.RawMessage, ids []uu
 // $1 the dead letters, $2 the action, $3 the actor, $4 the comment, $5 the
 // operation.
 const recordPartSQL = `
-insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, because)
-select unnest($1::uuid[]), $5::uuid, $2, nullif($3, ''), nullif($4, '')`
+insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, comment, because)
+select unnest($1::uuid[]), $5::uuid, $2, nullif($3, ''), nullif($4, ''), nullif($4, '')`

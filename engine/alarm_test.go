@@ -45,7 +45,7 @@ func watchers(t *testing.T, pool *pgxpool.Pool, n int, config engine.WorkerConfi
 // aMinuteLater lets all of them look, at the same time.
 func aMinuteLater(t *testing.T, pool *pgxpool.Pool, workers []*engine.Worker) {
 	t.Helper()
-	exec(t, pool, `update soniq_chores set begun_at = begun_at - interval '1 minute'`)
+	exec(t, pool, `update soniq_leader_tasks set begun_at = begun_at - interval '1 minute'`)
 	var g errgroup.Group
 	for _, w := range workers {
 		g.Go(func() error { return w.WatchDeadLetters(t.Context()) })

@@ -16,7 +16,7 @@ import (
 // oldRows: a worker that goes looks through all of it.
 func oldHunger(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
-	exec(t, pool, `insert into soniq_hunger (queue, worker_id) select 'q' || n, gen_random_uuid() from generate_series(1, $1) n`, n)
+	exec(t, pool, `insert into soniq_waiters (queue, worker_id) select 'q' || n, gen_random_uuid() from generate_series(1, $1) n`, n)
 }
 
 // oldRows is n rows to be pruned of each table but that, behind 2,500 that are to stay.
@@ -27,7 +27,7 @@ func oldRows(t *testing.T, pool *pgxpool.Pool, n int) {
 		select gen_random_uuid(), 'h' || n, n, case when n <= 2500 then now() else now() - interval '31 days' end, 'stopped', 'go/0.1.0' from generate_series(1, $1 + 2500) n`,
 		`insert into soniq_task_registry (task_name, worker_id, last_seen_at)
 		select repeat('x', 100) || n, 'w', case when n <= 2500 then timestamptz 'infinity' else now() - interval '31 days' end from generate_series(1, $1 + 2500) n`,
-		`insert into soniq_chores (name, begun_at)
+		`insert into soniq_leader_tasks (name, begun_at)
 		select 'c' || n, case when n <= 2500 then timestamptz 'infinity' else now() - interval '31 days' end from generate_series(1, $1 + 2500) n`,
 		`insert into soniq_queues (name, paused_at)
 		select 'q' || n, case when n <= 2500 then now() end from generate_series(1, $1 + 2500) n`,
@@ -40,8 +40,8 @@ func oldRows(t *testing.T, pool *pgxpool.Pool, n int) {
 
 const rowsLeft = `
 	select (select count(*) from soniq_workers where hostname like 'h%') || ' ' || (select count(*) from soniq_task_registry) || ' ' ||
-	  (select count(*) from soniq_chores where name like 'c%' and begun_at <> now()) || ' ' || (select count(*) from soniq_queues) || ' ' ||
-	  (select count(*) from soniq_hunger) || ' ' || (select count(*) from soniq_jobs)`
+	  (select count(*) from soniq_leader_tasks where name like 'c%' and begun_at <> now()) || ' ' || (select count(*) from soniq_queues) || ' ' ||
+	  (select count(*) from soniq_waiters) || ' ' || (select count(*) from soniq_jobs)`
 
 // idle is a worker that does not run, so that nothing but the test prunes.
 func idle(t *testing.T, pool *pgxpool.Pool) *engine.Worker {
@@ -71,7 +71,7 @@ func TestWorker_prune_onePass_takesAllThereIs(t *testing.T) {
 	if err := w.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if n := queryValue[int](t, pool, `select count(*) from soniq_hunger`); n != 0 {
+	if n := queryValue[int](t, pool, `select count(*) from soniq_waiters`); n != 0 {
 		t.Errorf("%d rows of hunger are left", n)
 	}
 }
@@ -83,7 +83,7 @@ func TestWorker_prune_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 	pool := testdb.New(t)
 	oldRows(t, pool, 3000)
 	exec(t, pool, `
-		create table mine (worker uuid references soniq_workers, queue text references soniq_queues, chore text references soniq_chores, job uuid references soniq_jobs)`)
+		create table mine (worker uuid references soniq_workers, queue text references soniq_queues, chore text references soniq_leader_tasks, job uuid references soniq_jobs)`)
 	exec(t, pool, `
 		insert into mine
 		select (select id from soniq_workers where hostname = 'h5000'), 'q5000', 'c5000', (select id from soniq_jobs where expires_at < now() limit 1)`)

@@ -61,7 +61,7 @@ func TestWorker_retention_isOneWorkersTurn(t *testing.T) {
 	if pass(); left() != 20 {
 		t.Errorf("%d are left within the same turn, want 20", left())
 	}
-	exec(t, pool, `update soniq_chores set begun_at = begun_at - interval '1 hour'`)
+	exec(t, pool, `update soniq_leader_tasks set begun_at = begun_at - interval '1 hour'`)
 	if pass(); left() != 0 || strings.Count(log.String(), "cleaned up") != 2 {
 		t.Errorf("%d are left, the log: %s", left(), log.String())
 	}

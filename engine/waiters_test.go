@@ -104,7 +104,7 @@ func newSleeper(t *testing.T, pool *pgxpool.Pool) *sleeper {
 
 func (s *sleeper) rows(t *testing.T) int {
 	t.Helper()
-	return queryValue[int](t, s.pool, `select count(*)::int from soniq_hunger`)
+	return queryValue[int](t, s.pool, `select count(*)::int from soniq_waiters`)
 }
 
 // writers is how many transactions hold the lock of a writer of jobs.
@@ -176,7 +176,7 @@ func TestWaiters_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
 		  perform pg_advisory_xact_lock((select oid::bigint from pg_database where datname = current_database()));
 		  return null;
 		end $$`)
-	exec(t, s.pool, `create trigger wait before insert on soniq_hunger for each statement execute function wait()`)
+	exec(t, s.pool, `create trigger wait before insert on soniq_waiters for each statement execute function wait()`)
 	holder, p := produce(t, s.pool), produce(t, s.pool)
 	holder.do(`select pg_advisory_lock(oid::bigint) from pg_database where datname = current_database()`)
 	waiting := s.either(waiters.Outstanding, waiters.Proved)
@@ -248,7 +248,7 @@ func TestWaiters_stricterIsolation_wakes(t *testing.T) {
 			t.Parallel()
 			s := newSleeper(t, testdb.New(t))
 			p := produce(t, s.pool)
-			p.do(`begin isolation level ` + level + `; select count(*) from soniq_hunger`)
+			p.do(`begin isolation level ` + level + `; select count(*) from soniq_waiters`)
 			asleep := s.at(waiters.Proved, nil)
 			s.rest()
 			receive(t, "the sleep", asleep)
@@ -352,7 +352,7 @@ func TestWaiters_listenerReconnects_declaresItselfAnew(t *testing.T) {
 	receive(t, "the sleep", asleep)
 	waitTrue(t, "trust in notifications", s.Hears)
 	asleep = s.at(waiters.Proved, nil)
-	exec(t, s.pool, `delete from soniq_hunger`)
+	exec(t, s.pool, `delete from soniq_waiters`)
 	exec(t, s.pool, `select pg_terminate_backend(pid) from pg_stat_activity
 		where datname = current_database() and application_name = 'soniq-listener'`)
 	receive(t, "the sleep after it", asleep)
@@ -366,7 +366,7 @@ func TestWaiters_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	worker, queues := uuid.New(), []string{"a", "b"}
-	rows := func() int { return queryValue[int](t, pool, `select count(*)::int from soniq_hunger`) }
+	rows := func() int { return queryValue[int](t, pool, `select count(*)::int from soniq_waiters`) }
 	exec(t, pool, waiters.DeclareSQL, worker, queues, 1)
 	exec(t, pool, waiters.DeclareSQL, worker, queues, 2)
 	if exec(t, pool, waiters.WithdrawSQL, worker, queues, 1); rows() != 2 {
@@ -381,7 +381,7 @@ func TestWaiters_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
 	}
 }
 
-const hungryQueuesSQL = `select coalesce(string_agg(queue, ' ' order by queue), '') = $1 from soniq_hunger`
+const hungryQueuesSQL = `select coalesce(string_agg(queue, ' ' order by queue), '') = $1 from soniq_waiters`
 
 // What stands at its bound is not waited for; the rest is.
 func TestWaiters_queueAtItsBound_isNotWaitedFor(t *testing.T) {
@@ -459,13 +459,13 @@ func TestWaiters_stop_endsIt(t *testing.T) {
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, pool, `insert into soniq_hunger values ('default', $1)`, w.ID())
+	exec(t, pool, `insert into soniq_waiters values ('default', $1)`, w.ID())
 	idle := start(t, pool, reg, engine.WorkerConfig{})
-	waitUntil(t, pool, "hunger", `select count(*) = 2 from soniq_hunger where queue = 'default'`)
+	waitUntil(t, pool, "hunger", `select count(*) = 2 from soniq_waiters where queue = 'default'`)
 	if err := idle.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if left := queryValue[[]string](t, pool, `select array_agg(worker_id::text) from soniq_hunger`); !slices.Equal(left, []string{w.ID().String()}) {
+	if left := queryValue[[]string](t, pool, `select array_agg(worker_id::text) from soniq_waiters`); !slices.Equal(left, []string{w.ID().String()}) {
 		t.Errorf("rows are left of %q", left)
 	}
 }
@@ -481,11 +481,11 @@ func TestWaiters_leftovers_arePruned(t *testing.T) {
 	python := addWorker(t, pool, nil, []string{"mail"}, 0, 0)
 	stopped := addWorker(t, pool, nil, []string{"a"}, time.Hour, time.Hour)
 	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, stopped)
-	exec(t, pool, `insert into soniq_hunger values ('a', $1), ('b', $2)`, stopped, uuid.New())
+	exec(t, pool, `insert into soniq_waiters values ('a', $1), ('b', $2)`, stopped, uuid.New())
 	if err := w.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := queryValue[string](t, pool, `select string_agg(queue, ' ' order by queue) from soniq_hunger`); got != "default mail" {
+	if got := queryValue[string](t, pool, `select string_agg(queue, ' ' order by queue) from soniq_waiters`); got != "default mail" {
 		t.Errorf("hungry are %q, want the two that live, worker and Python's %s", got, python)
 	}
 }

@@ -28,7 +28,7 @@ type benched struct {
 	pool  *pgxpool.Pool
 	table string
 	// hungry is set up before each turn: which of the ten workers, each of
-	// queue and of its own, have a row in soniq_hunger.
+	// queue and of its own, have a row in soniq_waiters.
 	hungry string
 	queues int // that the jobs go to
 	rates  []float64
@@ -36,7 +36,7 @@ type benched struct {
 
 // workersSQL registers ten busy workers of ours.
 const workersSQL = `
-insert into soniq_workers (id, hostname, pid, queues, version, tenure)
+insert into soniq_workers (id, hostname, pid, queues, version, incarnation)
 select gen_random_uuid(), 'h' || i, i, array['q' || i], 'go/0', 1 from generate_series(1, 10) i`
 
 // BenchmarkEnqueue compares what triggers and NOTIFY cost autocommitted INSERTs
@@ -104,14 +104,14 @@ func heldPool(b *testing.B, clients int) *pgxpool.Pool {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = tx.Rollback(context.Background()) })
-	if _, err := tx.Exec(b.Context(), `select count(*) from soniq_hunger`); err != nil {
+	if _, err := tx.Exec(b.Context(), `select count(*) from soniq_waiters`); err != nil {
 		b.Fatal(err)
 	}
 	for i := range 120 {
 		run(b, pool, `update soniq_workers set last_heartbeat = clock_timestamp()`)
 		if i < 25 {
-			run(b, pool, `delete from soniq_hunger`)
-			run(b, pool, `insert into soniq_hunger select unnest(queues), id from soniq_workers`)
+			run(b, pool, `delete from soniq_waiters`)
+			run(b, pool, `insert into soniq_waiters select unnest(queues), id from soniq_workers`)
 		}
 	}
 	return pool
@@ -132,8 +132,8 @@ func (k *benched) turn(b *testing.B, clients int) {
 		table = k.table
 	}
 	run(b, k.pool, `truncate soniq_jobs, plain`)
-	run(b, k.pool, `delete from soniq_hunger`)
-	run(b, k.pool, `insert into soniq_hunger select unnest(w.queues), w.id from soniq_workers w where `+k.hungry)
+	run(b, k.pool, `delete from soniq_waiters`)
+	run(b, k.pool, `insert into soniq_waiters select unnest(w.queues), w.id from soniq_workers w where `+k.hungry)
 	sql := `insert into ` + table + ` (id, job_name, args, queue) values (gen_random_uuid(), 'n', '{}', $1)`
 	var inserted atomic.Int64
 	var g errgroup.Group

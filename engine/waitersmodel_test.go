@@ -226,7 +226,7 @@ func (p *producing) within(ctx context.Context, isolation, end string, most time
 	if err := p.exec(ctx, "begin "+isolation); err != nil {
 		return err
 	}
-	if err := p.exec(ctx, "select count(*) from soniq_hunger"); err != nil {
+	if err := p.exec(ctx, "select count(*) from soniq_waiters"); err != nil {
 		return err
 	}
 	p.linger(3 * time.Millisecond)
@@ -363,7 +363,7 @@ func hold(t *testing.T, pool *pgxpool.Pool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
-	if _, err := tx.Exec(t.Context(), `select count(*) from soniq_hunger`); err != nil {
+	if _, err := tx.Exec(t.Context(), `select count(*) from soniq_waiters`); err != nil {
 		t.Fatal(err)
 	}
 }

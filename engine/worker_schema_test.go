@@ -125,7 +125,7 @@ func TestWorker_schemaOfItsOwn_doesEverything(t *testing.T) {
 
 	unknown := enqueue(t, client, "unknown", nil)
 	// The turns that the worker took at its start are over.
-	exec(t, pool, in(`update public.soniq_chores set begun_at = begun_at - interval '2 hours'`))
+	exec(t, pool, in(`update public.soniq_leader_tasks set begun_at = begun_at - interval '2 hours'`))
 	exec(t, pool, in(`update public.soniq_workers set started_at = now() - interval '1 day'`))
 	exec(t, pool, in(`update public.soniq_jobs set created_at = now() - interval '1 day', scheduled_at = null where id = $1`), unknown)
 	for what, task := range map[string]func(context.Context) error{

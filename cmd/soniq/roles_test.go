@@ -97,7 +97,7 @@ var ownersAlone = []string{
 	"create or replace function public.soniq_jobs_inserted() returns trigger language plpgsql as $$ begin return null; end $$",
 	"alter table soniq_jobs disable trigger all",
 	"create trigger mine after insert on soniq_jobs for each statement execute function soniq_jobs_inserted()",
-	"drop table soniq_hunger",
+	"drop table soniq_waiters",
 	"insert into soniq_migrations (version, name) values ('9999', 'mine')",
 	"delete from soniq_migrations",
 }
@@ -203,7 +203,7 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 		"select secrets from soniq_hooks", "insert into soniq_hooks (name, kind) values ('h', 'log')",
 		"update soniq_dead_letter_audit set actor = 'nobody'", "delete from soniq_dead_letter_audit",
 		"delete from soniq_dead_letter_operations", "delete from soniq_queues",
-		"delete from soniq_workers", "update soniq_workers set status = 'stopped'", "delete from soniq_hunger",
+		"delete from soniq_workers", "update soniq_workers set status = 'stopped'", "delete from soniq_waiters",
 	)...)
 }
 
@@ -306,7 +306,7 @@ func TestRoles_dispatcher_sends(t *testing.T) {
 	}
 	refused(t, dsn, append(ownersAlone,
 		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')",
-		"delete from soniq_dead_letter_jobs", "update soniq_jobs set priority = 1", "delete from soniq_chores",
+		"delete from soniq_dead_letter_jobs", "update soniq_jobs set priority = 1", "delete from soniq_leader_tasks",
 		"insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) values (gen_random_uuid(), 'e', gen_random_uuid(), '{}', 'g')",
 	)...)
 }

@@ -24,7 +24,7 @@ type Heartbeat struct {
 // The hostname column carries the worker's id too: (hostname, pid) is unique, and
 // containers share both. The incarnation is a new one if the row was not there, was
 // marked as stopped, or was silent for so long that the worker may not have counted
-// as waiting (soniq_hungry gives it five minutes). The statement returns whether
+// as waiting (soniq_waiting gives it five minutes). The statement returns whether
 // somebody had marked the worker as stopped, and the incarnation. Parameters: $9 and
 // $10 the job names and their arguments' types, or none; $11 a new incarnation.
 const RegisterSQL = `
@@ -40,7 +40,7 @@ with before as (
   set last_seen_at = now()
 )
 insert into public.soniq_workers (
-  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, tenure
+  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, incarnation
 )
 values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8, $11)
 on conflict (id) do update
@@ -48,12 +48,12 @@ set status = 'active',
   last_heartbeat = now(),
   lock_key = excluded.lock_key,
   backend_pid = excluded.backend_pid,
-  tenure = case
+  incarnation = case
     when soniq_workers.status <> 'stopped' and soniq_workers.last_heartbeat > now() - interval '4 minutes'
-      then soniq_workers.tenure
-    else excluded.tenure
+      then soniq_workers.incarnation
+    else excluded.incarnation
   end
-returning coalesce((select status from before) = 'stopped', false), coalesce(tenure, 0)`
+returning coalesce((select status from before) = 'stopped', false), coalesce(incarnation, 0)`
 
 // Register writes or renews the worker's row, and with names its job names too. A
 // worker that was declared dead is active again after its next heartbeat.

@@ -77,8 +77,8 @@ func (m *Maintenance) ageAlarm(most time.Duration) alarm {
 
 // Parameter: $1 the alarm's name.
 const (
-	raiseAlarmSQL = `update public.soniq_chores set raised_at = now() where name = $1 and raised_at is null`
-	clearAlarmSQL = `update public.soniq_chores set raised_at = null where name = $1 and raised_at is not null`
+	raiseAlarmSQL = `update public.soniq_leader_tasks set raised_at = now() where name = $1 and raised_at is null`
+	clearAlarmSQL = `update public.soniq_leader_tasks set raised_at = null where name = $1 and raised_at is not null`
 )
 
 // WatchDeadLetters warns when the dead letters have passed a limit: once for each

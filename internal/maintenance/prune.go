@@ -82,10 +82,10 @@ func (m *Maintenance) Prune(ctx context.Context) error {
 	}{
 		// Before the workers: a trigger looks for the waiters of each deleted worker, in
 		// all there are.
-		{"waiters", sweep.Table{Name: "public.soniq_hunger", Where: oldWaiters, Args: []any{liveness.PythonDeadAfter}}},
+		{"waiters", sweep.Table{Name: "public.soniq_waiters", Where: oldWaiters, Args: []any{liveness.PythonDeadAfter}}},
 		{"workers", sweep.Table{Name: "public.soniq_workers", Where: oldWorkers, Args: []any{workersKept, pythonKept}}},
 		{"job names", sweep.Table{Name: "public.soniq_task_registry", Where: "r.last_seen_at < now() - $1::interval", Args: []any{names}}},
-		{"leader tasks", sweep.Table{Name: "public.soniq_chores", Where: "r.begun_at < now() - $1::interval", Args: []any{tasksKept}}},
+		{"leader tasks", sweep.Table{Name: "public.soniq_leader_tasks", Where: "r.begun_at < now() - $1::interval", Args: []any{tasksKept}}},
 		{"queues", sweep.Table{Name: "public.soniq_queues", Where: "r.paused_at is null"}},
 	} {
 		p.table.Lock = m.config.Pool.Schema().LockKey(pg.MaintenanceLock)

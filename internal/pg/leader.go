@@ -29,16 +29,16 @@ const IsLeader = `(select elected from leader)`
 // now() keeps a clock that was set back from ending the task. Parameters: $1 name,
 // $2 interval.
 const takeTurnSQL = `
-insert into public.soniq_chores (name, begun_at)
+insert into public.soniq_leader_tasks (name, begun_at)
 select $1, now()
 where not exists (
-  select from public.soniq_chores c
+  select from public.soniq_leader_tasks c
   where c.name = $1
     and c.begun_at between now() - $2::interval and now()
 )
 on conflict (name) do update
 set begun_at = excluded.begun_at
-where soniq_chores.begun_at not between now() - $2::interval and now()`
+where soniq_leader_tasks.begun_at not between now() - $2::interval and now()`
 
 // TakeTurn reports whether the caller is the leader of this turn of a periodic task
 // that one process does for all. Every process asks once in each interval. If the

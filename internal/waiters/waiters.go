@@ -3,7 +3,7 @@
 //
 // A commit that notifies takes a lock of the whole server. So the triggers on
 // soniq_jobs notify a queue only if a worker that serves it has a row in
-// soniq_hunger, the table of the waiters. A worker declares that it waits when a
+// soniq_waiters, the table of the waiters. A worker declares that it waits when a
 // fetch comes back short. It withdraws when fetches have been full for a second:
 // then it fetches again and again, and needs no notification.
 //
@@ -96,7 +96,7 @@ type Waiter struct {
 	proof proof
 }
 
-// row is what is known of a row in soniq_hunger.
+// row is what is known of a row in soniq_waiters.
 type row struct {
 	// written: it may be there. declared: it is, since this epoch.
 	written, declared bool
@@ -156,7 +156,7 @@ func New(pool *pg.Pool, worker uuid.UUID, logger *slog.Logger, queues []string) 
 	return w
 }
 
-// keyOf is a queue as soniq_hunger has it. A queue whose name is too long for the
+// keyOf is a queue as soniq_waiters has it. A queue whose name is too long for the
 // index is the empty key, which stands for all queues.
 func keyOf(queue string) string {
 	if len(queue) > 1000 {
@@ -300,7 +300,7 @@ func (w *Waiter) nextPatience(row *row, now time.Time) time.Duration {
 // DeclareSQL adds a worker to the waiters. Parameters: $1 worker, $2 queues, $3 the
 // epoch.
 const DeclareSQL = `
-insert into public.soniq_hunger as h (queue, worker_id, epoch)
+insert into public.soniq_waiters as h (queue, worker_id, epoch)
 select q.queue, $1, $3
 from unnest($2::text[]) as q (queue)
 order by q.queue
@@ -326,7 +326,7 @@ func (w *Waiter) declare(ctx context.Context, keys []string) error {
 
 // WithdrawSQL takes a worker off the waiters. Parameters: those of [DeclareSQL].
 const WithdrawSQL = `
-delete from public.soniq_hunger
+delete from public.soniq_waiters
 where worker_id = $1
   and queue = any ($2::text[])
   and epoch <= $3`
