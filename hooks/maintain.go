@@ -20,7 +20,7 @@ const (
 	// boundEvery is how often all dispatchers together look whether too many
 	// deliveries wait.
 	boundEvery = time.Minute
-	// boundTask is the name of that task in soniq_chores.
+	// boundTask is the name of that task in soniq_leader_tasks.
 	boundTask = "hooks.bound"
 	// maintainBatch bounds each statement. 5,000 rows take some 50 ms.
 	maintainBatch = 5000

@@ -175,7 +175,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "no handler", args: []string{"worker"}, code: 2, want: "no handler"},
 		{name: "handler without =", args: []string{"worker", "--handle", "j"}, code: 2, want: "has no '='"},
 		{name: "handler without name", args: []string{"worker", "--handle", "=exec:true"}, code: 2, want: "has no name"},
-		{name: "handler of no kind", args: []string{"worker", "--handle", "j=true"}, code: 2, want: `comes "true", not exec:`},
+		{name: "handler of no kind", args: []string{"worker", "--handle", "j=true"}, code: 2, want: `is followed by "true", not by exec:`},
 		{name: "handler without command", args: []string{"worker", "--handle", "j=exec: "}, code: 2, want: "has no command"},
 		{name: "handler twice", args: []string{"worker", "--handle", "j=exec:a", "--handle", "j=exec:b"}, code: 2, want: `names "j" twice`},
 		{name: "empty queues", args: []string{"worker", "--handle", "j=exec:a", "--queues", "a,,b"}, code: 2, want: "--queues has an empty name"},

@@ -11,6 +11,7 @@ import (
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/workerfile"
 )
 
 // hooksCmd groups what can be done with hooks.
@@ -296,7 +297,7 @@ func anyOf[T ~string](list []T) string {
 	if list == nil {
 		return "all"
 	}
-	return joined(list, ", ")
+	return workerfile.Joined(list, ", ")
 }
 
 func droppedText(h hooks.Info) string {
@@ -421,16 +422,16 @@ func (c *hooksTestCmd) Run(a *app.App) error {
 
 // declared tests a hook of the configuration here.
 func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
-	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
+	file, err := (&handlerFlags{Config: c.Config}).read(a, workerfile.Options{Hooks: true})
 	if err != nil {
 		return nil, err
 	}
-	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
-		return nil, err
+	if err := file.AddEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
+		return nil, app.Usagef("%w", err)
 	}
-	specs := make([]hooks.Spec, len(file.hooks))
-	for i := range file.hooks {
-		specs[i] = file.hooks[i].Spec
+	specs := make([]hooks.Spec, len(file.Hooks))
+	for i := range file.Hooks {
+		specs[i] = file.Hooks[i].Spec
 	}
 	d, err := store.Test(a.Ctx, dispatcher, c.Name, specs...)
 	if errors.Is(err, hooks.ErrDeclared) {

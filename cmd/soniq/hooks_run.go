@@ -4,6 +4,7 @@ import (
 	"soniq"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
+	"soniq/internal/workerfile"
 )
 
 type hooksRunCmd struct {
@@ -29,12 +30,12 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := c.into(&config); err != nil {
 		return err
 	}
-	file, err := (&handlerFlags{Config: c.Config}).read(a, configUse{hooks: true})
+	file, err := (&handlerFlags{Config: c.Config}).read(a, workerfile.Options{Hooks: true})
 	if err != nil {
 		return err
 	}
-	if err := file.addEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
-		return err
+	if err := file.AddEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
+		return app.Usagef("%w", err)
 	}
 	pool, err := a.Open()
 	if err != nil {

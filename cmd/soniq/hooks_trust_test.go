@@ -16,6 +16,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // fullDisk is a standard output that takes nothing, or fails when it is synced.
@@ -191,7 +192,7 @@ func TestHooks_test_withWhatItNeeds(t *testing.T) {
 	s.env["SONIQ_HOOK_ALLOW"] = "10.0.0.0/8, 127.0.0.0/8"
 	s.ok("hooks", "test", "webhook")
 	receive(t, bodies)
-	path := writeConfig(t, "hooks: {mine: {slack: \""+server+"/hunter2\", allow: [127.0.0.1]}}\n")
+	path := testkit.ConfigFile(t, "hooks: {mine: {slack: \""+server+"/hunter2\", allow: [127.0.0.1]}}\n")
 	p := program(t, filepath.Dir(path), pool.Config().ConnString(), "hooks", "run", "--config", path)
 	p.begin(t)
 	eventually.True(t, "the declaration", func() bool { return strings.Contains(s.ok("hooks", "list").out, "mine") })

@@ -17,6 +17,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/handler"
 	"soniq/internal/unit"
+	"soniq/internal/workerfile"
 )
 
 // workerCmd has a default subcommand, so that 'soniq worker' alone is the
@@ -90,20 +91,20 @@ func (workerRunCmd) ReadsSignals() {}
 
 // served is what a worker will do, checked.
 type served struct {
-	file   *workerFile
+	file   *workerfile.File
 	config engine.WorkerConfig
 	hooks  hooks.Config
 }
 
 // load checks the file and the flags as a whole.
 func (c *workerRunCmd) load(a *app.App) (*served, error) {
-	file, err := c.handlerFlags.load(a, configUse{jobs: true, hooks: c.Hooks})
+	file, err := c.handlerFlags.load(a, workerfile.Options{Jobs: true, Hooks: c.Hooks})
 	if err != nil {
 		return nil, err
 	}
 	s := &served{file: file}
 	if !c.Hooks {
-		file.hooks = nil
+		file.Hooks = nil
 	} else if err := c.loadHooks(a, s); err != nil {
 		return nil, err
 	}
@@ -123,11 +124,11 @@ func (c *workerRunCmd) loadHooks(a *app.App, s *served) (err error) {
 		return err
 	}
 	// What is lent to hooks is not for commands.
-	for i := range s.file.jobs {
-		job := &s.file.jobs[i]
-		job.Exec.Withheld = append(slices.Clip(job.Exec.Withheld), s.hooks.Env...)
+	s.file.Withhold(s.hooks.Env)
+	if err := s.file.AddEnvironmentHooks(a.Getenv, c.networks(a)); err != nil {
+		return app.Usagef("%w", err)
 	}
-	return s.file.addEnvironmentHooks(a.Getenv, c.networks(a))
+	return nil
 }
 
 func (c *workerRunCmd) Run(a *app.App) error {
@@ -165,7 +166,7 @@ func (c *workerRunCmd) Run(a *app.App) error {
 		func() { a.Exit(app.ExitFailed) },
 	)()
 
-	registry, err := register(a, s.file.jobs, handler.Config{Logger: a.Log})
+	registry, err := register(a, s.file.Jobs, handler.Config{Logger: a.Log})
 	if err != nil {
 		return err
 	}
@@ -188,9 +189,9 @@ func (c *workerRunCmd) Run(a *app.App) error {
 		return err
 	}
 	started <- worker
-	for i := range s.file.jobs {
-		spec := &s.file.jobs[i]
-		a.Log.Info("serving", "name", spec.name, spec.Kind(), spec.Target(), "from", s.file.origin(spec))
+	for i := range s.file.Jobs {
+		job := &s.file.Jobs[i]
+		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
 	}
 	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
 	// not end the jobs: the write fails, and the work goes on.
@@ -202,10 +203,10 @@ func (c *workerRunCmd) Run(a *app.App) error {
 
 // config joins the file and the flags, which win. In both 0 is what it says;
 // in the engine's configuration it is the default, and negative is none.
-func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err error) {
+func (c *workerRunCmd) config(file *workerfile.File) (config engine.WorkerConfig, err error) {
 	config = engine.WorkerConfig{
-		Queues:    file.queues,
-		Retention: file.retention,
+		Queues:    file.Queues,
+		Retention: file.Retention,
 		// A command that ignores SIGTERM is killed before its job is given
 		// back, so that it never runs twice at once.
 		CancelGrace: handler.CancelGrace,
@@ -218,22 +219,22 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 	if len(c.Queues) > 0 {
 		config.Queues = c.Queues
 	}
-	if file.concurrency != nil {
-		config.Concurrency = *file.concurrency
+	if file.Concurrency != nil {
+		config.Concurrency = *file.Concurrency
 	}
 	if c.Concurrency != nil {
-		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > maxConcurrency {
-			return config, app.Usagef("--concurrency must be from 1 to %d, not %d", maxConcurrency, config.Concurrency)
+		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > workerfile.MaxConcurrency {
+			return config, app.Usagef("--concurrency must be from 1 to %d, not %d", workerfile.MaxConcurrency, config.Concurrency)
 		}
 	}
 	config.QueueConcurrency = map[string]int{}
-	maps.Copy(config.QueueConcurrency, file.perQueue)
+	maps.Copy(config.QueueConcurrency, file.QueueConcurrency)
 	maps.Copy(config.QueueConcurrency, c.PerQueue)
 	served := (&served{file: file, config: config}).queues()
 	for _, queue := range slices.Sorted(maps.Keys(config.QueueConcurrency)) {
 		n := config.QueueConcurrency[queue]
-		if n < 1 || n > maxConcurrency {
-			return config, app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, maxConcurrency, n)
+		if n < 1 || n > workerfile.MaxConcurrency {
+			return config, app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, workerfile.MaxConcurrency, n)
 		}
 		if !slices.Contains(served, queue) {
 			return config, app.Usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
@@ -245,10 +246,10 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 		target      *time.Duration
 		zero        time.Duration
 	}{
-		{"--timeout", c.Timeout, file.timeout, &config.JobTimeout, -1},
-		{"--result-ttl", c.ResultTTL, file.resultTTL, &config.ResultTTL, -1},
-		{"--shutdown-timeout", c.ShutdownTimeout, file.shutdownTimeout, &config.ShutdownTimeout, 1},
-		{"--unknown-grace", c.UnknownGrace, file.unknownGrace, &config.UnknownGrace, -1},
+		{"--timeout", c.Timeout, file.Timeout, &config.JobTimeout, -1},
+		{"--result-ttl", c.ResultTTL, file.ResultTTL, &config.ResultTTL, -1},
+		{"--shutdown-timeout", c.ShutdownTimeout, file.ShutdownTimeout, &config.ShutdownTimeout, 1},
+		{"--unknown-grace", c.UnknownGrace, file.UnknownGrace, &config.UnknownGrace, -1},
 	} {
 		value := d.given
 		if value == nil {
@@ -279,8 +280,8 @@ func (c *workerRunCmd) config(file *workerFile) (config engine.WorkerConfig, err
 }
 
 // limits sets what the worker takes on of jobs that anybody may have enqueued.
-func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) error {
-	size, memory := file.maxArgsSize, file.maxArgsMemory
+func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerfile.File) error {
+	size, memory := file.MaxArgsSize, file.MaxArgsMemory
 	for _, s := range []struct {
 		flag   string
 		given  *string
@@ -311,7 +312,7 @@ func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) err
 		}
 		config.MaxArgsMemory = *memory
 	}
-	if n := cmp.Or(c.MaxAttempts, file.maxAttempts); n != nil {
+	if n := cmp.Or(c.MaxAttempts, file.MaxAttempts); n != nil {
 		switch {
 		case *n < 0 || *n > math.MaxInt32:
 			return app.Usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
@@ -325,19 +326,19 @@ func (c *workerRunCmd) limits(config *engine.WorkerConfig, file *workerFile) err
 }
 
 // warnings sets the limits of the dead letters.
-func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerFile) error {
-	if n := cmp.Or(c.WarnDead, file.warnDead); n != nil {
+func (c *workerRunCmd) warnings(config *engine.WorkerConfig, file *workerfile.File) error {
+	if n := cmp.Or(c.WarnDead, file.WarnDead); n != nil {
 		switch {
-		case *n < 0 || *n > maxWarnDead:
-			return app.Usagef("--warn-dead must be from 0 to %d, not %d", maxWarnDead, *n)
+		case *n < 0 || *n > workerfile.MaxWarnDead:
+			return app.Usagef("--warn-dead must be from 0 to %d, not %d", workerfile.MaxWarnDead, *n)
 		case *n == 0:
 			config.WarnDead = -1
 		default:
 			config.WarnDead = *n
 		}
 	}
-	if file.warnDeadAge != nil {
-		config.WarnDeadAge = *file.warnDeadAge
+	if file.WarnDeadAge != nil {
+		config.WarnDeadAge = *file.WarnDeadAge
 	}
 	if c.WarnDeadAge != nil {
 		age, err := unit.ParseAge(*c.WarnDeadAge)

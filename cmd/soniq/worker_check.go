@@ -13,6 +13,7 @@ import (
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/workerfile"
 )
 
 // The engine's defaults, where they must be shown or passed on.
@@ -78,23 +79,23 @@ func (s *served) check(a *app.App) error {
 		{Title: "RETRY", Min: 12, Drop: 5},
 		{Title: "AT ONCE", Right: true, Drop: 3},
 	}}
-	for i := range s.file.jobs {
-		job := s.job(&s.file.jobs[i])
-		t.Add(job.Name, fmt.Sprint(s.file.jobs[i].Spec), cmp.Or(job.Queue, "-"), job.Timeout,
+	for i := range s.file.Jobs {
+		job := s.job(&s.file.Jobs[i])
+		t.Add(job.Name, fmt.Sprint(s.file.Jobs[i].Run), cmp.Or(job.Queue, "-"), job.Timeout,
 			number(job.MaxAttempts), job.Retry, number(job.Concurrency))
 	}
 	if err := t.Write(a.Out, a.TableWidth()); err != nil {
 		return err
 	}
-	if len(s.file.hooks) > 0 {
+	if len(s.file.Hooks) > 0 {
 		a.Out.Printf("")
-		if err := checkedHooks(a, s.file.hooks); err != nil {
+		if err := checkedHooks(a, s.file.Hooks); err != nil {
 			return err
 		}
 	}
 	what := "the handlers are valid"
-	if s.file.path != "" {
-		what = s.file.path + " is valid"
+	if s.file.Path != "" {
+		what = s.file.Path + " is valid"
 	}
 	queues := s.queues()
 	for i, queue := range queues {
@@ -107,38 +108,38 @@ func (s *served) check(a *app.App) error {
 }
 
 func (s *served) describe() checkedConfig {
-	c := checkedConfig{Config: s.file.path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
-	for i := range s.file.jobs {
-		c.Jobs = append(c.Jobs, s.job(&s.file.jobs[i]))
+	c := checkedConfig{Config: s.file.Path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
+	for i := range s.file.Jobs {
+		c.Jobs = append(c.Jobs, s.job(&s.file.Jobs[i]))
 	}
-	for i := range s.file.hooks {
-		c.Hooks = append(c.Hooks, describeHook(&s.file.hooks[i]))
+	for i := range s.file.Hooks {
+		c.Hooks = append(c.Hooks, describeHook(&s.file.Hooks[i]))
 	}
 	return c
 }
 
-func (s *served) job(spec *handlerSpec) checkedJob {
+func (s *served) job(spec *workerfile.Job) checkedJob {
 	job := checkedJob{
-		Name: spec.name, Exec: spec.Exec.Command, Signed: spec.HTTP.Secret != "",
-		Dir: spec.Exec.Dir, PermanentExitCodes: spec.Exec.PermanentCodes, Queue: spec.queue,
-		Timeout: s.timeout(spec), Retry: retryText(spec.retry),
+		Name: spec.Name, Exec: spec.Run.Exec.Command, Signed: spec.Run.HTTP.Secret != "",
+		Dir: spec.Run.Exec.Dir, PermanentExitCodes: spec.Run.Exec.PermanentCodes, Queue: spec.Queue,
+		Timeout: s.timeout(spec), Retry: retryText(spec.Retry),
 	}
 	if job.Exec == "" {
-		job.HTTP = spec.HTTP.Target()
+		job.HTTP = spec.Run.HTTP.Target()
 	}
-	for name := range spec.HTTP.Headers {
+	for name := range spec.Run.HTTP.Headers {
 		job.Headers = append(job.Headers, name)
 	}
 	slices.Sort(job.Headers)
-	for _, variable := range spec.Exec.Env {
+	for _, variable := range spec.Run.Exec.Env {
 		name, _, _ := strings.Cut(variable, "=")
 		job.Env = append(job.Env, name)
 	}
-	if spec.maxAttempts != nil {
-		job.MaxAttempts = *spec.maxAttempts
+	if spec.MaxAttempts != nil {
+		job.MaxAttempts = *spec.MaxAttempts
 	}
-	if spec.concurrency != nil {
-		job.Concurrency = *spec.concurrency
+	if spec.Concurrency != nil {
+		job.Concurrency = *spec.Concurrency
 	}
 	return job
 }
@@ -149,9 +150,9 @@ func (s *served) queues() []string {
 		return slices.Clone(s.config.Queues)
 	}
 	queues := []string{"default"}
-	for _, spec := range s.file.jobs {
-		if spec.queue != "" && !slices.Contains(queues, spec.queue) {
-			queues = append(queues, spec.queue)
+	for _, spec := range s.file.Jobs {
+		if spec.Queue != "" && !slices.Contains(queues, spec.Queue) {
+			queues = append(queues, spec.Queue)
 		}
 	}
 	slices.Sort(queues)
@@ -166,11 +167,11 @@ func (s *served) concurrency() int {
 }
 
 // timeout of a handler: its own, the worker's, or the engine's default.
-func (s *served) timeout(spec *handlerSpec) string {
+func (s *served) timeout(spec *workerfile.Job) string {
 	d := s.config.JobTimeout
 	switch {
-	case spec.timeout != nil:
-		d = *spec.timeout
+	case spec.Timeout != nil:
+		d = *spec.Timeout
 	case d == 0:
 		d = defaultTimeout
 	}
@@ -189,7 +190,7 @@ func number(n int) string {
 }
 
 // checkedHooks is a table of what would be told.
-func checkedHooks(a *app.App, specs []hookSpec) error {
+func checkedHooks(a *app.App, specs []workerfile.Hook) error {
 	t := &terminal.Table{Columns: []terminal.Column{
 		{Title: "HOOK", Min: 12},
 		{Title: "KIND"},
@@ -197,14 +198,14 @@ func checkedHooks(a *app.App, specs []hookSpec) error {
 		{Title: "TOLD OF", Min: 16, Drop: 1},
 	}}
 	for i := range specs {
-		t.Add(specs[i].Name, string(specs[i].Kind), specs[i].target(), specs[i].filterText())
+		t.Add(specs[i].Name, string(specs[i].Kind), cmp.Or(specs[i].Target(), "-"), specs[i].FilterText())
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
 
-func describeHook(spec *hookSpec) checkedHook {
+func describeHook(spec *workerfile.Hook) checkedHook {
 	return checkedHook{
-		Name: spec.Name, Kind: spec.Kind, Target: spec.target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
+		Name: spec.Name, Kind: spec.Kind, Target: spec.Target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
 		Events: spec.Events, Jobs: spec.Jobs, Queues: spec.Queues, Reasons: spec.Reasons, Tags: spec.Tags,
 	}
 }

@@ -50,7 +50,7 @@ jobs:
   endpoint:
     http: ` + endpoint.URL + `/x?token=hunter2
     headers: {Authorization: env:SONIQ_TEST_TOKEN}
-    secret: ` + testSecret + `
+    secret: ` + testkit.Secret + `
   permanent: {exec: echo gone >&2; exit 7, permanent_exit_codes: [6, 7]}
   sent-away: {exec: exit 127, max_attempts: 1}
   tried-twice: {exec: exit 8, max_attempts: 2, retry: [1ms], permanent_exit_codes: [7]}
@@ -102,24 +102,24 @@ jobs:
 		t.Errorf("%v: %s", err, w.err.String())
 	}
 	wantIn(t, "log", w.err.String(), `"queues":["default","side"]`, `"from":"soniq.yaml:5"`, `"name":"endpoint"`, "the command of a handler can't be run")
-	if strings.Contains(w.err.String(), "hunter2") || strings.Contains(w.err.String(), testSecret) {
+	if strings.Contains(w.err.String(), "hunter2") || strings.Contains(w.err.String(), testkit.Secret) {
 		t.Errorf("a secret was logged: %s", w.err.String())
 	}
 }
 
 func TestWorker_checkConfig_needsNoDatabase_showsNoSecret(t *testing.T) {
 	t.Parallel()
-	path := writeConfig(t, `
+	path := testkit.ConfigFile(t, `
 concurrency: 3
 timeout: 2m
 jobs:
   a: {exec: ./a, queue: q, timeout: 0, max_attempts: 5, retry: [1s, 1m30s], concurrency: 2, permanent_exit_codes: [3], env: {TOKEN: hunter2}, dir: .}
-  b: {http: "https://user:hunter2@h/path?token=hunter2#", secret: `+testSecret+`}
+  b: {http: "https://user:hunter2@h/path?token=hunter2#", secret: `+testkit.Secret+`}
   c: {http: "env:URL", headers: {X-Token: hunter2}, secret: "env:SECRET", retry: {base: 2s, max: 1m, jitter: false}}
 `)
 	// A '#' is a mistake: see that it is one, then go on without.
 	s := newShell(t, "")
-	s.env["URL"], s.env["SECRET"] = "http://h/hunter2", testSecret
+	s.env["URL"], s.env["SECRET"] = "http://h/hunter2", testkit.Secret
 	r := s.run("worker", "--config", path, "--check-config")
 	wantCode(t, r, app.ExitUsage)
 	data, err := os.ReadFile(path)
@@ -148,14 +148,14 @@ jobs:
 	if b := c.Jobs[2]; !b.Signed || !slices.Equal(b.Headers, []string{"X-Token"}) || b.HTTP != "env:URL" {
 		t.Errorf("%+v", b)
 	}
-	if all := r.err + text.out + text.err + asJSON.out + asJSON.err; strings.Contains(all, "hunter2") || strings.Contains(all, testSecret) {
+	if all := r.err + text.out + text.err + asJSON.out + asJSON.err; strings.Contains(all, "hunter2") || strings.Contains(all, testkit.Secret) {
 		t.Errorf("a secret was printed: %s", all)
 	}
 }
 
 func TestWorker_flagsAndFile_sameName_isAMistake(t *testing.T) {
 	t.Parallel()
-	path := writeConfig(t, "timeout: 1s\njobs:\n  a: {exec: x}\n")
+	path := testkit.ConfigFile(t, "timeout: 1s\njobs:\n  a: {exec: x}\n")
 	r := newShell(t, "").run("worker", "--config", path, "--handle", "a=exec:y")
 	wantCode(t, r, app.ExitUsage)
 	wantIn(t, "stderr", r.err, `--handle names "a", which `+path+" has in line 3 already")
@@ -166,14 +166,14 @@ func TestWorker_flagsAndFile_sameName_isAMistake(t *testing.T) {
 func TestWorker_badHandleFlag_isOneLineWithoutTheURL(t *testing.T) {
 	t.Parallel()
 	for handle, want := range map[string]string{
-		"https://u:hunter2@h/":           "a URL stands where the name should",
-		"https://u:hunter2@h/?a=b":       "a URL stands where the name should",
+		"https://u:hunter2@h/":           "there is a URL in place of the name",
+		"https://u:hunter2@h/?a=b":       "there is a URL in place of the name",
 		"=https://u:hunter2@h/":          "has no name",
-		"j=ftp://u:hunter2@h/":           `comes "ftp", not exec:, http:// or https://`,
+		"j=ftp://u:hunter2@h/":           `is followed by "ftp", not by exec:, http:// or https://`,
 		"j=http://u:hunter2@h:port/":     "--handle j: the URL",
 		"j=https://":                     "--handle j: the URL has no host",
 		"j=https://u:hunter2@h/#hunter2": "--handle j: the URL has a '#'",
-		"j=":                             "not exec:, http:// or https://",
+		"j=":                             "not by exec:, http:// or https://",
 	} {
 		for _, command := range [][]string{{"worker"}, {"worker", "--check-config"}, {"worker", "run-once", "j"}} {
 			r := newShell(t, "").run(append(command, "--handle", handle)...)
@@ -187,7 +187,7 @@ func TestWorker_badHandleFlag_isOneLineWithoutTheURL(t *testing.T) {
 // A file without jobs serves nothing by itself; its settings hold for flags.
 func TestWorker_fileOfSettings_takesHandlersFromFlags(t *testing.T) {
 	t.Parallel()
-	path := writeConfig(t, "timeout: 1s\n")
+	path := testkit.ConfigFile(t, "timeout: 1s\n")
 	s := newShell(t, "")
 	r := s.run("worker", "--config", path)
 	wantCode(t, r, app.ExitUsage)
@@ -221,7 +221,7 @@ func TestWorkerRunOnce_saysTheVerdict(t *testing.T) {
 		_, _ = io.WriteString(w, "to: missing")
 	}))
 	t.Cleanup(endpoint.Close)
-	path := writeConfig(t, `
+	path := testkit.ConfigFile(t, `
 timeout: 10s
 jobs:
   echo: {exec: 'echo "sending" >&2; cat'}
@@ -299,8 +299,8 @@ func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {
 func TestDocs_everyConfigIsValid(t *testing.T) {
 	t.Parallel()
 	env := map[string]string{
-		"SMTP_PASSWORD": "p", "REPORTS_AUTHORIZATION": "Bearer t", "REPORTS_SECRET": testSecret, "BUCKET_KEY": "k",
-		"SLACK_URL": "https://hooks.slack.com/services/x", "ORDERS_SECRET": testSecret, "ORDERS_TOKEN": "Bearer t",
+		"SMTP_PASSWORD": "p", "REPORTS_AUTHORIZATION": "Bearer t", "REPORTS_SECRET": testkit.Secret, "BUCKET_KEY": "k",
+		"SLACK_URL": "https://hooks.slack.com/services/x", "ORDERS_SECRET": testkit.Secret, "ORDERS_TOKEN": "Bearer t",
 	}
 	fence := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```$")
 	seen := 0
@@ -313,7 +313,7 @@ func TestDocs_everyConfigIsValid(t *testing.T) {
 			seen++
 			s := newShell(t, "")
 			s.env = env
-			s.ok("worker", "--check-config", "--config", writeConfig(t, m[1]))
+			s.ok("worker", "--check-config", "--config", testkit.ConfigFile(t, m[1]))
 		}
 	}
 	if seen < 4 {
@@ -330,7 +330,7 @@ func TestDocs_everyConfigIsValid(t *testing.T) {
 	}
 	s := newShell(t, "")
 	s.env = env
-	s.ok("worker", "--check-config", "--config", writeConfig(t, strings.Join(lines, "\n")))
+	s.ok("worker", "--check-config", "--config", testkit.ConfigFile(t, strings.Join(lines, "\n")))
 }
 
 // A soniq.yaml that another user left in a folder that both can write to is not

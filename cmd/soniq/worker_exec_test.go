@@ -126,8 +126,8 @@ hooks:
 		t.Fatal(err)
 	}
 	secrets := map[string]string{
-		"T_URL": "https://example.com/one", "T_HEADER": "two", "T_SECRET": testSecret,
-		"T_SLACK": "https://hooks.slack.com/services/three", "T_HOOK": testSecret, "T_HOOKHEADER": "four",
+		"T_URL": "https://example.com/one", "T_HEADER": "two", "T_SECRET": testkit.Secret,
+		"T_SLACK": "https://hooks.slack.com/services/three", "T_HOOK": testkit.Secret, "T_HOOKHEADER": "four",
 		"SONIQ_HOOK_X": "five",
 	}
 	for job, mayHave := range map[string]string{"show": "", "given": "OWN=two"} {

@@ -15,6 +15,7 @@ import (
 	"soniq/internal/command"
 	"soniq/internal/handler"
 	"soniq/internal/suggest"
+	"soniq/internal/workerfile"
 )
 
 type workerRunOnceCmd struct {
@@ -54,9 +55,9 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(s.file.jobs, func(spec handlerSpec) bool { return spec.name == c.Name })
+	i := slices.IndexFunc(s.file.Jobs, func(job workerfile.Job) bool { return job.Name == c.Name })
 	if i < 0 {
-		return app.Usagef("%s", c.Unknown(s.file.jobs))
+		return app.Usagef("%s", c.unknown(s.file.Jobs))
 	}
 	args, err := app.ReadArgs(a, c.Args, app.MostArgs)
 	if err != nil {
@@ -64,7 +65,7 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	}
 	stdout := &command.Head{Limit: handler.MaxResult}
 	stderr := &terminal.LiveText{To: a.Notes}
-	registry, err := register(a, s.file.jobs[i:i+1], handler.Config{Logger: a.Log, Stdout: stdout, Stderr: stderr})
+	registry, err := register(a, s.file.Jobs[i:i+1], handler.Config{Logger: a.Log, Stdout: stdout, Stderr: stderr})
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	case a.Ctx.Err() != nil:
 		return a.Ctx.Err()
 	}
-	if err := tell(a, &s.file.jobs[i], outcome, stdout); err != nil {
+	if err := tell(a, &s.file.Jobs[i], outcome, stdout); err != nil {
 		return err
 	}
 	if outcome.Kind != engine.OutcomeDone {
@@ -88,10 +89,10 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	return nil
 }
 
-func (c *workerRunOnceCmd) Unknown(jobs []handlerSpec) string {
+func (c *workerRunOnceCmd) unknown(jobs []workerfile.Job) string {
 	names := make([]string, len(jobs))
 	for i, spec := range jobs {
-		names[i] = spec.name
+		names[i] = spec.Name
 	}
 	if guess := suggest.Closest(c.Name, names); guess != "" {
 		return fmt.Sprintf("no handler for %q; did you mean %q?", c.Name, guess)
@@ -100,7 +101,7 @@ func (c *workerRunOnceCmd) Unknown(jobs []handlerSpec) string {
 }
 
 // tell prints the result and the verdict.
-func tell(a *app.App, spec *handlerSpec, o engine.Outcome, stdout *command.Head) error {
+func tell(a *app.App, spec *workerfile.Job, o engine.Outcome, stdout *command.Head) error {
 	took := o.Duration.Round(time.Millisecond).String()
 	if a.JSON {
 		t := tried{
@@ -135,8 +136,8 @@ func tell(a *app.App, spec *handlerSpec, o engine.Outcome, stdout *command.Head)
 
 // why is the error in a line. What a command wrote to standard error has been
 // seen already, so its exit code is enough.
-func why(spec *handlerSpec, o engine.Outcome) string {
-	if spec.Exec.Command != "" && o.Verdict.Code != "" {
+func why(spec *workerfile.Job, o engine.Outcome) string {
+	if spec.Run.Exec.Command != "" && o.Verdict.Code != "" {
 		return o.Verdict.Code
 	}
 	return terminal.OneLine(o.Verdict.Message)

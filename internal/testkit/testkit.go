@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -24,6 +25,20 @@ import (
 // Deadline bounds each wait of a test. It is much longer than anything takes, even
 // on a machine that runs other tests too.
 const Deadline = 30 * time.Second
+
+// Secret is a valid secret of Standard Webhooks.
+const Secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5"
+
+// ConfigFile writes a soniq.yaml into a folder of the test's own, and returns its
+// path.
+func ConfigFile(t testing.TB, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "soniq.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 // Decode parses text, which must be JSON.
 func Decode[T any](t testing.TB, text string) (v T) {
