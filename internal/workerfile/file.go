@@ -49,6 +49,10 @@ const (
 type File struct {
 	// Path is the file's name. It is empty where there is no file.
 	Path string
+	// Schema is the schema of Soniq's tables. Default what flags and the environment
+	// say. SchemaLine is where it stands.
+	Schema     string
+	SchemaLine int
 	// Queues are the queues to serve. Default 'default' and those of Jobs.
 	Queues []string
 	// Concurrency is how many jobs run at once, QueueConcurrency how many of a

@@ -50,7 +50,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or use an &anchor for single values
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, queue_concurrency, queues, result_ttl, retention, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, queue_concurrency, queues, result_ttl, retention, schema, shutdown_timeout, timeout, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -129,6 +129,7 @@ retention:
 - {queues: [q], keep: long}          # retention: rule 8: keep must be an age such as 90m, 24h or 7d, not "long"
 - {keep: 90d}                        # retention: rule 9: it matches every dead letter, so the rules after it have no effect
 - 30d                                # retention: rule 10 must be a mapping ('key: value' lines), not text
+schema: pg_mine                      # schema: invalid schema name "pg_mine": PostgreSQL reserves it for itself
 warn_dead_age: 3y                    # warn_dead_age must be an age such as 90m, 24h or 7d, not "3y"
 `
 	path := testkit.ConfigFile(t, file)
@@ -225,6 +226,7 @@ jobs:
     retry: {base: 2s, max: 1m, jitter: false}
     timeout: 0s
   c: {exec: x, retry: *delays}
+schema: Tenant one
 `)
 	env := map[string]string{"URL": "https://h/x?y=z", "SECRET": testkit.Secret}
 	file, err := Read(t.Context(), path, Options{Jobs: true, Hooks: true, Getenv: func(name string) string { return env[name] }})
@@ -232,7 +234,7 @@ jobs:
 		t.Fatal(err)
 	}
 	want := &File{
-		Path: path, Queues: []string{"default", "q"}, Concurrency: new(7), QueueConcurrency: map[string]int{"q": 3}, Timeout: new(time.Duration(0)), ResultTTL: new(time.Hour),
+		Path: path, Schema: "Tenant one", SchemaLine: 27, Queues: []string{"default", "q"}, Concurrency: new(7), QueueConcurrency: map[string]int{"q": 3}, Timeout: new(time.Duration(0)), ResultTTL: new(time.Hour),
 		ShutdownTimeout: new(90 * time.Second), UnknownGrace: new(500 * time.Millisecond),
 		Jobs: []Job{
 			{

@@ -8,12 +8,14 @@ import (
 
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
+	"soniq/internal/pg"
 )
 
 // worker reads the top of the file.
 func (r *reader) worker(root *yaml.Node, file *File) {
 	var jobs, hooks, perQueue *yaml.Node
 	r.fields(root, "", map[string]func(*yaml.Node){
+		"schema": func(n *yaml.Node) { file.Schema, file.SchemaLine = r.schema(n, "schema"), n.Line },
 		"queues": func(n *yaml.Node) {
 			file.Queues = r.names(n, "queues")
 			r.queuesLine = n.Line
@@ -48,6 +50,19 @@ func (r *reader) worker(root *yaml.Node, file *File) {
 	if perQueue != nil {
 		r.perQueue(perQueue, file)
 	}
+}
+
+// schema reads the name of a schema.
+func (r *reader) schema(n *yaml.Node, where string) string {
+	name := r.text(n, where)
+	if name == "" {
+		return ""
+	}
+	if _, err := pg.NewSchema(name); err != nil {
+		r.wrong(n, "%s: %s", where, err)
+		return ""
+	}
+	return name
 }
 
 // forever is the age of a rule that keeps what it matches.
