@@ -239,11 +239,11 @@ func (a *App) describeMissing() string {
 	if name == "" || name == pg.DefaultSchema {
 		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
 	}
-	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run 'soniq setup --schema %s'", name, shellWord(name))
+	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run 'soniq setup --schema %s'", name, ShellWord(name))
 }
 
-// shellWord is text as a shell reads it as one word.
-func shellWord(text string) string {
+// ShellWord quotes text, where needed, so that a shell reads it as one word.
+func ShellWord(text string) string {
 	if strings.IndexFunc(text, func(r rune) bool {
 		return !(r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
 	}) < 0 {
@@ -316,6 +316,16 @@ func (a *App) Client() (*engine.Client, error) {
 // DeadLetters returns the dead-letter queue of the database.
 func (a *App) DeadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
 	return deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: a.SchemaName()})
+}
+
+// OpenDeadLetters is Open and DeadLetters, for commands that change nothing.
+func (a *App) OpenDeadLetters() (*pgxpool.Pool, *deadletter.Queue, error) {
+	pool, err := a.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	queue, err := a.DeadLetters(pool)
+	return pool, queue, err
 }
 
 // ListenConfig parses the URL of --listen-url.

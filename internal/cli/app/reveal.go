@@ -102,6 +102,17 @@ type Authorship struct {
 	Comment string `placeholder:"TEXT" help:"Why you do it, in the history."`
 }
 
+// Open connects to the database, as [App.Open] does, and returns its dead-letter
+// queue too. The history of what is changed through it names the author.
+func (w *Authorship) Open(a *App) (*pgxpool.Pool, *deadletter.Queue, error) {
+	pool, err := a.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	queue, err := w.DeadLetters(a, pool)
+	return pool, queue, err
+}
+
 // DeadLetters returns the dead-letter queue, whose history names the author.
 func (w *Authorship) DeadLetters(a *App, pool *pgxpool.Pool) (*deadletter.Queue, error) {
 	queue, err := a.DeadLetters(pool)

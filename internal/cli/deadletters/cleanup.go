@@ -80,11 +80,7 @@ func (c *cleanupCmd) Run(a *app.App) error {
 		}
 		defer a.OnAbort(archive.abandon)()
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := c.DeadLetters(a, pool)
+	_, queue, err := c.Authorship.Open(a)
 	if err != nil {
 		return err
 	}

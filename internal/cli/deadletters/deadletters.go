@@ -18,23 +18,23 @@ import (
 // Command groups what can be done with dead letters.
 type Command struct {
 	List    listCmd    `cmd:"" help:"List dead letters, the newest first."`
-	Groups  groupsCmd  `cmd:"" help:"Show the causes: dead letters that failed alike, with count and trend."`
+	Groups  groupsCmd  `cmd:"" help:"Group dead letters by cause, with count and trend."`
 	Show    showCmd    `cmd:"" help:"Show all of one dead letter: error, arguments, replays."`
 	Replay  replayCmd  `cmd:"" help:"Queue dead letters again, as new jobs."`
 	Delete  deleteCmd  `cmd:"" help:"Delete dead letters for good."`
-	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters, and write them to a file before."`
-	Export  exportCmd  `cmd:"" help:"Write dead letters to a file as JSON, JSON lines or CSV."`
-	Import  importCmd  `cmd:"" help:"Bring back dead letters from a file that export wrote."`
+	Cleanup cleanupCmd `cmd:"" help:"Delete old dead letters; --export writes them to a file first."`
+	Export  exportCmd  `cmd:"" help:"Write dead letters as JSON, JSON lines or CSV."`
+	Import  importCmd  `cmd:"" help:"Read dead letters back from a file that export wrote."`
 	Watch   watchCmd   `cmd:"" help:"Print dead letters as they arrive, until stopped."`
-	Tag     tagCmd     `cmd:"" help:"Give dead letters tags, to find them by."`
-	History historyCmd `cmd:"" help:"Show who did what to dead letters, and why."`
+	Tag     tagCmd     `cmd:"" help:"Set tags on dead letters. Filters find them by tag."`
+	History historyCmd `cmd:"" help:"Show who changed dead letters, how and why."`
 	Stats   statsCmd   `cmd:"" help:"Count dead letters by job, queue, reason, state and day."`
-	Check   checkCmd   `cmd:"" help:"Tell a monitor whether too many are dead, or for too long."`
+	Check   checkCmd   `cmd:"" help:"Report to a monitor whether too many are dead, or for too long."`
 }
 
 // Help implements [kong.HelpProvider].
 func (Command) Help() string {
-	return `A dead letter is a job that cannot succeed: it failed on every attempt, failed for good, has arguments that its handler refuses, timed out, or no worker knows its name.
+	return `A dead letter is a job that cannot succeed: all its attempts failed, an error was permanent, its handler refused the arguments, it timed out, or no worker has a handler for its name.
 
     soniq dead-letter groups
     soniq dead-letter list
@@ -42,7 +42,7 @@ func (Command) Help() string {
     soniq dead-letter replay ID`
 }
 
-// selection picks dead letters by what they are.
+// selection are the flags that pick dead letters.
 type selection struct {
 	Filter   *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
 	Job      []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
@@ -50,7 +50,7 @@ type selection struct {
 	Reason   []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
 	Group    []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
 	Error    *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
-	State    *string  `placeholder:"STATE" help:"dead, replaying or resolved."`
+	State    *string  `placeholder:"string" help:"dead, replaying or resolved."`
 	Replayed *bool    `negatable:"" help:"Replayed at least once, or never."`
 	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
 	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
@@ -63,11 +63,50 @@ func (s *selection) given() bool {
 		s.Error != nil || s.State != nil || s.Replayed != nil || s.Since != nil || s.Until != nil
 }
 
-// filter turns the flags into a filter. An empty value is refused: in a
+// filter returns the filter that the flags make. An empty value is refused: in a
 // script it is a variable that isn't set, and it must not mean 'any'.
 func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
-	// kong makes no value at all of an empty one where it splits them.
+	// kong drops an empty value where it splits values.
 	reasons, groups := app.SplitAll(s.Reason), app.SplitAll(s.Group)
+	if err := s.checkEmpty(reasons, groups); err != nil {
+		return f, err
+	}
+	f = deadletter.Filter{JobNames: s.Job, Queues: s.Queue, Groups: groups, Replayed: s.Replayed}
+	if s.Filter != nil {
+		f.NameLike = *s.Filter
+	}
+	if s.Error != nil {
+		f.ErrorLike = *s.Error
+	}
+	for _, text := range reasons {
+		reason, err := classify.ParseReason(text)
+		if err != nil {
+			return f, app.Usagef("--reason: %w", err)
+		}
+		f.Reasons = append(f.Reasons, reason)
+	}
+	if s.State != nil {
+		if f.State, err = parseState(*s.State); err != nil {
+			return f, err
+		}
+	}
+	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
+		return f, err
+	}
+	if f.To, err = app.ParseTime("--until", s.Until, now); err != nil {
+		return f, err
+	}
+	if f.Tags, err = parseTags(s.Tag); err != nil {
+		return f, err
+	}
+	if err := f.Validate(); err != nil {
+		return f, app.Usagef("%w", err)
+	}
+	return f, nil
+}
+
+// checkEmpty refuses a flag with an empty value.
+func (s *selection) checkEmpty(reasons, groups []string) error {
 	for _, flag := range []struct {
 		name   string
 		values []string
@@ -83,64 +122,39 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 		{"--until", app.Values(s.Until)},
 	} {
 		if slices.Contains(flag.values, "") {
-			return f, app.Usagef("%s is empty; leave it out to match any", flag.name)
+			return app.Usagef("%s is empty; leave it out to match any", flag.name)
 		}
 	}
-	if s.Filter != nil {
-		f.NameLike = *s.Filter
-	}
-	if len(s.Job) > 0 {
-		f.JobNames = s.Job
-	}
-	if len(s.Queue) > 0 {
-		f.Queues = s.Queue
-	}
-	if len(groups) > 0 {
-		f.Groups = groups
-	}
-	if s.Error != nil {
-		f.ErrorLike = *s.Error
-	}
-	f.Replayed = s.Replayed
-	for _, text := range reasons {
-		reason, err := classify.ParseReason(text)
-		if err != nil {
-			return f, app.Usagef("--reason: %w", err)
-		}
-		f.Reasons = append(f.Reasons, reason)
-	}
-	if s.State != nil {
-		switch state := deadletter.State(*s.State); state {
-		case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
-			f.State = state
-		default:
-			return f, app.Usagef("--state must be dead, replaying or resolved, not %q", *s.State)
-		}
-	}
-	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
-		return f, err
-	}
-	if f.To, err = app.ParseTime("--until", s.Until, now); err != nil {
-		return f, err
-	}
-	for _, tag := range s.Tag {
-		key, value, ok := strings.Cut(tag, "=")
-		if !ok || key == "" {
-			return f, app.Usagef("--tag must be KEY=VALUE, not %q", tag)
-		}
-		if f.Tags == nil {
-			f.Tags = map[string]string{}
-		}
-		f.Tags[key] = value
-	}
-	if err := f.Validate(); err != nil {
-		return f, app.Usagef("%w", err)
-	}
-	return f, nil
+	return nil
 }
 
-// checkIDs checks all ids before anything is done with one of them. The
-// beginning of an id will do.
+// parseState reads the value of --state.
+func parseState(text string) (deadletter.State, error) {
+	switch state := deadletter.State(text); state {
+	case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
+		return state, nil
+	default:
+		return "", app.Usagef("--state must be dead, replaying or resolved, not %q", text)
+	}
+}
+
+// parseTags reads the values of --tag; nil is none.
+func parseTags(texts []string) (tags map[string]string, err error) {
+	for _, text := range texts {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || key == "" {
+			return nil, app.Usagef("--tag must be KEY=VALUE, not %q", text)
+		}
+		if tags == nil {
+			tags = map[string]string{}
+		}
+		tags[key] = value
+	}
+	return tags, nil
+}
+
+// checkIDs checks all ids before the first is used. The first digits of an id are
+// enough.
 func checkIDs(texts []string) error {
 	for _, text := range texts {
 		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
@@ -151,7 +165,7 @@ func checkIDs(texts []string) error {
 	return nil
 }
 
-// findID completes an id that checkIDs has let through.
+// findID completes an id that checkIDs has accepted.
 func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUID, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		return id, nil
@@ -159,8 +173,8 @@ func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUI
 	return queue.Find(ctx, text)
 }
 
-// findIDs completes ids. One that is named twice counts once; those that can't
-// be found, or are not unique, come back as failures.
+// findIDs completes ids. An id given twice counts once. Ids that are not found, or
+// fit several dead letters, are returned in failed.
 func findIDs(ctx context.Context, queue *deadletter.Queue, texts []string) (ids []uuid.UUID, failed []app.Failure, err error) {
 	seen := make(map[uuid.UUID]bool, len(texts))
 	ids, failed = []uuid.UUID{}, []app.Failure{}

@@ -25,7 +25,7 @@ type exportCmd struct {
 }
 
 func (exportCmd) Help() string {
-	return `The file appears once it is complete, and is yours alone to read, unless it was there already. Dead letters come oldest first, with all that is stored of them, secrets too. 'soniq dead-letter import' brings them back.
+	return `The file appears when it is complete. Only you can read it, unless it existed before. It has the oldest dead letters first, with all that is stored of them, secrets included. 'soniq dead-letter import' reads it back.
 
     soniq dead-letter export --format json --output dead_jobs.json
     soniq dead-letter export --format csv --output dead_jobs.csv
@@ -48,7 +48,7 @@ func (c *exportCmd) format() (deadletter.Format, error) {
 	return cmp.Or(format, deadletter.FormatJSON), nil
 }
 
-// formatOf is the format that a file's name ends with, or empty.
+// formatOf is the format that the end of a file's name says, or empty.
 func formatOf(path string) (format deadletter.Format, ending string) {
 	path = strings.ToLower(path)
 	switch ending = filepath.Ext(strings.TrimSuffix(path, ".gz")); ending {
@@ -63,7 +63,7 @@ func formatOf(path string) (format deadletter.Format, ending string) {
 	}
 }
 
-// isCompressed reports whether a file of that name is to be compressed.
+// isCompressed reports whether a file with that name is compressed.
 func isCompressed(path string) bool { return strings.EqualFold(filepath.Ext(path), ".gz") }
 
 func (c *exportCmd) Run(a *app.App) error {
@@ -82,7 +82,12 @@ func (c *exportCmd) Run(a *app.App) error {
 	if !c.toFile() {
 		return c.toStdout(a, f, format)
 	}
-	// The file first: a wrong path is known before the database is asked.
+	return c.writeFile(a, f, format)
+}
+
+// writeFile exports to the file of --output.
+func (c *exportCmd) writeFile(a *app.App, f deadletter.Filter, format deadletter.Format) error {
+	// The file comes first: a wrong path is an error before the database is read.
 	file, err := outfile.Create(a.Ctx, c.Output)
 	if a.Ctx.Err() != nil {
 		return a.Ctx.Err()
@@ -95,23 +100,7 @@ func (c *exportCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	// A terminal has a name too.
-	w := io.Writer(file)
-	if file.IsTerminal() {
-		o := terminal.NewOutput(file)
-		if w = o.Text; format != deadletter.FormatCSV {
-			w = o.JSON
-		}
-	}
-	var compressed *gzip.Writer
-	if isCompressed(c.Output) {
-		compressed = gzip.NewWriter(w)
-		w = compressed
-	}
-	n, err := c.export(a, pool, w, f, format)
-	if err == nil && compressed != nil {
-		err = compressed.Close()
-	}
+	n, err := c.fill(a, pool, file, f, format)
 	if err == nil {
 		err = file.Commit()
 	}
@@ -128,13 +117,34 @@ func (c *exportCmd) Run(a *app.App) error {
 	return nil
 }
 
+// fill writes the dead letters to the file, compressed where its name says so.
+func (c *exportCmd) fill(a *app.App, pool *pgxpool.Pool, file *outfile.File, f deadletter.Filter, format deadletter.Format) (int64, error) {
+	w := io.Writer(file)
+	// A terminal has a path too.
+	if file.IsTerminal() {
+		o := terminal.NewOutput(file)
+		if w = o.Text; format != deadletter.FormatCSV {
+			w = o.JSON
+		}
+	}
+	if !isCompressed(c.Output) {
+		return c.export(a, pool, w, f, format)
+	}
+	compressed := gzip.NewWriter(w)
+	n, err := c.export(a, pool, compressed, f, format)
+	if err == nil {
+		err = compressed.Close()
+	}
+	return n, err
+}
+
 func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.Format) error {
 	pool, err := a.Open()
 	if err != nil {
 		return err
 	}
-	// JSON means the same with its controls escaped. CSV has no escapes: a
-	// program gets it as it is, a person's terminal only what is safe.
+	// JSON means the same with its control characters escaped. CSV has no escapes:
+	// a terminal gets it made safe, a program as it is.
 	w := io.Writer(a.Out.JSON)
 	if format == deadletter.FormatCSV {
 		w = a.Out.Raw
@@ -150,14 +160,14 @@ func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.
 	return nil
 }
 
-// export writes the dead letters to w, and shows on a terminal how it gets on.
+// export writes the dead letters to w, with a progress bar on a terminal.
 func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
 	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return 0, err
 	}
 	var total int64
-	// Where the rows go to the same terminal, they are what shows it.
+	// Rows on the same terminal show the progress themselves.
 	if a.StderrIsTTY && (c.toFile() || !a.StdoutIsTTY) {
 		var err error
 		if total, err = queue.Count(a.Ctx, f); err != nil {

@@ -17,7 +17,7 @@ type groupsCmd struct {
 }
 
 func (groupsCmd) Help() string {
-	return `A group is what one cause has killed: one job, one error apart from ids and numbers. The ones with the most dead letters come first. Every other verb takes --group GROUP.
+	return `A group is the dead letters of one cause: the same job and the same error, ids and numbers aside. The largest groups come first. Every command with filters takes --group GROUP.
 
     soniq dead-letter groups --since 24h
     soniq dead-letter list --group 4f2a9c0d1e3b5a77
@@ -32,20 +32,16 @@ func (c *groupsCmd) Run(a *app.App) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	// A terminal has no use for more, and a program has the list.
+	// More is for 'list --json'.
 	const most = 10_000
 	if c.Limit < 1 || c.Limit > most {
 		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
 	}
-	pool, err := a.Open()
+	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
-	queue, err := a.DeadLetters(pool)
-	if err != nil {
-		return err
-	}
-	// One more than is shown tells whether there are more.
+	// One more than is shown says whether there are more.
 	f.Limit = c.Limit + 1
 	groups, err := queue.Groups(a.Ctx, f)
 	if err != nil {
@@ -69,13 +65,20 @@ func (c *groupsCmd) Run(a *app.App) error {
 	} else if len(groups) > 0 {
 		err = printGroups(a, groups)
 	}
+	if err != nil {
+		return err
+	}
+	c.noteTotal(a, groups, more)
+	return nil
+}
+
+// noteTotal says how many groups were printed.
+func (c *groupsCmd) noteTotal(a *app.App, groups []deadletter.Group, more bool) {
 	var n int64
 	for _, g := range groups {
 		n += g.Count
 	}
 	switch {
-	case err != nil:
-		return err
 	case n == 0 && c.given():
 		a.Note("no dead letter matches")
 	case n == 0:
@@ -85,11 +88,10 @@ func (c *groupsCmd) Run(a *app.App) error {
 	default:
 		a.Note("%s in %s", terminal.Letters(n), terminal.Plural(int64(len(groups)), "group"))
 	}
-	return nil
 }
 
-// printGroups prints a table that fits the terminal. What is under way, and
-// what is mended, has a column where there is any.
+// printGroups prints a table that fits the terminal. REPLAYING and RESOLVED are
+// columns only where a group has some.
 func printGroups(a *app.App, groups []deadletter.Group) error {
 	var replaying, resolved bool
 	for _, g := range groups {
@@ -122,8 +124,8 @@ func printGroups(a *app.App, groups []deadletter.Group) error {
 	return t.Write(a.Out, a.TableWidth())
 }
 
-// spark draws counts as a row of that many bars, each for as many counts as
-// come out even; the highest bar is the highest sum. Nothing is a dot.
+// spark draws counts as a row of bars. Each bar is the sum of some counts in a
+// row, and the highest bar is the largest sum. A sum of 0 is a dot.
 func spark(counts []int64, bars int) string {
 	sums := make([]int64, bars)
 	for i, n := range counts {

@@ -34,11 +34,7 @@ func (c *historyCmd) Run(a *app.App) error {
 			return err
 		}
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := a.DeadLetters(pool)
+	_, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}

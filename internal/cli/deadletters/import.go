@@ -63,11 +63,7 @@ func (c *importCmd) Run(a *app.App) error {
 		return err
 	}
 	defer in.close()
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := c.DeadLetters(a, pool)
+	_, queue, err := c.Authorship.Open(a)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
@@ -14,7 +15,7 @@ import (
 type listCmd struct {
 	selection
 	Limit int     `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
-	After *string `placeholder:"ID" help:"Go on after this dead letter: the last one of the page before."`
+	After *string `placeholder:"ID" help:"Continue after this dead letter, the last one of the page before."`
 	app.RevealFlags
 }
 
@@ -27,30 +28,34 @@ func (listCmd) Help() string {
     soniq dead-letter list --reason timeout --json`
 }
 
-func (c *listCmd) Run(a *app.App) error {
-	f, err := c.filter(a.Now())
-	if err != nil {
-		return err
+// request checks the flags, and returns the filter of the rows to read.
+func (c *listCmd) request(now time.Time) (f deadletter.Filter, err error) {
+	if f, err = c.filter(now); err != nil {
+		return f, err
 	}
 	if err := c.Check(); err != nil {
-		return err
+		return f, err
 	}
 	if c.Limit < 0 {
-		return app.Usagef("--limit must not be negative: %d", c.Limit)
+		return f, app.Usagef("--limit must not be negative: %d", c.Limit)
 	}
 	if c.After != nil {
 		if err := checkIDs([]string{*c.After}); err != nil {
-			return err
+			return f, err
 		}
 	}
 	if f.Limit = c.Limit; f.Limit == 0 {
 		f.Limit = math.MaxInt32
 	}
-	pool, err := a.Open()
+	return f, nil
+}
+
+func (c *listCmd) Run(a *app.App) error {
+	f, err := c.request(a.Now())
 	if err != nil {
 		return err
 	}
-	queue, err := a.DeadLetters(pool)
+	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
@@ -83,26 +88,33 @@ func (c *listCmd) Run(a *app.App) error {
 	} else if len(jobs) > 0 {
 		err = printLetters(a, jobs)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	c.noteTotal(a, jobs, total)
+	return nil
+}
+
+// noteTotal says how many of the total were printed, and how to read on.
+func (c *listCmd) noteTotal(a *app.App, jobs []deadletter.Job, total int64) {
+	shown := int64(len(jobs))
+	switch {
 	case total == 0 && c.given():
 		a.Note("no dead letter matches")
 	case total == 0:
 		a.Note("no dead letters")
-	case len(jobs) == 0:
+	case shown == 0:
 		a.Note("nothing comes after that; %s in all", terminal.Letters(total))
-	case len(jobs) == c.Limit && total > int64(len(jobs)):
-		a.Note("%s of %s; --limit 0 for all, --after %s for the next", terminal.Thousands(int64(len(jobs))), terminal.Letters(total), jobs[len(jobs)-1].ID)
-	case total > int64(len(jobs)):
-		a.Note("the last %s of %s", terminal.Thousands(int64(len(jobs))), terminal.Letters(total))
+	case len(jobs) == c.Limit && total > shown:
+		a.Note("%s of %s; --limit 0 for all, --after %s for the next", terminal.Thousands(shown), terminal.Letters(total), jobs[shown-1].ID)
+	case total > shown:
+		a.Note("the last %s of %s", terminal.Thousands(shown), terminal.Letters(total))
 	default:
 		a.Note("%s", terminal.Letters(total))
 	}
-	return nil
 }
 
-// cursor is the place that --after names.
+// cursor is the position after the dead letter that --after names.
 func (c *listCmd) cursor(a *app.App, queue *deadletter.Queue) (deadletter.Cursor, error) {
 	if c.After == nil {
 		return deadletter.Cursor{}, nil
@@ -118,8 +130,8 @@ func (c *listCmd) cursor(a *app.App, queue *deadletter.Queue) (deadletter.Cursor
 	return j.Cursor(), err
 }
 
-// narrow is the width below which a dead letter takes two lines: the id and the
-// reason alone need some sixty columns.
+// narrow is the width, in columns, below which a dead letter takes two lines: the
+// id and the reason alone need about sixty.
 const narrow = 110
 
 // printLetters prints a table that fits the terminal.
@@ -146,8 +158,8 @@ func printLetters(a *app.App, jobs []deadletter.Job) error {
 	return t.Write(a.Out, a.TableWidth())
 }
 
-// printLettersNarrow prints two lines for each: what an operator types, and
-// what they read.
+// printLettersNarrow prints two lines for each: the id, the state and the reason,
+// then the job and its error.
 func printLettersNarrow(a *app.App, jobs []deadletter.Job, width int) error {
 	now := a.Now()
 	for _, j := range jobs {
@@ -160,8 +172,8 @@ func printLettersNarrow(a *app.App, jobs []deadletter.Job, width int) error {
 	return a.Out.Err
 }
 
-// reasonStyle is the colour of a reason: red is for a person to mend, yellow is
-// what may pass by itself.
+// reasonStyle is the colour of a reason. Red needs a person; yellow may pass by
+// itself.
 func reasonStyle(reason string) terminal.Style {
 	switch classify.Reason(reason) {
 	case classify.PermanentFailure, classify.InvalidArguments:
@@ -177,7 +189,7 @@ func reasonStyle(reason string) terminal.Style {
 	}
 }
 
-// stateStyle is the colour of a state: what is settled stands back.
+// stateStyle is the colour of a state.
 func stateStyle(state string) terminal.Style {
 	switch deadletter.State(state) {
 	case deadletter.StateResolved:
@@ -189,7 +201,7 @@ func stateStyle(state string) terminal.Style {
 	}
 }
 
-// state is the dead letter's state for people.
+// state is the dead letter's state as text.
 func state(j deadletter.Job) string {
 	if j.OutcomeUnknown() {
 		return "replayed, outcome unknown"

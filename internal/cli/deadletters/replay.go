@@ -97,11 +97,7 @@ func (c *replayCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := c.DeadLetters(a, pool)
+	pool, queue, err := c.Authorship.Open(a)
 	if err != nil {
 		return err
 	}

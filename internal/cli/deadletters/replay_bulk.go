@@ -235,11 +235,7 @@ func (c *replayCmd) resume(a *app.App) error {
 	if err != nil {
 		return app.Usagef("--resume must be the id of an operation, as 'soniq dead-letter history' shows it, not %q", *c.Resume)
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := c.DeadLetters(a, pool)
+	_, queue, err := c.Authorship.Open(a)
 	if err != nil {
 		return err
 	}

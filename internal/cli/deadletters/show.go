@@ -13,13 +13,13 @@ import (
 )
 
 type showCmd struct {
-	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id; its first digits will do."`
-	Group *string `placeholder:"GROUP" help:"In place of an id: the latest of this group, as 'soniq dead-letter groups' shows them."`
+	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id. Its first digits are enough."`
+	Group *string `placeholder:"GROUP" help:"The latest of this group, in place of an id. 'soniq dead-letter groups' shows the groups."`
 	app.RevealFlags
 }
 
 func (showCmd) Help() string {
-	return `The whole story: why it died, the error of each attempt, arguments, replays and what became of them, who did what.
+	return `Shows why it died, the error of each attempt, the arguments, its replays and their outcome, and its history.
 
     soniq dead-letter show 01890a5d-ac96-774b-bcce-b302099a8057
     soniq dead-letter show --group 4f2a9c0d1e3b5a77
@@ -42,11 +42,7 @@ func (c *showCmd) Run(a *app.App) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := a.DeadLetters(pool)
+	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
@@ -64,7 +60,7 @@ func (c *showCmd) Run(a *app.App) error {
 	if s.History, err = queue.History(a.Ctx, j.ID); err != nil {
 		return err
 	}
-	// What was changed is told without secrets, whoever asks.
+	// The history is shown without secrets, --reveal or not.
 	for i, r := range s.History {
 		s.History[i] = r.Redacted()
 	}
@@ -75,7 +71,7 @@ func (c *showCmd) Run(a *app.App) error {
 	return nil
 }
 
-// letter finds the one that the command names.
+// letter reads the dead letter that the command names.
 func (c *showCmd) letter(ctx context.Context, queue *deadletter.Queue) (j deadletter.Job, err error) {
 	if c.Group != nil {
 		jobs, err := queue.List(ctx, deadletter.Filter{Groups: []string{*c.Group}, Limit: 1})
@@ -98,14 +94,14 @@ func (c *showCmd) letter(ctx context.Context, queue *deadletter.Queue) (j deadle
 	return j, err
 }
 
-// letterStory is all that is known of a dead letter.
+// letterStory is a dead letter with its replays and its history.
 type letterStory struct {
 	deadletter.Job
 	Lineage deadletter.Lineage  `json:"lineage"`
 	History []deadletter.Record `json:"history"`
 }
 
-// whyDead says in a sentence what each reason means, and what to do.
+// whyDead is a sentence that explains the reason.
 func whyDead(j deadletter.Job) string {
 	what := "this error"
 	if t := errorType(j); t != "" {
@@ -150,12 +146,26 @@ func whyDead(j deadletter.Job) string {
 	}
 }
 
-// printLetter prints the whole story of a dead letter.
+// printField prints a name and a value on one line.
+func printField(a *app.App, name, format string, args ...any) {
+	a.Out.Printf("%-12s %s", name, terminal.OneLine(fmt.Sprintf(format, args...)))
+}
+
+// printLetter prints all that is known of a dead letter.
 func printLetter(a *app.App, s letterStory) {
-	j, p := s.Job, a.Out.Printf
-	field := func(name, format string, args ...any) {
-		p("%-12s %s", name, terminal.OneLine(fmt.Sprintf(format, args...)))
-	}
+	j := s.Job
+	printFacts(a, s)
+	printError(a, j)
+	a.PrintAttempts(j.Errors)
+	a.Out.Printf("\nArguments\n%s", terminal.Indent(terminal.PrettyJSON(j.Args), "  "))
+	printReplays(a, s)
+	a.Out.Printf("\nReplay it\n  %s", replayCommand(a, j))
+}
+
+// printFacts prints the part with a line for each field.
+func printFacts(a *app.App, s letterStory) {
+	j := s.Job
+	field := func(name, format string, args ...any) { printField(a, name, format, args...) }
 	optional := func(name string, value *string) {
 		if value != nil && *value != "" {
 			field(name, "%s", *value)
@@ -201,7 +211,10 @@ func printLetter(a *app.App, s letterStory) {
 		field("Tags", "%s", terminal.CompactJSON(j.Tags))
 	}
 	optional("Group", &j.Fingerprint)
+}
 
+// printError prints the last error, under what is known of its kind.
+func printError(a *app.App, j deadletter.Job) {
 	var about []string
 	for _, part := range []string{string(j.ErrorKind), errorType(j), j.ErrorCode} {
 		if part != "" {
@@ -212,16 +225,12 @@ func printLetter(a *app.App, s letterStory) {
 	if len(about) > 0 {
 		title += " (" + strings.Join(about, ", ") + ")"
 	}
-	p("\n%s", title)
+	a.Out.Printf("\n%s", title)
 	if j.LastError == "" {
-		p("  none recorded")
-	} else {
-		p("%s", terminal.Indent(j.LastError, "  "))
+		a.Out.Printf("  none recorded")
+		return
 	}
-	a.PrintAttempts(j.Errors)
-	p("\nArguments\n%s", terminal.Indent(terminal.PrettyJSON(j.Args), "  "))
-	printReplays(a, s)
-	p("\nReplay it\n  %s", replayCommand(a, j))
+	a.Out.Printf("%s", terminal.Indent(j.LastError, "  "))
 }
 
 // errorType is the Go type of the error, unless it is one of a command or an
@@ -233,7 +242,7 @@ func errorType(j deadletter.Job) string {
 	return j.ErrorType
 }
 
-// printReplays prints what was made of a dead letter, and who did what to it.
+// printReplays prints the replays of a dead letter and its history.
 func printReplays(a *app.App, s letterStory) {
 	if len(s.Lineage.Replays) > 0 {
 		a.Out.Printf("\nReplays")
@@ -257,7 +266,7 @@ func printReplays(a *app.App, s letterStory) {
 	}
 }
 
-// lineage says where the dead letter stands, and which job replays it.
+// lineage is the state of a dead letter, with the job that replays it.
 func lineage(j deadletter.Job) string {
 	s := state(j)
 	if j.ReplayJobID != nil {
@@ -273,10 +282,13 @@ func lineage(j deadletter.Job) string {
 	return s
 }
 
-// replayCommand is the command line that replays j on the same database,
-// without the URL: it may hold a password.
+// replayCommand is the command line that replays j. It leaves out the database's
+// URL, which may hold a password.
 func replayCommand(a *app.App, j deadletter.Job) string {
 	command := "soniq dead-letter replay " + j.ID.String()
+	if a.Schema != nil {
+		command += " --schema " + app.ShellWord(*a.Schema)
+	}
 	if a.Dev {
 		command += " --dev"
 	}

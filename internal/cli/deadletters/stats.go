@@ -28,11 +28,7 @@ func (c *statsCmd) Run(a *app.App) error {
 	if c.Hours < 0 || c.Hours > most {
 		return app.Usagef("--hours must be from 1 to %d, not %d", most, c.Hours)
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := a.DeadLetters(pool)
+	_, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}

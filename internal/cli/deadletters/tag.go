@@ -41,11 +41,7 @@ func (c *tagCmd) Run(a *app.App) error {
 	if err := checkIDs(texts); err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := c.DeadLetters(a, pool)
+	_, queue, err := c.Authorship.Open(a)
 	if err != nil {
 		return err
 	}

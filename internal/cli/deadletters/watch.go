@@ -34,11 +34,7 @@ func (c *watchCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	queue, err := a.DeadLetters(pool)
+	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
