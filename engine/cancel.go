@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter/classify"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 	"soniq/notify"
@@ -106,31 +104,4 @@ func (c *cancelWatch) look(ctx context.Context) error {
 type claimed struct {
 	ID    uuid.UUID
 	Token int64
-}
-
-// cancelled is the outcome of an attempt whose context ended by request. What
-// the handler said beyond that is kept.
-func (e *execution) cancelled(err error) Outcome {
-	message := ErrCancelled.Error()
-	if err != context.Canceled && err != ErrCancelled { //nolint:errorlint // a wrapped one says more, and is kept
-		verdict := classify.Decide(classify.Attempt{
-			JobName: e.job.Name, Attempt: e.job.Attempts, MaxAttempts: e.job.MaxAttempts,
-			Kind: classify.KindError, Err: err,
-		})
-		message = verdict.Message
-		if !wraps(err, ErrCancelled) {
-			message = pg.Storable(ErrCancelled.Error()+"; the handler returned: "+message, classify.MaxErrorBytes)
-		}
-	}
-	return Outcome{Kind: OutcomeCancelled, Verdict: classify.Verdict{Message: message}}
-}
-
-// wraps is [errors.Is] for errors whose methods may panic.
-func wraps(err, target error) (is bool) {
-	defer func() {
-		if recover() != nil {
-			is = false
-		}
-	}()
-	return errors.Is(err, target)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"soniq/deadletter/classify"
 	"soniq/engine"
@@ -89,6 +90,57 @@ func TestClassifiers_badOne_isNamed(t *testing.T) {
 	} {
 		if _, err := engine.NewWorker(pool, c.reg, c.config); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// unwrapping counts how often an error is unwrapped.
+type unwrapping struct {
+	error
+	times *int
+}
+
+func (u unwrapping) Unwrap() error {
+	*u.times++
+	return u.error
+}
+
+// The errors of an attempt are unwrapped once, whatever becomes of it: their methods
+// are the job's code, and may be slow.
+func TestWorker_errorsOfAnAttempt_areReadOnce(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("failed")
+	for _, test := range []struct {
+		err  error
+		kind engine.OutcomeKind
+		late bool // returned after the timeout
+	}{
+		{err: failed, kind: engine.OutcomeRetry},
+		{err: engine.RetryAfter(time.Minute, failed), kind: engine.OutcomeRetry},
+		{err: engine.Snooze(time.Minute), kind: engine.OutcomeSnooze},
+		{err: engine.Permanent(failed), kind: engine.OutcomeDeadLetter},
+		{err: engine.InvalidArguments(failed), kind: engine.OutcomeDeadLetter},
+		{err: answer(404), kind: engine.OutcomeDeadLetter},
+		{err: failed, kind: engine.OutcomeRetry, late: true},
+	} {
+		times := 0
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "n", func(ctx context.Context, _ *engine.Job) (any, error) {
+			if test.late {
+				<-ctx.Done()
+			}
+			return nil, fmt.Errorf("run: %w", unwrapping{test.err, &times})
+		}, engine.ClassifyBy(classify.HTTP(), classify.GRPC(), classify.Postgres()))
+		timeout := time.Duration(0)
+		if test.late {
+			timeout = time.Millisecond
+		}
+		o, err := reg.DryRun(t.Context(), "n", nil, 1, timeout)
+		if err != nil || o.Kind != test.kind {
+			t.Errorf("%v: %v, %v", test.err, o, err)
+		}
+		if times != 1 {
+			t.Errorf("%v: unwrapped %d times", test.err, times)
 		}
 	}
 }

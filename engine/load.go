@@ -291,7 +291,7 @@ func (e *execution) prepare(ctx context.Context) (o Outcome, ok bool) {
 	case errors.As(err, &invalid):
 		return e.fail(classify.KindDecode, invalid.err, "", ""), false
 	case errors.Is(context.Cause(ctx), ErrCancelled):
-		return e.cancelled(ErrCancelled), false
+		return e.cancelled(classify.ReadTree(ErrCancelled)), false
 	case ctx.Err() != nil, errors.Is(err, errNoClaim):
 		return Outcome{Kind: OutcomeReleased}, false
 	}

@@ -31,7 +31,7 @@ func (w *Worker) abandon(ctx context.Context, e *execution) {
 	stack := stackOf(e.goroutine)
 	var o Outcome
 	if errors.Is(context.Cause(ctx), ErrCancelled) {
-		o = e.cancelled(fmt.Errorf("%w, but the handler still runs", ErrCancelled))
+		o = e.cancelled(classify.ReadTree(fmt.Errorf("%w, but the handler still runs", ErrCancelled)))
 	} else {
 		o = e.fail(classify.KindTimeout, &stuckError{timeoutError{e.timeout}}, "", stack)
 	}

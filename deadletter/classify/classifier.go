@@ -85,19 +85,19 @@ func (c Classifier) Opinion(err error) Opinion {
 	if err == nil {
 		return Opinion{}
 	}
-	return c.ask(err, readTree(err)).Opinion
+	return c.ask(err, ReadTree(err)).Opinion
 }
 
 // A located is an opinion with the place of the error that it is about: a node of a
 // tree.
 type located struct {
 	Opinion
-	tree *tree
+	tree *Tree
 	at   int
 }
 
 // ask asks the classifier about err, which t was read from.
-func (c Classifier) ask(err error, t *tree) located {
+func (c Classifier) ask(err error, t *Tree) located {
 	switch {
 	case c.JudgeEach != nil:
 		return t.judge(0, c.JudgeEach)
@@ -109,7 +109,7 @@ func (c Classifier) ask(err error, t *tree) located {
 
 // judge asks about node i and, as long as the opinion isn't certain, about those
 // below it.
-func (t *tree) judge(i int, judge func(error) Opinion) located {
+func (t *Tree) judge(i int, judge func(error) Opinion) located {
 	o := locate(t, i, t.nodes[i].err, judge)
 	if o.Advice != NoAdvice {
 		return o
@@ -126,14 +126,14 @@ func (t *tree) judge(i int, judge func(error) Opinion) located {
 }
 
 // locate asks about err, which is node i of t.
-func locate(t *tree, i int, err error, judge func(error) Opinion) located {
+func locate(t *Tree, i int, err error, judge func(error) Opinion) located {
 	var o Opinion
 	if !guard(func() { o = judge(err) }) || o == (Opinion{}) {
 		return located{}
 	}
 	if o.Err != nil {
 		// It needn't be an error of the tree.
-		return located{o, readTree(o.Err), 0}
+		return located{o, ReadTree(o.Err), 0}
 	}
 	o.Err = err
 	return located{o, t, i}
@@ -141,7 +141,7 @@ func locate(t *tree, i int, err error, judge func(error) Opinion) located {
 
 // ask returns the first advice of the classifiers, and the one that gave it.
 // Without any it returns the first code.
-func ask(classifiers []Classifier, err error, t *tree) (first located, by string) {
+func ask(classifiers []Classifier, err error, t *Tree) (first located, by string) {
 	for _, c := range classifiers {
 		says := c.ask(err, t)
 		if says.Advice == AdviseRetry || says.Advice == AdvisePermanent {

@@ -116,11 +116,16 @@ type Verdict struct {
 //
 // Decide never panics, whatever the methods of the error do. It unwraps each error
 // once.
-func Decide(a Attempt) Verdict {
+func Decide(a Attempt) Verdict { return ReadTree(a.Err).Decide(a) }
+
+// Decide is the function [Decide] for the error that the tree was read from, in the
+// place of a.Err. It doesn't read the errors again.
+func (t *Tree) Decide(a Attempt) Verdict {
+	a.Err = t.Err()
 	if a.Kind == "" {
 		a.Kind = KindError
 	}
-	f := newFinding(a)
+	f := newFinding(a, t)
 	v := Verdict{Kind: a.Kind, Stack: pg.Storable(a.Stack, MaxStackBytes)}
 	if a.Err != nil {
 		v.Type = pg.Storable(f.errorType(), MaxNameBytes)
@@ -136,7 +141,7 @@ func Decide(a Attempt) Verdict {
 // A finding is what the errors, the job's rule and the classifiers say of an
 // attempt.
 type finding struct {
-	tree *tree
+	tree *Tree
 	// marked is the index of the marked error that decides, or -1, and permanent is
 	// its answer.
 	marked    int
@@ -150,8 +155,8 @@ type finding struct {
 	classifier string
 }
 
-func newFinding(a Attempt) finding {
-	f := finding{tree: readTree(a.Err)}
+func newFinding(a Attempt, t *Tree) finding {
+	f := finding{tree: t}
 	f.marked, f.permanent = f.tree.permanence(0)
 	f.ruled = f.marked < 0 && a.ruled()
 	if a.Kind == KindError && a.Err != nil {
@@ -222,7 +227,7 @@ func (a Attempt) ruled() (permanent bool) {
 
 // message returns the error's text, or what stands in for it. The sentences are
 // part of fingerprints: a change of one splits groups of failures.
-func message(a Attempt, t *tree) string {
+func message(a Attempt, t *Tree) string {
 	ok := true
 	if a.Err != nil {
 		var s string

@@ -2,6 +2,7 @@ package classify
 
 import (
 	"fmt"
+	"iter"
 	"reflect"
 )
 
@@ -9,16 +10,18 @@ import (
 // that contains itself, is a mistake that must not stop a worker.
 const maxErrors = 256
 
-// A tree is an error with all that it wraps. It is read once for a failed attempt:
+// A Tree is an error with all that it wraps. It is read once for a failed attempt:
 // each error is unwrapped once, and asked once what it says of itself. All that
-// [Decide] wants to know is then answered from the nodes.
+// [Decide] wants to know is then answered from the nodes. A caller with questions of
+// its own reads the tree with [ReadTree], looks at [Tree.All], and calls
+// [Tree.Decide].
 //
 // The nodes are in the order in which errors.Is visits them: an error, then what
 // it wraps, depth first. So the errors below a node follow it directly:
 //
 //	join(a(b), c)    nodes  join a b c
 //	                 end    4    3 3 4
-type tree struct {
+type Tree struct {
 	nodes []node
 }
 
@@ -41,13 +44,34 @@ type node struct {
 	asked, ok bool
 }
 
-func readTree(err error) *tree {
-	t := &tree{nodes: make([]node, 0, 4)}
+// ReadTree reads an error and all that it wraps, of at most 256 errors. The tree of a
+// nil error is empty. It doesn't panic, whatever the methods of the errors do.
+func ReadTree(err error) *Tree {
+	t := &Tree{nodes: make([]node, 0, 4)}
 	t.read(err)
 	return t
 }
 
-func (t *tree) read(err error) {
+// Err is the error that the tree was read from, or nil.
+func (t *Tree) Err() error {
+	if len(t.nodes) == 0 {
+		return nil
+	}
+	return t.nodes[0].err
+}
+
+// All are the errors of the tree, in the order in which errors.Is visits them.
+func (t *Tree) All() iter.Seq[error] {
+	return func(yield func(error) bool) {
+		for i := range t.nodes {
+			if !yield(t.nodes[i].err) {
+				return
+			}
+		}
+	}
+}
+
+func (t *Tree) read(err error) {
 	if err == nil || len(t.nodes) == maxErrors {
 		return
 	}
@@ -75,7 +99,7 @@ func (t *tree) read(err error) {
 
 // inner calls visit for the index of each error that node i wraps directly, until
 // visit returns false.
-func (t *tree) inner(i int) func(visit func(int) bool) {
+func (t *Tree) inner(i int) func(visit func(int) bool) {
 	return func(visit func(int) bool) {
 		for at := i + 1; at < t.nodes[i].end && visit(at); at = t.nodes[at].end {
 		}
@@ -83,7 +107,7 @@ func (t *tree) inner(i int) func(visit func(int) bool) {
 }
 
 // text returns what Error() of node i returns. ok is false where it panicked.
-func (t *tree) text(i int) (s string, ok bool) {
+func (t *Tree) text(i int) (s string, ok bool) {
 	n := &t.nodes[i]
 	if !n.asked {
 		n.ok = guard(func() { n.text = n.err.Error() })
@@ -95,7 +119,7 @@ func (t *tree) text(i int) (s string, ok bool) {
 // permanence finds the marked error that decides: of two that wrap each other the
 // outer one, of two that are joined the first that says true. by is its index, or
 // -1.
-func (t *tree) permanence(i int) (by int, permanent bool) {
+func (t *Tree) permanence(i int) (by int, permanent bool) {
 	if i >= len(t.nodes) {
 		return -1, false
 	}
@@ -119,7 +143,7 @@ func (t *tree) permanence(i int) (by int, permanent bool) {
 // by: the deepest error on the first path that is more than a text. The types of
 // packages fmt and errors only carry text, and a wrapper that repeats the text of
 // what it wraps is a marker.
-func (t *tree) errorType(i int) string {
+func (t *Tree) errorType(i int) string {
 	named, last := "", ""
 	for {
 		n := &t.nodes[i]
@@ -146,7 +170,7 @@ func onlyText(err error) bool {
 	return t.PkgPath() == "fmt" || t.PkgPath() == "errors"
 }
 
-func (t *tree) repeats(i int) bool {
+func (t *Tree) repeats(i int) bool {
 	if n := &t.nodes[i]; n.wraps != 1 || n.end == i+1 {
 		return false
 	}
@@ -156,7 +180,7 @@ func (t *tree) repeats(i int) bool {
 }
 
 // code returns the first code of node i and those below it.
-func (t *tree) code(i int) string {
+func (t *Tree) code(i int) string {
 	for _, n := range t.nodes[i:t.nodes[i].end] {
 		if n.code != "" {
 			return n.code
@@ -166,7 +190,7 @@ func (t *tree) code(i int) string {
 }
 
 // fingerprint returns the first fingerprint that an error has of itself.
-func (t *tree) fingerprint() string {
+func (t *Tree) fingerprint() string {
 	for _, n := range t.nodes {
 		if n.fingerprint != "" {
 			return n.fingerprint
