@@ -90,7 +90,7 @@ func TestOperation_optionsAreBlankedOnceItIsDone(t *testing.T) {
 }
 
 // What 0.1.0 recorded is mended by the hourly pass, in batches, once.
-func TestForget_takesSecretsOutOfOldRecords(t *testing.T) {
+func TestQueue_PruneHistory_takesSecretsOutOfOldRecords(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)

@@ -60,11 +60,11 @@ func (q *Queue) backlog(ctx context.Context, f Filter) (b Backlog, err error) {
 
 func backlogSQLOf(f Filter) (sql string, params []any) {
 	w := whereOf(f)
-	conditions, bound := w.sql(), ""
+	conditions, bound := w.SQL(), ""
 	if f.Limit > 0 {
 		// In the order of an index: a scan of the table could have to read all of it
 		// before it meets enough rows.
-		bound = oldestFirst + w.limit(f.Limit)
+		bound = oldestFirst + w.Limit(f.Limit)
 	}
-	return fmt.Sprintf(backlogSQL, conditions, bound), w.params
+	return fmt.Sprintf(backlogSQL, conditions, bound), w.Params()
 }

@@ -246,7 +246,7 @@ func TestQueue_Cleanup_rowsOfOneMoment(t *testing.T) {
 	}
 }
 
-func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
+func TestQueue_ApplyRetention_theFirstRuleThatPicksDecides(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool).As("keeper", "rules")
@@ -286,7 +286,7 @@ func TestQueue_Retain_theFirstRuleThatPicksDecides(t *testing.T) {
 
 // Who holds the lock is at work. It may be for a moment, as an expiry of results
 // is, and a pass that gave up then would leave the rows until its next turn.
-func TestQueue_Retain_waitsForTheLock(t *testing.T) {
+func TestQueue_ApplyRetention_waitsForTheLock(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
@@ -349,7 +349,7 @@ func TestValidateRetention(t *testing.T) {
 	}
 }
 
-func TestQueue_Forget_whatIsLongAgo(t *testing.T) {
+func TestQueue_PruneHistory_whatIsLongAgo(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)

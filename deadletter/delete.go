@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/pg"
+	"soniq/internal/sweep"
 )
 
 // deleteBatch is how many rows one statement deletes: about 50 ms of locks.
@@ -73,13 +74,6 @@ func (q *Queue) delete(ctx context.Context, db pg.Querier, ids []uuid.UUID) erro
 
 const selectIDs = "select d.id\nfrom public.soniq_dead_letter_jobs d"
 
-// deleteFree deletes the rows of a query that nobody has locked. Materialized: a
-// plan that ran the query again would pick other rows under its limit.
-func deleteFree(picked string) string {
-	return "with picked as materialized (\n" + picked + "\nfor update skip locked\n)\n" +
-		"delete from public.soniq_dead_letter_jobs d\nusing picked\nwhere d.id = picked.id"
-}
-
 // DeleteAll deletes for good the dead letters that the filter picks, and returns
 // how many. [Queue.Count] is its preview. With a Limit it deletes the newest, as
 // [Queue.List] shows them. It refuses a filter without a condition unless All is
@@ -103,7 +97,7 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 		return 0, err
 	}
 	w := whereOf(f)
-	ids, err := q.ids(ctx, selectIDs+w.sql()+newestFirst+w.limit(f.Limit), w.params)
+	ids, err := q.ids(ctx, selectIDs+w.SQL()+newestFirst+w.Limit(f.Limit), w.Params())
 	if err != nil || len(ids) == 0 {
 		return 0, err
 	}
@@ -130,26 +124,19 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 // own.
 func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (deleted int64, err error) {
 	w := whereOf(f)
-	w.and("d.id = any(" + w.param(ids) + ")")
-	picked := selectIDs + w.sql()
-
-	tag, err := q.pool.Exec(ctx, deleteFree(picked), w.params...)
-	if err != nil {
-		return 0, err
+	w.And("d.id = any(" + w.Param(ids) + ")")
+	deleted, err = sweep.DeleteUnlocked(ctx, q.pool, deadLetters, w.Where)
+	if err != nil || deleted == int64(len(ids)) {
+		return deleted, err
 	}
-	deleted = tag.RowsAffected()
-	if deleted == int64(len(ids)) {
-		return deleted, nil
-	}
-
-	locked, err := q.ids(ctx, picked, w.params)
+	locked, err := q.ids(ctx, selectIDs+w.SQL(), w.Params())
 	if err != nil {
 		return deleted, err
 	}
 	for _, id := range locked {
 		w := whereOf(f)
-		w.and("d.id = " + w.param(id))
-		tag, err := q.pool.Exec(ctx, "delete from public.soniq_dead_letter_jobs d"+w.sql(), w.params...)
+		w.And("d.id = " + w.Param(id))
+		tag, err := q.pool.Exec(ctx, "delete from public.soniq_dead_letter_jobs d"+w.SQL(), w.Params()...)
 		if err != nil {
 			return deleted, err
 		}

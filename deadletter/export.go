@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,8 +91,8 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	if err != nil {
 		return err
 	}
-	picked := &where{conditions: w.conditions, params: slices.Clone(w.params)}
-	rows, err := q.pool.Query(ctx, whole.selectJobs()+picked.sql()+oldestFirst+picked.limit(limit), picked.params...)
+	picked := w.clone()
+	rows, err := q.pool.Query(ctx, whole.selectJobs()+picked.SQL()+oldestFirst+picked.Limit(limit), picked.Params()...)
 	if err != nil {
 		return err
 	}
@@ -126,10 +125,10 @@ func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
 	if !pg.IsTooLarge(err) {
 		return err
 	}
-	w = &where{conditions: w.conditions, params: slices.Clone(w.params)}
+	w = w.clone()
 	var id uuid.UUID
-	sql := "select d.id\nfrom public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + "\noffset " + w.param(n) + "\nlimit 1"
-	if q.pool.QueryRow(ctx, sql, w.params...).Scan(&id) != nil {
+	sql := "select d.id\nfrom public.soniq_dead_letter_jobs d" + w.SQL() + oldestFirst + "\noffset " + w.Param(n) + "\nlimit 1"
+	if q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&id) != nil {
 		return err
 	}
 	return fmt.Errorf("dead letter %s is larger than the server can send: delete it, or leave it out by a filter: %w", id, err)

@@ -149,11 +149,13 @@ func scanGroup(row pgx.CollectableRow) (g Group, err error) {
 }
 
 func groupsSQLOf(f Filter) (sql string, params []any) {
-	w := &where{params: []any{TrendHours, f.Limit}}
+	w := &where{}
+	w.Param(TrendHours) // $1
+	w.Param(f.Limit)    // $2
 	w.filter(f)
 	and := "\n  and"
-	if len(w.conditions) == 0 {
+	if w.SQL() == "" {
 		and = "\nwhere"
 	}
-	return fmt.Sprintf(groupsSQL, w.sql(), and), w.params
+	return fmt.Sprintf(groupsSQL, w.SQL(), and), w.Params()
 }

@@ -8,10 +8,10 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
+	"soniq/internal/sweep"
 	"soniq/internal/testdb"
 )
 
@@ -84,19 +84,20 @@ func TestQueue_plansUseTheIndexes(t *testing.T) {
 		t.Errorf("one dead letter isn't found by its id:\n%s", plan)
 	}
 	replay := replayer{options: ReplayOptions{MaxReplays: 3}}.replayable(Filter{JobNames: []string{"job.7"}})
-	plan := explain(t, pool, selectReplayable+replay.sql()+oldestFirst+replay.limit(100), replay.params...)
+	plan := explain(t, pool, selectReplayable+replay.SQL()+oldestFirst+replay.Limit(100), replay.Params()...)
 	if !strings.Contains(plan, "idx_soniq_dead_letter_jobs_job_name") || strings.Contains(plan, "Seq Scan on soniq_dead_letter_jobs d") {
 		t.Errorf("what is replayed of a job is not found by its name:\n%s", plan)
 	}
 
 	old := &where{}
-	old.and("d.moved_to_dead_letter_at < now() - interval '13 days'")
-	c := cleanup{where: old, size: deleteBatch}
+	old.And("d.moved_to_dead_letter_at < now() - interval '13 days'")
 	for _, from := range []bool{false, true} {
 		if from {
-			c.from = pgtype.Timestamptz{Time: time.Now().Add(-300 * time.Hour), Valid: true}
+			// As in every batch but the first.
+			old.And("d.moved_to_dead_letter_at >= now() - interval '300 hours'")
 		}
-		sql, params, _ := c.batchSQL()
+		o := sweep.Oldest{Table: deadLetters, Time: "moved_to_dead_letter_at", Where: old.Where, Batch: deleteBatch}
+		sql, params, _ := o.SQL()
 		if plan := explain(t, pool, sql, params...); !strings.Contains(plan, "idx_soniq_dead_letter_jobs_moved_at") {
 			t.Errorf("cleanup reads the whole table:\n%s", plan)
 		}

@@ -105,16 +105,16 @@ func pageSQL(f Filter, after Cursor) (sql func(reading) string, params []any) {
 	w := whereOf(f)
 	w.after(after)
 	if len(names) <= 1 {
-		end := w.sql() + newestFirst + w.limit(f.Limit)
-		return func(r reading) string { return r.selectJobs() + end }, w.params
+		end := w.SQL() + newestFirst + w.Limit(f.Limit)
+		return func(r reading) string { return r.selectJobs() + end }, w.Params()
 	}
 	unique := slices.Compact(slices.Sorted(slices.Values(names)))
-	from := "unnest(" + w.param(unique) + "::text[]) as n (name)"
-	w.and("d.job_name = n.name")
-	limit := w.limit(f.Limit)
+	from := "unnest(" + w.Param(unique) + "::text[]) as n (name)"
+	w.And("d.job_name = n.name")
+	limit := w.Limit(f.Limit)
 	end := "\nfrom " + from + "\ncross join lateral (\n" +
-		"select d.*\nfrom public.soniq_dead_letter_jobs d" + w.sql() + newestFirst + limit + "\n) d" + newestFirst + limit
-	return func(r reading) string { return "select" + r.columns() + end }, w.params
+		"select d.*\nfrom public.soniq_dead_letter_jobs d" + w.SQL() + newestFirst + limit + "\n) d" + newestFirst + limit
+	return func(r reading) string { return "select" + r.columns() + end }, w.Params()
 }
 
 // after adds the condition of a page after a position. If its row still exists,
@@ -123,10 +123,10 @@ func (w *where) after(c Cursor) {
 	if c == (Cursor{}) {
 		return
 	}
-	id := w.param(c.ID)
-	w.and("(d.moved_to_dead_letter_at, d.id) < (coalesce((" +
+	id := w.Param(c.ID)
+	w.And("(d.moved_to_dead_letter_at, d.id) < (coalesce((" +
 		"select c.moved_to_dead_letter_at from public.soniq_dead_letter_jobs c where c.id = " + id + "), " +
-		w.param(c.MovedAt) + "), " + id + ")")
+		w.Param(c.MovedAt) + "), " + id + ")")
 }
 
 const (
@@ -169,9 +169,9 @@ func (q *Queue) resolveName(ctx context.Context, f Filter) (Filter, error) {
 		return f, nil
 	}
 	w := &where{}
-	w.param(mostNamesRead)
+	w.Param(mostNamesRead)
 	w.nameLike(f.NameLike)
-	rows, err := q.pool.Query(ctx, namesSQL+w.conditions[0]+")"+w.limit(mostNames+1), w.params...)
+	rows, err := q.pool.Query(ctx, namesSQL+w.Condition()+")"+w.Limit(mostNames+1), w.Params()...)
 	if err != nil {
 		return f, err
 	}
@@ -205,8 +205,8 @@ func (q *Queue) Count(ctx context.Context, f Filter) (int64, error) {
 
 // count counts the rows of w, up to the limit.
 func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err error) {
-	sql := "select count(*) from (select from public.soniq_dead_letter_jobs d" + w.sql() + w.limit(limit) + ") picked"
-	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&n)
+	sql := "select count(*) from (select from public.soniq_dead_letter_jobs d" + w.SQL() + w.Limit(limit) + ") picked"
+	err = q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&n)
 	return n, err
 }
 
@@ -233,9 +233,9 @@ func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error)
 		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
 	}
 	w := whereOf(f)
-	w.and("d.id = " + w.param(id))
+	w.And("d.id = " + w.Param(id))
 	var picked bool
-	if err := q.pool.QueryRow(ctx, "select exists (select from public.soniq_dead_letter_jobs d"+w.sql()+")", w.params...).Scan(&picked); err != nil {
+	if err := q.pool.QueryRow(ctx, "select exists (select from public.soniq_dead_letter_jobs d"+w.SQL()+")", w.Params()...).Scan(&picked); err != nil {
 		return false, fmt.Errorf("look at dead letter %s: %w", id, err)
 	}
 	return picked, nil

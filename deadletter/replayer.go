@@ -318,15 +318,15 @@ func isQueueTooLong(err error) bool {
 // that is the one to replay.
 func (r replayer) replayable(f Filter) *where {
 	w := whereOf(f)
-	w.and("d.state = 'dead'")
-	w.and(outcomeUnknown + " is not true")
-	w.and("not " + superseded)
+	w.And("d.state = 'dead'")
+	w.And(outcomeUnknown + " is not true")
+	w.And("not " + superseded)
 	if r.options.Queue == "" {
 		// The index of the queue may not hold it.
-		w.and("d.whole_queue is null")
+		w.And("d.whole_queue is null")
 	}
 	if r.options.MaxReplays > 0 {
-		w.and("not " + w.exhausted(r.options.MaxReplays))
+		w.And("not " + w.exhausted(r.options.MaxReplays))
 	}
 	return w
 }
@@ -337,7 +337,7 @@ const superseded = "exists (select from public.soniq_dead_letter_jobs s where s.
 // exhausted: the row was replayed most times or more. Hardly any row is itself a
 // replay, and only those pay for the recursion.
 func (w *where) exhausted(most int) string {
-	n := w.param(most)
+	n := w.Param(most)
 	return `(case
     when d.replay_of is null then coalesce(d.resurrection_count, 0)
     else ` + replaysOf("d.id") + `
@@ -352,7 +352,7 @@ const selectReplayable = "select d.id, d.attempts, d.max_attempts\nfrom public.s
 func lockReplayable(
 	ctx context.Context, tx pgx.Tx, w *where, limit int, check func(id uuid.UUID, attempts, maxAttempts int) error,
 ) ([]uuid.UUID, error) {
-	rows, err := tx.Query(ctx, selectReplayable+w.sql()+oldestFirst+w.limit(limit)+"\nfor update of d", w.params...)
+	rows, err := tx.Query(ctx, selectReplayable+w.SQL()+oldestFirst+w.Limit(limit)+"\nfor update of d", w.Params()...)
 	if err != nil {
 		return nil, err
 	}

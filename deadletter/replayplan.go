@@ -71,8 +71,8 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, r replayer) (p ReplayP
 	if r.options.MaxReplays > 0 {
 		exhausted = w.exhausted(r.options.MaxReplays)
 	}
-	sql := fmt.Sprintf(leftOutSQL, superseded, outcomeUnknown, exhausted, w.sql())
-	err = q.pool.QueryRow(ctx, sql, w.params...).Scan(&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
+	sql := fmt.Sprintf(leftOutSQL, superseded, outcomeUnknown, exhausted, w.SQL())
+	err = q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
 	return p, err
 }
 
@@ -88,8 +88,8 @@ func (q *Queue) ReplayList(ctx context.Context, f Filter, o ReplayOptions, n int
 		n = min(n, f.Limit)
 	}
 	w := replayer{o, q.by}.replayable(f)
-	end := w.sql() + oldestFirst + w.limit(n)
-	jobs, err := q.readBounded(ctx, pg.ListedBytes, w.params, func(r reading) string { return r.selectJobs() + end })
+	end := w.SQL() + oldestFirst + w.Limit(n)
+	jobs, err := q.readBounded(ctx, pg.ListedBytes, w.Params(), func(r reading) string { return r.selectJobs() + end })
 	if err != nil {
 		return nil, fmt.Errorf("list dead letters to replay: %w", err)
 	}
@@ -140,13 +140,13 @@ limit 1`
 // attempts left.
 func (q *Queue) checkAllAttempts(ctx context.Context, f Filter, r replayer) error {
 	w := r.replayable(f)
-	picked := selectReplayable + w.sql() + oldestFirst + w.limit(f.Limit)
-	sql := fmt.Sprintf(noAttemptsLeftSQL, picked, w.param(r.options.MaxAttempts))
+	picked := selectReplayable + w.SQL() + oldestFirst + w.Limit(f.Limit)
+	sql := fmt.Sprintf(noAttemptsLeftSQL, picked, w.Param(r.options.MaxAttempts))
 	var (
 		id                    uuid.UUID
 		attempts, maxAttempts int
 	)
-	err := q.pool.QueryRow(ctx, sql, w.params...).Scan(&id, &attempts, &maxAttempts)
+	err := q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&id, &attempts, &maxAttempts)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (q *Queue) checkAllAttempts(ctx context.Context, f Filter, r replayer) erro
 func (q *Queue) checkEdits(ctx context.Context, f Filter, r replayer) error {
 	w := r.replayable(f)
 	picked := w.clone()
-	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom public.soniq_dead_letter_jobs d"+picked.sql()+oldestFirst+picked.limit(f.Limit), picked.params...)
+	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom public.soniq_dead_letter_jobs d"+picked.SQL()+oldestFirst+picked.Limit(f.Limit), picked.Params()...)
 	if err != nil {
 		return err
 	}
@@ -240,8 +240,8 @@ func (q *Queue) uniqueRows(ctx context.Context, f Filter, r replayer) (all []uni
 		args = "d.args"
 	}
 	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
-		"\nfrom public.soniq_dead_letter_jobs d" + w.sql() + oldestFirst + w.limit(f.Limit)
-	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.params...)
+		"\nfrom public.soniq_dead_letter_jobs d" + w.SQL() + oldestFirst + w.Limit(f.Limit)
+	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.Params()...)
 	if err != nil {
 		return nil, err
 	}

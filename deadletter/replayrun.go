@@ -104,9 +104,9 @@ func (r *replayRun) start(ctx context.Context, f Filter, order replayOrder) erro
 			return err
 		}
 		w := r.replayer.replayable(f)
-		id := w.param(op.ID)
-		picked := w.sql() + oldestFirst + w.limit(f.Limit)
-		tag, err := tx.Exec(ctx, fmt.Sprintf(insertSelectionSQL, id, picked), w.params...)
+		id := w.Param(op.ID)
+		picked := w.SQL() + oldestFirst + w.Limit(f.Limit)
+		tag, err := tx.Exec(ctx, fmt.Sprintf(insertSelectionSQL, id, picked), w.Params()...)
 		if err != nil {
 			return err
 		}
@@ -386,7 +386,7 @@ func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most 
 // changed rows since.
 func (r *replayRun) replayPicked(ctx context.Context, tx pgx.Tx, op *Operation, picked []uuid.UUID) ([]Replayed, error) {
 	w := r.replayer.replayable(Filter{})
-	w.and("d.id = any(" + w.param(picked) + ")")
+	w.And("d.id = any(" + w.Param(picked) + ")")
 	var spent []uuid.UUID
 	ids, err := lockReplayable(ctx, tx, w, 0, func(id uuid.UUID, attempts, maxAttempts int) error {
 		if r.order.Options.checkAttempts(id, attempts, maxAttempts) != nil {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
-	"soniq/internal/pause"
+	"soniq/internal/pg"
+	"soniq/internal/sweep"
 )
 
 // A Retention is a rule for how long dead letters are kept. In a list of rules, the
@@ -43,15 +43,9 @@ func ValidateRetention(rules []Retention) error {
 	return nil
 }
 
-const (
-	// retainBatch is how many rows a batch of ApplyRetention deletes: about 20 ms of
-	// locks.
-	retainBatch = 1000
-	// retainPause is the shortest time between two of them.
-	retainPause = 10 * time.Millisecond
-	// lockInterval is the longest time between two attempts to take the lock.
-	lockInterval = 10 * time.Second
-)
+// retainBatch is how many rows a batch of ApplyRetention deletes: about 20 ms of
+// locks.
+const retainBatch = 1000
 
 // MaintenanceOptions are the options of [Queue.ApplyRetention] and
 // [Queue.PruneHistory]. The zero value works.
@@ -99,15 +93,13 @@ func (q *Queue) retain(ctx context.Context, rules []Retention, lock int64) (dele
 		if f.To.IsZero() || cutoff.Before(f.To) {
 			f.To = cutoff
 		}
-		c := cleanup{
-			q: q, where: retentionWhere(rules, i, cutoff), filter: f, size: retainBatch, lock: lock, pause: pauseAsLong,
-		}
-		err := c.run(ctx)
-		deleted += c.op.Done
+		o := sweep.Oldest{Where: retentionWhere(rules, i, cutoff).Where, Batch: retainBatch, Lock: lock, Pauses: true}
+		n, err := q.deleteOldest(ctx, f, &o)
+		deleted += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("rule %d: %w", i+1, err))
 		}
-		if err != nil && len(c.refused.ids) == 0 {
+		if err != nil && !o.Refused() {
 			break
 		}
 	}
@@ -119,15 +111,11 @@ func retentionWhere(rules []Retention, i int, cutoff time.Time) *where {
 	w := whereOf(rules[i].Filter)
 	w.old(cutoff)
 	for _, before := range rules[:i] {
-		other := &where{params: w.params}
-		other.filter(before.Filter)
-		w.params = other.params
-		// On a null column the conditions are null: the other rule doesn't pick it.
-		w.and("(" + strings.Join(other.conditions, " and ") + ") is not true")
+		w.AndNot(func(other *pg.Where) {
+			picked := where{*other}
+			picked.filter(before.Filter)
+			*other = picked.Where
+		})
 	}
 	return w
-}
-
-func pauseAsLong(ctx context.Context, took time.Duration) error {
-	return pause.For(ctx, max(took, retainPause))
 }

@@ -158,6 +158,6 @@ func statsOf(window time.Duration) (sql string, params []any) {
 		return fmt.Sprintf(statsSQL, "", ""), nil
 	}
 	w := &where{}
-	w.and("d.moved_to_dead_letter_at >= now() - make_interval(secs => " + w.param(window.Seconds()) + ")")
-	return fmt.Sprintf(statsSQL, w.sql(), "\n      and "+w.conditions[0]), w.params
+	w.And("d.moved_to_dead_letter_at >= now() - make_interval(secs => " + w.Param(window.Seconds()) + ")")
+	return fmt.Sprintf(statsSQL, w.SQL(), "\n      and "+w.Condition()), w.Params()
 }

@@ -4,51 +4,16 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf16"
+
+	"soniq/internal/pg"
 )
 
-// A where collects the conditions of a statement, on a dead letter d, and their
-// parameters. A verb and its preview take their conditions from here.
-//
-// The statement has only the conditions that are set. One with '$1 is null or ...'
-// for each would be simpler, and could not use an index.
-type where struct {
-	conditions []string
-	params     []any
-}
+// A where is the conditions of a statement on a dead letter d.
+type where struct{ pg.Where }
 
-// param adds a parameter and returns its placeholder.
-func (w *where) param(v any) string {
-	w.params = append(w.params, v)
-	return "$" + strconv.Itoa(len(w.params))
-}
-
-func (w *where) and(condition string) {
-	w.conditions = append(w.conditions, condition)
-}
-
-// sql returns the where clause, which is empty without conditions.
-func (w *where) sql() string {
-	if len(w.conditions) == 0 {
-		return ""
-	}
-	return "\nwhere " + strings.Join(w.conditions, "\n  and ")
-}
-
-// clone returns a copy that may be changed.
-func (w *where) clone() *where {
-	return &where{conditions: slices.Clone(w.conditions), params: slices.Clone(w.params)}
-}
-
-// limit returns the limit clause, which is empty for 0.
-func (w *where) limit(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return "\nlimit " + w.param(n)
-}
+func (w *where) clone() *where { return &where{w.Clone()} }
 
 // whereOf returns the conditions of a valid filter.
 func whereOf(f Filter) *where {
@@ -60,10 +25,10 @@ func whereOf(f Filter) *where {
 // filter adds the conditions of a valid filter.
 func (w *where) filter(f Filter) {
 	if f.JobNames != nil {
-		w.and("d.job_name = any(" + w.param(f.JobNames) + ")")
+		w.And("d.job_name = any(" + w.Param(f.JobNames) + ")")
 	}
 	if f.Queues != nil {
-		w.and("d.queue = any(" + w.param(f.Queues) + ")")
+		w.And("d.queue = any(" + w.Param(f.Queues) + ")")
 	}
 	if f.NameLike != "" {
 		w.nameLike(f.NameLike)
@@ -73,29 +38,29 @@ func (w *where) filter(f Filter) {
 		for i, r := range f.Reasons {
 			reasons[i] = string(r)
 		}
-		w.and("d.dead_letter_reason = any(" + w.param(reasons) + ")")
+		w.And("d.dead_letter_reason = any(" + w.Param(reasons) + ")")
 	}
 	if !f.From.IsZero() {
-		w.and("d.moved_to_dead_letter_at >= " + w.param(f.From))
+		w.And("d.moved_to_dead_letter_at >= " + w.Param(f.From))
 	}
 	if !f.To.IsZero() {
-		w.and("d.moved_to_dead_letter_at <= " + w.param(f.To))
+		w.And("d.moved_to_dead_letter_at <= " + w.Param(f.To))
 	}
 	for _, key := range slices.Sorted(maps.Keys(f.Tags)) {
 		w.tag(key, f.Tags[key])
 	}
 	if f.State != "" {
-		w.and(stateCondition(f.State))
+		w.And(stateCondition(f.State))
 	}
 	if f.Groups != nil {
-		w.and(groupKey + " = any(" + w.param(f.Groups) + ")")
+		w.And(groupKey + " = any(" + w.Param(f.Groups) + ")")
 	}
 	if f.ErrorLike != "" {
-		w.and("d.last_error ilike " + w.param("%"+escapeLike(f.ErrorLike)+"%"))
+		w.And("d.last_error ilike " + w.Param("%"+escapeLike(f.ErrorLike)+"%"))
 	}
 	if f.Replayed != nil {
 		comparison := map[bool]string{true: "> 0", false: "= 0"}[*f.Replayed]
-		w.and("coalesce(d.resurrection_count, 0) " + comparison)
+		w.And("coalesce(d.resurrection_count, 0) " + comparison)
 	}
 }
 
@@ -115,9 +80,9 @@ func stateCondition(s State) string {
 // nameLike adds the condition of Filter.NameLike.
 func (w *where) nameLike(pattern string) {
 	if strings.ContainsAny(pattern, "*?") {
-		w.and("d.job_name like " + w.param(globToLike(pattern)))
+		w.And("d.job_name like " + w.Param(globToLike(pattern)))
 	} else {
-		w.and("strpos(d.job_name, " + w.param(pattern) + ") > 0")
+		w.And("strpos(d.job_name, " + w.Param(pattern) + ") > 0")
 	}
 }
 
@@ -150,7 +115,7 @@ func (w *where) tag(key, value string) {
 	pair := pythonString(key) + ": "
 	// A value other than a string ends at a comma or at the brace.
 	written := []string{pair + pythonString(value), pair + value + ",", pair + value + "}"}
-	w.and(fmt.Sprintf(`(
+	w.And(fmt.Sprintf(`(
     d.tags ->> %s = %s
     or jsonb_typeof(d.tags) = 'string'
       and strpos(substr(d.tags #>> '{}', 2), '{') = 0
@@ -158,7 +123,7 @@ func (w *where) tag(key, value string) {
         select from unnest(%s::text[]) written
         where strpos(d.tags #>> '{}', written) > 0
       )
-  )`, w.param(key)+"::text", w.param(value)+"::text", w.param(written)))
+  )`, w.Param(key)+"::text", w.Param(value)+"::text", w.Param(written)))
 }
 
 // pythonString writes a JSON string as Python's json.dumps does: ASCII only.

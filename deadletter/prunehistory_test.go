@@ -47,7 +47,7 @@ const historyLeft = `
 	  (select count(*) from soniq_dead_letter_selections)`
 
 // However much there is, one pass takes it all, whatever else is in the tables.
-func TestQueue_Forget_onePass_takesAllThereIs(t *testing.T) {
+func TestQueue_PruneHistory_onePass_takesAllThereIs(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	oldHistory(t, pool, 25_000)
@@ -62,7 +62,7 @@ func TestQueue_Forget_onePass_takesAllThereIs(t *testing.T) {
 
 // A row that something of the application's refers to stays, and is told of; no
 // other does.
-func TestQueue_Forget_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
+func TestQueue_PruneHistory_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	oldHistory(t, pool, 3000)
@@ -82,7 +82,7 @@ func TestQueue_Forget_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 }
 
 // A pass ends with its context, also while somebody else has the lock.
-func TestQueue_Forget_endsWithItsContext(t *testing.T) {
+func TestQueue_PruneHistory_endsWithItsContext(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	oldHistory(t, pool, 3000)
