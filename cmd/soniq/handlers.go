@@ -39,6 +39,7 @@ func (f *handlerFlags) read(a *app.App, options workerfile.Options) (*workerfile
 	var wrong *workerfile.Error
 	switch {
 	case err == nil:
+		a.FileSchema, a.FileSchemaSource = file.Schema, fmt.Sprintf("%s:%d: schema", file.Path, file.SchemaLine)
 		return file, nil
 	case optional && errors.Is(err, fs.ErrNotExist):
 		return &workerfile.File{}, nil
@@ -142,7 +143,7 @@ func declare(a *app.App, d *hooks.Dispatcher, file *workerfile.File) error {
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.Ctx, pool, soniq.Config{}); err != nil {
+	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 		return err
 	}
 	specs := make([]hooks.Spec, len(file.Hooks))

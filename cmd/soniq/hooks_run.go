@@ -41,10 +41,10 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	if err := soniq.Check(a.Ctx, pool, soniq.Config{}); err != nil {
+	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 		return err
 	}
-	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{}, a.Log)
+	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}, a.Log)
 	listen := pool.Config().ConnConfig
 	if c.ListenURL != "" {
 		if listen, err = app.ListenConfig(c.ListenURL); err != nil {
