@@ -6,6 +6,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"soniq/internal/argshash"
 )
 
 func TestEncodeArgs_badInputIsNamed(t *testing.T) {
@@ -114,7 +116,7 @@ func FuzzEncodeArgs(f *testing.F) {
 		if err := json.Unmarshal(got, &v); err != nil {
 			t.Fatalf("%q passed: %v", raw, err)
 		}
-		if hash, err := argsHash(got); err != nil || len(hash) != 64 {
+		if hash, err := argshash.Sum(got); err != nil || len(hash) != 64 {
 			t.Fatalf("%q can't be hashed: %v", raw, err)
 		}
 		var walk func(any)

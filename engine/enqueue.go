@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"soniq/internal/argshash"
 	"soniq/internal/pg"
 )
 
@@ -144,7 +145,7 @@ func (c *Client) prepare(name string, args any, opts []EnqueueOption) (*insert, 
 		return nil, err
 	}
 	if in.unique {
-		hash, err := argsHash(in.args)
+		hash, err := argshash.Sum(in.args)
 		if err != nil {
 			return nil, &ArgumentError{"args", "can't be hashed: " + err.Error()}
 		}

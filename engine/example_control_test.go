@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -56,6 +57,63 @@ func pauseAndCancel(ctx context.Context, pool *pgxpool.Pool) error {
 	changed, err = client.ResumeQueue(ctx, "emails")
 	fmt.Println("resumed:", changed)
 	return err
+}
+
+// A job is cancelled in a transaction of your own: with all else that it does, or
+// not at all.
+func ExampleClient_CancelJobTx() {
+	ctx := context.Background()
+	pool, done := testdb.ForExample() // in your program: pgxpool.New(ctx, url)
+	defer done()
+	if err := cancelReminder(ctx, pool); err != nil {
+		panic(err)
+	}
+	// Output:
+	// rolled back: the job is queued
+	// committed: the job is cancelled
+}
+
+func cancelReminder(ctx context.Context, pool *pgxpool.Pool) error {
+	client, err := engine.NewClient(pool, engine.ClientConfig{})
+	if err != nil {
+		return err
+	}
+	reminder, err := client.Enqueue(ctx, "reminders.send", nil, engine.After(time.Hour))
+	if err != nil {
+		return err
+	}
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := client.CancelJobTx(ctx, tx, reminder.ID); err != nil {
+		return err
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		return err
+	}
+	job, err := client.Job(ctx, reminder.ID)
+	if err != nil {
+		return err
+	}
+	fmt.Println("rolled back: the job is", job.Status)
+
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := client.CancelJobTx(ctx, tx, reminder.ID); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `select 'the statements of your own'`)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	job, err = client.Job(ctx, reminder.ID)
+	if err != nil {
+		return err
+	}
+	fmt.Println("committed: the job is", job.Status)
+	return nil
 }
 
 // The order is closed and the job is done, or neither.

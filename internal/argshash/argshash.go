@@ -1,5 +1,5 @@
-// Package argshash computes the args_hash that the unique jobs of both languages
-// exclude each other by.
+// Package argshash computes args_hash, by which unique jobs of Go and of Python exclude
+// each other.
 package argshash
 
 import (
@@ -17,10 +17,11 @@ import (
 	"unicode/utf16"
 )
 
-// Sum is Python Soniq's args_hash: SHA-256 of the arguments in a
-// canonical form, which is Python's json.dumps with sorted keys, no spaces and
-// ASCII output. Both languages must agree to the byte, or their unique jobs
-// don't exclude each other.
+// Sum returns Python Soniq's args_hash: the SHA-256, in hex, of the arguments in a
+// canonical form. That is what Python's json.dumps writes with sorted keys, without
+// spaces, in ASCII. Both languages must agree to the byte.
+//
+// Errors: one for raw that is no JSON, or has a number that Python can't read.
 func Sum(raw json.RawMessage) (string, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()
@@ -109,8 +110,8 @@ func writeCanonicalString(w *strings.Builder, s string) {
 	w.WriteByte('"')
 }
 
-// writeCanonicalNumber writes an integer with all its digits and anything
-// with a point or an exponent as Python's repr of a float.
+// writeCanonicalNumber writes an integer with all its digits. A number with a point or
+// an exponent is a float in Python, and is written as its repr.
 func writeCanonicalNumber(w *strings.Builder, s string) error {
 	if !strings.ContainsAny(s, ".eE") {
 		n, ok := new(big.Int).SetString(s, 10)
@@ -128,8 +129,8 @@ func writeCanonicalNumber(w *strings.Builder, s string) error {
 	return nil
 }
 
-// pythonFloat is repr(f): the shortest digits that read back as f, with an
-// exponent of at least two digits where it is below -4 or from 16 on.
+// pythonFloat returns repr(f): the shortest digits that read back as f. It has an
+// exponent, of at least two digits, if that is below -4 or at least 16.
 func pythonFloat(f float64) string {
 	switch {
 	case math.IsInf(f, 1):

@@ -1,13 +1,14 @@
-// Package history has the SQL that adds to a job's history of failed attempts.
+// Package history has the SQL expression that appends to a job's history of failed
+// attempts, the column 'errors'.
 //
-// It is an expression and no function of the database's: whoever may write the
-// tables can run it, and needs no right to execute anything.
+// It is an expression and not a function in the database, so that a role which may
+// write the tables needs no EXECUTE privilege.
 package history
 
 import "strings"
 
-// The expression is that of soniq_add_errors in schema.sql, to the letter, which
-// workers of 0.1.0 call.
+// The function soniq_add_errors in schema.sql, which workers of 0.1.0 call, has the
+// same expression, to the letter.
 const addSQL = `(
     select case
       when jsonb_array_length(w.whole) = 0 then null
@@ -22,10 +23,10 @@ const addSQL = `(
     ) w
   )`
 
-// Add is the SQL of a history with more at its end: an object, or an array of
-// them; both are expressions of type jsonb. It keeps the first entry and the
-// last nine. Whatever either holds, the result is an array, or NULL where there
-// is nothing to tell.
+// Add returns the SQL of a history with more appended. Both are expressions of type
+// jsonb; more is an object or an array of objects. The result keeps the first entry
+// and the last nine. It is always an array, or NULL for an empty one: a value that is
+// neither an array nor, for more, an object counts as empty.
 func Add(history, more string) string {
 	return strings.NewReplacer("HISTORY", history, "MORE", more).Replace(addSQL)
 }
