@@ -5,14 +5,12 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
 	"soniq/internal/history"
 	"soniq/internal/pg"
+	"soniq/internal/recordfile"
 )
 
 // A Format is a file format of Export.
@@ -30,14 +28,12 @@ const (
 	FormatCSV Format = "csv"
 )
 
-// ParseFormat returns the format with that name. The error of an unknown name
-// lists the known ones.
+// ParseFormat returns the format with that name.
+//
+// Errors: one that lists the formats, for any other name.
 func ParseFormat(s string) (Format, error) {
-	switch f := Format(s); f {
-	case FormatJSON, FormatJSONL, FormatCSV:
-		return f, nil
-	}
-	return "", fmt.Errorf("unknown format %q: want %s, %s or %s", s, FormatJSON, FormatJSONL, FormatCSV)
+	f, err := recordfile.ParseFormat(s)
+	return Format(f), err
 }
 
 // exportBuffer bounds how often Export writes; a row is about 500 bytes.
@@ -84,10 +80,10 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 	return n, buffer.Flush()
 }
 
-// encode writes the rows of w, the oldest first, as a whole file. written is
-// called after each.
+// encode writes the rows of w, the oldest first, as a whole file. It calls written
+// after each.
 func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *where, limit int, written func(Job)) error {
-	e, err := newEncoder(to, format)
+	out, err := recordfile.NewWriter(to, recordfile.Format(format))
 	if err != nil {
 		return err
 	}
@@ -97,7 +93,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		return err
 	}
 	defer rows.Close()
-	if err := e.begin(); err != nil {
+	if err := out.Begin(); err != nil {
 		return err
 	}
 	n := 0
@@ -107,7 +103,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		if err != nil {
 			return err
 		}
-		if err := e.job(&j, history.Canonical(failures)); err != nil {
+		if err := out.Write(j.record(history.Canonical(failures))); err != nil {
 			return err
 		}
 		written(j)
@@ -115,12 +111,29 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	if err := rows.Err(); err != nil {
 		return q.named(ctx, w, n, err)
 	}
-	return e.end()
+	return out.End()
 }
 
-// named is err, of a statement that has brought n rows of w, the oldest first. Where
-// the next one is larger than the server can send, which ten bytes of a producer's can
-// be, it says which that is: nothing else would tell how to go on without it.
+// record returns the dead letter as a file has it. failures is its history as JSON, in
+// the place of Errors.
+func (j *Job) record(failures []byte) *recordfile.Record {
+	return &recordfile.Record{
+		ID: j.ID, JobName: j.JobName, Args: j.Args, Queue: j.Queue,
+		Priority: j.Priority, MaxAttempts: j.MaxAttempts, Attempts: j.Attempts,
+		LastError: j.LastError, Reason: j.Reason,
+		OriginalCreatedAt: j.OriginalCreatedAt, MovedAt: j.MovedAt,
+		ResurrectionCount: j.ResurrectionCount, LastResurrectionAt: j.LastResurrectionAt, Tags: j.Tags,
+		State: string(j.State), ReplayJobID: j.ReplayJobID, ReplayOf: j.ReplayOf,
+		ErrorKind: j.ErrorKind, ErrorType: j.ErrorType, ErrorCode: j.ErrorCode, DecidedBy: j.DecidedBy, Fingerprint: j.Fingerprint,
+		ArgsHash: j.ArgsHash, UniqueJob: j.UniqueJob, DedupKey: j.DedupKey, ProducerID: j.ProducerID,
+		WorkerID: j.WorkerID, ScheduledAt: j.ScheduledAt,
+		MovedXID: j.MovedXID, CreatedAt: j.CreatedAt, Errors: failures,
+	}
+}
+
+// named returns err with the id of the dead letter that is larger than the server can
+// send: ten bytes that a producer inserts can be. The statement had returned n rows of
+// w, the oldest first, so it is the next one. Without its id nobody could leave it out.
 func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
 	if !pg.IsTooLarge(err) {
 		return err
@@ -132,160 +145,4 @@ func (q *Queue) named(ctx context.Context, w *where, n int, err error) error {
 		return err
 	}
 	return fmt.Errorf("dead letter %s is larger than the server can send: delete it, or leave it out by a filter: %w", id, err)
-}
-
-// An encoder writes a file: begin, job for each row, end. A job's history is
-// given as JSON, nil for none, in the place of its Errors.
-type encoder interface {
-	begin() error
-	job(j *Job, failures []byte) error
-	end() error
-}
-
-func newEncoder(w *bufio.Writer, format Format) (encoder, error) {
-	switch format {
-	case FormatJSON:
-		return &jsonArray{w: w}, nil
-	case FormatJSONL:
-		return jsonLines{w}, nil
-	case FormatCSV:
-		return csvTable{w}, nil
-	}
-	_, err := ParseFormat(string(format))
-	return nil, err
-}
-
-type jsonLines struct{ w *bufio.Writer }
-
-func (jsonLines) begin() error { return nil }
-func (jsonLines) end() error   { return nil }
-
-func (e jsonLines) job(j *Job, failures []byte) error {
-	_, err := e.w.Write(append(appendJob(e.w.AvailableBuffer(), j, failures), '\n'))
-	return err
-}
-
-// jsonArray has an object on each line, so that it can be cut by hand.
-type jsonArray struct {
-	w    *bufio.Writer
-	rows bool
-}
-
-func (e *jsonArray) begin() error { return e.w.WriteByte('[') }
-
-func (e *jsonArray) job(j *Job, failures []byte) error {
-	separator := "\n"
-	if e.rows {
-		separator = ",\n"
-	}
-	e.rows = true
-	_, err := e.w.Write(appendJob(append(e.w.AvailableBuffer(), separator...), j, failures))
-	return err
-}
-
-func (e *jsonArray) end() error {
-	end := "]\n"
-	if e.rows {
-		end = "\n]\n"
-	}
-	_, err := e.w.WriteString(end)
-	return err
-}
-
-type csvTable struct{ w *bufio.Writer }
-
-// csvHeader: the columns of Python Soniq's export, then ours.
-var csvHeader = []string{
-	"id", "job_name", "args", "queue", "priority", "max_attempts", "attempts",
-	"last_error", "dead_letter_reason", "original_created_at",
-	"moved_to_dead_letter_at", "resurrection_count", "last_resurrection_at", "tags",
-	"state", "replay_job_id", "replay_of", "error_kind", "error_type", "error_code",
-	"decided_by", "fingerprint", "args_hash", "unique_job", "dedup_key", "producer_id",
-	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
-}
-
-func (e csvTable) begin() error {
-	_, err := e.w.WriteString(`"` + strings.Join(csvHeader, `","`) + `","` + escapeColumn + "\"\n")
-	return err
-}
-
-func (csvTable) end() error { return nil }
-
-// job writes the cells by hand: encoding/csv took a third of the time of an
-// export.
-func (e csvTable) job(j *Job, failures []byte) error {
-	b := append(e.w.AvailableBuffer(), '"')
-	b = append(appendPlainID(b, &j.ID), '"')
-	text := func(s string) { b = appendCell(append(b, ','), defuse(s)) }
-	textOrNone := func(s *string) {
-		if s == nil {
-			s = new(string)
-		}
-		text(*s)
-	}
-	raw := func(json []byte) { b = appendCell(append(b, ','), defuseJSON(json)) }
-	number := func(n int) { b = append(appendInt(append(b, `,"`...), n), '"') }
-	id := func(id *uuid.UUID) {
-		if b = append(b, ','); id != nil {
-			b = append(appendPlainID(append(b, '"'), id), '"')
-		}
-	}
-	at := func(t *time.Time) {
-		if b = append(b, ','); t != nil {
-			b = append(t.AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-		}
-	}
-	text(j.JobName)
-	raw(j.Args)
-	text(j.Queue)
-	number(j.Priority)
-	number(j.MaxAttempts)
-	number(j.Attempts)
-	text(j.LastError)
-	text(string(j.Reason))
-	at(&j.OriginalCreatedAt)
-	at(&j.MovedAt)
-	number(j.ResurrectionCount)
-	at(j.LastResurrectionAt)
-	raw(j.Tags)
-	text(string(j.State))
-	id(j.ReplayJobID)
-	id(j.ReplayOf)
-	text(string(j.ErrorKind))
-	text(j.ErrorType)
-	text(j.ErrorCode)
-	text(j.DecidedBy)
-	text(j.Fingerprint)
-	textOrNone(j.ArgsHash)
-	b = append(strconv.AppendBool(append(b, `,"`...), j.UniqueJob), '"')
-	textOrNone(j.DedupKey)
-	textOrNone(j.ProducerID)
-	id(j.WorkerID)
-	at(j.ScheduledAt)
-	if b = append(b, ','); j.MovedXID != nil {
-		b = append(strconv.AppendUint(append(b, '"'), *j.MovedXID, 10), '"')
-	}
-	at(j.CreatedAt)
-	raw(failures)
-	text(escapeName)
-	_, err := e.w.Write(append(b, '\n'))
-	return err
-}
-
-// appendCell appends a cell, in quotes: a reader that splits at other characters
-// than the comma finds none of its own outside of them. An empty one stays
-// empty: it is NULL to PostgreSQL's COPY, and in quotes it would be a text.
-func appendCell[T string | []byte](b []byte, s T) []byte {
-	if len(s) == 0 {
-		return b
-	}
-	b = append(b, '"')
-	written := 0
-	for i := range len(s) {
-		if s[i] == '"' {
-			b = append(append(b, s[written:i+1]...), '"')
-			written = i + 1
-		}
-	}
-	return append(append(b, s[written:]...), '"')
 }

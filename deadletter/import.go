@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/internal/history"
 	"soniq/internal/pg"
+	"soniq/internal/recordfile"
 )
 
 const (
@@ -53,16 +53,38 @@ type ImportResult struct {
 	Settled int64
 }
 
+// A FileError is a mistake in a file that is imported.
+type FileError struct {
+	// Line is the one on which the record begins, from 1.
+	Line int64
+	// Record is the number of the record, from 1; 0 where the mistake is in none.
+	Record int64
+	// Err is the mistake.
+	Err error
+}
+
+func (e *FileError) Error() string { return (*recordfile.Error)(e).Error() }
+
+func (e *FileError) Unwrap() error { return e.Err }
+
+// fileError returns a mistake in a file as a *FileError, and another error as it is.
+func fileError(err error) error {
+	if mistake := (*recordfile.Error)(nil); errors.As(err, &mistake) {
+		return (*FileError)(mistake)
+	}
+	return err
+}
+
 // CheckImport reads a whole file as Import does, without a database, and
 // returns how many dead letters it has. The first mistake in it is a
 // *FileError.
 //
 // told, which may be nil, gets the number of rows so far, now and then.
 func CheckImport(ctx context.Context, in io.Reader, format Format, told func(rows int64)) (rows int64, err error) {
-	f, err := openImport(ctx, in, format)
+	f, err := recordfile.NewReader(ctx, in, recordfile.Format(format))
 	for err == nil {
 		if err = ctx.Err(); err == nil {
-			_, err = f.next()
+			_, err = f.Next()
 		}
 		if err == nil {
 			if rows++; rows%tellEach == 0 && told != nil {
@@ -71,7 +93,7 @@ func CheckImport(ctx context.Context, in io.Reader, format Format, told func(row
 		}
 	}
 	if !errors.Is(err, io.EOF) {
-		return rows, fmt.Errorf("check dead letters: %w", err)
+		return rows, fmt.Errorf("check dead letters: %w", fileError(err))
 	}
 	return rows, nil
 }
@@ -99,7 +121,7 @@ func (q *Queue) Import(ctx context.Context, in io.Reader, format Format, o Impor
 		err = q.endOperation(ctx, &i.op, err)
 	}
 	if err != nil {
-		return i.result, fmt.Errorf("import dead letters: %w", err)
+		return i.result, fmt.Errorf("import dead letters: %w", fileError(err))
 	}
 	return i.result, nil
 }
@@ -115,7 +137,7 @@ type restoring struct {
 }
 
 func (i *restoring) run(ctx context.Context, in io.Reader, format Format) error {
-	f, err := openImport(ctx, in, format)
+	f, err := recordfile.NewReader(ctx, in, recordfile.Format(format))
 	if err != nil {
 		return err
 	}
@@ -180,22 +202,21 @@ func (b *rowBatch) wrong(err error) error {
 
 // readBatch reads the next rows. A mistake in one of them is an error: then
 // none of them is imported.
-func readBatch(ctx context.Context, f *importFile) (b rowBatch, more bool, err error) {
-	b.first = f.count + 1
+func readBatch(ctx context.Context, f *recordfile.Reader) (b rowBatch, more bool, err error) {
+	b.first = f.Count() + 1
 	for len(b.ids) < importBatch && b.bytes < importBytes {
 		if err := ctx.Err(); err != nil {
 			return b, false, err
 		}
-		j, err := f.next()
+		r, err := f.Next()
 		if errors.Is(err, io.EOF) {
 			return b, false, nil
 		}
 		if err != nil {
 			return b, false, err
 		}
-		failures := history.Encode(j.Errors)
-		row := make([]byte, 0, len(j.Args)+len(j.Tags)+len(failures)+rowOverhead)
-		b.add(j.ID, appendJob(row, &j, failures))
+		row := make([]byte, 0, len(r.Args)+len(r.Tags)+len(r.Errors)+rowOverhead)
+		b.add(r.ID, r.AppendJSON(row))
 	}
 	return b, true, nil
 }
@@ -364,7 +385,7 @@ func (i *restoring) unseen(b rowBatch, result *ImportResult) (fresh rowBatch) {
 // begin makes the import an operation of the history.
 func (i *restoring) begin(ctx context.Context, tx pgx.Tx, op *Operation) (err error) {
 	if i.options.Source != "" {
-		source := map[string]string{"source": pg.Storable(i.options.Source, maxTextBytes)}
+		source := map[string]string{"source": pg.Storable(i.options.Source, recordfile.MaxTextBytes)}
 		if op.Filter, err = json.Marshal(source); err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"soniq/internal/recordfile"
 )
 
 // goodRecord lacks nothing; its last brace is left out.
@@ -105,7 +107,7 @@ func TestCheckImport_hostileFiles_memoryIsBounded(t *testing.T) {
 	const header = "id,job_name,args,dead_letter_reason,moved_to_dead_letter_at"
 	const row = "00000000-0000-4000-8000-000000000001,a,{},timeout,2026-01-02T03:04:05Z"
 	const much = 7_999_980 // a multiple of the lengths below
-	const tooMuch = maxRecordBytes + 1<<20
+	const tooMuch = recordfile.MaxRecordBytes + 1<<20
 	for _, tt := range []struct {
 		name   string
 		format Format
@@ -157,7 +159,7 @@ func TestCheckImport_hostileFiles_memoryIsBounded(t *testing.T) {
 		t.Logf("%-30s %5d MiB", tt.name, allocated>>20)
 		most := uint64(16 * much)
 		if strings.HasPrefix(tt.name, "a record too long") || tt.name == "a row too long" {
-			most = 8 * maxRecordBytes
+			most = 8 * recordfile.MaxRecordBytes
 		}
 		if allocated > most {
 			t.Errorf("%s: %d MiB were allocated", tt.name, allocated>>20)

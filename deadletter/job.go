@@ -11,6 +11,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/history"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -225,19 +226,6 @@ func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 			*t = t.UTC()
 		}
 	}
-	j.Tags = decodeTags(j.Tags)
+	j.Tags = jsondoc.Inner(j.Tags)
 	return failures, nil
-}
-
-// decodeTags undoes a double encoding: Python Soniq stores the tags as a JSON
-// string whose text is the object.
-func decodeTags(tags json.RawMessage) json.RawMessage {
-	var inner string
-	if len(tags) == 0 || tags[0] != '"' || json.Unmarshal(tags, &inner) != nil {
-		return tags
-	}
-	if !json.Valid([]byte(inner)) {
-		return tags
-	}
-	return json.RawMessage(inner)
 }

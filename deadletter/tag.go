@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/jsondoc"
 )
 
 // $1 the dead letter.
@@ -54,7 +56,7 @@ func (q *Queue) tag(ctx context.Context, tx pgx.Tx, id uuid.UUID, tags map[strin
 		return err
 	}
 	all := map[string]json.RawMessage{}
-	if json.Unmarshal(decodeTags(stored), &all) != nil || all == nil {
+	if json.Unmarshal(jsondoc.Inner(stored), &all) != nil || all == nil {
 		all = map[string]json.RawMessage{}
 	}
 	for key, value := range tags {

@@ -72,7 +72,7 @@ func (c Classifier) Validate() error {
 	case pg.Storable(c.Name, MaxNameBytes) != c.Name:
 		return fmt.Errorf("its Name must be valid UTF-8 of at most %d bytes without a NUL", MaxNameBytes)
 	case c.Judge == nil && c.JudgeEach == nil:
-		return fmt.Errorf("%s: JudgeEach and Judge are nil: set one of them", c.Name)
+		return fmt.Errorf("%s: its Judge is nil, and so is its JudgeEach: set one of them", c.Name)
 	case c.Judge != nil && c.JudgeEach != nil:
 		return fmt.Errorf("%s: JudgeEach and Judge are both set: set one of them", c.Name)
 	}

@@ -383,11 +383,11 @@ func TestClassifier_Validate_namesTheMistake(t *testing.T) {
 	t.Parallel()
 	judge := func(error) classify.Opinion { return classify.Opinion{} }
 	for want, c := range map[string]classify.Classifier{
-		"no Name":         {Judge: judge},
-		"are nil":         {Name: "x"},
-		"both set":        {Name: "x", Judge: judge, JudgeEach: judge},
-		"valid UTF-8":     {Name: "a\x00", Judge: judge},
-		"at most 200 byt": {Name: strings.Repeat("x", 201), Judge: judge},
+		"no Name":          {Judge: judge},
+		"its Judge is nil": {Name: "x"},
+		"both set":         {Name: "x", Judge: judge, JudgeEach: judge},
+		"valid UTF-8":      {Name: "a\x00", Judge: judge},
+		"at most 200 byt":  {Name: strings.Repeat("x", 201), Judge: judge},
 	} {
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", want, err)

@@ -95,3 +95,13 @@ func Append(b []byte, v any) ([]byte, error) {
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
+
+// Inner returns the document inside of a JSON string, if there is one, else doc:
+// Python Soniq stores tags as a JSON string that holds the object.
+func Inner(doc []byte) []byte {
+	var inner string
+	if len(doc) == 0 || doc[0] != '"' || json.Unmarshal(doc, &inner) != nil || !json.Valid([]byte(inner)) {
+		return doc
+	}
+	return []byte(inner)
+}

@@ -1,7 +1,6 @@
 package deadletter
 
 import (
-	"encoding/csv"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -29,7 +28,8 @@ var awkwardTexts = []string{
 	"", "plain", "a\r\nb", "=1+1", `"quoted"`, `a\b`, `\`, `\.`, ",", " a", "\ta", "\va", "\u00a0a", "\u2028", "\u2003x", "\xff", "\xc2", "<&>", "\x00", "\x7f", "über", "\U0001F600",
 }
 
-func FuzzAppendJob(f *testing.F) {
+// The JSON of an export is what encoding/json makes of a Job.
+func FuzzJob_record(f *testing.F) {
 	for i, s := range awkwardTexts {
 		f.Add(s, "x"+s, i, uint64(i), int64(i)*1e15+int64(i))
 	}
@@ -46,30 +46,9 @@ func FuzzAppendJob(f *testing.F) {
 			Errors: []classify.Failure{{Attempt: n, FailedAt: at, Message: a}, {Stack: b, WorkerID: &id}},
 		}
 		for _, j := range []Job{full, {}, {Args: json.RawMessage("null"), Errors: []classify.Failure{}}} {
-			if got, want := string(appendJob(nil, &j, history.Encode(j.Errors))), encoded(t, j); got != want {
+			if got, want := string(j.record(history.Encode(j.Errors)).AppendJSON(nil)), encoded(t, j); got != want {
 				t.Errorf("%s\nwant\n%s", got, want)
 			}
-		}
-	})
-}
-
-// A cell is what encoding/csv reads of it, in quotes unless it is empty.
-func FuzzAppendCell(f *testing.F) {
-	for _, s := range awkwardTexts {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, s string) {
-		line := string(appendCell([]byte("x,"), s))
-		if bytes := string(appendCell([]byte("x,"), []byte(s))); bytes != line {
-			t.Errorf("%q, as bytes %q", line, bytes)
-		}
-		if quoted := strings.HasPrefix(line, `x,"`) && strings.HasSuffix(line, `"`) && len(line) > 3; quoted != (s != "") {
-			t.Errorf("%q of %q", line, s)
-		}
-		// encoding/csv changes the line ends.
-		want := strings.ReplaceAll(s, "\r\n", "\n")
-		if got, err := csv.NewReader(strings.NewReader(line)).Read(); err != nil || len(got) != 2 || got[1] != want {
-			t.Errorf("%q is read as %q, %v", line, got, err)
 		}
 	})
 }

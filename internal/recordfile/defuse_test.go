@@ -1,4 +1,4 @@
-package deadletter
+package recordfile
 
 import (
 	"encoding/csv"
@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/history"
 	"soniq/internal/pg"
 )
 
@@ -96,7 +97,7 @@ func FuzzCSV_noCellIsAFormula(f *testing.F) {
 		f.Add(s, "x"+s, formulaTexts[len(formulaTexts)-1-i])
 	}
 	f.Fuzz(func(t *testing.T, a, b, c string) {
-		a, b, c = pg.Storable(a, maxTextBytes), pg.Storable(b, maxTextBytes), pg.Storable(c, maxTextBytes)
+		a, b, c = pg.Storable(a, MaxTextBytes), pg.Storable(b, MaxTextBytes), pg.Storable(c, MaxTextBytes)
 		args, err := json.Marshal(map[string]any{a: b, "n": []any{-5, 1.5e-9, c, a + b}})
 		if err != nil {
 			t.Fatal(err)
@@ -109,12 +110,12 @@ func FuzzCSV_noCellIsAFormula(f *testing.F) {
 			t.Fatal(err)
 		}
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
-		file := written(t, Job{
+		file := written(t, Record{
 			ID: uuid.New(), JobName: a, Args: args, Queue: b, MaxAttempts: 3, Priority: -5, LastError: c, Reason: classify.Reason(a),
-			OriginalCreatedAt: at, MovedAt: at, State: State(b), ErrorKind: classify.Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
+			OriginalCreatedAt: at, MovedAt: at, State: b, ErrorKind: classify.Kind(c), ErrorType: a + b, ErrorCode: b + c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: json.RawMessage(strings.TrimSpace(plain.String())),
-			Errors: []classify.Failure{{Attempt: 1, FailedAt: at, Message: c, Type: a, Stack: b}},
-		}, FormatCSV)
+			Errors: history.Encode([]classify.Failure{{Attempt: 1, FailedAt: at, Message: c, Type: a, Stack: b}}),
+		}, CSV)
 		for _, sep := range ",;\t| " {
 			for _, quotes := range []bool{true, false} {
 				for _, cell := range cellsOf(file, sep, quotes) {
@@ -169,17 +170,17 @@ func TestImport_csvOfSoniq010_isReadAsItWasMeant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	jobs, err := readAll(string(file), FormatCSV)
+	records, err := readAll(string(file), CSV)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
 		"plain", "=1+1", "'=1+1", "''=1+1", "'it's", "x;=1+2", "x;'=1+2", " =1", "' =1", "'\u00a0=1", "\uff1d1", "'\uff1d1", "\t=x", "'\r\nx", "a, '-b", `-"q"`,
 	}
-	if len(jobs) != len(want) {
-		t.Fatalf("%d rows", len(jobs))
+	if len(records) != len(want) {
+		t.Fatalf("%d rows", len(records))
 	}
-	for i, j := range jobs {
+	for i, j := range records {
 		for _, got := range []string{j.JobName, j.Queue, j.LastError, j.ErrorType, *j.ArgsHash} {
 			if got != want[i] {
 				t.Errorf("row %d: %q, want %q", i+1, got, want[i])
@@ -191,9 +192,9 @@ func TestImport_csvOfSoniq010_isReadAsItWasMeant(t *testing.T) {
 // A file that a later release wrote, with another rule, is not read by this one's.
 func TestImport_csvOfAnotherEscape_isRefused(t *testing.T) {
 	t.Parallel()
-	file := written(t, Job{Reason: classify.Timeout, Args: json.RawMessage("{}"), JobName: "a", MovedAt: time.Now().UTC()}, FormatCSV)
+	file := written(t, Record{Reason: classify.Timeout, Args: json.RawMessage("{}"), JobName: "a", MovedAt: time.Now().UTC()}, CSV)
 	file = strings.Replace(file, `"`+escapeName+`"`, `"percent"`, 1)
-	if _, err := readAll(file, FormatCSV); err == nil || !strings.Contains(err.Error(), `line 2, record 1: text_escape: "percent" is not apostrophe`) {
+	if _, err := readAll(file, CSV); err == nil || !strings.Contains(err.Error(), `line 2, record 1: text_escape: "percent" is not apostrophe`) {
 		t.Error(err)
 	}
 }

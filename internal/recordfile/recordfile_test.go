@@ -1,4 +1,4 @@
-package deadletter
+package recordfile
 
 import (
 	"bufio"
@@ -19,32 +19,32 @@ import (
 )
 
 // written is a file with one dead letter.
-func written(t *testing.T, j Job, format Format) string {
+func written(t *testing.T, r Record, format Format) string {
 	t.Helper()
 	var b strings.Builder
 	w := bufio.NewWriter(&b)
-	e, err := newEncoder(w, format)
+	file, err := NewWriter(w, format)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(e.begin(), e.job(&j, history.Encode(j.Errors)), e.end(), w.Flush()); err != nil {
+	if err := errors.Join(file.Begin(), file.Write(&r), file.End(), w.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
 }
 
-func readAll(file string, format Format) (jobs []Job, err error) {
-	f, err := openImport(context.Background(), strings.NewReader(file), format)
+func readAll(file string, format Format) (records []Record, err error) {
+	f, err := NewReader(context.Background(), strings.NewReader(file), format)
 	for err == nil {
-		var j Job
-		if j, err = f.next(); err == nil {
-			jobs = append(jobs, j)
+		var r Record
+		if r, err = f.Next(); err == nil {
+			records = append(records, r)
 		}
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	return jobs, err
+	return records, err
 }
 
 // FuzzFileFormats: whatever texts a dead letter has, what is read from its
@@ -56,24 +56,24 @@ func FuzzFileFormats(f *testing.F) {
 		f.Add(s, "x"+s, s+s, s+"\r\n"+s)
 	}
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		a, b, c, d = pg.Storable(a, maxTextBytes), pg.Storable(b, maxTextBytes), pg.Storable(c, maxTextBytes), pg.Storable(d, history.MaxMessageBytes)
+		a, b, c, d = pg.Storable(a, MaxTextBytes), pg.Storable(b, MaxTextBytes), pg.Storable(c, MaxTextBytes), pg.Storable(d, history.MaxMessageBytes)
 		args, err := json.Marshal(map[string]string{a: b, c: d})
 		if err != nil {
 			t.Fatal(err)
 		}
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
-		j := Job{
+		j := Record{
 			ID: uuid.New(), JobName: "j" + a, Args: args, Queue: "q" + b, MaxAttempts: 3, LastError: d, Reason: classify.Timeout,
-			OriginalCreatedAt: at, MovedAt: at, State: StateDead, ErrorKind: classify.Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
+			OriginalCreatedAt: at, MovedAt: at, State: stateDead, ErrorKind: classify.Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: args,
-			Errors: []classify.Failure{{Attempt: 1, FailedAt: at, Message: d, Type: a, Stack: c}},
+			Errors: history.Encode([]classify.Failure{{Attempt: 1, FailedAt: at, Message: d, Type: a, Stack: c}}),
 		}
-		if len(j.JobName) > maxTextBytes || len(j.Queue) > maxTextBytes {
+		if len(j.JobName) > MaxTextBytes || len(j.Queue) > MaxTextBytes {
 			return
 		}
-		for _, format := range []Format{FormatJSON, FormatJSONL, FormatCSV} {
+		for _, format := range []Format{JSON, JSONL, CSV} {
 			want := j
-			if format == FormatCSV {
+			if format == CSV {
 				for _, text := range []**string{&want.ArgsHash, &want.DedupKey, &want.ProducerID} {
 					if **text == "" {
 						*text = nil
@@ -82,7 +82,7 @@ func FuzzFileFormats(f *testing.F) {
 			}
 			file := written(t, j, format)
 			got, err := readAll(file, format)
-			if format == FormatCSV && err == nil && len(got) == 1 {
+			if format == CSV && err == nil && len(got) == 1 {
 				// Its JSON has escapes more.
 				for _, doc := range []*json.RawMessage{&got[0].Args, &got[0].Tags} {
 					if *doc, err = canonical(*doc); err != nil {

@@ -1,0 +1,200 @@
+package recordfile
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"soniq/internal/jsondoc"
+)
+
+// jsonArrayReader reads one array of objects.
+type jsonArrayReader struct {
+	*byteReader
+	begun bool
+	raw   []byte
+}
+
+func (f *jsonArrayReader) next() (cells, error) {
+	b, err := f.separator()
+	if err != nil {
+		return nil, err
+	}
+	f.begin()
+	if b != '{' {
+		return nil, errors.New("not a JSON object")
+	}
+	if err := f.object(); err != nil {
+		return nil, err
+	}
+	return decodeObject(f.raw)
+}
+
+// separator reads up to the first byte of a record, and returns that byte. After the
+// last record it returns io.EOF.
+func (f *jsonArrayReader) separator() (byte, error) {
+	f.between()
+	b, err := f.skipSpace()
+	f.from = f.line
+	switch {
+	case errors.Is(err, io.EOF) && !f.begun:
+		return 0, errors.New("the file is empty; an export of nothing is []")
+	case errors.Is(err, io.EOF):
+		return 0, errors.New("the file ends before the ] of the array: it is cut off")
+	case err != nil:
+		return 0, err
+	case !f.begun && b == '{':
+		return 0, errors.New("not a JSON array but an object; if each line is one, the format is jsonl")
+	case !f.begun && b != '[':
+		return 0, errors.New("not a JSON array")
+	case f.begun && b == ']':
+		return 0, f.end()
+	case f.begun && b != ',':
+		return 0, errors.New("no comma, and no ], after a record")
+	}
+	first := !f.begun
+	f.begun = true
+	b, err = f.skipSpace()
+	if err == nil && first && b == ']' {
+		return 0, f.end()
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the file ends before the ] of the array: it is cut off")
+	}
+	return b, err
+}
+
+// end makes sure that nothing follows, and returns io.EOF.
+func (f *jsonArrayReader) end() error {
+	_, err := f.skipSpace()
+	if err == nil {
+		f.from = f.line
+		return errors.New("there is something after the array")
+	}
+	return err
+}
+
+// object reads the rest of an object whose brace was read. It only looks for the end
+// of the object; the decoder checks the content.
+func (f *jsonArrayReader) object() error {
+	f.raw = append(f.raw[:0], '{')
+	text := false
+	for depth := 1; depth > 0; {
+		b, err := f.readByte()
+		if errors.Is(err, io.EOF) {
+			return errCutOff
+		}
+		if err != nil {
+			return err
+		}
+		f.raw = append(f.raw, b)
+		switch {
+		case text && b == '\\':
+			if b, err = f.readByte(); errors.Is(err, io.EOF) {
+				return errCutOff
+			} else if err != nil {
+				return err
+			}
+			f.raw = append(f.raw, b)
+		case b == '"':
+			text = !text
+		case text:
+		case b == '{' || b == '[':
+			depth++
+		case b == '}' || b == ']':
+			depth--
+		}
+	}
+	return nil
+}
+
+// jsonLinesReader reads one object a line.
+type jsonLinesReader struct {
+	*byteReader
+	raw []byte
+}
+
+func (f *jsonLinesReader) next() (cells, error) {
+	for {
+		text, err := f.readLine()
+		if err != nil {
+			return nil, err
+		}
+		text = bytes.TrimSpace(text)
+		switch {
+		case len(text) == 0:
+			continue
+		case text[0] == '[':
+			return nil, errors.New("an array, not an object; if the whole file is one array, the format is json")
+		case text[0] != '{':
+			return nil, errors.New("not a JSON object")
+		}
+		return decodeObject(text)
+	}
+}
+
+func (f *jsonLinesReader) readLine() ([]byte, error) {
+	f.between()
+	f.raw = f.raw[:0]
+	for {
+		part, err := f.in.ReadSlice('\n')
+		if !f.inRecord {
+			// White space before a record is no part of it.
+			if part = bytes.TrimLeft(part, " \t\r"); len(part) > 0 && part[0] != '\n' {
+				f.inRecord = true
+			}
+		}
+		f.raw = append(f.raw, part...)
+		switch {
+		case len(f.raw) > MaxRecordBytes:
+			return nil, errRecordTooLong
+		case err == nil:
+			f.line++
+			return f.raw, nil
+		case errors.Is(err, io.EOF) && len(f.raw) > 0:
+			return f.raw, nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
+}
+
+// decodeObject returns the columns of one record, which are parts of text. The
+// decoder would put U+FFFD in the place of bytes that are not UTF-8, and copy every
+// column, known or not.
+func decodeObject(text []byte) (cells, error) {
+	if !utf8.Valid(text) {
+		return nil, errors.New("not valid UTF-8")
+	}
+	if !json.Valid(text) {
+		return nil, fmt.Errorf("not valid JSON: %w", json.Unmarshal(text, new(struct{})))
+	}
+	c := make(cells, len(columns))
+	for raw, value := range jsondoc.Members(text) {
+		name := columnName(raw)
+		if columns[name] == nil {
+			return nil, fmt.Errorf("unknown column %s", quoted(name))
+		}
+		c[name] = value
+	}
+	return c, nil
+}
+
+// columnName returns a key of a JSON object as text, or its beginning: no column has
+// a name that long.
+func columnName(raw []byte) (name string) {
+	const most = 4 << 10
+	text := raw[1 : len(raw)-1]
+	switch {
+	case len(text) > most:
+		return string(text[:most])
+	case bytes.IndexByte(text, '\\') >= 0:
+		_ = json.Unmarshal(raw, &name) // it is valid
+		return name
+	}
+	return string(text)
+}
