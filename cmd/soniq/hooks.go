@@ -45,7 +45,7 @@ func hookStore(a *app.App, keys *hooks.Keyring) (*hooks.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hooks.NewStore(pool, hooks.StoreConfig{Keys: keys})
+	return hooks.NewStore(pool, hooks.StoreConfig{Schema: a.SchemaName(), Keys: keys})
 }
 
 // noHook names the hook that does not exist.
@@ -387,6 +387,7 @@ func (c *hooksTestCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	config.Schema = a.SchemaName()
 	dispatcher, err := hooks.NewDispatcher(pool, config)
 	if err != nil {
 		return err

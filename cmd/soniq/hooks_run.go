@@ -51,6 +51,7 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 			return err
 		}
 	}
+	config.Schema = a.SchemaName()
 	dispatcher, err := hooks.NewDispatcher(pool, config)
 	if err != nil {
 		return err

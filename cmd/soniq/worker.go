@@ -175,6 +175,7 @@ func (c *workerRunCmd) Run(a *app.App) error {
 		return err
 	}
 	if c.Hooks {
+		s.hooks.Schema = a.SchemaName()
 		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
 		if err != nil {
 			return err
