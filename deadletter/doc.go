@@ -1,29 +1,31 @@
-// Package deadletter keeps the jobs that can't succeed: why they died, where
-// they are kept, and how they come back.
+// Package deadletter is the dead-letter queue: the jobs that failed for good, and what
+// people do with them.
 //
-// A failed attempt becomes a [Verdict] by [Classify]: try again, or a [Reason]
-// to stop. A [Classifier] knows what a dependency says of itself. [Move] then takes the job out of soniq_jobs and into
-// soniq_dead_letter_jobs in one statement, and a trigger announces it on the
-// channel soniq_dead_letter, whoever inserted the row. [Subscribe] hears that.
+// Package classify decides when a failed attempt is the last one, and why. The worker
+// then moves the job from soniq_jobs to soniq_dead_letter_jobs in one statement. A
+// trigger announces the row on the channel soniq_dead_letter, whatever program inserted
+// it; [Subscribe] listens there.
 //
-// [Queue] is for the people who look after them. A dead letter is a record: it
-// stays until it is deleted, and its state tells what became of its replays.
+// A [Queue] lists, replays, deletes, exports and imports dead letters. A dead letter
+// stays until it is deleted, and its [State] says what became of its latest replay:
 //
-//	            Replay: makes a job        the job succeeds
-//	Move --> dead ---------------> replaying ---------------> resolved
-//	          ^                        |
-//	          +------------------------+
-//	   the job dies, is cancelled or deleted
+//	        Replay: makes a job          the job succeeds
+//	dead ------------------> replaying ------------------> resolved
+//	  ^                          |
+//	  +--------------------------+
+//	  the job dies, is cancelled or deleted
 //
-// What ends a replay is seen by triggers on soniq_jobs, so it doesn't matter
-// who runs or removes the job. A replay that dies is a dead letter of its own, with
-// ReplayOf naming the one before; the success of its own replay resolves both. The
-// dead letter tells which job is its replay, the latest one: what a job says of
-// itself proves nothing.
+// Triggers on soniq_jobs change the state, so it doesn't matter which program ends the
+// job. A replay that dies is a dead letter of its own, whose ReplayOf names the one
+// before. If a replay of that one succeeds, both are resolved. A job counts as the replay
+// of a dead letter only if the dead letter names it: what the job says of itself proves
+// nothing.
 //
-// Verbs that change many rows have a preview that uses the same conditions:
-// [Queue.Count] for [Queue.DeleteAll], [Queue.ReplayCount] for
-// [Queue.ReplayAll], [Queue.CleanupCount] for [Queue.Cleanup]. They refuse a
-// [Filter] that has no condition unless it says All. [Queue.Import] brings back
-// what [Queue.Export] wrote.
+// Methods that change many rows record an [Operation], and have a preview with the same
+// conditions: [Queue.PlanReplay] for [Queue.ReplayAll], [Queue.Count] for
+// [Queue.DeleteAll], [Queue.CleanupCount] for [Queue.Cleanup]. ReplayAll and DeleteAll
+// refuse a [Filter] without a condition unless it sets All.
+//
+// A [Job] and other values have secrets as they are stored. Their methods Redacted return
+// what people may see.
 package deadletter

@@ -19,26 +19,25 @@ import (
 	"soniq/notify"
 )
 
-// eventVersion is the version of the notification that this package reads.
-// Fields that are added don't change it.
+// eventVersion is the version of the notification that this package reads. A new field
+// doesn't change it.
 const eventVersion = 1
 
-// maxPending bounds the events that wait for a slow subscriber. At some 400
-// bytes each that is 25 MB; beyond it, reading the table is cheaper.
+// maxPending bounds the events that wait for a slow subscriber: about 25 MB, at 400
+// bytes each. Beyond that, reading the table is cheaper.
 const maxPending = 1 << 16
 
-// An Event is a notification on the channel soniq_dead_letter: one for each
-// death. It points to a row and has neither arguments nor error text; Queue.Get
-// has them.
+// An Event is a notification on the channel soniq_dead_letter: one for each death. It
+// names a row, and has neither arguments nor error text: [Queue.Get] reads them.
 type Event struct {
-	// Version is that of the notification.
+	// Version is the version of the notification, 1.
 	Version int `json:"v"`
-	// ID is the dead letter.
+	// ID is the dead letter. JobName, Queue and Reason are those of the row.
 	ID      uuid.UUID       `json:"id"`
 	JobName string          `json:"job_name"`
 	Queue   string          `json:"queue"`
 	Reason  classify.Reason `json:"reason"`
-	// Kind and Fingerprint are empty where another program moved the job.
+	// Kind and Fingerprint are empty if another program moved the job.
 	Kind        classify.Kind `json:"kind,omitempty"`
 	Fingerprint string        `json:"fingerprint,omitempty"`
 	Attempts    int           `json:"attempts"`
@@ -46,11 +45,14 @@ type Event struct {
 	MovedAt time.Time `json:"moved_at"`
 	// ReplayOf is the dead letter that the job was a replay of, or nil.
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
-	// Truncated tells that a text above is only the start of what the row has.
+	// Truncated: a text above is only the beginning of what the row has.
 	Truncated bool `json:"truncated,omitempty"`
 }
 
 // ParseEvent reads the payload of a notification.
+//
+// Errors: a payload that isn't JSON, has another version or has no id. Anybody who can
+// connect to the database can send one.
 func ParseEvent(payload string) (Event, error) {
 	var e Event
 	if err := json.Unmarshal([]byte(payload), &e); err != nil {
@@ -65,33 +67,32 @@ func ParseEvent(payload string) (Event, error) {
 	return e, nil
 }
 
-// SubscribeOptions are the options of Subscribe.
+// SubscribeOptions are the options of [Subscribe]. The zero value works.
 type SubscribeOptions struct {
 	// Schema is the schema of Soniq's tables. Each schema has a channel of its
 	// own: <schema>.soniq_dead_letter, and soniq_dead_letter for public. Default
 	// "public".
 	Schema string
-	// Logger hears of lost connections and of notifications that can't be
-	// read. Default slog.Default().
+	// Logger logs lost connections and payloads that can't be read. Default
+	// slog.Default().
 	Logger *slog.Logger
-	// OnConnect is called before the first event and each time when events may
-	// have been missed: after a connection was lost, or when fn was so slow
-	// that events had to be dropped. What happened meanwhile is in the table;
-	// an event may be of a row that was read there. It is called by the same
-	// goroutine as fn. Default nothing.
+	// OnConnect is called before the first event, and whenever events may have been
+	// missed: after a lost connection, or if fn was so slow that events were dropped.
+	// Read the table then; a later event may be about a row that was read there. It is
+	// called by the same goroutine as fn. Default nil.
 	OnConnect func(context.Context)
 }
 
-// Subscribe calls fn for each dead letter, whichever program made it, until ctx
-// ends; then it returns nil. fn is called by one goroutine, in the order of the
-// commits, and should return when its context ends.
+// Subscribe calls fn for each new dead letter, whatever program made it, and blocks
+// until ctx ends. Then it returns nil. One goroutine calls fn, in the order of the
+// commits. fn should return when its context ends.
 //
-// Postgres announces to those who listen: an event can be missed while the
-// connection is down, which OnConnect tells of. cfg must lead to a session of
-// its own, not through a pooler in transaction mode.
+// PostgreSQL notifies only sessions that are connected: see OnConnect for events that
+// were missed. cfg must lead to a session of its own, so not through a pooler in
+// transaction mode. A payload that can't be read is logged and skipped.
 //
-// A payload that can't be read, which anybody can send, is logged and skipped.
-// Subscribe returns an error only for a configuration that can't work.
+// Errors: a configuration that can't work. A lost connection isn't one: Subscribe
+// connects again.
 func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn func(context.Context, Event)) error {
 	schema, err := pg.NewSchema(o.Schema)
 	if err != nil {
@@ -117,8 +118,8 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 	return nil
 }
 
-// A subscription holds events between the listener, which must not be blocked,
-// and a subscriber that takes its time.
+// A subscription queues events between the listener, which must not block, and a slow
+// subscriber.
 type subscription struct {
 	log  *slog.Logger
 	wake chan struct{}
@@ -162,7 +163,7 @@ func (s *subscription) push(a announcement) {
 	}
 }
 
-// take returns what has come in since the last time.
+// take returns what was pushed since the last call.
 func (s *subscription) take() (pending []announcement, dropped int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
