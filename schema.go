@@ -25,12 +25,13 @@ const Version = "0.1.0"
 // begins with 'go/' is how one language knows its own workers.
 const WorkerVersion = "go/" + Version
 
-// Schema is the whole schema as SQL: what the migrations add up to. It is for a
-// database without Soniq's tables, and puts them in the schema 'public'. [Setup]
-// runs the migrations instead.
-//
 //go:embed schema.sql
-var Schema string
+var schemaSQL string
+
+// SchemaSQL returns the whole schema as SQL: what the migrations add up to. It is for
+// a database without Soniq's tables, and puts them in the schema 'public'. [Setup]
+// runs the migrations instead.
+func SchemaSQL() string { return schemaSQL }
 
 // Config says where Soniq's tables are. The zero value is ready to use.
 type Config struct {

@@ -94,7 +94,7 @@ func expectCatalog(t *testing.T, what string, pool *pgxpool.Pool, want []string)
 func TestMigrations_addUpToSchemaSQL(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
-	exec(t, pool, soniq.Schema)
+	exec(t, pool, soniq.SchemaSQL())
 	want := catalog(t, pool)
 	if len(want) < 300 {
 		t.Fatalf("only %d lines describe the schema", len(want))

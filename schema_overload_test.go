@@ -169,7 +169,7 @@ func TestTrust_overloadsOfWhatIsBuiltIn_areNotPicked(t *testing.T) {
 				t.Fatalf("only %d overloads", n)
 			}
 			if name == "schema.sql" { // what psql makes of the file
-				exec(t, pool, soniq.Schema)
+				exec(t, pool, soniq.SchemaSQL())
 			}
 			setup(t, pool)
 			setup(t, pool)

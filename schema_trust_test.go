@@ -264,7 +264,7 @@ where o.oid >= 16384`
 // What Setup replaces it must find, and nothing else: in schema.sql and in each migration.
 func TestSchema_everyName_isWrittenWithItsSchema(t *testing.T) {
 	t.Parallel()
-	texts := map[string]string{"schema.sql": soniq.Schema}
+	texts := map[string]string{"schema.sql": soniq.SchemaSQL()}
 	for _, m := range soniq.Migrations() {
 		texts[m.String()+".up.sql"], texts[m.String()+".down.sql"] = m.Up, m.Down
 	}
@@ -274,7 +274,7 @@ func TestSchema_everyName_isWrittenWithItsSchema(t *testing.T) {
 			expectNamesWithSchema(t, text)
 		})
 	}
-	if n, m := strings.Count(soniq.Schema, "create or replace function"), len(soniq.FunctionKeys()); n != m {
+	if n, m := strings.Count(soniq.SchemaSQL(), "create or replace function"), len(soniq.FunctionKeys()); n != m {
 		t.Errorf("%d functions, of which %d are followed by their REVOKE", n, m)
 	}
 }

@@ -133,7 +133,7 @@ var (
 )
 
 // functionsSQL are the statements that make the functions, and nothing else.
-func functionsSQL() string { return strings.Join(functionSQL.FindAllString(Schema, -1), "\n") }
+func functionsSQL() string { return strings.Join(functionSQL.FindAllString(schemaSQL, -1), "\n") }
 
 // definitions are the functions of the schema, by name and types as in
 // 'soniq_begin_hunger(uuid,_text)', with those that older migrations made, and their
@@ -149,7 +149,7 @@ func (h *home) definitions() (byKey map[string]definition, names []string) {
 			names = append(names, name)
 		}
 	}
-	for _, f := range functionSQL.FindAllStringSubmatch(Schema, -1) {
+	for _, f := range functionSQL.FindAllStringSubmatch(schemaSQL, -1) {
 		add(f[1], f[5], definition{body: h.sql(f[4]), definer: strings.Contains(f[3], "security definer")})
 	}
 	for _, f := range functionSQL.FindAllStringSubmatch(allUp(), -1) {
@@ -178,7 +178,7 @@ func typeNames(list string) string {
 // functions and triggers.
 func objectNames() []string {
 	names := []string{}
-	for _, o := range objectSQL.FindAllStringSubmatch(Schema+allUp(), -1) {
+	for _, o := range objectSQL.FindAllStringSubmatch(schemaSQL+allUp(), -1) {
 		if !slices.Contains(names, o[1]) {
 			names = append(names, o[1])
 		}

@@ -54,7 +54,7 @@ func digest(s string) string {
 }
 
 func templateName() string {
-	return templatePrefix + digest(soniq.Version + "\n" + soniq.Schema)[:16]
+	return templatePrefix + digest(soniq.Version + "\n" + soniq.SchemaSQL())[:16]
 }
 
 // Both strategies of PostgreSQL 15, WAL and files, take the same 45 ms here.
