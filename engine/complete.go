@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/settle"
 )
 
 type executionKey struct{}
@@ -35,7 +37,7 @@ func CompleteTx(ctx context.Context, tx pgx.Tx, result any) error {
 	if raw != nil {
 		text = new(string(raw))
 	}
-	tag, err := e.schema.Tx(tx).Exec(ctx, settleDoneSQL, e.worker,
+	tag, err := e.schema.Tx(tx).Exec(ctx, settle.DoneSQL, e.worker,
 		[]uuid.UUID{e.job.ID}, []int32{int32(e.job.Attempts)}, []int64{e.job.token}, []*string{text}, e.ttl)
 	if err != nil {
 		return fmt.Errorf("complete job: %w", err)

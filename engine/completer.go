@@ -11,20 +11,21 @@ import (
 
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
+	"soniq/internal/settle"
 )
 
 // outcomes lead from the jobs to the completer.
 type outcomes struct {
-	light chan Outcome
+	light chan settle.Outcome
 	// heavy has a settler of its own: the deaths of jobs that are so large that the
 	// others would wait.
-	heavy chan Outcome
+	heavy chan settle.Outcome
 }
 
 func newOutcomes(concurrency int) *outcomes {
 	return &outcomes{
-		light: make(chan Outcome, 2*concurrency+maxSettleBatch),
-		heavy: make(chan Outcome, 2*concurrency),
+		light: make(chan settle.Outcome, 2*concurrency+settle.MaxBatch),
+		heavy: make(chan settle.Outcome, 2*concurrency),
 	}
 }
 
@@ -35,9 +36,32 @@ func (o *outcomes) places() int {
 
 func (o *outcomes) add(outcome Outcome) {
 	if outcome.Kind == OutcomeDeadLetter && outcome.Job.stored >= heavyBytes {
-		o.heavy <- outcome
+		o.heavy <- outcome.toSettle()
 	} else {
-		o.light <- outcome
+		o.light <- outcome.toSettle()
+	}
+}
+
+// toSettle is the outcome as it is written.
+func (o Outcome) toSettle() settle.Outcome {
+	job := o.Job
+	out := settle.Outcome{
+		ID: job.ID, Attempts: job.Attempts, Token: job.token, Name: job.Name, ClaimedAt: job.UpdatedAt,
+		Replay: job.ReplayOf != nil, Kind: settle.Kind(o.Kind), Delay: o.Delay, Verdict: o.Verdict,
+		Duration: o.Duration, Result: o.result, Completed: o.completed, Job: job,
+	}
+	if o.refuse != nil {
+		out.Refuse = refusal(job, o.Duration, o.refuse)
+	}
+	return out
+}
+
+// refusal is apart so that an outcome that can't be refused is not allocated.
+func refusal(job *Job, duration time.Duration, refuse func(error) Outcome) func(error) settle.Outcome {
+	return func(err error) settle.Outcome {
+		refused := refuse(err)
+		refused.Job, refused.Duration = job, duration
+		return refused.toSettle()
 	}
 }
 
@@ -64,22 +88,26 @@ type completer struct {
 // run writes outcomes until there are no more, or ctx ends.
 func (c *completer) run(ctx context.Context) error {
 	var settlers errgroup.Group
-	settle := func(outcomes chan Outcome, batch int) {
+	start := func(outcomes chan settle.Outcome, batch int) {
 		settlers.Go(func() error {
-			s := &settler{
-				pool: c.pool, worker: c.worker, ttl: c.ttl, logger: c.logger,
-				outcomes: outcomes, batch: batch, settled: c.report,
+			s := &settle.Settler{
+				Pool: c.pool, Logger: c.logger, Worker: c.worker, TTL: c.ttl,
+				Outcomes: outcomes, Batch: batch, Settled: c.report,
 			}
-			return s.run(ctx)
+			return s.Run(ctx)
 		})
 	}
-	settle(c.outcomes.light, maxSettleBatch)
-	settle(c.outcomes.heavy, 1)
+	start(c.outcomes.light, settle.MaxBatch)
+	start(c.outcomes.heavy, 1)
 	return settlers.Wait()
 }
 
 // report logs an outcome that was written, and calls the observer.
-func (c *completer) report(ctx context.Context, o Outcome) {
+func (c *completer) report(ctx context.Context, written settle.Outcome) {
+	o := Outcome{
+		Job: written.Job.(*Job), Kind: OutcomeKind(written.Kind), Delay: written.Delay,
+		Verdict: written.Verdict, Duration: written.Duration, result: written.Result,
+	}
 	defer o.Job.held.release()
 	c.settled(o)
 	attrs := func(more ...any) []any {
@@ -117,17 +145,21 @@ func (c *completer) report(ctx context.Context, o Outcome) {
 // release queues again, without charging the attempt, jobs whose claim was committed
 // and whose answer was lost. It returns how many.
 func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (released int, err error) {
-	releases := make([]Outcome, len(claims))
+	releases := make([]settle.Outcome, len(claims))
 	for i, claim := range claims {
-		job := &Job{ID: claim.ID, Name: claim.Name, Attempts: claim.Attempts, token: claim.Token}
-		releases[i] = Outcome{Job: job, Kind: OutcomeReleased}
-	}
-	s := &settler{pool: c.pool, worker: c.worker, logger: c.logger, batch: maxSettleBatch, settled: func(_ context.Context, o Outcome) {
-		if o.Kind == OutcomeReleased {
-			released++
-			c.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.Job.ID, "name", o.Job.Name)
+		releases[i] = settle.Outcome{
+			ID: claim.ID, Attempts: claim.Attempts, Token: claim.Token, Name: claim.Name, Kind: settle.Released,
 		}
-	}}
-	err = s.write(ctx, releases)
+	}
+	s := &settle.Settler{
+		Pool: c.pool, Logger: c.logger, Worker: c.worker, Batch: settle.MaxBatch,
+		Settled: func(_ context.Context, o settle.Outcome) {
+			if o.Kind == settle.Released {
+				released++
+				c.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "name", o.Name)
+			}
+		},
+	}
+	err = s.Write(ctx, releases)
 	return released, err
 }

@@ -4,18 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/pg"
+	"soniq/internal/settle"
 )
-
-// cancelledTTL is how long the row of a cancelled job is kept: a day, in which it
-// can be seen and retried. The schema has the same number, for jobs that a requeue
-// cancels.
-const cancelledTTL = 24 * time.Hour
 
 // RefusedError is returned for a job whose status doesn't allow the change.
 // Nothing was changed.
@@ -84,7 +79,7 @@ func (c *Client) CancelJobTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) (JobS
 
 func cancelJob(ctx context.Context, db pg.Session, id uuid.UUID) (status JobStatus, err error) {
 	err = change(ctx, db, "cancel", id, func() (done bool, err error) {
-		err = db.QueryRow(ctx, cancelSQL, id, cancelledTTL).Scan(&status)
+		err = db.QueryRow(ctx, cancelSQL, id, settle.CancelledTTL).Scan(&status)
 		return err == nil, ignoreNoRows(err)
 	}, func(now jobState) error {
 		switch now.status {

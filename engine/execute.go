@@ -58,9 +58,6 @@ type Outcome struct {
 	result json.RawMessage
 	// completed is true if CompleteTx succeeded.
 	completed bool
-	// wasAside is true after a statement was given up because another session held
-	// the row: the outcome may have been written nevertheless.
-	wasAside bool
 	// refuse returns the outcome if the database refuses the result.
 	refuse func(error) Outcome
 }

@@ -2,16 +2,8 @@ package engine
 
 import "context"
 
-// The statements that faults are injected at, beside those of export_test.go.
-const (
-	DoneSQL      = settleDoneSQL
-	DeleteSQL    = settleDeleteSQL
-	CancelledSQL = settleCancelledSQL
-	CancelsSQL   = cancelsSQL
-)
-
-// RequeueSQL is put together when the program starts.
-var RequeueSQL = settleRequeueSQL
+// CancelsSQL is a statement that faults are injected at.
+const CancelsSQL = cancelsSQL
 
 // TokenOf is that of the claim under which the job runs whose handler's context this
 // is. The handler's copy of the job doesn't have it.

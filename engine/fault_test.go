@@ -19,6 +19,7 @@ import (
 	"soniq/internal/faultydb"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
+	"soniq/internal/settle"
 	"soniq/internal/testdb"
 )
 
@@ -92,18 +93,18 @@ var (
 var faultCases = map[string]faultCase{
 	"claim":    {sql: claim.WholeSQL, run: runsWell, want: isDone},
 	"next due": {sql: claim.NextSQL, run: runsWell, want: isDone},
-	"done":     {sql: engine.DoneSQL, run: runsWell, want: isDone},
+	"done":     {sql: settle.DoneSQL, run: runsWell, want: isDone},
 	"delete": {
-		sql: engine.DeleteSQL, run: runsWell, config: engine.WorkerConfig{ResultTTL: -1},
+		sql: settle.DeleteSQL, run: runsWell, config: engine.WorkerConfig{ResultTTL: -1},
 		want: want{"gone", 0, 1, []engine.OutcomeKind{engine.OutcomeDone}},
 	},
-	"retry": {sql: engine.RequeueSQL, run: firstFails(errors.New("flaky")), want: isDoneLater},
+	"retry": {sql: settle.RequeueSQL(), run: firstFails(errors.New("flaky")), want: isDoneLater},
 	"snooze": {
-		sql: engine.RequeueSQL, run: firstFails(engine.Snooze(0)),
+		sql: settle.RequeueSQL(), run: firstFails(engine.Snooze(0)),
 		want: want{"done", 1, 2, []engine.OutcomeKind{engine.OutcomeSnooze, engine.OutcomeDone}},
 	},
 	"release": {
-		sql: engine.RequeueSQL, run: runsUntilTold,
+		sql: settle.RequeueSQL(), run: runsUntilTold,
 		config: engine.WorkerConfig{ShutdownTimeout: time.Millisecond, CancelGrace: patience},
 		act: func(t *testing.T, w *running, _ *engine.Client, _ []uuid.UUID) {
 			if err := w.stop(); err != nil {
@@ -117,7 +118,7 @@ var faultCases = map[string]faultCase{
 		want: want{"dead", 1, 1, []engine.OutcomeKind{engine.OutcomeDeadLetter}},
 	},
 	"cancelled": {
-		sql: engine.CancelledSQL, run: runsUntilTold, act: cancelAll,
+		sql: settle.CancelledSQL, run: runsUntilTold, act: cancelAll,
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeCancelled}},
 	},
 	"look for cancels": {
@@ -125,7 +126,7 @@ var faultCases = map[string]faultCase{
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeCancelled}},
 	},
 	"retry of a job to be cancelled": {
-		sql: engine.RequeueSQL,
+		sql: settle.RequeueSQL(),
 		run: func(ctx context.Context, broken *faultydb.DB, _ int) error {
 			err := silently(ctx, broken.Pool, `update soniq_jobs set cancel_requested_at = now() where id = $1`)
 			return cmp.Or(err, errors.New("failed before it was told"))
@@ -133,7 +134,7 @@ var faultCases = map[string]faultCase{
 		want: want{"cancelled", 1, 1, []engine.OutcomeKind{engine.OutcomeCancelled}},
 	},
 	"done under a lost claim": {
-		sql: engine.DoneSQL,
+		sql: settle.DoneSQL,
 		run: func(ctx context.Context, broken *faultydb.DB, _ int) error {
 			return silently(ctx, broken.Pool, `update soniq_jobs set status = 'cancelled', claim_token = 0 where id = $1`)
 		},
@@ -150,7 +151,7 @@ var faultCases = map[string]faultCase{
 	"heartbeat": {sql: liveness.RegisterSQL, run: runsWell, beats: true, want: isDone},
 	"look":      {sql: liveness.LookSQL, run: runsWell, want: isDone},
 	// Nothing that a handler's transaction does stands before its commit.
-	"complete in a transaction": {sql: engine.DoneSQL, run: completes, want: isDoneLater},
+	"complete in a transaction": {sql: settle.DoneSQL, run: completes, want: isDoneLater},
 	"commit of a handler":       {sql: "commit", run: completes, want: isDone, uncommitted: &isDoneLater},
 }
 
@@ -219,7 +220,7 @@ func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 	config.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	w := start(t, broken.Pool, reg, config, timing)
 	// The first job shows that the worker is up.
-	if c.act == nil && c.uncommitted == nil && c.sql != engine.DoneSQL && c.outcomes[0] == engine.OutcomeDone {
+	if c.act == nil && c.uncommitted == nil && c.sql != settle.DoneSQL && c.outcomes[0] == engine.OutcomeDone {
 		warm := enqueue(t, client, "job", nil)
 		w.waitForJob(t, warm)
 	}

@@ -20,9 +20,8 @@ import (
 // new jobs: they wake it, and so does the time at which the next job is due.
 type fetcher struct {
 	logger     *slog.Logger
-	worker     uuid.UUID
 	inflight   *inflight
-	claimer    *claim.Claimer
+	claimer    *claim.Claimer[*Job]
 	loader     *loader
 	waiter     *waiters.Waiter
 	safetyPoll time.Duration
@@ -247,7 +246,7 @@ func (f *fetcher) untilLook(next claim.Next) (wait time.Duration, due bool) {
 }
 
 // claim makes one claim and starts its jobs.
-func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) (claim.Taken, error) {
+func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) (claim.Taken[*Job], error) {
 	token := rand.Int64()
 	end := f.inflight.beginClaim(token)
 	defer func() {
@@ -257,26 +256,22 @@ func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) 
 	}()
 	taken, err := f.claimer.Take(ctx, token, scope, n)
 	if err != nil {
-		return claim.Taken{}, err
+		return claim.Taken[*Job]{}, err
 	}
-	jobs := make([]*Job, len(taken.Jobs))
-	for i := range taken.Jobs {
-		jobs[i] = claimedJob(&taken.Jobs[i], f.worker, token)
-	}
-	f.loader.loadMiddle(ctx, token, jobs)
-	f.start(jobsCtx, jobs)
+	f.loader.loadMiddle(ctx, token, taken.Jobs)
+	f.start(jobsCtx, taken.Jobs)
 	// The first job begins now, on this thread, and not once another is awake.
 	runtime.Gosched()
 	return taken, nil
 }
 
-// claimedJob is a claimed row as a job.
-func claimedJob(c *claim.Job, worker uuid.UUID, token int64) *Job {
+// claimedJob is a claimed row as a job. All jobs of a worker share its id.
+func claimedJob(c *claim.Job, worker *uuid.UUID, token int64) *Job {
 	j := &Job{
 		ID: c.ID, Name: c.Name, Args: c.Args, Queue: c.Queue, Priority: c.Priority, Status: StatusProcessing,
 		Attempts: c.Attempts, MaxAttempts: c.MaxAttempts,
 		ScheduledAt: c.ScheduledAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, LastError: c.LastError,
-		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: &worker, ReplayOf: c.ReplayOf, token: token,
+		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: worker, ReplayOf: c.ReplayOf, token: token,
 	}
 	j.inUTC()
 	return j

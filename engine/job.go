@@ -81,14 +81,24 @@ type Job struct {
 // freed nor the claim under which the outcome is written. The bytes of Args are
 // shared, since they may be megabytes.
 func (j *Job) forHandler() *Job {
-	handed := *j
+	// One allocation for each job.
+	var copied struct {
+		Job
+		worker uuid.UUID
+	}
+	handed := &copied.Job
+	*handed = *j
 	handed.token, handed.held, handed.stored = 0, nil, 0
 	handed.Args, handed.Result = slices.Clip(j.Args), slices.Clip(j.Result)
 	handed.Errors = slices.Clone(j.Errors)
 	handed.ScheduledAt, handed.ExpiresAt = clone(j.ScheduledAt), clone(j.ExpiresAt)
 	handed.CancelRequestedAt = clone(j.CancelRequestedAt)
-	handed.WorkerID, handed.ReplayOf = clone(j.WorkerID), clone(j.ReplayOf)
-	return &handed
+	handed.ReplayOf = clone(j.ReplayOf)
+	if j.WorkerID != nil {
+		copied.worker = *j.WorkerID
+		handed.WorkerID = &copied.worker
+	}
+	return handed
 }
 
 func clone[T any](p *T) *T {

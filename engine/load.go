@@ -244,7 +244,7 @@ func tryLoad[T any](ctx context.Context, read func(context.Context) (T, error)) 
 			err = backoff.Permanent(err)
 		case errors.Is(err, pgx.ErrNoRows):
 			err = backoff.Permanent(errNoClaim)
-		case isDataError(err):
+		case pg.IsDataError(err):
 			err = backoff.Permanent(&invalidArgumentsError{fmt.Errorf("the arguments can't be read: %w", err)})
 		case patient.Err() != nil && ctx.Err() == nil:
 			if slow++; slow >= loadTries {

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"soniq/engine"
+	"soniq/internal/settle"
 	"soniq/internal/testdb"
 )
 
@@ -28,10 +28,10 @@ func TestSettle_plan_readsItsRowsByTheirIDs(t *testing.T) {
 		sql  string
 		args []any
 	}{
-		"done":      {engine.DoneSQL, []any{texts, time.Minute}},
-		"deleted":   {engine.DeleteSQL, nil},
-		"cancelled": {engine.CancelledSQL, []any{texts, time.Minute}},
-		"requeued":  {engine.RequeueSQL, []any{make([]*time.Duration, n), texts, attempts, true, texts}},
+		"done":      {settle.DoneSQL, []any{texts, time.Minute}},
+		"deleted":   {settle.DeleteSQL, nil},
+		"cancelled": {settle.CancelledSQL, []any{texts, time.Minute}},
+		"requeued":  {settle.RequeueSQL(), []any{make([]*time.Duration, n), texts, attempts, true, texts}},
 	} {
 		rows, _ := pool.Query(t.Context(), "explain "+q.sql, append(fence[:4:4], q.args...)...)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])

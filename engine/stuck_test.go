@@ -135,7 +135,7 @@ func TestWorker_rowIsLocked_outcomesOfOthersAreWritten(t *testing.T) {
 		quick := enqueue(t, client, "quick", nil)
 		w.waitForJob(t, quick)
 	}
-	waitTrue(t, "the warning", func() bool { return strings.Contains(log.String(), "locked by someone") })
+	waitTrue(t, "the warning", func() bool { return strings.Contains(log.String(), "locked by another session") })
 	if job := getJob(t, client, id); job.Status != engine.StatusProcessing {
 		t.Errorf("the job whose row is locked is %s", job.Status)
 	}

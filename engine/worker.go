@@ -127,10 +127,10 @@ func (w *Worker) wire() error {
 		settled: func(o Outcome) { w.inflight.settled(o.Job.token) },
 	}
 	w.fetcher = &fetcher{
-		logger:         w.logger,
-		inflight:       w.inflight,
-		worker:         w.id,
-		claimer:        claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit),
+		logger:   w.logger,
+		inflight: w.inflight,
+		claimer: claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit,
+			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
 		loader:         newLoader(w.pool, c),
 		waiter:         waiters.New(w.pool, w.id, w.logger, w.queues),
 		safetyPoll:     c.SafetyPoll,

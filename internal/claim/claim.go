@@ -58,10 +58,13 @@ type Job struct {
 	ReplayOf              *uuid.UUID
 }
 
-// Claimer claims jobs for one worker. One goroutine at a time uses it.
-type Claimer struct {
+// Claimer claims jobs for one worker, and returns each as a J. One goroutine at a time
+// uses it.
+type Claimer[J any] struct {
 	pool   *pg.Pool
 	worker uuid.UUID
+	// take makes a J of a job, which it must not keep, under the token of its claim.
+	take func(job *Job, token int64) J
 	// limits are the handlers' attempt limits, by job name; attemptLimit is that of
 	// all other jobs.
 	limits       map[string]int
@@ -79,9 +82,12 @@ type Claimer struct {
 }
 
 // New returns the claimer of a worker. attemptLimits are the handlers' own, by job
-// name, and attemptLimit is that of all other jobs.
-func New(pool *pg.Pool, worker uuid.UUID, attemptLimits map[string]int, attemptLimit int) *Claimer {
-	return &Claimer{pool: pool, worker: worker, limits: attemptLimits, attemptLimit: attemptLimit}
+// name, and attemptLimit is that of all other jobs. take makes a J of each claimed job
+// and its token; it must not keep the Job, which is used again for the next row.
+func New[J any](
+	pool *pg.Pool, worker uuid.UUID, attemptLimits map[string]int, attemptLimit int, take func(job *Job, token int64) J,
+) *Claimer[J] {
+	return &Claimer[J]{pool: pool, worker: worker, limits: attemptLimits, attemptLimit: attemptLimit, take: take}
 }
 
 const (
@@ -105,8 +111,8 @@ const (
 )
 
 // Taken is what a claim brought.
-type Taken struct {
-	Jobs []Job
+type Taken[J any] struct {
+	Jobs []J
 	// Full: there may be more.
 	Full bool
 	// Again is when the next claim looks at all lanes; zero if this one did.
@@ -117,18 +123,18 @@ type Taken struct {
 //
 // Errors: those of the database. After an error the database may have committed the
 // claim.
-func (c *Claimer) Take(ctx context.Context, token int64, scope Scope, n int) (Taken, error) {
+func (c *Claimer[J]) Take(ctx context.Context, token int64, scope Scope, n int) (Taken[J], error) {
 	if c.most > 0 {
 		n = min(n, c.most)
 	}
 	if c.expensive {
 		return c.takeKnown(ctx, token, scope, n)
 	}
-	var jobs []Job
+	var jobs []J
 	if at := c.cursor; at != nil && time.Now().Before(at.until) && at.scope.equal(scope) {
 		var err error
 		if jobs, err = c.takeAtCursor(ctx, token, n); err != nil || len(jobs) == n {
-			return Taken{Jobs: jobs, Full: true}, err
+			return Taken[J]{Jobs: jobs, Full: true}, err
 		}
 	}
 	began := time.Now()
@@ -138,9 +144,9 @@ func (c *Claimer) Take(ctx context.Context, token int64, scope Scope, n int) (Ta
 		c.cursor = nil
 		if len(jobs) > 0 {
 			// These are claimed. The next claim meets the error again.
-			return Taken{Jobs: jobs, Full: true}, nil
+			return Taken[J]{Jobs: jobs, Full: true}, nil
 		}
-		return Taken{}, err
+		return Taken[J]{}, err
 	}
 	if c.cursor = nil; len(lanes) == 1 && len(more) == rest {
 		c.cursor = &cursor{scope: scope, point: lanes[0], until: time.Now().Add(max(wholeEvery*time.Since(began), minWhole))}
@@ -150,11 +156,11 @@ func (c *Claimer) Take(ctx context.Context, token int64, scope Scope, n int) (Ta
 	} else {
 		jobs = append(jobs, more...)
 	}
-	return Taken{Jobs: jobs, Full: len(more) == rest}, nil
+	return Taken[J]{Jobs: jobs, Full: len(more) == rest}, nil
 }
 
 // takeAtCursor claims at the cursor and moves it.
-func (c *Claimer) takeAtCursor(ctx context.Context, token int64, n int) ([]Job, error) {
+func (c *Claimer[J]) takeAtCursor(ctx context.Context, token int64, n int) ([]J, error) {
 	at := c.cursor
 	jobs, lanes, err := c.claim(ctx, CursorSQL, token, at.scope, n, at.queue, at.priority, at.due)
 	if len(lanes) > 0 {
@@ -164,21 +170,21 @@ func (c *Claimer) takeAtCursor(ctx context.Context, token int64, n int) ([]Job, 
 }
 
 // takeKnown is Take while whole claims are expensive.
-func (c *Claimer) takeKnown(ctx context.Context, token int64, scope Scope, n int) (Taken, error) {
+func (c *Claimer[J]) takeKnown(ctx context.Context, token int64, scope Scope, n int) (Taken[J], error) {
 	known := c.known.of(scope, c.manyLanes)
 	if time.Now().Before(known.until) {
 		jobs, err := c.takeIn(ctx, token, scope, n, known)
-		return Taken{Jobs: jobs, Full: len(jobs) == n, Again: known.until}, err
+		return Taken[J]{Jobs: jobs, Full: len(jobs) == n, Again: known.until}, err
 	}
 	began := time.Now()
 	jobs, lanes, err := c.claim(ctx, WholeRestSQL, token, scope, n)
 	known.until = time.Now().Add(min(max(wholeEvery*time.Since(began), minWhole), maxExpensive))
 	known.remember(lanes)
-	return Taken{Jobs: jobs, Full: len(jobs) == n}, err
+	return Taken[J]{Jobs: jobs, Full: len(jobs) == n}, err
 }
 
 // takeIn claims in the known lanes.
-func (c *Claimer) takeIn(ctx context.Context, token int64, scope Scope, n int, known *lanes) ([]Job, error) {
+func (c *Claimer[J]) takeIn(ctx context.Context, token int64, scope Scope, n int, known *lanes) ([]J, error) {
 	if len(known.points) == 0 {
 		return nil, nil
 	}
@@ -197,12 +203,14 @@ func (c *Claimer) takeIn(ctx context.Context, token int64, scope Scope, n int, k
 
 // claim runs one of the statements, with its further parameters. lanes are those that
 // it took from, each with its latest due time.
-func (c *Claimer) claim(ctx context.Context, sql string, token int64, scope Scope, n int, further ...any) (jobs []Job, lanes []point, err error) {
+func (c *Claimer[J]) claim(ctx context.Context, sql string, token int64, scope Scope, n int, further ...any) (jobs []J, lanes []point, err error) {
 	args := append([]any{scope.Queues, scope.Names, n, c.worker, token, c.limits, c.attemptLimit}, further...)
 	rows, _ := byindex.Query(ctx, c.pool, sql, args...)
-	jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Job, error) {
-		j, due, err := scan(row)
-		p := point{j.Queue, j.Priority, due}
+	var r row
+	_, err = pgx.ForEachRow(rows, r.targets(), func() error {
+		r.complete()
+		jobs = append(jobs, c.take(&r.Job, token))
+		p := point{r.Queue, r.Priority, r.due}
 		// Jobs of one lane come one after the other.
 		i := len(lanes) - 1
 		if i < 0 || !lanes[i].sameLane(p) {
@@ -214,7 +222,7 @@ func (c *Claimer) claim(ctx context.Context, sql string, token int64, scope Scop
 		case isLater(p.due, lanes[i].due):
 			lanes[i].due = p.due
 		}
-		return j, err
+		return nil
 	})
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -232,20 +240,30 @@ func (c *Claimer) claim(ctx context.Context, sql string, token int64, scope Scop
 // maxSmallArgs is how many bytes of arguments come with a claim.
 const maxSmallArgs = 16 << 10
 
-// scan reads a row of takePicked.
-func scan(row pgx.CollectableRow) (j Job, due pgtype.Timestamptz, err error) {
-	var lastError, producer, key *string
-	err = row.Scan(
-		pg.ScanID(&j.ID), &j.Name, &j.Args, &j.Queue, &j.Priority,
-		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
-		&j.CreatedAt, &j.UpdatedAt, &lastError,
-		&producer, &key, &j.ReplayOf, &due,
-	)
-	j.LastError, j.ProducerID, j.DedupKey = orEmpty(lastError), orEmpty(producer), orEmpty(key)
-	if len(j.Args) > maxSmallArgs {
-		j.Args = nil
+// row is a row of takePicked. One is used for all rows of a claim: what is allocated
+// here would be allocated for each job.
+type row struct {
+	Job
+	lastError, producer, key *string
+	due                      pgtype.Timestamptz
+}
+
+// targets are what a row is scanned to.
+func (r *row) targets() []any {
+	return []any{
+		pg.ScanID(&r.ID), &r.Name, &r.Args, &r.Queue, &r.Priority,
+		&r.Attempts, &r.MaxAttempts, &r.ScheduledAt,
+		&r.CreatedAt, &r.UpdatedAt, &r.lastError,
+		&r.producer, &r.key, &r.ReplayOf, &r.due,
 	}
-	return j, due, err
+}
+
+// complete follows the scan of a row.
+func (r *row) complete() {
+	r.LastError, r.ProducerID, r.DedupKey = orEmpty(r.lastError), orEmpty(r.producer), orEmpty(r.key)
+	if len(r.Args) > maxSmallArgs {
+		r.Args = nil
+	}
 }
 
 func orEmpty(s *string) string {

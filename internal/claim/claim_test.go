@@ -22,12 +22,13 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 
 // claimer takes jobs called x from the queue q.
 type claimer struct {
-	*Claimer
+	*Claimer[Job]
 	pool *pgxpool.Pool
 }
 
-func newUnlimited(pool *pgxpool.Pool) *Claimer {
-	return New(pg.Schema{}.Pool(pool), uuid.Must(uuid.NewV7()), map[string]int{}, 1000)
+func newUnlimited(pool *pgxpool.Pool) *Claimer[Job] {
+	take := func(j *Job, _ int64) Job { return *j }
+	return New(pg.Schema{}.Pool(pool), uuid.Must(uuid.NewV7()), map[string]int{}, 1000, take)
 }
 
 // from claims up to n jobs.

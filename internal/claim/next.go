@@ -26,7 +26,7 @@ type Next struct {
 // UntilNext looks for the next job in scope, and whether whole claims are expensive.
 //
 // Errors: those of the database.
-func (c *Claimer) UntilNext(ctx context.Context, scope Scope) (next Next, err error) {
+func (c *Claimer[J]) UntilNext(ctx context.Context, scope Scope) (next Next, err error) {
 	was := c.expensive
 	next, more, err := c.look(ctx, scope)
 	if err != nil || !more {
@@ -54,7 +54,7 @@ func (c *Claimer) UntilNext(ctx context.Context, scope Scope) (next Next, err er
 // claims are expensive.
 //
 // Errors: those of the database.
-func (c *Claimer) LookIfDue(ctx context.Context, scope Scope) error {
+func (c *Claimer[J]) LookIfDue(ctx context.Context, scope Scope) error {
 	if time.Since(c.lookedAt) <= lookEvery {
 		return nil
 	}
@@ -64,7 +64,7 @@ func (c *Claimer) LookIfDue(ctx context.Context, scope Scope) error {
 
 // look looks ahead in the first lanes, and notes whether whole claims are expensive.
 // more reports that there are more lanes.
-func (c *Claimer) look(ctx context.Context, scope Scope) (next Next, more bool, err error) {
+func (c *Claimer[J]) look(ctx context.Context, scope Scope) (next Next, more bool, err error) {
 	next, more, took, err := c.lookAhead(ctx, NextSQL, scope)
 	if err != nil {
 		return Next{}, false, err
@@ -77,7 +77,7 @@ func (c *Claimer) look(ctx context.Context, scope Scope) (next Next, more bool, 
 }
 
 // lookAhead runs NextSQL or NextRestSQL.
-func (c *Claimer) lookAhead(ctx context.Context, sql string, scope Scope) (next Next, more bool, took time.Duration, err error) {
+func (c *Claimer[J]) lookAhead(ctx context.Context, sql string, scope Scope) (next Next, more bool, took time.Duration, err error) {
 	var until *float64
 	var seconds float64
 	rows, _ := byindex.Query(ctx, c.pool, sql, scope.Queues, scope.Names, horizon)

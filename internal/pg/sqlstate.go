@@ -82,3 +82,10 @@ func IsClass(err error, classes ...string) bool {
 func IsTooLarge(err error) bool {
 	return IsCode(err, ProgramLimitExceeded, OutOfMemory, InternalError)
 }
+
+// IsDataError reports whether err is about a value or a constraint: the same statement
+// would fail again. Class 21 is a cardinality violation, 23 a constraint, and P0 is what
+// a trigger raises.
+func IsDataError(err error) bool {
+	return IsClass(err, "21", ClassData, "23", ClassProgramLimit, "P0")
+}
