@@ -7,13 +7,14 @@ import (
 	"soniq/internal/redact"
 )
 
-// CutOff stands where the beginning of an output was dropped.
+// CutOff is put where the beginning of an output was dropped.
 const CutOff = "...\n"
 
 // Head keeps the first Limit bytes written to it.
 type Head struct {
+	// Limit is in bytes. Default 0, which keeps nothing.
 	Limit int
-	// More says that there was more.
+	// More says that more than Limit bytes were written.
 	More bool
 	buf  bytes.Buffer
 }
@@ -28,11 +29,12 @@ func (h *Head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Bytes is what was kept.
+// Bytes returns what was kept.
 func (h *Head) Bytes() []byte { return h.buf.Bytes() }
 
 // Tail keeps the last Limit bytes written to it.
 type Tail struct {
+	// Limit is in bytes. Default 0, which keeps nothing.
 	Limit int
 	buf   []byte
 	cut   bool
@@ -48,15 +50,15 @@ func (t *Tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String is the text without space around it. What was cut begins at a line's
-// beginning, if there is one.
+// String returns the text without space around it. If its beginning was dropped, it
+// begins with [CutOff] and a whole line, if there is one.
 func (t *Tail) String() string {
 	text := string(t.buf)
 	if t.cut {
 		if _, rest, found := strings.Cut(text, "\n"); found && rest != "" {
 			text = rest
 		} else {
-			// Half a token has not the look of one.
+			// Half a token is not recognised as a secret, so none is kept.
 			text = redact.LaterHalf(text, 0)
 		}
 		text = CutOff + text

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// gateScript holds the command back until the warden knows its process group:
-// if the process dies before, the read fails and nothing has run.
+// gateScript starts the command only when the warden knows its process group. If
+// this process ends before that, the read fails and nothing has run.
 const gateScript = `read -r go <&3 && exec 3<&- /bin/sh -c "$1"`
 
 func (w *Warden) run(ctx context.Context, c Command) error {
@@ -39,7 +39,7 @@ func (w *Warden) run(ctx context.Context, c Command) error {
 	var exit *exec.ExitError
 	switch {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		// What it left behind held the pipes open; it ended well itself.
+		// The command succeeded. What it left behind held the pipes open.
 		return nil
 	case errors.As(err, &exit):
 		return err
@@ -48,8 +48,8 @@ func (w *Warden) run(ctx context.Context, c Command) error {
 	}
 }
 
-// begin starts the command behind its gate, puts its process group under the
-// warden, and opens the gate.
+// begin starts the command behind its gate, tells the warden its process group, and
+// opens the gate.
 func (w *Warden) begin(cmd *exec.Cmd) (group int, err error) {
 	gate, open, err := os.Pipe()
 	if err != nil {
@@ -75,15 +75,16 @@ func (w *Warden) begin(cmd *exec.Cmd) (group int, err error) {
 	return group, nil
 }
 
-// terminate ends the group, politely first, and returns what Wait returned.
-func terminate(group int, polite time.Duration, ended <-chan error) error {
+// terminate sends the group SIGTERM and, after grace, SIGKILL. It returns what Wait
+// returned.
+func terminate(group int, grace time.Duration, ended <-chan error) error {
 	_ = syscall.Kill(-group, syscall.SIGTERM)
-	grace := time.NewTimer(polite)
-	defer grace.Stop()
+	over := time.NewTimer(grace)
+	defer over.Stop()
 	select {
 	case err := <-ended:
 		return err
-	case <-grace.C:
+	case <-over.C:
 		_ = syscall.Kill(-group, syscall.SIGKILL)
 		return <-ended
 	}

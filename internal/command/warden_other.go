@@ -7,16 +7,19 @@ import (
 	"errors"
 )
 
-// A Warden makes commands die with this process. It needs the process groups of
-// Unix.
+// A Warden ends commands with this process. It needs the process groups of Unix.
 type Warden struct{}
 
-// NewWarden says that there is none here.
+// NewWarden fails.
+//
+// Errors: one that says so; no caller decides by it.
 func NewWarden() (*Warden, error) {
 	return nil, errors.New("commands can't be run here: that needs Unix")
 }
 
 // Close does nothing.
+//
+// Errors: none.
 func (*Warden) Close() error { return nil }
 
 func (*Warden) run(context.Context, Command) error {

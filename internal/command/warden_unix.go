@@ -12,9 +12,8 @@ import (
 	"syscall"
 )
 
-// wardenScript reads process groups from standard input, '+ ID' for one that
-// has begun and '- ID' for one that has ended, and kills those that are left
-// when the input ends.
+// wardenScript reads process groups from standard input: '+ ID' for one that has
+// begun, '- ID' for one that has ended. When the input ends it kills the others.
 const wardenScript = `
 trap '' HUP INT QUIT TERM
 groups=' '
@@ -29,11 +28,11 @@ for id in $groups; do
 done
 `
 
-// A Warden makes commands die with this process, however that dies. It is a
-// shell that waits on a pipe: the kernel closes our end, after kill -9 too,
-// and the shell kills the commands' process groups. Unlike Linux's
-// parent-death signal it reaches what the commands have started, and it works
-// on every Unix.
+// A Warden ends commands with this process, however that ends. It is a shell that
+// reads a pipe. The kernel closes our end, after kill -9 too, and the shell kills
+// the commands' process groups. Unlike Linux's parent-death signal this reaches what
+// the commands have started, and works on every Unix. Its methods may be called
+// concurrently.
 type Warden struct {
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -41,7 +40,9 @@ type Warden struct {
 	groups map[int]struct{}
 }
 
-// NewWarden starts the shell. It runs until Close.
+// NewWarden starts the shell, which runs until Close.
+//
+// Errors: those of the operating system; no caller decides by them.
 func NewWarden() (*Warden, error) {
 	w := &Warden{groups: map[int]struct{}{}}
 	if err := w.start(); err != nil {
@@ -52,7 +53,7 @@ func NewWarden() (*Warden, error) {
 
 func (w *Warden) start() error {
 	cmd := exec.Command("/bin/sh", "-c", wardenScript)
-	// Its own group: what kills the worker's must not reach it.
+	// A group of its own: a signal to the worker's group must not reach it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -74,8 +75,8 @@ func (w *Warden) start() error {
 	return nil
 }
 
-// add puts a process group under the warden. The kernel has the message when
-// it returns.
+// add tells the warden a process group. When it returns, the kernel has the message,
+// which the warden reads even if this process ends now.
 func (w *Warden) add(group int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,7 +85,7 @@ func (w *Warden) add(group int) error {
 	if err == nil {
 		return nil
 	}
-	// Somebody killed the shell: another one takes over all groups.
+	// Somebody killed the shell. A new one gets all groups.
 	_ = w.stop()
 	if err := w.start(); err != nil {
 		return fmt.Errorf("restart the warden of commands: %w", err)
@@ -92,8 +93,8 @@ func (w *Warden) add(group int) error {
 	return nil
 }
 
-// remove takes a group that has ended off the list. A shell that is gone is
-// noticed by the next add.
+// remove tells the warden that a group has ended. If the shell is gone, the next add
+// notices.
 func (w *Warden) remove(group int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +102,9 @@ func (w *Warden) remove(group int) {
 	_, _ = fmt.Fprintf(w.pipe, "- %d\n", group)
 }
 
-// Close kills the groups that are left and waits for the shell.
+// Close kills the groups that are left, and waits for the shell to end.
+//
+// Errors: those of the operating system; no caller decides by them.
 func (w *Warden) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -21,39 +21,39 @@ import (
 )
 
 const (
-	// httpConnectTimeout bounds a TCP connect, and a TLS handshake: less than
-	// the shortest job timeout that people choose, and more than a lost SYN or
-	// two (1 s and 3 s). After it nothing but the job's timeout applies.
+	// httpConnectTimeout bounds a TCP connect, and a TLS handshake. It is less than
+	// the shortest timeout that people give a job, and more than two lost SYN packets
+	// take (1 s and 3 s). Everything later is bounded by the job's timeout alone.
 	httpConnectTimeout = 10 * time.Second
-	// httpIdleTimeout is less than the 5 s after which Node's and uvicorn's
-	// servers close an idle connection: a request that meets such a close is
-	// lost.
+	// httpIdleTimeout is less than the 5 s after which Node's and uvicorn's servers
+	// close an idle connection. A request that is sent at that moment is lost.
 	httpIdleTimeout = 4 * time.Second
-	// httpPingAfter is how long an HTTP/2 connection may be silent, and then
-	// how long a ping may take, before it is taken for dead.
+	// httpPingAfter is how long an HTTP/2 connection may be silent before it is
+	// pinged, and then how long the ping may take before the connection is closed.
 	httpPingAfter = 15 * time.Second
-	// httpMaxIdle is the most jobs that one worker runs at once.
+	// httpMaxIdle is how many idle connections are kept: as many as one worker runs
+	// jobs at once.
 	httpMaxIdle = 10_000
-	// httpMaxHeader bounds a response's header.
+	// httpMaxHeader bounds a response's header, in bytes.
 	httpMaxHeader = 64 << 10
-	// httpBodyGrace is how long the body of a failure is waited for: only its
-	// text is wanted, the verdict is known.
+	// httpBodyGrace is how long a failure's body may take. The verdict is known by
+	// then; the body is only its text.
 	httpBodyGrace = 5 * time.Second
-	// httpDrain is how much of a failure's body is read and dropped so that
-	// its connection can be used again; a new one is cheaper than more.
+	// httpDrain is how much of a failure's body is read and dropped, in bytes, so
+	// that the connection can be used again. A new connection is cheaper than more.
 	httpDrain = 64 << 10
 )
 
 // httpHandler runs a job by a request to an HTTP endpoint.
 //
-// Its connections go through the proxy that HTTP_PROXY, HTTPS_PROXY and
-// NO_PROXY name, if they do: the endpoint is the operator's choice, and so is
-// the environment. Redirects are not followed, and no cookies are kept.
+// Connections go through the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name:
+// the operator chooses the endpoint, and the environment too. Redirects are not
+// followed, and no cookies are kept.
 type httpHandler struct {
 	url      *url.URL // without user name and password
-	endpoint string   // scheme and host, which may be shown
+	endpoint string   // scheme and host, for errors and the log
 	user     *url.Userinfo
-	// pathIsSecret is set where even the URL's path is for the endpoint alone.
+	// pathIsSecret says that the URL's path must not be shown either.
 	pathIsSecret bool
 	header       http.Header // the operator's
 	secrets      [][]byte    // of Standard Webhooks
@@ -66,8 +66,7 @@ type httpHandler struct {
 	log          *slog.Logger
 }
 
-// newHTTPHandler checks the whole spec; the error has one line for each
-// mistake, and nothing in it that the spec may keep secret.
+// newHTTPHandler checks the whole spec. See [HTTP.Check] for its errors.
 func newHTTPHandler(spec HTTP, log *slog.Logger) (*httpHandler, error) {
 	h := &httpHandler{
 		bodyGrace: httpBodyGrace,
@@ -91,8 +90,8 @@ func newHTTPHandler(spec HTTP, log *slog.Logger) (*httpHandler, error) {
 	return h, nil
 }
 
-// httpProxy is [http.ProxyFromEnvironment] with an error that does not show
-// the variable, which may hold a password.
+// httpProxy is [http.ProxyFromEnvironment] with an error that does not show the
+// variable: it may hold a password.
 func httpProxy(r *http.Request) (*url.URL, error) {
 	proxy, err := http.ProxyFromEnvironment(r)
 	if err != nil {
@@ -104,9 +103,9 @@ func httpProxy(r *http.Request) (*url.URL, error) {
 // close closes the connections that no request uses.
 func (h *httpHandler) close() { h.transport.CloseIdleConnections() }
 
-// run has the signature of [engine.HandleRaw]: it posts the arguments, the
-// status is the verdict, the response's body the result if it is JSON, or the
-// error. One attempt sends one request.
+// run is an [engine.HandlerFunc]. It posts the arguments. The status is the verdict;
+// the response's body is the result if it is JSON, or the error. One attempt sends
+// one request.
 func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	started := h.now()
 	request, stop := context.WithCancel(ctx)
@@ -115,8 +114,8 @@ func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Not by an http.Client: it would follow redirects, and put the URL with
-	// its query into each error.
+	// Not by an http.Client: that follows redirects, and puts the URL with its
+	// query into each error.
 	resp, err := h.transport.RoundTrip(req)
 	if err != nil {
 		return nil, h.failed(ctx, req, started, "", err)
@@ -132,8 +131,7 @@ func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	return h.result(job, resp, body)
 }
 
-// request is the job as a request. Its headers are documented in
-// docs/worker.md.
+// request makes the request of a job. docs/worker.md has its headers.
 func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(job.Args))
 	if err != nil {
@@ -153,10 +151,10 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 	} {
 		req.Header.Set(name, value)
 	}
-	// Spelt so on purpose: under its usual spelling net/http takes it for
-	// leave to send the request again when a connection is lost, and an
-	// endpoint that dies of a job would get it twice in one attempt. Names of
-	// headers have no case.
+	// In lower case on purpose. When a connection is lost, net/http sends a request
+	// again that has an Idempotency-Key in the usual spelling: an endpoint that
+	// crashes by a job would get it twice in one attempt. Servers don't tell the two
+	// spellings apart.
 	req.Header["idempotency-key"] = []string{id}
 	if len(h.secrets) > 0 {
 		timestamp := h.now().Unix()
@@ -168,9 +166,9 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 	return req, nil
 }
 
-// headerText is a name as a header's value: what is not visible ASCII, and
-// the percent sign, is percent-encoded. A queue's name is whatever the job's
-// producer wrote.
+// headerText is a name as a header's value. What is not visible ASCII, and the
+// percent sign, is percent-encoded: a queue's name is whatever the job's producer
+// wrote.
 func headerText(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
@@ -183,9 +181,9 @@ func headerText(s string) string {
 	return b.String()
 }
 
-// failed is the error of a request without a whole response: the job's
-// timeout or the worker's shutdown if one of them ended it, else the network's.
-// That may quote what the other side sent in place of a response.
+// failed is the error of a request without a whole response. It wraps the cause of
+// ctx, such as the job's timeout, if that ended the request, else the network's
+// error. The latter may quote what the other side sent in place of a response.
 func (h *httpHandler) failed(ctx context.Context, req *http.Request, started time.Time, during string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		what := "no response"
@@ -201,8 +199,7 @@ func (h *httpHandler) failed(ctx context.Context, req *http.Request, started tim
 	return &requestError{text: fmt.Sprintf("POST %s: %s%s", h.endpoint, during, text), err: err}
 }
 
-// requestError is what kept a request from its response, in words that may be
-// kept.
+// requestError says why a request has no response, without secrets.
 type requestError struct {
 	text string
 	err  error
@@ -210,5 +207,5 @@ type requestError struct {
 
 func (e *requestError) Error() string { return e.text }
 
-// Unwrap tells what it was to those who decide by it.
+// Unwrap returns the network's error, for those who decide by it.
 func (e *requestError) Unwrap() error { return e.err }

@@ -7,10 +7,9 @@ import (
 	"soniq/internal/redact"
 )
 
-// secretsOf are the parts of a request that are for its endpoint alone, to be
-// hidden where the endpoint says them back: the values of the operator's headers,
-// the signatures, the URL's user and query, and its path if that was given as a
-// secret.
+// secretsOf returns the parts of a request that only its endpoint may see, so that
+// they can be hidden where a response repeats them: the values of the operator's
+// headers, the signatures, the URL's user and query, and its path if that is secret.
 func (h *httpHandler) secretsOf(req *http.Request) *redact.Set {
 	var values []string
 	for name, all := range req.Header {
@@ -36,8 +35,7 @@ func (h *httpHandler) secretsOf(req *http.Request) *redact.Set {
 	return redact.NewSet(values...).Keep(req.URL.Host)
 }
 
-// publicHeader reports whether a header says only what anybody may read who can
-// read the job.
+// publicHeader reports whether whoever may read the job may read the header too.
 func publicHeader(name string) bool {
 	switch name {
 	case "Content-Type", "User-Agent", "Idempotency-Key", "Webhook-Id", "Webhook-Timestamp", "Content-Digest", "Signature-Input":

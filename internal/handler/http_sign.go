@@ -13,21 +13,20 @@ import (
 	"strings"
 )
 
-// Two signatures go with each request of a handler that has a secret.
+// Each request of a handler with a secret has two signatures.
 //
-// The first is Standard Webhooks', which covers the job's id, the time and the
-// body, and nothing else: who holds such a request could give the arguments to
-// another job's name. It stays for the endpoints that verify it.
+// The first is that of Standard Webhooks. It covers the job's id, the time and the
+// body, but not the job's name: whoever has recorded a request could send it again
+// under another name. It stays for endpoints that verify it.
 //
-// The second is that of RFC 9421, HTTP Message Signatures, which was made to
-// cover headers: the job's name, its queue, its attempt, whatever an endpoint
-// acts on. The body is covered by its Content-Digest (RFC 9530). The other ways
-// to cover the name (another body, a webhook-id that holds it) would break the
-// endpoints that there are, or be a format of our own.
+// The second is that of RFC 9421, HTTP Message Signatures. It covers headers too:
+// the job's name, its queue, its attempt, whatever an endpoint acts on. The body is
+// covered by its Content-Digest (RFC 9530). To put the name into the body or into
+// webhook-id would break existing endpoints, or be a format of our own.
 
 const (
-	// signatureLabel names our signature among others in the two headers, and
-	// signatureTag says in what is signed whose it is.
+	// signatureLabel names our signature among others in the two headers.
+	// signatureTag is signed, and says whose signature it is.
 	signatureLabel, signatureTag = "soniq", "soniq"
 	signatureAlgorithm           = "hmac-sha256"
 )
@@ -38,17 +37,17 @@ var signedAlways = []string{
 	"soniq-job-id", "soniq-job-name", "soniq-queue", "soniq-attempt", "soniq-max-attempts",
 }
 
-// A component is one line of what is signed.
+// A component is one line of the text that is signed.
 type component struct{ name, value string }
 
-// signKey is a secret, and how the endpoint finds it among several.
+// signKey is a secret, with the id by which an endpoint finds it among several.
 type signKey struct {
 	id     string
 	secret []byte
 }
 
-// signKeys names each secret by the beginning of the SHA-256 of its text:
-// enough to tell a few apart, and no help in guessing 24 random bytes.
+// signKeys gives each secret the beginning of the SHA-256 of its text as its id. That
+// tells a few secrets apart, and does not help to guess 24 random bytes.
 func signKeys(texts []string, secrets [][]byte) []signKey {
 	keys := make([]signKey, len(secrets))
 	for i, secret := range secrets {
@@ -58,10 +57,9 @@ func signKeys(texts []string, secrets [][]byte) []signKey {
 	return keys
 }
 
-// signMessage sets the three headers of RFC 9421 and 9530 for a body. All other
-// headers are there already; those of own, the operator's, that can arrive as
-// they were sent are covered too. created is in seconds. nonce is this
-// request's alone.
+// signMessage sets the three headers of RFC 9421 and 9530. All other headers must be
+// set already. own are the operator's: they are covered if they arrive as they were
+// sent. created is in seconds since 1970. nonce must be new for each request.
 func signMessage(header http.Header, own http.Header, keys []signKey, body []byte, created int64, nonce string) {
 	header.Set("Content-Digest", contentDigest(body))
 	components := []component{}
@@ -92,13 +90,13 @@ func signMessage(header http.Header, own http.Header, keys []signKey, body []byt
 	header.Set("Signature", strings.Join(signatures, ", "))
 }
 
-// contentDigest is the body's header after RFC 9530.
+// contentDigest is the body's Content-Digest, by RFC 9530.
 func contentDigest(body []byte) string {
 	sum := sha256.Sum256(body)
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
 }
 
-// signatureParams are the names of what is signed, and what is said about it.
+// signatureParams lists the names of the components, and the signature's parameters.
 func signatureParams(components []component, about string) string {
 	names := make([]string, len(components))
 	for i, c := range components {
@@ -107,7 +105,7 @@ func signatureParams(components []component, about string) string {
 	return "(" + strings.Join(names, " ") + ")" + about
 }
 
-// signatureBase is what is signed: RFC 9421, section 2.5.
+// signatureBase is the text that is signed: RFC 9421, section 2.5.
 func signatureBase(components []component, params string) string {
 	var b strings.Builder
 	for _, c := range components {
@@ -117,26 +115,26 @@ func signatureBase(components []component, params string) string {
 	return b.String()
 }
 
-// signBase is a signature as a byte sequence of a structured field.
+// signBase is the signature of base, as a byte sequence of a structured field.
 func signBase(secret []byte, base string) string {
 	mac := hmac.New(sha256.New, secret)
 	_, _ = mac.Write([]byte(base))
 	return ":" + base64.StdEncoding.EncodeToString(mac.Sum(nil)) + ":"
 }
 
-// fieldValue is the value of a header that is there once, as it is signed.
+// fieldValue is the value of a header as it is signed.
 func fieldValue(header http.Header, name string) string {
 	values := header[http.CanonicalHeaderKey(name)]
 	if values == nil {
-		values = header[name] // one that is spelt so on purpose
+		values = header[name] // idempotency-key, which is in lower case
 	}
 	return strings.Trim(strings.Join(values, ", "), " \t")
 }
 
 // arrivesAsSent reports whether a header of the operator's reaches the endpoint
-// unchanged: credentials may be taken off by a gateway that checks them, what
-// proxies write is added to, and an empty value or one that is not ASCII is
-// lost or read in different ways.
+// unchanged. A gateway may remove credentials that it checks, proxies add to what
+// they write, and a value that is empty or not ASCII is lost or decoded in different
+// ways.
 func arrivesAsSent(name, value string) bool {
 	switch name = http.CanonicalHeaderKey(name); name {
 	case "Authorization", "Cookie", "Forwarded", "Via", "X-Real-Ip":
@@ -146,8 +144,8 @@ func arrivesAsSent(name, value string) bool {
 		!strings.ContainsFunc(value, func(r rune) bool { return r > '~' })
 }
 
-// signatureHeader reports whether a header, by its canonical name, belongs to
-// the signature.
+// signatureHeader reports whether a header, by its canonical name, is part of the
+// signature.
 func signatureHeader(name string) bool {
 	return name == "Content-Digest" || name == "Signature" || name == "Signature-Input"
 }

@@ -124,15 +124,15 @@ func (e HTTP) checkHeader(name string, others http.Header, target *url.URL) erro
 	}
 }
 
-// parseEndpoint does not pass on what net/url says: it quotes the URL, or the
-// part of a password that it took for a port.
+// parseEndpoint parses the URL of an endpoint. Its errors don't wrap those of
+// net/url, which quote the URL, or the part of a password that was read as a port.
 func parseEndpoint(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, errors.New("the URL is missing")
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, errors.New("the URL is not valid: it must look like https://host/path, with what is special in a user name, password, path or query percent-encoded")
+		return nil, errors.New("the URL is not valid: write it as https://host/path, and percent-encode special characters in a user name, password, path or query")
 	}
 	port, portErr := strconv.Atoi(u.Port())
 	switch {
@@ -145,13 +145,13 @@ func parseEndpoint(text string) (*url.URL, error) {
 	case u.Port() != "" && (portErr != nil || port < 1 || port > 65535):
 		return nil, errors.New("the URL's port must be from 1 to 65535")
 	case u.Fragment != "" || strings.Contains(text, "#"):
-		return nil, errors.New("the URL has a '#', and what comes after it would never be sent; write %23 if it belongs to the URL")
+		return nil, errors.New("the URL has a '#', and what follows it would never be sent; write %23 if it is part of the path or query")
 	}
 	return u, nil
 }
 
-// reservedHeader reports whether a header, by its canonical name, says how the
-// message is framed or is Soniq's own.
+// reservedHeader reports whether a header, by its canonical name, frames the message
+// or is one of Soniq's own.
 func reservedHeader(name string) bool {
 	switch name {
 	case "Accept-Encoding", // or net/http would not decompress the result

@@ -25,12 +25,13 @@ import (
 const (
 	// httpMaxError is how much of a failure's body becomes the error.
 	httpMaxError = 2 << 10
-	// minPause keeps an endpoint that asks for no pause from making a busy loop
-	// of a job: the attempt is not charged.
+	// minPause is the shortest pause of a job. Attempts before a pause are not
+	// counted, so without it an endpoint that answers 'Retry-After: 0' would be called
+	// in a busy loop.
 	minPause = time.Second
 )
 
-// httpError is a response that says no.
+// httpError is a response that is no success.
 type httpError struct {
 	status int
 	text   string
@@ -71,9 +72,9 @@ func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Res
 	}
 }
 
-// errorText is the beginning of the body, or what the status means. A body
-// that does not come, or not wholly, is no failure of its own. An endpoint that
-// says back what it was sent tells no secret of the request.
+// errorText is the beginning of the body, or the name of the status. A body that is
+// missing or cut is no failure of its own. Secrets of the request that the body
+// repeats are hidden.
 func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop context.CancelFunc) string {
 	meaning := http.StatusText(resp.StatusCode)
 	switch {
@@ -85,7 +86,7 @@ func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop c
 	}
 	late := time.AfterFunc(h.bodyGrace, stop)
 	defer late.Stop()
-	// A secret that begins within the error is read to its end.
+	// So that a secret which begins within the limit is read to its end.
 	limit := httpMaxError + secrets.Longest()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
 	text := []byte(secrets.Cut(string(body), false, err != nil || len(body) > limit))
@@ -97,7 +98,7 @@ func (h *httpHandler) errorText(resp *http.Response, secrets *redact.Set, stop c
 	return validText([]byte(redact.Head(string(text), httpMaxError))) + "..."
 }
 
-// redirection says where a redirect leads, without what may be secret in it.
+// redirection says to which host a redirect leads. The rest of its URL may be secret.
 func redirection(header http.Header) string {
 	const refused = "; redirects are not followed"
 	const longestHost = 255 // of DNS, and a port
@@ -108,7 +109,7 @@ func redirection(header http.Header) string {
 	return refused + ", this one leads to " + validText([]byte((&url.URL{Scheme: to.Scheme, Host: to.Host}).String()))
 }
 
-// validText is text without space around it and what is not UTF-8 replaced.
+// validText is text with valid UTF-8, and without space around it.
 func validText(text []byte) string {
 	return strings.TrimSpace(strings.ToValidUTF8(string(text), "\ufffd"))
 }
@@ -121,17 +122,18 @@ func retryAfter(header http.Header, now time.Time) (pause time.Duration, ok bool
 	return pause, ok
 }
 
-// readAtMost reads one byte beyond the limit, so that a longer body shows.
+// readAtMost reads one byte more than the limit, so that the caller sees that a body
+// is longer.
 func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 	var body bytes.Buffer
 	_, err := io.Copy(&body, io.LimitReader(r, limit+1))
 	return body.Bytes(), err
 }
 
-// result is the body of a success if it is JSON that can be stored, else nil:
-// the work is done, and its output must not make it fail. One that is too long
-// does: nobody could tell what was lost. It fails for good, because to do the
-// work again would not make it shorter.
+// result is the body of a success if that is JSON which can be stored, else nil. The
+// work is done: its output must not make it fail. But a body that is too long does,
+// since nobody could tell what was lost; and for good, since it would be as long the
+// next time.
 func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) (any, error) {
 	if int64(len(body)) > h.maxResult {
 		return nil, engine.Permanent(&httpError{
