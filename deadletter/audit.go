@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -68,47 +69,11 @@ func (o replayOrder) redacted() replayOrder {
 	o.Options.Args = Redact(o.Options.Args)
 	edits := make([]ArgsEdit, len(o.Options.Edits))
 	for i, e := range o.Options.Edits {
-		edits[i] = e.redacted()
+		edits[i] = ArgsEdit(jsondoc.Edit(e).Redacted())
 	}
 	o.Options.Edits = edits
 	o.Options.Queue = RedactText(o.Options.Queue)
 	return o
-}
-
-// redacted returns the edit without secrets. A value under the name of a secret is
-// replaced as a whole.
-func (e ArgsEdit) redacted() ArgsEdit {
-	if e.Value == nil {
-		e.Path = RedactText(e.Path)
-		return e
-	}
-	steps, err := parsePath(e.Path)
-	if err != nil {
-		return ArgsEdit{Path: RedactText(e.Path), Value: json.RawMessage(`"` + Redacted + `"`)}
-	}
-	doc := e.Value
-	for i := len(steps) - 1; i >= 0; i-- {
-		if steps[i].listed {
-			continue
-		}
-		doc, err = json.Marshal(map[string]json.RawMessage{steps[i].key: doc})
-		if err != nil {
-			return ArgsEdit{Path: RedactText(e.Path), Value: json.RawMessage(`"` + Redacted + `"`)}
-		}
-	}
-	doc = Redact(doc)
-	for _, s := range steps {
-		if s.listed {
-			continue
-		}
-		parts, kind := partsOf(doc)
-		if kind != "object" || len(parts) != 1 {
-			break // redacted as a whole
-		}
-		doc = doc[parts[0].from:parts[0].to]
-	}
-	e.Path, e.Value = RedactText(e.Path), doc
-	return e
 }
 
 // $1 the operation, $2 its options.

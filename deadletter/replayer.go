@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/argshash"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -151,7 +152,7 @@ func (r replayer) newArgs(id uuid.UUID, args json.RawMessage) (edited, hash *str
 	if errors.As(err, &misfit) {
 		misfit.ID = id
 	}
-	if err != nil || compacted(to) == compacted(args) {
+	if err != nil || jsondoc.Equal(to, args) {
 		return nil, nil, err
 	}
 	sum, err := argshash.Sum(to)
