@@ -212,7 +212,7 @@ func TestUpgrade_rolesWithFewRights_goOn(t *testing.T) {
 	check := func(when string) {
 		t.Helper()
 		for _, r := range []role{producer, columns} {
-			comeHungry(t, pool)
+			comeWaiting(t, pool)
 			exec(t, r.connect(t, pool), insertJobSQL)
 			if got := l.heard(t, pool); !slices.Equal(got, []string{"default"}) {
 				t.Errorf("%s: a producer's insert announced %q", when, got)

@@ -20,7 +20,7 @@ const insertJobSQL = `insert into soniq_jobs (id, job_name, args) values (gen_ra
 func TestJobTrigger_insert_announcesTheQueue(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	comeHungry(t, pool)
+	comeWaiting(t, pool)
 	l := listen(t, pool, "soniq_new_job")
 	insert := func(columns, values string) string {
 		return `insert into soniq_jobs (id, job_name, args, ` + columns + `) values (gen_random_uuid(), 'n', '{}', ` + values + `)`
@@ -70,7 +70,7 @@ func TestJobTrigger_conflict_announcesNothing(t *testing.T) {
 	pool := testdb.New(t)
 	const insert = `insert into soniq_jobs (id, job_name, args, dedup_key) values (gen_random_uuid(), 'n', '{}', 'k') `
 	exec(t, pool, insert)
-	comeHungry(t, pool)
+	comeWaiting(t, pool)
 	l := listen(t, pool, "soniq_new_job")
 	exec(t, pool, insert+`on conflict do nothing`)
 	exec(t, pool, insert+`on conflict (dedup_key) where status = 'queued' and dedup_key is not null
@@ -83,7 +83,7 @@ func TestJobTrigger_conflict_announcesNothing(t *testing.T) {
 func TestJobTrigger_update_announcesWhatBecameRunnable(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	comeHungry(t, pool)
+	comeWaiting(t, pool)
 	l := listen(t, pool, "soniq_new_job")
 	for _, c := range []struct {
 		name, from, set string
@@ -127,7 +127,7 @@ func TestJobTrigger_manyRetriesInOneStatement_areOneNotification(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	exec(t, pool, insertRows("'mail'", "'processing'"))
-	comeHungry(t, pool)
+	comeWaiting(t, pool)
 	l := listen(t, pool, "soniq_new_job")
 	exec(t, pool, `update soniq_jobs set status = 'queued'`)
 	if got := l.heard(t, pool); !sameSet(got, []string{"mail"}) {
@@ -203,7 +203,7 @@ func TestTriggers_roleWithRightsOnJobsAlone_worksUnderAnySearchPath(t *testing.T
 	t.Parallel()
 	pool := testdb.New(t)
 	role, conn := withRole(t, pool)
-	comeHungry(t, pool)
+	comeWaiting(t, pool)
 	l := listen(t, pool, "soniq_new_job")
 	for _, path := range []string{"''", role, role + ", pg_catalog, public", "pg_temp, " + role + ", pg_catalog", "public"} {
 		exec(t, conn, `set search_path = `+path)

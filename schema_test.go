@@ -485,11 +485,11 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 				t.Errorf("from another search_path applied %q", got)
 			}
 
-			comeHungry(t, other)
-			worker := comeHungry(t, other, "mail")
+			comeWaiting(t, other)
+			worker := comeWaiting(t, other, "mail")
 			l := listen(t, other, channel(t, name, "soniq_new_job"))
 			publicListener := listen(t, public, "soniq_new_job")
-			comeHungry(t, public)
+			comeWaiting(t, public)
 			dead := newDeadLetter(t, other, nil)
 			job := newReplay(t, other, dead)
 			// From a session whose path leads to the other tables, or to none.
@@ -518,7 +518,7 @@ func TestSetup_otherSchema_functionsUseItsTables(t *testing.T) {
 				t.Errorf("%d rows went to the wrong schema", n)
 			}
 			if n := queryValue[int](t, other, `select count(*)::int from soniq_waiters where worker_id = $1`, worker); n != 0 {
-				t.Error("a worker that is gone is hungry")
+				t.Error("a worker that is gone waits")
 			}
 		})
 	}

@@ -12,9 +12,9 @@ import (
 	"soniq/internal/testdb"
 )
 
-// comeHungry registers a worker as Python does, which knows nothing of hunger:
-// it is hungry for these queues, or for any, as long as it lives.
-func comeHungry(t *testing.T, pool *pgxpool.Pool, queues ...string) uuid.UUID {
+// comeWaiting registers a worker as Python does, which never says that it waits: it
+// counts as waiting for these queues, or for any, as long as it lives.
+func comeWaiting(t *testing.T, pool *pgxpool.Pool, queues ...string) uuid.UUID {
 	t.Helper()
 	id := uuid.New()
 	if queues == nil {
@@ -25,7 +25,7 @@ func comeHungry(t *testing.T, pool *pgxpool.Pool, queues ...string) uuid.UUID {
 	return id
 }
 
-func TestHunger_whoeverServesTheQueue_isTold(t *testing.T) {
+func TestWaiters_whoeverServesTheQueue_isTold(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	l := listen(t, pool, "soniq_new_job")
@@ -50,7 +50,7 @@ func TestHunger_whoeverServesTheQueue_isTold(t *testing.T) {
 		"queues that are no names":        {`update soniq_workers set queues = array[null, 'mail'] where id = $1`, []string{"mail"}},
 	} {
 		exec(t, pool, `delete from soniq_workers; delete from soniq_jobs`)
-		worker := comeHungry(t, pool, "mail", "bulk")
+		worker := comeWaiting(t, pool, "mail", "bulk")
 		exec(t, pool, c.sql, pgx.QueryExecModeExec, worker)
 		exec(t, pool, `insert into soniq_jobs (id, job_name, args, queue) select gen_random_uuid(), 'n', '{}', q
 			from unnest($1::text[]) q`, pgx.QueryExecModeExec, []string{"mail", "bulk", "other", long})
@@ -66,29 +66,29 @@ func TestHunger_whoeverServesTheQueue_isTold(t *testing.T) {
 }
 
 // Python's heartbeat doesn't look at the status.
-func TestHunger_pythonTakenForDead_isHungryAgainWhenItBeats(t *testing.T) {
+func TestWaiters_pythonTakenForDead_waitsAgainWhenItBeats(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	worker := comeHungry(t, pool, "mail")
-	hungry := func() int {
+	worker := comeWaiting(t, pool, "mail")
+	waiting := func() int {
 		return queryValue[int](t, pool, `select count(*)::int from soniq_waiters where worker_id = $1`, worker)
 	}
 	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, worker)
-	if n := hungry(); n != 0 {
+	if n := waiting(); n != 0 {
 		t.Errorf("%d rows of a worker that was taken for dead", n)
 	}
 	exec(t, pool, `update soniq_workers set last_heartbeat = clock_timestamp() where id = $1`, worker)
-	if n := hungry(); n != 1 {
+	if n := waiting(); n != 1 {
 		t.Errorf("%d rows of a worker that beats, want 1", n)
 	}
 	exec(t, pool, `update soniq_workers set status = 'active' where id = $1`, worker)
-	if n := hungry(); n != 1 {
+	if n := waiting(); n != 1 {
 		t.Errorf("%d rows of a worker that is active again, want 1", n)
 	}
 }
 
 // Workers that were there before the table are found by the setup.
-func TestHunger_setUpUnderALiveWorker_isToldOfAll(t *testing.T) {
+func TestWaiters_setUpUnderALiveWorker_isToldOfAll(t *testing.T) {
 	t.Parallel()
 	pool := pythonPool(t)
 	exec(t, pool, `insert into soniq_workers (id, hostname, pid, queues, status) values
@@ -102,8 +102,8 @@ func TestHunger_setUpUnderALiveWorker_isToldOfAll(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with hunger, jobs are inserted and announced.
-func TestHunger_cantBeRead_isTakenForGranted(t *testing.T) {
+// Whatever is wrong with soniq_waiters, jobs are inserted and announced.
+func TestWaiters_cantBeRead_isTakenForGranted(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
 		"no table":         `drop table soniq_waiters cascade`,
@@ -116,7 +116,7 @@ func TestHunger_cantBeRead_isTakenForGranted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := testdb.New(t)
-			comeHungry(t, pool)
+			comeWaiting(t, pool)
 			other, conn := acquire(t, pool), acquire(t, pool)
 			exec(t, other, sql)
 			l := listen(t, pool, "soniq_new_job")
@@ -148,10 +148,10 @@ func acquire(t *testing.T, pool *pgxpool.Pool) *pgxpool.Conn {
 	return conn
 }
 
-// An INSERT may take long, and a worker become hungry meanwhile. The trigger
-// reads hunger when the rows are there: were it STABLE, it would read it as it
+// An INSERT may take long, and a worker begin to wait meanwhile. The trigger
+// reads soniq_waiters when the rows are there: were it STABLE, it would read it as it
 // was when the INSERT began.
-func TestHunger_declaredDuringAnInsert_isSeen(t *testing.T) {
+func TestWaiters_declaredDuringAnInsert_isSeen(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
 		"insert": `insert into soniq_jobs (id, job_name, args)
@@ -174,7 +174,7 @@ func TestHunger_declaredDuringAnInsert_isSeen(t *testing.T) {
 			await(t, pool, "the statement waits", `
 				select exists (select from pg_locks where locktype = 'advisory' and not granted
 				  and database = (select oid from pg_database where datname = current_database()))`)
-			comeHungry(t, pool)
+			comeWaiting(t, pool)
 			exec(t, holder, `select pg_advisory_unlock($1)`, lock)
 			if err := <-done; err != nil {
 				t.Fatal(err)
@@ -186,8 +186,8 @@ func TestHunger_declaredDuringAnInsert_isSeen(t *testing.T) {
 	}
 }
 
-// A stricter transaction reads hunger as it was when it began.
-func TestHunger_stricterIsolation_alwaysAnnounces(t *testing.T) {
+// A stricter transaction reads soniq_waiters as it was when it began.
+func TestWaiters_stricterIsolation_alwaysAnnounces(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	l := listen(t, pool, "soniq_new_job")
