@@ -80,6 +80,8 @@ func (c *cluster) startAfresh(ctx context.Context, reason error) (*os.File, erro
 // errServerDied is returned by launch when the server ended by itself.
 var errServerDied = errors.New("the server ended at once")
 
+// launch starts the server and waits until it answers. The server runs as long as the
+// pipe that is returned is open.
 func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.File, err error) {
 	wanted := c.port()
 	if attempt > 1 {
@@ -92,12 +94,6 @@ func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.Fi
 	if err := c.clearStalePid(); err != nil {
 		return nil, err
 	}
-
-	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open log: %w", err)
-	}
-	defer log.Close()
 	if err := c.clearAnswers(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
@@ -105,33 +101,17 @@ func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.Fi
 	if err != nil {
 		return nil, err
 	}
-	defer reader.Close()
 	defer func() {
 		if err != nil {
 			_ = pipe.Close()
 		}
 	}()
-	died, diedWriter, err := os.Pipe()
+	died, err := c.startWatchdog(b, port, reader)
+	_ = reader.Close()
 	if err != nil {
 		return nil, err
 	}
 	defer died.Close()
-	defer diedWriter.Close()
-
-	scratch := ""
-	if c.scratch {
-		scratch = c.base
-	}
-	args := append([]string{"-c", watchdogScript, "soniq-watchdog", c.answersDir(), c.dataDir(), scratch, b.postgres()}, c.settings(port)...)
-	cmd := c.owner.command(c.dataDir(), "/bin/sh", args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = reader, log, log
-	cmd.ExtraFiles = []*os.File{diedWriter}
-	// The shell only forks the watchdog, which then belongs to no one.
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("start server in %s: %w", c.dataDir(), err)
-	}
-	_ = diedWriter.Close()
-	_ = reader.Close()
 
 	if err := c.waitReady(ctx, port, died); err != nil {
 		// The watchdog ends what has been started so far. The folder stays, for
@@ -147,6 +127,36 @@ func (c *cluster) launch(ctx context.Context, b binaries, attempt int) (_ *os.Fi
 		return nil, fmt.Errorf("remember port: %w", err)
 	}
 	return pipe, nil
+}
+
+// startWatchdog starts the watchdog, which starts the server and ends it when stdin is
+// closed. died is at its end when both have ended.
+func (c *cluster) startWatchdog(b binaries, port int, stdin *os.File) (died *os.File, err error) {
+	log, err := os.OpenFile(c.logPath(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	defer log.Close()
+	died, diedWriter, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer diedWriter.Close()
+
+	scratch := ""
+	if c.scratch {
+		scratch = c.base
+	}
+	args := append([]string{"-c", watchdogScript, "soniq-watchdog", c.answersDir(), c.dataDir(), scratch, b.postgres()}, c.settings(port)...)
+	cmd := c.owner.command(c.dataDir(), "/bin/sh", args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, log, log
+	cmd.ExtraFiles = []*os.File{diedWriter}
+	// The shell only forks the watchdog, which then has no parent here.
+	if err := cmd.Run(); err != nil {
+		_ = died.Close()
+		return nil, fmt.Errorf("start server in %s: %w", c.dataDir(), err)
+	}
+	return died, nil
 }
 
 // clearStalePid removes the pid file of a server that ended without removing
