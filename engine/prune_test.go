@@ -12,9 +12,9 @@ import (
 	"soniq/internal/testdb"
 )
 
-// oldHunger is n rows of hunger of workers that are gone. They come apart from
+// oldWaiters is n waiters whose workers are gone. They come apart from
 // oldRows: a worker that goes looks through all of it.
-func oldHunger(t *testing.T, pool *pgxpool.Pool, n int) {
+func oldWaiters(t *testing.T, pool *pgxpool.Pool, n int) {
 	t.Helper()
 	exec(t, pool, `insert into soniq_waiters (queue, worker_id) select 'q' || n, gen_random_uuid() from generate_series(1, $1) n`, n)
 }
@@ -67,12 +67,12 @@ func TestWorker_prune_onePass_takesAllThereIs(t *testing.T) {
 	if got := queryValue[string](t, pool, rowsLeft); got != "2500 2500 2500 2500 0 2500" {
 		t.Errorf("left: %s", got)
 	}
-	oldHunger(t, pool, 22_000)
+	oldWaiters(t, pool, 22_000)
 	if err := w.Prune(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := queryValue[int](t, pool, `select count(*) from soniq_waiters`); n != 0 {
-		t.Errorf("%d rows of hunger are left", n)
+		t.Errorf("%d waiters are left", n)
 	}
 }
 

@@ -68,7 +68,7 @@ type sleeper struct {
 	rest func()
 }
 
-// newSleeper returns one that is busy with a job and no longer hungry: nobody
+// newSleeper returns one that is busy with a job and no longer waiting: nobody
 // is told of jobs.
 func newSleeper(t *testing.T, pool *pgxpool.Pool) *sleeper {
 	t.Helper()
@@ -97,7 +97,7 @@ func newSleeper(t *testing.T, pool *pgxpool.Pool) *sleeper {
 	enqueue(t, newClient(t, s.pool), "held", nil)
 	receive(t, "the withdrawal", withdrawn)
 	if n := s.rows(t); n != 0 {
-		t.Fatalf("%d queues are hungry, want none", n)
+		t.Fatalf("%d queues are waited for, want none", n)
 	}
 	return s
 }
@@ -193,7 +193,7 @@ func TestWaiters_producerGetsItsIDLate_isWaitedFor(t *testing.T) {
 }
 
 // Between the list and a declaration that came after it, a producer would be
-// told that nobody is hungry, and not be listed.
+// read that nobody waits, and not be listed.
 func TestWaiters_producerBetweenListAndDeclaration_hasNoPlace(t *testing.T) {
 	t.Parallel()
 	s := newSleeper(t, testdb.New(t))
@@ -381,7 +381,7 @@ func TestWaiters_lateWithdrawal_sparesWhatWasDeclaredSince(t *testing.T) {
 	}
 }
 
-const hungryQueuesSQL = `select coalesce(string_agg(queue, ' ' order by queue), '') = $1 from soniq_waiters`
+const waitingQueuesSQL = `select coalesce(string_agg(queue, ' ' order by queue), '') = $1 from soniq_waiters`
 
 // What stands at its bound is not waited for; the rest is.
 func TestWaiters_queueAtItsBound_isNotWaitedFor(t *testing.T) {
@@ -400,12 +400,12 @@ func TestWaiters_queueAtItsBound_isNotWaitedFor(t *testing.T) {
 		Queues: []string{"narrow", "wide"}, Concurrency: 5, QueueConcurrency: map[string]int{"narrow": 1},
 	}, engine.Timing{Trust: -1, WithdrawAfter: time.Millisecond})
 	defer w.Cancel()
-	waitUntil(t, pool, "hunger for both", hungryQueuesSQL, "narrow wide")
+	waitUntil(t, pool, "waiting for both", waitingQueuesSQL, "narrow wide")
 	waitTrue(t, "trust in notifications", w.Hears)
 	client := newClient(t, pool)
 	first := enqueue(t, client, "a", nil, engine.Queue("narrow"))
 	receive(t, "the first", started)
-	waitUntil(t, pool, "hunger for the other", hungryQueuesSQL, "wide")
+	waitUntil(t, pool, "waiting for the other", waitingQueuesSQL, "wide")
 	second := enqueue(t, client, "a", nil, engine.Queue("narrow"))
 	other := enqueue(t, client, "a", nil, engine.Queue("wide"))
 	if job := receive(t, "the other queue's", started); job.ID != other {
@@ -418,7 +418,7 @@ func TestWaiters_queueAtItsBound_isNotWaitedFor(t *testing.T) {
 	}
 	close(release)
 	w.waitForJob(t, second)
-	waitUntil(t, pool, "hunger for both again", hungryQueuesSQL, "narrow wide")
+	waitUntil(t, pool, "waiting for both again", waitingQueuesSQL, "narrow wide")
 }
 
 // A paused queue is waited for: producers must not have to know of a pause that
@@ -434,7 +434,7 @@ func TestWaiters_pausedQueue_isWaitedFor(t *testing.T) {
 	s.rest()
 	receive(t, "the sleep", asleep)
 	if n := s.rows(t); n != 1 {
-		t.Errorf("%d queues are hungry, want the paused one", n)
+		t.Errorf("%d queues are waited for, want the paused one", n)
 	}
 	exec(t, s.pool, quickSQL)
 	if _, err := client.ResumeQueue(t.Context(), "default"); err != nil {
@@ -450,18 +450,18 @@ func TestWaiters_stop_endsIt(t *testing.T) {
 	reg := engine.NewRegistry()
 	started, release := slowJob(reg, "slow")
 	w := start(t, pool, reg, engine.WorkerConfig{Queues: []string{"default", "other"}})
-	waitUntil(t, pool, "hunger for both", hungryQueuesSQL, "default other")
+	waitUntil(t, pool, "waiting for both", waitingQueuesSQL, "default other")
 	enqueue(t, newClient(t, pool), "slow", nil)
 	receive(t, "the start", started)
 	w.cancel()
-	waitUntil(t, pool, "no hunger while it drains", hungryQueuesSQL, "")
+	waitUntil(t, pool, "no waiting while it drains", waitingQueuesSQL, "")
 	close(release)
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, pool, `insert into soniq_waiters values ('default', $1)`, w.ID())
 	idle := start(t, pool, reg, engine.WorkerConfig{})
-	waitUntil(t, pool, "hunger", `select count(*) = 2 from soniq_waiters where queue = 'default'`)
+	waitUntil(t, pool, "waiting", `select count(*) = 2 from soniq_waiters where queue = 'default'`)
 	if err := idle.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -477,7 +477,7 @@ func TestWaiters_leftovers_arePruned(t *testing.T) {
 	reg := engine.NewRegistry()
 	noop(reg, "a")
 	w := start(t, pool, reg, engine.WorkerConfig{})
-	waitUntil(t, pool, "hunger", hungryQueuesSQL, "default")
+	waitUntil(t, pool, "waiting", waitingQueuesSQL, "default")
 	python := addWorker(t, pool, nil, []string{"mail"}, 0, 0)
 	stopped := addWorker(t, pool, nil, []string{"a"}, time.Hour, time.Hour)
 	exec(t, pool, `update soniq_workers set status = 'stopped' where id = $1`, stopped)
@@ -486,6 +486,6 @@ func TestWaiters_leftovers_arePruned(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := queryValue[string](t, pool, `select string_agg(queue, ' ' order by queue) from soniq_waiters`); got != "default mail" {
-		t.Errorf("hungry are %q, want the two that live, worker and Python's %s", got, python)
+		t.Errorf("waiting are %q, want the two that live, worker and Python's %s", got, python)
 	}
 }

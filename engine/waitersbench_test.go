@@ -27,9 +27,9 @@ type benched struct {
 	name  string
 	pool  *pgxpool.Pool
 	table string
-	// hungry is set up before each turn: which of the ten workers, each of
+	// waiting is set up before each turn: which of the ten workers, each of
 	// queue and of its own, have a row in soniq_waiters.
-	hungry string
+	waiting string
 	queues int // that the jobs go to
 	rates  []float64
 }
@@ -52,14 +52,14 @@ func BenchmarkEnqueue(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			pool := benchPool(b, clients)
 			kinds := []*benched{
-				{name: "plain", pool: pool, table: "plain", hungry: `false`, queues: 1},
-				{name: "busy", pool: pool, hungry: `false`, queues: 1},
-				{name: "1-of-10-queues-hungry", pool: pool, hungry: `w.pid = 1`, queues: 10},
-				{name: "1-of-10-workers-hungry", pool: pool, hungry: `w.pid = 1`, queues: 1},
-				{name: "all-hungry", pool: pool, hungry: `true`, queues: 10},
+				{name: "plain", pool: pool, table: "plain", waiting: `false`, queues: 1},
+				{name: "busy", pool: pool, waiting: `false`, queues: 1},
+				{name: "1-of-10-queues-waiting", pool: pool, waiting: `w.pid = 1`, queues: 10},
+				{name: "1-of-10-workers-waiting", pool: pool, waiting: `w.pid = 1`, queues: 1},
+				{name: "all-waiting", pool: pool, waiting: `true`, queues: 10},
 			}
 			if *benchSnapshot {
-				kinds = append(kinds[:2], &benched{name: "busy-held", pool: heldPool(b, clients), hungry: "false", queues: 1})
+				kinds = append(kinds[:2], &benched{name: "busy-held", pool: heldPool(b, clients), waiting: "false", queues: 1})
 			}
 			for b.Loop() {
 				for _, k := range kinds {
@@ -94,8 +94,8 @@ func benchPool(b *testing.B, clients int) *pgxpool.Pool {
 }
 
 // heldPool is on a database with an old snapshot, and all that ten workers at
-// the edge between hungry and not write in 20 minutes: each 25 times their
-// hunger, and 120 heartbeats.
+// the edge between waiting and not write in 20 minutes: each 25 times their
+// rows, and 120 heartbeats.
 func heldPool(b *testing.B, clients int) *pgxpool.Pool {
 	b.Helper()
 	pool := benchPool(b, clients)
@@ -133,7 +133,7 @@ func (k *benched) turn(b *testing.B, clients int) {
 	}
 	run(b, k.pool, `truncate soniq_jobs, plain`)
 	run(b, k.pool, `delete from soniq_waiters`)
-	run(b, k.pool, `insert into soniq_waiters select unnest(w.queues), w.id from soniq_workers w where `+k.hungry)
+	run(b, k.pool, `insert into soniq_waiters select unnest(w.queues), w.id from soniq_workers w where `+k.waiting)
 	sql := `insert into ` + table + ` (id, job_name, args, queue) values (gen_random_uuid(), 'n', '{}', $1)`
 	var inserted atomic.Int64
 	var g errgroup.Group

@@ -1,11 +1,10 @@
-// Package sweep deletes the rows of a table that are no longer wanted: all of
-// them, in one pass over the table, a few pages at a time.
+// Package sweep deletes the rows of a table that match a condition: all of them, in
+// one pass over the table, a few pages at a time.
 //
-// A pass goes by the place of the rows in the table, not by their age or their
-// name. So it needs no index, it meets each row once, and there is nothing that a
-// row can hold which keeps the pass from those after it. A row that the database
-// refuses to delete, since a foreign key of the application's refers to it, say,
-// is left, and told of in the end.
+// A pass goes by the position of the rows in the table, not by their age or their
+// name. So it needs no index and meets each row once, and no row's contents can stop it.
+// A row that the database refuses to delete, because a foreign key refers to it for
+// instance, is left, and the error reports it at the end.
 package sweep
 
 import (
@@ -22,43 +21,43 @@ import (
 )
 
 const (
-	// pagesATime are those of one statement: half a megabyte, some thousands of
-	// rows, some 20 ms of locks.
+	// pagesATime is how many pages one statement reads: half a megabyte, some thousands
+	// of rows, some 20 ms of locks.
 	pagesATime = 64
-	// leastPause is the least time between two statements. It is as long as the
-	// last one took, since nobody waits for them.
+	// leastPause is the least time between two statements. Usually it is as long as the
+	// last one took: nobody waits for them.
 	leastPause = 5 * time.Millisecond
-	// lockPatience is how long a pass waits for the lock each time, with pauses
-	// of up to lockPause: who has it for longer does this work.
+	// lockPatience is how long a pass waits for the lock each time, with pauses of up to
+	// lockPause. A session that has it for longer does this work itself.
 	lockPatience = 2 * time.Second
 	lockPause    = 250 * time.Millisecond
-	// maxRefused is how many rows of one pass may be refused, each of which is a
-	// line in the server's log.
+	// maxRefused is how many rows of one pass may be refused. Each one is a line in the
+	// server's log.
 	maxRefused = 100
 )
 
-// A Table is what a pass deletes from.
+// Table is what a pass deletes from.
 type Table struct {
 	// Name is the table's.
 	Name string
-	// Where is the condition of the rows, which are called r in it. $1 is Args[0].
+	// Where is the condition for a row r. $1 is Args[0].
 	Where string
 	Args  []any
-	// Lock is an advisory lock that each statement holds; 0 is none. While
-	// somebody else has it, the pass waits.
+	// Lock is the key of an advisory lock that each statement takes; 0 is none. While
+	// another session has it, the pass waits.
 	Lock int64
 }
 
-// ErrLocked says that somebody else had the lock all the time.
-var ErrLocked = errors.New("somebody else has the lock")
+// ErrLocked is returned if another session had the lock all the time.
+var ErrLocked = errors.New("another session has the lock")
 
-// A RefusedError says that the database didn't let some rows be deleted. All
-// others are.
+// RefusedError reports rows that the database refused to delete. All others were
+// deleted.
 type RefusedError struct {
-	// Rows is how many were refused; More that others were not tried.
+	// Rows is how many were refused. More is true if others were not tried.
 	Rows int
 	More bool
-	// Err is the first one's.
+	// Err is the first refusal.
 	Err error
 }
 
@@ -76,8 +75,8 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 // given the schema that the tables are in. %s is the name.
 const pagesSQL = "select pg_relation_size('%s'::regclass) / current_setting('block_size')::bigint"
 
-// Rows are locked before they are deleted, so that a row's place is its own. $1
-// the lock, $2 and $3 the first page and the one after the last.
+// Rows are locked before they are deleted, so that no other row can take their place.
+// Parameters: $1 the lock, $2 and $3 the first page and the one after the last.
 const deleteSQL = pg.Leader + `, gone as (
   delete from %[1]s
   where ctid = any (array(
@@ -93,7 +92,7 @@ const deleteSQL = pg.Leader + `, gone as (
 )
 select ` + pg.IsLeader + `, (select count(*) from gone)`
 
-// $1 and $2 the pages.
+// Parameters: $1 and $2 the first page and the one after the last.
 const placesSQL = `
 select r.ctid::text
 from %[1]s r
@@ -101,7 +100,7 @@ where r.ctid >= format('(%%s,0)', $1::bigint)::tid
   and r.ctid < format('(%%s,0)', $2::bigint)::tid
   and (%[2]s)`
 
-// $1 the place.
+// Parameter: $1 the place.
 const deleteOneSQL = `
 delete from %[1]s
 where ctid = (
@@ -112,16 +111,18 @@ where ctid = (
   for update skip locked
 )`
 
-// Delete makes one pass and returns how many rows it deleted. It ends with ctx. A
-// *RefusedError tells of rows that were left.
+// Delete makes one pass and returns how many rows it deleted.
+//
+// Errors: [*RefusedError] for rows that were left, [ErrLocked], and those of the
+// database.
 func Delete(ctx context.Context, db pg.Querier, t Table) (deleted int64, err error) {
 	var pages int64
 	if err := db.QueryRow(ctx, fmt.Sprintf(pagesSQL, t.Name)).Scan(&pages); err != nil {
 		return 0, err
 	}
 	var refused RefusedError
-	// From another place each time: where more rows are refused than are tried, the
-	// others among them have their turn in a later pass.
+	// From another page each time: if more rows are refused than are tried, a later pass
+	// comes to the others.
 	steps := (pages + pagesATime - 1) / pagesATime
 	first := rand.Int64N(max(steps, 1))
 	for step := range steps {
@@ -147,7 +148,7 @@ func Delete(ctx context.Context, db pg.Querier, t Table) (deleted int64, err err
 	return deleted, nil
 }
 
-// sql is a statement with the table and the condition, whose parameters come
+// sql is a statement with the table and the condition. The condition's parameters come
 // after the statement's own.
 func (t Table) sql(form string, own ...any) (sql string, args []any) {
 	where := shift(t.Where, len(own))
@@ -164,9 +165,11 @@ func (t Table) delete(ctx context.Context, db pg.Querier, from int64) (deleted i
 	return deleted, err
 }
 
-// Elected calls try, a statement that does its work only if it gets an advisory lock
-// and says whether it did, until it has. Who has the lock has it for one statement
-// mostly, and may do other work; ErrLocked is of one that keeps it for 2 s.
+// Elected calls try until it was elected. try runs a statement that does its work only
+// if it gets an advisory lock (see [pg.Leader]), and reports whether it got it. Another
+// session usually has the lock for one statement, and may do other work.
+//
+// Errors: [ErrLocked] if another session has the lock for 2 s, and those of try.
 func Elected(ctx context.Context, try func() (elected bool, err error)) error {
 	wait := 10 * time.Millisecond
 	for began := time.Now(); ; {
@@ -183,8 +186,8 @@ func Elected(ctx context.Context, try func() (elected bool, err error)) error {
 	}
 }
 
-// deleteEach deletes the rows of some pages one by one, and counts those that are
-// refused. It needs no lock: it does the same, if somebody else does it too.
+// deleteEach deletes the rows of some pages one by one, and counts the refusals. It
+// needs no lock: two sessions may do it at the same time.
 func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refused *RefusedError) (deleted int64, err error) {
 	sql, args := t.sql(placesSQL, from, from+pagesATime)
 	rows, _ := db.Query(ctx, sql, args...)
@@ -213,9 +216,9 @@ func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refuse
 	return deleted, nil
 }
 
-// IsRefusal reports whether err is about the rows of a statement: not about the
-// statement, the rights, the connection, the server, or the moment. Without some
-// of the rows it may succeed.
+// IsRefusal reports whether err is about the rows of a statement, and not about the
+// statement, the rights, the connection, the server or the moment. Without some of the
+// rows the statement may succeed.
 func IsRefusal(err error) bool {
 	return pg.Code(err) != "" &&
 		!pg.IsCode(err, pg.ObjectInUse, pg.LockNotAvailable) &&
