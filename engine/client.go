@@ -51,8 +51,9 @@ type Client struct {
 
 // NewClient returns a client that uses pool. The caller closes the pool.
 //
-// Errors: a nil pool, a negative MaxArgsBytes, a mistake in the Registry, and
-// a Schema that can't be the name of one. The database isn't asked.
+// Errors: soniq.ErrSchemaName for a Schema that can't be one; for a nil pool, a
+// negative MaxArgsBytes and mistakes in the Registry an error without a type. The
+// database isn't asked.
 func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 	if pool == nil {
 		return nil, errors.New("new client: pool is nil")

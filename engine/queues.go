@@ -16,8 +16,8 @@ on conflict (name) do update
 set paused_at = excluded.paused_at, paused_by = excluded.paused_by
 where soniq_queues.paused_at is null`
 
-// PauseQueue pauses a queue: no Go worker claims jobs from it, also one that starts
-// later, until [Client.ResumeQueue]. Running jobs go on, and so do those of a claim
+// PauseQueue pauses a queue: until [Client.ResumeQueue] no Go worker claims jobs from
+// it, not even one that starts later. Running jobs go on, and so do those of a claim
 // that has begun. Jobs can still be enqueued, and none becomes a dead letter because
 // no worker knows its name. Python's workers ignore it.
 //
