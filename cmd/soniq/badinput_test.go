@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgproto3"
 
 	"soniq/internal/testdb"
 )
@@ -213,19 +211,6 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 	}
 }
 
-// checkComplaint fails unless r is one safe line, without the password of any
-// URL in this file.
-func checkComplaint(t *testing.T, r result) {
-	t.Helper()
-	if strings.Count(r.err, "\n") != 1 || !strings.HasSuffix(r.err, "\n") || r.out != "" {
-		t.Errorf("not one line on standard error: %q, stdout %q", r.err, r.out)
-	}
-	if strings.Contains(r.out+r.err, "hunter2") {
-		t.Errorf("the password was printed: %q", r.err)
-	}
-	checkSafe(t, r.err)
-}
-
 func TestBadDatabase_oneLineWithoutThePassword(t *testing.T) {
 	t.Parallel()
 	empty := testdb.EmptyURL(t)
@@ -271,49 +256,4 @@ func TestBadDatabase_oneLineWithoutThePassword(t *testing.T) {
 			}
 		})
 	}
-}
-
-func closedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-// refusingServer is a PostgreSQL that no password is right for: one that is
-// given to the tests may let everybody in.
-func refusingServer(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	t.Cleanup(func() {
-		_ = l.Close()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			backend := pgproto3.NewBackend(conn, conn)
-			if _, err := backend.ReceiveStartupMessage(); err == nil {
-				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
-				_ = backend.Flush()
-				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
-				_, _ = backend.Receive()
-				backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: `password authentication failed for user "soniq"`})
-				_ = backend.Flush()
-			}
-			_ = conn.Close()
-		}
-	}()
-	return l.Addr().String()
 }

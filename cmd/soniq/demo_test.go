@@ -11,24 +11,6 @@ import (
 	"soniq/internal/cli/app"
 )
 
-// devDir is a folder for private databases that the server's user can enter.
-func devDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "soniq-demo-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server may run as another user
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // The demo is the first thing that anybody runs: the whole program, on a
 // database that doesn't exist yet, and what it leads to.
 func TestDemo_freshMachine_showsEveryReasonAndAReplay(t *testing.T) {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
-	"time"
 
 	"soniq"
 	"soniq/engine"
@@ -105,33 +103,6 @@ func register(a *app.App, jobs []workerfile.Job, config handler.Config) (*engine
 		return nil, app.Usagef("%w", err)
 	}
 	return registry, nil
-}
-
-// retryText is a retry policy in words.
-func retryText(policy engine.RetryPolicy) string {
-	switch p := policy.(type) {
-	case engine.Delays:
-		delays := make([]string, len(p))
-		for i, d := range p {
-			delays[i] = terminal.ShortDuration(d)
-		}
-		return strings.Join(delays, ", ")
-	case engine.Exponential:
-		base, longest := p.Base, p.Max
-		if base == 0 {
-			base = time.Second
-		}
-		if longest == 0 {
-			longest = time.Hour
-		}
-		text := fmt.Sprintf("%s, doubled up to %s", terminal.ShortDuration(base), terminal.ShortDuration(longest))
-		if p.NoJitter {
-			text += ", exact"
-		}
-		return text
-	default:
-		return retryText(engine.Exponential{})
-	}
 }
 
 // declare puts the hooks of the configuration into the table and the dispatcher.

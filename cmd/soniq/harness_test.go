@@ -5,12 +5,20 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
+
+	"soniq/internal/cli/terminal"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -23,10 +31,10 @@ import (
 // process.
 const beMain = "SONIQ_TEST_BE_MAIN"
 
-func TestMain(m *testing.M) {
+// mainOfTests runs the tests of a package: TestMain calls it.
+func mainOfTests(m *testing.M) {
 	if os.Getenv(beMain) != "" {
-		main()
-		return
+		os.Exit(Main())
 	}
 	testdb.Main(m)
 }
@@ -251,4 +259,124 @@ func wantIn(t *testing.T, what, text string, parts ...string) {
 			t.Errorf("%s lacks %q: %s", what, part, text)
 		}
 	}
+}
+
+// checkComplaint fails unless r is one safe line, without the password of any
+// URL in this file.
+func checkComplaint(t *testing.T, r result) {
+	t.Helper()
+	if strings.Count(r.err, "\n") != 1 || !strings.HasSuffix(r.err, "\n") || r.out != "" {
+		t.Errorf("not one line on standard error: %q, stdout %q", r.err, r.out)
+	}
+	if strings.Contains(r.out+r.err, "hunter2") {
+		t.Errorf("the password was printed: %q", r.err)
+	}
+	checkSafe(t, r.err)
+}
+
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+// refusingServer is a PostgreSQL that no password is right for: one that is
+// given to the tests may let everybody in.
+func refusingServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			backend := pgproto3.NewBackend(conn, conn)
+			if _, err := backend.ReceiveStartupMessage(); err == nil {
+				backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+				_ = backend.Flush()
+				_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+				_, _ = backend.Receive()
+				backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: "28P01", Message: `password authentication failed for user "soniq"`})
+				_ = backend.Flush()
+			}
+			_ = conn.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// checkSafe fails if text could drive a terminal.
+func checkSafe(t *testing.T, text string) {
+	t.Helper()
+	if !utf8.ValidString(text) {
+		t.Errorf("not valid UTF-8: %q", text)
+	}
+	for _, r := range text {
+		if r != '\n' && r != '\t' && terminal.UnsafeRune(r) {
+			t.Errorf("%U got through: %q", r, text)
+		}
+	}
+}
+
+// hookServer passes on the bodies that it gets, and answers 'ok'.
+func hookServer(t *testing.T) (url string, bodies <-chan string) {
+	t.Helper()
+	got := make(chan string, 100)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got <- string(b)
+		_, _ = io.WriteString(w, "ok")
+	}))
+	t.Cleanup(s.Close)
+	return s.URL, got
+}
+
+func receive(t *testing.T, bodies <-chan string) string {
+	t.Helper()
+	select {
+	case b := <-bodies:
+		return b
+	case <-time.After(deadline):
+		t.Fatal("no message came")
+		return ""
+	}
+}
+
+func change(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// devDir is a folder for private databases that the server's user can enter.
+func devDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "soniq-demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the server may run as another user
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }

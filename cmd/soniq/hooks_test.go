@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -21,37 +20,6 @@ import (
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
 )
-
-// hookServer passes on the bodies that it gets, and answers 'ok'.
-func hookServer(t *testing.T) (url string, bodies <-chan string) {
-	t.Helper()
-	got := make(chan string, 100)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, _ := io.ReadAll(r.Body)
-		got <- string(b)
-		_, _ = io.WriteString(w, "ok")
-	}))
-	t.Cleanup(s.Close)
-	return s.URL, got
-}
-
-func receive(t *testing.T, bodies <-chan string) string {
-	t.Helper()
-	select {
-	case b := <-bodies:
-		return b
-	case <-time.After(deadline):
-		t.Fatal("no message came")
-		return ""
-	}
-}
-
-func change(t *testing.T, pool *pgxpool.Pool, sql string) {
-	t.Helper()
-	if _, err := pool.Exec(t.Context(), sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
 
 func TestHooks_failingJob_isOnSlackWithinASecond(t *testing.T) {
 	t.Parallel()

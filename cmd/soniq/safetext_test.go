@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
@@ -34,19 +33,6 @@ var evil = map[string]string{
 	"truncated rune":      "abc\xe2\x80",
 	"invalid":             "\xff\xfe",
 	"tint's own escape":   `\x1b[31m with a space`,
-}
-
-// checkSafe fails if text could drive a terminal.
-func checkSafe(t *testing.T, text string) {
-	t.Helper()
-	if !utf8.ValidString(text) {
-		t.Errorf("not valid UTF-8: %q", text)
-	}
-	for _, r := range text {
-		if r != '\n' && r != '\t' && terminal.UnsafeRune(r) {
-			t.Errorf("%U got through: %q", r, text)
-		}
-	}
 }
 
 func TestOneLine_letsNothingThrough(t *testing.T) {

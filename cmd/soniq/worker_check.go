@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"soniq/engine"
+
 	"soniq/deadletter/classify"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
@@ -207,5 +209,32 @@ func describeHook(spec *workerfile.Hook) checkedHook {
 	return checkedHook{
 		Name: spec.Name, Kind: spec.Kind, Target: spec.Target(), Secret: spec.Secrets, Headers: slices.Sorted(maps.Keys(spec.Headers)),
 		Events: spec.Events, Jobs: spec.Jobs, Queues: spec.Queues, Reasons: spec.Reasons, Tags: spec.Tags,
+	}
+}
+
+// retryText is a retry policy in words.
+func retryText(policy engine.RetryPolicy) string {
+	switch p := policy.(type) {
+	case engine.Delays:
+		delays := make([]string, len(p))
+		for i, d := range p {
+			delays[i] = terminal.ShortDuration(d)
+		}
+		return strings.Join(delays, ", ")
+	case engine.Exponential:
+		base, longest := p.Base, p.Max
+		if base == 0 {
+			base = time.Second
+		}
+		if longest == 0 {
+			longest = time.Hour
+		}
+		text := fmt.Sprintf("%s, doubled up to %s", terminal.ShortDuration(base), terminal.ShortDuration(longest))
+		if p.NoJitter {
+			text += ", exact"
+		}
+		return text
+	default:
+		return retryText(engine.Exponential{})
 	}
 }

@@ -321,7 +321,7 @@ func TestDocs_everyConfigIsValid(t *testing.T) {
 	}
 	// The one in the help, too.
 	var lines []string
-	for _, line := range strings.Split((&workerRunCmd{}).Help(), "\n") {
+	for _, line := range strings.Split(workerHelp(), "\n") {
 		if yaml, ok := strings.CutPrefix(line, "    "); ok {
 			lines = append(lines, yaml)
 		} else if len(lines) > 0 {
