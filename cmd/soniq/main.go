@@ -3,6 +3,10 @@
 // dead-letter queue. All of it is in internal/cli.
 package main
 
-import "os"
+import (
+	"os"
 
-func main() { os.Exit(Main()) }
+	"soniq/internal/cli"
+)
+
+func main() { os.Exit(cli.Main()) }

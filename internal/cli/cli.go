@@ -1,0 +1,57 @@
+// Package cli is the command line of soniq: the grammar, which kong parses, and
+// what runs a command line. Each noun has a package of its own beside it; what
+// they share is in app and terminal.
+//
+// Data goes to standard output, notes and logs to standard error. The exit codes
+// are in package app.
+package cli
+
+import (
+	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/database"
+	"soniq/internal/cli/deadletters"
+	"soniq/internal/cli/dev"
+	"soniq/internal/cli/hooks"
+	"soniq/internal/cli/jobs"
+	"soniq/internal/cli/workers"
+)
+
+// grammar is the whole command line.
+type grammar struct {
+	app.Globals
+
+	Demo    dev.DemoCommand         `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
+	Setup   database.SetupCommand   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
+	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
+	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
+
+	Worker  workers.Command     `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	Enqueue jobs.EnqueueCommand `cmd:"" group:"jobs" help:"Add a job, or many."`
+	Job     jobs.JobCommand     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
+	Queue   jobs.QueueCommand   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
+
+	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
+
+	Hooks hooks.Command `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log, by a command."`
+
+	Bench      dev.BenchCommand `cmd:"" group:"more" help:"Measure this program beside plain SQL, in databases of its own."`
+	Dev        dev.Command      `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
+	Completion completionCmd    `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
+	Complete   completeCmd      `cmd:"" name:"__complete" hidden:"" passthrough:""`
+
+	Version     versionCmd       `cmd:"" group:"start" help:"Print the version."`
+	VersionFlag kong.VersionFlag `name:"version" hidden:""`
+}
+
+const description = "Soniq runs jobs from PostgreSQL and keeps those that fail for good in a dead-letter queue."
+
+var groups = []kong.Group{
+	{Key: "start", Title: "Getting started:"},
+	{Key: "jobs", Title: "Jobs:"},
+	{Key: "dead", Title: "Dead letters:"},
+	{Key: "hooks", Title: "Hooks:"},
+	{Key: "more", Title: "More:"},
+	{Key: "global", Title: "Everywhere:"},
+}

@@ -1,0 +1,9 @@
+package deadletters_test
+
+import (
+	"testing"
+
+	"soniq/internal/cli/clitest"
+)
+
+func TestMain(m *testing.M) { clitest.Main(m) }

@@ -1,0 +1,7 @@
+package cli
+
+// What tests of the whole grammar look at.
+type Grammar = grammar
+
+// Groups are the headings of the help.
+var Groups = groups

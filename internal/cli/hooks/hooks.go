@@ -1,0 +1,526 @@
+// Package hooks has the commands of 'soniq hooks'.
+package hooks
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+	"soniq/internal/cli/workerflags"
+	"soniq/internal/workerfile"
+)
+
+// Command groups what can be done with hooks.
+type Command struct {
+	Add          hooksAddCmd        `cmd:"" help:"Add a hook: webhook, slack, log or exec."`
+	List         hooksListCmd       `cmd:"" help:"List the hooks."`
+	Show         hooksShowCmd       `cmd:"" help:"Show one hook."`
+	Test         hooksTestCmd       `cmd:"" help:"Send a marked sample and print the answer."`
+	Enable       hooksEnableCmd     `cmd:"" help:"Let hooks go on, with what waits for them."`
+	Disable      hooksDisableCmd    `cmd:"" help:"Stop hooks."`
+	Remove       hooksRemoveCmd     `cmd:"" help:"Remove hooks and their deliveries."`
+	RotateSecret hooksRotateCmd     `cmd:"" help:"Give a webhook a new secret."`
+	Deliveries   hooksDeliveriesCmd `cmd:"" help:"List deliveries: what was sent, what waits, what failed."`
+	Retry        hooksRetryCmd      `cmd:"" help:"Send deliveries again that failed or wait."`
+	Seal         hooksSealCmd       `cmd:"" help:"Encrypt the secrets that the database holds."`
+	Keygen       hooksKeygenCmd     `cmd:"" help:"Print a fresh key for that."`
+	Run          hooksRunCmd        `cmd:"" help:"Send what is due until stopped; every worker does it too."`
+}
+
+// Help implements [kong.HelpProvider].
+func (Command) Help() string {
+	return `A hook is told of dead letters: once for the whole fleet, and again after a failure. Every worker sends what is due.
+
+    soniq hooks add slack https://hooks.slack.com/services/...
+    soniq hooks test slack
+    soniq hooks deliveries`
+}
+
+// hookStore is the store of hooks; keys may be nil.
+func hookStore(a *app.App, keys *hooks.Keyring) (*hooks.Store, error) {
+	pool, err := a.Open()
+	if err != nil {
+		return nil, err
+	}
+	return hooks.NewStore(pool, hooks.StoreConfig{Schema: a.SchemaName(), Keys: keys})
+}
+
+// noHook names the hook that does not exist.
+func noHook(name string, err error) error {
+	if errors.Is(err, hooks.ErrNotFound) {
+		return fmt.Errorf("there is no hook %q; 'soniq hooks list' has all", name)
+	}
+	return err
+}
+
+// hookNames are the hooks that a command changes.
+type hookNames struct {
+	Names []string `arg:"" name:"hook" help:"Names of hooks."`
+}
+
+func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store, string) error) error {
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	done := []string{}
+	for _, name := range h.Names {
+		if err = noHook(name, change(store, name)); err != nil {
+			break
+		}
+		done = append(done, name)
+		if !a.JSON {
+			a.Out.Printf("%s %s", told, terminal.OneLine(name))
+		}
+	}
+	if a.JSON {
+		if err := a.Out.Document(map[string]any{key: done}); err != nil {
+			return err
+		}
+	}
+	return app.Partly(int64(len(done)), err)
+}
+
+type hooksEnableCmd struct{ hookNames }
+
+func (hooksEnableCmd) Help() string {
+	return `Sends what waits, and forgets the failures there were.
+
+    soniq hooks enable slack`
+}
+
+func (c *hooksEnableCmd) Run(a *app.App) error {
+	return c.each(a, "enabled", "Enabled", func(s *hooks.Store, name string) error { return s.Enable(a.Ctx, name) })
+}
+
+type hooksDisableCmd struct{ hookNames }
+
+func (hooksDisableCmd) Help() string {
+	return `Nothing is sent until 'soniq hooks enable'. What waits is kept; what happens meanwhile is not kept for it.
+
+    soniq hooks disable slack`
+}
+
+func (c *hooksDisableCmd) Run(a *app.App) error {
+	return c.each(a, "disabled", "Disabled", func(s *hooks.Store, name string) error { return s.Disable(a.Ctx, name) })
+}
+
+type hooksRemoveCmd struct{ hookNames }
+
+func (hooksRemoveCmd) Help() string {
+	return `What waits for it is not sent any more.
+
+    soniq hooks remove slack`
+}
+
+func (c *hooksRemoveCmd) Run(a *app.App) error {
+	return c.each(a, "removed", "Removed", func(s *hooks.Store, name string) error {
+		h, err := s.Get(a.Ctx, name)
+		if err == nil {
+			err = s.Remove(a.Ctx, name)
+		}
+		if err == nil && h.DeclaredAt != nil {
+			a.Note("%s stands in a configuration: the next worker that starts with that adds it again", terminal.OneLine(name))
+		}
+		return err
+	})
+}
+
+type hooksRotateCmd struct {
+	Name string `arg:"" name:"hook" help:"Name of a webhook."`
+	Drop bool   `help:"Sign by the new secret alone: the old one is known to somebody."`
+	workerflags.KeyFlags
+}
+
+func (hooksRotateCmd) Help() string {
+	return `Prints the new secret, once; if it can't, nothing is changed. Requests are signed by the new and by the old one until the next rotation, so that the receiver can change over.
+
+    soniq hooks rotate-secret orders`
+}
+
+func (c *hooksRotateCmd) Run(a *app.App) error {
+	keys, err := c.Keys(a)
+	if err != nil {
+		return err
+	}
+	store, err := hookStore(a, keys)
+	if err != nil {
+		return err
+	}
+	secret := hooks.NewSecret()
+	err = store.RotateSecret(a.Ctx, c.Name, secret, c.Drop, showOnce(a, c.Name, secret))
+	if errors.Is(err, hooks.ErrNotFound) {
+		return fmt.Errorf("there is no webhook %q whose secret is kept in the database", c.Name)
+	}
+	if err != nil {
+		return err
+	}
+	noteShown(a, c.Name)
+	return nil
+}
+
+// showOnce prints a secret before it is kept: one that nobody could read is none.
+func showOnce(a *app.App, name, secret string) func() error {
+	return func() error {
+		if a.Out.Discards() {
+			return errors.New("nothing was changed, as the secret could not be shown: standard output is closed, or is /dev/null")
+		}
+		if a.JSON {
+			_ = a.Out.Document(map[string]string{"name": name, "secret": secret}) // flush has the error
+		} else {
+			a.Out.Printf("%s", secret)
+		}
+		if err := a.Out.Flush(); err != nil {
+			return fmt.Errorf("nothing was changed, as the secret could not be shown: %w", err)
+		}
+		return nil
+	}
+}
+
+func noteShown(a *app.App, name string) {
+	if !a.JSON {
+		a.Note("this secret of %s is not shown again", terminal.OneLine(name))
+	}
+}
+
+type hooksListCmd struct{}
+
+func (hooksListCmd) Help() string {
+	return `Of an address only the host is shown: the rest can be a secret. It reads the view soniq_hook_status, and needs no right to the tables.
+
+    soniq hooks list --json`
+}
+
+func (hooksListCmd) Run(a *app.App) error {
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	list, err := store.List(a.Ctx)
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.Out.Document(list)
+	case len(list) == 0:
+		a.Note("no hooks; add one with 'soniq hooks add'")
+		return nil
+	}
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "HOOK", Min: 8},
+		{Title: "KIND"},
+		{Title: "STATE", Min: 10},
+		{Title: "PENDING", Right: true},
+		{Title: "DELIVERED", Right: true, Drop: 2},
+		{Title: "FAILED", Right: true},
+		{Title: "TARGET", Min: 12, Drop: 1},
+	}}
+	for _, h := range list {
+		t.Add(h.Name, string(h.Kind), hookState(h), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
+	}
+	return t.Write(a.Out, a.TableWidth())
+}
+
+func hookState(h hooks.Info) string {
+	state := "well"
+	switch {
+	case !h.Enabled:
+		state = "disabled: " + h.DisabledReason
+	case h.Pending > 0 && h.Unavailable != "":
+		state = "waiting: " + h.Unavailable
+	case h.Failures > 0:
+		state = fmt.Sprintf("failing (%d)", h.Failures)
+	}
+	if h.Dropped > 0 {
+		state += "; dropped " + terminal.Thousands(h.Dropped)
+	}
+	return state
+}
+
+type hooksShowCmd struct {
+	Name string `arg:"" name:"hook" help:"Name of a hook."`
+}
+
+func (hooksShowCmd) Help() string {
+	return `Shows its filter, its state and its counts; no secret.
+
+    soniq hooks show slack`
+}
+
+func (c *hooksShowCmd) Run(a *app.App) error {
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	h, err := store.Get(a.Ctx, c.Name)
+	if err != nil {
+		return noHook(c.Name, err)
+	}
+	if a.JSON {
+		return a.Out.Document(h)
+	}
+	for _, field := range [][2]string{
+		{"Hook", h.Name},
+		{"Kind", string(h.Kind)},
+		{"Target", h.Target},
+		{"Secret", secretText(h)},
+		{"Headers", strings.Join(headerTexts(h.Headers), ", ")},
+		{"May reach", strings.Join(h.Allow, ", ")},
+		{"Needs", strings.Join(h.Needs(), " ")},
+		{"Link", h.BaseURL},
+		{"Arguments", argumentsText(h)},
+		{"State", hookState(h)},
+		{"Next try", untilText(a, h.BlockedUntil)},
+		{"Declared", declaredText(a, h)},
+		{"Events", anyOf(h.Events)},
+		{"Jobs", anyOf(h.Jobs)},
+		{"Queues", anyOf(h.Queues)},
+		{"Reasons", anyOf(h.Reasons)},
+		{"Tags", string(h.Tags)},
+		{"Pending", terminal.Thousands(h.Pending)},
+		{"Delivered", terminal.Thousands(h.Delivered)},
+		{"Failed", terminal.Thousands(h.Failed)},
+		{"Dropped", droppedText(h)},
+	} {
+		if field[1] != "" {
+			a.Out.Printf("%-10s %s", field[0], terminal.OneLine(field[1]))
+		}
+	}
+	return nil
+}
+
+// anyOf is a list of a filter, which matches all if it is nil.
+func anyOf[T ~string](list []T) string {
+	if list == nil {
+		return "all"
+	}
+	return workerfile.Joined(list, ", ")
+}
+
+func droppedText(h hooks.Info) string {
+	if h.Dropped == 0 {
+		return ""
+	}
+	return terminal.Thousands(h.Dropped) + ", as too many waited"
+}
+
+func secretText(h hooks.Info) string {
+	where := "in the database"
+	if h.SecretFrom == "sealed" {
+		where += ", sealed"
+	}
+	switch {
+	case !h.Kind.Uses(hooks.FieldSecret):
+		return ""
+	case !h.Signed:
+		return "none: requests are not signed"
+	case h.SecretFrom == "configuration":
+		return "in the configuration"
+	case h.Secrets > 1:
+		return "two " + where + ": signed by both until the next rotate-secret"
+	case h.Secrets == 1:
+		return where
+	default:
+		return h.SecretFrom
+	}
+}
+
+func headerTexts(headers map[string]string) (texts []string) {
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		texts = append(texts, name+": "+headers[name])
+	}
+	return texts
+}
+
+func argumentsText(h hooks.Info) string {
+	switch {
+	case h.Args:
+		return "sent"
+	case h.Kind.Uses(hooks.FieldArgs):
+		return "not sent"
+	default:
+		return ""
+	}
+}
+
+// untilText is when a hook is sent to again that is left alone.
+func untilText(a *app.App, until *time.Time) string {
+	if until == nil || !until.After(a.Now()) {
+		return ""
+	}
+	return "in " + terminal.ShortDuration(until.Sub(a.Now()).Round(time.Second))
+}
+
+func declaredText(a *app.App, h hooks.Info) string {
+	if h.DeclaredAt == nil {
+		return ""
+	}
+	return "by a configuration, last " + terminal.Age(a.Now(), *h.DeclaredAt) + " ago"
+}
+
+type hooksTestCmd struct {
+	Name   string  `arg:"" name:"hook" help:"Name of a hook."`
+	Config *string `placeholder:"FILE" help:"The configuration that has the hook. Default soniq.yaml, if there is one."`
+	workerflags.HookGrants
+}
+
+func (hooksTestCmd) Help() string {
+	return `Sends it from here, not through the outbox. Exits 1 if it is refused. A hook of 'soniq hooks add' gets what these flags lend it; one of a configuration is sent to as the file here, or the environment, says.
+
+    soniq hooks test slack
+    soniq hooks test orders --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
+}
+
+func (c *hooksTestCmd) Run(a *app.App) error {
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	config, err := c.HookConfig(a)
+	if err != nil {
+		return err
+	}
+	config.Schema = a.SchemaName()
+	dispatcher, err := hooks.NewDispatcher(pool, config)
+	if err != nil {
+		return err
+	}
+	d, err := store.Test(a.Ctx, dispatcher, c.Name)
+	if errors.Is(err, hooks.ErrDeclared) {
+		d, err = c.declared(a, store, dispatcher)
+	}
+	var needs *hooks.NeedsError
+	switch {
+	case errors.As(err, &needs):
+		return app.Usagef("hook %q asks for more than it has here; give it %s, if you trust those who may write to the table of hooks",
+			c.Name, strings.Join(needs.Flags, " "))
+	case errors.Is(err, hooks.ErrExecNotAllowed):
+		h, err := store.Get(a.Ctx, c.Name)
+		if err != nil {
+			return noHook(c.Name, err)
+		}
+		return app.Usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, terminal.OneLine(h.Target))
+	case err != nil:
+		return noHook(c.Name, err)
+	}
+	if a.JSON {
+		return a.Out.Document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})
+	}
+	if answer := answerText(d.Status, d.Answer); answer != "" {
+		a.Out.Printf("Delivered; the answer was %s", answer)
+		return nil
+	}
+	a.Out.Printf("Delivered")
+	return nil
+}
+
+// declared tests a hook of the configuration here.
+func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hooks.Dispatcher) (*hooks.Delivery, error) {
+	file, err := (&workerflags.HandlerFlags{Config: c.Config}).Read(a, workerfile.Options{Hooks: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
+		return nil, app.Usagef("%w", err)
+	}
+	specs := make([]hooks.Spec, len(file.Hooks))
+	for i := range file.Hooks {
+		specs[i] = file.Hooks[i].Spec
+	}
+	d, err := store.Test(a.Ctx, dispatcher, c.Name, specs...)
+	if errors.Is(err, hooks.ErrDeclared) {
+		return nil, fmt.Errorf("hook %q is in the configuration of a dispatcher: test it where that is, or give --config FILE", c.Name)
+	}
+	return d, err
+}
+
+type hooksDeliveriesCmd struct {
+	Hook  string              `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
+	State hooks.DeliveryState `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
+	Limit int                 `default:"50" placeholder:"N" help:"How many at most. Default 50."`
+}
+
+func (hooksDeliveriesCmd) Help() string {
+	return `The newest first. Delivered ones are kept a week, failed ones a month. Of an answer, what the hook is known to hold of secrets is taken out.
+
+    soniq hooks deliveries
+    soniq hooks deliveries slack --state failed --json`
+}
+
+func (c *hooksDeliveriesCmd) Run(a *app.App) error {
+	if err := c.State.Check(); c.State != "" && err != nil {
+		return app.Usagef("--state %w", err)
+	}
+	if c.Limit < 1 {
+		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
+	}
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	if c.Hook != "" {
+		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
+			return noHook(c.Hook, err)
+		}
+	}
+	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: c.Hook, State: c.State, Limit: c.Limit})
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.Out.Document(list)
+	case len(list) == 0:
+		a.Note("no deliveries")
+		return nil
+	}
+	t := terminal.Table{Columns: []terminal.Column{
+		{Title: "DELIVERY"},
+		{Title: "HOOK", Min: 8},
+		{Title: "EVENT", Drop: 3},
+		{Title: "STATE"},
+		{Title: "TRIES", Right: true},
+		{Title: "AGE", Right: true, Drop: 2},
+		{Title: "ANSWER", Min: 12},
+	}}
+	now := a.Now()
+	for _, d := range list {
+		answer := terminal.FirstLine(d.LastError)
+		if answer == "" {
+			status := 0
+			if d.LastStatus != nil {
+				status = *d.LastStatus
+			}
+			answer = answerText(status, d.LastAnswer)
+		}
+		switch wait := untilText(a, d.NextAttemptAt); {
+		case d.Sending:
+			answer = strings.TrimSpace("being sent " + answer)
+		case wait != "":
+			answer = strings.TrimSpace("due " + wait + " " + answer)
+		}
+		t.Add(d.ID.String(), d.Hook, string(d.Event), string(d.State), fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer)
+	}
+	return t.Write(a.Out, a.TableWidth())
+}
+
+// answerText is what the other side said, in a line: a status, where it has
+// one, and the beginning of its text.
+func answerText(status int, answer string) string {
+	answer = terminal.FirstLine(answer)
+	if status == 0 {
+		return answer
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %s", status, answer))
+}
+
+func (*hooksRotateCmd) ShowsSecret() {}

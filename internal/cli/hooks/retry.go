@@ -1,0 +1,67 @@
+package hooks
+
+import (
+	"errors"
+
+	"github.com/google/uuid"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
+)
+
+type hooksRetryCmd struct {
+	IDs  []string `arg:"" optional:"" name:"delivery" help:"Ids of deliveries."`
+	Hook string   `placeholder:"HOOK" help:"All failed deliveries of this hook."`
+}
+
+func (hooksRetryCmd) Help() string {
+	return `They are due at once, with the same ids. A delivery that arrived is not sent again. Exits 3 if there was nothing to send.
+
+    soniq hooks retry --hook slack
+    soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`
+}
+
+func (c *hooksRetryCmd) Run(a *app.App) error {
+	if len(c.IDs) == 0 && c.Hook == "" {
+		return app.Usagef("name deliveries, or --hook for all that failed of one")
+	}
+	ids := make([]uuid.UUID, len(c.IDs))
+	for i, text := range c.IDs {
+		id, err := uuid.Parse(text)
+		if err != nil {
+			return app.Usagef("%q is not the id of a delivery", text)
+		}
+		ids[i] = id
+	}
+	store, err := hookStore(a, nil)
+	if err != nil {
+		return err
+	}
+	if c.Hook != "" {
+		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
+			return noHook(c.Hook, err)
+		}
+	}
+	n, err := store.RetryDeliveries(a.Ctx, ids, c.Hook)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errNoDelivery
+	}
+	if a.JSON {
+		return a.Out.Document(map[string]int64{"due": n})
+	}
+	a.Out.Printf("%s due now", deliveries(n))
+	return nil
+}
+
+func deliveries(n int64) string {
+	if n == 1 {
+		return "1 delivery is"
+	}
+	return terminal.Thousands(n) + " deliveries are"
+}
+
+// errNoDelivery is that of 'hooks retry'.
+var errNoDelivery = &app.ExitError{Code: app.ExitNothing, Err: errors.New("no delivery that failed or waits matches; nothing was changed")}

@@ -1,0 +1,65 @@
+package hooks
+
+import (
+	"soniq"
+	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/workerflags"
+	"soniq/internal/workerfile"
+)
+
+type hooksRunCmd struct {
+	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
+	workerflags.HookGrants
+	workerflags.HookFlow
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+}
+
+func (hooksRunCmd) Help() string {
+	return `For those whose workers must not reach the network ('soniq worker --no-hooks'). Any number may run. Of a configuration file only the hooks are looked at, and of the environment SONIQ_SLACK_WEBHOOK_URL, and SONIQ_WEBHOOK_URL with SONIQ_WEBHOOK_SECRET.
+
+    soniq hooks run
+    soniq hooks run --config soniq.yaml
+    soniq hooks run --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
+}
+
+func (c *hooksRunCmd) Run(a *app.App) error {
+	config, err := c.HookConfig(a)
+	if err != nil {
+		return err
+	}
+	if err := c.Into(&config); err != nil {
+		return err
+	}
+	file, err := (&workerflags.HandlerFlags{Config: c.Config}).Read(a, workerfile.Options{Hooks: true})
+	if err != nil {
+		return err
+	}
+	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
+		return app.Usagef("%w", err)
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
+		return err
+	}
+	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}, a.Log)
+	listen := pool.Config().ConnConfig
+	if c.ListenURL != "" {
+		if listen, err = app.ListenConfig(c.ListenURL); err != nil {
+			return err
+		}
+	}
+	config.Schema = a.SchemaName()
+	dispatcher, err := hooks.NewDispatcher(pool, config)
+	if err != nil {
+		return err
+	}
+	if err := workerflags.Declare(a, dispatcher, file); err != nil {
+		return err
+	}
+	a.Log.Info("sending hooks")
+	return dispatcher.RunAlone(a.Ctx, listen)
+}

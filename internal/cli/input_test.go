@@ -1,0 +1,94 @@
+package cli_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/clitest"
+	"soniq/internal/testdb"
+)
+
+// namedPipe is a pipe that nobody writes to, nor reads from.
+func namedPipe(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// openEnds lets go of what waits for the other end of the pipe.
+func openEnds(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A command that waits for somebody at the other end of a pipe, or reads without
+// an end, ends with the first signal.
+func TestInput_pipeThatNobodyWritesTo_endsWithASignal(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := clitest.Seed(t, pool, clitest.Letter{}).String()
+	for _, args := range [][]string{
+		{"dead-letter", "import", "PIPE", "--format", "jsonl"},
+		{"enqueue", "--from", "PIPE"},
+		{"enqueue", "j", "--args", "@PIPE"},
+		{"dead-letter", "replay", id, "--args", "@PIPE"},
+		{"worker", "--config", "PIPE"},
+		{"worker", "--config", "PIPE", "--check-config"},
+		{"worker", "run-once", "j", "--config", "PIPE"},
+		{"worker", "run-once", "j", "--handle", "j=exec:true", "--args", "@PIPE"},
+		{"hooks", "run", "--config", "PIPE"},
+	} {
+		pipe := namedPipe(t, "in")
+		line := strings.Split(strings.ReplaceAll(strings.Join(args, "\x00"), "PIPE", pipe), "\x00")
+		s := clitest.NewShell(t, pool.Config().ConnString())
+		running := s.Start(line...)
+		s.Signals <- syscall.SIGTERM
+		if code := running.Wait(t); code != app.ExitFailed || !strings.HasSuffix(running.Err.String(), "interrupted\n") {
+			t.Errorf("%q: exit code %d, %q", args, code, running.Err.String())
+		}
+		openEnds(t, pipe)
+	}
+	if n := clitest.CountJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs", n)
+	}
+}
+
+// Input without an end is refused at the limit, in one line.
+func TestInput_withoutAnEnd_isRefusedAtTheLimit(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := clitest.Seed(t, pool, clitest.Letter{}).String()
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"enqueue", "j", "--args", "@/dev/zero"}, "--args: /dev/zero is longer than 1114112 bytes"},
+		{[]string{"enqueue", "j", "--args", "@/dev/zero", "--max-args-bytes", "2000000"}, "--args: /dev/zero is longer than 2065536 bytes"},
+		{[]string{"enqueue", "--from", "/dev/zero"}, "/dev/zero: line 1 has no end within 268435456 bytes; nothing was enqueued"},
+		{[]string{"dead-letter", "replay", id, "--args", "@/dev/zero"}, "--args: /dev/zero is longer than 67108864 bytes"},
+		{[]string{"dead-letter", "import", "/dev/zero", "--format", "jsonl"}, "/dev/zero: line 1, record 1: it is longer than 67108864 bytes"},
+		{[]string{"dead-letter", "import", "/dev/zero", "--format", "csv"}, "/dev/zero: line 1: it is longer than 67108864 bytes"},
+		{[]string{"worker", "--config", "/dev/zero"}, "/dev/zero is longer than 1048576 bytes: it can't be a configuration file"},
+	} {
+		r := clitest.NewShell(t, pool.Config().ConnString()).Run(test.args...)
+		clitest.WantCode(t, r, app.ExitUsage)
+		clitest.WantIn(t, "stderr", r.Err, test.want)
+		clitest.CheckComplaint(t, r)
+	}
+	if n := clitest.CountJobs(t, pool); n != 0 {
+		t.Errorf("%d jobs", n)
+	}
+}

@@ -1,0 +1,113 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
+)
+
+// signalReader is a command that reads world.signals itself.
+type signalReader interface{ ReadsSignals() }
+
+// monitored is a command that a monitor runs, which reads its answer, and
+// whatever kept it from one, off standard output.
+type monitored interface {
+	// Unknown reports err in the monitor's language and returns the exit code.
+	Unknown(a *app.App, cmd *kong.Context, err error) int
+}
+
+// Run parses args, runs the command and returns the exit code.
+func Run(w app.Process, args []string) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	a := app.New(ctx, w)
+	cmd, done, err := parse(a, args)
+	if !done && err == nil {
+		if _, ok := selected[secretShower](cmd); ok {
+			a.Out.Reveal()
+		}
+		_, own := selected[signalReader](cmd)
+		if !own {
+			defer a.OnSignals(cancel, a.Abort)()
+		}
+		err = cmd.Run(a)
+		if own {
+			// It has stopped reading them, and closing can take its time.
+			defer a.OnSignals(a.Abort)()
+		}
+		err = errors.Join(err, a.Close())
+	}
+	if a.Out.Err != nil && app.ExitCode(err) == app.ExitDone {
+		err = fmt.Errorf("write standard output: %w", a.Out.Err)
+	}
+	if err != nil {
+		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, app.ErrReported) {
+			return m.Unknown(a, cmd, err)
+		}
+		a.Report(cmd, err)
+	}
+	return app.ExitCode(err)
+}
+
+// selected is the command of that line, if there is one and it is a T.
+func selected[T any](cmd *kong.Context) (t T, ok bool) {
+	if cmd == nil || cmd.Selected() == nil {
+		return t, false
+	}
+	t, ok = cmd.Selected().Target.Addr().Interface().(T)
+	return t, ok
+}
+
+// parse turns args into a command, its flags set. done means that there is
+// nothing left to run: help was printed.
+func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) {
+	var g grammar
+	parser, err := kong.New(&g,
+		kong.Name("soniq"),
+		kong.Description(description),
+		kong.Writers(a.Out, a.Notes),
+		// Help exits in the middle of parsing; the rest of it is ignored.
+		kong.Exit(func(int) { done = true }),
+		kong.Help(printHelp),
+		kong.ConfigureHelp(kong.HelpOptions{
+			Compact:             true,
+			NoExpandSubcommands: true,
+			WrapUpperBound:      100,
+		}),
+		kong.ExplicitGroups(groups),
+		kong.Vars{"version": versionLine()},
+	)
+	if err != nil {
+		return nil, false, fmt.Errorf("build the grammar: %w", err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	// kong passes values through JSON, which would replace invalid bytes in
+	// silence.
+	if i := slices.IndexFunc(args, func(arg string) bool { return !utf8.ValidString(arg) }); i >= 0 {
+		return nil, false, app.Usagef("argument %d is not valid UTF-8: %q", i+1, args[i])
+	}
+	cmd, err = parser.Parse(args)
+	if done {
+		return nil, true, nil
+	}
+	if err != nil {
+		var parseErr *kong.ParseError
+		if errors.As(err, &parseErr) {
+			cmd = parseErr.Context
+		}
+		return cmd, false, app.Usagef("%s", err)
+	}
+	return cmd, false, a.Configure(g.Globals)
+}
+
+// secretShower is a command whose answer is a secret of its own: one that it has
+// just made, and that is shown once.
+type secretShower interface{ ShowsSecret() }

@@ -1,0 +1,53 @@
+package workers
+
+import (
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/jobs"
+	"soniq/internal/cli/terminal"
+)
+
+// StatusCommand shows queues, workers and dead letters.
+type StatusCommand struct{}
+
+// Help implements [kong.HelpProvider].
+func (StatusCommand) Help() string {
+	return `Example:
+
+    soniq status --json`
+}
+
+// Run runs the command.
+func (StatusCommand) Run(a *app.App) error {
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName()})
+	if err != nil {
+		return err
+	}
+	s, err := client.Status(a.Ctx)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.Out.Document(s)
+	}
+	if err := jobs.PrintQueues(a, s.Queues); err != nil {
+		return err
+	}
+	a.Out.Printf("")
+	if err := printWorkers(a, s.Workers); err != nil {
+		return err
+	}
+	a.Out.Printf("")
+	dead := s.DeadLetters[deadletter.StateDead]
+	a.Out.Printf("Dead letters: %s dead, %s being replayed, %s resolved", terminal.Thousands(dead),
+		terminal.Thousands(s.DeadLetters[deadletter.StateReplaying]), terminal.Thousands(s.DeadLetters[deadletter.StateResolved]))
+	if dead > 0 {
+		a.Note("see 'soniq dead-letter list'")
+	}
+	return nil
+}

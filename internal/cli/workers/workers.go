@@ -1,0 +1,356 @@
+// Package workers has the commands that run workers and show them: worker and
+// status.
+package workers
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"math"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"soniq/engine"
+	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/workerflags"
+	"soniq/internal/handler"
+	"soniq/internal/unit"
+	"soniq/internal/workerfile"
+)
+
+// Command has a default subcommand, so that 'soniq worker' alone is the
+// worker and 'soniq worker run-once' its dry run.
+type Command struct {
+	Serve   runCmd           `cmd:"" name:"run" default:"withargs" hidden:"" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	RunOnce workerRunOnceCmd `cmd:"" help:"Try a handler once, without a database."`
+	List    workerListCmd    `cmd:"" help:"List the workers of all machines."`
+}
+
+// Help implements [kong.HelpProvider].
+func (Command) Help() string { return runCmd{}.Help() }
+
+type runCmd struct {
+	workerflags.HandlerFlags
+	CheckConfig     bool           `help:"Only check the handlers and show what would be served. Needs no database."`
+	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default' and those of the handlers."`
+	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
+	PerQueue        map[string]int `name:"queue-concurrency" placeholder:"QUEUE=N" mapsep:"," help:"How many jobs of a queue run at once. Default no other limit than --concurrency."`
+	Timeout         *time.Duration `placeholder:"DURATION" help:"End a handler that takes longer and has no timeout of its own; 0 for never. Default 5m."`
+	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
+	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
+	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
+	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job whose arguments are longer, as JSON, is not loaded and becomes a dead letter: 512KiB, 16MiB. Default 16MiB."`
+	MaxArgsMemory   *string        `placeholder:"SIZE" help:"How much the arguments of all running jobs may take; a job without room waits. Default 256MiB."`
+	MaxAttempts     *int           `name:"max-attempts-limit" placeholder:"N" help:"Try no job more often than N times, whatever it was enqueued with, unless its handler has max_attempts; 0 for no limit. Default 1000."`
+	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
+	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
+	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
+	workerflags.HookGrants
+	workerflags.HookFlow
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+}
+
+func (runCmd) Help() string {
+	return `Handlers come from soniq.yaml, from --config FILE, or from --handle. A flag beats what the file says; docs/worker.md has everything that a file may hold:
+
+    queues: [default, emails]
+    jobs:
+      emails.send:
+        exec: ./send-email
+        queue: emails
+        timeout: 30s
+        retry: [1s, 10s, 1m]
+      reports.build:
+        http: https://reports.example.com/jobs
+        secret: env:REPORTS_SECRET
+    hooks:
+      on-call:
+        slack: env:SLACK_URL
+
+A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, SONIQ_JOB_NAME, SONIQ_QUEUE, SONIQ_ATTEMPT and SONIQ_MAX_ATTEMPTS in its environment. How it exits is the verdict:
+
+    0     done; standard output, if it is JSON, is the result
+    65    the arguments are invalid: dead letter at once
+    78    it failed for good: dead letter at once
+    else  it failed: tried again later, while attempts remain
+
+The rest of its environment is the worker's, with the database's URL and without the secrets of endpoints and hooks. The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does what it has started. What it leaves running in its process group when it exits is killed.
+
+An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 407, 408, 421, 425, other 5xx and network errors are tried again; anything else has failed for good. With a secret, requests are signed; docs/worker.md has code that verifies them.
+
+Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their queue at once; a third one exits.
+
+    soniq worker --handle emails.send='exec:./send-email' --handle reports.build=https://reports.example.com/jobs
+    soniq worker --config soniq.yaml --check-config
+    soniq worker run-once emails.send --args '{"to": "ada@example.com"}'`
+}
+
+// ReadsSignals makes the worker count them itself.
+func (runCmd) ReadsSignals() {}
+
+// served is what a worker will do, checked.
+type served struct {
+	file   *workerfile.File
+	config engine.WorkerConfig
+	hooks  hooks.Config
+}
+
+// load checks the file and the flags as a whole.
+func (c *runCmd) load(a *app.App) (*served, error) {
+	file, err := c.HandlerFlags.Load(a, workerfile.Options{Jobs: true, Hooks: c.Hooks})
+	if err != nil {
+		return nil, err
+	}
+	s := &served{file: file}
+	if !c.Hooks {
+		file.Hooks = nil
+	} else if err := c.loadHooks(a, s); err != nil {
+		return nil, err
+	}
+	s.config, err = c.config(file)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// loadHooks checks what is for the dispatcher.
+func (c *runCmd) loadHooks(a *app.App, s *served) (err error) {
+	if s.hooks, err = c.HookGrants.HookConfig(a); err != nil {
+		return err
+	}
+	if err := c.Into(&s.hooks); err != nil {
+		return err
+	}
+	// What is lent to hooks is not for commands.
+	s.file.Withhold(s.hooks.Env)
+	if err := s.file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
+		return app.Usagef("%w", err)
+	}
+	return nil
+}
+
+func (c *runCmd) Run(a *app.App) error {
+	ctx, stop := context.WithCancel(a.Ctx)
+	defer stop()
+	a.Ctx = ctx
+	// Until there is a worker that could be stopped in good order, the first
+	// signal ends the command.
+	loaded := a.OnSignals(stop, func() { a.Exit(app.ExitFailed) })
+	s, err := c.load(a)
+	loaded()
+	if err != nil {
+		return err
+	}
+	if c.CheckConfig {
+		return s.check(a)
+	}
+	config := s.config
+	config.Logger = a.Log
+
+	started := make(chan *engine.Worker, 1)
+	defer a.OnSignals(
+		func() {
+			a.Note("soniq: stopping once running jobs have ended; Ctrl-C again gives them back")
+			stop()
+		},
+		func() {
+			a.Note("soniq: giving running jobs back; Ctrl-C again exits at once")
+			select {
+			case w := <-started:
+				w.Cancel()
+			default: // it hasn't begun, or is over
+			}
+		},
+		func() { a.Exit(app.ExitFailed) },
+	)()
+
+	registry, err := workerflags.Register(a, s.file.Jobs, handler.Config{Logger: a.Log})
+	if err != nil {
+		return err
+	}
+	pool, err := a.Open()
+	if err != nil {
+		return err
+	}
+	if c.Hooks {
+		s.hooks.Schema = a.SchemaName()
+		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
+		if err != nil {
+			return err
+		}
+		if err := workerflags.Declare(a, dispatcher, s.file); err != nil {
+			return err
+		}
+		config.Services = append(config.Services, dispatcher)
+	}
+	worker, err := engine.NewWorker(pool, registry, config)
+	if err != nil {
+		return err
+	}
+	started <- worker
+	for i := range s.file.Jobs {
+		job := &s.file.Jobs[i]
+		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
+	}
+	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
+	// not end the jobs: the write fails, and the work goes on.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
+	return worker.Run(a.Ctx)
+}
+
+// config joins the file and the flags, which win. In both 0 is what it says;
+// in the engine's configuration it is the default, and negative is none.
+func (c *runCmd) config(file *workerfile.File) (config engine.WorkerConfig, err error) {
+	config = engine.WorkerConfig{
+		Queues:    file.Queues,
+		Retention: file.Retention,
+		// A command that ignores SIGTERM is killed before its job is given
+		// back, so that it never runs twice at once.
+		CancelGrace: handler.CancelGrace,
+	}
+	for _, q := range c.Queues {
+		if q == "" {
+			return config, app.Usagef("--queues has an empty name")
+		}
+	}
+	if len(c.Queues) > 0 {
+		config.Queues = c.Queues
+	}
+	if file.Concurrency != nil {
+		config.Concurrency = *file.Concurrency
+	}
+	if c.Concurrency != nil {
+		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > workerfile.MaxConcurrency {
+			return config, app.Usagef("--concurrency must be from 1 to %d, not %d", workerfile.MaxConcurrency, config.Concurrency)
+		}
+	}
+	config.QueueConcurrency = map[string]int{}
+	maps.Copy(config.QueueConcurrency, file.QueueConcurrency)
+	maps.Copy(config.QueueConcurrency, c.PerQueue)
+	served := (&served{file: file, config: config}).queues()
+	for _, queue := range slices.Sorted(maps.Keys(config.QueueConcurrency)) {
+		n := config.QueueConcurrency[queue]
+		if n < 1 || n > workerfile.MaxConcurrency {
+			return config, app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, workerfile.MaxConcurrency, n)
+		}
+		if !slices.Contains(served, queue) {
+			return config, app.Usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
+		}
+	}
+	for _, d := range []struct {
+		flag        string
+		given, file *time.Duration
+		target      *time.Duration
+		zero        time.Duration
+	}{
+		{"--timeout", c.Timeout, file.Timeout, &config.JobTimeout, -1},
+		{"--result-ttl", c.ResultTTL, file.ResultTTL, &config.ResultTTL, -1},
+		{"--shutdown-timeout", c.ShutdownTimeout, file.ShutdownTimeout, &config.ShutdownTimeout, 1},
+		{"--unknown-grace", c.UnknownGrace, file.UnknownGrace, &config.UnknownGrace, -1},
+	} {
+		value := d.given
+		if value == nil {
+			value = d.file // checked already
+		}
+		switch {
+		case value == nil:
+		case *value < 0:
+			return config, app.Usagef("%s must not be negative: %s", d.flag, *value)
+		case *value == 0:
+			*d.target = d.zero
+		default:
+			*d.target = *value
+		}
+	}
+	if err := c.limits(&config, file); err != nil {
+		return config, err
+	}
+	if err := c.warnings(&config, file); err != nil {
+		return config, err
+	}
+	if c.ListenURL != "" {
+		if config.ListenConfig, err = app.ListenConfig(c.ListenURL); err != nil {
+			return config, err
+		}
+	}
+	return config, nil
+}
+
+// limits sets what the worker takes on of jobs that anybody may have enqueued.
+func (c *runCmd) limits(config *engine.WorkerConfig, file *workerfile.File) error {
+	size, memory := file.MaxArgsSize, file.MaxArgsMemory
+	for _, s := range []struct {
+		flag   string
+		given  *string
+		target **int64
+	}{
+		{"--max-args-size", c.MaxArgsSize, &size},
+		{"--max-args-memory", c.MaxArgsMemory, &memory},
+	} {
+		if s.given == nil {
+			continue
+		}
+		bytes, err := unit.ParseSize(*s.given)
+		if err != nil {
+			return app.Usagef("%s %s", s.flag, err)
+		}
+		*s.target = &bytes
+	}
+	most := int64(defaultMaxArgsSize)
+	if size != nil {
+		if most = *size; most > maxArgsSize {
+			return app.Usagef("--max-args-size must be at most 1GiB, not %d bytes", most)
+		}
+		config.MaxArgsBytes = int(most)
+	}
+	if memory != nil {
+		if *memory < most {
+			return app.Usagef("--max-args-memory must be at least --max-args-size, which is %d bytes, not %d", most, *memory)
+		}
+		config.MaxArgsMemory = *memory
+	}
+	if n := cmp.Or(c.MaxAttempts, file.MaxAttempts); n != nil {
+		switch {
+		case *n < 0 || *n > math.MaxInt32:
+			return app.Usagef("--max-attempts-limit must be from 0 to %d, not %d", math.MaxInt32, *n)
+		case *n == 0:
+			config.MaxAttemptsLimit = -1
+		default:
+			config.MaxAttemptsLimit = *n
+		}
+	}
+	return nil
+}
+
+// warnings sets the limits of the dead letters.
+func (c *runCmd) warnings(config *engine.WorkerConfig, file *workerfile.File) error {
+	if n := cmp.Or(c.WarnDead, file.WarnDead); n != nil {
+		switch {
+		case *n < 0 || *n > workerfile.MaxWarnDead:
+			return app.Usagef("--warn-dead must be from 0 to %d, not %d", workerfile.MaxWarnDead, *n)
+		case *n == 0:
+			config.WarnDead = -1
+		default:
+			config.WarnDead = *n
+		}
+	}
+	if file.WarnDeadAge != nil {
+		config.WarnDeadAge = *file.WarnDeadAge
+	}
+	if c.WarnDeadAge != nil {
+		age, err := unit.ParseAge(*c.WarnDeadAge)
+		if err != nil || age < 0 {
+			return app.Usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
+		}
+		config.WarnDeadAge = age
+	}
+	return nil
+}
