@@ -13,7 +13,7 @@ import (
 	"soniq/internal/recordfile"
 )
 
-// A Format is a file format of Export.
+// A Format is a file format of an export.
 type Format string
 
 const (
@@ -21,10 +21,10 @@ const (
 	FormatJSON Format = "json"
 	// FormatJSONL is one object a line.
 	FormatJSONL Format = "jsonl"
-	// FormatCSV is a table with a header, comma separated, whose cells are in
-	// quotes. What a spreadsheet could take for a formula has an apostrophe before
-	// it, wherever a cell could begin in the text; docs/dead-letters.md has the
-	// rule. Import takes the apostrophes away again.
+	// FormatCSV is a table with a header, comma separated, whose cells are in quotes.
+	// A text that a spreadsheet could run as a formula has an apostrophe before each
+	// place where a cell could begin; docs/dead-letters.md has the rule. An import
+	// removes the apostrophes.
 	FormatCSV Format = "csv"
 )
 
@@ -36,42 +36,45 @@ func ParseFormat(s string) (Format, error) {
 	return Format(f), err
 }
 
-// exportBuffer bounds how often Export writes; a row is about 500 bytes.
+// exportBuffer is how much Export writes at once, in bytes. A row mostly has 500.
 const exportBuffer = 64 << 10
 
-// Export writes the dead letters that the filter picks, oldest first, and
-// returns how many that were. The names are those of the columns, times are
-// RFC 3339 in UTC, and the arguments are exactly what is stored. Nothing to
-// write makes a valid file too.
+// Export writes the dead letters that the filter picks, oldest first, and returns how
+// many there are. The names are those of the columns, times are RFC 3339 in UTC, and
+// the arguments are exactly what is stored. An export of nothing is a valid file too.
 //
-// It streams from one statement: memory doesn't grow with the number of rows,
-// and all of them are of one moment. After an error w holds a part.
+// All rows come from one statement, so they are of one moment. Memory doesn't grow with
+// their number. After an error w has a part of the file.
+//
+// Errors: those of [Filter.Validate], of an unknown format, of w and of the database.
 func (q *Queue) Export(ctx context.Context, w io.Writer, f Filter, format Format) (int64, error) {
-	return q.ExportTelling(ctx, w, f, format, nil)
+	return q.ExportProgress(ctx, w, f, format, nil)
 }
 
-// ExportTelling is Export that tells how far it has come: told, which may be
-// nil, gets the number of rows so far, now and then.
-func (q *Queue) ExportTelling(ctx context.Context, w io.Writer, f Filter, format Format, told func(rows int64)) (int64, error) {
-	n, err := q.export(ctx, w, f, format, told)
+// ExportProgress is [Queue.Export] that calls onProgress, which may be nil, with the
+// number of rows so far, after each 500.
+//
+// Errors: as Export.
+func (q *Queue) ExportProgress(ctx context.Context, w io.Writer, f Filter, format Format, onProgress func(rows int64)) (int64, error) {
+	n, err := q.export(ctx, w, f, format, onProgress)
 	if err != nil {
 		return n, fmt.Errorf("export dead letters: %w", err)
 	}
 	return n, nil
 }
 
-// tellEach is after how many rows an export or an import tells of itself: often
-// enough for a person to see it move.
-const tellEach = 500
+// progressEach is the number of rows between two calls of a progress function: few
+// enough for a person to see progress.
+const progressEach = 500
 
-func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Format, told func(int64)) (n int64, err error) {
+func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Format, onProgress func(int64)) (n int64, err error) {
 	if err := f.Validate(); err != nil {
 		return 0, err
 	}
 	buffer := bufio.NewWriterSize(out, exportBuffer)
 	err = q.encode(ctx, buffer, format, whereOf(f), f.Limit, func(Job) {
-		if n++; n%tellEach == 0 && told != nil {
-			told(n)
+		if n++; n%progressEach == 0 && onProgress != nil {
+			onProgress(n)
 		}
 	})
 	if err != nil {

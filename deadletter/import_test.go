@@ -190,7 +190,7 @@ func TestQueue_Import_whatIsThere_isLeftAlone(t *testing.T) {
 		}
 		var told deadletter.ImportResult
 		got, err := q.Import(t.Context(), strings.NewReader(file), deadletter.FormatJSONL,
-			deadletter.ImportOptions{DryRun: dry, Told: func(r deadletter.ImportResult) { told = r }})
+			deadletter.ImportOptions{DryRun: dry, OnProgress: func(r deadletter.ImportResult) { told = r }})
 		if err != nil || got.Imported != want.Imported || got.Skipped != want.Skipped || len(got.SkippedIDs) != 10 || told.Skipped != got.Skipped {
 			t.Errorf("dry run %v: %+v, %v; want %+v, told %+v", dry, got, err, want, told)
 		}

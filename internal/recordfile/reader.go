@@ -102,9 +102,6 @@ func (r *Reader) Next() (Record, error) {
 	return Record{}, r.wrong(err)
 }
 
-// Count returns how many records have begun so far.
-func (r *Reader) Count() int64 { return r.count }
-
 // wrong returns err with its place in the file. Where the input failed, it returns
 // the input's error.
 func (r *Reader) wrong(err error) error {

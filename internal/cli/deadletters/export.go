@@ -177,7 +177,7 @@ func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadle
 	bar := a.Progress("exporting", int(total), app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
 	buffered := bufio.NewWriter(w)
-	n, err := queue.ExportTelling(a.Ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
+	n, err := queue.ExportProgress(a.Ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
 	if err == nil {
 		err = buffered.Flush()
 	}

@@ -73,9 +73,9 @@ func (c *importCmd) Run(a *app.App) error {
 	}
 	bar := a.Progress("importing", int(total), app.ProgressFrom)
 	result, err := queue.Import(a.Ctx, in, format, deadletter.ImportOptions{
-		DryRun: c.DryRun,
-		Source: in.name,
-		Told:   func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },
+		DryRun:     c.DryRun,
+		Source:     in.name,
+		OnProgress: func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },
 	})
 	_ = bar.Clear()
 	if err != nil && (result.Imported == 0 || c.DryRun) {
