@@ -30,8 +30,8 @@ type benched struct {
 	// waiting is set up before each turn: which of the ten workers, each of
 	// queue and of its own, have a row in soniq_waiters.
 	waiting string
-	queues int // that the jobs go to
-	rates  []float64
+	queues  int // that the jobs go to
+	rates   []float64
 }
 
 // workersSQL registers ten busy workers of ours.
