@@ -5,8 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode/utf16"
 
+	"soniq/internal/argshash"
 	"soniq/internal/pg"
 )
 
@@ -112,9 +112,9 @@ const groupKey = `coalesce(d.fingerprint, lpad(to_hex(hashtextextended(` +
 // is not searched, since its pairs would look the same: a filter that deletes must
 // not find too much.
 func (w *where) tag(key, value string) {
-	pair := pythonString(key) + ": "
+	pair := argshash.String(key) + ": "
 	// A value other than a string ends at a comma or at the brace.
-	written := []string{pair + pythonString(value), pair + value + ",", pair + value + "}"}
+	written := []string{pair + argshash.String(value), pair + value + ",", pair + value + "}"}
 	w.And(fmt.Sprintf(`(
     d.tags ->> %s = %s
     or jsonb_typeof(d.tags) = 'string'
@@ -124,28 +124,4 @@ func (w *where) tag(key, value string) {
         where strpos(d.tags #>> '{}', written) > 0
       )
   )`, w.Param(key)+"::text", w.Param(value)+"::text", w.Param(written)))
-}
-
-// pythonString writes a JSON string as Python's json.dumps does: ASCII only.
-func pythonString(s string) string {
-	short := map[rune]string{
-		'"': `\"`, '\\': `\\`, '\b': `\b`, '\f': `\f`, '\n': `\n`, '\r': `\r`, '\t': `\t`,
-	}
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range s {
-		switch esc, ok := short[r]; {
-		case ok:
-			b.WriteString(esc)
-		case r >= ' ' && r < 0x7f:
-			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	b.WriteByte('"')
-	return b.String()
 }

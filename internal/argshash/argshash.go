@@ -78,6 +78,13 @@ func writeCanonical(w *strings.Builder, v any) error {
 	return nil
 }
 
+// String returns s as a JSON string in ASCII, as Python's json.dumps writes it.
+func String(s string) string {
+	var b strings.Builder
+	writeCanonicalString(&b, s)
+	return b.String()
+}
+
 func writeCanonicalString(w *strings.Builder, s string) {
 	w.WriteByte('"')
 	for _, r := range s {
