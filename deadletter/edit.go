@@ -82,8 +82,11 @@ type ArgsChange struct {
 // first. It compares lists of one length element by element, and other lists as a
 // whole. Layout and the order of keys are no difference. 1.0 and 1 differ.
 func CompareArgs(from, to json.RawMessage) []ArgsChange {
-	var changes []ArgsChange
-	for _, c := range jsondoc.Compare(from, to) {
+	return argsChanges(jsondoc.Compare(from, to))
+}
+
+func argsChanges(of []jsondoc.Change) (changes []ArgsChange) {
+	for _, c := range of {
 		changes = append(changes, ArgsChange(c))
 	}
 	return changes

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/audit"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 )
@@ -109,6 +110,16 @@ type Record struct {
 	Detail json.RawMessage `json:"detail"`
 	// At is when it was done, in UTC.
 	At time.Time `json:"at"`
+}
+
+// Changes returns what a replay with other arguments changed, for people to read:
+// secrets are "[redacted]" before and after. args are the dead letter's. It returns
+// nil for any other record.
+func (r Record) Changes(args json.RawMessage) []ArgsChange {
+	if r.Action != ActionReplay {
+		return nil
+	}
+	return argsChanges(audit.Changes(r.Detail, args))
 }
 
 // MarshalJSON returns the conditions and the limit as a JSON object, without those

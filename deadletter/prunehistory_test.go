@@ -72,8 +72,8 @@ func TestQueue_PruneHistory_aRowThatCantBeDeleted_keepsNoOther(t *testing.T) {
 		select (select id from soniq_dead_letter_audit where at < now() order by id limit 1),
 		  (select id from soniq_dead_letter_operations where updated_at < now() - interval '365 days' limit 1)`)
 	err := newQueue(t, pool).PruneHistory(t.Context(), deadletter.MaintenanceOptions{Lock: 7})
-	if err == nil || !strings.Contains(err.Error(), "forget old records: 1 rows can't be deleted: ERROR: ") ||
-		!strings.Contains(err.Error(), "forget old operations: 1 rows can't be deleted: ERROR: ") {
+	if err == nil || !strings.Contains(err.Error(), "delete old records: 1 rows can't be deleted: ERROR: ") ||
+		!strings.Contains(err.Error(), "delete old operations: 1 rows can't be deleted: ERROR: ") {
 		t.Error(err)
 	}
 	if got := value[string](t, pool, historyLeft); got != "2501 2502 0" {

@@ -2,6 +2,7 @@ package deadletter
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/audit"
 )
 
 // Pace is how fast a bulk replay goes, and what stops it. The zero value goes as
@@ -168,7 +171,11 @@ func (q *Queue) replayAllTx(ctx context.Context, tx pgx.Tx, f Filter, o ReplayAl
 	if err != nil || len(ids) == 0 {
 		return result, err
 	}
-	if err := q.beginOperation(ctx, tx, &op, f, replayOrder{Options: o.ReplayOptions}.redacted()); err != nil {
+	order, err := json.Marshal(replayOrder{Options: o.ReplayOptions})
+	if err != nil {
+		return result, err
+	}
+	if err := q.beginOperation(ctx, tx, &op, f, audit.RedactOptions(order)); err != nil {
 		return result, err
 	}
 	if o.OnProgress != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"soniq/internal/argshash"
+	"soniq/internal/audit"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
@@ -191,7 +192,8 @@ func (r replayer) otherArgs(ctx context.Context, db pg.Querier, ids []uuid.UUID)
 		if args[i], hashes[i], err = r.newArgs(id, stored); err != nil || args[i] == nil {
 			return err
 		}
-		details[i], err = argsDetail(stored, json.RawMessage(*args[i]))
+		detail, err := audit.Detail(stored, json.RawMessage(*args[i]))
+		details[i] = &detail
 		return err
 	})
 	return args, hashes, details, err

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/time/rate"
 
+	"soniq/internal/audit"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 )
@@ -38,12 +39,11 @@ const (
 )
 
 // replayOrder is what a bulk replay needs to continue in another process. Programs
-// of 0.1.0 write and read the same JSON.
+// of 0.1.0 write and read the same JSON. Once the replay is done, package audit takes
+// the secrets out.
 type replayOrder struct {
 	Options ReplayOptions `json:"options"`
 	Pace    Pace          `json:"pace"`
-	// Redacted: the replay is done, and its options have no secrets any more.
-	Redacted bool `json:"redacted,omitempty"`
 }
 
 // A replayRun is one run of a bulk replay.
@@ -374,11 +374,20 @@ func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most 
 	op.State, op.StoppedBy = OperationRunning, ""
 	if done = len(picked) < most; done {
 		op.State = OperationDone
-		if err := r.order.blank(ctx, tx, op.ID); err != nil {
+		if err := r.redactOrder(ctx, tx, op.ID); err != nil {
 			return nil, false, err
 		}
 	}
 	return made, done, op.save(ctx, tx)
+}
+
+// redactOrder stores the order without its secrets.
+func (r *replayRun) redactOrder(ctx context.Context, tx pgx.Tx, operation uuid.UUID) error {
+	order, err := json.Marshal(r.order)
+	if err != nil {
+		return err
+	}
+	return audit.SetOptions(ctx, tx, operation, audit.RedactOptions(order))
 }
 
 // replayPicked replays those of the picked rows that can still be replayed, in

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"soniq/internal/audit"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
@@ -118,4 +119,28 @@ func retentionWhere(rules []Retention, i int, cutoff time.Time) *where {
 		})
 	}
 	return w
+}
+
+const (
+	// HistoryKept is how long the history is kept: records and operations.
+	HistoryKept = audit.Kept
+	// ResumableFor is how long a bulk replay that was stopped, or whose process was
+	// killed, can be resumed.
+	ResumableFor = audit.ResumableFor
+)
+
+// PruneHistory deletes records and operations older than [HistoryKept]. It gives up
+// replays that nobody resumed for [ResumableFor], with the rows that they had picked.
+// It takes the secrets out of what 0.1.0 recorded of replays that are done.
+//
+// It does so in small batches with pauses. If another process has the lock for more
+// than 2 s, it leaves the rest to the next call. A row that the database refuses to
+// delete is left, and the error says so.
+//
+// Errors: the context's; those of the database.
+func (q *Queue) PruneHistory(ctx context.Context, o MaintenanceOptions) error {
+	if err := audit.Prune(ctx, q.pool, o.Lock); err != nil {
+		return fmt.Errorf("prune history: %w", err)
+	}
+	return nil
 }

@@ -20,11 +20,11 @@ type Edit struct {
 	//
 	// The last key of an object may be new. All before it must exist, so that a typing
 	// error makes no new objects. No list grows.
-	Path string
+	Path string `json:"path"`
 	// Value is the new value, any JSON.
-	Value json.RawMessage
+	Value json.RawMessage `json:"value,omitempty"`
 	// Remove removes the value from its object or list. It must exist.
-	Remove bool
+	Remove bool `json:"remove,omitempty"`
 }
 
 // A PathError says why a document has no place for an edit.
