@@ -10,11 +10,11 @@ import (
 	"soniq/internal/pause"
 )
 
-// redundantIndexes are those of Python Soniq's indexes on soniq_jobs that
-// neither program gains from once idx_soniq_jobs_claim and
-// idx_soniq_jobs_processing exist, and those on soniq_dead_letter_jobs that are
-// the beginning of another one. The two unique arbiters and expires_at are not
-// among them. That of worker_id serves the foreign key, which goes first.
+// redundantIndexes are indexes of Python Soniq's that neither program needs once
+// those of Soniq for Go exist. On soniq_jobs, idx_soniq_jobs_claim and
+// idx_soniq_jobs_processing replace them; on soniq_dead_letter_jobs each is the
+// beginning of another index. The two unique arbiters and expires_at stay. The index
+// of worker_id serves the foreign key, which is dropped first.
 var redundantIndexes = []string{
 	"idx_soniq_jobs_worker_id",
 	"idx_soniq_jobs_status_priority",
@@ -46,19 +46,21 @@ select exists (
     and conname = $1
 )`
 
-// Whoever waits for a lock on the table holds up all who come after it: so it
-// waits no longer than a busy table takes between two statements.
+// A session that waits for a lock on the table blocks all that come after it. So it
+// waits no longer than a busy table needs between two statements.
 const dropWorkerKeySQL = `
 set local lock_timeout = '50ms';
 alter table public.soniq_jobs drop constraint if exists soniq_jobs_worker_id_fkey`
 
-// Optimize drops, by name, the indexes on soniq_jobs and soniq_dead_letter_jobs,
-// and the foreign key from a job to its worker, that Python Soniq made and that
-// only slow both programs down: with all of its nine indexes on soniq_jobs a claim
-// costs four times as much. It returns the names of what it dropped, none on a
-// database that [Setup] made. Workers go on meanwhile: the indexes are dropped
-// CONCURRENTLY, and the key in a moment in which nobody else is at the table, which
-// is waited for as long as ctx allows.
+// Optimize drops indexes that Python Soniq made on soniq_jobs and
+// soniq_dead_letter_jobs and that only slow both programs down, and its foreign key
+// from a job to its worker. With all of Python's nine indexes on soniq_jobs a claim
+// costs four times as much. It returns the names of what it dropped: none on a database
+// that [Setup] made.
+//
+// Workers go on meanwhile. The indexes are dropped CONCURRENTLY. The key is dropped in
+// a moment in which nobody else uses the table; Optimize waits for it as long as ctx
+// allows.
 //
 // Errors: one that [IsMissing] knows where there are no tables; an
 // [*OtherSchemaError]; [ErrSchemaName]; else those of the database. What was dropped

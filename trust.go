@@ -12,25 +12,28 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A Finding is something of a database that lets a role in that has no business
-// there, and that a person has to end.
+// A Finding is a way for other roles into Soniq's tables that a person has to close.
 type Finding struct {
-	// Problem is what is so, and what it means.
+	// Problem is what was found, and what it makes possible.
 	Problem string `json:"problem"`
-	// Remedy is what ends it: mostly a statement, for the owner or a superuser.
+	// Remedy closes it. It is mostly a statement, for the owner or a superuser.
 	Remedy string `json:"remedy"`
 }
 
 func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
 
-// Inspect looks for what lets other roles in: objects under names of ours that
-// belong to a role without any business there, functions of ours that PUBLIC may
-// execute or that run under another search_path than their own, triggers of
-// other tables that use them, and schemas in which everybody may create objects.
-// It returns nothing for a database as [Setup] leaves it, from PostgreSQL 15 on;
-// before that, PUBLIC may create objects in the schema 'public'.
+// Inspect looks for ways in for other roles:
 //
-// It reads the catalog alone, in a transaction of its own, and any role may do so.
+//   - objects under Soniq's names whose owner isn't trusted (see [ForeignError])
+//   - functions of Soniq that PUBLIC may execute, or that run under another
+//     search_path than their own
+//   - triggers of other tables that use Soniq's functions
+//   - schemas in which everybody may create objects
+//
+// It returns nothing for a database as [Setup] leaves it on PostgreSQL 15 and
+// later. Before 15, PUBLIC may create objects in the schema 'public'.
+//
+// It only reads the catalog, in a transaction of its own. Any role may call it.
 //
 // Errors: an [*OtherSchemaError]; [ErrSchemaName]; else those of the database.
 func Inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]Finding, error) {
@@ -60,9 +63,8 @@ func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Fi
 	return home.findings(ctx, tx, audit)
 }
 
-// WarnOfFindings logs each finding of [Inspect] as a warning, and so that it can't
-// look, which keeps nobody from working. Programs that stay call it when they
-// start.
+// WarnOfFindings logs each finding of [Inspect] as a warning. An error of Inspect is
+// logged too, and nothing else. Long-running programs call it when they start.
 func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, cfg Config, logger *slog.Logger) {
 	findings, err := Inspect(ctx, pool, cfg)
 	if err != nil && ctx.Err() == nil {
@@ -75,18 +77,17 @@ func WarnOfFindings(ctx context.Context, pool *pgxpool.Pool, cfg Config, logger 
 
 // A ForeignObject is one that Soniq would use, and that another role can change.
 type ForeignObject struct {
-	// Name says what it is and how it is called, such as
-	// 'function public.soniq_hungry(text)'.
+	// Name has the kind of object and its name, such as
+	// 'function public.soniq_waiting(text)'.
 	Name string
-	// Owner is the role that it belongs to.
+	// Owner is the role that owns it.
 	Owner string
 }
 
-// ForeignError says that [Setup] has found objects that it would have taken for
-// its own and that belong to a role which it has no reason to trust. It trusts
-// the role that runs it, the roles which that one was granted (a superuser too:
-// being allowed to do everything is no reason), superusers, and the owners of the
-// schema and of the database.
+// ForeignError is the error for objects under Soniq's names whose owner isn't trusted.
+// Setup would use them as its own. It trusts the role that runs it, the roles that were
+// granted to that role, superusers, and the owners of the schema and of the database. A
+// superuser that runs Setup trusts only roles that were granted to it.
 type ForeignError struct {
 	Objects []ForeignObject
 	// User is the role that ran Setup.
