@@ -14,20 +14,15 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/testclient"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
 // newQueue returns the dead-letter queue of a test's database.
-func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
-	t.Helper()
-	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
+var newQueue = testclient.Queue
 
 // columns are the values of a row to insert.
 type columns map[string]any
@@ -87,21 +82,13 @@ func insert(t testing.TB, pool *pgxpool.Pool, table string, defaults, c columns)
 	return row["id"].(uuid.UUID)
 }
 
-func exec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
+// exec runs a statement.
+var exec = testkit.Exec
 
 // value returns the one value of a query.
 func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return testkit.Value[T](t, pool, sql, args...)
 }
 
 func get(t testing.TB, q *deadletter.Queue, id uuid.UUID) deadletter.Job {

@@ -1,12 +1,10 @@
 package deadletter_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"soniq/internal/deadwrite"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 	"soniq/notify"
 )
 
@@ -77,22 +76,7 @@ func (s *subscriber) nothing(t testing.TB, pool *pgxpool.Pool) {
 }
 
 // safeBuffer is a log that is read while it is written.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
+type safeBuffer = testkit.Log
 
 func TestSubscribe_hearsOfEachDeath(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,6 @@ package engine_test
 import (
 	"context"
 	"log/slog"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,8 +10,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
 	"soniq/engine"
+	"soniq/internal/testclient"
+	"soniq/internal/testkit"
 )
 
 // patience bounds every wait of the tests. Nothing waits for it to pass.
@@ -150,49 +150,22 @@ func narrow(t *testing.T, pool *pgxpool.Pool) *pgxpool.Pool {
 	return small
 }
 
-func newClient(t *testing.T, pool *pgxpool.Pool) *engine.Client {
-	t.Helper()
-	c, err := engine.NewClient(pool, engine.ClientConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
+// newClient returns a client of a test's database.
+var newClient = testclient.New
 
-func enqueue(t *testing.T, c *engine.Client, name string, args any, opts ...engine.EnqueueOption) uuid.UUID {
-	t.Helper()
-	e, err := c.Enqueue(t.Context(), name, args, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.ID
-}
+// enqueue enqueues a job and returns its id.
+var enqueue = testclient.Enqueue
 
-func getJob(t *testing.T, c *engine.Client, id uuid.UUID) *engine.Job {
-	t.Helper()
-	job, err := c.Job(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return job
-}
+// getJob returns a job.
+var getJob = testclient.Job
 
-func exec(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) int64 {
-	t.Helper()
-	tag, err := pool.Exec(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tag.RowsAffected()
-}
+// exec runs a statement and returns how many rows it changed.
+var exec = testkit.Exec
 
-func queryValue[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) T {
+// queryValue returns the one value of a query.
+func queryValue[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return testkit.Value[T](t, pool, sql, args...)
 }
 
 func receive[T any](t *testing.T, what string, ch <-chan T) T {
@@ -207,34 +180,12 @@ func receive[T any](t *testing.T, what string, ch <-chan T) T {
 }
 
 // journal is a log that tests read.
-type journal struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
+type journal struct{ testkit.Log }
 
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}
-
-func (j *journal) logger() *slog.Logger { return slog.New(slog.NewTextHandler(j, nil)) }
+func (j *journal) logger() *slog.Logger { return j.Logger(slog.LevelInfo) }
 
 // soon is a retry policy for tests.
 var soon = engine.Retry(engine.Delays{time.Millisecond})
 
 // newQueue returns the dead-letter queue of a test's database.
-func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
-	t.Helper()
-	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
+var newQueue = testclient.Queue

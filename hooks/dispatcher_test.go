@@ -18,11 +18,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/hooks"
 	"soniq/internal/eventually"
+	"soniq/internal/testclient"
 	"soniq/internal/testdb"
 )
 
@@ -526,11 +526,4 @@ func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 }
 
 // newQueue returns the dead-letter queue of a test's database.
-func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
-	t.Helper()
-	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
+var newQueue = testclient.Queue

@@ -17,6 +17,7 @@ import (
 
 	"soniq/hooks"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 func TestMain(m *testing.M) { testdb.Main(m) }
@@ -65,20 +66,13 @@ func (rc *receiver) requests() []request {
 	return append([]request(nil), rc.got...)
 }
 
-func exec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-}
+// exec runs a statement.
+var exec = testkit.Exec
 
+// value returns the one value of a query.
 func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return testkit.Value[T](t, pool, sql, args...)
 }
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -1,37 +1,21 @@
 package hooks_test
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"soniq/hooks"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // logged is a log that one goroutine writes and another reads.
-type logged struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
+type logged struct{ testkit.Log }
 
 func (l *logged) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))

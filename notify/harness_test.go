@@ -1,7 +1,6 @@
 package notify_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/testkit"
 	"soniq/notify"
 )
 
@@ -145,26 +145,9 @@ func listeners(t *testing.T, pool *pgxpool.Pool) int {
 }
 
 // journal is a log that tests read.
-type journal struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
+type journal struct{ testkit.Log }
 
-func (j *journal) Write(p []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.Write(p)
-}
-
-func (j *journal) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-func (j *journal) String() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.buf.String()
-}
+func (j *journal) logger() *slog.Logger { return j.Logger(slog.LevelDebug) }
 
 // lines returns those lines that contain all the words.
 func (j *journal) lines(words ...string) []string {

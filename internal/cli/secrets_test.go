@@ -30,6 +30,7 @@ import (
 	"soniq/internal/cli"
 	"soniq/internal/cli/clitest"
 	"soniq/internal/eventually"
+	"soniq/internal/testclient"
 	"soniq/internal/testdb"
 )
 
@@ -546,11 +547,4 @@ func TestSecrets_handlersInGo(t *testing.T) {
 }
 
 // newQueue returns the dead-letter queue of a test's database.
-func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
-	t.Helper()
-	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
+var newQueue = testclient.Queue

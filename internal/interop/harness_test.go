@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/eventually"
+	"soniq/internal/testclient"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -40,23 +40,16 @@ func execute(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) int64 {
 	return tag.RowsAffected()
 }
 
-func value[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) T {
+// value returns the one value of a query.
+func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return testkit.Value[T](t, pool, sql, args...)
 }
 
-func column[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) []T {
+// column returns the values of a query with one column.
+func column[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) []T {
 	t.Helper()
-	rows, _ := pool.Query(t.Context(), sql, args...)
-	values, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return values
+	return testkit.Column[T](t, pool, sql, args...)
 }
 
 // await runs a query that answers with a boolean until it is true.
@@ -65,23 +58,11 @@ func await(t *testing.T, pool *pgxpool.Pool, what, sql string, args ...any) {
 	eventually.True(t, what, func() bool { return value[bool](t, pool, sql, args...) })
 }
 
-func newClient(t *testing.T, pool *pgxpool.Pool) *engine.Client {
-	t.Helper()
-	c, err := engine.NewClient(pool, engine.ClientConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
+// newClient returns a client of a test's database.
+var newClient = testclient.New
 
-func enqueue(t *testing.T, c *engine.Client, name string, args any, opts ...engine.EnqueueOption) uuid.UUID {
-	t.Helper()
-	e, err := c.Enqueue(t.Context(), name, args, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.ID
-}
+// enqueue enqueues a job and returns its id.
+var enqueue = testclient.Enqueue
 
 // ended waits until the job is done, cancelled or dead.
 func ended(t *testing.T, c *engine.Client, id uuid.UUID) *engine.Job {
@@ -153,11 +134,4 @@ func document(t *testing.T, raw []byte) (v any) {
 }
 
 // newQueue returns the dead-letter queue of a test's database.
-func newQueue(t testing.TB, pool *pgxpool.Pool) *deadletter.Queue {
-	t.Helper()
-	q, err := deadletter.NewQueue(pool, deadletter.QueueConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return q
-}
+var newQueue = testclient.Queue

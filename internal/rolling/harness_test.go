@@ -9,13 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // before is the commit of the release before: 0.1.0.
@@ -120,22 +120,9 @@ func (p program) ok(t *testing.T, stdin string, args ...string) string {
 
 // running is a command under way.
 type running struct {
+	testkit.Log
 	cmd  *exec.Cmd
 	name string
-	mu   sync.Mutex
-	log  bytes.Buffer
-}
-
-func (r *running) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.Write(p)
-}
-
-func (r *running) text() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.String()
 }
 
 // start runs a command until the test ends it.
@@ -148,7 +135,7 @@ func (p program) start(t *testing.T, args ...string) *running {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("%s %q wrote: %.4000s", r.name, args, r.text())
+			t.Logf("%s %q wrote: %.4000s", r.name, args, r.String())
 		}
 	})
 	return r
@@ -161,7 +148,7 @@ func (r *running) stop(t *testing.T) {
 		t.Errorf("stop %s: %v", r.name, err)
 	}
 	if err := r.cmd.Wait(); err != nil {
-		t.Errorf("%s ended: %v: %s", r.name, err, r.text())
+		t.Errorf("%s ended: %v: %s", r.name, err, r.String())
 	}
 }
 
@@ -184,11 +171,8 @@ func openPool(t *testing.T, url string) *pgxpool.Pool {
 	return pool
 }
 
-func value[T any](t *testing.T, pool *pgxpool.Pool, sql string, args ...any) T {
+// value returns the one value of a query.
+func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {
 	t.Helper()
-	var v T
-	if err := pool.QueryRow(t.Context(), sql, args...).Scan(&v); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return v
+	return testkit.Value[T](t, pool, sql, args...)
 }

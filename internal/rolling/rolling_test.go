@@ -374,12 +374,12 @@ func TestUpgrade_underLoad_losesNothingAndBlocksNobody(t *testing.T) {
 		}
 	}
 	setup := f.fresh.start(t, "setup")
-	eventually.True(t, "setup that waits, again and again", func() bool { return strings.Count(setup.text(), "has waited") >= 4 })
+	eventually.True(t, "setup that waits, again and again", func() bool { return strings.Count(setup.String(), "has waited") >= 4 })
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := setup.cmd.Wait(); err != nil {
-		t.Fatalf("setup: %v: %s", err, setup.text())
+		t.Fatalf("setup: %v: %s", err, setup.String())
 	}
 	stop()
 	if err := g.Wait(); err != nil {

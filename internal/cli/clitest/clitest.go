@@ -3,9 +3,7 @@
 package clitest
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"net"
 	"net/http"
@@ -13,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -26,6 +23,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // BeMain makes the test binary the program itself, for tests that need a
@@ -44,23 +42,8 @@ func Main(m *testing.M) {
 // on a machine that runs other tests too.
 const Deadline = 30 * time.Second
 
-// Stream is a bytes.Buffer that one goroutine writes and another reads.
-type Stream struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *Stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *Stream) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
+// Stream is a buffer that one goroutine writes and another reads.
+type Stream = testkit.Log
 
 // Shell runs commands in this process.
 type Shell struct {
@@ -226,13 +209,10 @@ func Seed(t *testing.T, pool *pgxpool.Pool, l Letter) uuid.UUID {
 	return l.ID
 }
 
-// Count is the number that a query returns.
-func Count(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (n int) {
+// Count returns the one number that a query yields.
+func Count(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) int {
 	t.Helper()
-	if err := pool.QueryRow(context.Background(), sql, args...).Scan(&n); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return n
+	return testkit.Count(t, pool, sql, args...)
 }
 
 // CountLetters is the number of dead letters.
@@ -247,13 +227,10 @@ func CountJobs(t *testing.T, pool *pgxpool.Pool) int {
 	return Count(t, pool, `select count(*) from soniq_jobs`)
 }
 
-// Decode reads JSON.
-func Decode[T any](t *testing.T, text string) (v T) {
+// Decode parses text, which must be JSON.
+func Decode[T any](t testing.TB, text string) T {
 	t.Helper()
-	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		t.Fatalf("not JSON: %v: %s", err, text)
-	}
-	return v
+	return testkit.Decode[T](t, text)
 }
 
 // WantCode checks an exit code.
