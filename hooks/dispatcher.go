@@ -47,8 +47,8 @@ type Config struct {
 	// table can have their values sent to any public address. Declared hooks may
 	// refer to every variable. Default none.
 	Env []string
-	// Allow are the private networks that a row may let its hook reach; see
-	// [ParseNetworks]. Declared hooks may reach what they say. Default none.
+	// Allow are the private networks that a row may let its hook reach. Declared hooks
+	// may reach what they say. Default none.
 	Allow []netip.Prefix
 	// Keys open what is sealed in the table. Default none.
 	Keys *Keyring

@@ -34,5 +34,5 @@
 //	rights.go       what a row may use of the dispatcher's process
 //	keyring.go      sealed values; seal.go seals a hook's row
 //	redact.go       keeps secrets out of answers
-//	endpoint.go     HTTP requests; dial.go and addresses.go say where they may go
+//	endpoint.go     HTTP requests; internal/egress says where they may go
 package hooks

@@ -3,14 +3,17 @@ package hooks
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"soniq"
+	"soniq/internal/egress"
 	"soniq/internal/redact"
 	"soniq/internal/webhook"
 )
@@ -38,11 +41,11 @@ func newEndpoint(address string, allow []string, known *redact.Set) (*endpoint, 
 	if err != nil {
 		return nil, err
 	}
-	g, err := newGuard(allow)
+	networks, err := egress.ParseNetworks(allow)
 	if err != nil {
 		return nil, err
 	}
-	return &endpoint{url: u, transport: newTransport(g, nil), known: known, timeout: sendTimeout}, nil
+	return &endpoint{url: u, transport: egress.NewTransport(networks, nil), known: known, timeout: sendTimeout}, nil
 }
 
 // post sends one request and sets the answer in d. Only 2xx is success. Errors name
@@ -99,4 +102,30 @@ func (e *endpoint) answer(resp *http.Response) string {
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, int64(limit)))
 	text := e.known.Cut(string(said), false, len(said) == limit)
 	return cut(strings.TrimSpace(strings.ToValidUTF8(text, "�")), maxAnswer)
+}
+
+// ParseURL reads the URL of a hook.
+//
+// Errors: for a person to read. They show nothing of the URL.
+func ParseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return nil, errors.New("the URL can't be read")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, errors.New("the URL must begin with https:// or http://")
+	case u.Hostname() == "":
+		return nil, errors.New("the URL has no host")
+	case !validPort(u.Port()):
+		return nil, errors.New("the URL's port must be from 1 to 65535")
+	case u.User != nil:
+		return nil, errors.New("the URL must not hold a user name or password; use a header")
+	}
+	return u, nil
+}
+
+// validPort reports whether text is a port, or empty.
+func validPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return text == "" || err == nil && port > 0
 }

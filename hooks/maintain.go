@@ -75,6 +75,19 @@ func (d *Dispatcher) prune(ctx context.Context) error {
 	return errors.Join(err, d.outbox.prune(ctx))
 }
 
+// outboxPickSQL begins the choice of the rows that a statement of outboxPruneSQL changes.
+const outboxPickSQL = `
+where id in (
+  select d.id
+  from public.soniq_hook_deliveries d
+  where ` + pg.IsLeader
+
+// outboxBatchSQL ends it.
+const outboxBatchSQL = `
+  limit $2
+  for update skip locked
+)`
+
 // How long rows are kept: delivered ones a week, failed ones a month after the last
 // attempt. A row that nobody has sent for a month fails. Rows of a removed hook are
 // deleted at once. A group of digests is forgotten when it would begin anew: an hour,
@@ -86,52 +99,28 @@ update public.soniq_hook_deliveries
 set state = 'failed',
   lease = null,
   last_error = 'nobody has sent it for 30 days' || coalesce('; the last error: ' || left(last_error, 1500), ''),
-  next_attempt_at = clock_timestamp()
-where id in (
-  select d.id
-  from public.soniq_hook_deliveries d
-  where ` + pg.IsLeader + `
+  next_attempt_at = clock_timestamp()` + outboxPickSQL + `
     and d.state = 'pending'
     and d.next_attempt_at < now() - interval '30 days'
-    and exists (select from public.soniq_hooks h where h.id = d.hook_id)
-  limit $2
-  for update skip locked
-)`,
+    and exists (select from public.soniq_hooks h where h.id = d.hook_id)` + outboxBatchSQL,
 	pg.Leader + `
-delete from public.soniq_hook_deliveries
-where id in (
-  select d.id
-  from public.soniq_hook_deliveries d
-  where ` + pg.IsLeader + `
+delete from public.soniq_hook_deliveries` + outboxPickSQL + `
     and d.created_at < now() - interval '7 days'
     and (
       d.state = 'delivered'
       or d.state = 'failed' and greatest(d.created_at, d.next_attempt_at) < now() - interval '30 days'
     )
-  order by d.created_at
-  limit $2
-  for update skip locked
-)`,
+  order by d.created_at` + outboxBatchSQL,
 	pg.Leader + `
-delete from public.soniq_hook_deliveries
-where id in (
-  select d.id
-  from public.soniq_hook_deliveries d
-  where ` + pg.IsLeader + `
-    and not exists (select from public.soniq_hooks h where h.id = d.hook_id)
-  limit $2
-  for update skip locked
-)`,
+delete from public.soniq_hook_deliveries` + outboxPickSQL + `
+    and not exists (select from public.soniq_hooks h where h.id = d.hook_id)` + outboxBatchSQL,
 	pg.Leader + `
 delete from public.soniq_hook_groups
 where (hook_id, group_key) in (
   select g.hook_id, g.group_key
   from public.soniq_hook_groups g
   where ` + pg.IsLeader + `
-    and g.sent_at < now() - interval '75 minutes'
-  limit $2
-  for update skip locked
-)`,
+    and g.sent_at < now() - interval '75 minutes'` + outboxBatchSQL,
 }
 
 // prune deletes all that is too old, in batches. While another dispatcher does, it

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"soniq/internal/egress"
 )
 
 // OwnPrefix begins the names of variables that every hook may use.
@@ -95,12 +97,12 @@ func (r *rights) check(s secrets, allow []string) error {
 			flags = append(flags, "--hook-env "+name)
 		}
 	}
-	networks, err := ParseNetworks(allow)
+	networks, err := egress.ParseNetworks(allow)
 	if err != nil {
 		return err
 	}
 	for _, p := range networks {
-		if !allPublic(p) && !slices.ContainsFunc(r.allow, func(ours netip.Prefix) bool { return within(ours, p) }) {
+		if !egress.AllPublic(p) && !slices.ContainsFunc(r.allow, func(ours netip.Prefix) bool { return within(ours, p) }) {
 			flags = append(flags, "--hook-allow "+p.String())
 		}
 	}

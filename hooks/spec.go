@@ -13,6 +13,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
+	"soniq/internal/egress"
 	"soniq/internal/webhook"
 )
 
@@ -111,7 +112,7 @@ func checkEndpoint(s *Spec) error {
 	if len(s.Allow) > maxAllow {
 		return fmt.Errorf("there are more than %d networks", maxAllow)
 	}
-	_, err := newGuard(s.Allow)
+	_, err := egress.ParseNetworks(s.Allow)
 	return err
 }
 

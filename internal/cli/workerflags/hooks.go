@@ -8,6 +8,7 @@ import (
 
 	"soniq/hooks"
 	"soniq/internal/cli/app"
+	"soniq/internal/egress"
 	"soniq/internal/input"
 )
 
@@ -104,7 +105,7 @@ func (g *HookGrants) HookConfig(a *app.App) (c hooks.Config, err error) {
 	}
 	c.Env = names
 	networks, source := listed(a, g.HookAllow, hookAllowVariable)
-	if c.Allow, err = hooks.ParseNetworks(networks); err != nil {
+	if c.Allow, err = egress.ParseNetworks(networks); err != nil {
 		return c, app.Usagef("%s: %w", orFlag(source, "--hook-allow"), err)
 	}
 	c.Keys, err = g.Keys(a)

@@ -1,4 +1,4 @@
-package hooks
+package egress
 
 import (
 	"context"
@@ -10,10 +10,11 @@ import (
 
 func TestGuard_addresses(t *testing.T) {
 	t.Parallel()
-	g, err := newGuard([]string{"10.1.0.0/16", "fd00::1"})
+	allowed, err := ParseNetworks([]string{"10.1.0.0/16", "fd00::1"})
 	if err != nil {
 		t.Fatal(err)
 	}
+	g := guard{allowed}
 	for text, want := range map[string]bool{
 		"93.184.216.34": true, "2606:2800:220:1::1": true, "10.1.2.3": true, "fd00::1": true, "::ffff:10.1.2.3": true,
 		"127.0.0.1": false, "::1": false, "10.2.0.1": false, "172.16.0.1": false, "192.168.1.1": false, "169.254.169.254": false,
@@ -31,7 +32,7 @@ func TestGuard_addresses(t *testing.T) {
 // changes after a check gains nothing: there is no check before the dial.
 func TestGuard_nameThatResolvesToThisMachine_isRefused(t *testing.T) {
 	t.Parallel()
-	transport := newTransport(guard{}, nil)
+	transport := NewTransport(nil, nil)
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://localhost:9/", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +41,7 @@ func TestGuard_nameThatResolvesToThisMachine_isRefused(t *testing.T) {
 	if err == nil {
 		_ = resp.Body.Close()
 	}
-	if !errors.Is(err, errBlocked) {
+	if !errors.Is(err, ErrBlocked) {
 		t.Errorf("got %v", err)
 	}
 }

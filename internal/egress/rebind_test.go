@@ -1,4 +1,4 @@
-package hooks
+package egress
 
 import (
 	"context"
@@ -78,7 +78,7 @@ func TestGuard_answerChangesAfterACheck_isRefused(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	post := func(allow ...string) error {
-		g, err := newGuard(allow)
+		allowed, err := ParseNetworks(allow)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestGuard_answerChangesAfterACheck_isRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		transport := newTransport(g, resolver)
+		transport := NewTransport(allowed, resolver)
 		resp, err := transport.RoundTrip(req)
 		if err == nil {
 			_ = resp.Body.Close()
@@ -97,7 +97,7 @@ func TestGuard_answerChangesAfterACheck_isRefused(t *testing.T) {
 	if err != nil || len(checked) != 1 || (guard{}).check(checked[0]) != nil {
 		t.Fatalf("the check finds %v, %v", checked, err)
 	}
-	if err := post(); !errors.Is(err, errBlocked) {
+	if err := post(); !errors.Is(err, ErrBlocked) {
 		t.Errorf("%v", err)
 	}
 	if n := reached.Load(); n != 0 {

@@ -1,4 +1,4 @@
-package hooks
+package egress
 
 import "net/netip"
 
@@ -81,8 +81,8 @@ func isPublic(addr netip.Addr) bool {
 	return true
 }
 
-// allPublic reports whether every address of p is public.
-func allPublic(p netip.Prefix) bool {
+// AllPublic reports whether every address of p is public.
+func AllPublic(p netip.Prefix) bool {
 	if p.Addr().Is6() && !(globalUnicast.Contains(p.Addr()) && p.Bits() >= globalUnicast.Bits()) {
 		return false
 	}

@@ -1,4 +1,4 @@
-package hooks
+package egress
 
 import (
 	"math/rand/v2"
@@ -146,7 +146,7 @@ func TestIsPublic_properties(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if allPublic(p) && (!isPublic(bare) || !isPublic(p.Addr()) || !isPublic(lastOf(p))) {
+		if AllPublic(p) && (!isPublic(bare) || !isPublic(p.Addr()) || !isPublic(lastOf(p))) {
 			t.Fatalf("%s is taken for wholly public", p)
 		}
 	}
@@ -171,7 +171,7 @@ func TestAllPublic_networks(t *testing.T) {
 		"93.184.216.0/24": true, "8.0.0.0/7": true, "0.0.0.0/0": false, "128.0.0.0/1": false, "168.63.129.0/24": false, "10.1.0.0/16": false,
 		"2606:2800::/32": true, "::/0": false, "2000::/3": false, "2001:db8:1::/48": false, "fd00::/8": false, "64:ff9b::/96": false,
 	} {
-		if got := allPublic(netip.MustParsePrefix(text)); got != want {
+		if got := AllPublic(netip.MustParsePrefix(text)); got != want {
 			t.Errorf("%s: wholly public is %v, want %v", text, got, want)
 		}
 	}
