@@ -103,8 +103,8 @@ func TestModule_renamed_builds(t *testing.T) {
 	}
 	inFolder(t, dir, "go", "build", "./...")
 	inFolder(t, dir, "go", "vet", "./...")
-	if diff := inFolder(t, dir, "gofmt", "-l", "."); diff != "" {
-		t.Errorf("not formatted any more: %s", diff)
+	if was, is := inFolder(t, ".", "gofmt", "-l", "."), inFolder(t, dir, "gofmt", "-l", "."); is != was {
+		t.Errorf("not formatted any more: %s", is)
 	}
 	if name := strings.TrimSpace(inFolder(t, filepath.Join(dir, "bench"), "go", "list", "-m")); name != path+"/bench" {
 		t.Errorf("the module in bench/ is %s", name)
