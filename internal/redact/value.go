@@ -99,7 +99,29 @@ func (n *name) secret() bool {
 // name reads the name that ends before the separator s[i].
 func (x *scanner) name(i int) (n name, ok bool) {
 	s := x.s
-	end := i
+	end, quote := x.nameEnd(i)
+	begin := end
+	for begin > x.done && end-begin < maxName && (nameChars[s[begin-1]] || quote != 0 && s[begin-1] == ' ') {
+		begin--
+	}
+	if begin == end {
+		return n, false
+	}
+	if begin > 0 && s[begin-1] == '\\' && end-begin > 1 && strings.IndexByte("nrt", s[begin]) >= 0 {
+		begin++ // an escaped line break
+	}
+	n = name{text: s[begin:end], begin: begin, quote: quote}
+	if begin > 0 {
+		x.surroundings(&n, end)
+	}
+	return n, true
+}
+
+// nameEnd returns the end of the name before the separator s[i], and the quote around
+// the name, or 0.
+func (x *scanner) nameEnd(i int) (end int, quote byte) {
+	s := x.s
+	end = i
 	if end > 0 && s[end-1] == '!' { // password != 'x'
 		end--
 	}
@@ -118,25 +140,18 @@ func (x *scanner) name(i int) (n name, ok bool) {
 	}
 	if end > x.done && (s[end-1] == '"' || s[end-1] == '\'' || s[end-1] == '`') {
 		end--
-		n.quote = s[end]
+		quote = s[end]
 		for end > x.done && s[end-1] == '\\' {
 			end--
 		}
 	}
-	begin := end
-	for begin > x.done && end-begin < maxName && (nameChars[s[begin-1]] || n.quote != 0 && s[begin-1] == ' ') {
-		begin--
-	}
-	if begin == end {
-		return n, false
-	}
-	if begin > 0 && s[begin-1] == '\\' && end-begin > 1 && strings.IndexByte("nrt", s[begin]) >= 0 {
-		begin++ // an escaped line break
-	}
-	n.text, n.begin = s[begin:end], begin
-	if begin == 0 {
-		return n, true
-	}
+	return end, quote
+}
+
+// surroundings completes a name that doesn't begin the text by the byte before it. end
+// is where the name ends.
+func (x *scanner) surroundings(n *name, end int) {
+	s, begin := x.s, n.begin
 	switch s[begin-1] {
 	case '?', '&':
 		n.query = true
@@ -164,7 +179,6 @@ func (x *scanner) name(i int) (n name, ok bool) {
 			}
 		}
 	}
-	return n, true
 }
 
 // secondWords make the name of a secret together with the word before.
@@ -263,8 +277,8 @@ func indentOf(s string, i int) int {
 	return n
 }
 
-// value finds the value of a secret: sep is where the separator is, after where
-// it ends and from where something stands behind it.
+// value finds the value of a secret. sep is the place of the separator, after is its
+// end, and from is the first byte behind it that is no space.
 func (x *scanner) value(n name, sep, after, from int) (v value, ok bool) {
 	s := x.s
 	if placeholderAt(s, from) {
@@ -295,6 +309,12 @@ func (x *scanner) value(n name, sep, after, from int) (v value, ok bool) {
 	if s[sep] == ':' && n.quote == 0 && pathAt(s, from) {
 		return v, false
 	}
+	return x.bareValue(n, sep, after, from)
+}
+
+// bareValue is [scanner.value] for a value without quotes and brackets.
+func (x *scanner) bareValue(n name, sep, after, from int) (v value, ok bool) {
+	s := x.s
 	v = bare(s, from, n.query)
 	first := s[v.from:v.end]
 	switch {
@@ -316,7 +336,13 @@ func (x *scanner) value(n name, sep, after, from int) (v value, ok bool) {
 		}
 		return v, true
 	}
-	// A name, a colon and some words: a header, YAML or a sentence.
+	return x.words(n, v, after, from)
+}
+
+// words finds the value after a name and a colon: in a header, in YAML or in a
+// sentence. v is its first word.
+func (x *scanner) words(n name, v value, after, from int) (value, bool) {
+	s, first := x.s, x.s[v.from:v.end]
 	if prose(first) {
 		return v, false
 	}
