@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"soniq/internal/cli/terminal"
 )
 
@@ -59,6 +61,8 @@ type App struct {
 	// same terminal.
 	IgnoreInterrupts atomic.Bool
 
+	// pool is that of Open; nil before.
+	pool    *pgxpool.Pool
 	closers []func() error
 
 	// abortCleanups run when the process ends in the middle of a command.

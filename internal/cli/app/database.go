@@ -105,8 +105,12 @@ func (a *App) SchemaName() string {
 
 // Open connects to the database, and checks that it answers. The pool has one
 // connection until a command needs more. The private database is started, and
-// gets its tables. All is closed when the command ends.
+// gets its tables. All is closed when the command ends. Further calls return the
+// same pool.
 func (a *App) Open() (*pgxpool.Pool, error) {
+	if a.pool != nil {
+		return a.pool, nil
+	}
 	db, err := a.Database()
 	if err != nil {
 		return nil, err
@@ -143,6 +147,7 @@ func (a *App) Open() (*pgxpool.Pool, error) {
 			return nil, fmt.Errorf("set up the private database: %w", err)
 		}
 	}
+	a.pool = pool
 	return pool, nil
 }
 
@@ -239,7 +244,7 @@ func (a *App) describeMissing() string {
 	if name == "" || name == pg.DefaultSchema {
 		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
 	}
-	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run 'soniq setup --schema %s'", name, ShellWord(name))
+	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run: soniq setup --schema %s", name, ShellWord(name))
 }
 
 // ShellWord quotes text, where needed, so that a shell reads it as one word.

@@ -378,7 +378,7 @@ func (hooksTestCmd) Help() string {
 }
 
 func (c *hooksTestCmd) Run(a *app.App) error {
-	pool, err := a.Open()
+	config, err := c.HookConfig(a)
 	if err != nil {
 		return err
 	}
@@ -386,7 +386,7 @@ func (c *hooksTestCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	config, err := c.HookConfig(a)
+	pool, err := a.Open()
 	if err != nil {
 		return err
 	}

@@ -139,8 +139,7 @@ func (c *runCmd) Run(a *app.App) error {
 	ctx, stop := context.WithCancel(a.Ctx)
 	defer stop()
 	a.Ctx = ctx
-	// Until there is a worker that could be stopped in good order, the first
-	// signal ends the command.
+	// Before the worker exists, the first signal ends the command.
 	loaded := a.OnSignals(stop, func() { a.Exit(app.ExitFailed) })
 	s, err := c.load(a)
 	loaded()
@@ -150,11 +149,30 @@ func (c *runCmd) Run(a *app.App) error {
 	if c.CheckConfig {
 		return s.check(a)
 	}
-	config := s.config
-	config.Logger = a.Log
-
 	started := make(chan *engine.Worker, 1)
-	defer a.OnSignals(
+	defer stopInSteps(a, stop, started)()
+	worker, err := c.newWorker(a, s)
+	if err != nil {
+		return err
+	}
+	started <- worker
+	for i := range s.file.Jobs {
+		job := &s.file.Jobs[i]
+		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
+	}
+	// If the reader of the log is gone ('2>&1 | tee' without its tee), a write
+	// fails and the jobs go on.
+	pipe := make(chan os.Signal, 1)
+	signal.Notify(pipe, syscall.SIGPIPE)
+	defer signal.Stop(pipe)
+	return worker.Run(a.Ctx)
+}
+
+// stopInSteps answers signals: the first stops the worker when its jobs have
+// ended, the second gives the jobs back, the third ends the process. The function
+// that it returns ends that.
+func stopInSteps(a *app.App, stop func(), started <-chan *engine.Worker) func() {
+	return a.OnSignals(
 		func() {
 			a.Note("soniq: stopping once running jobs have ended; Ctrl-C again gives them back")
 			stop()
@@ -164,87 +182,96 @@ func (c *runCmd) Run(a *app.App) error {
 			select {
 			case w := <-started:
 				w.Cancel()
-			default: // it hasn't begun, or is over
+			default: // it has not started, or has ended
 			}
 		},
 		func() { a.Exit(app.ExitFailed) },
-	)()
+	)
+}
 
+// newWorker makes the worker, and declares the hooks of the configuration.
+func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
+	config := s.config
+	config.Logger, config.Schema = a.Log, a.SchemaName()
 	registry, err := workerflags.Register(a, s.file.Jobs, handler.Config{Logger: a.Log})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	pool, err := a.Open()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if c.Hooks {
 		s.hooks.Schema = a.SchemaName()
 		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := workerflags.Declare(a, dispatcher, s.file); err != nil {
-			return err
+			return nil, err
 		}
 		config.Services = append(config.Services, dispatcher)
 	}
-	worker, err := engine.NewWorker(pool, registry, config)
-	if err != nil {
-		return err
-	}
-	started <- worker
-	for i := range s.file.Jobs {
-		job := &s.file.Jobs[i]
-		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
-	}
-	// A log that nobody reads any more ('2>&1 | tee' whose tee is gone) must
-	// not end the jobs: the write fails, and the work goes on.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
-	return worker.Run(a.Ctx)
+	return engine.NewWorker(pool, registry, config)
 }
 
-// config joins the file and the flags, which win. In both 0 is what it says;
-// in the engine's configuration it is the default, and negative is none.
+// config joins the file and the flags; a flag wins. In both, 0 means 0. In the
+// engine's configuration 0 is the default, and a negative value means none.
 func (c *runCmd) config(file *workerfile.File) (config engine.WorkerConfig, err error) {
 	config = engine.WorkerConfig{
 		Queues:    file.Queues,
 		Retention: file.Retention,
-		// A command that ignores SIGTERM is killed before its job is given
-		// back, so that it never runs twice at once.
+		// A command that ignores SIGTERM is killed before its job is given back.
+		// Otherwise the job could run twice at once.
 		CancelGrace: handler.CancelGrace,
 	}
-	for _, q := range c.Queues {
-		if q == "" {
-			return config, app.Usagef("--queues has an empty name")
-		}
+	if slices.Contains(c.Queues, "") {
+		return config, app.Usagef("--queues has an empty name")
 	}
 	if len(c.Queues) > 0 {
 		config.Queues = c.Queues
 	}
+	for _, set := range []func(*engine.WorkerConfig, *workerfile.File) error{c.concurrency, c.durations, c.limits, c.warnings} {
+		if err := set(&config, file); err != nil {
+			return config, err
+		}
+	}
+	if c.ListenURL != "" {
+		if config.ListenConfig, err = app.ListenConfig(c.ListenURL); err != nil {
+			return config, err
+		}
+	}
+	return config, nil
+}
+
+// concurrency sets how many jobs run at once: in all, and of each queue.
+func (c *runCmd) concurrency(config *engine.WorkerConfig, file *workerfile.File) error {
 	if file.Concurrency != nil {
 		config.Concurrency = *file.Concurrency
 	}
 	if c.Concurrency != nil {
 		if config.Concurrency = *c.Concurrency; config.Concurrency < 1 || config.Concurrency > workerfile.MaxConcurrency {
-			return config, app.Usagef("--concurrency must be from 1 to %d, not %d", workerfile.MaxConcurrency, config.Concurrency)
+			return app.Usagef("--concurrency must be from 1 to %d, not %d", workerfile.MaxConcurrency, config.Concurrency)
 		}
 	}
 	config.QueueConcurrency = map[string]int{}
 	maps.Copy(config.QueueConcurrency, file.QueueConcurrency)
 	maps.Copy(config.QueueConcurrency, c.PerQueue)
-	served := (&served{file: file, config: config}).queues()
+	served := (&served{file: file, config: *config}).queues()
 	for _, queue := range slices.Sorted(maps.Keys(config.QueueConcurrency)) {
 		n := config.QueueConcurrency[queue]
 		if n < 1 || n > workerfile.MaxConcurrency {
-			return config, app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, workerfile.MaxConcurrency, n)
+			return app.Usagef("--queue-concurrency: %s must be from 1 to %d, not %d", queue, workerfile.MaxConcurrency, n)
 		}
 		if !slices.Contains(served, queue) {
-			return config, app.Usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
+			return app.Usagef("queue-concurrency: queue %q is not served; the queues are %s", queue, strings.Join(served, ", "))
 		}
 	}
+	return nil
+}
+
+// durations sets the times that are given as durations.
+func (c *runCmd) durations(config *engine.WorkerConfig, file *workerfile.File) error {
 	for _, d := range []struct {
 		flag        string
 		given, file *time.Duration
@@ -256,32 +283,18 @@ func (c *runCmd) config(file *workerfile.File) (config engine.WorkerConfig, err 
 		{"--shutdown-timeout", c.ShutdownTimeout, file.ShutdownTimeout, &config.ShutdownTimeout, 1},
 		{"--unknown-grace", c.UnknownGrace, file.UnknownGrace, &config.UnknownGrace, -1},
 	} {
-		value := d.given
-		if value == nil {
-			value = d.file // checked already
-		}
+		value := cmp.Or(d.given, d.file) // the file's is checked already
 		switch {
 		case value == nil:
 		case *value < 0:
-			return config, app.Usagef("%s must not be negative: %s", d.flag, *value)
+			return app.Usagef("%s must not be negative: %s", d.flag, *value)
 		case *value == 0:
 			*d.target = d.zero
 		default:
 			*d.target = *value
 		}
 	}
-	if err := c.limits(&config, file); err != nil {
-		return config, err
-	}
-	if err := c.warnings(&config, file); err != nil {
-		return config, err
-	}
-	if c.ListenURL != "" {
-		if config.ListenConfig, err = app.ListenConfig(c.ListenURL); err != nil {
-			return config, err
-		}
-	}
-	return config, nil
+	return nil
 }
 
 // limits sets what the worker takes on of jobs that anybody may have enqueued.
