@@ -245,7 +245,7 @@ func (w *Worker) work(ctx context.Context) error {
 
 	if w.inflight.busy() {
 		// Producers need not wait for a drain. Without one, Unregister withdraws.
-		beating.Go(func() error { w.fetcher.waiter.Leave(background); return nil })
+		beating.Go(func() error { w.fetcher.waiter.WithdrawAll(background); return nil })
 	}
 	w.inflight.drain(cancelJobs, w.config.ShutdownTimeout, w.config.CancelGrace, w.cancelled)
 	// All outcomes are there now. Handlers that never returned can't add any.

@@ -7,8 +7,9 @@ import (
 	"context"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // System is a queue under test.
@@ -44,11 +45,7 @@ type Probe interface {
 }
 
 // DB is a pool, a connection or a transaction.
-type DB interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
+type DB = pg.Querier
 
 // fillBatch is how many jobs one call of a client inserts.
 const fillBatch = 5000

@@ -352,8 +352,8 @@ func (w *Waiter) withdraw(ctx context.Context, keys []string) {
 	w.reach(Withdrawn)
 }
 
-// Leave withdraws from all queues. Call it after the fetcher has ended.
-func (w *Waiter) Leave(ctx context.Context) {
+// WithdrawAll withdraws from all queues. Call it after the fetcher has ended.
+func (w *Waiter) WithdrawAll(ctx context.Context) {
 	var keys []string
 	for key, row := range w.rows {
 		if row.written {
