@@ -12,7 +12,7 @@ import (
 	"soniq/engine"
 )
 
-func TestRegistry_try_judgesLikeAWorker(t *testing.T) {
+func TestRegistry_DryRun_judgesLikeAWorker(t *testing.T) {
 	t.Parallel()
 	reg := engine.NewRegistry()
 	handle := func(name string, result any, err error, opts ...engine.HandleOption) {
