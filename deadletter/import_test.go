@@ -21,6 +21,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 var formats = []deadletter.Format{deadletter.FormatJSON, deadletter.FormatJSONL, deadletter.FormatCSV}
@@ -444,9 +445,7 @@ func TestQueue_Import_dryRun_isTheEffect(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
-	seed := rand.Uint64()
-	r := rand.New(rand.NewPCG(seed, 1))
-	t.Logf("seed %d", seed)
+	r := testkit.Rand(t)
 	for range 60 {
 		id, job := uuid.New(), uuid.New()
 		insertDead(t, pool, columns{"id": id, "state": pick(r, someStates...), "replay_job_id": job})

@@ -7,26 +7,18 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // explain returns the plan of a statement, as it is for these parameters.
 func explain(t *testing.T, db pg.Querier, sql string, params ...any) string {
 	t.Helper()
-	rows, err := db.Query(t.Context(), "explain "+sql, params...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return strings.Join(lines, "\n")
+	return testkit.Explain(t, db, sql, params...)
 }
 
 func TestQueue_plansUseTheIndexes(t *testing.T) {

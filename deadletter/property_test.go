@@ -19,6 +19,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/argshash"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // pick is one of some values.
@@ -116,9 +117,7 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
-	seed := rand.Uint64()
-	r := rand.New(rand.NewPCG(seed, 1))
-	t.Logf("seed %d", seed)
+	r := testkit.Rand(t)
 	population(t, pool, r, 70)
 	exec(t, pool, "create table saved as select * from soniq_dead_letter_jobs")
 	queuedArgs, err := argshash.Sum([]byte(`{"user_id": 1}`))

@@ -10,13 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
 	"soniq/internal/claim"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 const heldSQL = `
@@ -50,17 +53,25 @@ func TestWorker_sameHostnameAndPID_eachHasItsLock(t *testing.T) {
 	}
 }
 
+// busyBesideAnother starts a worker that runs a job until release is closed, and
+// another one that sees the first one's lock.
+func busyBesideAnother(t *testing.T, pool *pgxpool.Pool) (w *running, id uuid.UUID, release chan struct{}) {
+	t.Helper()
+	reg := engine.NewRegistry()
+	started, release := slowJob(reg, "slow")
+	w = start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
+	start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, Queues: []string{"other"}})
+	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	id = enqueue(t, newClient(t, pool), "slow", nil)
+	receive(t, "start", started)
+	return w, id, release
+}
+
 func TestWorker_listenerKilled_takesAnotherLockAndKeepsItsJob(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	client := newClient(t, pool)
-	reg := engine.NewRegistry()
-	started, release := slowJob(reg, "slow")
-	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
-	start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, Queues: []string{"other"}})
-	waitUntil(t, pool, "both locks", advertisingSQL, 2)
-	id := enqueue(t, client, "slow", nil)
-	receive(t, "start", started)
+	w, id, release := busyBesideAnother(t, pool)
 	defer close(release)
 	const keySQL = `select lock_key from soniq_workers where id = $1`
 	before := queryValue[int64](t, pool, keySQL, w.ID())
@@ -239,14 +250,7 @@ func TestWorker_buries_onlyWhoIsStillDead(t *testing.T) {
 	bury(beaten.Add(-time.Second))
 	wants(engine.StatusProcessing, "active")
 
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background()) //nolint:errcheck // it was rolled back already
-	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, id); err != nil {
-		t.Fatal(err)
-	}
+	tx := testkit.LockJob(t, pool, id)
 	bury(beaten)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
@@ -402,13 +406,7 @@ func TestWorker_draining_withdrawsItsLockAndKeepsItsJob(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	client := newClient(t, pool)
-	reg := engine.NewRegistry()
-	started, release := slowJob(reg, "slow")
-	w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 1})
-	start(t, pool, reg, engine.WorkerConfig{Concurrency: 1, Queues: []string{"other"}})
-	waitUntil(t, pool, "both locks", advertisingSQL, 2)
-	id := enqueue(t, client, "slow", nil)
-	receive(t, "start", started)
+	w, id, release := busyBesideAnother(t, pool)
 	stopped := make(chan error, 1)
 	go func() { stopped <- w.stop() }()
 	waitUntil(t, pool, "the lock's withdrawal", `

@@ -15,6 +15,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // The database committed a claim, and its answer was lost with the connection:
@@ -175,14 +176,7 @@ func TestWorker_endlessShutdownTimeout_outcomesAreAwaited(t *testing.T) {
 		t.Errorf("a job that is perhaps still run is %s", job.Status)
 	}
 	// The outcome has to wait for the row.
-	tx, err := pool.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback(context.Background()) //nolint:errcheck // it was rolled back already
-	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, id); err != nil {
-		t.Fatal(err)
-	}
+	tx := testkit.LockJob(t, pool, id)
 	w.cancel()
 	close(release)
 	waitUntil(t, pool, "the settler at the lock", `

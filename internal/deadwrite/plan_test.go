@@ -5,10 +5,10 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/pg"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 func TestMain(m *testing.M) { testdb.Main(m) }
@@ -16,15 +16,7 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 // explain returns the plan of a statement, as it is for these parameters.
 func explain(t *testing.T, db pg.Querier, sql string, params ...any) string {
 	t.Helper()
-	rows, err := db.Query(t.Context(), "explain "+sql, params...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return strings.Join(lines, "\n")
+	return testkit.Explain(t, db, sql, params...)
 }
 
 // A batch must cost what its own rows cost, and statistics mostly are from a

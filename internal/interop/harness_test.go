@@ -135,3 +135,14 @@ func document(t *testing.T, raw []byte) (v any) {
 
 // newQueue returns the dead-letter queue of a test's database.
 var newQueue = testclient.Queue
+
+// goEcho returns a database in which a Go worker runs the jobs go.echo, and a client
+// of it.
+func goEcho(t *testing.T) (*pgxpool.Pool, *engine.Client) {
+	t.Helper()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	echo(reg, "go.echo", engine.Queue("go"))
+	goWorker(t, pool, reg, engine.WorkerConfig{})
+	return pool, newClient(t, pool)
+}

@@ -39,11 +39,7 @@ const arguments = `{
 func TestArguments_pythonEnqueues_goRunsThemAsTheyWere(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
-		pool := testdb.New(t)
-		client := newClient(t, pool)
-		reg := engine.NewRegistry()
-		echo(reg, "go.echo", engine.Queue("go"))
-		goWorker(t, pool, reg, engine.WorkerConfig{})
+		pool, client := goEcho(t)
 		c := py.console(t, pool)
 		for _, args := range []string{`{}`, arguments} {
 			id := uuid.MustParse(eval[string](t, c, `await app.enqueue("go.echo", args=args, queue="go")`, with{"args": json.RawMessage(args)}))
@@ -179,11 +175,7 @@ func TestResults_eachSideReadsTheOthers(t *testing.T) {
 func TestScheduled_eachSideRunsTheOthersWhenDue(t *testing.T) {
 	t.Parallel()
 	eachRelease(t, func(t *testing.T, py *python) {
-		pool := testdb.New(t)
-		client := newClient(t, pool)
-		reg := engine.NewRegistry()
-		echo(reg, "go.echo", engine.Queue("go"))
-		goWorker(t, pool, reg, engine.WorkerConfig{})
+		pool, client := goEcho(t)
 		c := py.console(t, pool)
 
 		// By Python's API, for Go: run at its time, and not before.

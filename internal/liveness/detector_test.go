@@ -46,6 +46,15 @@ func newScene(t *testing.T, ours bool) *scene {
 	return s
 }
 
+// newWatched is a scene whose peer holds a lock that the witness has seen for a while.
+func newWatched(t *testing.T) *scene {
+	t.Helper()
+	s := newScene(t, true)
+	s.advertise()
+	s.lives(20*time.Second, true)
+	return s
+}
+
 func (s *scene) advertise() { s.peer.LockKey = new(int64(7)) }
 
 // passes lets time go on, with a look each half second, and returns after how
@@ -81,14 +90,16 @@ func (s *scene) dies(ownLock bool, from, to time.Duration) {
 
 func (s *scene) crash() { s.peer.Held, s.beats = false, false }
 
-func TestDetector_lockLostBeforeItsEyes_isDeadIn3Seconds(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, true)
-	s.advertise()
-	s.lives(20*time.Second, true)
-	// The worst moment: it has just beaten.
+// crashAfterBeat crashes at the worst moment: the peer has just beaten.
+func (s *scene) crashAfterBeat() {
 	s.peer.Heartbeat = s.now
 	s.crash()
+}
+
+func TestDetector_lockLostBeforeItsEyes_isDeadIn3Seconds(t *testing.T) {
+	t.Parallel()
+	s := newWatched(t)
+	s.crashAfterBeat()
 	s.dies(true, 2*time.Second, 2500*time.Millisecond)
 }
 
@@ -112,22 +123,16 @@ func TestDetector_lockItNeverSaw_onlyTheHeartbeatCounts(t *testing.T) {
 // A restart takes every lock, the observer's too.
 func TestDetector_ownLockGone_onlyTheHeartbeatCounts(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, true)
-	s.advertise()
-	s.lives(20*time.Second, true)
-	s.peer.Heartbeat = s.now
-	s.crash()
+	s := newWatched(t)
+	s.crashAfterBeat()
 	s.dies(false, 30*time.Second, 31*time.Second)
 }
 
 // What an earlier session saw tells nothing of this one.
 func TestDetector_reconnected_forgetsWhatItSaw(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, true)
-	s.advertise()
-	s.lives(20*time.Second, true)
-	s.peer.Heartbeat = s.now
-	s.crash()
+	s := newWatched(t)
+	s.crashAfterBeat()
 	s.witness.reconnect(s.now)
 	s.dies(true, 30*time.Second, 31*time.Second)
 }
@@ -146,8 +151,7 @@ func TestDetector_lockLostButHeartbeat_lives(t *testing.T) {
 	// It has a new lock, and loses that one with its life.
 	s.peer.LockKey, s.peer.Held = new(int64(8)), true
 	s.lives(time.Second, true)
-	s.peer.Heartbeat = s.now
-	s.crash()
+	s.crashAfterBeat()
 	s.dies(true, 2*time.Second, 2500*time.Millisecond)
 }
 
@@ -163,8 +167,7 @@ func TestDetector_noLock_theHeartbeatCounts(t *testing.T) {
 		s := newScene(t, tt.ours)
 		s.peer.Held = false
 		s.lives(10*time.Minute, true)
-		s.peer.Heartbeat = s.now
-		s.crash()
+		s.crashAfterBeat()
 		t.Log(name)
 		s.dies(true, tt.limit, tt.limit+time.Second)
 	}

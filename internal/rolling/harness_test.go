@@ -161,15 +161,7 @@ func (r *running) kill(t *testing.T) {
 	_ = r.cmd.Wait()
 }
 
-func openPool(t *testing.T, url string) *pgxpool.Pool {
-	t.Helper()
-	pool, err := pgxpool.New(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
-}
+var openPool = testkit.Open
 
 // value returns the one value of a query.
 func value[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) T {

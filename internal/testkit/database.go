@@ -1,8 +1,11 @@
 package testkit
 
 import (
+	"context"
+	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -35,4 +38,49 @@ func Column[T any](t testing.TB, pool *pgxpool.Pool, sql string, args ...any) []
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return values
+}
+
+// Open returns a pool on a database, until the end of the test.
+func Open(t testing.TB, url string) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// A Querier runs queries: a pool, a connection or a transaction.
+type Querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// Explain returns the plan of a statement, as it is for these parameters.
+func Explain(t testing.TB, db Querier, sql string, params ...any) string {
+	t.Helper()
+	rows, err := db.Query(t.Context(), "explain "+sql, params...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// LockJob holds the lock of a job's row until the returned transaction ends, at the
+// latest with the test.
+func LockJob(t testing.TB, pool *pgxpool.Pool, id uuid.UUID) pgx.Tx {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // it may have ended
+	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, id); err != nil {
+		t.Fatal(err)
+	}
+	return tx
 }

@@ -196,22 +196,12 @@ func (j *jobReader) commonKeys() map[string]func(*yaml.Node) {
 // execKeys adds the keys of commands.
 func (j *jobReader) execKeys(keys map[string]func(*yaml.Node)) {
 	run := &j.job.Run.Exec
-	keys["exec"] = func(n *yaml.Node) {
-		j.isExec = true
-		run.Command = j.text(n, j.at("exec"))
-	}
-	keys["permanent_exit_codes"] = func(n *yaml.Node) {
-		j.execOnly["permanent_exit_codes"] = n
-		run.PermanentCodes = j.exitCodes(n, j.at("permanent_exit_codes"))
-	}
-	keys["env"] = func(n *yaml.Node) {
-		j.execOnly["env"] = n
-		run.Env = j.environment(n, j.at("env"))
-	}
-	keys["dir"] = func(n *yaml.Node) {
-		j.execOnly["dir"] = n
-		run.Dir = j.folder(n, j.at("dir"))
-	}
+	keys["exec"] = func(n *yaml.Node) { j.isExec, run.Command = true, j.text(n, j.at("exec")) }
+	j.only(keys, j.execOnly, map[string]func(*yaml.Node, string){
+		"permanent_exit_codes": func(n *yaml.Node, at string) { run.PermanentCodes = j.exitCodes(n, at) },
+		"env":                  func(n *yaml.Node, at string) { run.Env = j.environment(n, at) },
+		"dir":                  func(n *yaml.Node, at string) { run.Dir = j.folder(n, at) },
+	})
 }
 
 // httpKeys adds the keys of endpoints.
@@ -221,13 +211,19 @@ func (j *jobReader) httpKeys(keys map[string]func(*yaml.Node)) {
 		j.isHTTP = true
 		j.url(n, j.at("http"), run)
 	}
-	keys["headers"] = func(n *yaml.Node) {
-		j.httpOnly["headers"] = n
-		run.Headers = j.headers(n, j.at("headers"))
-	}
-	keys["secret"] = func(n *yaml.Node) {
-		j.httpOnly["secret"] = n
-		run.Secret = j.secret(n, j.at("secret"))
+	j.only(keys, j.httpOnly, map[string]func(*yaml.Node, string){
+		"headers": func(n *yaml.Node, at string) { run.Headers = j.headers(n, at) },
+		"secret":  func(n *yaml.Node, at string) { run.Secret = j.secret(n, at) },
+	})
+}
+
+// only adds keys of one kind of handler, and notes in lines where they stand.
+func (j *jobReader) only(keys map[string]func(*yaml.Node), lines map[string]*yaml.Node, of map[string]func(*yaml.Node, string)) {
+	for key, read := range of {
+		keys[key] = func(n *yaml.Node) {
+			lines[key] = n
+			read(n, j.at(key))
+		}
 	}
 }
 

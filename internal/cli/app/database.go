@@ -311,11 +311,18 @@ func innermost(err error) string {
 
 // Client is a client of the database that the flags lead to.
 func (a *App) Client() (*engine.Client, error) {
+	_, client, err := a.OpenClient()
+	return client, err
+}
+
+// OpenClient opens the database that the flags lead to, and a client of it.
+func (a *App) OpenClient() (*pgxpool.Pool, *engine.Client, error) {
 	pool, err := a.Open()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), ProducerID: a.person()})
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), ProducerID: a.person()})
+	return pool, client, err
 }
 
 // DeadLetters returns the dead-letter queue of the database.

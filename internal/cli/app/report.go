@@ -42,3 +42,17 @@ func commandPath(cmd *kong.Context) string {
 	}
 	return "soniq" + path
 }
+
+// NoTable ends a command that has no table to print: with an error, with a document
+// for --json, or with a note where there is nothing.
+func NoTable[T any](a *App, list []T, err error, empty string) error {
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.Out.Document(list)
+	default:
+		a.Note("%s", empty)
+		return nil
+	}
+}

@@ -265,15 +265,7 @@ func CheckComplaint(t *testing.T, r Result) {
 }
 
 // ClosedPort is the address of a port that nobody listens on.
-func ClosedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
+var ClosedPort = testkit.ClosedAddress
 
 // RefusingServer is a PostgreSQL that no password is right for: one that is
 // given to the tests may let everybody in.

@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/clitest"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // What 'soniq setup' mends of a database of 0.1.0 it says, and what a person has
@@ -29,11 +29,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			url := testdb.EmptyURL(t)
-			pool, err := pgxpool.New(t.Context(), url)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(pool.Close)
+			pool := testkit.Open(t, url)
 			for _, sql := range []string{
 				string(schema), `grant create on schema public to public`,
 				`create table soniq_migrations (id serial primary key, version varchar(255) not null unique, name text not null, applied_at timestamp default now(), checksum text)`,
@@ -93,11 +89,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 func TestSetup_objectOfAnotherRole_isOneLine(t *testing.T) {
 	t.Parallel()
 	url := testdb.EmptyURL(t)
-	pool, err := pgxpool.New(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
+	pool := testkit.Open(t, url)
 	// Roles are the whole server's.
 	role := "soniq_r_" + strings.ReplaceAll(uuid.NewString(), "-", "")
 	t.Cleanup(func() {

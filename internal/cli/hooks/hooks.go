@@ -203,14 +203,8 @@ func (hooksListCmd) Run(a *app.App) error {
 		return err
 	}
 	list, err := store.List(a.Ctx)
-	switch {
-	case err != nil:
-		return err
-	case a.JSON:
-		return a.Out.Document(list)
-	case len(list) == 0:
-		a.Note("no hooks; add one with 'soniq hooks add'")
-		return nil
+	if err != nil || a.JSON || len(list) == 0 {
+		return app.NoTable(a, list, err, "no hooks; add one with 'soniq hooks add'")
 	}
 	t := terminal.Table{Columns: []terminal.Column{
 		{Title: "HOOK", Min: 8},
@@ -474,14 +468,8 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 		}
 	}
 	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: c.Hook, State: c.State, Limit: c.Limit})
-	switch {
-	case err != nil:
-		return err
-	case a.JSON:
-		return a.Out.Document(list)
-	case len(list) == 0:
-		a.Note("no deliveries")
-		return nil
+	if err != nil || a.JSON || len(list) == 0 {
+		return app.NoTable(a, list, err, "no deliveries")
 	}
 	t := terminal.Table{Columns: []terminal.Column{
 		{Title: "DELIVERY"},

@@ -51,11 +51,7 @@ func (c *jobShowCmd) Run(a *app.App) error {
 	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName()})
+	pool, client, err := a.OpenClient()
 	if err != nil {
 		return err
 	}

@@ -73,11 +73,7 @@ func (c *jobListCmd) Run(a *app.App) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName()})
+	pool, client, err := a.OpenClient()
 	if err != nil {
 		return err
 	}

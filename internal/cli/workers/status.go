@@ -2,7 +2,6 @@ package workers
 
 import (
 	"soniq/deadletter"
-	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/jobs"
 	"soniq/internal/cli/terminal"
@@ -20,11 +19,7 @@ func (StatusCommand) Help() string {
 
 // Run runs the command.
 func (StatusCommand) Run(a *app.App) error {
-	pool, err := a.Open()
-	if err != nil {
-		return err
-	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName()})
+	client, err := a.Client()
 	if err != nil {
 		return err
 	}
