@@ -54,7 +54,11 @@ func digest(s string) string {
 }
 
 func templateName() string {
-	return templatePrefix + digest(soniq.Version + "\n" + soniq.SchemaSQL())[:16]
+	text := soniq.Version + "\n" + soniq.SchemaSQL()
+	for _, m := range soniq.Migrations() {
+		text += m.Checksum()
+	}
+	return templatePrefix + digest(text)[:16]
 }
 
 // Both strategies of PostgreSQL 15, WAL and files, take the same 45 ms here.
