@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/internal/pg"
@@ -71,6 +72,7 @@ func TestQueue_schemaOfItsOwn_everyMethodWorks(t *testing.T) {
 	check("reveal", q.Reveal(ctx, ids[0]))
 	check("reveal a list", q.RevealList(ctx, json.RawMessage(`{}`), ids))
 
+	testSchemaTx(ctx, t, pool, q, ids[0])
 	check("check a replay", q.CheckReplay(ctx, ids[0], deadletter.ReplayOptions{}))
 	_, err = q.Replay(ctx, ids[0], deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{{Path: "n", Value: json.RawMessage("99")}}})
 	check("replay", err)
@@ -132,6 +134,29 @@ func testSchemaBulk(ctx context.Context, t *testing.T, q *deadletter.Queue, f de
 	result, err := q.ReplayAll(ctx, f, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: deadletter.Pace{Breaker: 0.5}})
 	if err != nil || len(result.Replayed) != 11 {
 		t.Errorf("replayed %+v, %v", result, err)
+	}
+	if _, err := q.ResumeReplay(ctx, result.Operation.ID, nil); !errors.Is(err, deadletter.ErrNotResumable) {
+		t.Errorf("resumed what is done: %v", err)
+	}
+}
+
+// testSchemaTx calls the methods that take part in a transaction, and rolls back.
+func testSchemaTx(ctx context.Context, t *testing.T, pool *pgxpool.Pool, q *deadletter.Queue, id uuid.UUID) {
+	t.Helper()
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	if _, err := q.ReplayTx(ctx, tx, id, deadletter.ReplayOptions{}); err != nil {
+		t.Errorf("replay in a transaction: %v", err)
+	}
+	result, err := q.ReplayAllTx(ctx, tx, deadletter.Filter{All: true}, deadletter.ReplayAllOptions{})
+	if err != nil || len(result.Replayed) != 11 {
+		t.Errorf("replay all in a transaction: %+v, %v", result, err)
+	}
+	if err := q.DeleteTx(ctx, tx, id); err != nil {
+		t.Errorf("delete in a transaction: %v", err)
 	}
 }
 
