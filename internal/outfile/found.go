@@ -9,11 +9,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenFound opens, by open, a file to be read that nobody has named: one that a
-// program looks for in its working folder. In a folder that others can write to
-// anybody may have put it there, and what it says would then be done as the user
-// who runs the program. So another user's file, or link, is refused there; open
-// must open what has the name at that moment.
+// OpenFound opens a file for reading that no person named, such as one that a program looks
+// for in its working folder. In a folder that other users can write to, any of them may have
+// put it there, and the program would follow it with the rights of the user who runs it. So
+// OpenFound refuses another user's file or link there. open must open what has the name at
+// that moment.
+//
+// Errors: those of open, and one that says why the file was refused.
 func OpenFound(path string, open func(path string) (*os.File, error)) (*os.File, error) {
 	return openFound(path, uint32(os.Geteuid()), open)
 }

@@ -1,18 +1,17 @@
-// Package outfile writes a file that a person named on a command line, which may
-// hold what nobody else should read, in a folder that others may write to.
+// Package outfile writes a file that a person named on a command line. The file may hold
+// secrets, and its folder may be one that other users can write to.
 //
-// A file is written beside its name and takes that over when it is complete:
-// nobody reads half of it, and an old one stays until then. A new file has the
-// mode 0600. One that is replaced keeps its mode and its owner. What is no
-// regular file is written to as it is.
+// The file is written under a temporary name beside its own, and renamed when it is
+// complete: nobody reads half of it, and an old file stays until then. A new file has the
+// mode 0600. A file that is replaced keeps its mode and its owner. A pipe, a socket or a
+// device is written to directly.
 //
-// The folder is looked for one name at a time and held open, and all that follows
-// is done relative to it, so that nobody can put another one in its place.
-// Symbolic links are followed, as a shell does it: what a link leads to is
-// written, and the link stays, also where that is a file which isn't there yet.
-// But one that another user put there, in a folder that others can write to, is
-// not: it would say whose file is written, and where. Nor is such a user's file or
-// named pipe written to, which they could read.
+// The path is opened one name at a time, and each folder is held open for the next step, so
+// that no other user can put another folder in its place. Symbolic links are followed, as a
+// shell does: the target is written, also if it doesn't exist yet, and the link stays. Two
+// things are refused in a folder that other users can write to: a link of another user,
+// which would decide where the file goes, and a file or named pipe of another user, which
+// that user could read.
 package outfile
 
 import (
@@ -30,10 +29,11 @@ import (
 	"golang.org/x/term"
 )
 
-// newMode is that of a new file: what is exported holds secrets.
+// newMode is the mode of a new file: what is exported may hold secrets.
 const newMode = 0o600
 
-// A File is being written. Its methods are for one goroutine, but for Abandon.
+// A File is a file that is being written. Its methods are for one goroutine, but for
+// Abandon.
 type File struct {
 	file *os.File
 	// shown is the name as the person gave it.
@@ -52,8 +52,11 @@ type File struct {
 	stop func() bool
 }
 
-// Create makes sure that path can be written. A named pipe waits for a reader.
-// After ctx has ended nothing waits for one any more.
+// Create opens path for writing. It creates no file under that name; Commit does. Opening a
+// named pipe waits for a reader. When ctx ends, nothing waits for a reader any more.
+//
+// Errors: *fs.PathError with the operating system's error, and one that says which other
+// user's file or link was refused.
 func Create(ctx context.Context, path string) (*File, error) {
 	f, err := create(ctx, path, uint32(os.Geteuid()))
 	if err != nil {
@@ -62,7 +65,7 @@ func Create(ctx context.Context, path string) (*File, error) {
 	return f, nil
 }
 
-// shownAs is err with the name that the person knows.
+// shownAs returns err with the path as the person gave it.
 func shownAs(path string, err error) error {
 	var refused *refusal
 	var errno unix.Errno
@@ -147,7 +150,7 @@ func (f *File) begin() error {
 	return nil
 }
 
-// IsTerminal reports whether it is a person's.
+// IsTerminal reports whether the file is a terminal.
 func (f *File) IsTerminal() bool {
 	var is unix.Stat_t
 	fd := -1
@@ -160,7 +163,7 @@ func (f *File) IsTerminal() bool {
 // Write writes to the file.
 func (f *File) Write(p []byte) (int, error) {
 	if f.truncate {
-		// Not before there is something to put in its place.
+		// An old file keeps its content until there is new content.
 		if err := f.file.Truncate(0); err != nil {
 			return 0, err
 		}
@@ -169,9 +172,11 @@ func (f *File) Write(p []byte) (int, error) {
 	return f.file.Write(p)
 }
 
-// Commit gives the file its name, once all of it is on disk. Where it can't take
-// that over (a file that something is mounted on, or whose owner can't be kept)
-// the old file gets the new content.
+// Commit renames the file to its own name, once all of it is on disk. Where that isn't
+// possible (something is mounted on the old file, or its owner can't be kept), it writes the
+// content to the old file.
+//
+// Errors: *fs.PathError, and one that says why the old file can't be overwritten.
 func (f *File) Commit() error {
 	if f.temporary == "" {
 		return f.commitInPlace()
@@ -195,7 +200,7 @@ func (f *File) Commit() error {
 	return nil
 }
 
-// commitInPlace ends what was written where it belongs.
+// commitInPlace ends a file that was written under its own name.
 func (f *File) commitInPlace() error {
 	if f.truncate { // nothing was written
 		if err := f.file.Truncate(0); err != nil {
@@ -208,9 +213,10 @@ func (f *File) commitInPlace() error {
 	return nil
 }
 
-// CommitNew is Commit for a file that must not be there yet, which it leaves
-// alone if it is: the error then is fs.ErrExist. The name is on disk as well when
-// it returns.
+// CommitNew is [File.Commit] for a file that must not exist yet. When it returns, the name
+// is on disk too.
+//
+// Errors: fs.ErrExist if the file exists, which is left as it is; else *fs.PathError.
 func (f *File) CommitNew() error {
 	if f.temporary == "" {
 		return &fs.PathError{Op: "create", Path: f.shown, Err: fs.ErrExist}
@@ -225,7 +231,7 @@ func (f *File) CommitNew() error {
 	return errors.Join(f.file.Close(), f.place.sync())
 }
 
-// rename gives the file its name unless there is one of that name.
+// rename gives the file its name, unless a file of that name exists.
 func (f *File) rename() error {
 	fd := f.place.fd()
 	err := unix.Linkat(fd, f.temporary, fd, f.place.name, 0)
@@ -235,7 +241,7 @@ func (f *File) rename() error {
 	case errors.Is(err, unix.EEXIST):
 		return err
 	}
-	// A file system without hard links. There the two steps can't be one.
+	// A file system without hard links. There it takes two steps.
 	var what unix.Stat_t
 	if err := unix.Fstatat(fd, f.place.name, &what, unix.AT_SYMLINK_NOFOLLOW); !errors.Is(err, unix.ENOENT) {
 		if err == nil {
@@ -246,7 +252,7 @@ func (f *File) rename() error {
 	return unix.Renameat(fd, f.temporary, fd, f.place.name)
 }
 
-// likeOld gives the file the owner and the mode of the one that it replaces.
+// likeOld gives the file the owner and the mode of the file that it replaces.
 func (f *File) likeOld() error {
 	if f.old == nil {
 		return nil
@@ -281,8 +287,8 @@ func (f *File) overwrite() error {
 	return f.old.Sync()
 }
 
-// Abandon leaves nothing behind of a file that was not committed, and lets go of
-// one that was. It may be called while another goroutine writes.
+// Abandon removes a file that was not committed, and closes one that was. It may be called
+// while another goroutine writes.
 func (f *File) Abandon() { f.end.Do(f.close) }
 
 func (f *File) close() {

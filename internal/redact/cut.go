@@ -2,14 +2,14 @@ package redact
 
 import "unicode/utf8"
 
-// cutSpan is how far a cut moves to the edge of a word, in bytes: further than
-// the tokens that [Text] knows by their look are long, but for web tokens, which
-// it knows by their beginning.
+// cutSpan is how far a cut moves to the edge of a word, in bytes. It is longer than the
+// tokens that [Text] recognises by their form. It recognises web tokens, which are longer,
+// by their beginning.
 const cutSpan = 512
 
-// Head is the beginning of text, at most n bytes: whole characters, and whole
-// words where one ends within the last 512 bytes. Half a token has not the look
-// of one, and would be shown.
+// Head returns the beginning of text, at most n bytes. It cuts between characters, and
+// between words if a word ends within the last 512 bytes: [Text] doesn't recognise half a
+// token, so half a token would be shown.
 func Head(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -26,7 +26,7 @@ func Head(text string, n int) string {
 	return text[:end]
 }
 
-// Tail is the end of text, at most n bytes, as [Head] is its beginning.
+// Tail returns the end of text, at most n bytes, cut as [Head] cuts.
 func Tail(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -34,8 +34,8 @@ func Tail(text string, n int) string {
 	return LaterHalf(text, len(text)-max(n, 0))
 }
 
-// LaterHalf is text from the byte start on or, if a word is cut there, from the
-// end of that word on. At 0 it counts as cut: what was before is not known.
+// LaterHalf returns text from the byte start on. If that cuts a word, it starts after the
+// word. At 0 a word counts as cut, since what was before is not known.
 func LaterHalf(text string, start int) string {
 	for start < len(text) && !utf8.RuneStart(text[start]) {
 		start++

@@ -7,18 +7,17 @@ import (
 	"unicode/utf8"
 )
 
-// JSON returns a document with [Placeholder] in the place of each value whose
-// key is that of a secret (see [Key]), and with its other texts and its keys as
-// [Text] makes them. A text that is JSON itself is redacted as such. null, true
-// and false stay, and so do order, spaces and digits. What isn't JSON comes back
-// through Text. The time is linear in the length, and redacting once more
-// changes nothing.
+// JSON returns a document with [Placeholder] in the place of each value whose key is that
+// of a secret (see [Key]). Its other texts and its keys are redacted by [Text]. A text that
+// is JSON is redacted as JSON. null, true and false stay, and so do order, spaces and
+// digits. A doc that isn't JSON is redacted by Text. The time is linear in the length, and
+// redacting twice is redacting once.
 func JSON(doc json.RawMessage) json.RawMessage {
 	return redactDocument(doc, false)
 }
 
-// Document is JSON for a document of this program's own, whose keys can be names
-// that users chose: the counts of jobs by their names. Numbers stay.
+// Document is [JSON] for a document of this program, whose keys can be names that users
+// chose, such as the counts of jobs by name. Numbers stay.
 func Document(doc json.RawMessage) json.RawMessage {
 	return redactDocument(doc, true)
 }

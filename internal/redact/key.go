@@ -58,8 +58,8 @@ const (
 	hideAll
 )
 
-// Key reports whether a value with that name is a secret: password, api_key,
-// userPassword2, X-Api-Key, Authorization.
+// Key reports whether a value with this name is a secret, such as password, api_key,
+// userPassword2, X-Api-Key or Authorization.
 func Key(key string) bool { return secrecyOf(key) != open }
 
 // maxKey bounds the names that are looked at, in bytes. Of longer ones the end

@@ -1,5 +1,3 @@
-// Package redact takes secrets out of texts that people read: those that are
-// known, by their value, and those that look like one.
 package redact
 
 import (
@@ -13,9 +11,6 @@ import (
 	"strings"
 )
 
-// knownMark stands where a known value was.
-const knownMark = "[redacted]"
-
 const (
 	// minKnown is the shortest value that is looked for, in bytes. Shorter ones
 	// are found in any text.
@@ -27,16 +22,15 @@ const (
 	maxKnown = 16 << 10
 )
 
-// Known returns text with "[redacted]" in the place of each of values, however
-// it is written: as it is, escaped for a URL, for JSON or for HTML, in base64
-// (standard or for URLs, also within something longer) or in hexadecimal.
-// Values of less than four bytes are left.
+// Known returns text with [Placeholder] in the place of each of values. It finds a value as
+// it is, escaped for a URL, for JSON or for HTML, in base64 (standard or for URLs, also
+// within a longer text) and in hexadecimal. It ignores values of less than four bytes.
 func Known(text string, values ...string) string {
 	return NewSet(values...).Text(text)
 }
 
-// A Set is values to look for. Its zero value and nil look for none. It is safe
-// for concurrent use.
+// A Set is a set of known secrets. The zero value and nil are empty sets. It is safe for
+// concurrent use.
 type Set struct {
 	forms  []string
 	public []string
@@ -49,7 +43,7 @@ func NewSet(values ...string) *Set {
 	for _, value := range values {
 		for _, form := range forms(value) {
 			// What is part of the mark would be found in it.
-			if !seen[form] && !strings.Contains(knownMark, form) {
+			if !seen[form] && !strings.Contains(Placeholder, form) {
 				seen[form] = true
 				s.forms = append(s.forms, form)
 			}
@@ -59,8 +53,8 @@ func NewSet(values ...string) *Set {
 	return s
 }
 
-// Keep names texts that may be shown though a value has them in it, such as the
-// host of a URL. It returns s.
+// Keep adds texts that stay although a value contains them, such as the host of a URL. It
+// returns s.
 func (s *Set) Keep(public ...string) *Set {
 	for _, text := range public {
 		if text != "" {
@@ -70,8 +64,8 @@ func (s *Set) Keep(public ...string) *Set {
 	return s
 }
 
-// Longest is the length in bytes of the longest form of a value: what must be
-// read beyond a limit to know a value that begins before it.
+// Longest returns the length in bytes of the longest form of a value. A caller that cuts a
+// text reads so much more of it, to recognise a value that begins before the cut.
 func (s *Set) Longest() int {
 	if s == nil || len(s.forms) == 0 {
 		return 0
@@ -82,8 +76,8 @@ func (s *Set) Longest() int {
 // Text is [Known] for the values of the set.
 func (s *Set) Text(text string) string { return s.text(text, false, false) }
 
-// Cut is Text for a text of which the beginning (start) or the end is missing:
-// what it begins or ends with may be a part of a value.
+// Cut is [Set.Text] for a text whose beginning (start) or end is missing: a part of a value
+// may stand there.
 func (s *Set) Cut(text string, start, end bool) string { return s.text(text, start, end) }
 
 func (s *Set) text(text string, start, end bool) string {
@@ -127,7 +121,7 @@ func (s *Set) text(text string, start, end bool) string {
 		case !hidden[i]:
 			out.WriteByte(text[i])
 		case i == 0 || !hidden[i-1]:
-			out.WriteString(knownMark)
+			out.WriteString(Placeholder)
 		}
 	}
 	return out.String()
@@ -242,9 +236,9 @@ func lowerEscapes(text string) string {
 	return string(out)
 }
 
-// HeaderParts are the secrets in the value of an HTTP header: the whole, what
-// stands after a scheme such as Bearer, user and password of Basic, and the
-// values of a list such as that of Cookie.
+// HeaderParts returns the secrets in the value of an HTTP header: the whole, the part after
+// a scheme such as Bearer, user and password of Basic, and the values of a list such as
+// that of Cookie.
 func HeaderParts(value string) []string {
 	value = strings.TrimSpace(value)
 	parts := []string{value}
@@ -267,8 +261,8 @@ func HeaderParts(value string) []string {
 	return parts
 }
 
-// URLParts are the secrets in a URL: all of it but its scheme and host. Text
-// that is no URL is one as a whole.
+// URLParts returns the secrets in a URL: all of it but its scheme and host. A text that is
+// no URL is a secret as a whole.
 func URLParts(text string) []string {
 	parts := []string{text}
 	u, err := url.Parse(text)

@@ -40,7 +40,7 @@ func TestKnown_everyWayToWriteIt_isTakenOut(t *testing.T) {
 		for name, way := range ways {
 			text := way(value)
 			got := Known(text, value)
-			if !strings.Contains(got, knownMark) || strings.Contains(got, value) {
+			if !strings.Contains(got, Placeholder) || strings.Contains(got, value) {
 				t.Errorf("%s: %q became %q", name, text, got)
 			}
 			if name == "in a sentence" && got != "no such token [redacted], sorry" {
@@ -127,14 +127,14 @@ func FuzzKnown(f *testing.F) {
 	f.Add("Bearer hunter2", "before ", " after")
 	f.Add(`"<&'/%+=`, "", "x")
 	f.Fuzz(func(t *testing.T, value, before, after string) {
-		if len(value) < minKnown || len(value) > 200 || strings.Contains(knownMark, value) {
+		if len(value) < minKnown || len(value) > 200 || strings.Contains(Placeholder, value) {
 			return
 		}
 		for name, way := range ways {
 			text := before + way(value) + after
 			got := Known(text, value)
 			// The mark and what is beside it may come to look like it.
-			if rest := strings.Split(got, knownMark); slices.ContainsFunc(rest, func(s string) bool { return strings.Contains(s, value) }) {
+			if rest := strings.Split(got, Placeholder); slices.ContainsFunc(rest, func(s string) bool { return strings.Contains(s, value) }) {
 				t.Fatalf("%s: %q of %q became %q", name, text, value, got)
 			}
 		}

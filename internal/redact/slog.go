@@ -10,11 +10,11 @@ import (
 	"slices"
 )
 
-// Handler returns a handler that redacts each message and each attribute, in
-// groups and of [slog.Handler.WithAttrs] too, before next gets it. Texts, errors
-// and Stringers are logged as [Text] makes them, JSON as [JSON] does; an
-// attribute or a group whose key is that of a secret (see [Key]) says
-// [Placeholder], but for booleans, times and durations. An error loses its type.
+// Handler returns a handler that redacts messages and attributes before next gets them,
+// also those in groups and of [slog.Handler.WithAttrs]. Texts, errors and Stringers are
+// redacted by [Text], JSON by [JSON]. The value of an attribute or group whose key is that
+// of a secret (see [Key]) becomes [Placeholder], unless it is a boolean, a time or a
+// duration. An error becomes a text.
 func Handler(next slog.Handler) slog.Handler {
 	if _, ok := next.(*handler); ok {
 		return next

@@ -2,9 +2,9 @@ package redact
 
 import "strings"
 
-// Text returns s with [Placeholder] in the place of each secret that it knows
-// by its name or its look. The time is linear in the length of s, and redacting
-// once more changes nothing. What is not UTF-8 stays as it is.
+// Text returns s with [Placeholder] in the place of each secret that it recognises by its
+// name or its form. The time is linear in the length of s, and redacting twice is redacting
+// once. Bytes that are not UTF-8 stay.
 func Text(s string) string {
 	return settle(s, scanText)
 }
