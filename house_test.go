@@ -1,194 +1,163 @@
 package soniq_test
 
 import (
-	"bytes"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// goFiles calls do with each Go file of the repository, tests aside.
-func goFiles(t *testing.T, do func(path string, source []byte)) {
-	t.Helper()
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && path != "." && strings.HasPrefix(d.Name(), "."):
-			return filepath.SkipDir
-		case d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go"):
-			return nil
-		}
-		source, err := os.ReadFile(path)
-		if err == nil {
-			do(path, source)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A function that fits on a screen can be read at once.
-func TestHouse_functions_have60LinesAtMost(t *testing.T) {
-	t.Parallel()
-	const most = 60
-	seen := 0
-	goFiles(t, func(path string, source []byte) {
-		files := token.NewFileSet()
-		file, err := parser.ParseFile(files, path, source, parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			switch n.(type) {
-			case *ast.FuncDecl, *ast.FuncLit:
-				seen++
-				first, last := files.Position(n.Pos()), files.Position(n.End())
-				if lines := last.Line - first.Line + 1; lines > most {
-					t.Errorf("%s: a function of %d lines, more than %d", first, lines, most)
-				}
-			}
-			return true
-		})
-	})
-	if seen < 1000 {
-		t.Errorf("only %d functions were seen: the test looks at the wrong files", seen)
-	}
-}
-
-// A package of more lines has more than one idea.
-func TestHouse_packages_have5000LinesAtMost(t *testing.T) {
-	t.Parallel()
-	const most = 5000
-	lines := map[string]int{}
-	goFiles(t, func(path string, source []byte) { lines[filepath.Dir(path)] += bytes.Count(source, []byte("\n")) })
-	for folder, n := range lines {
-		if n > most {
-			t.Errorf("package %s has %d lines without its tests, more than %d", folder, n, most)
-		}
-	}
-	if len(lines) < 20 {
-		t.Errorf("only %d packages were seen", len(lines))
-	}
-}
-
-var (
-	markdownLink = regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	heading      = regexp.MustCompile(`(?m)^#{1,6} (.+)$`)
-	fence        = regexp.MustCompile("(?ms)^```.*?^```")
-	notInAnchor  = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-	codeSpan     = regexp.MustCompile("`([a-z][\\w.-]*(?:/[\\w.-]*)+)`")
+const (
+	// maxFunctionLines is from the signature to the closing brace.
+	maxFunctionLines = 60
+	// maxPackageLines is without tests.
+	maxPackageLines = 5000
 )
 
-// pages are README, CHANGELOG and all of docs.
-func pages(t *testing.T) map[string]string {
+// makersOfErrors return an error that is no failure of theirs, or a method that an
+// interface of the standard library asks for: they need no paragraph on errors.
+var makersOfErrors = []string{
+	"engine.Permanent", "engine.InvalidArguments", "engine.Snooze", "engine.RetryAfter", "engine.Registry.Err",
+	"classify.Tree.Err",
+}
+
+// source is a file of the module that is no test.
+type source struct {
+	path string
+	*ast.File
+	files *token.FileSet
+}
+
+func sources(t *testing.T) (all []source) {
 	t.Helper()
-	found, err := filepath.Glob("docs/*.md")
-	if err != nil {
-		t.Fatal(err)
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && (strings.HasPrefix(entry.Name(), ".") && path != "." || entry.Name() == "testdata") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, parser.ParseComments)
+		all = append(all, source{path, file, files})
+		return err
+	})
+	if err != nil || len(all) < 100 {
+		t.Fatalf("%d files, %v", len(all), err)
 	}
-	pages := map[string]string{}
-	for _, path := range append(found, "README.md", "CHANGELOG.md") {
-		text, err := os.ReadFile(path)
+	return all
+}
+
+// public reports whether other modules can import the file's package.
+func (s source) public() bool {
+	path := filepath.ToSlash(s.path)
+	return s.Name.Name != "main" && !strings.HasPrefix(path, "internal/") && !strings.HasPrefix(path, "bench/")
+}
+
+func (s source) functions() (functions []*ast.FuncDecl) {
+	for _, declared := range s.Decls {
+		if f, ok := declared.(*ast.FuncDecl); ok {
+			functions = append(functions, f)
+		}
+	}
+	return functions
+}
+
+// nameOf is 'package.Function' or 'package.Type.Method'. exported is false for what
+// other packages can't call by its name.
+func (s source) nameOf(f *ast.FuncDecl) (name string, exported bool) {
+	exported = f.Name.IsExported()
+	if f.Recv == nil {
+		return s.Name.Name + "." + f.Name.Name, exported
+	}
+	receiver := f.Recv.List[0].Type
+	if pointer, ok := receiver.(*ast.StarExpr); ok {
+		receiver = pointer.X
+	}
+	if generic, ok := receiver.(*ast.IndexExpr); ok {
+		receiver = generic.X
+	}
+	named, ok := receiver.(*ast.Ident)
+	if !ok {
+		return f.Name.Name, false
+	}
+	return s.Name.Name + "." + named.Name + "." + f.Name.Name, exported && named.IsExported()
+}
+
+// A function can be read on one screen, and a package in an afternoon.
+func TestHouse_functionsAndPackages_areSmall(t *testing.T) {
+	t.Parallel()
+	lines := map[string]int{}
+	for _, s := range sources(t) {
+		content, err := os.ReadFile(s.path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		pages[path] = string(text)
+		lines[filepath.Dir(s.path)] += strings.Count(string(content), "\n")
+		for _, f := range s.functions() {
+			from, to := s.files.Position(f.Pos()), s.files.Position(f.End())
+			if n := to.Line - from.Line + 1; n > maxFunctionLines {
+				t.Errorf("%s: %s has %d lines, more than %d", from, f.Name.Name, n, maxFunctionLines)
+			}
+		}
 	}
-	return pages
+	for dir, n := range lines {
+		if n > maxPackageLines {
+			t.Errorf("package %s has %d lines, more than %d: split it by its ideas", dir, n, maxPackageLines)
+		}
+	}
 }
 
-// anchors are those of a page's headings, as GitHub makes them.
-func anchors(page string) map[string]bool {
-	anchors := map[string]bool{}
-	for _, h := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
-		text := notInAnchor.ReplaceAllString(strings.ToLower(h[1]), "")
-		anchors[strings.ReplaceAll(text, " ", "-")] = true
-	}
-	return anchors
-}
-
-// Each link of a page leads to a file, and to a heading in it.
-func TestDocs_links_leadSomewhere(t *testing.T) {
+// Who calls an exported function learns from its comment which errors there are.
+func TestHouse_exportedFunctions_describeTheirErrors(t *testing.T) {
 	t.Parallel()
-	all := pages(t)
-	seen := 0
-	for path, text := range all {
-		for _, link := range markdownLink.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
-			target, anchor, _ := strings.Cut(link[1], "#")
-			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+	for _, s := range sources(t) {
+		if !s.public() {
+			continue
+		}
+		for _, f := range s.functions() {
+			name, exported := s.nameOf(f)
+			if !exported || f.Type.Results == nil || slices.Contains(makersOfErrors, name) ||
+				slices.Contains([]string{"Unwrap", "MarshalJSON", "UnmarshalJSON", "UnmarshalText", "Write"}, f.Name.Name) {
 				continue
 			}
-			seen++
-			file := path
-			if target != "" {
-				file = filepath.Join(filepath.Dir(path), target)
-			}
-			if _, err := os.Stat(file); err != nil {
-				t.Errorf("%s: the link %s leads nowhere", path, link[1])
-			} else if anchor != "" && !anchors(all[file])[anchor] {
-				t.Errorf("%s: the link %s leads to no heading", path, link[1])
+			results := f.Type.Results.List
+			last, ok := results[len(results)-1].Type.(*ast.Ident)
+			if ok && last.Name == "error" && !strings.Contains(f.Doc.Text(), "Errors:") {
+				t.Errorf("%s: %s returns an error, and its comment has no paragraph 'Errors: ...'", s.files.Position(f.Pos()), name)
 			}
 		}
 	}
-	if seen < 40 {
-		t.Errorf("only %d links were seen", seen)
-	}
 }
 
-// docs/README.md lists each page.
-func TestDocs_index_isComplete(t *testing.T) {
+// A variable that other packages can change is shared by all of a program: only
+// sentinel errors are exported.
+func TestHouse_exportedVariables_areErrors(t *testing.T) {
 	t.Parallel()
-	index, err := os.ReadFile("docs/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for path := range pages(t) {
-		name := filepath.Base(path)
-		if filepath.Dir(path) == "docs" && name != "README.md" && !strings.Contains(string(index), "]("+name+")") {
-			t.Errorf("docs/README.md does not list %s", name)
+	for _, s := range sources(t) {
+		if !s.public() {
+			continue
 		}
-	}
-}
-
-// What docs/architecture.md calls a file or a folder is one, and it names each package.
-func TestArchitecture_namesWhatIsThere(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("docs/architecture.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := map[string]bool{}
-	for _, span := range codeSpan.FindAllStringSubmatch(string(text), -1) {
-		path := strings.TrimSuffix(span[1], "/")
-		named[path] = true
-		if _, err := os.Stat(path); err != nil {
-			t.Errorf("docs/architecture.md names %s, which is not there", span[1])
+		for _, declared := range s.Decls {
+			group, ok := declared.(*ast.GenDecl)
+			if !ok || group.Tok != token.VAR {
+				continue
+			}
+			for _, spec := range group.Specs {
+				for _, name := range spec.(*ast.ValueSpec).Names {
+					if name.IsExported() && !strings.HasPrefix(name.Name, "Err") {
+						t.Errorf("%s: %s.%s is a variable: make it a function or a constant", s.files.Position(name.Pos()), s.Name.Name, name.Name)
+					}
+				}
+			}
 		}
-	}
-	goFiles(t, func(path string, _ []byte) {
-		folder := filepath.Dir(path)
-		if folder == "." || strings.HasPrefix(folder, "docs") || named[folder] {
-			return
-		}
-		named[folder] = true
-		t.Errorf("docs/architecture.md doesn't name the package %s", folder)
-	})
-}
-
-// Whoever looks at Soniq for the first time reads the README to its end.
-func TestReadme_isShort(t *testing.T) {
-	t.Parallel()
-	const most = 180
-	if lines := strings.Count(pages(t)["README.md"], "\n"); lines >= most {
-		t.Errorf("README.md has %d lines; under %d were promised", lines, most)
 	}
 }
