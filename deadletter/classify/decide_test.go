@@ -39,6 +39,7 @@ func (h *hostile) Permanent() bool     { return h.text == "" }
 func (h *hostile) Unwrap() error       { panic(h.text) }
 func (h *hostile) ErrorCode() string   { return h.text }
 func (h *hostile) Fingerprint() string { return h.text }
+func (h *hostile) ErrorType() string   { return h.text }
 
 // mute is an error whose nil pointer can speak.
 type mute struct{}

@@ -38,6 +38,8 @@ type node struct {
 	code string
 	// fingerprint is what Fingerprint() string returns.
 	fingerprint string
+	// typeName is what ErrorType() string returns, which replaces the Go type.
+	typeName string
 	// text is what Error() returns once asked is set, and ok is false where that
 	// panicked.
 	text      string
@@ -80,6 +82,7 @@ func (t *Tree) read(err error) {
 	n.permanent, n.marked = saysPermanent(err)
 	n.code = saysCode(err)
 	n.fingerprint = saysFingerprint(err)
+	n.typeName = saysType(err)
 	list, one := unwrap(err)
 	if one != nil {
 		n.wraps = 1
@@ -147,7 +150,9 @@ func (t *Tree) errorType(i int) string {
 	named, last := "", ""
 	for {
 		n := &t.nodes[i]
-		last = reflect.TypeOf(n.err).String()
+		if last = n.typeName; last == "" {
+			last = reflect.TypeOf(n.err).String()
+		}
 		if !onlyText(n.err) && !t.repeats(i) {
 			named = last
 		}
@@ -255,6 +260,15 @@ func saysFingerprint(err error) (fingerprint string) {
 		guard(func() { fingerprint = x.Fingerprint() })
 	}
 	return fingerprint
+}
+
+// saysType is for errors whose Go type has got another name: dead letters are grouped
+// and filtered by the name that they had.
+func saysType(err error) (name string) {
+	if x, ok := err.(interface{ ErrorType() string }); ok {
+		guard(func() { name = x.ErrorType() })
+	}
+	return name
 }
 
 // withoutText is the message for an error that says nothing.

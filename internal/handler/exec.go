@@ -169,6 +169,10 @@ func (e *commandError) Error() string {
 // ErrorCode is recorded with a dead letter.
 func (e *commandError) ErrorCode() string { return e.status }
 
+// ErrorType is the name of this type in 0.1.0. Dead letters are grouped by it, and the
+// old and the new ones of one cause must be one group.
+func (e *commandError) ErrorType() string { return "*main.commandError" }
+
 // result is standard output if that is JSON which can be stored, else nil. The
 // work is done: its output must not make it fail.
 func (h *execHandler) result(job *engine.Job, stdout *command.Head) any {

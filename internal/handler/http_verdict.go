@@ -47,6 +47,9 @@ func (e *httpError) Error() string {
 // ErrorCode is recorded with a dead letter.
 func (e *httpError) ErrorCode() string { return strconv.Itoa(e.status) }
 
+// ErrorType is the name of this type in 0.1.0; see commandError.
+func (e *httpError) ErrorType() string { return "*main.httpError" }
+
 // verdict is the error of a response whose status is not 2xx. What each status
 // means stands in package httpverdict. stop aborts the request.
 func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Response, stop context.CancelFunc) error {
