@@ -246,8 +246,17 @@ func TestSchema_invalidName_isAUsageError(t *testing.T) {
 		"a$$b":                  "it contains $$",
 	} {
 		for _, line := range [][]string{
-			{"setup"}, {"migrate", "sql"}, {"migrate", "check"}, {"enqueue", "j"}, {"job", "list"}, {"dead-letter", "list"},
-			{"hooks", "list"}, {"worker", "--handle", "j=exec:true"}, {"status"}, {"demo"}, {"bench"},
+			{"setup"},
+			{"migrate", "sql"},
+			{"migrate", "check"},
+			{"enqueue", "j"},
+			{"job", "list"},
+			{"dead-letter", "list"},
+			{"hooks", "list"},
+			{"worker", "--handle", "j=exec:true"},
+			{"status"},
+			{"demo"},
+			{"bench"},
 		} {
 			s := clitest.NewShell(t, "postgres://127.0.0.1:1/none")
 			if line[0] == "demo" {
