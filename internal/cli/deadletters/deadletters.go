@@ -44,17 +44,23 @@ func (Command) Help() string {
 
 // selection are the flags that pick dead letters.
 type selection struct {
-	Filter   *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
-	Job      []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
-	Queue    []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason   []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
-	Group    []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
-	Error    *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
-	State    *string  `placeholder:"string" help:"dead, replaying or resolved."`
-	Replayed *bool    `negatable:"" help:"Replayed at least once, or never."`
-	Since    *string  `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
-	Until    *string  `placeholder:"TIME" help:"Died at or before TIME."`
-	Tag      []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+	traits
+	State    *string `placeholder:"STATE" help:"dead, replaying or resolved."`
+	Replayed *bool   `negatable:"" help:"Replayed at least once, or never."`
+	Since    *string `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
+	Until    *string `placeholder:"TIME" help:"Died at or before TIME."`
+}
+
+// traits are the flags about a dead letter that a notification of it can be
+// matched with, too.
+type traits struct {
+	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME. With * or ? it is a pattern for the whole name."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
+	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
+	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
+	Error  *string  `placeholder:"TEXT" help:"The last error contains TEXT. Case does not count."`
+	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
 }
 
 // given reports whether any of the flags was used.

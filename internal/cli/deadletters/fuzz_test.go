@@ -22,8 +22,8 @@ func FuzzSelection(f *testing.F) {
 	}
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.FixedZone("", 3600))
 	f.Fuzz(func(t *testing.T, since, reason, tag, state string) {
-		s := selection{Since: &since, Until: &since, Reason: []string{reason}, Tag: []string{tag}, State: &state, Filter: &tag}
-		for _, s := range []selection{s, {Since: &since}, {Until: &since}, {Reason: []string{reason}}, {Group: []string{reason}}, {Tag: []string{tag}}, {State: &state}, {Error: &tag}} {
+		s := selection{Since: &since, Until: &since, State: &state, traits: traits{Reason: []string{reason}, Tag: []string{tag}, Filter: &tag}}
+		for _, s := range []selection{s, {Since: &since}, {Until: &since}, {traits: traits{Reason: []string{reason}}}, {traits: traits{Group: []string{reason}}}, {traits: traits{Tag: []string{tag}}}, {State: &state}, {traits: traits{Error: &tag}}} {
 			if !s.given() {
 				t.Fatalf("%+v is taken for none", s)
 			}

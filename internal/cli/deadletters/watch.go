@@ -11,15 +11,7 @@ import (
 	"soniq/internal/cli/terminal"
 )
 
-type watchCmd struct {
-	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME; with * or ? it is a pattern for the whole name."`
-	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
-	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died. Repeatable."`
-	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
-	Error  *string  `placeholder:"TEXT" help:"The last error contains TEXT, in upper or lower case."`
-	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
-}
+type watchCmd struct{ traits }
 
 func (watchCmd) Help() string {
 	return `Prints what is announced from now on, as it is announced. With --json each line is the notification itself.
@@ -29,7 +21,7 @@ func (watchCmd) Help() string {
 }
 
 func (c *watchCmd) Run(a *app.App) error {
-	s := selection{Filter: c.Filter, Job: c.Job, Queue: c.Queue, Reason: c.Reason, Group: c.Group, Error: c.Error, Tag: c.Tag}
+	s := selection{traits: c.traits}
 	f, err := s.filter(a.Now())
 	if err != nil {
 		return err

@@ -51,6 +51,19 @@ func hookStore(a *app.App, keys *hooks.Keyring) (*hooks.Store, error) {
 	return hooks.NewStore(pool, hooks.StoreConfig{Schema: a.SchemaName(), Keys: keys})
 }
 
+// storeWith is the store of hooks. A hook that is named must exist; an empty name
+// is none.
+func storeWith(a *app.App, hook string) (*hooks.Store, error) {
+	store, err := hookStore(a, nil)
+	if err != nil || hook == "" {
+		return store, err
+	}
+	if _, err := store.Get(a.Ctx, hook); err != nil {
+		return nil, noHook(hook, err)
+	}
+	return store, nil
+}
+
 // noHook names the hook that does not exist.
 func noHook(name string, err error) error {
 	if errors.Is(err, hooks.ErrNotFound) {
@@ -458,14 +471,9 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 	if c.Limit < 1 {
 		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
 	}
-	store, err := hookStore(a, nil)
+	store, err := storeWith(a, c.Hook)
 	if err != nil {
 		return err
-	}
-	if c.Hook != "" {
-		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
-			return noHook(c.Hook, err)
-		}
 	}
 	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: c.Hook, State: c.State, Limit: c.Limit})
 	if err != nil || a.JSON || len(list) == 0 {

@@ -33,14 +33,9 @@ func (c *hooksRetryCmd) Run(a *app.App) error {
 		}
 		ids[i] = id
 	}
-	store, err := hookStore(a, nil)
+	store, err := storeWith(a, c.Hook)
 	if err != nil {
 		return err
-	}
-	if c.Hook != "" {
-		if _, err := store.Get(a.Ctx, c.Hook); err != nil {
-			return noHook(c.Hook, err)
-		}
 	}
 	n, err := store.RetryDeliveries(a.Ctx, ids, c.Hook)
 	if err != nil {
