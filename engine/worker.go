@@ -189,7 +189,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	// Checked now: an outcome that can't be written because a column is missing would be
 	// tried for ever.
-	schema := soniq.Config{Schema: w.pool.Schema().Name()}
+	// As it was given: where none was, the check says which schema of the search_path has tables.
+	schema := soniq.Config{Schema: w.config.Schema}
 	err := soniq.Check(ctx, w.pool.Raw(), schema)
 	if err == nil {
 		soniq.WarnOfFindings(ctx, w.pool.Raw(), schema, w.logger)

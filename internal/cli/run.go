@@ -36,7 +36,7 @@ func Run(w app.Process, args []string) int {
 		if !own {
 			defer a.OnSignals(cancel, a.Abort)()
 		}
-		err = cmd.Run(a)
+		err = a.Located(cmd.Run(a))
 		if own {
 			// It has stopped reading them, and closing can take its time.
 			defer a.OnSignals(a.Abort)()

@@ -302,6 +302,47 @@ func TestRolling_down_givesTheOldOneItsSchema(t *testing.T) {
 	f.exactlyOnce()
 }
 
+// 0.1.0 found its tables by the search_path. This release names the schema, and says so where it isn't told
+// which; the old worker goes on there, unwoken.
+func TestRolling_tablesOfTheSearchPath_areFoundByName(t *testing.T) {
+	t.Parallel()
+	old, fresh, ok := builds(t)
+	if !ok {
+		return
+	}
+	url, dir := testdb.EmptyURL(t), t.TempDir()
+	separator := "?"
+	if strings.Contains(url, "?") {
+		separator = "&"
+	}
+	f := &fleet{t: t, old: old.on(url+separator+"search_path=app", dir), fresh: fresh.on(url+separator+"search_path=app", dir), dir: dir}
+	f.pool = openPool(t, f.old.url)
+	if _, err := f.pool.Exec(t.Context(), `create schema app`); err != nil {
+		t.Fatal(err)
+	}
+	f.old.ok(t, "", "setup")
+	for _, args := range [][]string{{"setup"}, {"migrate", "check"}, {"worker", "--handle", "x=exec:true"}} {
+		out, err := f.fresh.command(t, args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), `schema "app" of the search_path has`) || !strings.Contains(string(out), "--schema") {
+			t.Errorf("%q without a schema: %v: %s", args, err, out)
+		}
+	}
+	// The rest of it needs no search_path.
+	f.fresh.url = url
+	f.fresh.ok(t, "", "setup", "--schema", "app")
+	f.fresh.ok(t, "", "migrate", "check", "--schema", "app")
+	f.enqueue(f.old, "for.old", 3)
+	oldWorker := f.worker(f.old, "for.old")
+	f.await("jobs that the old worker finds when it starts", 3, doneSQL, "for.old")
+	freshWorker := f.fresh.start(t, "worker", "--schema", "app", "--result-ttl", "1h", "--handle", "for.new=exec:true")
+	f.await("the new worker, which waits", 2, `select count(distinct worker_id)::int from soniq_waiters`)
+	f.enqueue(f.old, "for.new", 2)
+	f.await("jobs of the old command for the new worker", 2, doneSQL, "for.new")
+	oldWorker.stop(t)
+	freshWorker.stop(t)
+	f.exactlyOnce()
+}
+
 // load is statements of producers and workers, under way while the schema changes.
 type load struct {
 	mu       sync.Mutex

@@ -238,6 +238,20 @@ func (a *App) Describe(err error) string {
 	return err.Error()
 }
 
+// Located replaces the error of a command that found no tables, and was told no
+// schema, where another schema of the search_path has them: 0.1.0 used that one. It
+// runs before Close.
+func (a *App) Located(err error) error {
+	if a.pool == nil || a.SchemaName() != "" || !soniq.IsMissing(err) {
+		return err
+	}
+	var other *soniq.OtherSchemaError
+	if errors.As(soniq.Check(a.Ctx, a.pool, soniq.Config{}), &other) {
+		return other
+	}
+	return err
+}
+
 // describeMissing is the error of a database without tables, or with older ones.
 func (a *App) describeMissing() string {
 	name := a.SchemaName()
