@@ -76,7 +76,7 @@ func TestDeclare_again_changesTheHookAndKeepsItDisabled(t *testing.T) {
 		t.Errorf("the row was not changed, or enabled")
 	}
 	if !strings.Contains(log.String(), "a hook of the configuration is disabled") {
-		t.Errorf("it was not told: %s", log.String())
+		t.Errorf("it was not logged: %s", log.String())
 	}
 }
 

@@ -8,18 +8,18 @@ import (
 	"github.com/google/uuid"
 )
 
-type deaf struct{ release chan struct{} }
+type stubborn struct{ release chan struct{} }
 
-func (h deaf) Deliver(_ context.Context, d *Delivery) error {
+func (h stubborn) Deliver(_ context.Context, d *Delivery) error {
 	<-h.release
 	d.Answer = "too late"
 	return nil
 }
 
-// It takes as long as a hook that has ended its work may take to say so.
-func TestDeliver_hookIgnoresItsContext_isLeftBehind(t *testing.T) {
+// It takes abandonAfter, the time that a hook has to return.
+func TestDeliver_hookIgnoresItsContext_isAbandoned(t *testing.T) {
 	t.Parallel()
-	h := deaf{make(chan struct{})}
+	h := stubborn{make(chan struct{})}
 	defer close(h.release)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("stopped")

@@ -406,7 +406,7 @@ func TestDispatcher_variableMissingHere_leavesItToOthers(t *testing.T) {
 	}
 }
 
-// Python stores tags as a string, and what can't be told counts as a match.
+// Python stores tags as a string. Tags that can't be read count as a match.
 func TestOutbox_tagsThatPythonStored_areSeen(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -454,7 +454,7 @@ func TestWebhook_deadLetterDeletedMeanwhile_saysSo(t *testing.T) {
 	}
 }
 
-// What leaves the house has no secret that can be told by its look or its key.
+// No secret that is recognised by its look or its key leaves the system.
 func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -500,14 +500,14 @@ func TestHooks_secretsInTheDeadLetter_areNotSent(t *testing.T) {
 func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	var told, calls atomic.Int32
+	var reported, calls atomic.Int32
 	for range 2 {
 		dispatch(t, pool, func(d *hooks.Dispatcher) {
 			hooks.SetFirstDelay(d, time.Second)
 			err := d.Register(t.Context(), "mine", hookFunc(func(_ context.Context, d *hooks.Delivery) error {
 				calls.Add(1)
 				for _, g := range d.Groups {
-					told.Add(int32(g.Count))
+					reported.Add(int32(g.Count))
 				}
 				return nil
 			}), hooks.RegisterOptions{Digest: true})
@@ -519,7 +519,7 @@ func TestRegister_digest_stormIsAHandfulThatAddUp(t *testing.T) {
 	for range 10 {
 		die(t, pool, 50, "j", "boom")
 	}
-	eventually.Count(t, "deaths told", 500, func() int { return int(told.Load()) })
+	eventually.Count(t, "deaths reported", 500, func() int { return int(reported.Load()) })
 	if n := calls.Load(); n > 5 {
 		t.Errorf("%d messages", n)
 	}

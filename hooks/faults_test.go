@@ -49,7 +49,7 @@ func TestWebhook_connectionIsCut_isTriedAgainWithTheSameID(t *testing.T) {
 	}
 }
 
-// All lanes of one dispatcher: the slow endpoint has its own.
+// One dispatcher has a sender for each hook, so a slow endpoint delays only its own.
 func TestWebhook_endpointHangs_holdsUpNoOther(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -58,7 +58,7 @@ func TestDispatcher_nothingToSend_isQuiet(t *testing.T) {
 		return value[int](t, other, `select count(*) from soniq_hook_deliveries where state = 'delivered'`)
 	}
 	eventually.Count(t, "deliveries", 2, delivered)
-	// More of the same kind, which Slack is told of in a minute.
+	// More of the same group, whose digest is due in a minute.
 	die(t, other, 3, "j", "boom")
 	eventually.Count(t, "deliveries", 5, delivered)
 	last, since := counter.n.Load(), time.Now()

@@ -20,31 +20,31 @@ import (
 )
 
 // hang is a delivery that lasts until it is broken off or let go.
-func hang(s *limiter, preemptible bool, let <-chan struct{}, yielded *atomic.Int32) func(*sender) {
+func hang(s *limiter, preemptible bool, let <-chan struct{}, preempted *atomic.Int32) func(*sender) {
 	return func(t *sender) {
 		ctx, end := t.begin(context.Background(), preemptible)
 		defer end()
 		select {
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), errPreempted) {
-				yielded.Add(1)
+				preempted.Add(1)
 			}
 		case <-let:
 		}
 	}
 }
 
-func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
+func TestLimiter_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 	t.Parallel()
 	s := newLimiter(8, func() {})
 	s.patience = 10 * time.Millisecond
 	let := make(chan struct{})
-	var yielded atomic.Int32
+	var preempted atomic.Int32
 	var hanging []uuid.UUID
 	for range 50 {
 		id := uuid.New()
 		hanging = append(hanging, id)
-		s.submit(id, false, hang(s, true, let, &yielded))
+		s.submit(id, false, hang(s, true, let, &preempted))
 	}
 	var most atomic.Int32
 	quick := func() {
@@ -60,37 +60,37 @@ func TestSlots_hooksThatHang_leaveHalfToTheOthers(t *testing.T) {
 		<-ran
 	}
 	quick()
-	// Those that hang have shown that they do, and wait for a slow one's seat.
-	eventually.True(t, "as many broken off as had to make room", func() bool { return yielded.Load() == 43 })
+	// Those that hang have shown that they do, and wait for a slow one's slot.
+	eventually.True(t, "as many broken off as had to make room", func() bool { return preempted.Load() == 43 })
 	for _, id := range hanging {
-		s.submit(id, false, hang(s, true, let, &yielded))
+		s.submit(id, false, hang(s, true, let, &preempted))
 	}
 	for range 20 {
 		quick()
 	}
-	// Four have their share, three a seat that nobody else wants.
+	// Four have their share, three a slot that nobody else wants.
 	s.mu.Lock()
 	used, slowUsed := s.used, s.slowUsed
 	s.mu.Unlock()
-	if used != 7 || slowUsed != 4 || most.Load() > 8 || yielded.Load() != 43 {
-		t.Errorf("%d seats in use, %d by slow ones, %d at most; %d broken off", used, slowUsed, most.Load(), yielded.Load())
+	if used != 7 || slowUsed != 4 || most.Load() > 8 || preempted.Load() != 43 {
+		t.Errorf("%d slots in use, %d by slow ones, %d at most; %d broken off", used, slowUsed, most.Load(), preempted.Load())
 	}
 	close(let)
 	s.close()
 	if s.used != 0 || s.slowUsed != 0 || s.preempted != 0 || len(s.senders) != 0 || len(s.sending) != 0 {
-		t.Errorf("left: %d seats, %d slow, %d turns, %d deliveries", s.used, s.slowUsed, len(s.senders), len(s.sending))
+		t.Errorf("left: %d slots, %d slow, %d senders, %d deliveries", s.used, s.slowUsed, len(s.senders), len(s.sending))
 	}
 }
 
 // What a person's own code or command does is never broken off.
-func TestSlots_commandOverItsTime_isNotBrokenOff(t *testing.T) {
+func TestLimiter_commandOverItsTime_isNotPreempted(t *testing.T) {
 	t.Parallel()
 	s := newLimiter(2, func() {})
 	s.patience = time.Millisecond
 	let := make(chan struct{})
-	var yielded atomic.Int32
-	s.submit(uuid.New(), false, hang(s, false, let, &yielded))
-	s.submit(uuid.New(), false, hang(s, false, let, &yielded))
+	var preempted atomic.Int32
+	s.submit(uuid.New(), false, hang(s, false, let, &preempted))
+	s.submit(uuid.New(), false, hang(s, false, let, &preempted))
 	ran := make(chan struct{})
 	s.submit(uuid.New(), false, func(*sender) { close(ran) })
 	eventually.True(t, "one to count as slow", func() bool {
@@ -100,20 +100,19 @@ func TestSlots_commandOverItsTime_isNotBrokenOff(t *testing.T) {
 	})
 	select {
 	case <-ran:
-		t.Error("there was a seat")
+		t.Error("there was a slot")
 	default:
 	}
 	close(let)
 	<-ran
 	s.close()
-	if yielded.Load() != 0 {
+	if preempted.Load() != 0 {
 		t.Error("a command was broken off")
 	}
 }
 
-// Whatever the order of things, no seat is lost or made, and every hook has its
-// turn.
-func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
+// Whatever the order of things, no slot is lost or made, and every sender runs.
+func TestLimiter_anyOrder_keepsItsBounds(t *testing.T) {
 	t.Parallel()
 	for size := 1; size <= 5; size++ {
 		s := newLimiter(size, func() {})
@@ -150,14 +149,14 @@ func TestSlots_anyOrder_keepsItsBounds(t *testing.T) {
 						ran.Add(1)
 					})
 					<-done
-					eventually.True(t, "the turn to end", func() bool { return !s.busy(id) })
+					eventually.True(t, "the sender to end", func() bool { return !s.busy(id) })
 				}
 			})
 		}
 		group.Wait()
 		s.close()
 		if most.Load() > int32(size) || ran.Load() != 200 || s.used != 0 || s.slowUsed != 0 || s.preempted != 0 {
-			t.Errorf("size %d: %d at once, %d turns, %d and %d seats left", size, most.Load(), ran.Load(), s.used, s.slowUsed)
+			t.Errorf("size %d: %d at once, %d senders, %d and %d slots left", size, most.Load(), ran.Load(), s.used, s.slowUsed)
 		}
 	}
 }

@@ -86,7 +86,7 @@ func TestOutbox_prune_goesOnUntilNothingIsLeft(t *testing.T) {
 }
 
 // What nobody can send is bounded: the newest are kept, also of a storm whose
-// rows have one time, the rest is counted, and told once.
+// rows have one time; the rest is counted, and logged once.
 func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -131,7 +131,7 @@ func TestDispatcher_moreWaitThanMay_oldestAreDropped(t *testing.T) {
 	mu.Lock()
 	defer mu.Unlock()
 	if n := bytes.Count(out.Bytes(), []byte("the oldest are dropped")); n != 1 {
-		t.Errorf("told %d times: %s", n, out.String())
+		t.Errorf("logged %d times: %s", n, out.String())
 	}
 }
 
@@ -209,10 +209,10 @@ func TestOutbox_nobodySendsForAMonth_nothingMoreIsKept(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), dieSQL, 10); err != nil {
 		t.Fatal(err)
 	}
-	told := scalar[map[string]int](t, pool, `
+	counts := scalar[map[string]int](t, pool, `
 		select jsonb_object_agg(name, (select count(*) from soniq_hook_deliveries d where d.hook_id = h.id)) from soniq_hooks h`)
-	if told["stuck"] != 1 || told["well"] != 10 || told["huge filter"] != 0 {
-		t.Errorf("%v", told)
+	if counts["stuck"] != 1 || counts["well"] != 10 || counts["huge filter"] != 0 {
+		t.Errorf("%v", counts)
 	}
 	// A dispatcher gives the old one up, and the hook hears again.
 	if err := outboxOf(t, pool).prune(t.Context()); err != nil {

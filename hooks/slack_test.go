@@ -60,7 +60,7 @@ func TestSlack_storm_isAHandfulOfMessagesThatAddUp(t *testing.T) {
 	for range 100 {
 		die(t, pool, 10, "emails.send", "connection refused")
 	}
-	eventually.True(t, "all to be told", func() bool {
+	eventually.True(t, "all deliveries", func() bool {
 		return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1000
 	})
 	total := 0

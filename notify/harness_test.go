@@ -22,7 +22,7 @@ const patience = 20 * time.Second
 // connected is what a recorder records for Connected.
 const connected = "<connected>"
 
-// recorder is a Handler that keeps all that it is told, in order.
+// recorder is a Handler that records its calls, in order.
 type recorder chan string
 
 func newRecorder() recorder { return make(recorder, 20_000) }
@@ -30,24 +30,24 @@ func newRecorder() recorder { return make(recorder, 20_000) }
 func (r recorder) Connected(context.Context)          { r <- connected }
 func (r recorder) Notify(_ context.Context, p string) { r <- p }
 
-// next is what the handler is told next.
+// next returns the next call.
 func (r recorder) next(t *testing.T) string {
 	t.Helper()
 	select {
 	case e := <-r:
 		return e
 	case <-time.After(patience):
-		t.Fatalf("the handler was told nothing for %s", patience)
+		t.Fatalf("the handler was not called for %s", patience)
 		return ""
 	}
 }
 
-// expect fails unless the handler is told exactly these, in this order.
+// expect fails unless exactly these calls come next.
 func (r recorder) expect(t *testing.T, want ...string) {
 	t.Helper()
 	for _, w := range want {
 		if got := r.next(t); got != w {
-			t.Fatalf("the handler was told %q, want %q", got, w)
+			t.Fatalf("the handler was called with %q, want %q", got, w)
 		}
 	}
 }

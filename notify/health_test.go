@@ -68,8 +68,8 @@ func through(pool *pgxpool.Pool) func(context.Context, string, string) error {
 	}
 }
 
-// told has the health that a listener tells.
-func told(cfg *notify.Config) chan bool {
+// healthOf records the calls of OnHealth.
+func healthOf(cfg *notify.Config) chan bool {
 	health := make(chan bool, 100)
 	cfg.OnHealth = func(healthy bool) { health <- healthy }
 	return health
@@ -107,7 +107,7 @@ func TestListener_connectionFallsSilent_isCutAndReplaced(t *testing.T) {
 	cfg := hole.into(config(pool))
 	cfg.Logger = log.logger()
 	cfg.MaxBackoff = 100 * time.Millisecond
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	r := newRecorder()
 	l := listenPaced(t, cfg, r, 50*time.Millisecond, 300*time.Millisecond, 0, 0)
 	r.expect(t, connected)
@@ -140,7 +140,7 @@ func TestListener_traffic_sparesPingAndProbe(t *testing.T) {
 		probes.Add(1)
 		return through(pool)(ctx, channel, payload)
 	}
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	r := newRecorder()
 	// Longer than a notification takes on a busy machine.
 	const pause = 3 * time.Second
@@ -173,7 +173,7 @@ func TestListener_probeNeverArrives_warnsOnceAndRecovers(t *testing.T) {
 		}
 		return through(pool)(ctx, channel, payload)
 	}
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	r := newRecorder()
 	l := listenPaced(t, cfg, r, 0, 100*time.Millisecond, time.Minute, 10*time.Millisecond)
 	r.expect(t, connected)
@@ -190,7 +190,7 @@ func TestListener_probeNeverArrives_warnsOnceAndRecovers(t *testing.T) {
 		t.Errorf("%d warnings, %d of them name the cause, want one:\n%s", n, m, &log)
 	}
 	if n := len(log.lines("level=INFO", "notifications arrive")); n != 1 {
-		t.Errorf("the recovery was told %d times:\n%s", n, &log)
+		t.Errorf("the recovery was logged %d times:\n%s", n, &log)
 	}
 }
 
@@ -207,7 +207,7 @@ func TestListener_notificationsStop_connectionIsReplaced(t *testing.T) {
 		}
 		return through(pool)(ctx, channel, payload)
 	}
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	r := newRecorder()
 	listenPaced(t, cfg, r, 0, time.Second, 20*time.Millisecond, 10*time.Millisecond)
 	r.expect(t, connected)
@@ -234,7 +234,7 @@ func TestListener_probeCantBeSent_isNoVerdict(t *testing.T) {
 		}
 		return through(pool)(ctx, channel, payload)
 	}
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	r := newRecorder()
 	l := listenPaced(t, cfg, r, 0, time.Second, 10*time.Millisecond, 10*time.Millisecond)
 	r.expect(t, connected)
@@ -252,27 +252,27 @@ func TestListener_slowHandler_isNotTakenForDead(t *testing.T) {
 	pool := testdb.New(t)
 	var hole hole
 	cfg := hole.into(config(pool))
-	health := told(&cfg)
+	health := healthOf(&cfg)
 	entered, leave := make(chan struct{}), make(chan struct{})
-	told := newRecorder()
-	slow := funcs{connected: told.Connected, notify: func(_ context.Context, p string) {
+	recorded := newRecorder()
+	slow := funcs{connected: recorded.Connected, notify: func(_ context.Context, p string) {
 		if p == "slow" {
 			close(entered)
 			<-leave
 		}
-		told <- p
+		recorded <- p
 	}}
 	listenPaced(t, cfg, slow, 20*time.Millisecond, 50*time.Millisecond, 0, 0)
-	told.expect(t, connected)
+	recorded.expect(t, connected)
 	expectHealth(t, health, true)
 	exec(t, pool, `select pg_notify('soniq_new_job', 'slow')`)
 	<-entered
 	before := hole.syncs.Load()
 	eventually.True(t, "pings that nobody reads the answers of", func() bool { return hole.syncs.Load() >= before+3 })
 	close(leave)
-	told.expect(t, "slow")
+	recorded.expect(t, "slow")
 	exec(t, pool, `select pg_notify('soniq_new_job', 'later')`)
-	told.expect(t, "later")
+	recorded.expect(t, "later")
 	if len(health) != 0 {
 		t.Error("the connection was given up")
 	}

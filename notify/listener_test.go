@@ -36,7 +36,7 @@ func TestListener_plainInsert_announcedByTheSchema(t *testing.T) {
 	listen(t, config(pool), map[string]notify.Handler{notify.NewJob: jobs})
 
 	jobs.expect(t, connected)
-	// Somebody who is told.
+	// A live worker that has declared no waiters, so the trigger notifies.
 	exec(t, pool, `insert into soniq_workers (id, hostname, pid) values (gen_random_uuid(), 'h', 1)`)
 	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'emails.send', '{}')`)
 	jobs.expect(t, "default")

@@ -83,14 +83,14 @@ func TestListener_jobCommittedWhileAway_seenByTheBacklogRead(t *testing.T) {
 		}
 		return dial(ctx, network, addr)
 	}
-	told, backlog := newRecorder(), newRecorder()
+	notified, backlog := newRecorder(), newRecorder()
 	listen(t, cfg, map[string]notify.Handler{notify.NewJob: funcs{
 		connected: func(ctx context.Context) {
 			var n int
 			err := pool.QueryRow(ctx, `select count(*) from soniq_jobs where status = 'queued'`).Scan(&n)
 			backlog <- fmt.Sprint(n, err)
 		},
-		notify: told.Notify,
+		notify: notified.Notify,
 	}})
 	backlog.expect(t, "0 <nil>")
 
@@ -100,7 +100,7 @@ func TestListener_jobCommittedWhileAway_seenByTheBacklogRead(t *testing.T) {
 	close(reopen)
 	backlog.expect(t, "1 <nil>") // the job that was not announced
 	exec(t, pool, `select pg_notify('soniq_new_job', 'later')`)
-	told.expect(t, "later") // and not "default": that one was lost, as this test means it to be
+	notified.expect(t, "later") // and not "default": that one was lost, as this test means it to be
 }
 
 func TestListener_listenNeverAnswered_givesUpAndDialsAgain(t *testing.T) {
