@@ -221,3 +221,13 @@ func (l *listener) heard(t *testing.T, pool *pgxpool.Pool) []string {
 		payloads = append(payloads, n.Payload)
 	}
 }
+
+// setupMeanwhile runs Setup in the background, and sends its error.
+func setupMeanwhile(pool *pgxpool.Pool) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := soniq.Setup(context.Background(), pool, soniq.Config{})
+		done <- err
+	}()
+	return done
+}

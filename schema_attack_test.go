@@ -2,7 +2,6 @@ package soniq_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -369,11 +368,7 @@ func TestSetup_madeMeanwhileBySomebodyElse_isRefused(t *testing.T) {
 	exec(t, first, tellSQL)
 	// Setup waits here, in the middle of the schema.
 	exec(t, first, `begin; create table soniq_chores ()`)
-	done := make(chan error, 1)
-	go func() {
-		_, err := soniq.Setup(context.Background(), pool, soniq.Config{})
-		done <- err
-	}()
+	done := setupMeanwhile(pool)
 	await(t, pool, "Setup waits for the other's table", `
 		select exists (
 		  select from pg_stat_activity

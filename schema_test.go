@@ -161,11 +161,7 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 		  applied_at timestamp default now(),
 		  checksum text
 		)`)
-	done := make(chan error, 1)
-	go func() {
-		_, err := soniq.Setup(context.Background(), pool, soniq.Config{})
-		done <- err
-	}()
+	done := setupMeanwhile(pool)
 	await(t, pool, "Setup waits for the other's table", `
 		select exists (
 		  select from pg_stat_activity

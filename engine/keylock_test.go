@@ -158,14 +158,8 @@ func TestWorker_rowTheServerFailsAt_holdsUpNobody(t *testing.T) {
 			reg := engine.NewRegistry()
 			noop(reg, "orphan")
 			client := newClient(t, pool)
-			ours := "go/0.1.0"
-			dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
-			var ids []uuid.UUID
-			for _, name := range []string{"stuck", "orphan", "stuck", "orphan"} {
-				id := enqueue(t, client, name, nil)
-				exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2, updated_at = now() - interval '1 day' where id = $1`, id, dead)
-				ids = append(ids, id)
-			}
+			ids := orphans(t, pool, "stuck", "orphan", "stuck", "orphan")
+			exec(t, pool, `update soniq_jobs set updated_at = now() - interval '1 day'`)
 			exec(t, pool, `update soniq_jobs set worker_id = null where id in ($1, $2)`, ids[2], ids[3])
 			log := new(journal)
 			w := newIdle(t, pool, reg, log)

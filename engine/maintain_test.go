@@ -14,17 +14,11 @@ import (
 	"soniq/engine"
 	"soniq/internal/pg"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
-func connect(t *testing.T, url string) *pgxpool.Pool {
-	t.Helper()
-	pool, err := pgxpool.New(t.Context(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
-}
+// connect returns a pool on a database, until the end of the test.
+var connect = testkit.Open
 
 func noop(reg *engine.Registry, name string, opts ...engine.HandleOption) {
 	engine.HandleRaw(reg, name, func(context.Context, *engine.Job) (any, error) { return nil, nil }, opts...)

@@ -343,10 +343,10 @@ func TestWorker_prune_keepsWorkersOfKeptJobsBehindPythonsKey(t *testing.T) {
 	}
 }
 
-// A busy worker finds jobs that nobody was told of: between two of them it is
-// watched on.
-func TestWorker_peerNoLongerBusy_isWatchedForAWhile(t *testing.T) {
-	t.Parallel()
+// idleBesideBusy starts a worker that runs a job until rest is called, and an idle
+// one beside it, whose statements are counted.
+func idleBesideBusy(t *testing.T, config engine.WorkerConfig) (sent *statements, rest func()) {
+	t.Helper()
 	url := testdb.NewURL(t)
 	pool, sent := traced(t, url)
 	reg := engine.NewRegistry()
@@ -356,12 +356,22 @@ func TestWorker_peerNoLongerBusy_isWatchedForAWhile(t *testing.T) {
 	receive(t, "start", started)
 	idle := engine.NewRegistry()
 	noop(idle, "idle")
-	start(t, pool, idle, engine.WorkerConfig{Queues: []string{"idle"}})
+	start(t, pool, idle, config)
 	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	return sent, func() {
+		close(release)
+		busy.waitForJob(t, id)
+	}
+}
+
+// A busy worker finds jobs that nobody was told of: between two of them it is
+// watched on.
+func TestWorker_peerNoLongerBusy_isWatchedForAWhile(t *testing.T) {
+	t.Parallel()
+	sent, rest := idleBesideBusy(t, engine.WorkerConfig{Queues: []string{"idle"}})
 	_, looks := sent.count()
 	waitTrue(t, "looks at a busy one", func() bool { _, now := sent.count(); return now >= looks+4 })
-	close(release)
-	busy.waitForJob(t, id)
+	rest()
 	// One look may be under way, and one may follow by a notification.
 	_, looks = sent.count()
 	waitTrue(t, "looks at one that was busy", func() bool { _, now := sent.count(); return now >= looks+4 })
@@ -370,17 +380,7 @@ func TestWorker_peerNoLongerBusy_isWatchedForAWhile(t *testing.T) {
 // The bar is 150 a minute, with an idle worker's 20 among them.
 func TestWorker_watchingABusyPeer_sendsFewStatements(t *testing.T) {
 	t.Parallel()
-	url := testdb.NewURL(t)
-	pool, sent := traced(t, url)
-	reg := engine.NewRegistry()
-	started, release := slowJob(reg, "slow")
-	busy := start(t, connect(t, url), reg, engine.WorkerConfig{})
-	id := enqueue(t, newClient(t, pool), "slow", nil)
-	receive(t, "start", started)
-	idle := engine.NewRegistry()
-	noop(idle, "idle")
-	start(t, pool, idle, engine.WorkerConfig{SafetyPoll: 30 * time.Second, Queues: []string{"idle"}})
-	waitUntil(t, pool, "both locks", advertisingSQL, 2)
+	sent, rest := idleBesideBusy(t, engine.WorkerConfig{SafetyPoll: 30 * time.Second, Queues: []string{"idle"}})
 	began := time.Now()
 	before, looks := sent.count()
 	waitTrue(t, "looks", func() bool {
@@ -392,12 +392,11 @@ func TestWorker_watchingABusyPeer_sendsFewStatements(t *testing.T) {
 	if took < 2500*time.Millisecond {
 		t.Errorf("6 looks took %s", took)
 	}
-	// A chore or two may fall into the time.
+	// A periodic task or two may run in that time.
 	if other := all - before - 6; other > 4 {
 		t.Errorf("%d statements beside the 6 looks in %s", other, took)
 	}
-	close(release)
-	busy.waitForJob(t, id)
+	rest()
 }
 
 // The listener ends before the jobs do. A worker that drains must not look like

@@ -192,6 +192,19 @@ func TestWorker_endlessShutdownTimeout_outcomesAreAwaited(t *testing.T) {
 	}
 }
 
+// orphans inserts jobs that a dead worker was running.
+func orphans(t *testing.T, pool *pgxpool.Pool, names ...string) (ids []uuid.UUID) {
+	t.Helper()
+	ours := "go/0.1.0"
+	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
+	for _, name := range names {
+		id := enqueue(t, newClient(t, pool), name, nil)
+		exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
 func TestWorker_orphanThatCantBeQueued_holdsUpNobody(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -200,15 +213,7 @@ func TestWorker_orphanThatCantBeQueued_holdsUpNobody(t *testing.T) {
 		when (old.status = 'processing' and old.job_name = 'stuck') execute function refuse()`)
 	reg := engine.NewRegistry()
 	noop(reg, "orphan")
-	client := newClient(t, pool)
-	ours := "go/0.1.0"
-	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
-	var ids []uuid.UUID
-	for _, name := range []string{"stuck", "orphan", "stuck"} {
-		id := enqueue(t, client, name, nil)
-		exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
-		ids = append(ids, id)
-	}
+	ids := orphans(t, pool, "stuck", "orphan", "stuck")
 	log := new(journal)
 	w := start(t, pool, reg, engine.WorkerConfig{Logger: log.logger()})
 	w.waitForJob(t, ids[1])
