@@ -79,7 +79,7 @@ func LockJob(t testing.TB, pool *pgxpool.Pool, id uuid.UUID) pgx.Tx {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // it may have ended
-	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, id); err != nil {
+	if _, err := tx.Exec(t.Context(), `select from public.soniq_jobs where id = $1 for update`, id); err != nil {
 		t.Fatal(err)
 	}
 	return tx

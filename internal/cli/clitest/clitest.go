@@ -218,13 +218,13 @@ func Count(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) int {
 // CountLetters is the number of dead letters.
 func CountLetters(t *testing.T, pool *pgxpool.Pool) int {
 	t.Helper()
-	return Count(t, pool, `select count(*) from soniq_dead_letter_jobs`)
+	return Count(t, pool, `select count(*) from public.soniq_dead_letter_jobs`)
 }
 
 // CountJobs is the number of jobs.
 func CountJobs(t *testing.T, pool *pgxpool.Pool) int {
 	t.Helper()
-	return Count(t, pool, `select count(*) from soniq_jobs`)
+	return Count(t, pool, `select count(*) from public.soniq_jobs`)
 }
 
 // Decode parses text, which must be JSON.
