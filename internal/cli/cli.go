@@ -22,22 +22,22 @@ import (
 type grammar struct {
 	app.Globals
 
-	Demo    dev.DemoCommand         `cmd:"" group:"start" help:"Watch jobs succeed, fail, die and come back, in a few seconds."`
+	Demo    dev.DemoCommand         `cmd:"" group:"start" help:"Run a few jobs that succeed, fail, become dead letters and are replayed."`
 	Setup   database.SetupCommand   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
 	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
-	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show what is queued, running, done and dead, and who works."`
+	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show queues, workers and dead letters."`
 
-	Worker  workers.Command     `cmd:"" group:"jobs" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	Worker  workers.Command     `cmd:"" group:"jobs" help:"Run a worker whose handlers are commands and HTTP endpoints."`
 	Enqueue jobs.EnqueueCommand `cmd:"" group:"jobs" help:"Add a job, or many."`
 	Job     jobs.JobCommand     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
 	Queue   jobs.QueueCommand   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
 
-	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export the jobs that failed for good."`
+	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export dead letters: jobs that cannot succeed."`
 
-	Hooks hooks.Command `cmd:"" group:"hooks" help:"Tell others of dead letters: by webhook, on Slack, in the log, by a command."`
+	Hooks hooks.Command `cmd:"" group:"hooks" help:"Send dead letters to a webhook, to Slack, to the log or to a command."`
 
-	Bench      dev.BenchCommand `cmd:"" group:"more" help:"Measure this program beside plain SQL, in databases of its own."`
-	Dev        dev.Command      `cmd:"" group:"more" help:"Look at the private database of --dev: where it is, psql, stop, reset."`
+	Bench      dev.BenchCommand `cmd:"" group:"more" help:"Measure Soniq beside plain SQL, in databases of its own."`
+	Dev        dev.Command      `cmd:"" group:"more" help:"Show, keep, stop or reset the private database of --dev; run psql on it."`
 	Completion completionCmd    `cmd:"" group:"more" help:"Print a script that completes commands and flags in your shell."`
 	Complete   completeCmd      `cmd:"" name:"__complete" hidden:"" passthrough:""`
 

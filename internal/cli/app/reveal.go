@@ -14,7 +14,7 @@ import (
 // RevealFlags belong to the commands that show jobs and dead letters. What they
 // show has no secrets in it; --reveal shows them, and the history tells.
 type RevealFlags struct {
-	Reveal bool `help:"Show secrets too: values of keys such as password or api_key, tokens in texts. The history tells who did."`
+	Reveal bool `help:"Show secrets too: values of keys such as password or api_key, and tokens in texts. The history records who did."`
 	Authorship
 }
 
@@ -98,8 +98,8 @@ func LetterIDs(jobs []deadletter.Job) []uuid.UUID {
 
 // Authorship says who changes dead letters, and why: it is kept with them.
 type Authorship struct {
-	As      string `placeholder:"NAME" help:"Who does it, in the history. Default you, on this machine."`
-	Comment string `placeholder:"TEXT" help:"Why you do it, in the history."`
+	As      string `placeholder:"NAME" help:"Your name in the history. Default USER@HOST."`
+	Comment string `placeholder:"TEXT" help:"Why you do it. The history keeps it."`
 }
 
 // Open connects to the database, as [App.Open] does, and returns its dead-letter

@@ -15,8 +15,8 @@ import (
 
 // target is what replay and delete work on: single ids, or in bulk.
 type target struct {
-	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them; the first digits will do."`
-	All bool     `help:"All of them; replay takes those that are dead."`
+	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them. The first digits are enough."`
+	All bool     `help:"All dead letters; replay takes only those in the state dead."`
 	selection
 	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
 	DryRun bool `help:"Say what would be done, and change nothing."`

@@ -38,7 +38,7 @@ type checkCmd struct {
 }
 
 func (checkCmd) Help() string {
-	return `For cron and monitors: one line, in the form of Nagios plugins, on standard output. It counts what is in the state dead, unless --state says otherwise; filters narrow it. At least one limit must be given.
+	return `For cron and monitors: prints one line in the format of Nagios plugins. It counts dead letters in the state dead, or in --state; filters narrow it. Give at least one limit.
 
     0     OK
     1     WARNING: above --warn or --warn-age

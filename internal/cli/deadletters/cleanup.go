@@ -21,14 +21,14 @@ import (
 type cleanupCmd struct {
 	selection
 	app.Authorship
-	Days      *int    `placeholder:"N" help:"Older than N days; at least 1. Default 30."`
-	OlderThan *string `placeholder:"AGE" help:"The same, as an age: 36h, 30d, 4w."`
-	Export    *string `placeholder:"FILE" help:"First write what is removed to FILE, a new one: .json, .jsonl or .csv, with .gz after it to compress."`
+	Days      *int    `placeholder:"N" help:"Remove those older than N days; at least 1. Default 30."`
+	OlderThan *string `placeholder:"AGE" help:"The same as an age: 36h, 30d, 4w."`
+	Export    *string `placeholder:"FILE" help:"Write the removed dead letters to a new FILE first: .json, .jsonl or .csv, with .gz to compress."`
 	DryRun    bool    `help:"Say how many would be removed, and change nothing."`
 }
 
 func (cleanupCmd) Help() string {
-	return `Never asks, so it can run from cron. Filters narrow it; what is being replayed stays. With --export nothing is removed before all of it is safely in the file.
+	return `Never asks, so it can run from cron. Filters narrow it. Dead letters that are being replayed are kept. With --export nothing is removed until the file is complete and on disk.
 
     soniq dead-letter cleanup --days 30
     soniq dead-letter cleanup --days 7 --dry-run

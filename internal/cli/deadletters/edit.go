@@ -23,10 +23,10 @@ import (
 // replayEdit are the flags that give a replay other arguments.
 type replayEdit struct {
 	Set    []string `sep:"none" placeholder:"PATH=VALUE" help:"Change one argument: user.email=ada@example.com, items[0].count=2. VALUE is JSON if it can be read as JSON, else a string. Repeatable."`
-	Unset  []string `sep:"none" placeholder:"PATH" help:"Take one argument out. Repeatable."`
-	Args   *string  `placeholder:"JSON" help:"Other arguments in all: a JSON object, @FILE, or - for standard input. For one id."`
+	Unset  []string `sep:"none" placeholder:"PATH" help:"Remove one argument. Repeatable."`
+	Args   *string  `placeholder:"JSON" help:"Replace all arguments: a JSON object, @FILE, or - for standard input. For one id."`
 	Edit   bool     `help:"Change the arguments in your editor ($$VISUAL, else $$EDITOR), then confirm. For one id."`
-	Reveal bool     `help:"Show secrets in what changes, too. The history tells who did."`
+	Reveal bool     `help:"Show secrets in the changes too. The history records who did."`
 }
 
 // used is the first of the flags that was used, or empty.

@@ -13,12 +13,12 @@ import (
 )
 
 type historyCmd struct {
-	ID    *string `arg:"" optional:"" name:"id" help:"What was done to this dead letter, which may be gone. Without it: the operations on many."`
+	ID    *string `arg:"" optional:"" name:"id" help:"Show the history of this dead letter, deleted or not. Without an id: the operations on many."`
 	Limit int     `default:"20" placeholder:"N" help:"The latest N operations. Default 20."`
 }
 
 func (historyCmd) Help() string {
-	return `Replays, deletions, cleanups, imports and tags are recorded with who did them (--as) and why (--comment); so is who was shown secrets (--reveal), of jobs too. Arguments are recorded without their secrets; what people wrote (--comment, filters) is shown without them.
+	return `The history records each replay, deletion, cleanup, import, tag and look at secrets (--reveal, of jobs too), with who did it (--as) and why (--comment). Arguments are recorded without secrets, and comments and filters are shown without them.
 
     soniq dead-letter history
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`

@@ -16,16 +16,16 @@ import (
 )
 
 type importCmd struct {
-	File   string `arg:"" name:"file" help:"What to read; - is standard input. A file that gzip compressed is known by its content."`
+	File   string `arg:"" name:"file" help:"The file to read; - is standard input. A gzip file is recognised by its content."`
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with."`
 	DryRun bool   `help:"Check the file and say what would be done; change nothing."`
 	app.Authorship
 }
 
 func (importCmd) Help() string {
-	return `Brings back what 'soniq dead-letter export' wrote; an export of Python Soniq will do as well. A dead letter that is there already is left as it is, so an import can be repeated. It is silent: no hook and no listener is told. One that was being replayed, and whose replay is gone, is dead.
+	return `Reads what 'soniq dead-letter export' wrote, or an export of Python Soniq. A dead letter that exists is left as it is, so an import can be repeated. It notifies no hook and no listener. A dead letter that was being replayed becomes dead if its replay is gone.
 
-A file is checked to its end before anything is imported. Standard input is imported as it comes, unless it is a file. A dead letter can have 64 MiB there; memory is a few times the longest one.
+A file is checked to its end before anything is imported. Standard input is imported as it arrives, unless it is a file. One dead letter may have 64 MiB; the memory used is a few times the longest one.
 
     soniq dead-letter import dead_jobs.json
     soniq dead-letter import resolved.jsonl.gz --dry-run

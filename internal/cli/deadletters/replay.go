@@ -17,20 +17,20 @@ import (
 
 type replayCmd struct {
 	target
-	ResetAttempts  bool    `default:"true" negatable:"keep-attempts" help:"Start over at attempt 0; or go on counting, which needs --new-max-attempts above the attempts made."`
-	NewMaxAttempts *int    `placeholder:"N" help:"Give it N attempts."`
-	NewQueue       *string `placeholder:"QUEUE" help:"Put it into another queue."`
-	NewPriority    *int    `placeholder:"N" help:"Give it another priority; lower runs first."`
-	Delay          string  `placeholder:"AGE" help:"Let it wait first: 90s, 10m, 2h."`
-	Force          bool    `help:"With ids: even where a replay is under way or has succeeded."`
+	ResetAttempts  bool    `default:"true" negatable:"keep-attempts" help:"Start at attempt 0. --keep-attempts keeps the count, and needs --new-max-attempts above the attempts made."`
+	NewMaxAttempts *int    `placeholder:"N" help:"Set the number of attempts."`
+	NewQueue       *string `placeholder:"QUEUE" help:"Use another queue."`
+	NewPriority    *int    `placeholder:"N" help:"Set another priority; lower runs first."`
+	Delay          string  `placeholder:"AGE" help:"Run it after this time: 90s, 10m, 2h."`
+	Force          bool    `help:"With ids: replay even while a replay is under way, or after one succeeded."`
 
 	replayEdit
 	replayPace
-	Resume *string `placeholder:"OPERATION" help:"Go on with a bulk replay that was stopped."`
+	Resume *string `placeholder:"OPERATION" help:"Continue a bulk replay that was stopped."`
 }
 
 func (replayCmd) Help() string {
-	return `A replay is a new job with the same name and arguments. The dead letter stays as the record; it is resolved once a replay succeeds.
+	return `A replay is a new job with the same name and arguments. The dead letter stays as the record, and becomes resolved when a replay succeeds.
 
     soniq dead-letter replay 01890a5d-ac96-774b-bcce-b302099a8057
     soniq dead-letter replay 01890a5d --set user.email=ada@example.com
@@ -38,9 +38,9 @@ func (replayCmd) Help() string {
     soniq dead-letter replay --filter send_welcome_email --dry-run
     soniq dead-letter replay --reason timeout --rate 50/s --canary 5 --comment "the store is back"
 
-Other arguments (--set, --unset, --args, --edit) are the new job's; the dead letter keeps its own, and the history tells. A PATH is keys with dots between them and places of lists in brackets, such as items[0].sku; a backslash takes a dot as it is. A VALUE that can be read as JSON is JSON: 42 is a number, '"42"' and Ada are strings.
+--set, --unset, --args and --edit change the arguments of the new job. The dead letter keeps its own, and the history records the change. A PATH is keys with dots between them, and list indexes in brackets, such as items[0].sku; a backslash before a dot makes it part of a key. A VALUE that is valid JSON is JSON: 42 is a number, '"42"' and Ada are strings.
 
-In bulk, only what is dead is replayed, the oldest first. Ctrl-C stops it after the batch that is under way; --resume goes on.`
+A bulk replay takes only dead letters in the state dead, the oldest first. Ctrl-C stops it after the current batch; --resume continues it.`
 }
 
 func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {

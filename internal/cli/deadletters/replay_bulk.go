@@ -20,10 +20,10 @@ import (
 // it.
 type replayPace struct {
 	Rate          string        `placeholder:"N/s" help:"At most N jobs a second (50/s), a minute (10/m) or an hour. Default no limit."`
-	Canary        int           `placeholder:"N" help:"Replay N first; go on only if each of them succeeds."`
-	CanaryTimeout time.Duration `placeholder:"TIME" help:"How long to wait for these. Default 10m."`
-	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when so many of its replays that ended died again, from 20 on; 0 never does. Default 50%%."`
-	MaxReplays    int           `default:"3" placeholder:"N" help:"Leave out what was replayed N times already; 0 leaves out nothing. Default 3."`
+	Canary        int           `placeholder:"N" help:"Replay N first. Continue only if all of them succeed."`
+	CanaryTimeout time.Duration `placeholder:"TIME" help:"How long to wait for them. Default 10m."`
+	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when this share of the finished replays failed again, once 20 have finished; 0 never stops. Default 50%%."`
+	MaxReplays    int           `default:"3" placeholder:"N" help:"Skip dead letters that were replayed N times; 0 skips none. Default 3."`
 }
 
 // used is the first of the flags that was used, or empty. A default can't be

@@ -10,12 +10,12 @@ import (
 )
 
 type tagCmd struct {
-	Words []string `arg:"" name:"id or key=value" help:"Ids, and the tags that they get. KEY= alone takes a tag away."`
+	Words []string `arg:"" name:"id or key=value" help:"Ids, and the tags to set. KEY= removes a tag."`
 	app.Authorship
 }
 
 func (tagCmd) Help() string {
-	return `Tags say what people know of dead letters: a ticket, an owner. Every verb with a filter takes --tag.
+	return `A tag is a note on a dead letter, such as a ticket or an owner. Every command with filters takes --tag.
 
     soniq dead-letter tag 01890a5d-ac96-774b-bcce-b302099a8057 ticket=OPS-7 owner=payments
     soniq dead-letter list --tag owner=payments`

@@ -14,7 +14,7 @@ import (
 type watchCmd struct{ traits }
 
 func (watchCmd) Help() string {
-	return `Prints what is announced from now on, as it is announced. With --json each line is the notification itself.
+	return `Prints dead letters from now on, as they are announced. With --json each line is the notification itself.
 
     soniq dead-letter watch
     soniq dead-letter watch --reason timeout --json`

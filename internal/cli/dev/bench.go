@@ -24,7 +24,7 @@ type BenchCommand struct {
 	Only        []string      `placeholder:"NAME" help:"Only these workloads, such as burn-down; see --list."`
 	List        bool          `help:"List the workloads, and measure nothing."`
 	Jobs        int           `placeholder:"N" default:"50000" help:"Jobs of a burn-down, a batch and the failures. Default 50000."`
-	Rounds      int           `placeholder:"N" default:"3" help:"Rounds, of whose figures the medians are shown. Default 3."`
+	Rounds      int           `placeholder:"N" default:"3" help:"The number of rounds. The medians are shown. Default 3."`
 	Concurrency int           `placeholder:"N" default:"2000" help:"Concurrency of the tuned worker. Default 2000."`
 	Rate        int           `placeholder:"N" default:"1000" help:"Jobs a second of 'sustained'. Default 1000."`
 	Samples     int           `placeholder:"N" default:"100" help:"Wakes that are measured. Default 100."`
@@ -34,7 +34,7 @@ type BenchCommand struct {
 
 // Help implements [kong.HelpProvider].
 func (BenchCommand) Help() string {
-	return `Measures this program beside plain SQL on the same server: the same work in a lean table, with no retries, no fences and nobody who may die. It takes some minutes. Each measurement has a database of its own on the server, soniq_bench_..., which is dropped afterwards: your tables and workers see nothing of it. Only the ratios say something about Soniq; the rest is your machine.
+	return `Measures this program beside plain SQL on the same server: the same work in a small table, without retries and without protection against crashes. It takes some minutes. Each measurement runs in a database of its own, soniq_bench_..., which is dropped afterwards; your tables and workers are not touched. Only the ratios describe Soniq; the other figures depend on your machine.
 
     soniq bench --dev
     soniq bench --dev --only burn-down --jobs 200000 --rounds 5`

@@ -32,7 +32,7 @@ type DemoCommand struct{}
 
 // Help implements [kong.HelpProvider].
 func (DemoCommand) Help() string {
-	return `Needs nothing but this program: it starts a private PostgreSQL, or joins the one that --dev commands share. Its dead letters stay there, to try the other commands on.
+	return `Needs nothing but this program. It starts the private PostgreSQL of --dev, or uses it if it runs. Its dead letters stay there, so that you can try the other commands.
 
     soniq demo
     soniq dead-letter list --dev`

@@ -28,13 +28,13 @@ type Command struct {
 	Up     devUpCmd     `cmd:"" help:"Keep the private database running until stopped."`
 	Psql   devPsqlCmd   `cmd:"" passthrough:"" help:"Run psql on the private database."`
 	URL    devURLCmd    `cmd:"" name:"url" help:"Print the private database's URL, password included, for other programs."`
-	Stop   devStopCmd   `cmd:"" help:"Stop the private database, whoever uses it."`
+	Stop   devStopCmd   `cmd:"" help:"Stop the private database, even while it is in use."`
 	Reset  devResetCmd  `cmd:"" help:"Delete the private database."`
 }
 
 // Help implements [kong.HelpProvider].
 func (Command) Help() string {
-	return `The private database is a PostgreSQL of your own, in a folder of your own, that listens on this machine alone. It runs while a command with --dev does, and starts when one needs it.
+	return `The private database is a PostgreSQL in a folder of yours that listens on this machine only. It starts when a command with --dev needs it, and stops with the last of them.
 
     soniq dev
     soniq dev psql`
@@ -53,7 +53,7 @@ func private(a *app.App) error {
 type devStatusCmd struct{}
 
 func (devStatusCmd) Help() string {
-	return `Changes nothing, and doesn't start it.
+	return `Shows it without starting it.
 
     soniq dev
     soniq dev --json`
@@ -91,7 +91,7 @@ func (devStatusCmd) Run(a *app.App) error {
 type devUpCmd struct{}
 
 func (devUpCmd) Help() string {
-	return `Otherwise it stops with the last command that uses it.
+	return `Without this command it stops with the last command that uses it.
 
     soniq dev up`
 }
@@ -217,7 +217,7 @@ func runBeside(a *app.App, cmd *exec.Cmd) error {
 type devURLCmd struct{}
 
 func (devURLCmd) Help() string {
-	return `The URL holds the password: this is the only command that prints one. It works while the private database runs, which 'soniq dev up' makes sure of.
+	return `The URL has the password in it; no other command prints one. It works while the private database runs: see 'soniq dev up'.
 
     soniq dev url
     DATABASE_URL=$(soniq dev url) python manage.py`
@@ -249,7 +249,7 @@ func (devURLCmd) Run(a *app.App) error {
 type devStopCmd struct{}
 
 func (devStopCmd) Help() string {
-	return `What is in it stays. Commands that use it fail; the next one starts it again.
+	return `Its data stays. Commands that use it fail; the next one starts it again.
 
     soniq dev stop`
 }
@@ -280,11 +280,11 @@ func (devStopCmd) Run(a *app.App) error {
 
 type devResetCmd struct {
 	Yes   bool `short:"y" help:"Don't ask."`
-	Force bool `help:"Also while other commands use it: they fail."`
+	Force bool `help:"Delete it even while other commands use it; they fail."`
 }
 
 func (devResetCmd) Help() string {
-	return `Jobs, dead letters and what else is in it are gone for good. The next command with --dev makes a new one.
+	return `Deletes all jobs, dead letters and other data in it. The next command with --dev creates a new one.
 
     soniq dev reset
     soniq dev reset --yes --force`

@@ -16,9 +16,9 @@ import (
 // hooksAddCmd has a subcommand a kind.
 type hooksAddCmd struct {
 	Webhook hooksAddWebhookCmd `cmd:"" help:"POST each event, signed after Standard Webhooks."`
-	Slack   hooksAddSlackCmd   `cmd:"" help:"Post to a Slack incoming webhook; storms become digests."`
-	Log     hooksAddLogCmd     `cmd:"" help:"Write one log record an event, in one worker of the fleet."`
-	Exec    hooksAddExecCmd    `cmd:"" help:"Run a command for each event, in one worker of the fleet."`
+	Slack   hooksAddSlackCmd   `cmd:"" help:"Post to a Slack incoming webhook; many at once become digests."`
+	Log     hooksAddLogCmd     `cmd:"" help:"Write a log record for each event, in one of the workers."`
+	Exec    hooksAddExecCmd    `cmd:"" help:"Run a command for each event, in one of the workers."`
 }
 
 func (hooksAddCmd) Help() string {
@@ -108,7 +108,7 @@ type hooksAddWebhookCmd struct {
 	Secret      string   `placeholder:"env:NAME" help:"The variable that holds the secret. Default a fresh one, printed once."`
 	Header      []string `sep:"none" placeholder:"NAME: VALUE" help:"Send this header; the value may be env:NAME. Repeatable."`
 	IncludeArgs bool     `help:"Send the job's arguments too."`
-	Allow       []string `placeholder:"CIDR" help:"A private network that it may reach, such as 10.0.0.0/8, where the dispatcher has --hook-allow for it. Repeatable."`
+	Allow       []string `placeholder:"CIDR" help:"Allow this private network, such as 10.0.0.0/8. The dispatcher needs --hook-allow for it too. Repeatable."`
 }
 
 func (hooksAddWebhookCmd) Help() string {
@@ -157,12 +157,12 @@ type hooksAddSlackCmd struct {
 	URL string `arg:"" name:"url" help:"The incoming webhook's URL, or env:NAME."`
 	hookFilter
 	workerflags.KeyFlags
-	BaseURL string   `name:"base-url" placeholder:"URL" help:"Link to URL/ID of the dead letter."`
-	Allow   []string `placeholder:"CIDR" help:"A private network that it may reach, where the dispatcher has --hook-allow for it. Repeatable."`
+	BaseURL string   `name:"base-url" placeholder:"URL" help:"Link each dead letter to URL/ID."`
+	Allow   []string `placeholder:"CIDR" help:"Allow this private network. The dispatcher needs --hook-allow for it too. Repeatable."`
 }
 
 func (hooksAddSlackCmd) Help() string {
-	return `The first death of a kind is told at once, more of them as digests that count.
+	return `Sends the first dead letter of a group at once, and the next ones as digests with a count.
 
     soniq hooks add slack env:SONIQ_HOOK_SLACK --queue payments
     soniq hooks add slack https://hooks.slack.com/services/...`
@@ -180,7 +180,7 @@ func (c *hooksAddSlackCmd) Run(a *app.App) error {
 type hooksAddLogCmd struct{ hookFilter }
 
 func (hooksAddLogCmd) Help() string {
-	return `The record is in the log of the worker that sends it.
+	return `The record is written by the worker that sends it.
 
     soniq hooks add log`
 }
@@ -196,7 +196,7 @@ func (c *hooksAddLogCmd) Run(a *app.App) error {
 type hooksAddExecCmd struct {
 	Command string `arg:"" name:"command" help:"What to run, by /bin/sh -c: one argument, in quotes."`
 	hookFilter
-	IncludeArgs bool `help:"Hand the job's arguments over too."`
+	IncludeArgs bool `help:"Pass the job's arguments too."`
 }
 
 func (hooksAddExecCmd) Help() string {

@@ -22,20 +22,20 @@ type Command struct {
 	List         hooksListCmd       `cmd:"" help:"List the hooks."`
 	Show         hooksShowCmd       `cmd:"" help:"Show one hook."`
 	Test         hooksTestCmd       `cmd:"" help:"Send a marked sample and print the answer."`
-	Enable       hooksEnableCmd     `cmd:"" help:"Let hooks go on, with what waits for them."`
-	Disable      hooksDisableCmd    `cmd:"" help:"Stop hooks."`
+	Enable       hooksEnableCmd     `cmd:"" help:"Enable hooks again, and send what waits."`
+	Disable      hooksDisableCmd    `cmd:"" help:"Disable hooks."`
 	Remove       hooksRemoveCmd     `cmd:"" help:"Remove hooks and their deliveries."`
 	RotateSecret hooksRotateCmd     `cmd:"" help:"Give a webhook a new secret."`
 	Deliveries   hooksDeliveriesCmd `cmd:"" help:"List deliveries: what was sent, what waits, what failed."`
 	Retry        hooksRetryCmd      `cmd:"" help:"Send deliveries again that failed or wait."`
 	Seal         hooksSealCmd       `cmd:"" help:"Encrypt the secrets that the database holds."`
-	Keygen       hooksKeygenCmd     `cmd:"" help:"Print a fresh key for that."`
-	Run          hooksRunCmd        `cmd:"" help:"Send what is due until stopped; every worker does it too."`
+	Keygen       hooksKeygenCmd     `cmd:"" help:"Print a new key for 'hooks seal'."`
+	Run          hooksRunCmd        `cmd:"" help:"Send deliveries until stopped. Every worker does it too."`
 }
 
 // Help implements [kong.HelpProvider].
 func (Command) Help() string {
-	return `A hook is told of dead letters: once for the whole fleet, and again after a failure. Every worker sends what is due.
+	return `A hook receives dead letters: each one once, whatever the number of workers, and again after a failed delivery. Every worker sends what is due.
 
     soniq hooks add slack https://hooks.slack.com/services/...
     soniq hooks test slack
@@ -103,7 +103,7 @@ func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store,
 type hooksEnableCmd struct{ hookNames }
 
 func (hooksEnableCmd) Help() string {
-	return `Sends what waits, and forgets the failures there were.
+	return `Sends what waits, and resets the count of failures.
 
     soniq hooks enable slack`
 }
@@ -115,7 +115,7 @@ func (c *hooksEnableCmd) Run(a *app.App) error {
 type hooksDisableCmd struct{ hookNames }
 
 func (hooksDisableCmd) Help() string {
-	return `Nothing is sent until 'soniq hooks enable'. What waits is kept; what happens meanwhile is not kept for it.
+	return `Nothing is sent until 'soniq hooks enable'. Deliveries that wait are kept. Events that happen meanwhile are not.
 
     soniq hooks disable slack`
 }
@@ -127,7 +127,7 @@ func (c *hooksDisableCmd) Run(a *app.App) error {
 type hooksRemoveCmd struct{ hookNames }
 
 func (hooksRemoveCmd) Help() string {
-	return `What waits for it is not sent any more.
+	return `Deliveries that wait are not sent.
 
     soniq hooks remove slack`
 }
@@ -147,12 +147,12 @@ func (c *hooksRemoveCmd) Run(a *app.App) error {
 
 type hooksRotateCmd struct {
 	Name string `arg:"" name:"hook" help:"Name of a webhook."`
-	Drop bool   `help:"Sign by the new secret alone: the old one is known to somebody."`
+	Drop bool   `help:"Sign with the new secret only. Use it when the old one has leaked."`
 	workerflags.KeyFlags
 }
 
 func (hooksRotateCmd) Help() string {
-	return `Prints the new secret, once; if it can't, nothing is changed. Requests are signed by the new and by the old one until the next rotation, so that the receiver can change over.
+	return `Prints the new secret once; if that fails, nothing is changed. Requests are signed with both secrets until the next rotation, so that the receiver can switch.
 
     soniq hooks rotate-secret orders`
 }
@@ -205,7 +205,7 @@ func noteShown(a *app.App, name string) {
 type hooksListCmd struct{}
 
 func (hooksListCmd) Help() string {
-	return `Of an address only the host is shown: the rest can be a secret. It reads the view soniq_hook_status, and needs no right to the tables.
+	return `Shows only the host of an address, since the rest can be a secret. It reads the view soniq_hook_status, and needs no privilege on the tables.
 
     soniq hooks list --json`
 }
@@ -255,7 +255,7 @@ type hooksShowCmd struct {
 }
 
 func (hooksShowCmd) Help() string {
-	return `Shows its filter, its state and its counts; no secret.
+	return `Shows its filter, its state and its counts, without secrets.
 
     soniq hooks show slack`
 }
@@ -378,7 +378,7 @@ type hooksTestCmd struct {
 }
 
 func (hooksTestCmd) Help() string {
-	return `Sends it from here, not through the outbox. Exits 1 if it is refused. A hook of 'soniq hooks add' gets what these flags lend it; one of a configuration is sent to as the file here, or the environment, says.
+	return `Sends a sample from this machine, not through the outbox. Exits with 1 if it is refused. A hook of 'soniq hooks add' may use what these flags allow. A hook of a configuration is read from the file or the environment here.
 
     soniq hooks test slack
     soniq hooks test orders --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
@@ -458,7 +458,7 @@ type hooksDeliveriesCmd struct {
 }
 
 func (hooksDeliveriesCmd) Help() string {
-	return `The newest first. Delivered ones are kept a week, failed ones a month. Of an answer, what the hook is known to hold of secrets is taken out.
+	return `Lists the newest first. Delivered ones are kept for a week, failed ones for a month. The hook's own secrets are removed from the answers.
 
     soniq hooks deliveries
     soniq hooks deliveries slack --state failed --json`

@@ -15,7 +15,7 @@ type hooksRetryCmd struct {
 }
 
 func (hooksRetryCmd) Help() string {
-	return `They are due at once, with the same ids. A delivery that arrived is not sent again. Exits 3 if there was nothing to send.
+	return `Makes deliveries due now, with the same ids. A delivered one is not sent again. Exits with 3 if there was nothing to send.
 
     soniq hooks retry --hook slack
     soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`

@@ -12,11 +12,11 @@ type hooksRunCmd struct {
 	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
 	workerflags.HookGrants
 	workerflags.HookFlow
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode."`
 }
 
 func (hooksRunCmd) Help() string {
-	return `For those whose workers must not reach the network ('soniq worker --no-hooks'). Any number may run. Of a configuration file only the hooks are looked at, and of the environment SONIQ_SLACK_WEBHOOK_URL, and SONIQ_WEBHOOK_URL with SONIQ_WEBHOOK_SECRET.
+	return `For systems whose workers must not reach the network ('soniq worker --no-hooks'). Any number of these may run. It reads the hooks of the configuration file, and the variables SONIQ_SLACK_WEBHOOK_URL, SONIQ_WEBHOOK_URL and SONIQ_WEBHOOK_SECRET.
 
     soniq hooks run
     soniq hooks run --config soniq.yaml

@@ -20,9 +20,9 @@ type EnqueueCommand struct {
 	From        string         `placeholder:"FILE" help:"Add many jobs, all or none: one JSON object a line, from FILE or - for standard input."`
 	Queue       *string        `placeholder:"QUEUE" help:"Default 'default'."`
 	Priority    *int           `placeholder:"N" help:"Lower runs first. Default 100."`
-	MaxAttempts *int           `placeholder:"N" help:"Tries in all. Default 4."`
-	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it no sooner than after DURATION, such as 90s or 2h."`
-	At          string         `placeholder:"TIME" xor:"when" help:"Run it no sooner than at TIME, in RFC 3339."`
+	MaxAttempts *int           `placeholder:"N" help:"The number of attempts. Default 4."`
+	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it after DURATION, such as 90s or 2h."`
+	At          string         `placeholder:"TIME" xor:"when" help:"Run it at TIME, in RFC 3339."`
 	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
@@ -32,14 +32,14 @@ type EnqueueCommand struct {
 
 // Help implements [kong.HelpProvider].
 func (EnqueueCommand) Help() string {
-	return `Prints the job's id. With --wait it waits for the outcome and prints the result, without secrets unless --reveal is given; the exit code is 0 if the job is done, 1 if it became a dead letter or was cancelled, and 1 too if the wait ends before the job, which then goes on.
+	return `Prints the job's id. With --wait it waits for the job and prints its result, without secrets unless --reveal is given. The exit code is then 0 if the job is done, and 1 if it became a dead letter, was cancelled, or has not ended when the wait ends.
 
     soniq enqueue emails.send --args '{"user_id": 42}'
     soniq enqueue reports.build --args @report.json --delay 10m
     soniq enqueue reports.build --wait --wait-timeout 1m
     jq -c .payload event.json | soniq enqueue events.handle --args -
 
-Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m"), scheduled_at (RFC 3339), unique and dedup_key; what a line leaves out is as the flags say. All lines are checked before the first is enqueued, in one transaction. The ids are printed in the order of the lines.
+Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m"), scheduled_at (RFC 3339), unique and dedup_key; the flags are the defaults. All lines are checked first, and enqueued in one transaction. The ids are printed in the order of the lines.
 
     soniq enqueue --from jobs.jsonl --queue bulk
     jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`

@@ -15,10 +15,10 @@ import (
 
 // JobCommand groups what can be done with jobs. 'soniq job ID' alone shows one.
 type JobCommand struct {
-	Show   jobShowCmd   `cmd:"" default:"withargs" help:"Show a job: status, arguments, result, error. It is what 'soniq job ID' does."`
+	Show   jobShowCmd   `cmd:"" default:"withargs" help:"Show a job: status, arguments, result, error. 'soniq job ID' does the same."`
 	List   jobListCmd   `cmd:"" help:"List jobs, the newest first."`
 	Cancel jobCancelCmd `cmd:"" help:"Cancel jobs that are queued or running."`
-	Retry  jobRetryCmd  `cmd:"" help:"Run jobs now that are scheduled for later or were cancelled."`
+	Retry  jobRetryCmd  `cmd:"" help:"Run scheduled or cancelled jobs now."`
 	Delete jobDeleteCmd `cmd:"" help:"Delete jobs that are queued, done or cancelled."`
 }
 
@@ -36,7 +36,7 @@ type jobShowCmd struct {
 }
 
 func (jobShowCmd) Help() string {
-	return `With --wait it is shown once it has ended.
+	return `Shows a job. With --wait it first waits until the job has ended.
 
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --json
     soniq job 01890a5d-ac96-774b-bcce-b302099a8057 --wait --wait-timeout 1m

@@ -64,7 +64,7 @@ type jobCancelCmd struct {
 }
 
 func (jobCancelCmd) Help() string {
-	return `A queued job never runs. A running one is asked to stop: its handler's context ends, a command gets SIGTERM, then SIGKILL, a request is broken off. Unless it succeeds all the same, or is dead for good already, it ends as cancelled. Cancelled jobs are kept for a day; 'soniq job retry' runs them after all.
+	return `A queued job never runs. A running job is stopped: its handler's context ends, a command gets SIGTERM, then SIGKILL, and a request is cut off. It ends as cancelled, unless it succeeds or becomes a dead letter first. Cancelled jobs are kept for a day; 'soniq job retry' runs them again.
 
     soniq job cancel 01890a5d-ac96-774b-bcce-b302099a8057
     soniq job ID --wait                 # until a running one has ended`
@@ -106,7 +106,7 @@ type jobRetryCmd struct {
 }
 
 func (jobRetryCmd) Help() string {
-	return `A job that is queued for later, be it scheduled or waiting for its next attempt, is made due now and keeps its attempts. A cancelled one is queued again with all its attempts before it. Dead letters are replayed: see 'soniq dead-letter replay'.
+	return `Makes a queued job due now, whether it is scheduled or waits for its next attempt; it keeps its attempts. Queues a cancelled job again, with all its attempts. For dead letters see 'soniq dead-letter replay'.
 
     soniq job retry 01890a5d-ac96-774b-bcce-b302099a8057`
 }
@@ -120,7 +120,7 @@ type jobDeleteCmd struct {
 }
 
 func (jobDeleteCmd) Help() string {
-	return `A job that is deleted is gone, with its result. A running one must be cancelled first. Dead letters are deleted by 'soniq dead-letter delete'.
+	return `Deletes jobs and their results. Cancel a running job first. For dead letters see 'soniq dead-letter delete'.
 
     soniq job delete 01890a5d-ac96-774b-bcce-b302099a8057`
 }

@@ -21,7 +21,7 @@ type jobListCmd struct {
 }
 
 func (jobListCmd) Help() string {
-	return `Jobs that failed for good are not among them: see 'soniq dead-letter list'.
+	return `Dead letters are not in this list: see 'soniq dead-letter list'.
 
     soniq job list
     soniq job list --status queued --status processing --queue emails

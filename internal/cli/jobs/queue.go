@@ -13,8 +13,8 @@ import (
 // QueueCommand groups what can be done with queues.
 type QueueCommand struct {
 	List   queueListCmd   `cmd:"" help:"List the queues and their jobs."`
-	Pause  queuePauseCmd  `cmd:"" help:"Let no worker begin a job of these queues."`
-	Resume queueResumeCmd `cmd:"" help:"Let paused queues go on."`
+	Pause  queuePauseCmd  `cmd:"" help:"Stop workers from starting jobs of these queues."`
+	Resume queueResumeCmd `cmd:"" help:"Resume paused queues."`
 }
 
 // Help implements [kong.HelpProvider].
@@ -110,7 +110,7 @@ type queuePauseCmd struct {
 }
 
 func (queuePauseCmd) Help() string {
-	return `No Go worker, on whatever machine, begins a job of a paused queue, until it is resumed. Jobs that are running go on, and jobs can be enqueued. Python's workers know nothing of it.
+	return `Go workers start no job of a paused queue until it is resumed. Running jobs go on, and jobs can be enqueued. Python's workers ignore it.
 
     soniq queue pause emails reports`
 }
@@ -130,7 +130,7 @@ type queueResumeCmd struct {
 }
 
 func (queueResumeCmd) Help() string {
-	return `Its workers are woken, and go on with the jobs that wait.
+	return `Wakes the workers, which start the waiting jobs.
 
     soniq queue resume emails`
 }

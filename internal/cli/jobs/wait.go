@@ -36,7 +36,7 @@ const (
 // waitFlags belong to the commands that can wait for a job.
 type waitFlags struct {
 	Wait        bool           `help:"Wait until the job has ended, and exit 1 unless it is done."`
-	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Wait no longer than DURATION; the job goes on. Default: as long as it takes."`
+	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Stop waiting after DURATION; the job goes on. Default: wait until it has ended."`
 }
 
 func (f *waitFlags) check() error {

@@ -12,7 +12,7 @@ import (
 type workerListCmd struct{}
 
 func (workerListCmd) Help() string {
-	return `Lists the workers that have not stopped. One that is silent has missed its heartbeats: its machine may be gone, or its database out of reach.
+	return `Lists the workers that have not stopped. A silent worker has missed its heartbeats: its machine may be down, or cut off from the database.
 
     soniq worker list --json`
 }

@@ -21,13 +21,13 @@ import (
 
 type workerRunOnceCmd struct {
 	workerflags.HandlerFlags
-	Name    string `arg:"" help:"The name of the job whose handler is tried."`
+	Name    string `arg:"" help:"The name of the job whose handler runs."`
 	Args    string `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
-	Attempt int    `default:"1" placeholder:"N" help:"Play the attempt of this number. Default 1, the first."`
+	Attempt int    `default:"1" placeholder:"N" help:"Run it as attempt N. Default 1."`
 }
 
 func (workerRunOnceCmd) Help() string {
-	return `Runs the handler as a worker would, with the same environment, timeout and verdict, for a job that no database knows. The result goes to standard output; the verdict, and what a command writes to standard error, to standard error; both without secrets. Exits with 0 if the job would be done, else with 1.
+	return `Runs the handler once, as a worker would, without a database: same environment, timeout and verdict. Prints the result on standard output, and the verdict and what a command writes to standard error on standard error, without secrets. Exits with 0 if the job would be done, else with 1.
 
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}'
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}' --attempt 2

@@ -26,7 +26,7 @@ import (
 // Command has a default subcommand, so that 'soniq worker' alone is the
 // worker and 'soniq worker run-once' its dry run.
 type Command struct {
-	Serve   runCmd           `cmd:"" name:"run" default:"withargs" hidden:"" help:"Run jobs by commands and HTTP endpoints, until stopped."`
+	Serve   runCmd           `cmd:"" name:"run" default:"withargs" hidden:"" help:"Run a worker whose handlers are commands and HTTP endpoints."`
 	RunOnce workerRunOnceCmd `cmd:"" help:"Try a handler once, without a database."`
 	List    workerListCmd    `cmd:"" help:"List the workers of all machines."`
 }
@@ -36,23 +36,23 @@ func (Command) Help() string { return runCmd{}.Help() }
 
 type runCmd struct {
 	workerflags.HandlerFlags
-	CheckConfig     bool           `help:"Only check the handlers and show what would be served. Needs no database."`
+	CheckConfig     bool           `help:"Check the configuration, show it, and exit. Needs no database."`
 	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default' and those of the handlers."`
 	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
 	PerQueue        map[string]int `name:"queue-concurrency" placeholder:"QUEUE=N" mapsep:"," help:"How many jobs of a queue run at once. Default no other limit than --concurrency."`
-	Timeout         *time.Duration `placeholder:"DURATION" help:"End a handler that takes longer and has no timeout of its own; 0 for never. Default 5m."`
+	Timeout         *time.Duration `placeholder:"DURATION" help:"Limit one attempt, unless its handler has a timeout; 0 for no limit. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
-	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"Let running jobs go on for DURATION when the worker is stopped. Default 30s."`
+	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop. Default 30s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
-	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job whose arguments are longer, as JSON, is not loaded and becomes a dead letter: 512KiB, 16MiB. Default 16MiB."`
-	MaxArgsMemory   *string        `placeholder:"SIZE" help:"How much the arguments of all running jobs may take; a job without room waits. Default 256MiB."`
-	MaxAttempts     *int           `name:"max-attempts-limit" placeholder:"N" help:"Try no job more often than N times, whatever it was enqueued with, unless its handler has max_attempts; 0 for no limit. Default 1000."`
-	WarnDead        *int           `placeholder:"N" help:"Log a warning when N dead letters or more wait; 0 for never. One worker does it for all. Default 1000."`
-	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when a dead letter has been waiting for longer than AGE: 90m, 24h, 7d; 0 for never, the default."`
-	Hooks           bool           `default:"true" negatable:"" help:"Send what the hooks have in their outbox. Default yes; see 'soniq hooks'."`
+	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job with larger arguments, as JSON, becomes a dead letter without being loaded: 512KiB, 16MiB. Default 16MiB."`
+	MaxArgsMemory   *string        `placeholder:"SIZE" help:"The memory for the arguments of all running jobs; a job that does not fit waits. Default 256MiB."`
+	MaxAttempts     *int           `name:"max-attempts-limit" placeholder:"N" help:"The most attempts of any job, unless its handler has max_attempts; 0 for no limit. Default 1000."`
+	WarnDead        *int           `placeholder:"N" help:"Log a warning when N or more are dead; 0 for never. One worker logs it for all. Default 1000."`
+	WarnDeadAge     *string        `placeholder:"AGE" help:"Log a warning when one has been dead for longer than AGE: 90m, 24h, 7d; 0, the default, for never."`
+	Hooks           bool           `default:"true" negatable:"" help:"Send the deliveries of hooks. Default yes; see 'soniq hooks'."`
 	workerflags.HookGrants
 	workerflags.HookFlow
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection to listen on, where the database is behind a pooler in transaction mode."`
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode."`
 }
 
 func (runCmd) Help() string {
