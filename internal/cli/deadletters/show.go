@@ -233,14 +233,9 @@ func printError(a *app.App, j deadletter.Job) {
 	a.Out.Printf("%s", terminal.Indent(j.LastError, "  "))
 }
 
-// errorType is the Go type of the error. It is empty for the error of a command or an
-// endpoint, whose type says nothing to a user. Workers of 0.1.0 had these types in
-// package main.
+// errorType is the Go type of the error, unless it is one of a command or an
+// endpoint: a name from this program's inside.
 func errorType(j deadletter.Job) string {
-	switch j.ErrorType {
-	case "*handler.commandError", "*handler.requestError", "*handler.httpError":
-		return ""
-	}
 	if strings.HasPrefix(j.ErrorType, "*main.") {
 		return ""
 	}

@@ -127,7 +127,6 @@ func TestShow_explainsEachVerdict(t *testing.T) {
 		{"max_retries_exceeded", "goexit", "", "", "budget", "Its handler ended its goroutine, and no attempt remains."},
 		{"max_retries_exceeded", "", "", "", "", "It failed, and no attempt remains."},
 		{"permanent_failure", "error", "*shop.Declined", "card_declined", "marker", "Its handler said that *shop.Declined with the code card_declined is permanent: no retry can help."},
-		{"permanent_failure", "error", "*handler.commandError", "exit status 78", "marker", "Its handler said that this error with the code exit status 78 is permanent: no retry can help."},
 		{"permanent_failure", "error", "*main.commandError", "exit status 78", "marker", "Its handler said that this error with the code exit status 78 is permanent: no retry can help."},
 		{"permanent_failure", "error", "*errors.errorString", "", "rule", "The job's own rule says that *errors.errorString is permanent: no retry can help."},
 		{"permanent_failure", "error", "shop.Status", "404", "classifier:http", "The worker's classifier http says that shop.Status with the code 404 is permanent: no retry can help."},
