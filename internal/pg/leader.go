@@ -25,9 +25,10 @@ with leader as materialized (
 // IsLeader is true in a statement that begins with [Leader] if it has the lock.
 const IsLeader = `(select elected from leader)`
 
-// A task that is not due writes nothing: each worker reads one row. The upper bound
-// now() keeps a clock that was set back from ending the task. Parameters: $1 name,
-// $2 interval.
+// A task that is not due writes nothing: each worker reads one row. The upper bounds
+// keep a clock that was set back from ending the task. The second condition is checked
+// after a wait for the row, which may have got a time after this transaction's now().
+// Parameters: $1 name, $2 interval.
 const takeTurnSQL = `
 insert into public.soniq_leader_tasks (name, begun_at)
 select $1, now()
@@ -38,7 +39,7 @@ where not exists (
 )
 on conflict (name) do update
 set begun_at = excluded.begun_at
-where soniq_leader_tasks.begun_at not between now() - $2::interval and now()`
+where soniq_leader_tasks.begun_at not between clock_timestamp() - $2::interval and clock_timestamp()`
 
 // TakeTurn reports whether the caller is the leader of this turn of a periodic task
 // that one process does for all. Every process asks once in each interval. If the

@@ -176,7 +176,7 @@ type Letter struct {
 }
 
 const seedSQL = `
-insert into soniq_dead_letter_jobs (
+insert into public.soniq_dead_letter_jobs (
   id, job_name, args, queue, priority, max_attempts, attempts, last_error, dead_letter_reason,
   original_created_at, moved_to_dead_letter_at, state, tags
 )
