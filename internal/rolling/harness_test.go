@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -23,6 +24,13 @@ const before = "10463c1"
 
 func TestMain(m *testing.M) { testdb.Main(m) }
 
+// built are both programs, which the tests that run at the same time share.
+var built struct {
+	mu    sync.Mutex
+	users int
+	dir   string
+}
+
 // builds builds both programs. ok is false where the history doesn't have the release before, as in a
 // shallow clone; the test says so.
 func builds(t *testing.T) (old, fresh program, ok bool) {
@@ -32,17 +40,39 @@ func builds(t *testing.T) (old, fresh program, ok bool) {
 		t.Logf("%s is not run: commit %s, the release before, is not in this clone: %s", t.Name(), before, bytes.TrimSpace(out))
 		return old, fresh, false
 	}
-	dir := t.TempDir()
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	if built.users == 0 {
+		dir, err := os.MkdirTemp("", "soniq-rolling-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir = dir
+		buildBoth(t, root, dir)
+	}
+	built.users++
+	t.Cleanup(func() {
+		built.mu.Lock()
+		defer built.mu.Unlock()
+		if built.users--; built.users == 0 {
+			if err := os.RemoveAll(built.dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return program{path: filepath.Join(built.dir, "soniq-before")}, program{path: filepath.Join(built.dir, "soniq")}, true
+}
+
+func buildBoth(t *testing.T, root, dir string) {
+	t.Helper()
 	archive, err := exec.CommandContext(t.Context(), "git", "-C", root, "archive", before).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	source := filepath.Join(dir, "source")
 	unpack(t, archive, source)
-	old, fresh = program{path: filepath.Join(dir, "soniq-before")}, program{path: filepath.Join(dir, "soniq")}
-	build(t, source, old.path)
-	build(t, root, fresh.path)
-	return old, fresh, true
+	build(t, source, filepath.Join(dir, "soniq-before"))
+	build(t, root, filepath.Join(dir, "soniq"))
 }
 
 func build(t *testing.T, source, path string) {
