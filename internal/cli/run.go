@@ -12,13 +12,13 @@ import (
 	"soniq/internal/cli/app"
 )
 
-// signalReader is a command that reads world.signals itself.
+// signalReader is a command that reads [app.Process.Signals] itself.
 type signalReader interface{ ReadsSignals() }
 
-// monitored is a command that a monitor runs, which reads its answer, and
-// whatever kept it from one, off standard output.
+// monitored is a command for monitors. A monitor reads its answer, and the reason
+// why there is none, from standard output.
 type monitored interface {
-	// Unknown reports err in the monitor's language and returns the exit code.
+	// Unknown prints err as the monitor expects it, and returns the exit code.
 	Unknown(a *app.App, cmd *kong.Context, err error) int
 }
 
@@ -55,7 +55,7 @@ func Run(w app.Process, args []string) int {
 	return app.ExitCode(err)
 }
 
-// selected is the command of that line, if there is one and it is a T.
+// selected is the command that was parsed, if it is a T.
 func selected[T any](cmd *kong.Context) (t T, ok bool) {
 	if cmd == nil || cmd.Selected() == nil {
 		return t, false
@@ -108,6 +108,6 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 	return cmd, false, a.Configure(g.Globals)
 }
 
-// secretShower is a command whose answer is a secret of its own: one that it has
-// just made, and that is shown once.
+// secretShower is a command that prints a secret which it has just made. It is
+// shown once.
 type secretShower interface{ ShowsSecret() }

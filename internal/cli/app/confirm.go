@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Confirm asks before a bulk command, unless the person said --yes. Without a
-// terminal there is nobody to ask.
+// Confirm asks before a bulk command, unless --yes was given. Without a terminal it
+// is a usage error.
 func (a *App) Confirm(yes bool, question string) error {
 	if yes {
 		return nil
@@ -19,7 +19,7 @@ func (a *App) Confirm(yes bool, question string) error {
 	return a.Ask(question + " Continue?")
 }
 
-// Ask returns nil if the person at the terminal says yes.
+// Ask asks at the terminal, and returns nil if the answer is yes.
 func (a *App) Ask(question string) error {
 	_, _ = fmt.Fprintf(a.Notes, "%s [y/N] ", a.Notes.Redacted(question))
 	answer := make(chan string, 1)

@@ -238,7 +238,7 @@ func (a *App) Describe(err error) string {
 	return err.Error()
 }
 
-// Located replaces the error of a command that found no tables, and was told no
+// Located replaces the error of a command that found no tables, and was given no
 // schema, where another schema of the search_path has them: 0.1.0 used that one. It
 // runs before Close.
 func (a *App) Located(err error) error {

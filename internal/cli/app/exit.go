@@ -29,7 +29,7 @@ type ExitError struct {
 func (e *ExitError) Error() string { return e.Err.Error() }
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// Usagef is an error of the person at the keyboard: exit code 2.
+// Usagef is an error of the command line or of its input: exit code 2.
 func Usagef(format string, args ...any) error {
 	return &ExitError{ExitUsage, fmt.Errorf(format, args...)}
 }
@@ -46,8 +46,8 @@ func ExitCode(err error) int {
 	return ExitFailed
 }
 
-// BrokenOutcome is outcome for a command that may have been kept by err from the
-// ids that come after.
+// BrokenOutcome ends a command on several ids. failed are those that could not be
+// changed; err, if any, is why the ids after it were not tried.
 func (a *App) BrokenOutcome(done int, failed []Failure, err error) error {
 	outcome := a.outcome(done, failed)
 	if err != nil {
@@ -62,7 +62,7 @@ type Failure struct {
 	Error string `json:"error"`
 }
 
-// Partly is err with the exit code that tells that done things were done before.
+// Partly is err with the exit code [ExitPartly], if something was done before.
 func Partly(done int64, err error) error {
 	if err == nil || done == 0 {
 		return err
@@ -70,8 +70,8 @@ func Partly(done int64, err error) error {
 	return &ExitError{ExitPartly, err}
 }
 
-// outcome ends a command on several ids: failures are named, each on its own
-// line of standard error.
+// outcome ends a command on several ids. It prints each failure on a line of
+// standard error.
 func (a *App) outcome(done int, failed []Failure) error {
 	for _, f := range failed {
 		a.Note("soniq: %s: %s", terminal.OneLine(f.ID), terminal.OneLine(f.Error))
@@ -86,5 +86,5 @@ func (a *App) outcome(done int, failed []Failure) error {
 	}
 }
 
-// ErrReported ends a command that has said on standard error what went wrong.
+// ErrReported ends a command that has printed its error already.
 var ErrReported = errors.New("reported")

@@ -10,8 +10,8 @@ import (
 	"soniq/internal/redact"
 )
 
-// NewLogger logs to standard error: tinted text for a person, JSON for a
-// program, or as the flags say. No record has a secret in it.
+// NewLogger returns a logger to standard error: coloured text on a terminal, JSON
+// elsewhere, or as the flags say. No record has a secret in it.
 func (a *App) NewLogger() (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {

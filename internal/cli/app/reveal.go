@@ -11,8 +11,8 @@ import (
 	"soniq/deadletter"
 )
 
-// RevealFlags belong to the commands that show jobs and dead letters. What they
-// show has no secrets in it; --reveal shows them, and the history tells.
+// RevealFlags are the flags of commands that show jobs and dead letters. Secrets
+// are hidden. --reveal shows them, and the history records it.
 type RevealFlags struct {
 	Reveal bool `help:"Show secrets too: values of keys such as password or api_key, and tokens in texts. The history records who did."`
 	Authorship
@@ -71,7 +71,7 @@ func (a *App) NotRevealed(err error) error {
 	return fmt.Errorf("nothing is shown, since who sees secrets is recorded and that failed: %s", a.Describe(err))
 }
 
-// Redacted redacts what a command is about to show, unless it was revealed.
+// Redacted hides the secrets of v, unless they were revealed.
 func Redacted[T interface{ Redacted() T }](a *App, v T) T {
 	if a.Out.Revealed {
 		return v
@@ -96,7 +96,8 @@ func LetterIDs(jobs []deadletter.Job) []uuid.UUID {
 	return ids
 }
 
-// Authorship says who changes dead letters, and why: it is kept with them.
+// Authorship are the flags that name who changes dead letters, and why. The history
+// keeps both.
 type Authorship struct {
 	As      string `placeholder:"NAME" help:"Your name in the history. Default USER@HOST."`
 	Comment string `placeholder:"TEXT" help:"Why you do it. The history keeps it."`

@@ -307,7 +307,7 @@ func (c *migrateCheckCmd) Run(a *app.App) error {
 	return nil
 }
 
-// Unknown tells a pipeline that there is no answer.
+// Unknown reports an error with the exit code for 'no answer'.
 func (c *migrateCheckCmd) Unknown(a *app.App, cmd *kong.Context, err error) int {
 	a.Report(cmd, err)
 	return cantTell

@@ -51,7 +51,7 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 const serverTimeSQL = `select clock_timestamp()`
 
 // pin bounds f to the dead letters of this moment, by the server's clock: what
-// dies while a person reads the question is not what they agreed to.
+// dies after the question was printed is not part of the answer.
 func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
 	var now time.Time
 	if err := pool.QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {

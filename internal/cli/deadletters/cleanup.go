@@ -36,7 +36,7 @@ func (cleanupCmd) Help() string {
     soniq dead-letter cleanup --older-than 90d --export "dead-$(date +%F).jsonl.gz"`
 }
 
-// age is what is removed, and how it is told.
+// age is the age of what is removed, and the same as text.
 func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 	const day = 24 * time.Hour
 	// A century: what is longer overflows a Duration sooner or later.

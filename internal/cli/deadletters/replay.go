@@ -198,7 +198,7 @@ func (c *replayCmd) one(a *app.App, queue *deadletter.Queue, id uuid.UUID, o dea
 	return said, newID, changed, err
 }
 
-// edited is what --json tells of a replay with other arguments.
+// edited is what --json prints about a replay with other arguments.
 type edited struct {
 	ID      uuid.UUID               `json:"id"`
 	Changes []deadletter.ArgsChange `json:"changes"`

@@ -180,7 +180,7 @@ func (c *replayCmd) previewReplay(
 	return nil
 }
 
-// shownEdits is of how many dead letters a person is shown what would change.
+// shownEdits is the number of dead letters whose changes a preview shows.
 const shownEdits = 3
 
 // sampleEdits are the changes of the first dead letters that a bulk replay takes;

@@ -115,7 +115,7 @@ type demoJob struct {
 
 type demoConnected struct{}
 
-// shortLog leaves out of the log what only tells runs apart.
+// shortLog leaves out of the log what differs from run to run.
 func shortLog(_ []string, a slog.Attr) slog.Attr {
 	if a.Key == slog.TimeKey || a.Key == "worker" {
 		return slog.Attr{}

@@ -28,7 +28,7 @@ func (hooksAddCmd) Help() string {
     soniq hooks add slack env:SONIQ_HOOK_SLACK`
 }
 
-// hookFilter says what a hook is told of.
+// hookFilter are the flags that say which events a hook receives.
 type hookFilter struct {
 	Name   string            `placeholder:"NAME" help:"Name of the hook. Default its kind."`
 	Event  []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`

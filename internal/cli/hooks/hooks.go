@@ -178,7 +178,8 @@ func (c *hooksRotateCmd) Run(a *app.App) error {
 	return nil
 }
 
-// showOnce prints a secret before it is kept: one that nobody could read is none.
+// showOnce prints a new secret before it is stored. If it can't be printed, it is
+// not stored.
 func showOnce(a *app.App, name, secret string) func() error {
 	return func() error {
 		if a.Out.Discards() {

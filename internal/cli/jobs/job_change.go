@@ -33,8 +33,9 @@ func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
 	return ids, nil
 }
 
-// each changes the jobs one by one, and tells what could not be done. broken is
-// what kept it from the jobs that come after; err, from all of them.
+// each changes the jobs one by one. failed are those that could not be changed.
+// broken is the error after which the rest was not tried; err is one before the
+// first.
 func (j *jobIDs) each(a *app.App, change func(context.Context, *engine.Client, uuid.UUID) error) (failed []app.Failure, broken, err error) {
 	ids, err := j.parse()
 	if err != nil {

@@ -25,7 +25,7 @@ const (
 	// most jobs take milliseconds, then once a second.
 	waitMinPause = 20 * time.Millisecond
 	waitMaxPause = time.Second
-	// waitWarnAfter is when a job that nobody has claimed is worth a word. A
+	// waitWarnAfter is when a note says why a job has not been claimed. A
 	// worker that is there claims in milliseconds.
 	waitWarnAfter = 3 * time.Second
 	// waitPatience is how long the database may be away during a wait: more
@@ -210,9 +210,8 @@ func (w *waiting) round(ctx context.Context) error {
 	}
 }
 
-// passing reports whether err may mend itself: anything but the server's own
-// answer, and of those the connection exceptions, the lack of connections and
-// the shutdowns.
+// passing reports whether err may go away by itself: a network error, or one of the
+// server about connections, resources or a shutdown.
 func passing(err error) bool {
 	return pg.Code(err) == "" || pg.IsClass(err, pg.ClassConnection, pg.ClassInsufficientResources, pg.ClassOperatorIntervention)
 }
@@ -237,7 +236,7 @@ func (w *waiting) takeEnded(ctx context.Context) error {
 		}
 	}
 	w.open = still
-	return w.Out.Err // there is no use in waiting for what nobody reads
+	return w.Out.Err // nobody would read the outcome
 }
 
 func (w *waiting) takeOne(ctx context.Context, id uuid.UUID) (ended bool, err error) {

@@ -6,8 +6,8 @@ import (
 )
 
 // LiveText prints what another program writes, line by line and without secrets.
-// The lines of a private key are held until it ends: none of them alone tells
-// what it is.
+// The lines of a private key are held until it ends, since no line alone can be
+// recognised.
 type LiveText struct {
 	To *Output
 

@@ -15,26 +15,25 @@ import (
 	"soniq/internal/redact"
 )
 
-// Output is standard output or standard error. Its first write error sticks,
-// so that commands print without looking and run reports it once: 'list' to a
-// full disk must not exit 0.
+// Output is standard output or standard error. It keeps the first write error, and
+// prints nothing after it. So commands print without checking, and 'list' to a full
+// disk does not exit with 0.
 //
-// What it prints has no secrets in it, unless a command has revealed them: what
-// a command forgot to redact is redacted here. A command does it before it lays
-// out a text, of which only a part may be shown. Write is for what this program
-// itself has to say, such as its help.
+// It hides secrets, unless a command has revealed them. That is the second line: a
+// command redacts before it cuts a text, since half of a secret is hard to find.
+// Write hides nothing; it is for the program's own texts, such as the help.
 type Output struct {
 	Raw  io.Writer
 	Text *SafeWriter
 	JSON *SafeWriter
 	Err  error
-	// Colour: a person's terminal shows it, and they want it.
+	// Colour says whether to print colours.
 	Colour bool
-	// Revealed: secrets are shown.
+	// Revealed says that secrets are shown.
 	Revealed bool
 }
 
-// Redacted is s as it is shown.
+// Redacted is s without secrets, unless they are revealed.
 func (o *Output) Redacted(s string) string {
 	if o.Revealed {
 		return s
@@ -45,8 +44,8 @@ func (o *Output) Redacted(s string) string {
 // Reveal shows secrets from now on.
 func (o *Output) Reveal() { o.Revealed = true }
 
-// A Style is what a terminal is told before a text, without the escape that
-// introduces it and the letter that ends it. Empty is none.
+// A Style is the parameter of a terminal's SGR sequence, such as 31 for red. Empty
+// is none.
 type Style string
 
 const (
@@ -66,8 +65,8 @@ type Span struct {
 	Style Style
 }
 
-// Spans prints texts in their styles, or plainly where there is no colour. The
-// texts are made safe all the same: no escape but ours reaches the terminal.
+// Spans prints texts in their styles, or without them where there is no colour. The
+// texts are made safe: no escape sequence but ours reaches the terminal.
 func (o *Output) Spans(spans ...Span) error {
 	if o.Err != nil {
 		return o.Err
@@ -88,8 +87,8 @@ func (o *Output) Spans(spans ...Span) error {
 	return o.Err
 }
 
-// Flush returns the error of what was printed so far. Of a file it asks the
-// system to write it out: a full disk can tell as late as that.
+// Flush returns the first error of what was printed. It syncs a file, since a full
+// disk may be noticed only then.
 func (o *Output) Flush() error {
 	if o.Err != nil {
 		return fmt.Errorf("write standard output: %w", o.Err)
@@ -105,9 +104,8 @@ func (o *Output) Flush() error {
 	return nil
 }
 
-// Discards reports whether nobody gets what is printed. A standard output that was
-// closed is /dev/null as well: Go's runtime opens that in its place, and each
-// write succeeds.
+// Discards reports whether the output goes to /dev/null. A closed standard output
+// does too: Go's runtime opens /dev/null in its place, and each write succeeds.
 func (o *Output) Discards() bool {
 	f, ok := o.Raw.(*os.File)
 	if !ok {

@@ -11,12 +11,11 @@ import (
 	"soniq/internal/command"
 )
 
-// Whatever a job wrote (its name, arguments, error text, tags) is shown on
-// somebody's terminal. Nothing in it may drive that terminal: move the
-// cursor, set the title, hide text or turn its direction round. Two layers
-// see to it: fields pass OneLine when they are laid out, and every byte that
-// reaches a terminal passes a SafeWriter, so that a forgotten field is ugly
-// at worst.
+// Text that a job wrote (its name, arguments, error, tags) must not control the
+// terminal that shows it: move the cursor, set the title, hide text or change its
+// direction. There are two layers. Fields pass OneLine when they are laid out. Every
+// byte to a terminal passes a SafeWriter, so a field that was forgotten only looks
+// wrong.
 
 // UnsafeRune reports whether r must not reach a terminal as it is: C0 and C1
 // controls and DEL, the invisible format characters (bidirectional overrides
@@ -83,7 +82,7 @@ func OneLine(s string) string {
 	return string(out)
 }
 
-// FirstLine is the first line of s that says something, made safe.
+// FirstLine is the first line of s that is not empty, made safe.
 func FirstLine(s string) string {
 	for line := range strings.Lines(s) {
 		if line = strings.TrimSpace(line); line != "" {
@@ -93,8 +92,8 @@ func FirstLine(s string) string {
 	return ""
 }
 
-// ErrorLine is the line of an error text that says the most: the first, but of
-// a Python traceback, and of output whose beginning was cut off, the last.
+// ErrorLine is the most useful line of an error text: the last line of a Python
+// traceback or of output whose beginning was cut off, else the first.
 func ErrorLine(s string) string {
 	head := FirstLine(s)
 	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(command.CutOff) {

@@ -9,15 +9,15 @@ import (
 	"golang.org/x/text/width"
 )
 
-// Column of a table. A narrow terminal first takes room from the columns that
-// may shrink, then drops whole columns, those with the highest drop first; one
-// with drop 0 always stays.
+// Column is a column of a table. On a narrow terminal the columns with a Min shrink
+// first. Then whole columns are left out, those with the highest Drop first; a
+// column with Drop 0 is never left out.
 type Column struct {
 	Title string
 	Right bool // aligned to the right
 	Min   int  // may shrink to this width; 0 keeps its full width
 	Drop  int
-	// Empty columns have nothing to tell, and are left out at any width.
+	// Empty columns are left out at any width.
 	Empty bool
 	// Style is that of a cell; nil is none.
 	Style func(cell string) Style
@@ -33,7 +33,7 @@ type Table struct {
 	rows    [][]string
 }
 
-// Add appends a row; its cells are made safe and put on one line.
+// Add appends a row. Its cells are made safe, each on one line.
 func (t *Table) Add(cells ...string) {
 	for i, cell := range cells {
 		cells[i] = OneLine(cell)
@@ -41,10 +41,9 @@ func (t *Table) Add(cells ...string) {
 	t.rows = append(t.rows, cells)
 }
 
-// Write prints the table at most room columns wide; room 0 means as wide as it
-// needs.
+// Write prints the table, at most room columns wide. Room 0 is no limit.
 func (t *Table) Write(w io.Writer, room int) error {
-	// Before the cells are cut: half of a secret is hard to tell.
+	// Before the cells are cut: half of a secret is hard to find.
 	if o, ok := w.(*Output); ok {
 		for _, row := range t.rows {
 			for i, cell := range row {

@@ -191,13 +191,13 @@ func number(n int) string {
 	return strconv.Itoa(n)
 }
 
-// checkedHooks is a table of what would be told.
+// checkedHooks prints a table of the hooks and the events that they receive.
 func checkedHooks(a *app.App, specs []workerfile.Hook) error {
 	t := &terminal.Table{Columns: []terminal.Column{
 		{Title: "HOOK", Min: 12},
 		{Title: "KIND"},
 		{Title: "TARGET", Min: 16},
-		{Title: "TOLD OF", Min: 16, Drop: 1},
+		{Title: "EVENTS", Min: 16, Drop: 1},
 	}}
 	for i := range specs {
 		t.Add(specs[i].Name, string(specs[i].Kind), cmp.Or(specs[i].Target(), "-"), specs[i].FilterText())
