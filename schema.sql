@@ -31,8 +31,8 @@ select pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 -- Migrations
 ---------------------------------------------------------------------------
 
--- The migrations that the database has. Python Soniq has the same table and records its own,
--- 0001 to 0005. checksum is of the text that was applied; Python writes none.
+-- The migrations that were applied. Python Soniq has the same table and records its own, 0001 to
+-- 0005. checksum is the SHA-256 of the text that was applied; Python and this file write none.
 create table public.soniq_migrations (
   id serial primary key,
   version varchar(255) not null unique,
@@ -58,14 +58,15 @@ create table public.soniq_workers (
   started_at timestamptz not null default now(),
   version text,
   metadata jsonb default '{}',
-  -- The session advisory lock that a worker holds on its listener connection, and the server
-  -- process that holds it. NULL where a worker has none: Python's, and ours behind a pooler.
+  -- The key of the session advisory lock that a worker holds on its listener connection, and the
+  -- server process that holds it. NULL if the worker has no lock: one of Python's, or one behind a
+  -- pooler.
   lock_key bigint,
   backend_pid integer,
   -- What 0.1.0 has instead of incarnation.
   tenure bigint,
-  -- Changes when the worker was stopped, forgotten or silent before it beat again: its rows in
-  -- soniq_waiters did not count then. NULL where a worker writes no such rows.
+  -- A new number if the worker was stopped, forgotten or silent before this heartbeat: its rows in
+  -- soniq_waiters did not count meanwhile. NULL if the worker writes no such rows.
   incarnation bigint
 );
 
@@ -93,26 +94,25 @@ create table public.soniq_jobs (
   created_at timestamptz default now(),
   updated_at timestamptz default now(),
   worker_id uuid,
-  -- Fresh for each claim; every outcome is written under it.
+  -- New for each claim. Every outcome is written under it.
   claim_token bigint,
   -- The dead letter that this job replays.
   replay_of uuid,
-  -- A request to cancel a running job. Its worker is told, and finds it here if that is lost.
-  -- Whatever ends the attempt but for success, the job does not go back to its queue.
+  -- When cancelling a running job was requested. The worker gets a notification, and finds it here
+  -- if that is lost. Unless the attempt succeeds, the job does not go back to its queue.
   cancel_requested_at timestamptz,
   -- An array of objects, one for each failed attempt; see docs/dead-letters.md. NULL while none
   -- has failed.
   errors jsonb
 );
 
--- worker_id has no foreign key to soniq_workers, and no index for one: each claim would lock its
--- worker's row once more for each job, a fifth of the server's time for a job, and a worker whose
--- row was replaced could claim no more. A job whose worker is in no row is taken for one without a
--- worker. Python Soniq makes both, and five more indexes with which a claim costs four times as
--- much; 'soniq setup --optimize' drops them.
+-- worker_id has no foreign key to soniq_workers, and no index for one. With a foreign key each claim
+-- locks its worker's row once more for each job, which is a fifth of the server's time for a job; and
+-- a worker whose row was replaced can't claim. A job whose worker has no row counts as a job without a
+-- worker. Python Soniq makes the key, its index, and five more indexes that make a claim four times as
+-- expensive. 'soniq setup --optimize' drops them.
 
--- The two arbiters of ON CONFLICT, here and in Python Soniq: a job is unique only while it is
--- queued.
+-- The arbiters of ON CONFLICT, here and in Python Soniq. A job is unique only while it is queued.
 create unique index idx_soniq_jobs_unique_queued
   on public.soniq_jobs (job_name, args_hash)
   where status = 'queued' and unique_job = true;
@@ -134,8 +134,8 @@ create index idx_soniq_jobs_claim
   )
   where status = 'queued';
 
--- Who holds processing jobs, asked twice a second, and the jobs that have no worker. A claim takes
--- as long with it as without, and a job's WAL is 7 % more.
+-- Finds the workers that hold processing jobs, twice a second, and processing jobs without a worker. A
+-- claim takes no longer with it; a job's WAL grows by 7 %.
 create index idx_soniq_jobs_processing
   on public.soniq_jobs (worker_id) where status = 'processing';
 
@@ -147,19 +147,19 @@ create table public.soniq_task_registry (
   primary key (task_name, worker_id)
 );
 
--- What is known of a queue beside its jobs. A queue without a row is not paused.
+-- Settings of a queue. A queue without a row is not paused.
 create table public.soniq_queues (
   name text primary key,
   paused_at timestamptz,
   paused_by text
 );
 
--- The workers that wait for jobs of a queue and must be notified of them; '' is any queue. A commit
--- that notifies takes a lock of the whole server, so the triggers on soniq_jobs notify only where
--- somebody has a row here. The table is apart from the heartbeat, and written only when a worker
--- begins or ends to wait: each INSERT of a job reads it, and an old snapshot makes that slower for
--- each row that ever was here. Whoever deletes rows says up to which epoch: a late DELETE spares
--- what was declared since. engine/ tells why nobody sleeps through a job.
+-- Workers that wait for jobs of a queue; '' is any queue. A commit that notifies takes a lock of the
+-- whole server, so the triggers on soniq_jobs notify only if a worker has a row here. Each INSERT of a
+-- job reads the table. It is not part of the heartbeat, since dead row versions would make that read
+-- slower; workers write only when they begin or stop waiting. A DELETE names the epoch up to which it
+-- deletes: a late one spares rows that were written since. internal/waiters explains why no worker
+-- sleeps through a job.
 create table public.soniq_waiters (
   queue text not null,
   worker_id uuid not null,
@@ -167,8 +167,8 @@ create table public.soniq_waiters (
   primary key (queue, worker_id)
 );
 
--- The periodic tasks that one worker does for all: when the last turn began and, of an alarm, since
--- when it is raised.
+-- Periodic tasks that one worker does for all: when the last turn began and, for an alarm, since when
+-- it is raised.
 create table public.soniq_leader_tasks (
   name text primary key,
   begun_at timestamptz not null,
@@ -202,13 +202,13 @@ create table public.soniq_dead_letter_jobs (
   replay_of uuid,
   -- The cursor of those who read after a disconnect; see docs/channel.md.
   moved_xid xid8 default pg_current_xact_id(),
-  -- What happened last, and who called it final.
+  -- The last error, and what decided that it was final.
   error_kind text,
   error_type text,
   error_code text,
   decided_by text,
   fingerprint text,
-  -- What Python's move loses of the job.
+  -- Fields of the job that Python's move does not keep.
   args_hash text,
   unique_job boolean,
   dedup_key text,
@@ -217,8 +217,8 @@ create table public.soniq_dead_letter_jobs (
   scheduled_at timestamptz,
   -- The error of each attempt, as in soniq_jobs.
   errors jsonb,
-  -- The name and the queue where they are over 2,000 bytes, which the indexes may not hold: job_name
-  -- and queue then have their beginning and a digest. No index is on these.
+  -- The whole name and queue if they are over 2,000 bytes, too long for the indexes. job_name and
+  -- queue then hold the beginning and a digest. No index uses these two.
   whole_job_name text,
   whole_queue text
 );
@@ -229,8 +229,8 @@ create index idx_soniq_dead_letter_jobs_moved_at
 create index idx_soniq_dead_letter_jobs_cursor
   on public.soniq_dead_letter_jobs (moved_xid, id);
 
--- A page of one job, queue, reason or group, the newest or the oldest first. One on the first
--- column alone, such as Python Soniq's, would have all of it read and sorted.
+-- Pages of one job, queue, reason or group, the newest or the oldest first. An index on the first
+-- column alone, such as Python Soniq's, would read and sort all of it.
 create index idx_soniq_dead_letter_jobs_job_name_moved
   on public.soniq_dead_letter_jobs (job_name, moved_to_dead_letter_at, id);
 create index idx_soniq_dead_letter_jobs_queue_moved
@@ -238,32 +238,31 @@ create index idx_soniq_dead_letter_jobs_queue_moved
 create index idx_soniq_dead_letter_jobs_reason_moved
   on public.soniq_dead_letter_jobs (dead_letter_reason, moved_to_dead_letter_at, id);
 
--- The group of a dead letter: its fingerprint or, where another program has
--- written none, a digest of the job, the reason and the error's first line
--- without its numbers and ids. The expression is groupKey in the package
--- deadletter, to the letter.
+-- The group of a dead letter: its fingerprint or, if another program wrote none, a digest of the job,
+-- the reason and the first line of the error without numbers and ids. The expression must be the same
+-- as groupKey in the package deadletter.
 create index idx_soniq_dead_letter_jobs_group_moved
   on public.soniq_dead_letter_jobs (
     coalesce(fingerprint, pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashtextextended(job_name || '|' || dead_letter_reason || '|' || pg_catalog.regexp_replace(pg_catalog.left(pg_catalog.split_part(coalesce(last_error, ''), pg_catalog.chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),
     moved_to_dead_letter_at, id
   );
 
--- How many wait, and since when: asked each minute by workers and monitors. The resolved ones, which
--- are kept as a record, are in the way of the other indexes.
+-- Counts the dead ones and finds the oldest, each minute, for workers and monitors. Resolved ones are
+-- kept as a record, and would be in the way in the other indexes.
 create index idx_soniq_dead_letter_jobs_dead
   on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
 
--- Hardly any row is one: the others pay nothing.
+-- Few dead letters are of a replay; the others cost nothing here.
 create index idx_soniq_dead_letter_jobs_replay_of
   on public.soniq_dead_letter_jobs (replay_of) where replay_of is not null;
 
--- How many days there are. Without it the server takes each time of death for a
--- day of its own, and would not count them by several processes at once.
+-- How many days there are. Without it the planner takes each time of death for a day of its own, and
+-- uses no parallel plan to count them.
 create statistics public.soniq_dead_letter_days
   on ((moved_to_dead_letter_at at time zone 'utc')::date) from public.soniq_dead_letter_jobs;
 
--- What somebody did to many dead letters at once. 'options' is what a replay
--- needs to be resumed; 'stopped_by' tells why one is not done.
+-- Bulk operations on dead letters. 'options' has what a replay needs to be resumed; 'stopped_by' says
+-- why one is not done.
 create table public.soniq_dead_letter_operations (
   id uuid primary key,
   action text not null,
@@ -279,15 +278,15 @@ create table public.soniq_dead_letter_operations (
   skipped bigint not null default 0,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  -- Why; 0.1.0 has the column because instead, so both are written.
+  -- The reason that a person gave. 0.1.0 uses the column because, so programs write both.
   comment text
 );
 
 create index idx_soniq_dead_letter_operations_created_at
   on public.soniq_dead_letter_operations (created_at);
 
--- What an operation has still to do, in its order: picked at its start, and
--- taken away with each batch that is done.
+-- What an operation has still to do, in order. It is filled when the operation starts; each batch
+-- deletes what it has done.
 create table public.soniq_dead_letter_selections (
   operation_id uuid not null
     references public.soniq_dead_letter_operations (id) on delete cascade,
@@ -296,7 +295,7 @@ create table public.soniq_dead_letter_selections (
   primary key (operation_id, place)
 );
 
--- Who did what to one dead letter, and why. It outlives the dead letter.
+-- Who did what to a dead letter, and why. Records outlive the dead letter.
 create table public.soniq_dead_letter_audit (
   id bigint generated always as identity primary key,
   dead_letter_id uuid not null,
@@ -307,7 +306,7 @@ create table public.soniq_dead_letter_audit (
   job_id uuid,
   detail jsonb,
   at timestamptz not null default clock_timestamp(),
-  -- Why; 0.1.0 has the column because instead, so both are written.
+  -- The reason that a person gave. 0.1.0 uses the column because, so programs write both.
   comment text
 );
 
@@ -316,8 +315,8 @@ create index idx_soniq_dead_letter_audit_dead_letter
 create index idx_soniq_dead_letter_audit_operation
   on public.soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
 
--- The records in which 0.1.0 left the arguments of a replay as they are. Workers take the secrets out,
--- and the index is empty from then on.
+-- Records of 0.1.0 that have the arguments of a replay with their secrets. Workers remove the secrets;
+-- then the index is empty.
 create index idx_soniq_dead_letter_audit_raw
   on public.soniq_dead_letter_audit (id) where detail ? 'args' and not detail ? 'changed';
 
@@ -325,8 +324,8 @@ create index idx_soniq_dead_letter_audit_raw
 -- Hooks
 ---------------------------------------------------------------------------
 
--- Who is told of dead letters, and how. url, secrets and the values of
--- settings' headers may be 'env:NAME', so that the table holds no secret.
+-- Where dead letters are sent, and how. url, secrets and the values of headers in settings may be
+-- 'env:NAME', so that the table holds no secret.
 create table public.soniq_hooks (
   id uuid primary key default gen_random_uuid(),
   name text not null unique,
@@ -342,31 +341,30 @@ create table public.soniq_hooks (
   tags jsonb,
   enabled boolean not null default true,
   disabled_reason text,
-  -- failures in a row, since when, and until when nothing is sent: the
-  -- breaker's pause, the other side's Retry-After, or the pace of digests.
+  -- How many deliveries failed in a row, and since when. Nothing is sent until blocked_until: because
+  -- of the breaker, the receiver's Retry-After, or the pace of digests.
   failures integer not null default 0,
   failing_since timestamptz,
   blocked_until timestamptz,
-  -- Who is sending a digest, until blocked_until.
+  -- The dispatcher that sends a digest, until blocked_until.
   sender uuid,
   -- Digests sent in the minute that began at burst_at.
   burst integer not null default 0,
   burst_at timestamptz,
   created_at timestamptz not null default now(),
-  -- When a dispatcher last said that its configuration has the hook; NULL where none ever did: such
-  -- a hook was made by the command line or by SQL.
+  -- When a dispatcher last had the hook in its configuration. NULL for a hook of the command line or
+  -- of SQL.
   declared_at timestamptz,
   -- How many deliveries were dropped because too many waited.
   dropped bigint not null default 0,
-  -- Why the hook's deliveries wait, as a dispatcher that may not send them has noted.
+  -- Why deliveries wait: what the last dispatcher that could not send them was lacking.
   lacks text,
   lacks_at timestamptz
 );
 
--- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
--- when it is due or, while one sends it, when its lease ends. A row outlives
--- its dead letter, which facts is the beginning of; it has no foreign key, as
--- checking one could fail the move.
+-- The outbox: a row for each event and hook. next_attempt_at is when it is due or, while a dispatcher
+-- sends it, when the lease ends. facts is a part of the dead letter, so the row outlives it. It has no
+-- foreign key: checking one could make the move of a job fail.
 create table public.soniq_hook_deliveries (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -392,7 +390,7 @@ create index idx_soniq_hook_deliveries_due
 create index idx_soniq_hook_deliveries_made
   on public.soniq_hook_deliveries (created_at);
 
--- When a digest last told of a group, and how long the next one waits.
+-- When a digest last had a group, and how long the next one waits.
 create table public.soniq_hook_groups (
   hook_id uuid not null,
   group_key text not null,
@@ -401,9 +399,8 @@ create table public.soniq_hook_groups (
   primary key (hook_id, group_key)
 );
 
--- What a viewer may know of the hooks: no secret, and of an address its host alone. Who may read it
--- needs no right to the tables. Whatever a row holds, it costs the others nothing: what has the wrong
--- type is left out.
+-- What a viewer may know of the hooks: no secret, and only the host of an address. It needs no right to
+-- the tables. A value of a wrong type is left out, so that no row makes the view fail.
 create view public.soniq_hook_status with (security_barrier) as
 select
   h.id,
@@ -486,9 +483,9 @@ from public.soniq_leader_tasks;
 -- Who waits for jobs
 ---------------------------------------------------------------------------
 
--- Whether anybody waits for a queue. The row of a worker that has been silent for five minutes, as
--- long as Python's may be, no longer counts: where no worker is left to remove it, producers would
--- notify for ever.
+-- Whether a worker waits for a queue. A worker that has been silent for five minutes, which is how long
+-- Python's may be, no longer counts. Otherwise producers would notify for ever if no worker is left to
+-- remove its row.
 create or replace function public.soniq_waiting(queue text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -506,8 +503,8 @@ end
 $$;
 revoke all on function public.soniq_waiting(text) from public;
 
--- Each worker that begins waits: Python's as long as they live, ours until they say otherwise. A
--- queue whose name is too long for the index counts as any.
+-- A worker that starts counts as waiting. Python's do as long as they live, Go's until they write
+-- otherwise. If a queue's name is too long for the index, the worker waits for any queue.
 create or replace function public.soniq_begin_waiting(worker uuid, queues text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -519,8 +516,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_begin_waiting(uuid, text[]) from public;
 
--- A worker that is gone, by its own word or another's, waits no more. One of Python's that was taken
--- for dead goes on beating as 'stopped', and works.
+-- A worker that was stopped or deleted no longer waits. One of Python's that was taken for dead goes on
+-- working, and its heartbeat keeps the status 'stopped'.
 create or replace function public.soniq_worker_changed() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -566,18 +563,15 @@ create or replace trigger soniq_worker_changed
 -- New jobs
 ---------------------------------------------------------------------------
 
--- Trigger functions never hurt the application: they are total, nothing that a
--- row can hold makes them fail. 'set local soniq.notify = off' silences them,
--- for two-phase commit, which refuses NOTIFY.
+-- Trigger functions never make a statement of the application fail, whatever a row holds.
+-- 'set local soniq.notify = off' turns notifications off, for two-phase commit, which refuses NOTIFY.
 --
--- Those run as their owner (SECURITY DEFINER) that use a table or a function
--- which the writer of the row may have no right to: a role with rights on
--- soniq_jobs alone can enqueue. They do nothing for any table but their own,
--- whose columns have the built-in types: a trigger that somebody made for a
--- table of his, with types and casts of his, would run his code as the owner.
+-- A function runs as its owner (SECURITY DEFINER) if it uses a table or function that whoever writes
+-- the row may have no right to: a role with rights on soniq_jobs alone can enqueue. Such a function
+-- does nothing for other tables than its own, whose columns have built-in types. On a table with types
+-- and casts of its owner, it would run his code as Soniq's owner.
 
--- A payload is under 8,000 bytes; a queue with a longer name sends the empty
--- one, which means 'all'.
+-- A payload has under 8,000 bytes. A longer name of a queue is sent as '', which means any queue.
 create or replace function public.soniq_notify_queue(queue text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -587,11 +581,11 @@ end
 $$;
 revoke all on function public.soniq_notify_queue(text) from public;
 
--- Workers look at least every 30 s, so a job that is due in over ten minutes wakes nobody now. Nor
--- does one whose queue no worker waits for: who works finds it without being notified. VOLATILE, so
--- that soniq_waiters is read as it is now and not as it was when the INSERT began. A transaction that
--- is stricter than read committed can't do that and always notifies; so does one that can't read the
--- table. The first question is cheap where everybody is busy.
+-- Workers look at least every 30 s, so a job that is due in over ten minutes notifies nobody now. Nor
+-- does one in a queue that no worker waits for: a worker that is busy finds it anyway. The function is
+-- VOLATILE, so that it reads soniq_waiters as it is now and not as it was when the INSERT began. In a
+-- transaction above read committed that is not possible, so there it always notifies; also if it can't
+-- read the table. The first query is cheap when all workers are busy.
 create or replace function public.soniq_jobs_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -637,10 +631,9 @@ create or replace trigger soniq_jobs_inserted
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_jobs_inserted();
 
--- Rows that become runnable without an INSERT: a retry, a snooze, Python's
--- sweep, an UPDATE in psql. For each row, under a WHEN: a statement trigger
--- would copy every claimed and finished row into its transition tables. The
--- server merges equal payloads of one transaction.
+-- Rows that become runnable without an INSERT: a retry, a snooze, Python's sweep, an UPDATE in psql.
+-- It is a row trigger with a WHEN, since a statement trigger would copy every claimed and finished row
+-- into its transition tables. The server merges equal payloads of a transaction.
 create or replace function public.soniq_jobs_requeued() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -680,7 +673,7 @@ create or replace trigger soniq_jobs_requeued
   )
   execute function public.soniq_jobs_requeued();
 
--- The workers of a queue that goes on are woken: they don't poll.
+-- Wakes the workers of a queue that is resumed: they don't poll.
 create or replace function public.soniq_queue_resumed() returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -709,12 +702,11 @@ create or replace trigger soniq_queue_deleted
 -- Cancellation
 ---------------------------------------------------------------------------
 
--- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
--- row of every claim and outcome once more. As its owner: who may requeue may
--- have no right to the other columns. The day is cancelledTTL in the
--- engine. Of the last error it takes what an error of ours has at the most: a text
--- of 1 GB, and a word more, is none. The request of a job that is running is announced, each time that it
--- is made.
+-- Cancels a job that goes back to its queue although cancelling it was requested, and announces each
+-- request for a running job. It is an AFTER trigger that updates the row again: a BEFORE trigger would
+-- lock each row of every claim and outcome once more. It runs as its owner, since whoever requeues may
+-- have no right to the other columns. The day is cancelledTTL in the engine. It cuts the last error,
+-- which could otherwise exceed 1 GB with the text before it.
 create or replace function public.soniq_job_cancelled() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -755,11 +747,9 @@ create or replace trigger soniq_job_cancelled
 -- Deaths and replays
 ---------------------------------------------------------------------------
 
--- The public notification; its fields are documented in docs/channel.md.
--- Under 1,000 bytes whatever the row holds: a character is at most six bytes
--- in JSON, so 24 of each of the five texts always fit. It takes what it needs of the
--- row, as the functions of hooks do: to pass a whole row, the server puts all that it
--- holds into one value, and fails where that is over 1 GB.
+-- The public notification. docs/channel.md describes its fields. It is under 1,000 bytes: a character
+-- has at most six bytes in JSON, so 24 characters of each of the five texts always fit. It takes
+-- columns and not the row: to pass a row, the server makes one value of it, which fails over 1 GB.
 create or replace function public.soniq_dead_letter_payload(
   id uuid, job_name text, queue text, reason text, kind text, fingerprint text, attempts int4, moved_at timestamptz, replay_of uuid
 ) returns text
@@ -791,8 +781,7 @@ end
 $$;
 revoke all on function public.soniq_dead_letter_payload(uuid, text, text, text, text, text, int4, timestamptz, uuid) from public;
 
--- 'set local soniq.silent = on' keeps a dead letter from being announced that is no news: one that an
--- import restores.
+-- 'set local soniq.silent = on' turns the announcement off, for dead letters that an import restores.
 create or replace function public.soniq_dead_letters_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -816,7 +805,7 @@ create or replace trigger soniq_dead_letters_inserted
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_dead_letters_inserted();
 
--- An id that dies again keeps its row, and is announced again.
+-- A dead letter whose job dies again keeps its row, and is announced again.
 create or replace function public.soniq_dead_letter_died_again() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -840,11 +829,10 @@ create or replace trigger soniq_dead_letter_died_again
   when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
   execute function public.soniq_dead_letter_died_again();
 
--- What became of a replay, whoever ran or removed it. Success resolves the
--- dead letter, and those that it came from; anything else makes it dead again.
--- The dead letter tells which job is its replay: replay_of is what a job says
--- of itself, and whoever may enqueue can say it. A dead letter came from
--- another one where that says so too: its last replay is the job that died.
+-- Follows a replay to its end, whoever ran or deleted the job. Success resolves the dead letter and
+-- those that it is a replay of; anything else makes it dead again. The dead letter names the job that
+-- replays it. A job's own replay_of is not enough: whoever may enqueue can write it. In the same way, a
+-- dead letter counts as a replay of another one only if that one's last replay is the job that died.
 create or replace function public.soniq_replay_ended() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -897,12 +885,11 @@ create or replace trigger soniq_replay_deleted
   when (old.replay_of is not null and old.status in ('queued', 'processing'))
   execute function public.soniq_replay_ended();
 
--- A history with more at its end: an object, or an array of them. It keeps the
--- first, which is how it all began, and the last nine. Whatever either holds,
--- it is an array, or NULL where there is nothing to tell.
+-- Appends one error or an array of them to a history. It keeps the first, which shows how it began, and
+-- the last nine. The result is an array, or NULL if there is no error.
 --
--- For workers of 0.1.0, whose roles Setup lets execute it. Later ones have the
--- expression in their statements (internal/history), and need no EXECUTE.
+-- For workers of 0.1.0, whose roles get EXECUTE by migration 0161. Later workers have the expression in
+-- their statements (internal/history).
 create or replace function public.soniq_add_errors(history jsonb, more jsonb) returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
@@ -920,9 +907,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_add_errors(jsonb, jsonb) from public;
 
--- How often the work of a dead letter has been replayed: itself, and those that
--- it is a replay of. Hand-made rows may go in a circle. For programs of 0.1.0, as
--- soniq_add_errors is.
+-- How often a dead letter, and those that it is a replay of, were replayed. Rows that were written by
+-- hand may form a circle. For programs of 0.1.0, like soniq_add_errors.
 create or replace function public.soniq_dead_letter_replays(letter uuid) returns integer
 language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
@@ -950,8 +936,8 @@ revoke all on function public.soniq_dead_letter_replays(uuid) from public;
 -- Deliveries
 ---------------------------------------------------------------------------
 
--- A name, or a glob with * and ?, that job_name matches as a whole. chr(92) is
--- the backslash: as a literal it would depend on standard_conforming_strings.
+-- Whether job_name as a whole matches a name, or a glob with * and ?. chr(92) is the backslash: as a
+-- literal it would depend on standard_conforming_strings.
 create or replace function public.soniq_hook_glob(glob text, job_name text) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
@@ -960,9 +946,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_hook_glob(text, text) from public;
 
--- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
--- string that holds the object. A filter that can't be told counts as a match:
--- better a message too many.
+-- Whether a hook's filter matches a dead letter. Python stores tags as a JSON string that holds the
+-- object. A filter that fails counts as a match: a message too many is better than one too few.
 create or replace function public.soniq_hook_matches(
   jobs text[], queues text[], reasons text[], tags jsonb, job_name text, queue text, reason text, letter_tags jsonb
 ) returns boolean
@@ -982,7 +967,7 @@ end
 $$;
 revoke all on function public.soniq_hook_matches(text[], text[], text[], jsonb, text, text, text, jsonb) from public;
 
--- What an outbox row is grouped by in a digest: a line for each kind of death.
+-- The group of a delivery in a digest: a line for each kind of death.
 create or replace function public.soniq_hook_group(job_name text, reason text, fingerprint text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
@@ -990,12 +975,11 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_hook_group(text, text, text) from public;
 
--- The hooks that are told of what happens now. Called in the transaction of
--- each death, so its cost is bounded: 1,000 hooks, the oldest, of those whose
--- filters aren't larger than what 'hooks add' takes; dispatchers bound the
--- number of deliveries, where nothing is counted. Where no dispatcher has taken
--- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
--- plpgsql keeps the plan: SQL would plan it anew for each death.
+-- The hooks that get events now. It runs in the transaction of each death, so its cost is bounded: at
+-- most 1,000 hooks, the oldest, and none with a larger filter than 'hooks add' allows. A hook gets
+-- nothing more if what it had due has waited for 30 days: no dispatcher runs. Dispatchers bound the
+-- number of deliveries; counting them here would cost too much. It is plpgsql, which keeps the plan:
+-- SQL would plan it again for each death.
 create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
 language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
@@ -1021,8 +1005,8 @@ end
 $$;
 revoke all on function public.soniq_hook_listeners() from public;
 
--- Writes the outbox, in the transaction of the death. Whatever goes wrong
--- here, the move goes on; the server's log tells.
+-- Writes the outbox, in the transaction of the death. If it fails, the move goes on, and the server's log
+-- has a warning.
 create or replace function public.soniq_hook_deaths() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -1057,7 +1041,7 @@ create or replace trigger soniq_hook_deaths
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_hook_deaths();
 
--- Another death of the same id, its replay and its resolution.
+-- Another death of the same id, a replay, or a resolution.
 create or replace function public.soniq_hook_changes() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -1103,9 +1087,8 @@ create or replace trigger soniq_hook_changes
   referencing old table as soniq_old_rows new table as soniq_new_rows
   for each statement execute function public.soniq_hook_changes();
 
--- A hook that may go on, or has been mended, wakes the dispatchers: something
--- may wait for it. What they write themselves is not among the columns. A new
--- hook has nothing yet; the first death tells.
+-- Wakes the dispatchers when a hook is enabled or its settings change: deliveries may wait for it. The
+-- WHEN has none of the columns that dispatchers write themselves. A new hook has no deliveries yet.
 create or replace function public.soniq_hook_changed() returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$

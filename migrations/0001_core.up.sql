@@ -47,8 +47,7 @@ alter table public.soniq_jobs add column if not exists worker_id uuid;
 -- taken for one without a worker. Where Python made them they stay, until
 -- 'soniq setup --optimize'.
 
--- The two arbiters of ON CONFLICT, on both sides: a job is unique only while
--- it is queued.
+-- The arbiters of ON CONFLICT, here and in Python Soniq. A job is unique only while it is queued.
 create unique index if not exists idx_soniq_jobs_unique_queued
   on public.soniq_jobs (job_name, args_hash)
   where status = 'queued' and unique_job = true;

@@ -1,4 +1,4 @@
--- claim_token: fresh for each claim; every outcome is written under it.
+-- claim_token: new for each claim; every outcome is written under it.
 -- replay_of: the dead letter that this job replays.
 alter table public.soniq_jobs
   add column if not exists claim_token bigint,
@@ -18,9 +18,9 @@ create index if not exists idx_soniq_jobs_claim
 -- replay succeeded).
 -- moved_xid: the cursor of those who read after a disconnect; see
 -- docs/channel.md.
--- error_*, decided_by, fingerprint: what happened last, and who called it
+-- error_*, decided_by, fingerprint: the last error, and what decided that it was
 -- final.
--- The rest is what Python's move loses of the job.
+-- The rest are fields of the job that Python's move does not keep.
 alter table public.soniq_dead_letter_jobs
   add column if not exists state text not null default 'dead'
     check (state in ('dead', 'replaying', 'resolved')),
@@ -47,18 +47,15 @@ alter table public.soniq_dead_letter_jobs
 create index if not exists idx_soniq_dead_letter_jobs_cursor
   on public.soniq_dead_letter_jobs (moved_xid, id);
 
--- Trigger functions never hurt the application: they are total, nothing that a
--- row can hold makes them fail. 'set local soniq.notify = off' silences them,
--- for two-phase commit, which refuses NOTIFY.
+-- Trigger functions never make a statement of the application fail, whatever a row holds.
+-- 'set local soniq.notify = off' turns notifications off, for two-phase commit, which refuses NOTIFY.
 --
--- Those run as their owner (SECURITY DEFINER) that use a table or a function
--- which the writer of the row may have no right to: a role with rights on
--- soniq_jobs alone can enqueue. They do nothing for any table but their own,
--- whose columns have the built-in types: a trigger that somebody made for a
--- table of his, with types and casts of his, would run his code as the owner.
+-- A function runs as its owner (SECURITY DEFINER) if it uses a table or function that whoever writes
+-- the row may have no right to: a role with rights on soniq_jobs alone can enqueue. Such a function
+-- does nothing for other tables than its own, whose columns have built-in types. On a table with types
+-- and casts of its owner, it would run his code as Soniq's owner.
 
--- A payload is under 8,000 bytes; a queue with a longer name sends the empty
--- one, which means 'all'.
+-- A payload has under 8,000 bytes. A longer name of a queue is sent as '', which means any queue.
 create or replace function public.soniq_notify_queue(queue text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -68,8 +65,7 @@ end
 $$;
 revoke all on function public.soniq_notify_queue(text) from public;
 
--- Workers look at least every 30 s, so a job that is due in over ten minutes
--- wakes nobody now.
+-- Workers look at least every 30 s, so a job that is due in over ten minutes notifies nobody now.
 create or replace function public.soniq_jobs_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -96,10 +92,9 @@ create or replace trigger soniq_jobs_inserted
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_jobs_inserted();
 
--- Rows that become runnable without an INSERT: a retry, a snooze, Python's
--- sweep, an UPDATE in psql. For each row, under a WHEN: a statement trigger
--- would copy every claimed and finished row into its transition tables. The
--- server merges equal payloads of one transaction.
+-- Rows that become runnable without an INSERT: a retry, a snooze, Python's sweep, an UPDATE in psql.
+-- It is a row trigger with a WHEN, since a statement trigger would copy every claimed and finished row
+-- into its transition tables. The server merges equal payloads of a transaction.
 create or replace function public.soniq_jobs_requeued() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -130,11 +125,9 @@ create or replace trigger soniq_jobs_requeued
   )
   execute function public.soniq_jobs_requeued();
 
--- The public notification; its fields are documented in docs/channel.md.
--- Under 1,000 bytes whatever the row holds: a character is at most six bytes
--- in JSON, so 24 of each of the five texts always fit. It takes what it needs of the
--- row, as the functions of hooks do: to pass a whole row, the server puts all that it
--- holds into one value, and fails where that is over 1 GB.
+-- The public notification. docs/channel.md describes its fields. It is under 1,000 bytes: a character
+-- has at most six bytes in JSON, so 24 characters of each of the five texts always fit. It takes
+-- columns and not the row: to pass a row, the server makes one value of it, which fails over 1 GB.
 create or replace function public.soniq_dead_letter_payload(
   id uuid, job_name text, queue text, reason text, kind text, fingerprint text, attempts int4, moved_at timestamptz, replay_of uuid
 ) returns text
@@ -189,7 +182,7 @@ create or replace trigger soniq_dead_letters_inserted
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_dead_letters_inserted();
 
--- An id that dies again keeps its row, and is announced again.
+-- A dead letter whose job dies again keeps its row, and is announced again.
 create or replace function public.soniq_dead_letter_died_again() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -213,11 +206,10 @@ create or replace trigger soniq_dead_letter_died_again
   when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
   execute function public.soniq_dead_letter_died_again();
 
--- What became of a replay, whoever ran or removed it. Success resolves the
--- dead letter, and those that it came from; anything else makes it dead again.
--- The dead letter tells which job is its replay: replay_of is what a job says
--- of itself, and whoever may enqueue can say it. A dead letter came from
--- another one where that says so too: its last replay is the job that died.
+-- Follows a replay to its end, whoever ran or deleted the job. Success resolves the dead letter and
+-- those that it is a replay of; anything else makes it dead again. The dead letter names the job that
+-- replays it. A job's own replay_of is not enough: whoever may enqueue can write it. In the same way, a
+-- dead letter counts as a replay of another one only if that one's last replay is the job that died.
 create or replace function public.soniq_replay_ended() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$

@@ -1,27 +1,24 @@
--- The session advisory lock that a worker holds on its listener connection,
--- and the server process that holds it. NULL where a worker has none: Python's
--- and ours behind a pooler.
+-- The key of the session advisory lock that a worker holds on its listener connection, and the server
+-- process that holds it. NULL if the worker has no lock: one of Python's, or one behind a pooler.
 alter table public.soniq_workers
   add column if not exists lock_key bigint,
   add column if not exists backend_pid integer;
 
--- Who holds processing jobs, asked twice a second, and the jobs that have no
--- worker. The claim's time is the same with it, and a job's WAL is 7 % more.
+-- Finds the workers that hold processing jobs, twice a second, and processing jobs without a worker. A
+-- claim takes no longer with it; a job's WAL grows by 7 %.
 create index if not exists idx_soniq_jobs_processing
   on public.soniq_jobs (worker_id) where status = 'processing';
 
--- A request to cancel a running job. Its worker is told, and finds it here if
--- that is lost; whatever ends the attempt but for success, the job does not go
--- back to its queue.
+-- When cancelling a running job was requested. The worker gets a notification, and finds it here if
+-- that is lost. Unless the attempt succeeds, the job does not go back to its queue.
 alter table public.soniq_jobs
   add column if not exists cancel_requested_at timestamptz;
 
--- AFTER, and again an UPDATE of the one row: a BEFORE trigger would lock each
--- row of every claim and outcome once more. As its owner: who may requeue may
--- have no right to the other columns. The day is cancelledTTL in the
--- engine. Of the last error it takes what an error of ours has at the most: a text
--- of 1 GB, and a word more, is none. The request of a job that is running is announced, each time that it
--- is made.
+-- Cancels a job that goes back to its queue although cancelling it was requested, and announces each
+-- request for a running job. It is an AFTER trigger that updates the row again: a BEFORE trigger would
+-- lock each row of every claim and outcome once more. It runs as its owner, since whoever requeues may
+-- have no right to the other columns. The day is cancelledTTL in the engine. It cuts the last error,
+-- which could otherwise exceed 1 GB with the text before it.
 create or replace function public.soniq_job_cancelled() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -58,15 +55,14 @@ create or replace trigger soniq_job_cancelled
   )
   execute function public.soniq_job_cancelled();
 
--- What is known of a queue beside its jobs. A queue without a row is not
--- paused.
+-- Settings of a queue. A queue without a row is not paused.
 create table if not exists public.soniq_queues (
   name text primary key,
   paused_at timestamptz,
   paused_by text
 );
 
--- The workers of a queue that goes on are woken: they don't poll.
+-- Wakes the workers of a queue that is resumed: they don't poll.
 create or replace function public.soniq_queue_resumed() returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$

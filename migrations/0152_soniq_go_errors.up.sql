@@ -5,12 +5,11 @@ alter table public.soniq_jobs
 alter table public.soniq_dead_letter_jobs
   add column if not exists errors jsonb;
 
--- A history with more at its end: an object, or an array of them. It keeps the
--- first, which is how it all began, and the last nine. Whatever either holds,
--- it is an array, or NULL where there is nothing to tell.
+-- Appends one error or an array of them to a history. It keeps the first, which shows how it began, and
+-- the last nine. The result is an array, or NULL if there is no error.
 --
--- For workers of 0.1.0, whose roles Setup lets execute it. Later ones have the
--- expression in their statements (internal/history), and need no EXECUTE.
+-- For workers of 0.1.0, whose roles get EXECUTE by migration 0161. Later workers have the expression in
+-- their statements (internal/history).
 create or replace function public.soniq_add_errors(history jsonb, more jsonb) returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$

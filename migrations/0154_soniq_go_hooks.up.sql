@@ -1,5 +1,5 @@
--- Who is told of dead letters, and how. url, secrets and the values of
--- settings' headers may be 'env:NAME', so that the table holds no secret.
+-- Where dead letters are sent, and how. url, secrets and the values of headers in settings may be
+-- 'env:NAME', so that the table holds no secret.
 create table if not exists public.soniq_hooks (
   id uuid primary key default gen_random_uuid(),
   name text not null unique,
@@ -15,12 +15,12 @@ create table if not exists public.soniq_hooks (
   tags jsonb,
   enabled boolean not null default true,
   disabled_reason text,
-  -- failures in a row, since when, and until when nothing is sent: the
-  -- breaker's pause, the other side's Retry-After, or the pace of digests.
+  -- How many deliveries failed in a row, and since when. Nothing is sent until blocked_until: because
+  -- of the breaker, the receiver's Retry-After, or the pace of digests.
   failures integer not null default 0,
   failing_since timestamptz,
   blocked_until timestamptz,
-  -- Who is sending a digest, until blocked_until.
+  -- The dispatcher that sends a digest, until blocked_until.
   sender uuid,
   -- Digests sent in the minute that began at burst_at.
   burst integer not null default 0,
@@ -28,10 +28,9 @@ create table if not exists public.soniq_hooks (
   created_at timestamptz not null default now()
 );
 
--- The outbox: one row an event a hook, for the whole fleet. next_attempt_at is
--- when it is due or, while one sends it, when its lease ends. A row outlives
--- its dead letter, which facts is the beginning of; it has no foreign key, as
--- checking one could fail the move.
+-- The outbox: a row for each event and hook. next_attempt_at is when it is due or, while a dispatcher
+-- sends it, when the lease ends. facts is a part of the dead letter, so the row outlives it. It has no
+-- foreign key: checking one could make the move of a job fail.
 create table if not exists public.soniq_hook_deliveries (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -57,7 +56,7 @@ create index if not exists idx_soniq_hook_deliveries_due
 create index if not exists idx_soniq_hook_deliveries_made
   on public.soniq_hook_deliveries (created_at);
 
--- When a digest last told of a group, and how long the next one waits.
+-- When a digest last had a group, and how long the next one waits.
 create table if not exists public.soniq_hook_groups (
   hook_id uuid not null,
   group_key text not null,
@@ -66,8 +65,8 @@ create table if not exists public.soniq_hook_groups (
   primary key (hook_id, group_key)
 );
 
--- A name, or a glob with * and ?, that job_name matches as a whole. chr(92) is
--- the backslash: as a literal it would depend on standard_conforming_strings.
+-- Whether job_name as a whole matches a name, or a glob with * and ?. chr(92) is the backslash: as a
+-- literal it would depend on standard_conforming_strings.
 create or replace function public.soniq_hook_glob(glob text, job_name text) returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
@@ -76,9 +75,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_hook_glob(text, text) from public;
 
--- Whether a hook wants to hear of a dead letter. Python stores tags as a JSON
--- string that holds the object. A filter that can't be told counts as a match:
--- better a message too many.
+-- Whether a hook's filter matches a dead letter. Python stores tags as a JSON string that holds the
+-- object. A filter that fails counts as a match: a message too many is better than one too few.
 create or replace function public.soniq_hook_matches(
   jobs text[], queues text[], reasons text[], tags jsonb, job_name text, queue text, reason text, letter_tags jsonb
 ) returns boolean
@@ -98,7 +96,7 @@ end
 $$;
 revoke all on function public.soniq_hook_matches(text[], text[], text[], jsonb, text, text, text, jsonb) from public;
 
--- What an outbox row is grouped by in a digest: a line for each kind of death.
+-- The group of a delivery in a digest: a line for each kind of death.
 create or replace function public.soniq_hook_group(job_name text, reason text, fingerprint text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp as $$
@@ -106,8 +104,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_hook_group(text, text, text) from public;
 
--- Writes the outbox, in the transaction of the death. Whatever goes wrong
--- here, the move goes on; the server's log tells.
+-- Writes the outbox, in the transaction of the death. If it fails, the move goes on, and the server's log
+-- has a warning.
 create or replace function public.soniq_hook_deaths() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -143,7 +141,7 @@ create or replace trigger soniq_hook_deaths
   referencing new table as soniq_new_rows
   for each statement execute function public.soniq_hook_deaths();
 
--- Another death of the same id, its replay and its resolution.
+-- Another death of the same id, a replay, or a resolution.
 create or replace function public.soniq_hook_changes() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$

@@ -1,10 +1,9 @@
--- When a dispatcher last said that its configuration has the hook; NULL where
--- none ever did: such a hook was made by the command line or by SQL.
+-- When a dispatcher last had the hook in its configuration. NULL for a hook of the command line or of
+-- SQL.
 alter table public.soniq_hooks add column if not exists declared_at timestamptz;
 
--- A hook that may go on, or has been mended, wakes the dispatchers: something
--- may wait for it. What they write themselves is not among the columns. A new
--- hook has nothing yet; the first death tells.
+-- Wakes the dispatchers when a hook is enabled or its settings change: deliveries may wait for it. The
+-- WHEN has none of the columns that dispatchers write themselves. A new hook has no deliveries yet.
 create or replace function public.soniq_hook_changed() returns trigger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$

@@ -1,11 +1,8 @@
--- The workers that wait for jobs of a queue and have to be told of them; '' is
--- any queue. A NOTIFYing commit takes a lock of the whole server, so the
--- triggers on soniq_jobs notify only where somebody has a row here. Apart from
--- the heartbeat, and written only when a worker begins or ends to wait: each
--- INSERT of a job reads it, and an old snapshot keeps all that was ever here
--- in its way. Whoever takes rows away says up to which epoch: a late DELETE
--- spares what was declared since. Why nobody sleeps through a job is told in
--- engine/hunger.go.
+-- Workers that wait for jobs of a queue; '' is any queue. A commit that notifies takes a lock of the
+-- whole server, so the triggers on soniq_jobs notify only if a worker has a row here. Each INSERT of a
+-- job reads the table. It is not part of the heartbeat, since dead row versions would make that read
+-- slower; workers write only when they begin or stop waiting. A DELETE names the epoch up to which it
+-- deletes: a late one spares rows that were written since.
 create table if not exists public.soniq_hunger (
   queue text not null,
   worker_id uuid not null,
@@ -13,14 +10,13 @@ create table if not exists public.soniq_hunger (
   primary key (queue, worker_id)
 );
 
--- Changes when the worker was stopped, forgotten or silent before it beat
--- again: its hunger did not count then. NULL where a worker knows nothing of
--- hunger.
+-- A new number if the worker was stopped, forgotten or silent before this heartbeat: its rows in
+-- soniq_hunger did not count meanwhile. NULL if the worker writes no such rows.
 alter table public.soniq_workers add column if not exists tenure bigint;
 
--- The row of a worker that has been silent for five minutes, the patience with
--- Python's, no longer counts: where nobody is left to bury it, producers would
--- notify for ever.
+-- Whether a worker waits for a queue. A worker that has been silent for five minutes, which is how long
+-- Python's may be, no longer counts. Otherwise producers would notify for ever if no worker is left to
+-- remove its row.
 create or replace function public.soniq_hungry(queue text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -38,9 +34,8 @@ end
 $$;
 revoke all on function public.soniq_hungry(text) from public;
 
--- Each worker that begins is hungry: Python's, and those of older releases,
--- for as long as they live, and ours until they say otherwise. A queue whose
--- name is too long for the index counts as any.
+-- A worker that starts counts as waiting. Python's do as long as they live, Go's until they write
+-- otherwise. If a queue's name is too long for the index, the worker waits for any queue.
 create or replace function public.soniq_begin_hunger(worker uuid, queues text[]) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -52,8 +47,8 @@ set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.soniq_begin_hunger(uuid, text[]) from public;
 
--- Whoever is gone, by its own word or another's, is not hungry. One of Python's
--- that was taken for dead goes on beating as 'stopped', and works.
+-- A worker that was stopped or deleted no longer waits. One of Python's that was taken for dead goes on
+-- working, and its heartbeat keeps the status 'stopped'.
 create or replace function public.soniq_worker_changed() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -95,11 +90,10 @@ create or replace trigger soniq_worker_changed
   )
   execute function public.soniq_worker_changed();
 
--- The triggers on soniq_jobs notify only where somebody is hungry for the queue.
--- VOLATILE: the function reads hunger as it is now, not as it was when the INSERT
--- began. A transaction that is stricter than read committed can't do that, so it
--- always notifies; so does one that can't read hunger. The first question is cheap
--- where everybody is busy.
+-- The triggers on soniq_jobs notify only if a worker waits for the queue. The functions are VOLATILE, so
+-- that they read soniq_hunger as it is now and not as it was when the statement began. In a transaction
+-- above read committed that is not possible, so there they always notify; also if they can't read the
+-- table. The first query is cheap when all workers are busy.
 create or replace function public.soniq_jobs_inserted() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
@@ -164,8 +158,8 @@ end
 $$;
 revoke all on function public.soniq_jobs_requeued() from public;
 
--- Those that were there before the table, which is ours then: the triggers of
--- one that somebody else made at the last moment would run here.
+-- Workers that were there before the table. It must be the role's own: the triggers of a table that
+-- somebody else made in the same moment would run here.
 do $$
 begin
   perform public.soniq_begin_hunger(w.id, w.queues)

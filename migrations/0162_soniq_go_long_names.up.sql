@@ -1,6 +1,5 @@
--- The name and the queue of a dead letter where they are over 2,000 bytes, which
--- the indexes may not hold: job_name and queue then have their beginning and a
--- digest. No index is on these.
+-- The whole name and queue of a dead letter if they are over 2,000 bytes, too long for the indexes.
+-- job_name and queue then hold the beginning and a digest. No index uses these two.
 alter table public.soniq_dead_letter_jobs
   add column if not exists whole_job_name text,
   add column if not exists whole_queue text;

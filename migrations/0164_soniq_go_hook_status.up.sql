@@ -1,15 +1,14 @@
--- How many deliveries were dropped because too many waited; and why the hook's
--- deliveries wait, as a dispatcher that may not send them has noted.
+-- How many deliveries were dropped because too many waited, and why deliveries wait: what the last
+-- dispatcher that could not send them was lacking.
 alter table public.soniq_hooks add column if not exists dropped bigint not null default 0;
 alter table public.soniq_hooks add column if not exists lacks text;
 alter table public.soniq_hooks add column if not exists lacks_at timestamptz;
 
--- The hooks that are told of what happens now. Called in the transaction of
--- each death, so its cost is bounded: 1,000 hooks, the oldest, of those whose
--- filters aren't larger than what 'hooks add' takes; dispatchers bound the
--- number of deliveries, where nothing is counted. Where no dispatcher has taken
--- what a hook had due for 30 days, nobody runs one, and nothing more is kept.
--- plpgsql keeps the plan: SQL would plan it anew for each death.
+-- The hooks that get events now. It runs in the transaction of each death, so its cost is bounded: at
+-- most 1,000 hooks, the oldest, and none with a larger filter than 'hooks add' allows. A hook gets
+-- nothing more if what it had due has waited for 30 days: no dispatcher runs. Dispatchers bound the
+-- number of deliveries; counting them here would cost too much. It is plpgsql, which keeps the plan:
+-- SQL would plan it again for each death.
 create or replace function public.soniq_hook_listeners() returns setof public.soniq_hooks
 language plpgsql stable
 set search_path = pg_catalog, pg_temp as $$
@@ -104,9 +103,8 @@ end
 $$;
 revoke all on function public.soniq_hook_changes() from public;
 
--- What a viewer may know of the hooks: no secret, and of an address its host
--- alone. Who may read it needs no right to the tables. Whatever a row holds, it
--- costs the others nothing: what has the wrong type is left out.
+-- What a viewer may know of the hooks: no secret, and only the host of an address. It needs no right to
+-- the tables. A value of a wrong type is left out, so that no row makes the view fail.
 create or replace view public.soniq_hook_status with (security_barrier) as
 select
   h.id,
