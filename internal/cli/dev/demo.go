@@ -370,7 +370,7 @@ func (d *demo) replay(ctx context.Context) (deadletter.Job, error) {
 		}
 	}
 	d.repaired.Store(true)
-	d.say("\nThe supplier is back: %s dead-letter replay %s --dev", d.Self, dead)
+	d.say("\nThe supplier is back: %s dead-letter replay %s --dev%s", d.Self, dead, d.schemaFlag())
 	done := d.done
 	if _, err := queue.Replay(ctx, dead, deadletter.ReplayOptions{}); err != nil {
 		return deadletter.Job{}, err
@@ -427,7 +427,15 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 	for _, command := range []string{
 		"list", "show " + report.DeadLetters[0].ID.String(), "stats", "export --output dead_jobs.csv",
 	} {
-		d.say("  %s dead-letter %s --dev", d.Self, command)
+		d.say("  %s dead-letter %s --dev%s", d.Self, command, d.schemaFlag())
 	}
 	return nil
+}
+
+// schemaFlag is the flag that other commands need for the tables of the demo.
+func (d *demo) schemaFlag() string {
+	if d.Schema == nil {
+		return ""
+	}
+	return " --schema " + app.ShellWord(*d.Schema)
 }
