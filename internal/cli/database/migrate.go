@@ -115,6 +115,10 @@ func (c *migrateUpCmd) Run(a *app.App) error {
 		return err
 	}
 	result, err := soniq.MigrateUp(a.Ctx, pool, config(a), to)
+	if err == nil && len(result.Applied) == 0 && c.To != "" && !a.JSON {
+		a.Out.Printf("Nothing is pending up to %s.", to)
+		return nil
+	}
 	return setupReport(a, result, nil, migrationError(err))
 }
 

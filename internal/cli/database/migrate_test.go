@@ -62,6 +62,7 @@ func TestMigrate_stepByStep(t *testing.T) {
 	expect(0, []string{"pending   0001_core\n"}, "list")
 	expect(0, []string{"Would apply 0001_core\n", "Would apply 0150_soniq_go\n"}, "up", "--dry-run", "--to", "150")
 	expect(0, []string{"Applied 0001_core\n", "Applied 0160_soniq_go_dead_letter_counts\n"}, "up", "--to", "160")
+	expect(0, []string{"Nothing is pending up to 0160."}, "up", "--to", "0160")
 	expect(0, []string{"applied   0160_soniq_go_dead_letter_counts", "pending   0161_soniq_go_trust"}, "list")
 	expect(1, []string{"pending: 0161_soniq_go_trust\n"}, "check")
 	expect(0, []string{"Built idx_soniq_dead_letter_audit_raw\n"}, "prebuild")
