@@ -136,9 +136,9 @@ var whole = reading{
 // cuts the other texts.
 func bounded(most int) reading {
 	return reading{
-		name: "left(d.job_name, 2000)", queue: "left(d.queue, 2000)", args: pg.BoundedJSON("d.args", "arguments", most),
-		lastError: "left(d.last_error, 65536)", argsHash: "left(d.args_hash, 3000)", dedupKey: "left(d.dedup_key, 3000)",
-		producer: "left(d.producer_id, 1000)",
+		name: pg.BoundedText("d.job_name", 2000), queue: pg.BoundedText("d.queue", 2000), args: pg.BoundedJSON("d.args", "arguments", most),
+		lastError: pg.BoundedText("d.last_error", 65536), argsHash: pg.BoundedText("d.args_hash", 3000), dedupKey: pg.BoundedText("d.dedup_key", 3000),
+		producer: pg.BoundedText("d.producer_id", 1000),
 		failures: pg.BoundedHistory("d.errors"),
 	}
 }

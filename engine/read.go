@@ -16,13 +16,13 @@ import (
 // results over most bytes. Infinite times are read as NULL.
 func jobColumns(most int) string {
 	return `
-  id, left(job_name, 2000), ` + pg.BoundedJSON("args", "arguments", most) + `, left(coalesce(queue, 'default'), 2000), coalesce(priority, 100), status,
+  id, ` + pg.BoundedText("job_name", 2000) + `, ` + pg.BoundedJSON("args", "arguments", most) + `, ` + pg.BoundedText("coalesce(queue, 'default')", 2000) + `, coalesce(priority, 100), status,
   coalesce(attempts, 0), coalesce(max_attempts, 3),
   ` + pg.FiniteTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("created_at") + `, now()),
   coalesce(` + pg.FiniteTime("updated_at") + `, ` + pg.FiniteTime("created_at") + `, now()),
-  coalesce(left(last_error, 65536), ''), ` + pg.BoundedJSON("result", "a result", most) + `, ` + pg.FiniteTime("expires_at") + `,
-  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, '',
+  coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), ` + pg.BoundedJSON("result", "a result", most) + `, ` + pg.FiniteTime("expires_at") + `,
+  coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, '',
   ` + pg.FiniteTime("cancel_requested_at") + `, ` + pg.BoundedHistory("errors")
 }
 
@@ -34,12 +34,12 @@ from public.soniq_jobs
 where id = $1
 union all
 select
-  id, left(job_name, 2000), ` + pg.BoundedJSON("args", "arguments", most) + `, left(queue, 2000), priority, 'dead_letter',
+  id, ` + pg.BoundedText("job_name", 2000) + `, ` + pg.BoundedJSON("args", "arguments", most) + `, ` + pg.BoundedText("queue", 2000) + `, priority, 'dead_letter',
   attempts, max_attempts,
   ` + pg.FiniteTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("original_created_at") + `, now()), coalesce(` + pg.FiniteTime("moved_to_dead_letter_at") + `, now()),
-  coalesce(left(last_error, 65536), ''), null, null,
-  coalesce(left(producer_id, 1000), ''), coalesce(left(dedup_key, 3000), ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `
+  coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), null, null,
+  coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `
 from public.soniq_dead_letter_jobs
 where id = $1
 limit 1`

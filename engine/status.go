@@ -118,7 +118,7 @@ ranked as (
   full join paused on paused.name = counted.name
   left join served on served.queue = coalesce(counted.name, paused.name)
 )
-select left(name, 2000), 0 as others, due, scheduled, processing, done, cancelled, oldest, at, by
+select ` + pg.BoundedText("name", 2000) + `, 0 as others, due, scheduled, processing, done, cancelled, oldest, at, by
 from ranked
 where place <= 1000
 union all

@@ -98,7 +98,7 @@ var outboxPruneSQL = []string{
 update public.soniq_hook_deliveries
 set state = 'failed',
   lease = null,
-  last_error = 'nobody has sent it for 30 days' || coalesce('; the last error: ' || left(last_error, 1500), ''),
+  last_error = 'nobody has sent it for 30 days' || coalesce('; the last error: ' || ` + pg.BoundedText("last_error", 1500) + `, ''),
   next_attempt_at = clock_timestamp()` + outboxPickSQL + `
     and d.state = 'pending'
     and d.next_attempt_at < now() - interval '30 days'

@@ -29,7 +29,7 @@ type unknown struct {
 // grace, $4 how long names are remembered, $5 and $6 the silence after which a Go and
 // a Python worker is dead, $7 how many.
 const unknownSQL = `
-select j.id, left(j.job_name, 500), coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0)
+select j.id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0)
 from public.soniq_jobs j
 where j.status = 'queued'
   and ` + pg.JobQueue + ` = any ($1::text[])

@@ -49,6 +49,20 @@ func BoundedHistory(column string) string {
 	return "case when pg_column_size(" + column + ") <= 262144 and pg_column_size(array[" + column + "]) <= 1048576 then " + column + " end"
 }
 
+// LastWord is a regular expression, as an SQL literal, for the word at the end of a
+// text that was cut: what a token may consist of, up to 510 characters.
+const LastWord = `'([0-9A-Za-z_./+=~%:@$!-]{1,255}){1,2}$'`
+
+// BoundedText returns an expression for the first n characters of a column of type
+// text. A longer text loses its last word too, up to 510 characters of it: half a
+// token would not be recognised as a secret (see package redact). NULL stays NULL.
+func BoundedText(column string, n int) string {
+	most := strconv.Itoa(n)
+	return "case when length(left(" + column + ", " + strconv.Itoa(n+1) + ")) > " + most +
+		" then regexp_replace(left(" + column + ", " + most + "), " + LastWord + ", '')" +
+		" else " + column + " end"
+}
+
 // IndexedText returns an expression for a column of type text that fits into an
 // index. A longer text becomes its beginning and a hash of the whole, so that two
 // different texts stay different.
