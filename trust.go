@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -133,8 +134,25 @@ var (
 	objectSQL   = regexp.MustCompile(`(?m)^create (?:unique )?(?:or replace )?(?:table|index|view|materialized view|sequence|type|statistics)(?: if not exists)? (?:public\.)?(\w+)`)
 )
 
-// functionsSQL are the statements that make the functions, and nothing else.
-func functionsSQL() string { return strings.Join(functionSQL.FindAllString(schemaSQL, -1), "\n") }
+// What schema.sql and the migrations make and drop. They are read once: that takes longer
+// than a migration.
+var (
+	functionsOfSchema = sync.OnceValue(func() [][]string { return functionSQL.FindAllStringSubmatch(schemaSQL, -1) })
+	functionsMade     = sync.OnceValue(func() [][]string { return functionSQL.FindAllStringSubmatch(allUp(), -1) })
+	functionsDropped  = sync.OnceValue(func() [][]string { return dropSQL.FindAllStringSubmatch(allUp(), -1) })
+	// functionsSQL are the statements that make the functions, and nothing else.
+	functionsSQL = sync.OnceValue(func() string { return strings.Join(functionSQL.FindAllString(schemaSQL, -1), "\n") })
+	// objectNames are those of all that the schema and its migrations make but for
+	// functions and triggers.
+	objectNames = sync.OnceValue(func() (names []string) {
+		for _, o := range objectSQL.FindAllStringSubmatch(schemaSQL+allUp(), -1) {
+			if !slices.Contains(names, o[1]) {
+				names = append(names, o[1])
+			}
+		}
+		return names
+	})
+)
 
 // definitions are the functions of the schema, by name and types as in
 // 'soniq_begin_hunger(uuid,_text)', with those that older migrations made, and their
@@ -150,13 +168,13 @@ func (h *home) definitions() (byKey map[string]definition, names []string) {
 			names = append(names, name)
 		}
 	}
-	for _, f := range functionSQL.FindAllStringSubmatch(schemaSQL, -1) {
+	for _, f := range functionsOfSchema() {
 		add(f[1], f[5], definition{body: h.sql(f[4]), definer: strings.Contains(f[3], "security definer")})
 	}
-	for _, f := range functionSQL.FindAllStringSubmatch(allUp(), -1) {
+	for _, f := range functionsMade() {
 		add(f[1], f[5], definition{gone: true})
 	}
-	for _, f := range dropSQL.FindAllStringSubmatch(allUp(), -1) {
+	for _, f := range functionsDropped() {
 		add(f[1], f[2], definition{gone: true})
 	}
 	return byKey, names
@@ -173,18 +191,6 @@ func typeNames(list string) string {
 		types = append(types, t)
 	}
 	return strings.Join(types, ",")
-}
-
-// objectNames are those of all that the schema and its migrations make but for
-// functions and triggers.
-func objectNames() []string {
-	names := []string{}
-	for _, o := range objectSQL.FindAllStringSubmatch(schemaSQL+allUp(), -1) {
-		if !slices.Contains(names, o[1]) {
-			names = append(names, o[1])
-		}
-	}
-	return names
 }
 
 // pinned is the setting of each function.
