@@ -18,7 +18,7 @@ import (
 
 // Version is this release, in the form of semver.org. Workers write it to
 // soniq_workers.version with the prefix of [WorkerVersion].
-const Version = "0.1.0"
+const Version = "0.2.0-dev"
 
 // WorkerVersion is what a worker of this release writes to
 // soniq_workers.version. Python Soniq leaves that column NULL: a version that
