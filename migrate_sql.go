@@ -155,7 +155,8 @@ select pg_catalog.pg_advisory_xact_lock(%d);
 func (s sqlWriter) wrap(m Migration, what, before, body string, transaction bool) string {
 	text := fmt.Sprintf("-- Soniq: %s%s\n\n", what, m)
 	if transaction {
-		text += "begin;\n"
+		// Without it the server prints a notice for each object that 'if not exists' finds.
+		text += "begin;\nset local client_min_messages = warning;\n"
 	}
 	text += fmt.Sprintf(sqlBegin, migrationsLock) + before + strings.TrimLeft(s.schema.SQL(body), "\n") + sqlEnd
 	if transaction {

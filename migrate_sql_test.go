@@ -44,6 +44,8 @@ var applyAs = map[soniq.SQLTool]func(t *testing.T, pool *pgxpool.Pool, up, down 
 				}
 				if out, err := osexec.CommandContext(t.Context(), psql, "-X", "-q", "-f", file, pool.Config().ConnString()).CombinedOutput(); err != nil {
 					t.Fatalf("%v: %s", err, out)
+				} else if strings.Contains(string(out), "NOTICE") {
+					t.Errorf("psql prints notices: %.300s", out)
 				}
 			}
 		}
