@@ -225,8 +225,8 @@ func whyNoURL(databaseURL string, err error) string {
 
 // Describe is err in one line: what failed, and what to do where that is known.
 func (a *App) Describe(err error) string {
-	if soniq.IsMissing(err) {
-		return a.describeMissing()
+	if err = a.Located(err); soniq.IsMissing(err) {
+		return a.describeMissing("no Soniq tables, or older ones")
 	}
 	var connectErr *pgconn.ConnectError
 	if errors.As(err, &connectErr) {
@@ -238,27 +238,43 @@ func (a *App) Describe(err error) string {
 	return err.Error()
 }
 
-// Located replaces the error of a command that found no tables, and was given no
-// schema, where another schema of the search_path has them: 0.1.0 used that one. It
-// runs before Close.
+// Located replaces the error of a command that missed a table or a column by one that
+// says why: the schema is older than the program, or it has no tables, or no schema was
+// named and another one of the search_path has them (0.1.0 used that one). The exit code
+// stays. It returns other errors as they are. Call it before Close.
 func (a *App) Located(err error) error {
-	if a.pool == nil || a.SchemaName() != "" || !soniq.IsMissing(err) {
+	if a.pool == nil || !soniq.IsMissing(err) {
 		return err
 	}
+	why := soniq.Check(a.Ctx, a.pool, soniq.Config{Schema: a.SchemaName()})
 	var other *soniq.OtherSchemaError
-	if errors.As(soniq.Check(a.Ctx, a.pool, soniq.Config{}), &other) {
-		return other
+	var outdated *soniq.OutdatedError
+	switch {
+	case errors.As(why, &other):
+		why = other
+	case errors.As(why, &outdated):
+		why = outdated
+		if name := a.SchemaName(); name != "" && name != pg.DefaultSchema {
+			why = fmt.Errorf("%w (soniq setup --schema %s)", outdated, ShellWord(name))
+		}
+	case soniq.IsMissing(why):
+		why = errors.New(a.describeMissing("no Soniq tables"))
+	default:
+		return err
 	}
-	return err
+	if code := ExitCode(err); code != ExitFailed {
+		return &ExitError{code, why}
+	}
+	return why
 }
 
-// describeMissing is the error of a database without tables, or with older ones.
-func (a *App) describeMissing() string {
+// describeMissing says what the database lacks, and what to run.
+func (a *App) describeMissing(lack string) string {
 	name := a.SchemaName()
 	if name == "" || name == pg.DefaultSchema {
-		return "the database has no Soniq tables, or older ones: run 'soniq setup'"
+		return fmt.Sprintf("the database has %s: run 'soniq setup'", lack)
 	}
-	return fmt.Sprintf("schema %s has no Soniq tables, or older ones: run: soniq setup --schema %s", name, ShellWord(name))
+	return fmt.Sprintf("schema %s has %s: run: soniq setup --schema %s", name, lack, ShellWord(name))
 }
 
 // ShellWord quotes text, where needed, so that a shell reads it as one word.

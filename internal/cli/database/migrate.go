@@ -114,17 +114,21 @@ func (c *migrateUpCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	created, err := missingSchema(a, pool)
+	if err != nil {
+		return err
+	}
 	result, err := soniq.MigrateUp(a.Ctx, pool, config(a), to)
 	if err == nil && len(result.Applied) == 0 && c.To != "" && !a.JSON {
 		a.Out.Printf("Nothing is pending up to %s.", to)
 		return nil
 	}
-	return setupReport(a, result, nil, migrationError(err))
+	return setupReport(a, setupDone{SetupResult: result, created: created}, migrationError(err))
 }
 
 func (c *migrateUpCmd) preview(a *app.App, to string) error {
 	if !known(to) {
-		return app.Usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+		return unknown(c.To)
 	}
 	status, err := migrationStatus(a)
 	if err != nil {
@@ -157,6 +161,12 @@ func known(version string) bool {
 	return false
 }
 
+// unknown is the error for a version that this release doesn't have.
+func unknown(version string) error {
+	all := soniq.Migrations()
+	return app.Usagef("%q: %w; the newest is %s", version, soniq.ErrUnknownMigration, all[len(all)-1].Version)
+}
+
 type migrateDownCmd struct {
 	To     string `required:"" placeholder:"VERSION" help:"Undo all migrations after VERSION. 0002 leaves what Python Soniq has."`
 	DryRun bool   `help:"Say what would be undone and lost, and change nothing."`
@@ -173,12 +183,15 @@ func (c *migrateDownCmd) Run(a *app.App) error {
 	to := version(c.To)
 	switch {
 	case !known(to):
-		return app.Usagef("%q: %w", c.To, soniq.ErrUnknownMigration)
+		return unknown(c.To)
 	case to < "0002":
 		return app.Usagef("migrate down to %s: %w", to, soniq.ErrPythonsMigration)
 	}
 	pool, err := a.Open()
 	if err != nil {
+		return err
+	}
+	if err := requireSchema(a, pool); err != nil {
 		return err
 	}
 	status, err := soniq.ReadStatus(a.Ctx, pool, config(a))
@@ -200,6 +213,9 @@ func (c *migrateDownCmd) Run(a *app.App) error {
 		if m.Loses != "" {
 			a.Note("%s loses: %s", m.Migration, m.Loses)
 		}
+	}
+	if err := warnOfWorkers(a, pool); err != nil {
+		return err
 	}
 	if err := a.Confirm(c.Yes, fmt.Sprintf("This undoes %d migrations, and what they hold is lost.", len(plan))); err != nil {
 		return err
@@ -328,6 +344,9 @@ func (migratePrebuildCmd) Help() string {
 func (c *migratePrebuildCmd) Run(a *app.App) error {
 	pool, err := a.Open()
 	if err != nil {
+		return err
+	}
+	if err := requireSchema(a, pool); err != nil {
 		return err
 	}
 	result, err := soniq.Prebuild(a.Ctx, pool, config(a))

@@ -92,8 +92,17 @@ func TestMigrate_stepByStep(t *testing.T) {
 	// And back.
 	expect(0, []string{"Would undo 0162_soniq_go_long_names, which loses: the whole name"}, "down", "--to", "0160", "--dry-run")
 	expect(0, []string{"up to date\n"}, "check")
+	sqlExec(t, pool, `insert into soniq_workers (id, hostname, pid, status, version, last_heartbeat) values
+		(gen_random_uuid(), 'a', 1, 'active', 'go/1', now()), (gen_random_uuid(), 'a', 2, 'stopping', 'go/1', now()),
+		(gen_random_uuid(), 'a', 3, 'stopped', 'go/1', now()), (gen_random_uuid(), 'a', 4, 'active', '1.0', now()),
+		(gen_random_uuid(), 'a', 5, 'active', 'go/1', now() - interval '1 minute')`)
 	r := expect(0, []string{"Undone " + newest.String() + "\n", "Undone 0161_soniq_go_trust\n"}, "down", "--to", "160", "--yes")
-	clitest.WantIn(t, "down", r.Err, "0162_soniq_go_long_names loses: ")
+	clitest.WantIn(t, "down", r.Err, "0162_soniq_go_long_names loses: ", `the column "because" keeps the texts`, "Warning: 2 Go workers are alive.")
+	if r := sh.Run("dead-letter", "history"); r.Code != 1 || strings.Contains(r.Err, "no Soniq tables") {
+		t.Errorf("the history of an older schema: exit %d: %s", r.Code, r.Err)
+	} else {
+		clitest.WantIn(t, "history", r.Err, "older than this program: it lacks 0161_soniq_go_trust", "run 'soniq setup'")
+	}
 	expect(0, []string{"There is nothing to undo."}, "down", "--to", "160", "--yes")
 	expect(0, []string{"Applied 0161_soniq_go_trust\n"}, "up")
 	expect(0, []string{"up to date\n"}, "check")
@@ -185,7 +194,10 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 	}{
 		{"down past Python's", url, []string{"migrate", "down", "--to", "0001", "--yes"}, 2, []string{"0001 and 0002 are Python Soniq's too"}},
 		{"down to nothing", url, []string{"migrate", "down", "--to", "0", "--yes"}, 2, []string{`"0"`, "no such migration"}},
-		{"down to what isn't", url, []string{"migrate", "down", "--to", "0158", "--yes"}, 2, []string{"0158", "no such migration"}},
+		{"down to what isn't", url, []string{"migrate", "down", "--to", "0158", "--yes"}, 2, []string{"0158", "no such migration; the newest is " + newestMigration().Version}},
+		{"down in a schema that isn't", url, []string{"migrate", "down", "--schema", "nope", "--to", "0160", "--yes"}, 1, []string{`schema "nope" does not exist; Soniq tables are in: public`}},
+		{"prebuild in a schema that isn't", elsewhere, []string{"migrate", "prebuild", "--schema", "nope"}, 1, []string{`schema "nope" does not exist; Soniq tables are in: app`}},
+		{"down in a schema that isn't, and no other", empty, []string{"migrate", "down", "--schema", "nope", "--to", "0160", "--yes"}, 1, []string{`schema "nope" does not exist, and no other schema`}},
 		{"down without a version", url, []string{"migrate", "down", "--yes"}, 2, []string{"--to"}},
 		{"down unasked", url, []string{"migrate", "down", "--to", "0160"}, 2, []string{"add --yes"}},
 		{"up to what isn't", url, []string{"migrate", "up", "--to", "9999"}, 2, []string{"9999", "no such migration"}},
@@ -208,7 +220,7 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 		{"status where the tables are elsewhere", elsewhere, []string{"status"}, 1, []string{`schema "app" of the search_path has`, "--schema"}},
 		{"enqueue where the tables are elsewhere", elsewhere, []string{"enqueue", "x"}, 1, []string{`schema "app" of the search_path has`}},
 		{"list where the tables are elsewhere", elsewhere, []string{"dead-letter", "list"}, 1, []string{`schema "app" of the search_path has`}},
-		{"list where there are none", empty, []string{"dead-letter", "list"}, 1, []string{"the database has no Soniq tables"}},
+		{"list where there are none", empty, []string{"dead-letter", "list"}, 1, []string{"the database has no Soniq tables: run 'soniq setup'"}},
 		{"check where the tables are elsewhere", elsewhere, []string{"migrate", "check"}, 3, []string{"--schema"}},
 		{"check of nowhere", "postgres://127.0.0.1:1/none", []string{"migrate", "check"}, 3, []string{"cannot reach PostgreSQL"}},
 		{"check with a mistake", url, []string{"migrate", "check", "--nonsense"}, 3, []string{"--nonsense"}},

@@ -27,6 +27,10 @@ func (c *SetupCommand) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	created, err := missingSchema(a, pool)
+	if err != nil {
+		return err
+	}
 	result, err := soniq.Setup(a.Ctx, pool, config(a))
 	var dropped []string
 	if c.Optimize && err == nil {
@@ -34,23 +38,36 @@ func (c *SetupCommand) Run(a *app.App) error {
 			dropped = []string{}
 		}
 	}
-	return setupReport(a, result, dropped, migrationError(err))
+	return setupReport(a, setupDone{result, created, dropped}, migrationError(err))
 }
 
-// setupReport prints what a setup did, also before an error. dropped is nil where nothing was asked to be
-// dropped.
-func setupReport(a *app.App, result soniq.SetupResult, dropped []string, err error) error {
+// setupDone is what a setup did.
+type setupDone struct {
+	soniq.SetupResult
+	// created is the schema that was made; empty where it was there.
+	created string
+	// dropped is nil where nothing was asked to be dropped.
+	dropped []string
+}
+
+// setupReport prints what a setup did, also before an error.
+func setupReport(a *app.App, result setupDone, err error) error {
+	dropped := result.dropped
 	if err != nil && (a.JSON || len(result.Applied)+len(dropped) == 0) {
 		return err
 	}
 	if a.JSON {
 		return a.Out.Document(map[string]any{
-			"applied":  append([]string{}, result.Applied...),
-			"dropped":  append([]string{}, dropped...),
-			"mended":   append([]string{}, result.Mended...),
-			"newer":    append([]string{}, result.Newer...),
-			"findings": append([]soniq.Finding{}, result.Findings...),
+			"created_schema": result.created,
+			"applied":        append([]string{}, result.Applied...),
+			"dropped":        append([]string{}, dropped...),
+			"mended":         append([]string{}, result.Mended...),
+			"newer":          append([]string{}, result.Newer...),
+			"findings":       append([]soniq.Finding{}, result.Findings...),
 		})
+	}
+	if result.created != "" {
+		a.Out.Printf("Made the schema %s", result.created)
 	}
 	if len(result.Applied) == 0 && err == nil {
 		a.Out.Printf("The tables are up to date.")

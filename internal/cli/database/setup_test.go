@@ -106,3 +106,22 @@ func TestSetup_objectOfAnotherRole_isOneLine(t *testing.T) {
 		t.Errorf("exit %d: %s%s", r.Code, r.Out, r.Err)
 	}
 }
+
+// A schema that setup creates may be a misspelt name.
+func TestSetup_newSchema_isNamed(t *testing.T) {
+	t.Parallel()
+	sh := clitest.NewShell(t, testdb.EmptyURL(t))
+	if r := sh.OK("setup", "--schema", "jbos"); !strings.HasPrefix(r.Out, "Made the schema jbos\nApplied 0001_core\n") {
+		t.Errorf("setup: %s", r.Out)
+	}
+	if r := sh.OK("setup", "--schema", "jbos"); strings.Contains(r.Out, "Made") {
+		t.Errorf("setup again: %s", r.Out)
+	}
+	sh.OK("migrate", "down", "--schema", "jbos", "--to", "0160", "--yes")
+	if r := sh.Run("dead-letter", "history", "--schema", "jbos"); r.Code != app.ExitFailed {
+		t.Errorf("the history of an older schema: exit %d: %s", r.Code, r.Err)
+	} else {
+		clitest.WantIn(t, "history", r.Err, "it lacks 0161_soniq_go_trust", "(soniq setup --schema jbos)")
+	}
+	clitest.WantIn(t, "up", sh.OK("migrate", "up", "--schema", "other", "--json").Out, `"created_schema": "other"`)
+}
