@@ -1,5 +1,12 @@
 package soniq
 
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
 // What the schema's text says that it makes.
 var (
 	ObjectNames  = objectNames
@@ -20,3 +27,11 @@ func FunctionKeys() map[string]bool {
 
 // Statements splits SQL of ours.
 var Statements = statements
+
+// InMigration runs do in a transaction as that of a migration.
+func InMigration(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
+	return withMigrationLock(ctx, pool, Config{}, func(conn *pgx.Conn) error {
+		r := &runner{conn: conn}
+		return r.inTx(ctx, func() string { return "a test" }, func(tx pgx.Tx, _ *home) error { return do(tx) })
+	})
+}

@@ -162,6 +162,10 @@ const (
 	pauses        = 5
 )
 
+// mostIdle is how long a transaction may be open between two statements. A program that is stopped, or
+// whose network is gone, would keep its locks, for which every INSERT of a job may wait.
+const mostIdle = 2 * time.Second
+
 // lockPause is the least time between two tries.
 const lockPause = 500 * time.Millisecond
 
@@ -182,12 +186,16 @@ func (r *runner) inTx(ctx context.Context, what func() string, do func(pgx.Tx, *
 			if found, err = findHome(ctx, tx, r.cfg); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d", patience.Milliseconds())); err != nil {
+			if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d; set local idle_in_transaction_session_timeout = %d",
+				patience.Milliseconds(), mostIdle.Milliseconds())); err != nil {
 				return fmt.Errorf("bound the waits for locks: %w", err)
 			}
 			return do(tx, found)
 		})
 		switch {
+		case isCode(err, idleInTransaction):
+			return fmt.Errorf("this program stood still for over %s in a transaction, which the server ended so that others need not wait; "+
+				"nothing of it was done: run it again: %w", mostIdle, err)
 		case isCode(err, lockNotAvailable):
 			if err := r.tellBlockers(ctx, found, what(), time.Since(begun)); err != nil {
 				return err
@@ -319,6 +327,9 @@ func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) 
 			if err := mendFunctions(ctx, tx, h); err != nil {
 				return err
 			}
+			if err := mendTriggers(ctx, tx, h, before.missing); err != nil {
+				return err
+			}
 			if after, err = h.audit(ctx, tx, h.user); err != nil {
 				return err
 			}
@@ -330,7 +341,8 @@ func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) 
 			mended(first, after, isPublic, "revoked EXECUTE on %s from PUBLIC"),
 			mended(first, after, isLoose, "pinned the search_path of %s to pg_catalog"),
 			// A migration gives functions other bodies as a matter of course.
-			mended(before, after, isOther, "put back the body of %s"))
+			mended(before, after, isOther, "put back the body of %s"),
+			madeAnew(before, after))
 		result.Findings, err = h.findings(ctx, tx, after)
 		return err
 	})

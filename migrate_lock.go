@@ -120,6 +120,7 @@ where l.locktype = 'relation'
   and l.relation in (select id from wanted)
   and l.database = (select d.oid from pg_database d where d.datname = current_database())
   and l.pid is distinct from pg_backend_pid()
+  and a.state is distinct from 'idle' -- its transaction has just ended
   and ($2 or l.mode not in ('AccessShareLock', 'RowShareLock'))
 order by l.virtualtransaction`
 

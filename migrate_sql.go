@@ -185,13 +185,13 @@ func (s sqlWriter) createSchema() string {
 		return ""
 	}
 	literal := func(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
-	return fmt.Sprintf(`do $soniq$
+	return fmt.Sprintf(`do $$
 begin
   if not exists (select from pg_catalog.pg_namespace n where n.nspname = %s) then
     execute %s;
   end if;
 end
-$soniq$;
+$$;
 `, literal(s.schema.Name()), literal("create schema "+s.schema.Quoted()))
 }
 

@@ -63,7 +63,7 @@ var applyAs = map[soniq.SQLTool]func(t *testing.T, pool *pgxpool.Pool, up, down 
 			return func() {
 				// Ours splits texts of ours, in which no name has an apostrophe.
 				var list []string
-				for _, s := range soniq.Statements(strings.NewReplacer("$soniq$", "$$", `"Job's`, `"Job~s`).Replace(sql)) {
+				for _, s := range soniq.Statements(strings.NewReplacer(`"Job's`, `"Job~s`).Replace(sql)) {
 					list = append(list, strings.ReplaceAll(s, `"Job~s`, `"Job's`))
 				}
 				inToolsTransaction(t, pool, list)

@@ -48,6 +48,9 @@ type Status struct {
 	// Functions are those of Soniq that somebody changed: another body, other rights or settings. [Setup]
 	// puts them back. Empty while migrations are pending or newer ones are there, which change functions.
 	Functions []string
+	// Missing are functions and triggers of Soniq that somebody dropped, and triggers that are disabled,
+	// such as 'trigger soniq_jobs_inserted of soniq_jobs'. [Setup] makes them anew. Empty as Functions is.
+	Missing []string
 }
 
 // In returns the migrations in a state.
@@ -57,7 +60,7 @@ func (s Status) In(state MigrationState) []MigrationStatus {
 
 // UpToDate reports whether nothing is pending or edited.
 func (s Status) UpToDate() bool {
-	return len(s.In(Pending))+len(s.In(Edited))+len(s.Functions) == 0
+	return len(s.In(Pending))+len(s.In(Edited))+len(s.Functions)+len(s.Missing) == 0
 }
 
 const statusSQL = `
@@ -103,6 +106,7 @@ func readStatus(ctx context.Context, pool *pgxpool.Pool, cfg Config) (s Status, 
 			s.Functions = append(s.Functions, f.name)
 		}
 	}
+	s.Missing = a.missing
 	return s, nil
 }
 

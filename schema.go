@@ -64,6 +64,7 @@ var ErrServerTooOld = errors.New("soniq needs PostgreSQL 14 or later")
 // SQLSTATEs.
 const (
 	lockNotAvailable      = "55P03" // lock_timeout has passed
+	idleInTransaction     = "25P03" // idle_in_transaction_session_timeout has passed
 	deadlockDetected      = "40P01"
 	insufficientPrivilege = "42501"
 )

@@ -131,6 +131,7 @@ type definition struct {
 var (
 	functionSQL = regexp.MustCompile(`(?s)create or replace function public\.(\w+)\(([^)]*)\) returns ([^$]*)\$\$(.*?)\$\$;\nrevoke all on function public\.\w+\(([^)]*)\) from public;`)
 	dropSQL     = regexp.MustCompile(`drop function if exists public\.(\w+)\(([^)]*)\);`)
+	triggerSQL  = regexp.MustCompile(`create or replace trigger (\w+)\s[^;]*?\son public\.(\w+)[^;]*;`)
 	objectSQL   = regexp.MustCompile(`(?m)^create (?:unique )?(?:or replace )?(?:table|index|view|materialized view|sequence|type|statistics)(?: if not exists)? (?:public\.)?(\w+)`)
 )
 
@@ -139,6 +140,7 @@ var (
 var (
 	functionsOfSchema = sync.OnceValue(func() [][]string { return functionSQL.FindAllStringSubmatch(schemaSQL, -1) })
 	functionsMade     = sync.OnceValue(func() [][]string { return functionSQL.FindAllStringSubmatch(allUp(), -1) })
+	triggersOfSchema  = sync.OnceValue(func() [][]string { return triggerSQL.FindAllStringSubmatch(schemaSQL, -1) })
 	functionsDropped  = sync.OnceValue(func() [][]string { return dropSQL.FindAllStringSubmatch(allUp(), -1) })
 	// functionsSQL are the statements that make the functions, and nothing else.
 	functionsSQL = sync.OnceValue(func() string { return strings.Join(functionSQL.FindAllString(schemaSQL, -1), "\n") })
@@ -212,6 +214,10 @@ type audit struct {
 	objects, owners []string
 	// functions are ours, by names and types of the schema.
 	functions []audited
+	// missing are functions and triggers of the schema that are not there, and triggers that are
+	// disabled, such as 'trigger soniq_jobs_inserted of soniq_jobs'. Before the newest migration
+	// that says nothing.
+	missing []string
 	// stray are triggers of other tables that use them.
 	stray []strayTrigger
 }
@@ -404,8 +410,10 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		config    []string
 		public    bool
 	)
+	there := map[string]bool{}
 	rows, _ = tx.Query(ctx, functionsAsTheyAreSQL, h.name(), names)
 	_, err = pgx.ForEachRow(rows, []any{&name, &key, &definer, &config, &body, &public}, func() error {
+		there[key] = true
 		if want, ok := byKey[key]; ok {
 			a.functions = append(a.functions, audited{
 				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
@@ -417,6 +425,15 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read functions: %w", err)
 	}
+	for key, want := range byKey {
+		if !want.gone && !there[key] {
+			a.missing = append(a.missing, "function "+key)
+		}
+	}
+	if err := h.auditTriggers(ctx, tx, a); err != nil {
+		return nil, err
+	}
+	slices.Sort(a.missing)
 	rows, _ = tx.Query(ctx, strayTriggersSQL, h.name(), names, objects)
 	var s strayTrigger
 	_, err = pgx.ForEachRow(rows, []any{&s.name, &s.table, &s.owner}, func() error {
@@ -427,6 +444,31 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		return nil, fmt.Errorf("read triggers: %w", err)
 	}
 	return a, nil
+}
+
+// $1 the schema. Of a table of ours, the triggers that fire.
+const triggersSQL = `
+select t.tgname || ' of ' || c.relname
+from pg_trigger t
+join pg_class c on c.oid = t.tgrelid
+join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1
+  and not t.tgisinternal
+  and t.tgenabled <> 'D'`
+
+// auditTriggers adds the triggers that are missing or disabled.
+func (h *home) auditTriggers(ctx context.Context, tx pgx.Tx, a *audit) error {
+	rows, _ := tx.Query(ctx, triggersSQL, h.name())
+	there, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read the triggers of our tables: %w", err)
+	}
+	for _, t := range triggersOfSchema() {
+		if name := t[1] + " of " + t[2]; !slices.Contains(there, name) {
+			a.missing = append(a.missing, "trigger "+name)
+		}
+	}
+	return nil
 }
 
 // hasMigrations reports whether the table of migrations was there.
@@ -459,7 +501,7 @@ func isLoose(f audited) bool  { return f.loose }
 func isOther(f audited) bool  { return f.other }
 
 func (a *audit) needsMending() bool {
-	return a.count(isPublic)+a.count(isLoose)+a.count(isOther) > 0
+	return a.count(isPublic)+a.count(isLoose)+a.count(isOther)+len(a.missing) > 0
 }
 
 // mended tells for how many functions something is no longer so.
@@ -473,11 +515,36 @@ func mended(before, after *audit, is func(audited) bool, format string) []string
 	return nil
 }
 
+// madeAnew tells which functions and triggers are there again.
+func madeAnew(before, after *audit) (lines []string) {
+	for _, what := range before.missing {
+		if !slices.Contains(after.missing, what) {
+			lines = append(lines, "made "+what+" anew")
+		}
+	}
+	return lines
+}
+
 // mendFunctions makes the functions anew, and locks no table for it: to check a
 // body, the server opens the tables that it names.
 func mendFunctions(ctx context.Context, tx pgx.Tx, home *home) error {
 	if _, err := tx.Exec(ctx, "set local check_function_bodies = off;\n"+home.sql(functionsSQL())); err != nil {
 		return fmt.Errorf("mend functions: %w", err)
+	}
+	return nil
+}
+
+// mendTriggers makes the triggers that are missing or disabled. It waits for those who write to
+// their tables.
+func mendTriggers(ctx context.Context, tx pgx.Tx, home *home, missing []string) error {
+	for _, t := range triggersOfSchema() {
+		name := "trigger " + t[1] + " of " + t[2]
+		if !slices.Contains(missing, name) {
+			continue
+		}
+		if _, err := tx.Exec(ctx, home.sql(t[0])); err != nil {
+			return fmt.Errorf("make %s: %w", name, err)
+		}
 	}
 	return nil
 }

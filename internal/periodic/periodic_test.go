@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,19 +60,19 @@ func TestRun_tasks_runAtOnceAndThenAtTheirPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hurry := make(chan struct{}, 1)
-		var often, seldom int
+		var often, seldom atomic.Int32
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
 			ended <- Run(ctx, slog.New(slog.DiscardHandler),
-				&Task{Every: time.Minute, Do: func(context.Context) error { often++; return nil }},
-				&Task{Every: time.Hour, Hurry: hurry, Do: func(context.Context) error { seldom++; return nil }})
+				&Task{Every: time.Minute, Do: func(context.Context) error { often.Add(1); return nil }},
+				&Task{Every: time.Hour, Hurry: hurry, Do: func(context.Context) error { seldom.Add(1); return nil }})
 		}()
-		expect := func(wantOften, wantSeldom int) {
+		expect := func(wantOften, wantSeldom int32) {
 			t.Helper()
 			synctest.Wait()
-			if often != wantOften || seldom != wantSeldom {
-				t.Errorf("they ran %d and %d times, want %d and %d", often, seldom, wantOften, wantSeldom)
+			if often.Load() != wantOften || seldom.Load() != wantSeldom {
+				t.Errorf("they ran %d and %d times, want %d and %d", often.Load(), seldom.Load(), wantOften, wantSeldom)
 			}
 		}
 		expect(1, 1)

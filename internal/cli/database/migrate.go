@@ -301,7 +301,7 @@ func (c *migrateCheckCmd) Run(a *app.App) error {
 	if a.JSON {
 		err = a.Out.Document(map[string]any{
 			"up_to_date": status.UpToDate(), "pending": pending, "edited": edited, "newer": newer,
-			"edited_functions": append([]string{}, status.Functions...),
+			"edited_functions": append([]string{}, status.Functions...), "missing": append([]string{}, status.Missing...),
 		})
 		if err != nil {
 			return err
@@ -311,7 +311,7 @@ func (c *migrateCheckCmd) Run(a *app.App) error {
 			what string
 			list []string
 		}{
-			{"pending", pending}, {"edited migration", edited}, {"edited function", status.Functions}, {"of a later release", newer},
+			{"pending", pending}, {"edited migration", edited}, {"edited function", status.Functions}, {"missing", status.Missing}, {"of a later release", newer},
 		} {
 			for _, name := range part.list {
 				a.Out.Printf("%s: %s", part.what, name)
