@@ -377,7 +377,7 @@ order by 1, 2`
 
 // audit reads the catalog. What role trusts is not foreign.
 func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error) {
-	byKey, names := h.definitions()
+	_, names := h.definitions()
 	objects := objectNames()
 	a := &audit{}
 	var name, owner string
@@ -404,31 +404,8 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read what the tables run: %w", err)
 	}
-	var (
-		key, body string
-		definer   bool
-		config    []string
-		public    bool
-	)
-	there := map[string]bool{}
-	rows, _ = tx.Query(ctx, functionsAsTheyAreSQL, h.name(), names)
-	_, err = pgx.ForEachRow(rows, []any{&name, &key, &definer, &config, &body, &public}, func() error {
-		there[key] = true
-		if want, ok := byKey[key]; ok {
-			a.functions = append(a.functions, audited{
-				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
-				other: !want.gone && (body != want.body || definer != want.definer),
-			})
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read functions: %w", err)
-	}
-	for key, want := range byKey {
-		if !want.gone && !there[key] {
-			a.missing = append(a.missing, "function "+key)
-		}
+	if err := h.auditFunctions(ctx, tx, a); err != nil {
+		return nil, err
 	}
 	if err := h.auditTriggers(ctx, tx, a); err != nil {
 		return nil, err
@@ -444,6 +421,38 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		return nil, fmt.Errorf("read triggers: %w", err)
 	}
 	return a, nil
+}
+
+// auditFunctions adds the functions of ours, and those that are missing.
+func (h *home) auditFunctions(ctx context.Context, tx pgx.Tx, a *audit) error {
+	var (
+		name, key, body string
+		definer         bool
+		config          []string
+		public          bool
+	)
+	byKey, names := h.definitions()
+	there := map[string]bool{}
+	rows, _ := tx.Query(ctx, functionsAsTheyAreSQL, h.name(), names)
+	_, err := pgx.ForEachRow(rows, []any{&name, &key, &definer, &config, &body, &public}, func() error {
+		there[key] = true
+		if want, ok := byKey[key]; ok {
+			a.functions = append(a.functions, audited{
+				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
+				other: !want.gone && (body != want.body || definer != want.definer),
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read functions: %w", err)
+	}
+	for key, want := range byKey {
+		if !want.gone && !there[key] {
+			a.missing = append(a.missing, "function "+key)
+		}
+	}
+	return nil
 }
 
 // $1 the schema. Of a table of ours, the triggers that fire.
