@@ -57,9 +57,12 @@ const LastWord = `'([0-9A-Za-z_./+=~%:@$!-]{1,255}){1,2}$'`
 // text. A longer text loses its last word too, up to 510 characters of it: half a
 // token would not be recognised as a secret (see package redact). NULL stays NULL.
 func BoundedText(column string, n int) string {
-	most := strconv.Itoa(n)
-	return "case when length(left(" + column + ", " + strconv.Itoa(n+1) + ")) > " + most +
-		" then regexp_replace(left(" + column + ", " + most + "), " + LastWord + ", '')" +
+	// Only the end is searched: the search takes the square of its length.
+	const end = 510
+	kept := max(n-end, 0)
+	return "case when length(left(" + column + ", " + strconv.Itoa(n+1) + ")) > " + strconv.Itoa(n) +
+		" then left(" + column + ", " + strconv.Itoa(kept) + ") || regexp_replace(substr(" + column + ", " + strconv.Itoa(kept+1) + ", " +
+		strconv.Itoa(n-kept) + "), " + LastWord + ", '')" +
 		" else " + column + " end"
 }
 
