@@ -26,6 +26,6 @@ func Program(t testing.TB, name string) string {
 	if os.Getenv("SONIQ_TEST_PROGRAMS") == "must" {
 		t.Fatalf("%s is not installed, and SONIQ_TEST_PROGRAMS=must", name)
 	}
-	t.Skipf("%s is not installed", name) //nolint:forbidigo // a program of the machine, which CI installs where it may
+	t.Skipf("%s is not installed", name)
 	return ""
 }
