@@ -5,3 +5,6 @@ type Grammar = grammar
 
 // Groups are the headings of the help.
 var Groups = groups
+
+// CheckOnce is what refuses a flag that is given twice.
+var CheckOnce = checkOnce

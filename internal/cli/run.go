@@ -105,6 +105,9 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 		}
 		return cmd, false, app.Usagef("%s", err)
 	}
+	if err := checkOnce(cmd); err != nil {
+		return cmd, false, err
+	}
 	return cmd, false, a.Configure(g.Globals)
 }
 

@@ -55,12 +55,12 @@ type selection struct {
 // matched with, too.
 type traits struct {
 	Filter *string  `placeholder:"NAME" help:"Jobs whose name contains NAME. With * or ? it is a pattern for the whole name."`
-	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
-	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable."`
-	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable: any of them."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
+	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable: any of them."`
+	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable: any of them."`
 	Error  *string  `placeholder:"TEXT" help:"The last error contains TEXT. Case does not count."`
-	Tag    []string `sep:"none" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable."`
+	Tag    []string `sep:"none" once:"=" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable for other keys: all of them."`
 }
 
 // given reports whether any of the flags was used.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,8 +23,8 @@ import (
 
 // replayEdit are the flags that give a replay other arguments.
 type replayEdit struct {
-	Set    []string `sep:"none" placeholder:"PATH=VALUE" help:"Change one argument: user.email=ada@example.com, items[0].count=2. VALUE is JSON if it can be read as JSON, else a string. Repeatable."`
-	Unset  []string `sep:"none" placeholder:"PATH" help:"Remove one argument. Repeatable."`
+	Set    []string `sep:"none" once:"=" placeholder:"PATH=VALUE" help:"Change one argument: user.email=ada@example.com, items[0].count=2. VALUE is JSON if it can be read as JSON, else a string. Repeatable for other paths: all of them, in their order."`
+	Unset  []string `sep:"none" once:"all" placeholder:"PATH" help:"Remove one argument. Repeatable for other paths: all of them."`
 	Args   *string  `placeholder:"JSON" help:"Replace all arguments: a JSON object, @FILE, or - for standard input. For one id."`
 	Edit   bool     `help:"Change the arguments in your editor ($$VISUAL, else $$EDITOR), then confirm. For one id."`
 	Reveal bool     `help:"Show secrets in the changes too. The history records who did."`
@@ -107,6 +108,9 @@ func (e *replayEdit) edits() (edits []deadletter.ArgsEdit, err error) {
 		edit := deadletter.ArgsEdit{Path: path, Remove: true}
 		if err := edit.Validate(); err != nil {
 			return nil, app.Usagef("--unset %w", err)
+		}
+		if slices.ContainsFunc(edits, func(e deadletter.ArgsEdit) bool { return e.Path == path && !e.Remove }) {
+			return nil, app.Usagef("--set and --unset both name %q", path)
 		}
 		edits = append(edits, edit)
 	}

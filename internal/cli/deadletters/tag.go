@@ -21,6 +21,11 @@ func (tagCmd) Help() string {
     soniq dead-letter list --tag owner=payments`
 }
 
+func has(tags map[string]string, key string) bool {
+	_, ok := tags[key]
+	return ok
+}
+
 func (c *tagCmd) Run(a *app.App) error {
 	tags := map[string]string{}
 	var texts []string
@@ -31,6 +36,8 @@ func (c *tagCmd) Run(a *app.App) error {
 			texts = append(texts, word)
 		case key == "":
 			return app.Usagef("a tag must be KEY=VALUE, not %q", word)
+		case has(tags, key):
+			return app.Usagef("%q is given twice; a tag has one value", key)
 		default:
 			tags[key] = value
 		}

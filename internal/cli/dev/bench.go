@@ -21,7 +21,7 @@ import (
 
 // BenchCommand measures this program beside plain SQL.
 type BenchCommand struct {
-	Only        []string      `placeholder:"NAME" help:"Only these workloads, such as burn-down; see --list."`
+	Only        []string      `placeholder:"NAME" help:"Only these workloads, such as burn-down; see --list. Repeatable: each of them."`
 	List        bool          `help:"List the workloads, and measure nothing."`
 	Jobs        int           `placeholder:"N" default:"50000" help:"Jobs of a burn-down, a batch and the failures. Default 50000."`
 	Rounds      int           `placeholder:"N" default:"3" help:"The number of rounds. The medians are shown. Default 3."`

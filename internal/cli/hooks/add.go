@@ -31,11 +31,11 @@ func (hooksAddCmd) Help() string {
 // hookFilter are the flags that say which events a hook receives.
 type hookFilter struct {
 	Name   string            `placeholder:"NAME" help:"Name of the hook. Default its kind."`
-	Event  []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable."`
-	Job    []string          `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable."`
-	Queue  []string          `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Reason []classify.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable."`
-	Tag    []string          `sep:"none" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable."`
+	Event  []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable: any of them."`
+	Job    []string          `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable: any of them."`
+	Queue  []string          `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
+	Reason []classify.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable: any of them."`
+	Tag    []string          `sep:"none" once:"=" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable for other keys: all of them."`
 }
 
 func (f *hookFilter) spec(kind hooks.Kind) (hooks.Spec, error) {
@@ -106,9 +106,9 @@ type hooksAddWebhookCmd struct {
 	hookFilter
 	workerflags.KeyFlags
 	Secret      string   `placeholder:"env:NAME" help:"The variable that holds the secret. Default a fresh one, printed once."`
-	Header      []string `sep:"none" placeholder:"NAME: VALUE" help:"Send this header; the value may be env:NAME. Repeatable."`
+	Header      []string `sep:"none" once:":" placeholder:"NAME: VALUE" help:"Send this header; the value may be env:NAME. Repeatable for other names: all of them."`
 	IncludeArgs bool     `help:"Send the job's arguments too."`
-	Allow       []string `placeholder:"CIDR" help:"Allow this private network, such as 10.0.0.0/8. The dispatcher needs --hook-allow for it too. Repeatable."`
+	Allow       []string `placeholder:"CIDR" help:"Allow this private network, such as 10.0.0.0/8. The dispatcher needs --hook-allow for it too. Repeatable: each of them."`
 }
 
 func (hooksAddWebhookCmd) Help() string {
@@ -158,7 +158,7 @@ type hooksAddSlackCmd struct {
 	hookFilter
 	workerflags.KeyFlags
 	BaseURL string   `name:"base-url" placeholder:"URL" help:"Link each dead letter to URL/ID."`
-	Allow   []string `placeholder:"CIDR" help:"Allow this private network. The dispatcher needs --hook-allow for it too. Repeatable."`
+	Allow   []string `placeholder:"CIDR" help:"Allow this private network. The dispatcher needs --hook-allow for it too. Repeatable: each of them."`
 }
 
 func (hooksAddSlackCmd) Help() string {

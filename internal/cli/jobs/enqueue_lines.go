@@ -108,6 +108,33 @@ func decodeLine(text []byte, line *orderLine) error {
 	return nil
 }
 
+// checkFields refuses a field that a line has twice: the decoder would keep the last
+// one. text is a JSON object.
+func checkFields(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if _, err := dec.Token(); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		// The decoder takes names in any case.
+		field := strings.ToLower(fmt.Sprint(key))
+		if seen[field] {
+			return fmt.Errorf("%s is there twice", field)
+		}
+		seen[field] = true
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func describeLineError(err error) error {
 	var syntax *json.SyntaxError
 	var mismatch *json.UnmarshalTypeError

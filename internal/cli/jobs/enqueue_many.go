@@ -134,6 +134,9 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 	if err != nil {
 		return err
 	}
+	if err := checkFields(text); err != nil {
+		return err
+	}
 	return client.CheckJob(o.name, o.args, o.options()...)
 }
 

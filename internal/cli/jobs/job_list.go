@@ -13,9 +13,9 @@ import (
 )
 
 type jobListCmd struct {
-	Status []string `placeholder:"STATUS" help:"queued, processing, done or cancelled. Repeatable."`
-	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable."`
-	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable."`
+	Status []string `placeholder:"STATUS" help:"queued, processing, done or cancelled. Repeatable: any of them."`
+	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
+	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable: any of them."`
 	Limit  int      `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
 	app.RevealFlags
 }

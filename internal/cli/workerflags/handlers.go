@@ -21,7 +21,7 @@ import (
 // HandlerFlags say where handlers come from.
 type HandlerFlags struct {
 	Config *string  `placeholder:"FILE" help:"Read handlers and settings from FILE. Default soniq.yaml, if there is one and no --handle."`
-	Handle []string `sep:"none" placeholder:"NAME=HANDLER" help:"Run jobs called NAME by HANDLER: exec:COMMAND, through /bin/sh -c, or the http:// or https:// URL of an endpoint. Repeatable."`
+	Handle []string `sep:"none" placeholder:"NAME=HANDLER" help:"Run jobs called NAME by HANDLER: exec:COMMAND, through /bin/sh -c, or the http:// or https:// URL of an endpoint. Repeatable for other names: each of them."`
 }
 
 // Read reads the configuration file, if there is one. Every mistake in it is noted

@@ -28,8 +28,8 @@ const maxHookConcurrency = 10_000
 // HookGrants are what a dispatcher lends to hooks that stand in the database
 // alone. Those of a configuration need none of it.
 type HookGrants struct {
-	HookEnv        []string `name:"hook-env" placeholder:"NAME" help:"Allow hooks of 'soniq hooks add' to use this variable as env:NAME. Repeatable. Default $$SONIQ_HOOK_ENV. Names that begin with SONIQ_HOOK_ need no flag."`
-	HookAllow      []string `name:"hook-allow" placeholder:"CIDR" help:"A private network that the --allow of such hooks may name. Repeatable. Default $$SONIQ_HOOK_ALLOW."`
+	HookEnv        []string `name:"hook-env" placeholder:"NAME" help:"Allow hooks of 'soniq hooks add' to use this variable as env:NAME. Repeatable: each of them. Default $$SONIQ_HOOK_ENV. Names that begin with SONIQ_HOOK_ need no flag."`
+	HookAllow      []string `name:"hook-allow" placeholder:"CIDR" help:"A private network that the --allow of such hooks may name. Repeatable: each of them. Default $$SONIQ_HOOK_ALLOW."`
 	AllowExecHooks bool     `help:"Run the commands of exec hooks. Whoever may write to the table of hooks can then run commands here."`
 	KeyFlags
 }

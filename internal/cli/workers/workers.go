@@ -5,14 +5,18 @@ package workers
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"math"
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"soniq/engine"
 	"soniq/hooks"
@@ -37,9 +41,9 @@ func (Command) Help() string { return runCmd{}.Help() }
 type runCmd struct {
 	workerflags.HandlerFlags
 	CheckConfig     bool           `help:"Check the configuration, show it, and exit. Needs no database."`
-	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Default 'default' and those of the handlers."`
+	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Repeatable: each of them. Default 'default' and those of the handlers."`
 	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
-	PerQueue        map[string]int `name:"queue-concurrency" placeholder:"QUEUE=N" mapsep:"," help:"How many jobs of a queue run at once. Default no other limit than --concurrency."`
+	PerQueue        queueLimits    `name:"queue-concurrency" placeholder:"QUEUE=N" help:"How many jobs of a queue run at once. Repeatable for other queues. Default no other limit than --concurrency."`
 	Timeout         *time.Duration `placeholder:"DURATION" help:"Limit one attempt, unless its handler has a timeout; 0 for no limit. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
 	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop. Default 30s."`
@@ -88,6 +92,33 @@ Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their
     soniq worker --handle emails.send='exec:./send-email' --handle reports.build=https://reports.example.com/jobs
     soniq worker --config soniq.yaml --check-config
     soniq worker run-once emails.send --args '{"to": "ada@example.com"}'`
+}
+
+// queueLimits are the limits of queues, by their names.
+type queueLimits map[string]int
+
+// Decode reads QUEUE=N, or several with commas between. A queue that is named twice
+// is refused. It implements kong.MapperValue.
+func (l *queueLimits) Decode(ctx *kong.DecodeContext) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("limit", &text); err != nil {
+		return err
+	}
+	if *l == nil {
+		*l = queueLimits{}
+	}
+	for _, part := range strings.Split(text, ",") {
+		queue, number, ok := strings.Cut(part, "=")
+		n, err := strconv.Atoi(number)
+		if !ok || err != nil {
+			return fmt.Errorf("must be QUEUE=N, not %q", part)
+		}
+		if _, twice := (*l)[queue]; twice {
+			return fmt.Errorf("is given twice for %q; give it once", queue)
+		}
+		(*l)[queue] = n
+	}
+	return nil
 }
 
 // ReadsSignals makes the worker count them itself.

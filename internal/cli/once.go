@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"soniq/internal/cli/app"
+)
+
+// onceTag is the struct tag of a list flag each of whose values has a key, such as
+// KEY=VALUE. It is the text between the two, or 'all' where the whole value is the
+// key. A key may be given once.
+const onceTag = "once"
+
+// checkOnce refuses a flag with one value that was given twice, and a key that was
+// given twice to a flag with many: kong would keep the last one, and the command
+// would do something else than what was typed.
+func checkOnce(cmd *kong.Context) error {
+	seen := map[*kong.Flag]bool{}
+	for _, part := range cmd.Path {
+		flag := part.Flag
+		if flag == nil {
+			continue
+		}
+		if seen[flag] && !flag.IsCumulative() {
+			return app.Usagef("%s is given twice; give it once", flagName(flag))
+		}
+		seen[flag] = true
+	}
+	for flag := range seen {
+		if err := checkKeys(flag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flagName is the flag as one types it, with its opposite where it has one.
+func flagName(flag *kong.Flag) string {
+	switch flag.Tag.Negatable {
+	case "":
+		return "--" + flag.Name
+	case "_":
+		return "--[no-]" + flag.Name
+	default:
+		return "--" + flag.Name + " or --" + flag.Tag.Negatable
+	}
+}
+
+// checkKeys refuses a key that two values of a list flag have.
+func checkKeys(flag *kong.Flag) error {
+	cut := flag.Tag.Get(onceTag)
+	if cut == "" || flag.Target.Kind() != reflect.Slice {
+		return nil
+	}
+	seen := map[string]bool{}
+	for i := range flag.Target.Len() {
+		key := fmt.Sprint(flag.Target.Index(i))
+		if cut != "all" {
+			// A backslash keeps what follows in the key.
+			key = cutKey(key, cut)
+		}
+		if seen[key] {
+			return app.Usagef("--%s is given twice for %q; give it once", flag.Name, key)
+		}
+		seen[key] = true
+	}
+	return nil
+}
+
+// cutKey is the part of text before cut. A backslash makes the next character a
+// part of the key. Case doesn't count in the name of a header, which ends at a
+// colon.
+func cutKey(text, cut string) string {
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '\\':
+			i++
+		case strings.HasPrefix(text[i:], cut):
+			key := strings.TrimSpace(text[:i])
+			if cut == ":" {
+				return strings.ToLower(key)
+			}
+			return key
+		}
+	}
+	return text
+}
