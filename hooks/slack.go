@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 	"unicode"
 
 	"soniq/deadletter"
 	"soniq/internal/redact"
+	"soniq/internal/unit"
 )
 
 const (
@@ -166,9 +166,9 @@ func title(g Group) string {
 func (s *slack) details(g Group) string {
 	l := g.Event.Letter
 	var b strings.Builder
-	fmt.Fprintf(&b, "Queue `%s`, attempts: %d, died %s", fit(slackCode, plain(l.Queue), maxSlackName), l.Attempts, l.MovedAt.UTC().Format(time.DateTime+" MST"))
+	fmt.Fprintf(&b, "Queue `%s`, attempts: %d, died %s", fit(slackCode, plain(l.Queue), maxSlackName), l.Attempts, unit.FormatTime(l.MovedAt))
 	if g.Count > 1 {
-		fmt.Fprintf(&b, "; from %s to %s", g.First.UTC().Format(time.TimeOnly), g.Last.UTC().Format(time.TimeOnly))
+		fmt.Fprintf(&b, "; from %s to %s", unit.FormatTime(g.First), unit.FormatTime(g.Last))
 	}
 	b.WriteString(s.excerpt(g, maxSlackError))
 	if g.Event.Type == Dead {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // the names of time zones, where the machine has none
 
 	"soniq/internal/cli"
 )

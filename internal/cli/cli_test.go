@@ -12,6 +12,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/clitest"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 func TestHelp_everyCommandHasOne(t *testing.T) {
@@ -95,26 +96,59 @@ func TestDatabase_selection(t *testing.T) {
 	}
 }
 
-func TestMoment(t *testing.T) {
+func TestTimes_ofFlags(t *testing.T) {
 	t.Parallel()
 	berlin := time.FixedZone("CET", 3600)
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, berlin)
 	for text, want := range map[string]time.Time{
-		"90m":                  now.Add(-90 * time.Minute),
-		"7d":                   now.AddDate(0, 0, -7),
-		"2w":                   now.AddDate(0, 0, -14),
-		"2026-11-01":           time.Date(2026, 11, 1, 0, 0, 0, 0, berlin),
-		"2026-11-01 08:30":     time.Date(2026, 11, 1, 8, 30, 0, 0, berlin),
-		"2026-11-01T08:30:00Z": time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"90m":                                        now.Add(-90 * time.Minute),
+		"7d":                                         now.Add(-7 * 24 * time.Hour),
+		"2w":                                         now.Add(-14 * 24 * time.Hour),
+		"3d4h":                                       now.Add(-76 * time.Hour),
+		"2026-11-01":                                 time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC),
+		"2026-11-01 08:30":                           time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30 UTC":                       time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30:07 UTC (3m ago)":           time.Date(2026, 11, 1, 8, 30, 7, 0, time.UTC),
+		"2026-11-01T08:30:00Z":                       time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"2026-11-01T08:30:00+01:00":                  time.Date(2026, 11, 1, 8, 30, 0, 0, berlin),
+		"2026-11-01 08:30:00.123456+01":              time.Date(2026, 11, 1, 8, 30, 0, 123456000, berlin),
+		"2026-11-01 08:30:00 +0530":                  time.Date(2026, 11, 1, 3, 0, 0, 0, time.UTC),
+		"2026-11-01 08:30:00 Europe/Berlin":          time.Date(2026, 11, 1, 8, 30, 0, 0, berlin),
+		"2026-07-01 08:30 America/New_York":          time.Date(2026, 7, 1, 12, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30:00.5Z":                     time.Date(2026, 11, 1, 8, 30, 0, 5e8, time.UTC),
+		"2026-11-01T08:30:00.123456789-03:00":        time.Date(2026, 11, 1, 11, 30, 0, 123456789, time.UTC),
+		"2026-11-01 08:30:00.000Z":                   time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30:00 UTC (in 4095d)":         time.Date(2026, 11, 1, 8, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30:00 Etc/GMT+12":             time.Date(2026, 11, 1, 20, 30, 0, 0, time.UTC),
+		"2026-11-01 08:30:00 America/Port-au-Prince": time.Date(2026, 11, 1, 13, 30, 0, 0, time.UTC),
 	} {
 		got, err := app.ParseTime("--since", &text, now)
 		if err != nil || !got.Equal(want) {
 			t.Errorf("moment(%q) = %s, %v, want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "yesterday", "-1h", "d", "99999999d", "2026-13-01"} {
-		if _, err := app.ParseTime("--since", &text, now); app.ExitCode(err) != app.ExitUsage {
-			t.Errorf("moment(%q): %v", text, err)
+	for _, text := range []string{
+		"", "yesterday", "-1h", "d", "99999999d", "2026-13-01", "2026-11-01 UTC", "2026-11-01 08:30 EST", "2026-11-01 08:30 Local",
+		"2026-11-01 25:00", "08:30", "2026-11-01 08:30 Nowhere/City", "2026-11-01 08:30.5", "0001-01-01", "2026-11-01 08:30 +25:00", "2026-11-01 08:30 UTC (soon)",
+	} {
+		if got, err := app.ParseTime("--since", &text, now); app.ExitCode(err) != app.ExitUsage {
+			t.Errorf("moment(%q): %s, %v", text, got, err)
+		}
+	}
+}
+
+// A window that ends at a printed time has the row that it was printed for.
+func TestTimes_untilNamesTheWholeSecond(t *testing.T) {
+	t.Parallel()
+	died := time.Date(2026, 11, 1, 8, 30, 7, 654321000, time.UTC)
+	for text, want := range map[string]time.Time{
+		unit.FormatTime(died):         died.Truncate(time.Second).Add(999999 * time.Microsecond),
+		died.Format(time.RFC3339Nano): died,
+		"2026-11-01":                  died.Truncate(24 * time.Hour),
+		"2026-11-01 08:30":            died.Truncate(time.Minute),
+	} {
+		if got, err := app.ParseUntil("--until", &text, died); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %s, %v, want %s", text, got, err, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"soniq/internal/cli"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/clitest"
+	"soniq/internal/testdb"
 )
 
 // leaf is a command of the grammar, and the words that call it.
@@ -152,6 +154,40 @@ func TestFlags_keysGivenTwice(t *testing.T) {
 			t.Errorf("%s: exit code %d, %q, want %q", test.line, r.Code, r.Err, test.want)
 		}
 		clitest.CheckComplaint(t, r)
+	}
+}
+
+// A time as it is printed, with what tells its zone.
+var printedTime = regexp.MustCompile(`\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|Z|[+-]\d\d(?::?\d\d)?)?`)
+
+// wantTimes checks that each time in text has its zone, and that a flag reads it.
+func wantTimes(t *testing.T, what, text string) {
+	t.Helper()
+	for _, printed := range printedTime.FindAllString(text, -1) {
+		if !strings.HasSuffix(printed, "UTC") && !strings.HasSuffix(printed, "Z") {
+			t.Errorf("%s prints %q, without UTC or Z", what, printed)
+		}
+		if _, err := app.ParseUntil("--until", &printed, time.Now()); err != nil {
+			t.Errorf("%s prints %q: %v", what, printed, err)
+		}
+	}
+}
+
+// What show prints picks its own row.
+func TestTimes_printedOnesPasteBack(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	id := clitest.Seed(t, pool, clitest.Letter{}).String()
+	times := printedTime.FindAllString(s.OK("dead-letter", "show", id).Out, -1)
+	listed := clitest.Decode[[]map[string]any](t, s.OK("dead-letter", "list", "--json").Out)
+	for _, printed := range append(times, fmt.Sprint(listed[0]["moved_to_dead_letter_at"])) {
+		if out := s.OK("dead-letter", "list", "--since", printed, "--until", printed).Out; !strings.Contains(out, id) {
+			t.Errorf("--since and --until %q: %s", printed, out)
+		}
+	}
+	if len(times) < 2 {
+		t.Errorf("only %q", times)
 	}
 }
 

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
+	"time"
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/unit"
 )
 
 // signalReader is a command that reads [app.Process.Signals] itself.
@@ -82,6 +85,7 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 		}),
 		kong.ExplicitGroups(groups),
 		kong.Vars{"version": versionLine()},
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration)),
 	)
 	if err != nil {
 		return nil, false, fmt.Errorf("build the grammar: %w", err)
@@ -109,6 +113,20 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 		return cmd, false, err
 	}
 	return cmd, false, a.Configure(g.Globals)
+}
+
+// decodeDuration reads a flag's duration, in the grammar of all durations.
+func decodeDuration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("duration", &text); err != nil {
+		return err
+	}
+	d, err := unit.ParseDuration(text)
+	if err != nil {
+		return err
+	}
+	target.SetInt(int64(d))
+	return nil
 }
 
 // secretShower is a command that prints a secret which it has just made. It is

@@ -358,6 +358,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 			for _, way := range [][]string{nil, {"--json"}, {"--log-format", "text", "--log-level", "debug"}} {
 				r := s.Run(append(way, line...)...)
 				p.wantNone(t, fmt.Sprintf("%.60q", append(line, way...)), r.Out+r.Err)
+				wantTimes(t, fmt.Sprintf("%.60q", append(line, way...)), r.Out+r.Err)
 			}
 			// On a terminal texts are cut.
 			tty := *s

@@ -1,7 +1,9 @@
-// Package unit reads sizes and ages as people write them: 16MiB, 7d.
+// Package unit reads sizes, durations and times as people write them: 16MiB, 7d,
+// 2006-01-02 15:04 UTC.
 package unit
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -46,18 +48,56 @@ func ParseSize(text string) (int64, error) {
 	return 0, fmt.Errorf("must be a size such as 65536, 512KiB, 16MiB or 1GB, not %q", text)
 }
 
-// ParseAge is [time.ParseDuration] with days and weeks: 7d, 2w.
+// ParseDuration reads a duration of numbers with units, such as 90s, 1h30m, 7d or
+// 1w2d. The units are those of [time.ParseDuration], d for 24 hours and w for 7 days.
+// Only 0 needs no unit.
 //
-// Errors: those of [time.ParseDuration].
-func ParseAge(text string) (time.Duration, error) {
-	day := 24 * time.Hour
-	for suffix, unit := range map[string]time.Duration{"d": day, "w": 7 * day} {
-		if digits, ok := strings.CutSuffix(text, suffix); ok {
-			// A century of weeks is far within a Duration.
-			if n, err := strconv.ParseUint(digits, 10, 12); err == nil {
-				return time.Duration(n) * unit, nil
-			}
-		}
+// Errors: one that completes a sentence which begins with the name of what is read;
+// no caller decides by it.
+func ParseDuration(text string) (time.Duration, error) {
+	rest, negative := strings.CutPrefix(text, "-")
+	if !negative {
+		rest = strings.TrimPrefix(rest, "+")
 	}
-	return time.ParseDuration(text)
+	if rest == "0" {
+		return 0, nil
+	}
+	wrong := fmt.Errorf("must be a duration such as 90s, 10m, 2h or 7d, not %q", text)
+	var sum time.Duration
+	for first := true; first || rest != ""; first = false {
+		number := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789."))]
+		rest = rest[len(number):]
+		unit := rest[:len(rest)-len(strings.TrimLeftFunc(rest, func(r rune) bool { return r != '.' && (r < '0' || r > '9') }))]
+		rest = rest[len(unit):]
+		if unit == "" && first && rest == "" && strings.Trim(number, "0123456789") == "" && number != "" {
+			return 0, fmt.Errorf("%s has no unit: write %[1]ss, %[1]sm, %[1]sh or %[1]sd", text)
+		}
+		d, err := parsePart(number, unit)
+		if err != nil || d > math.MaxInt64-sum {
+			return 0, wrong
+		}
+		sum += d
+	}
+	if negative {
+		return -sum, nil
+	}
+	return sum, nil
+}
+
+// parsePart reads one number with its unit. It is not negative.
+func parsePart(number, unit string) (time.Duration, error) {
+	days := time.Duration(1)
+	switch unit {
+	case "w":
+		days = 7
+	case "d":
+	default:
+		return time.ParseDuration(number + unit)
+	}
+	// Hours are what Go knows; the multiple is checked.
+	d, err := time.ParseDuration(number + "h")
+	if err == nil && d > math.MaxInt64/(24*days) {
+		err = errors.New("too long")
+	}
+	return d * 24 * days, err
 }

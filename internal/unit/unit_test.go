@@ -14,7 +14,7 @@ func FuzzAge(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, err := unit.ParseAge(s)
+		d, err := unit.ParseDuration(s)
 		if err != nil {
 			return
 		}
@@ -22,7 +22,7 @@ func FuzzAge(f *testing.F) {
 		if (length == "d" || length == "w") && digits != "" && (d < 0 || d%(24*time.Hour) != 0) {
 			t.Fatalf("%q is %s", s, d)
 		}
-		if again, err := unit.ParseAge(d.String()); err != nil || again != d {
+		if again, err := unit.ParseDuration(d.String()); err != nil || again != d {
 			t.Fatalf("%q is %s, and that %s, %v", s, d, again, err)
 		}
 	})

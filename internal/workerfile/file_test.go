@@ -44,9 +44,9 @@ func TestConfig_everyMistake_namedByItsLine(t *testing.T) {
 	const file = `queues: [default, emails, emails, 3] # queues: "emails" is there twice | queues must be text, not a number; put it in quotes
 concurency: 3                        # unknown key "concurency"; did you mean "concurrency"?
 concurrency: 0                       # concurrency must be from 1 to 10000, not 0
-timeout: 30                          # timeout: 30 has no unit: write 30s, 30m or 30h
+timeout: 30                          # timeout: 30 has no unit: write 30s, 30m, 30h or 30d
 timeout: 5m                          # "timeout" is in line 4 already
-result_ttl: 5 minutes                # result_ttl must be a duration such as 90s, 5m or 1h30m (the units are ms, s, m and h), not "5 minutes"
+result_ttl: 5 minutes                # result_ttl must be a duration such as 90s, 5m, 1h30m or 7d (the units are ms, s, m, h, d and w), not "5 minutes"
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or use an &anchor for single values
@@ -98,7 +98,7 @@ jobs:
     dir: .                           # http: dir is for exec, not for http
     retry:                           # -
       base: 0s                       # http: retry: base must be longer than 0
-      max: 10                        # http: retry: max: 10 has no unit: write 10s, 10m or 10h
+      max: 10                        # http: retry: max: 10 has no unit: write 10s, 10m, 10h or 10d
       jitter: perhaps                # http: retry: jitter must be true or false, not "perhaps"
       step: 3                        # http: retry: unknown key "step"; known are base, jitter, max
   shrinking:
@@ -126,11 +126,11 @@ retention:
 - {queue: q, keep: 3d}               # retention: rule 5: unknown key "queue"; did you mean "queues"?
 - {queues: [q]}                      # retention: rule 6: keep is missing: give an age such as 30d, or forever
 - {queues: [q], keep: 0}             # retention: rule 7: keep must be longer than 0, or forever
-- {queues: [q], keep: long}          # retention: rule 8: keep must be an age such as 90m, 24h or 7d, not "long"
+- {queues: [q], keep: long}          # retention: rule 8: keep must be a duration such as 90s, 5m, 1h30m or 7d (the units are ms, s, m, h, d and w), not "long"
 - {keep: 90d}                        # retention: rule 9: it matches every dead letter, so the rules after it have no effect
 - 30d                                # retention: rule 10 must be a mapping ('key: value' lines), not text
 schema: pg_mine                      # schema: invalid schema name "pg_mine": PostgreSQL reserves it for itself
-warn_dead_age: 3y                    # warn_dead_age must be an age such as 90m, 24h or 7d, not "3y"
+warn_dead_age: 3y                    # warn_dead_age must be a duration such as 90s, 5m, 1h30m or 7d (the units are ms, s, m, h, d and w), not "3y"
 `
 	path := testkit.ConfigFile(t, file)
 	var want []string

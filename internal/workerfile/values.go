@@ -292,38 +292,25 @@ func (r *reader) boolean(n *yaml.Node, where string) (value, ok bool) {
 
 // duration reads a Go duration. Only 0 needs no unit.
 func (r *reader) duration(n *yaml.Node, where string) *time.Duration {
-	const form = "a duration such as 90s, 5m or 1h30m"
+	const form = "a duration such as 90s, 5m, 1h30m or 7d"
 	value := resolve(n)
 	if value.Kind != yaml.ScalarNode || isNull(value) {
 		r.wrong(n, "%s must be %s, not %s", where, form, kind(value))
 		return nil
 	}
 	text := value.Value
-	d, err := time.ParseDuration(text)
+	d, err := unit.ParseDuration(text)
 	switch {
 	case err == nil && d >= 0:
 		return &d
 	case err == nil:
 		r.wrong(n, "%s must not be negative: %s", where, text)
 	case kind(value) == "a number":
-		r.wrong(n, "%s: %s has no unit: write %[2]ss, %[2]sm or %[2]sh", where, text)
+		r.wrong(n, "%s: %s has no unit: write %[2]ss, %[2]sm, %[2]sh or %[2]sd", where, text)
 	default:
-		r.wrong(n, "%s must be %s (the units are ms, s, m and h), not %q", where, form, text)
+		r.wrong(n, "%s must be %s (the units are ms, s, m, h, d and w), not %q", where, form, text)
 	}
 	return nil
-}
-
-// age reads a duration that may be in days or weeks.
-func (r *reader) age(n *yaml.Node, where string) *time.Duration {
-	value := resolve(n)
-	if value.Kind == yaml.ScalarNode && kind(value) == "text" {
-		if d, err := unit.ParseAge(value.Value); err == nil && d >= 0 {
-			return &d
-		}
-		r.wrong(n, "%s must be an age such as 90m, 24h or 7d, not %q", where, value.Value)
-		return nil
-	}
-	return r.duration(n, where)
 }
 
 func (r *reader) positive(n *yaml.Node, where string) *time.Duration {

@@ -36,7 +36,7 @@ func (r *reader) worker(root *yaml.Node, file *File) {
 			file.MaxAttempts = r.upTo(n, "max_attempts_limit", math.MaxInt32)
 		},
 		"warn_dead":     func(n *yaml.Node) { file.WarnDead = r.upTo(n, "warn_dead", MaxWarnDead) },
-		"warn_dead_age": func(n *yaml.Node) { file.WarnDeadAge = r.age(n, "warn_dead_age") },
+		"warn_dead_age": func(n *yaml.Node) { file.WarnDeadAge = r.duration(n, "warn_dead_age") },
 		"retention":     func(n *yaml.Node) { r.retention(n, file) },
 		"jobs":          func(n *yaml.Node) { jobs = n },
 		"hooks":         func(n *yaml.Node) { hooks = n },
@@ -82,7 +82,7 @@ func (r *reader) retention(n *yaml.Node, file *File) {
 				if resolve(n).Value == forever {
 					return
 				}
-				if d := r.age(n, where+"keep"); d != nil && *d == 0 {
+				if d := r.duration(n, where+"keep"); d != nil && *d == 0 {
 					r.wrong(n, "%skeep must be longer than 0, or %s", where, forever)
 				} else if d != nil {
 					rule.Keep = *d

@@ -25,23 +25,50 @@ func Values(value *string) []string {
 	return []string{*value}
 }
 
-// ParseTime reads a time: an age before now, or a date or time, which is local
-// where it doesn't say. Of a flag that wasn't given it is the zero time.
+// ParseTime reads a time: an age before now, or what [unit.ParseTime] reads. Of a
+// flag that wasn't given it is the zero time.
 func ParseTime(flag string, value *string, now time.Time) (time.Time, error) {
+	m, err := parseMoment(flag, value, now)
+	return m.Time, err
+}
+
+// ParseUntil is ParseTime for the end of a window, which is a part of it. A time
+// that names a second means all of it: so a window that ends at a printed time has
+// the row that it was printed for.
+func ParseUntil(flag string, value *string, now time.Time) (time.Time, error) {
+	m, err := parseMoment(flag, value, now)
+	if m.Second {
+		// PostgreSQL's times have microseconds.
+		m.Time = m.Add(time.Second - time.Microsecond)
+	}
+	return m.Time, err
+}
+
+func parseMoment(flag string, value *string, now time.Time) (unit.Moment, error) {
 	if value == nil {
-		return time.Time{}, nil
+		return unit.Moment{}, nil
 	}
-	text := *value
-	if age, err := unit.ParseAge(text); err == nil && age >= 0 {
-		return now.Add(-age), nil
+	if age, err := unit.ParseDuration(*value); err == nil && age >= 0 {
+		return unit.Moment{Time: now.Add(-age)}, nil
 	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly, time.DateTime, "2006-01-02 15:04", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		// The first moment of the year 1 would mean any time.
-		if t, err := time.ParseInLocation(layout, text, now.Location()); err == nil && !t.IsZero() {
-			return t, nil
-		}
+	m, err := unit.ParseTime(*value)
+	if err != nil {
+		return m, Usagef("%s must be an age such as 24h or 7d, or a time such as 2006-01-02, '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z, not %q", flag, *value)
 	}
-	return time.Time{}, Usagef("%s must be an age such as 24h or 7d, a date such as 2006-01-02 or an RFC 3339 time, not %q", flag, text)
+	return m, nil
+}
+
+// ParseDuration reads the value of a flag as a duration that is not negative.
+// Errors: a usage error.
+func ParseDuration(flag, value string) (time.Duration, error) {
+	d, err := unit.ParseDuration(value)
+	switch {
+	case err != nil:
+		return 0, Usagef("%s %w", flag, err)
+	case d < 0:
+		return 0, Usagef("%s must not be negative: %s", flag, value)
+	}
+	return d, nil
 }
 
 // ParseID reads the id of a job. Errors: a usage error.

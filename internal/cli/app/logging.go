@@ -19,17 +19,27 @@ func (a *App) NewLogger() (*slog.Logger, error) {
 	}
 	asText := a.LogFormat == "text" || a.LogFormat == "auto" && a.StderrIsTTY
 	if !asText {
-		return slog.New(redact.Handler(slog.NewJSONHandler(terminal.NewSafeJSONWriter(a.Stderr), &slog.HandlerOptions{Level: level}))), nil
+		return slog.New(redact.Handler(slog.NewJSONHandler(terminal.NewSafeJSONWriter(a.Stderr), &slog.HandlerOptions{Level: level, ReplaceAttr: inUTC}))), nil
 	}
 	return slog.New(redact.Handler(tint.NewTextHandler(a.Stderr, &tint.Options{
-		Level:   level,
-		NoColor: !a.StderrIsTTY || a.plain(),
+		Level:      level,
+		TimeFormat: "2006-01-02 15:04:05.000Z",
+		NoColor:    !a.StderrIsTTY || a.plain(),
 		// tint colours with the very escapes that a terminal.SafeWriter would take
 		// out, so what is logged is made safe before.
-		ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
+		ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
+			attr = inUTC(groups, attr)
 			return slog.Attr{Key: tintSafe(attr.Key), Value: safeValue(attr.Value)}
 		},
 	}))), nil
+}
+
+// inUTC puts times into UTC, as every command prints them.
+func inUTC(_ []string, attr slog.Attr) slog.Attr {
+	if attr.Value.Kind() == slog.KindTime {
+		attr.Value = slog.TimeValue(attr.Value.Time().UTC())
+	}
+	return attr
 }
 
 // plain reports whether the person, or their terminal, wants no colours.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 // TableWidth is the width of the terminal that tables go to, or 0.
@@ -15,10 +16,10 @@ func (a *App) TableWidth() int {
 	return 0
 }
 
-// When is a time on the wall and as an age.
+// When is a time in UTC, and as an age. --since and --until read it.
 func (a *App) When(t time.Time) string {
 	now := a.Now()
-	text := t.In(now.Location()).Format("2006-01-02 15:04:05 MST")
+	text := unit.FormatTime(t)
 	if t.After(now) {
 		return text + " (in " + terminal.Age(t, now) + ")"
 	}

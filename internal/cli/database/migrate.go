@@ -9,6 +9,7 @@ import (
 
 	"soniq"
 	"soniq/internal/cli/app"
+	"soniq/internal/unit"
 )
 
 // MigrateCommand groups the commands that apply and undo migrations one by one.
@@ -70,7 +71,7 @@ func (c *migrateListCmd) Run(a *app.App) error {
 	for _, m := range status.Migrations {
 		applied := ""
 		if m.AppliedAt != nil {
-			applied = m.AppliedAt.Format("2006-01-02 15:04:05") + " UTC"
+			applied = unit.FormatTime(*m.AppliedAt)
 		}
 		a.Out.Printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, m, applied), " "))
 	}

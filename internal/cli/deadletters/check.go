@@ -15,7 +15,6 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
-	"soniq/internal/unit"
 )
 
 // What a monitor understands: the exit codes of its plugins, and their names.
@@ -104,9 +103,9 @@ func (c *checkCmd) limits() (count limit[int64], age limit[time.Duration], err e
 		if flag.value == nil {
 			continue
 		}
-		d, err := unit.ParseAge(*flag.value)
-		if err != nil || d < 0 {
-			return count, age, app.Usagef("%s must be an age such as 90m, 24h or 7d, not %q", flag.name, *flag.value)
+		d, err := app.ParseDuration(flag.name, *flag.value)
+		if err != nil {
+			return count, age, err
 		}
 		*flag.limit = &d
 	}

@@ -15,7 +15,6 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/outfile"
-	"soniq/internal/unit"
 )
 
 type cleanupCmd struct {
@@ -45,9 +44,12 @@ func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 		if c.Days != nil {
 			return 0, "", app.Usagef("--days and --older-than say the same: give one of them")
 		}
-		d, err := unit.ParseAge(*c.OlderThan)
-		if err != nil || d <= 0 || d > most*day {
-			return 0, "", app.Usagef("--older-than must be an age such as 36h, 30d or 4w, not %q", *c.OlderThan)
+		d, err := app.ParseDuration("--older-than", *c.OlderThan)
+		if err != nil {
+			return 0, "", err
+		}
+		if d == 0 || d > most*day {
+			return 0, "", app.Usagef("--older-than must be above 0 and at most %dd, not %s", most, *c.OlderThan)
 		}
 		return d, coarse(d), nil
 	}

@@ -47,8 +47,8 @@ type selection struct {
 	traits
 	State    *string `placeholder:"STATE" help:"dead, replaying or resolved."`
 	Replayed *bool   `negatable:"" help:"Replayed at least once, or never."`
-	Since    *string `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d), a date or an RFC 3339 time."`
-	Until    *string `placeholder:"TIME" help:"Died at or before TIME."`
+	Since    *string `placeholder:"TIME" help:"Died at or after TIME: an age (90m, 24h, 7d) or a time, as any command prints it (2006-01-02, '2006-01-02 15:04:05 UTC', 2006-01-02T15:04:05Z). Without a zone it is in UTC."`
+	Until    *string `placeholder:"TIME" help:"Died at or before TIME, or within the second that it names."`
 }
 
 // traits are the flags about a dead letter that a notification of it can be
@@ -99,7 +99,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
 		return f, err
 	}
-	if f.To, err = app.ParseTime("--until", s.Until, now); err != nil {
+	if f.To, err = app.ParseUntil("--until", s.Until, now); err != nil {
 		return f, err
 	}
 	if f.Tags, err = parseTags(s.Tag); err != nil {

@@ -12,7 +12,6 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
-	"soniq/internal/unit"
 )
 
 type replayCmd struct {
@@ -21,7 +20,7 @@ type replayCmd struct {
 	NewMaxAttempts *int    `placeholder:"N" help:"Set the number of attempts."`
 	NewQueue       *string `placeholder:"QUEUE" help:"Use another queue."`
 	NewPriority    *int    `placeholder:"N" help:"Set another priority; lower runs first."`
-	Delay          string  `placeholder:"AGE" help:"Run it after this time: 90s, 10m, 2h."`
+	Delay          string  `placeholder:"DURATION" help:"Run it after DURATION: 90s, 10m, 2h, 1d."`
 	Force          bool    `help:"With ids: replay even while a replay is under way, or after one succeeded."`
 
 	replayEdit
@@ -71,8 +70,8 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 		}
 	}
 	if c.Delay != "" {
-		if o.Delay, err = unit.ParseAge(c.Delay); err != nil || o.Delay <= 0 {
-			return o, app.Usagef("--delay must be an age such as 90s or 10m, not %q", c.Delay)
+		if o.Delay, err = app.ParseDuration("--delay", c.Delay); err != nil {
+			return o, err
 		}
 	}
 	return o, nil

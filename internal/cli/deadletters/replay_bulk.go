@@ -316,7 +316,7 @@ func (f *replayFollower) end(result deadletter.ReplayResult, err error) error {
 func (f *replayFollower) broken(op deadletter.Operation, done int64, err error) error {
 	if errors.Is(err, deadletter.ErrNotResumable) && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped {
 		return fmt.Errorf("%s: %w: it was stopped on %s and not resumed for %d days; replay by the filter again",
-			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
+			op.ID, deadletter.ErrNotResumable, op.UpdatedAt.UTC().Format(time.DateOnly), int(deadletter.ResumableFor.Hours())/24)
 	}
 	if errors.Is(err, deadletter.ErrNotResumable) {
 		return fmt.Errorf("%s: %w: it is a %s, and %s", op.ID, deadletter.ErrNotResumable, op.Action, op.State)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type watchCmd struct{ traits }
@@ -87,7 +87,7 @@ func printEvent(a *app.App, e deadletter.Event) error {
 	if a.JSON {
 		return a.Out.Record(e)
 	}
-	moved := e.MovedAt.In(a.Now().Location()).Format(time.DateTime)
+	moved := unit.FormatTime(e.MovedAt)
 	return a.Out.Spans(
 		terminal.Span{Text: moved + "  " + e.ID.String() + "  " + terminal.OneLine(e.JobName) + "  "},
 		terminal.Span{Text: terminal.OneLine(string(e.Reason)), Style: reasonStyle(string(e.Reason))},

@@ -11,6 +11,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/cli/app"
+	"soniq/internal/unit"
 )
 
 // EnqueueCommand adds one job, or the jobs of a file.
@@ -21,8 +22,8 @@ type EnqueueCommand struct {
 	Queue       *string        `placeholder:"QUEUE" help:"Default 'default'."`
 	Priority    *int           `placeholder:"N" help:"Lower runs first. Default 100."`
 	MaxAttempts *int           `placeholder:"N" help:"The number of attempts. Default 4."`
-	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it after DURATION, such as 90s or 2h."`
-	At          string         `placeholder:"TIME" xor:"when" help:"Run it at TIME, in RFC 3339."`
+	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it after DURATION, such as 90s, 2h or 1d."`
+	At          string         `placeholder:"TIME" xor:"when" help:"Run it at TIME: 2006-01-02, '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z. Without a zone it is in UTC."`
 	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
 	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
@@ -39,7 +40,7 @@ func (EnqueueCommand) Help() string {
     soniq enqueue reports.build --wait --wait-timeout 1m
     jq -c .payload event.json | soniq enqueue events.handle --args -
 
-Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m"), scheduled_at (RFC 3339), unique and dedup_key; the flags are the defaults. All lines are checked first, and enqueued in one transaction. The ids are printed in the order of the lines.
+Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m", "1d"), scheduled_at (a time, as for --at), unique and dedup_key; the flags are the defaults. All lines are checked first, and enqueued in one transaction. The ids are printed in the order of the lines.
 
     soniq enqueue --from jobs.jsonl --queue bulk
     jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`
@@ -145,11 +146,11 @@ func (c *EnqueueCommand) order() (order, error) {
 		o.name = *c.Name
 	}
 	if c.At != "" {
-		at, err := time.Parse(time.RFC3339, c.At)
+		at, err := unit.ParseTime(c.At)
 		if err != nil {
-			return o, app.Usagef("--at must be a time such as 2006-01-02T15:04:05Z, not %q", c.At)
+			return o, app.Usagef("--at must be a time such as '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z, not %q", c.At)
 		}
-		o.at = &at
+		o.at = &at.Time
 	}
 	return o, nil
 }

@@ -11,11 +11,11 @@ import (
 	"os"
 	"reflect"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"soniq/internal/cli/app"
 	"soniq/internal/input"
+	"soniq/internal/unit"
 )
 
 // lineFields are the fields of a line, for a person who misspelt one.
@@ -66,17 +66,17 @@ func parseLine(text []byte, o order) (order, error) {
 	case line.Delay != nil && line.ScheduledAt != nil:
 		return o, errors.New("delay and scheduled_at exclude each other")
 	case line.Delay != nil:
-		delay, err := time.ParseDuration(*line.Delay)
+		delay, err := unit.ParseDuration(*line.Delay)
 		if err != nil {
-			return o, fmt.Errorf(`delay must be a duration such as "90s" or "2h", not %q`, *line.Delay)
+			return o, fmt.Errorf("delay %w", err)
 		}
 		o.delay, o.at = &delay, nil
 	case line.ScheduledAt != nil:
-		at, err := time.Parse(time.RFC3339, *line.ScheduledAt)
+		at, err := unit.ParseTime(*line.ScheduledAt)
 		if err != nil {
 			return o, fmt.Errorf(`scheduled_at must be a time such as "2006-01-02T15:04:05Z", not %q`, *line.ScheduledAt)
 		}
-		o.delay, o.at = nil, &at
+		o.delay, o.at = nil, &at.Time
 	}
 	return o, nil
 }

@@ -33,7 +33,7 @@ func TestWorker_mistakesInTheFile_areListed(t *testing.T) {
 	path := testkit.ConfigFile(t, "timeout: 30\njobs:\n  a: {http: 'http://u:hunter2@h/', headers: {Authorization: hunter2}}\n")
 	r := clitest.NewShell(t, "").Run("worker", "--config", path, "--check-config")
 	clitest.WantCode(t, r, app.ExitUsage)
-	want := path + ":1: timeout: 30 has no unit: write 30s, 30m or 30h\n" +
+	want := path + ":1: timeout: 30 has no unit: write 30s, 30m, 30h or 30d\n" +
 		path + ":3: a: header \"Authorization\": the URL has a user name, which becomes this header; remove one of the two\n" +
 		"soniq: " + path + " has 2 mistakes (see 'soniq worker --help')\n"
 	if r.Err != want || r.Out != "" {

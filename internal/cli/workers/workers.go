@@ -390,9 +390,9 @@ func (c *runCmd) warnings(config *engine.WorkerConfig, file *workerfile.File) er
 		config.WarnDeadAge = *file.WarnDeadAge
 	}
 	if c.WarnDeadAge != nil {
-		age, err := unit.ParseAge(*c.WarnDeadAge)
-		if err != nil || age < 0 {
-			return app.Usagef("--warn-dead-age must be an age such as 90m, 24h or 7d, not %q", *c.WarnDeadAge)
+		age, err := app.ParseDuration("--warn-dead-age", *c.WarnDeadAge)
+		if err != nil {
+			return err
 		}
 		config.WarnDeadAge = age
 	}
