@@ -279,7 +279,9 @@ create table public.soniq_dead_letter_operations (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   -- The reason that a person gave. 0.1.0 uses the column because, so programs write both.
-  comment text
+  comment text,
+  -- When the process of a running operation last showed that it lives. NULL for those of 0.1.0.
+  heartbeat_at timestamptz
 );
 
 create index idx_soniq_dead_letter_operations_created_at
@@ -1137,7 +1139,8 @@ from (values
   ('0165', 'soniq_go_waiters'),
   ('0166', 'soniq_go_leader_tasks'),
   ('0167', 'soniq_go_incarnation'),
-  ('0168', 'soniq_go_comment')
+  ('0168', 'soniq_go_comment'),
+  ('0178', 'soniq_go_operation_heartbeat')
 ) m (version, name);
 
 commit;

@@ -100,15 +100,21 @@ const deadLetters = "public.soniq_dead_letter_jobs"
 // f.
 func (q *Queue) deleteOldest(ctx context.Context, f Filter, o *sweep.Oldest) (int64, error) {
 	op := Operation{Action: ActionCleanup, State: OperationRunning}
+	stop := func() {}
 	o.Table, o.Time = deadLetters, "moved_to_dead_letter_at"
 	o.OnDeleted = func(ctx context.Context, deleted int64) error {
 		op.Total, op.Done = deleted, deleted
 		if op.ID != uuid.Nil {
 			return nil
 		}
-		return q.beginOperation(ctx, q.pool, &op, f, nil)
+		err := q.beginOperation(ctx, q.pool, &op, f, nil)
+		if err == nil {
+			stop = q.keepAlive(ctx, op.ID)
+		}
+		return err
 	}
 	n, err := o.Delete(ctx, q.pool)
+	stop()
 	op.Total, op.Done = n, n
 	if op.ID == uuid.Nil {
 		return n, err
@@ -172,6 +178,7 @@ func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, ids []uu
 	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
 		return 0, err
 	}
+	defer q.keepAlive(ctx, op.ID)()
 	var refused sweep.Refusals
 	for batch := range slices.Chunk(ids, deleteBatch) {
 		picked := w.clone()

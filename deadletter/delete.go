@@ -105,6 +105,7 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
 		return 0, err
 	}
+	defer q.keepAlive(ctx, op.ID)()
 	for batch := range slices.Chunk(ids, deleteBatch) {
 		n, err := q.deletePicked(ctx, f, batch)
 		op.Done += n

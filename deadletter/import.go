@@ -104,9 +104,10 @@ func CheckImport(ctx context.Context, in io.Reader, format Format, onProgress fu
 // Errors: *FileError for a mistake in the file, and those of in, of ctx and of the
 // database.
 func (q *Queue) Import(ctx context.Context, in io.Reader, format Format, o ImportOptions) (ImportResult, error) {
-	i := &restoring{q: q, options: o, seen: map[uuid.UUID]struct{}{}}
+	i := &restoring{q: q, options: o, seen: map[uuid.UUID]struct{}{}, stop: func() {}}
 	i.op = Operation{Action: ActionImport, State: OperationRunning}
 	err := i.run(ctx, in, format)
+	i.stop()
 	if i.op.ID != uuid.Nil {
 		err = q.endOperation(ctx, &i.op, err)
 	}
@@ -122,6 +123,8 @@ type restoring struct {
 	options ImportOptions
 	result  ImportResult
 	op      Operation
+	// stop ends the heartbeats of the operation.
+	stop func()
 	// seen are the ids of this batch or, in a dry run, of all so far.
 	seen map[uuid.UUID]struct{}
 }
@@ -194,6 +197,9 @@ func (i *restoring) batch(ctx context.Context, b *recordfile.Batch) error {
 		return nil
 	case err != nil:
 		return err
+	}
+	if i.op.ID == uuid.Nil {
+		i.stop = i.q.keepAlive(ctx, op.ID)
 	}
 	i.op, i.result = op, result
 	return nil

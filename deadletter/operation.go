@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,6 +15,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/audit"
 	"soniq/internal/history"
+	"soniq/internal/pause"
 	"soniq/internal/pg"
 )
 
@@ -36,7 +38,8 @@ type OperationState string
 
 // The states of an operation.
 const (
-	// OperationRunning: it runs, or its process was killed.
+	// OperationRunning: it runs. A process that was killed counts as running for two
+	// more minutes.
 	OperationRunning OperationState = "running"
 	// OperationDone: it is complete.
 	OperationDone OperationState = "done"
@@ -46,8 +49,11 @@ const (
 
 // The values of [Operation].StoppedBy other than the text of an error.
 const (
-	// StoppedByCaller: the context of the call ended.
+	// StoppedByCaller: the context of the call ended, without a cause of its own.
 	StoppedByCaller = "interrupted"
+	// StoppedByLoss: its process has not been heard of for two minutes. It was killed,
+	// or lost the database.
+	StoppedByLoss = audit.StoppedByLoss
 	// StoppedByCanary: one of the first replays did not succeed.
 	StoppedByCanary = "canary"
 	// StoppedByBreaker: too many of the replays died again.
@@ -155,8 +161,9 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 // $1 the id, $2 the action, $3 the state, $4 the actor, $5 the comment, $6 the
 // filter, $7 the options or null, $8 to $10 the counts.
 const beginOperationSQL = `
-insert into public.soniq_dead_letter_operations (id, action, state, actor, comment, because, filter, options, total, done, skipped)
-values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10)
+insert into public.soniq_dead_letter_operations
+  (id, action, state, actor, comment, because, filter, options, total, done, skipped, heartbeat_at)
+values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10, clock_timestamp())
 returning created_at, updated_at`
 
 // beginOperation records the operation under a new id. f is its filter, unless it
@@ -193,7 +200,8 @@ set
   total = $4,
   done = $5,
   skipped = $6,
-  updated_at = clock_timestamp()
+  updated_at = clock_timestamp(),
+  heartbeat_at = clock_timestamp()
 where id = $1`
 
 // save records how far the operation is.
@@ -207,19 +215,57 @@ func (op *Operation) save(ctx context.Context, db pg.Querier) error {
 func (q *Queue) endOperation(ctx context.Context, op *Operation, err error) error {
 	op.State = OperationDone
 	if err != nil {
-		op.State, op.StoppedBy = OperationStopped, RedactText(err.Error())
-		if ctx.Err() != nil {
-			op.StoppedBy = StoppedByCaller
-		}
+		op.State, op.StoppedBy = OperationStopped, stoppedBy(ctx, err)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	return cmp.Or(err, op.save(ctx, q.pool))
 }
 
+// stoppedBy is why an operation stopped that ended with err.
+func stoppedBy(ctx context.Context, err error) string {
+	switch cause := context.Cause(ctx); {
+	case cause == nil:
+		return RedactText(err.Error())
+	case cause == ctx.Err(): //nolint:errorlint // a cause that wraps it says more
+		return StoppedByCaller
+	default:
+		return RedactText(cause.Error())
+	}
+}
+
+// heartbeatInterval is how often an operation shows that its process lives. It is a
+// small part of what [audit.IsLost] waits.
+const heartbeatInterval = 10 * time.Second
+
+const heartbeatSQL = `
+update public.soniq_dead_letter_operations
+set heartbeat_at = clock_timestamp()
+where id = $1
+  and state = 'running'`
+
+// keepAlive shows that the operation's process lives, until stop is called.
+func (q *Queue) keepAlive(ctx context.Context, operation uuid.UUID) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		for pause.For(ctx, heartbeatInterval) == nil {
+			// After an error there is the next one, and the operation has its own errors.
+			_, _ = q.pool.Exec(ctx, heartbeatSQL, operation)
+		}
+	})
+	return func() {
+		cancel()
+		beating.Wait()
+	}
+}
+
 var selectOperations = `
 select
-  id, action, state, coalesce(stopped_by, ''), coalesce(actor, ''), coalesce(comment, because, ''), filter,
+  id, action,
+  case when ` + audit.IsLost + ` then 'stopped' else state end,
+  case when ` + audit.IsLost + ` then '` + StoppedByLoss + `' else coalesce(stopped_by, '') end,
+  coalesce(actor, ''), coalesce(comment, because, ''), filter,
   total, done, skipped, ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("updated_at") + `
 from public.soniq_dead_letter_operations`
 

@@ -168,6 +168,7 @@ func (r *replayRun) run(ctx context.Context) (ReplayResult, error) {
 	if r.op.State == OperationDone {
 		return r.result(), nil
 	}
+	defer r.q.keepAlive(ctx, r.op.ID)()
 	if err := r.batches(ctx); err != nil {
 		r.stop(ctx, err)
 		return r.result(), fmt.Errorf("replay, operation %s: %w", r.op.ID, err)
@@ -432,15 +433,14 @@ func (r *replayRun) stop(ctx context.Context, err error) {
 	var stopped *StoppedError
 	switch {
 	case errors.As(err, &stopped):
-	case ctx.Err() != nil:
-		r.op.StoppedBy = StoppedByCaller
 	default:
-		r.op.StoppedBy = RedactText(err.Error())
+		r.op.StoppedBy = stoppedBy(ctx, err)
 	}
 	r.op.State = OperationStopped
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	// If the database is away it stays 'running', and can be resumed all the same.
+	// If the database is away, the operation counts as lost after two minutes. It can be
+	// resumed all the same.
 	_, _ = r.q.pool.Exec(ctx, stopOperationSQL, r.op.ID, pg.Storable(r.op.StoppedBy, history.MaxMessageBytes))
 	if stopped != nil {
 		stopped.Operation = r.op

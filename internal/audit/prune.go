@@ -40,6 +40,9 @@ const (
 // database.
 func Prune(ctx context.Context, pool *pg.Pool, lock int64) error {
 	var errs []error
+	if _, err := pool.Exec(ctx, stopLostSQL); err != nil {
+		errs = append(errs, fmt.Errorf("stop lost operations: %w", err))
+	}
 	if err := giveUpReplays(ctx, pool, lock); err != nil {
 		errs = append(errs, fmt.Errorf("give up old replays: %w", err))
 	}
@@ -74,6 +77,22 @@ func Prune(ctx context.Context, pool *pg.Pool, lock int64) error {
 	}
 	return errors.Join(append(errs, mend(ctx, pool, lock))...)
 }
+
+// StoppedByLoss is why an operation has stopped whose process is gone.
+const StoppedByLoss = "lost"
+
+// IsLost is the condition of an operation whose process was not heard of for two
+// minutes: it shows every 10 s that it lives, but waits with that while one of its
+// batches waits for locks. Programs of 0.1.0 show it with each batch alone. The longest
+// time between two batches is that of a canary or of a low rate, hence a day.
+const IsLost = `(state = 'running' and coalesce(heartbeat_at + interval '2 minutes', updated_at + interval '1 day') < clock_timestamp())`
+
+const stopLostSQL = `
+update public.soniq_dead_letter_operations
+set
+  state = 'stopped',
+  stopped_by = '` + StoppedByLoss + `'
+where ` + IsLost
 
 // Without its options a replay can't be resumed. $1 the lock, $2 the batch, $3 the
 // age.

@@ -24,6 +24,10 @@ func Main() int {
 	if !signal.Ignored(syscall.SIGHUP) {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
+	// A write to a pipe that nobody reads fails, and does not end the process: a worker
+	// outlives the reader of its log, and bulk work is recorded as stopped. Nobody reads
+	// the channel.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	width := 0
 	if w, _, err := term.GetSize(int(os.Stdout.Fd())); err == nil {
 		width = w

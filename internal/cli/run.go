@@ -27,9 +27,11 @@ type monitored interface {
 
 // Run parses args, runs the command and returns the exit code.
 func Run(w app.Process, args []string) int {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, end := context.WithCancelCause(context.Background())
+	cancel := func() { end(nil) }
 	defer cancel()
 	a := app.New(ctx, w)
+	a.Out.OnClosed = func() { end(app.ErrClosed) }
 	cmd, done, err := parse(a, args)
 	if !done && err == nil {
 		if _, ok := selected[secretShower](cmd); ok {
@@ -45,6 +47,10 @@ func Run(w app.Process, args []string) int {
 			defer a.OnSignals(a.Abort)()
 		}
 		err = errors.Join(err, a.Close())
+	}
+	if a.Out.Closed() && app.ExitCode(err) != app.ExitPartly {
+		// The person has what they wanted of it, as of 'list | head'.
+		return app.ExitClosed
 	}
 	if a.Out.Err != nil && app.ExitCode(err) == app.ExitDone {
 		err = fmt.Errorf("write standard output: %w", a.Out.Err)

@@ -31,7 +31,7 @@ func (a *App) Ask(question string) error {
 	select {
 	case <-a.Ctx.Done():
 		a.Note("")
-		return a.Ctx.Err()
+		return errors.New("interrupted; nothing was changed")
 	case text := <-answer:
 		if text == "y" || text == "yes" {
 			return nil

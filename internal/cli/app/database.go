@@ -232,6 +232,9 @@ func (a *App) Describe(err error) string {
 	if errors.As(err, &connectErr) {
 		return describeConnect(connectErr)
 	}
+	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(a.Ctx), ErrClosed) {
+		return ErrClosed.Error()
+	}
 	if errors.Is(err, context.Canceled) {
 		return "interrupted"
 	}

@@ -14,11 +14,18 @@ const (
 	ExitUsage   = 2 // the command line or its input is wrong; nothing was changed
 	ExitNothing = 3 // a bulk command matched nothing
 	ExitPartly  = 4 // some of what was asked for was done
+	// ExitClosed: nobody reads the output any more. A shell reports it for a program
+	// that SIGPIPE has ended: 128 and the signal's number.
+	ExitClosed = 141
 )
 
 // ExitUnknown is the answer of a command that a monitor or a pipeline reads, where
 // it has none.
 const ExitUnknown = 3
+
+// ErrClosed is the cause of the end of [App.Ctx] where nobody reads standard output any
+// more. Commands that change many things stop then, as after Ctrl-C.
+var ErrClosed = errors.New("nobody reads the output any more")
 
 // ExitError is an error with an exit code of its own.
 type ExitError struct {
@@ -51,6 +58,9 @@ func ExitCode(err error) int {
 func (a *App) BrokenOutcome(done int, failed []Failure, err error) error {
 	outcome := a.outcome(done, failed)
 	if err != nil {
+		if done > 0 {
+			err = fmt.Errorf("%s; %d were done before, and the others were left as they are", a.Describe(err), done)
+		}
 		return Partly(int64(done), err)
 	}
 	return outcome

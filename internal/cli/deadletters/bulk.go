@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -92,6 +93,17 @@ func previewRows(a *app.App, n int64, list func() ([]deadletter.Job, error)) err
 		a.Out.Printf("... and %s more", terminal.Thousands(rest))
 	}
 	return nil
+}
+
+// unfinished is the error of a bulk command that changed some dead letters and was
+// stopped, by a signal or by the loss of the connection for example: it says what was
+// done, and that the same command goes on. What the database refuses, it refuses again.
+func unfinished(a *app.App, done string, n int64, err error) error {
+	var refused *pgconn.PgError
+	if err == nil || n == 0 || errors.As(err, &refused) {
+		return app.Partly(n, err)
+	}
+	return app.Partly(n, fmt.Errorf("%s; %s; the same command goes on", a.Describe(err), done))
 }
 
 // errNothingMatched ends a bulk command that found nothing to do.

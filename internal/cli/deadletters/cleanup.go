@@ -117,7 +117,10 @@ func (c *cleanupCmd) Run(a *app.App) error {
 	if archive.committed() {
 		a.Note("They are in %s", terminal.OneLine(archive.name))
 	}
-	return app.Partly(n, archive.explain(err))
+	if archive != nil {
+		return app.Partly(n, archive.explain(err))
+	}
+	return unfinished(a, "removed "+terminal.Letters(n), n, err)
 }
 
 // archiveFile is the file that a cleanup exports to. It is made at the first

@@ -113,5 +113,5 @@ func (c *deleteCmd) bulk(a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue
 	} else if err := a.Out.Document(map[string]any{"deleted": deleted}); err != nil {
 		return err
 	}
-	return app.Partly(deleted, err)
+	return unfinished(a, fmt.Sprintf("deleted %s of %s", terminal.Thousands(deleted), terminal.Letters(n)), deleted, err)
 }

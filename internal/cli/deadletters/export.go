@@ -147,7 +147,7 @@ func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.
 	// a terminal gets it made safe, a program as it is.
 	w := io.Writer(a.Out.JSON)
 	if format == deadletter.FormatCSV {
-		w = a.Out.Raw
+		w = a.Out.Plain
 		if a.StdoutIsTTY {
 			w = a.Out.Text
 		}

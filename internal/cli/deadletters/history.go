@@ -127,13 +127,32 @@ func printOperations(a *app.App, ops []deadletter.Operation) error {
 	}}
 	now := a.Now()
 	for _, op := range ops {
-		stood := string(op.State)
-		if op.StoppedBy != "" {
-			stood += " by " + op.StoppedBy
-		}
-		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stood, op.Actor, op.Comment, filterWords(op), op.ID.String())
+		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stateText(op), op.Actor, op.Comment, filterWords(op), op.ID.String())
 	}
-	return t.Write(a.Out, a.TableWidth())
+	if err := t.Write(a.Out, a.TableWidth()); err != nil {
+		return err
+	}
+	for _, op := range ops {
+		if op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped && now.Sub(op.UpdatedAt) < deadletter.ResumableFor {
+			a.Note("'soniq dead-letter replay --resume %s' goes on with the replay that was stopped last", op.ID)
+			break
+		}
+	}
+	return nil
+}
+
+// stateText is how far an operation is and, if it stopped, why.
+func stateText(op deadletter.Operation) string {
+	switch op.StoppedBy {
+	case "":
+		return string(op.State)
+	case deadletter.StoppedByCanary, deadletter.StoppedByBreaker:
+		return "stopped by its " + op.StoppedBy
+	case deadletter.StoppedByLoss:
+		return "stopped: its process is gone"
+	default:
+		return "stopped: " + op.StoppedBy
+	}
 }
 
 // filterWords is a filter as 'reasons=timeout queues=a,b'. The moment at which

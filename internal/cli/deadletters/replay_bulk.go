@@ -1,7 +1,6 @@
 package deadletters
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -330,8 +329,6 @@ func (f *replayFollower) broken(op deadletter.Operation, done int64, err error) 
 	switch {
 	case errors.As(err, &stopped):
 		why = stopped.Error()
-	case errors.Is(err, context.Canceled) && f.a.Ctx.Err() != nil:
-		why = "interrupted"
 	}
 	return &app.ExitError{Code: code, Err: fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",
 		why, terminal.Thousands(op.Done), terminal.Letters(op.Total), op.ID)}

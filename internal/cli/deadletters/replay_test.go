@@ -40,7 +40,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 	}
 	r := s.OK("dead-letter", "history")
 	clitest.CheckSafe(t, r.Out)
-	clitest.WantIn(t, "history", r.Out, "replay", "stopped by interrupted", "tester@host", `the \x1b[31mstore is back`, id)
+	clitest.WantIn(t, "history", r.Out, "replay", "stopped: interrupted", "tester@host", `the \x1b[31mstore is back`, id)
 
 	var op deadletter.Operation
 	if op = clitest.Decode[[]deadletter.Operation](t, s.OK("dead-letter", "history", "--json").Out)[0]; op.ID.String() != id || op.Done != int64(jobs) {

@@ -23,10 +23,15 @@ import (
 // command redacts before it cuts a text, since half of a secret is hard to find.
 // Write hides nothing; it is for the program's own texts, such as the help.
 type Output struct {
-	Raw  io.Writer
-	Text *SafeWriter
-	JSON *SafeWriter
-	Err  error
+	Raw io.Writer
+	// Plain writes as Raw does, and notices when nobody reads any more.
+	Plain io.Writer
+	Text  *SafeWriter
+	JSON  *SafeWriter
+	Err   error
+	// OnClosed, if set, is called when nobody reads the pipe any more that the output
+	// goes to.
+	OnClosed func()
 	// Colour says whether to print colours.
 	Colour bool
 	// Revealed says that secrets are shown.
@@ -83,9 +88,27 @@ func (o *Output) Spans(spans ...Span) error {
 			b.WriteString("\x1b[0m")
 		}
 	}
-	_, o.Err = o.Raw.Write(b.Bytes())
+	_, o.Err = o.Plain.Write(b.Bytes())
 	return o.Err
 }
+
+// plainWriter is [Output.Plain].
+type plainWriter struct{ o *Output }
+
+func (w plainWriter) Write(p []byte) (int, error) {
+	n, err := w.o.Raw.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		w.o.Err = err
+		if w.o.OnClosed != nil {
+			w.o.OnClosed()
+		}
+	}
+	return n, err
+}
+
+// Closed reports whether nobody reads the pipe any more that the output goes to, as
+// after 'soniq ... | head'.
+func (o *Output) Closed() bool { return errors.Is(o.Err, syscall.EPIPE) }
 
 // Flush returns the first error of what was printed. It syncs a file, since a full
 // disk may be noticed only then.
@@ -122,7 +145,8 @@ func (o *Output) Discards() bool {
 // NewOutput returns an Output that writes to w.
 func NewOutput(w io.Writer) *Output {
 	o := &Output{Raw: w}
-	o.Text, o.JSON = NewSafeWriter(w), NewSafeJSONWriter(w)
+	o.Plain = plainWriter{o}
+	o.Text, o.JSON = NewSafeWriter(o.Plain), NewSafeJSONWriter(o.Plain)
 	return o
 }
 

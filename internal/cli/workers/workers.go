@@ -8,12 +8,9 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -191,11 +188,6 @@ func (c *runCmd) Run(a *app.App) error {
 		job := &s.file.Jobs[i]
 		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
 	}
-	// If the reader of the log is gone ('2>&1 | tee' without its tee), a write
-	// fails and the jobs go on.
-	pipe := make(chan os.Signal, 1)
-	signal.Notify(pipe, syscall.SIGPIPE)
-	defer signal.Stop(pipe)
 	return worker.Run(a.Ctx)
 }
 
