@@ -10,11 +10,12 @@ import (
 	"soniq/internal/pause"
 )
 
-// redundantIndexes are indexes of Python Soniq's that neither program needs once
+// redundantIndexes are, but for the last one, indexes of Python Soniq's that neither program needs once
 // those of Soniq for Go exist. On soniq_jobs, idx_soniq_jobs_claim and
 // idx_soniq_jobs_processing replace them; on soniq_dead_letter_jobs each is the
 // beginning of another index. The two unique arbiters and expires_at stay. The index
-// of worker_id serves the foreign key, which is dropped first.
+// of worker_id serves the foreign key, which is dropped first. The last one serves programs that
+// read dead letters in the order of moved_xid alone, as docs/channel.md said before 0.2.0.
 var redundantIndexes = []string{
 	"idx_soniq_jobs_worker_id",
 	"idx_soniq_jobs_status_priority",
@@ -25,6 +26,7 @@ var redundantIndexes = []string{
 	"idx_soniq_dead_letter_jobs_job_name",
 	"idx_soniq_dead_letter_jobs_queue",
 	"idx_soniq_dead_letter_jobs_reason",
+	"idx_soniq_dead_letter_jobs_cursor",
 }
 
 const indexExistsSQL = `
@@ -54,7 +56,8 @@ alter table public.soniq_jobs drop constraint if exists soniq_jobs_worker_id_fke
 
 // Optimize drops indexes that Python Soniq made on soniq_jobs and
 // soniq_dead_letter_jobs and that only slow both programs down, and its foreign key
-// from a job to its worker. With all of Python's nine indexes on soniq_jobs a claim
+// from a job to its worker; and an index for the cursors of 0.1.0, which only a database that was
+// upgraded has. With all of Python's nine indexes on soniq_jobs a claim
 // costs four times as much. It returns the names of what it dropped: none on a database
 // that [Setup] made.
 //

@@ -1,0 +1,209 @@
+package soniq_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/eventually"
+)
+
+const dieSQL = `
+insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
+  dead_letter_reason, original_created_at, moved_to_dead_letter_at)
+values (gen_random_uuid(), $1, '{}', 'q', 1, 1, 1, 'timeout', now(), clock_timestamp())
+returning moved_epoch`
+
+// die writes a dead letter and returns its epoch.
+func die(t *testing.T, db db, name string) int64 {
+	t.Helper()
+	return queryValue[int64](t, db, dieSQL, name)
+}
+
+// runSQL is the part of an epoch that tells the run of the server.
+const runSQL = `(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint & 1048575`
+
+// foreignSQL makes a later epoch that another server began.
+const foreignSQL = `
+select setval('soniq_epochs', (((extract(epoch from clock_timestamp()) * 1000000)::bigint >> 20) + $1::bigint) << 20 | ((` + runSQL + `) # 1))`
+
+// feed are the names of the dead letters that a reader sees from the beginning, in order.
+func feed(t *testing.T, pool *pgxpool.Pool) []string {
+	t.Helper()
+	return queryColumn[string](t, pool, `
+		select job_name from soniq_dead_letter_feed
+		where (moved_epoch, moved_xid, id) > ('0'::bigint, '0'::xid8, '00000000-0000-0000-0000-000000000000'::uuid)
+		order by moved_epoch, moved_xid, id`)
+}
+
+// expectFeed waits for what a reader sees: transactions of other databases may hold it up.
+func expectFeed(t *testing.T, pool *pgxpool.Pool, want ...string) {
+	t.Helper()
+	eventually.True(t, fmt.Sprintf("a reader sees %q", want), func() bool { return slices.Equal(feed(t, pool), want) })
+}
+
+func TestEpoch_everyInsertHasOne(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	first := die(t, pool, "one")
+	if !queryValue[bool](t, pool, `select $1::bigint & 1048575 = `+runSQL, first) {
+		t.Errorf("the epoch %d is not this server's", first)
+	}
+	for _, level := range []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead, pgx.Serializable} {
+		tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := die(t, tx, string(level)); e != first {
+			t.Errorf("%s: epoch %d, want %d", level, e, first)
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A role with rights on the table alone.
+	poor := newRole(t, pool, `grant insert, select on soniq_dead_letter_jobs to %s`)
+	if e := die(t, poor.connect(t, pool), "poor"); e != first {
+		t.Errorf("a role that may only insert: epoch %d, want %d", e, first)
+	}
+	// What a role sets in its session is not taken.
+	exec(t, pool, `do $$ begin perform set_config('soniq.epoch', 'x', true); `+
+		strings.ReplaceAll(strings.ReplaceAll(dieSQL, "$1", "'set'"), "returning moved_epoch", "")+`; end $$`)
+	// A second death under an id, as 0.1.0 writes it.
+	exec(t, pool, `update soniq_dead_letter_jobs set moved_epoch = 7 where job_name = 'one'`)
+	exec(t, pool, `
+		insert into soniq_dead_letter_jobs as d
+		select * from soniq_dead_letter_jobs where job_name = 'one'
+		on conflict (id) do update
+		set moved_xid = pg_current_xact_id(), moved_to_dead_letter_at = clock_timestamp(), job_name = 'again'`)
+	if odd := queryColumn[string](t, pool, `select job_name || moved_epoch from soniq_dead_letter_jobs where moved_epoch <> $1`, first); len(odd) > 0 {
+		t.Errorf("another epoch than %d: %q", first, odd)
+	}
+	expectFeed(t, pool, "read committed", "repeatable read", "serializable", "poor", "set", "again")
+}
+
+// After a move the next death has a later epoch than all that is known, and rows of another server are
+// readable whatever their transaction numbers.
+func TestEpoch_afterAMove(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	exec(t, pool, foreignSQL, 5)
+	old := queryValue[int64](t, pool, `select last_value from soniq_epochs`)
+	exec(t, pool, `insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
+		dead_letter_reason, original_created_at, moved_to_dead_letter_at, moved_xid, moved_epoch)
+		select gen_random_uuid(), 'old' || n, '{}', 'q', 1, 1, 1, 'timeout', now(), now(), (1000000000 + n)::text::xid8, $1
+		from generate_series(1, 3) n`, old)
+	if got := feed(t, pool); !slices.Equal(got, []string{"old1", "old2", "old3"}) {
+		t.Errorf("a reader sees %q of the other server's", got)
+	}
+	// The first death is in a transaction that stays open: others don't wait for it.
+	open, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = open.Rollback(t.Context()) }()
+	exec(t, open, `select pg_current_xact_id()`)
+	snapshot, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.Serializable})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = snapshot.Rollback(t.Context()) }()
+	exec(t, snapshot, `select count(*), pg_current_xact_id() from soniq_dead_letter_jobs`)
+	e := die(t, open, "open")
+	if e <= old {
+		t.Errorf("epoch %d after %d", e, old)
+	}
+	if again := die(t, pool, "beside"); again != e {
+		t.Errorf("epochs %d and %d in one run", e, again)
+	}
+	if again := die(t, snapshot, "snapshot"); again != e {
+		t.Errorf("epochs %d and %d in one run", e, again)
+	}
+	if err := snapshot.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := feed(t, pool); !slices.Equal(got, []string{"old1", "old2", "old3"}) {
+		t.Errorf("a reader sees %q while a transaction before them is open", got)
+	}
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expectFeed(t, pool, "old1", "old2", "old3", "open", "snapshot", "beside")
+	// Of the rows only the table knows the latest epoch, as after a logical switch-over.
+	exec(t, pool, foreignSQL, 0)
+	exec(t, pool, `update soniq_dead_letter_jobs set moved_epoch = moved_epoch + (20 << 20) where job_name = 'old3'`)
+	latest := queryValue[int64](t, pool, `select max(moved_epoch) from soniq_dead_letter_jobs`)
+	if e := die(t, pool, "last"); e <= latest {
+		t.Errorf("epoch %d after %d", e, latest)
+	}
+}
+
+// A dump's rows are no news, whatever brings them back; deaths are.
+func TestEpoch_rowsOfADumpAreNotAnnounced(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	exec(t, pool, `insert into soniq_hooks (name, kind, url) values ('all', 'webhook', 'https://example.com/')`)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	exec(t, conn.Conn(), `listen soniq_dead_letter`)
+	columns := "id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at, moved_xid, moved_epoch"
+	const row = "%s\t%s\t{}\tq\t1\t1\t1\ttimeout\t2026-01-01\t2026-01-01\t%s\t%s\n"
+	xid := queryValue[string](t, pool, `select pg_current_xact_id()::text`)
+	var text strings.Builder
+	for i, r := range [][2]string{
+		{"3000000000", "0"},
+		{"3", "1796088732742752"},
+		{xid, "1796088732742752"},
+		// The number of the very transaction that restores, of another server.
+		{"@", "1796088732742752"},
+	} {
+		fmt.Fprintf(&text, row, fmt.Sprintf("00000000-0000-4000-8000-%012d", i), fmt.Sprintf("dump%d", i), r[0], r[1])
+	}
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := queryValue[string](t, tx, `select pg_current_xact_id()::text`)
+	if _, err := tx.Conn().PgConn().CopyFrom(t.Context(), strings.NewReader(strings.ReplaceAll(text.String(), "@", self)),
+		"copy soniq_dead_letter_jobs ("+columns+") from stdin"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	die(t, conn.Conn(), "news")
+	n, err := conn.Conn().WaitForNotification(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(n.Payload, `"news"`) {
+		t.Errorf("announced %s", n.Payload)
+	}
+	if got := queryColumn[string](t, pool, `select facts ->> 'job_name' from soniq_hook_deliveries`); !slices.Equal(got, []string{"news"}) {
+		t.Errorf("the hook gets %q", got)
+	}
+	if odd := queryValue[int](t, pool, `select count(*) from soniq_dead_letter_jobs where job_name like 'dump%' and moved_epoch not in (0, 1796088732742752)`); odd != 0 {
+		t.Errorf("%d rows have lost their epoch", odd)
+	}
+}
+
+// A broken epoch never makes a move fail.
+func TestEpoch_neverFailsAnInsert(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	exec(t, pool, `drop sequence soniq_epochs`)
+	if e := die(t, pool, "without"); e != 0 {
+		t.Errorf("epoch %d without its sequence", e)
+	}
+}
