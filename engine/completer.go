@@ -2,15 +2,14 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"soniq/internal/maintenance"
-	"soniq/internal/pg"
 	"soniq/internal/settle"
 )
 
@@ -20,17 +19,24 @@ type outcomes struct {
 	// heavy has a settler of its own: the deaths of jobs that are so large that the
 	// others would wait.
 	heavy chan settle.Outcome
+	// deferred are those that the database refuses for now.
+	deferred *settle.Deferred
 }
 
-func newOutcomes(concurrency int) *outcomes {
+func newOutcomes(concurrency int, deferred *settle.Deferred) *outcomes {
 	return &outcomes{
-		light: make(chan settle.Outcome, 2*concurrency+settle.MaxBatch),
-		heavy: make(chan settle.Outcome, 2*concurrency),
+		light:    make(chan settle.Outcome, 2*concurrency+settle.MaxBatch),
+		heavy:    make(chan settle.Outcome, 2*concurrency),
+		deferred: deferred,
 	}
 }
 
-// places is how many more outcomes can be added without blocking.
+// places is how many more outcomes can be added without blocking. It is 0 while as many
+// wait as may.
 func (o *outcomes) places() int {
+	if o.deferred.Full() {
+		return 0
+	}
 	return min(cap(o.light)-len(o.light), cap(o.heavy)-len(o.heavy))
 }
 
@@ -48,21 +54,9 @@ func (o Outcome) toSettle() settle.Outcome {
 	out := settle.Outcome{
 		ID: job.ID, Attempts: job.Attempts, Token: job.token, Name: job.Name, ClaimedAt: job.UpdatedAt,
 		Replay: job.ReplayOf != nil, Kind: settle.Kind(o.Kind), Delay: o.Delay, Verdict: o.Verdict,
-		Duration: o.Duration, Result: o.result, Completed: o.completed, Job: job,
-	}
-	if o.refuse != nil {
-		out.Refuse = refusal(job, o.Duration, o.refuse)
+		Duration: o.Duration, Result: o.result, Completed: o.completed, Job: job, Bytes: len(job.Args),
 	}
 	return out
-}
-
-// refusal is apart so that an outcome that can't be refused is not allocated.
-func refusal(job *Job, duration time.Duration, refuse func(error) Outcome) func(error) settle.Outcome {
-	return func(err error) settle.Outcome {
-		refused := refuse(err)
-		refused.Job, refused.Duration = job, duration
-		return refused.toSettle()
-	}
 }
 
 // close says that no more will be added.
@@ -73,11 +67,8 @@ func (o *outcomes) close() {
 
 // completer writes outcomes and reports them.
 type completer struct {
+	settle.Writer
 	outcomes *outcomes
-	pool     *pg.Pool
-	worker   uuid.UUID
-	ttl      time.Duration
-	logger   *slog.Logger
 	observer Observer
 	// settled is called with each outcome after it was written.
 	settled func(Outcome)
@@ -85,21 +76,41 @@ type completer struct {
 	observing sync.Mutex
 }
 
+// wireCompleter makes the completer with its outcomes.
+func (w *Worker) wireCompleter() {
+	c := &completer{
+		Writer:   settle.Writer{Pool: w.pool, Logger: w.logger, Worker: w.id, TTL: w.config.ResultTTL},
+		observer: w.config.Observer,
+		settled:  func(o Outcome) { w.inflight.settled(o.Job.token) },
+	}
+	c.Settled = c.report
+	deferred := settle.NewDeferred(c.Writer)
+	deferred.OnDeferred = func(o *settle.Outcome) {
+		if job := o.Job.(*Job); job.held != nil {
+			// Others need the room.
+			job.Args, o.Bytes = nil, 0
+			job.held.release()
+		}
+	}
+	c.outcomes = newOutcomes(w.config.Concurrency, deferred)
+	w.completer = c
+}
+
 // run writes outcomes until there are no more, or ctx ends.
 func (c *completer) run(ctx context.Context) error {
-	var settlers errgroup.Group
+	var settlers, deferred errgroup.Group
 	start := func(outcomes chan settle.Outcome, batch int) {
 		settlers.Go(func() error {
-			s := &settle.Settler{
-				Pool: c.pool, Logger: c.logger, Worker: c.worker, TTL: c.ttl,
-				Outcomes: outcomes, Batch: batch, Settled: c.report,
-			}
+			s := &settle.Settler{Writer: c.Writer, Outcomes: outcomes, Batch: batch, Deferred: c.outcomes.deferred}
 			return s.Run(ctx)
 		})
 	}
 	start(c.outcomes.light, settle.MaxBatch)
 	start(c.outcomes.heavy, 1)
-	return settlers.Wait()
+	deferred.Go(func() error { return c.outcomes.deferred.Run(ctx) })
+	err := settlers.Wait()
+	c.outcomes.deferred.Close()
+	return errors.Join(err, deferred.Wait())
 }
 
 // report logs an outcome that was written, and calls the observer.
@@ -108,25 +119,27 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 		Job: written.Job.(*Job), Kind: OutcomeKind(written.Kind), Delay: written.Delay,
 		Verdict: written.Verdict, Duration: written.Duration, result: written.Result,
 	}
-	defer o.Job.held.release()
+	if !written.Deferred {
+		defer o.Job.held.release()
+	}
 	c.settled(o)
 	attrs := func(more ...any) []any {
 		return append([]any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
 	}
 	switch o.Kind {
 	case OutcomeDeadLetter:
-		c.logger.Warn("job is a dead letter", attrs("reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
+		c.Logger.Warn("job is a dead letter", attrs("reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
 	case OutcomeRetry:
-		c.logger.Info("job failed, will retry", attrs(
+		c.Logger.Info("job failed, will retry", attrs(
 			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
 	case OutcomeReleased:
-		c.logger.Info("job given back", attrs()...)
+		c.Logger.Info("job given back", attrs()...)
 	case OutcomeCancelled:
-		c.logger.Info("job cancelled", attrs("error", o.Verdict.Message)...)
+		c.Logger.Info("job cancelled", attrs("error", o.Verdict.Message)...)
 	default:
 		// Asked first: what is made for the log would cost more than the job.
-		if c.logger.Enabled(ctx, slog.LevelDebug) {
-			c.logger.Debug("job settled", attrs("outcome", string(o.Kind))...)
+		if c.Logger.Enabled(ctx, slog.LevelDebug) {
+			c.Logger.Debug("job settled", attrs("outcome", string(o.Kind))...)
 		}
 	}
 	if c.observer == nil {
@@ -136,7 +149,7 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 	defer c.observing.Unlock()
 	defer func() {
 		if r := recover(); r != nil {
-			c.logger.Error("the observer panicked", attrs("panic", r)...)
+			c.Logger.Error("the observer panicked", attrs("panic", r)...)
 		}
 	}()
 	c.observer.Settled(ctx, o)
@@ -151,15 +164,14 @@ func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (re
 			ID: claim.ID, Attempts: claim.Attempts, Token: claim.Token, Name: claim.Name, Kind: settle.Released,
 		}
 	}
-	s := &settle.Settler{
-		Pool: c.pool, Logger: c.logger, Worker: c.worker, Batch: settle.MaxBatch,
-		Settled: func(_ context.Context, o settle.Outcome) {
-			if o.Kind == settle.Released {
-				released++
-				c.logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "name", o.Name)
-			}
-		},
+	w := c.Writer
+	w.Settled = func(_ context.Context, o settle.Outcome) {
+		if o.Kind == settle.Released {
+			released++
+			c.Logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "name", o.Name)
+		}
 	}
+	s := &settle.Settler{Writer: w, Batch: settle.MaxBatch}
 	err = s.Write(ctx, releases)
 	return released, err
 }

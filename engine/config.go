@@ -107,7 +107,8 @@ type BackgroundService interface {
 
 // Observer is called with the outcome of each attempt after it was written to the
 // database. One goroutine at a time calls it. It must not block: that goroutine writes
-// outcomes. A panic in it is logged.
+// outcomes. A panic in it is logged. If the database had refused the outcome for a while,
+// the job may come without its Args.
 type Observer interface {
 	Settled(ctx context.Context, outcome Outcome)
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,7 +51,11 @@ func (r *Registry) DryRun(ctx context.Context, name string, args any, attempt in
 	if err != nil {
 		return Outcome{}, err
 	}
-	e := &execution{job: job, handler: h, handle: run, timeout: timeout, classifiers: h.classifiers}
+	e := &execution{
+		job: job, handler: h, handle: run, timeout: timeout, classifiers: h.classifiers,
+		// What it would say is in the result.
+		log: slog.New(slog.DiscardHandler),
+	}
 	if h.timeout != 0 {
 		e.timeout = h.timeout
 	}

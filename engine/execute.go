@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -58,8 +59,6 @@ type Outcome struct {
 	result json.RawMessage
 	// completed is true if CompleteTx succeeded.
 	completed bool
-	// refuse returns the outcome if the database refuses the result.
-	refuse func(error) Outcome
 }
 
 // execution is one running attempt.
@@ -71,6 +70,7 @@ type execution struct {
 	// handed is the copy of job that the handler has.
 	handed  *Job
 	handler *handler
+	log     *slog.Logger
 	// handle is the handler's function, wrapped in the middleware.
 	handle HandlerFunc
 	// loader reads arguments that the claim did not return. Nil in a dry run.

@@ -208,31 +208,3 @@ begin
   raise exception 'refused by a trigger';
 end
 $$`
-
-func TestWorker_refusedOutcome_isChargedAndHoldsUpNobody(t *testing.T) {
-	t.Parallel()
-	pool := testdb.New(t)
-	exec(t, pool, refuse)
-	exec(t, pool, `create trigger refuse before update on soniq_jobs for each row
-		when (new.status = 'done' and new.job_name = 'refused') execute function refuse()`)
-	reg := engine.NewRegistry()
-	noop(reg, "refused")
-	noop(reg, "fine")
-	w := start(t, pool, reg, engine.WorkerConfig{})
-	client := newClient(t, pool)
-	refused := enqueue(t, client, "refused", nil)
-	w.waitForJob(t, enqueue(t, client, "fine", nil))
-	w.waitFor(t, "the refused outcome", func(all []engine.Outcome) bool {
-		for _, o := range all {
-			if o.Job.ID == refused {
-				return true
-			}
-		}
-		return false
-	})
-	job := getJob(t, client, refused)
-	if job.Status != engine.StatusQueued || job.Attempts != 1 || !strings.Contains(job.LastError, "refused by a trigger") ||
-		job.ScheduledAt == nil || time.Until(*job.ScheduledAt) < 30*time.Second {
-		t.Errorf("%s after %d attempts, due %v, error %q", job.Status, job.Attempts, job.ScheduledAt, job.LastError)
-	}
-}

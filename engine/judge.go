@@ -9,6 +9,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
+	"soniq/internal/settle"
 )
 
 // judge makes an outcome of what the handler returned. The cause of the context
@@ -103,19 +104,16 @@ type timeoutError struct{ after time.Duration }
 func (e *timeoutError) Error() string { return fmt.Sprintf("timed out after %s", e.after) }
 func (e *timeoutError) Unwrap() error { return ErrJobTimeout }
 
-// succeed is the outcome of a handler that returned no error. A result that can't be
-// stored makes the attempt a failure: a program that waits for it would not get it.
+// succeed is the outcome of a handler that returned no error. The job is done, also if
+// its result can't be stored: the work must not be done again for the sake of its result.
 func (e *execution) succeed(result any) Outcome {
 	raw, err := encodeResult(result)
 	if err != nil {
-		return e.fail(classify.KindError, fmt.Errorf("store result: %w", err), "", "")
+		e.log.Error("the result of a job can't be stored; the job is done, with a note in its place",
+			"job", e.job.ID, "name", e.job.Name, "error", err)
+		raw = settle.NoResult(err.Error())
 	}
-	if raw == nil {
-		return Outcome{Kind: OutcomeDone}
-	}
-	return Outcome{Kind: OutcomeDone, result: raw, refuse: func(err error) Outcome {
-		return e.fail(classify.KindError, err, "", "")
-	}}
+	return Outcome{Kind: OutcomeDone, result: raw}
 }
 
 // encodeResult encodes a result as JSON that can be stored. Nil means no result.

@@ -175,23 +175,3 @@ func TestWorker_rowTheServerFailsAt_holdsUpNobody(t *testing.T) {
 		})
 	}
 }
-
-// The server can't store the outcome of one job, for a reason of its own.
-func TestWorker_outcomeTheServerFailsAt_holdsUpNobody(t *testing.T) {
-	t.Parallel()
-	pool := testdb.New(t)
-	exec(t, pool, `create function fails() returns trigger language plpgsql as $$ begin raise 'too much' using errcode = 'XX000'; end $$`)
-	exec(t, pool, `create trigger fails before update on soniq_jobs for each row
-		when (old.status = 'processing' and new.status = 'done' and old.job_name = 'stuck') execute function fails()`)
-	reg := engine.NewRegistry()
-	noop(reg, "stuck")
-	noop(reg, "quick")
-	client := newClient(t, pool)
-	w := start(t, pool, reg, engine.WorkerConfig{})
-	id := enqueue(t, client, "stuck", nil)
-	waitTrue(t, "the refusal", func() bool { return getJob(t, client, id).LastError != "" })
-	w.waitForJob(t, enqueue(t, client, "quick", nil))
-	if job := getJob(t, client, id); job.Status != engine.StatusQueued || !strings.Contains(job.LastError, "too much") {
-		t.Errorf("the job is %s: %s", job.Status, job.LastError)
-	}
-}

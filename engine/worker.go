@@ -119,13 +119,9 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 // wire makes the parts and tells each what it needs of the others.
 func (w *Worker) wire() error {
 	c := w.config
-	outcomes := newOutcomes(c.Concurrency)
+	w.wireCompleter()
 	limits := claim.NewLimits(c.Concurrency, w.queues, w.registry.Names(), c.QueueConcurrency, w.registry.concurrencies())
-	w.inflight = newInflight(w.logger, c.Concurrency, limits, outcomes)
-	w.completer = &completer{
-		outcomes: outcomes, pool: w.pool, worker: w.id, ttl: c.ResultTTL, logger: w.logger, observer: c.Observer,
-		settled: func(o Outcome) { w.inflight.settled(o.Job.token) },
-	}
+	w.inflight = newInflight(w.logger, c.Concurrency, limits, w.completer.outcomes)
 	w.fetcher = &fetcher{
 		logger:   w.logger,
 		inflight: w.inflight,
@@ -328,7 +324,7 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 
 func (w *Worker) execution(ctx context.Context, job *Job) *execution {
 	e := &execution{
-		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.fetcher.loader,
+		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.fetcher.loader, log: w.logger,
 		timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
 		worker: w.id, schema: w.pool.Schema(), ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
 	}

@@ -22,8 +22,9 @@ import (
 
 // The settings last for the transaction, which is that of the statement that
 // follows. A plan that needs a sequential scan all the same counts as so expensive
-// that the server would compile it each time, for most of a second: jit is off.
-const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`
+// that the server would compile it each time, for most of a second: jit is off. A role's
+// statement_timeout is meant for people: the callers limit these statements themselves.
+const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true), set_config('statement_timeout', '0', true)`
 
 // Batcher sends a batch as one implicit transaction: a pgxpool.Pool or a pg.Pool.
 type Batcher interface {
@@ -39,6 +40,11 @@ func Query(ctx context.Context, pool Batcher, sql string, args ...any) (pgx.Rows
 	batch.Queue(onlySQL)
 	return query(ctx, pool, &batch, sql, args)
 }
+
+// LockPatience is how long an outcome waits for a lock: of its row, or of a unique key
+// that somebody has inserted and not committed, for as long as they like. All outcomes
+// of its batch wait with it.
+const LockPatience = 300 * time.Millisecond
 
 const patientSQL = onlySQL + `, set_config('lock_timeout', $1, true)`
 

@@ -151,7 +151,7 @@ func Move(ctx context.Context, db pg.Querier, worker uuid.UUID, deaths []Death) 
 	switch pool := db.(type) {
 	case *pgxpool.Pool, *pg.Pool:
 		query = func(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-			return byindex.Query(ctx, pool.(byindex.Batcher), sql, args...)
+			return byindex.QueryPatient(ctx, pool.(byindex.Batcher), byindex.LockPatience, sql, args...)
 		}
 	}
 	rows, err := query(ctx, moveSQL, args...)

@@ -1,8 +1,10 @@
 package pg
 
 import (
+	"cmp"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -14,6 +16,9 @@ const (
 	InvalidCatalogName           = "3D000" // no such database
 	SerializationFailure         = "40001"
 	DeadlockDetected             = "40P01"
+	ReadOnlyTransaction          = "25006" // also what a standby answers to a write
+	InvalidStatementName         = "26000" // a pooler has changed the connection
+	DuplicateStatement           = "42P05" // as before
 	DuplicateDatabase            = "42P04"
 	DuplicateTable               = "42P07"
 	DuplicateObject              = "42710"
@@ -22,6 +27,7 @@ const (
 	UndefinedObject              = "42704"
 	UndefinedTable               = "42P01"
 	UniqueViolation              = "23505"
+	DiskFull                     = "53100"
 	OutOfMemory                  = "53200"
 	ProgramLimitExceeded         = "54000"
 	ObjectNotInPrerequisiteState = "55000"
@@ -88,4 +94,65 @@ func IsTooLarge(err error) bool {
 // a trigger raises.
 func IsDataError(err error) bool {
 	return IsClass(err, "21", ClassData, "23", ClassProgramLimit, "P0")
+}
+
+// Refused reports whether the database itself answered a statement with an error, and the
+// connection can go on. Then another statement may succeed, so the error concerns what
+// this one writes, or the rights for it, whatever its SQLSTATE is. A database that is away,
+// starting, shutting down or read-only refuses nothing: there every statement fails, until
+// it is back. Nor is it a refusal where a pooler has taken the prepared statement away.
+func Refused(err error) bool {
+	var pgErr *pgconn.PgError
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) || !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code {
+	case ReadOnlyTransaction, InvalidStatementName, DuplicateStatement:
+		return false
+	}
+	severity := cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity)
+	return severity != "FATAL" && severity != "PANIC"
+}
+
+// Momentary reports whether a refusal may be over in a moment: it is about what other
+// transactions do at the same time.
+func Momentary(err error) bool {
+	return IsCode(err, SerializationFailure, DeadlockDetected, LockNotAvailable)
+}
+
+// notifies is the routine of the server that a transaction with a notification ends in.
+const notifies = "PreCommit_Notify"
+
+// Remedy says what an operator can do about a refusal, in one sentence for the log.
+func Remedy(err error) string {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return "see the error"
+	}
+	switch code := pgErr.Code; {
+	case code == InsufficientPrivilege:
+		return "grant the role of this connection what it lacks"
+	case code == UndefinedTable, code == UndefinedColumn, code == "42883", code == "3F000":
+		return "run 'soniq setup'; if a trigger of the application's fails, mend the trigger"
+	case code == ProgramLimitExceeded && pgErr.Routine == notifies:
+		return "end the session that listens and is idle in a transaction (see pg_stat_activity): it keeps the NOTIFY queue from being emptied"
+	case code == ProgramLimitExceeded:
+		return "the server has no room for a value, or its NOTIFY queue is full (select pg_notification_queue_usage())"
+	case code == DiskFull:
+		return "make room on the disk of the database server"
+	case strings.HasPrefix(code, ClassInsufficientResources):
+		return "the database server lacks memory, disk or connections"
+	case strings.HasPrefix(code, "23"):
+		return "a constraint refuses the row: if it is the application's, change it"
+	case strings.HasPrefix(code, ClassData):
+		return "the database can't hold a value of the row"
+	case code == LockNotAvailable:
+		return "end the session that holds the lock (select pg_blocking_pids(pid), * from pg_stat_activity)"
+	case code == QueryCanceled:
+		return "find what takes so long (a trigger of the application's), or who cancels it"
+	case strings.HasPrefix(code, "P0"):
+		return "a trigger raises this error: if it is the application's, change it"
+	}
+	return "the error says what the database refuses"
 }

@@ -13,14 +13,14 @@ import (
 // report calls Settled with each outcome. An outcome that matched no row was lost:
 // others had declared the worker dead. Two cases are no loss, and the row shows them:
 // its handler completed the job, or an earlier try was committed and its answer lost.
-func (s *Settler) report(ctx context.Context, group []Outcome, written []uuid.UUID, ambiguous bool) {
+func (s *Writer) report(ctx context.Context, group []Outcome, written []uuid.UUID, ambiguous bool) {
 	wrote := make(map[uuid.UUID]bool, len(written))
 	for _, id := range written {
 		wrote[id] = true
 	}
 	var unclear []Outcome
 	for _, o := range group {
-		if !wrote[o.ID] && (ambiguous || o.aside || o.Completed) {
+		if !wrote[o.ID] && (ambiguous || o.unsure || o.Completed) {
 			unclear = append(unclear, o)
 		}
 	}
@@ -29,7 +29,7 @@ func (s *Settler) report(ctx context.Context, group []Outcome, written []uuid.UU
 		s.Logger.Warn("can't tell which outcomes were written before the connection broke, or by their handlers", "error", err)
 	}
 	for _, o := range group {
-		unsure := ambiguous || o.aside
+		unsure := ambiguous || o.unsure
 		trace, found := traces[o.ID]
 		switch {
 		case wrote[o.ID]:
@@ -81,7 +81,7 @@ func (t trace) of(kind Kind) bool {
 	return true
 }
 
-func (s *Settler) readBack(ctx context.Context, outcomes []Outcome) (map[uuid.UUID]trace, error) {
+func (s *Writer) readBack(ctx context.Context, outcomes []Outcome) (map[uuid.UUID]trace, error) {
 	if len(outcomes) == 0 {
 		return nil, nil
 	}

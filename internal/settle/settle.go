@@ -5,9 +5,11 @@
 // (id, worker, attempts and token). Outcomes are independent of each other:
 //
 //   - A database that is away is tried again until it is back.
-//   - If the database refuses a batch, each row is written by itself, and a refused
-//     outcome becomes another one: a failed attempt with the reason, for instance.
-//   - An outcome whose row is locked is set aside and tried again later.
+//   - If the database refuses a batch, for whatever reason, its outcomes are deferred
+//     (see [Deferred]): each is written by itself, beside the batches. One that is
+//     refused then is kept and tried again until it is written. A text or a result
+//     that can't be stored is replaced; what becomes of the job never changes.
+//   - An outcome whose row is locked is deferred too.
 //   - If the connection broke at the commit, the rows are read back.
 //
 // Package engine decides the outcomes, and deadwrite writes the deaths.
@@ -62,14 +64,15 @@ type Outcome struct {
 	// Completed: the handler has made the job done in a transaction of its own, which
 	// may have been committed.
 	Completed bool
-	// Refuse returns the outcome if the database refuses the result.
-	Refuse func(error) Outcome
+	// Bytes is what the caller keeps for it in memory; see [MaxDeferredBytes].
+	Bytes int
+	// Deferred: a batch with it was refused, and a [Deferred] has it or has written it.
+	Deferred bool
 	// Job is the caller's.
 	Job any
 
-	// aside: a statement with it was given up because the row was locked. It may have
-	// been written all the same.
-	aside bool
+	// unsure: an earlier try may have been committed.
+	unsure bool
 }
 
 // failure is the history's entry for a failed attempt. It is nil for a job that died
@@ -82,23 +85,30 @@ func (o *Outcome) failure(worker uuid.UUID) *classify.Failure {
 	return history.Entry(o.Attempts, &worker, &startedAt, startedAt.Add(o.Duration), o.Verdict)
 }
 
-// Settler writes outcomes. Its methods are called by one goroutine.
-type Settler struct {
+// Writer is what it takes to write outcomes.
+type Writer struct {
 	Pool   *pg.Pool
 	Logger *slog.Logger
 	// Worker is the worker under whose claims it writes.
 	Worker uuid.UUID
 	// TTL is how long the row of a done job is kept; 0 deletes it at once.
 	TTL time.Duration
+	// Settled is called with each outcome after it was written. A Settler and a Deferred
+	// may call it at the same time.
+	Settled func(context.Context, Outcome)
+}
+
+// Settler writes outcomes in batches. Its methods are called by one goroutine.
+type Settler struct {
+	Writer
 	// Outcomes is where Run gets them.
 	Outcomes <-chan Outcome
 	// Batch is how many outcomes are written together, at most [MaxBatch].
 	Batch int
-	// Settled is called with each outcome after it was written.
-	Settled func(context.Context, Outcome)
+	// Deferred takes what can't be written with its batch. If it is nil, each of these
+	// is tried once, and Write returns the error.
+	Deferred *Deferred
 
-	// aside are the outcomes whose rows were locked.
-	aside []Outcome
 	// buffer is used for each batch again. Nothing keeps a batch.
 	buffer []Outcome
 }
@@ -111,24 +121,14 @@ const (
 	// has the same number, for jobs that their requeue cancels.
 	CancelledTTL = 24 * time.Hour
 
-	// firstPatience is how long the first try of a statement may take before locked rows
-	// are looked for. maxPatience is that of a later try: then a connection that hangs is
-	// given up.
+	// firstPatience is how long the first try of a statement may take. maxPatience is
+	// that of a later try: then a connection that hangs is given up.
 	firstPatience = 3 * time.Second
 	maxPatience   = 30 * time.Second
-	// requeuePatience is how long a requeue waits for a lock, of the row or of its unique
-	// key. Whoever may enqueue can insert that key and not commit, for as long as they
-	// like.
-	requeuePatience = 250 * time.Millisecond
-	// maxBroken is how often the server may report an internal error before that counts
-	// as a refusal of the rows.
-	maxBroken = 3
-	// asideInterval is the time between two tries of what was set aside.
-	asideInterval = 2 * time.Second
-	// refusedDelay keeps a job whose outcome is refused from running again at once.
-	refusedDelay = time.Minute
-	// unstorableError replaces an error text that the database refused.
-	unstorableError = "the error could not be stored"
+	// maxTries is how often a batch is tried if the server reports an internal error or
+	// that another transaction was faster, or if the connection breaks or hangs each
+	// time. Then one of its rows may be the cause.
+	maxTries = 3
 )
 
 // Run writes outcomes until the channel is closed and empty, or ctx ends. Then it gives
@@ -136,54 +136,30 @@ const (
 //
 // Errors: that some outcomes were given up.
 func (s *Settler) Run(ctx context.Context) error {
-	for open := true; open || len(s.aside) > 0; {
+	for open := true; open; {
 		var batch []Outcome
-		batch, open = s.gather(ctx, open)
-		if len(batch) > 0 {
-			if err := s.Write(ctx, batch); err != nil {
-				return fmt.Errorf("settle %d jobs: %w", len(batch)+len(s.aside), err)
-			}
-			// The buffer must not keep the jobs' arguments.
-			clear(batch)
+		batch, open = s.gather()
+		if err := s.Write(ctx, batch); err != nil {
+			return fmt.Errorf("settle %d jobs: %w", len(batch)+len(s.Outcomes), err)
 		}
-		if ctx.Err() != nil && len(s.aside) > 0 {
-			return fmt.Errorf("settle %d jobs: gave up: another session holds the rows locked", len(s.aside))
-		}
+		// The buffer must not keep the jobs' arguments.
+		clear(batch)
 	}
 	return nil
 }
 
-// gather waits for one outcome and takes what else is there. It returns the outcomes
-// that were set aside when their time has come.
-func (s *Settler) gather(ctx context.Context, open bool) (batch []Outcome, stillOpen bool) {
-	var aside <-chan time.Time
-	var givenUp <-chan struct{}
-	if len(s.aside) > 0 {
-		timer := time.NewTimer(asideInterval)
-		defer timer.Stop()
-		aside, givenUp = timer.C, ctx.Done()
-	}
-	outcomes := s.Outcomes
+// gather waits for one outcome and takes what else is there.
+func (s *Settler) gather() (batch []Outcome, open bool) {
+	o, open := <-s.Outcomes
 	if !open {
-		outcomes = nil
+		return nil, false
 	}
-	select {
-	case o, ok := <-outcomes:
-		if !ok {
-			return nil, false
-		}
-		batch = append(s.buffer[:0], o)
-	case <-aside:
-		batch, s.aside = s.aside, nil
-		return s.setAside(ctx, batch), open
-	case <-givenUp:
-		return nil, open
-	}
+	batch = append(s.buffer[:0], o)
 	defer func() { s.buffer = batch }()
 	for len(batch) < s.Batch {
 		select {
-		case o, ok := <-s.Outcomes:
-			if !ok {
+		case o, open := <-s.Outcomes:
+			if !open {
 				return batch, false
 			}
 			batch = append(batch, o)
@@ -196,7 +172,7 @@ func (s *Settler) gather(ctx context.Context, open bool) (batch []Outcome, still
 
 // Write settles a batch, with one statement for each way to write.
 //
-// Errors: that ctx ended before all of it was written.
+// Errors: that ctx ended before all of it was written or deferred.
 func (s *Settler) Write(ctx context.Context, batch []Outcome) error {
 	if len(batch) == 0 {
 		return nil
@@ -218,31 +194,16 @@ func (s *Settler) Write(ctx context.Context, batch []Outcome) error {
 	return nil
 }
 
-// setAside takes from a group, which took too long to write, the outcomes whose rows
-// are locked, and returns the others. If the database is only slow, there are none.
-func (s *Settler) setAside(ctx context.Context, group []Outcome) (rest []Outcome) {
-	ids := make([]uuid.UUID, len(group))
+// locked returns which rows of a group another session has locked. ok is false if the
+// database doesn't say.
+func (s *Writer) locked(ctx context.Context, group []Outcome) (ids []uuid.UUID, ok bool) {
+	all := make([]uuid.UUID, len(group))
 	for i, o := range group {
-		ids[i] = o.ID
+		all[i] = o.ID
 	}
 	ctx, cancel := context.WithTimeout(ctx, firstPatience)
 	defer cancel()
-	rows, _ := s.Pool.Query(ctx, lockedSQL, pg.IDs(ids))
-	locked, err := pg.CollectIDs(rows)
-	if err != nil || len(locked) == 0 {
-		return group
-	}
-	for _, o := range group {
-		if !slices.Contains(locked, o.ID) {
-			rest = append(rest, o)
-			continue
-		}
-		if !o.aside {
-			s.Logger.Warn("the row of a job is locked by another session; its outcome is written when the row is free",
-				"job", o.ID, "name", o.Name, "outcome", string(o.Kind))
-		}
-		o.aside = true
-		s.aside = append(s.aside, o)
-	}
-	return rest
+	rows, _ := s.Pool.Query(ctx, lockedSQL, pg.IDs(all))
+	ids, err := pg.CollectIDs(rows)
+	return ids, err == nil
 }

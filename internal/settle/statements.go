@@ -102,7 +102,7 @@ where j.id = any ($1)
   and j.id not in (select free.id from free)`
 
 // exec writes a group and returns the ids of the rows that matched.
-func (s *Settler) exec(ctx context.Context, way way, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
+func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
 	// Limited, so that a connection that hangs is given up and tried anew.
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -126,12 +126,12 @@ func (s *Settler) exec(ctx context.Context, way way, group []Outcome, patience t
 				results[i] = new(string(o.Result))
 			}
 		}
-		rows, _ = byindex.Query(ctx, s.Pool, DoneSQL, s.Worker, array, attempts, tokens, results, s.TTL)
+		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, DoneSQL, s.Worker, array, attempts, tokens, results, s.TTL)
 	case writeDelete:
-		rows, _ = byindex.Query(ctx, s.Pool, DeleteSQL, s.Worker, array, attempts, tokens)
+		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, DeleteSQL, s.Worker, array, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
 		delays, errs, refunds, failures := s.requeueColumns(group)
-		rows, _ = byindex.QueryPatient(ctx, s.Pool, requeuePatience, requeueSQL, s.Worker, array, attempts, tokens,
+		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, requeueSQL, s.Worker, array, attempts, tokens,
 			delays, errs, refunds, way == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:
@@ -139,7 +139,7 @@ func (s *Settler) exec(ctx context.Context, way way, group []Outcome, patience t
 		for i, o := range group {
 			errs[i] = o.Verdict.Message
 		}
-		rows, _ = byindex.Query(ctx, s.Pool, CancelledSQL, s.Worker, array, attempts, tokens, errs, CancelledTTL)
+		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, CancelledSQL, s.Worker, array, attempts, tokens, errs, CancelledTTL)
 	}
 	return pg.CollectIDs(rows)
 }
@@ -174,7 +174,7 @@ func collectRequeued(rows pgx.Rows, group []Outcome) ([]uuid.UUID, error) {
 	return ids, nil
 }
 
-func (s *Settler) requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32, failures []*string) {
+func (s *Writer) requeueColumns(group []Outcome) (delays []*time.Duration, errs []*string, refunds []int32, failures []*string) {
 	delays = make([]*time.Duration, len(group))
 	errs = make([]*string, len(group))
 	refunds = make([]int32, len(group))

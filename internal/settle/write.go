@@ -5,12 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgconn"
 
-	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 )
 
@@ -27,7 +28,7 @@ const (
 	writeCancelled
 )
 
-func (s *Settler) wayOf(o Outcome) way {
+func (s *Writer) wayOf(o Outcome) way {
 	switch o.Kind {
 	case Done:
 		// A trigger reads a replay's success from its row. So that row is kept for the
@@ -55,16 +56,16 @@ type writing struct {
 	// ambiguous: a try may have been committed. trouble is the first error of such a try.
 	ambiguous bool
 	trouble   error
-	// broken counts the internal errors of the server.
-	broken int
-	warned bool
+	// tries counts those in a row that failed although the server could be reached.
+	tries int
+	told  reminder
 }
 
 // refusalError is about the rows: the same statement would fail again.
 type refusalError struct{ error }
 
-// writeGroup writes a group, again and again while the database is away. If the
-// database refuses a row, the group is written row by row.
+// writeGroup writes a group, again and again while the database is away. What the
+// database refuses is deferred.
 func (s *Settler) writeGroup(ctx context.Context, way way, group []Outcome) error {
 	w := &writing{Settler: s, way: way, group: group, patience: firstPatience}
 	ids, err := backoff.Retry(ctx, func() ([]uuid.UUID, error) { return w.try(ctx) },
@@ -76,94 +77,99 @@ func (s *Settler) writeGroup(ctx context.Context, way way, group []Outcome) erro
 		}),
 		backoff.WithMaxElapsedTime(0),
 		backoff.WithNotify(func(err error, _ time.Duration) {
-			if !w.warned {
-				s.Logger.Warn("outcomes can't be written; trying until they are", "jobs", len(w.group), "error", err)
-				w.warned = true
+			if pg.Momentary(err) || !w.told.due() {
+				return
 			}
+			s.Logger.Warn("outcomes can't be written; trying until they are", "jobs", len(w.group)+len(s.Outcomes), "error", err)
 		}),
 	)
 	var refused *refusalError
 	if errors.As(err, &refused) {
-		return s.writeRows(ctx, way, w.group, refused.error)
+		return s.deferAll(ctx, w.group, w.ambiguous, refused.error)
 	}
 	if err != nil {
 		return fmt.Errorf("gave up: %w", cmp.Or(w.trouble, err))
 	}
-	if w.warned {
+	if w.told.times > 0 {
 		s.Logger.Info("outcomes are written again", "jobs", len(w.group))
 	}
 	s.report(ctx, w.group, ids, w.ambiguous)
 	return nil
 }
 
-// try writes the group once. A permanent error is a refusal. It takes outcomes whose
-// rows are locked out of the group.
+// try writes the group once. A permanent error is a refusal.
 func (w *writing) try(ctx context.Context) ([]uuid.UUID, error) {
 	ids, err := w.exec(ctx, w.way, w.group, w.patience)
+	var connecting *pgconn.ConnectError
 	switch {
 	case err == nil:
 		return ids, nil
-	case pg.IsDataError(err):
-		return nil, backoff.Permanent(&refusalError{err})
-	case pg.IsClass(err, pg.ClassInternal):
-		if w.broken++; w.broken >= maxBroken {
-			return nil, backoff.Permanent(&refusalError{err})
-		}
-		return nil, err
 	case pg.IsCode(err, pg.LockNotAvailable):
-		all := len(w.group)
-		switch w.group = w.setAside(ctx, w.group); {
-		case len(w.group) == 0:
-			return nil, nil
-		case len(w.group) == all && w.way == writeRequeue:
-			// No row is locked, so it is the unique key of one.
-			return nil, backoff.Permanent(&refusalError{err})
-		}
-		return nil, err
+		return w.deferLocked(ctx, err)
+	case pg.Refused(err) && !pg.Momentary(err) && !pg.IsClass(err, pg.ClassInternal):
+		return nil, backoff.Permanent(&refusalError{err})
+	case pg.Refused(err):
+		return nil, w.again(err)
 	}
 	// The statement may have been committed before the connection broke.
 	w.ambiguous, w.trouble = true, cmp.Or(w.trouble, err)
+	if errors.As(err, &connecting) {
+		w.tries = 0
+		return nil, err
+	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		w.patience = min(2*w.patience, maxPatience)
-		if w.group = w.setAside(ctx, w.group); len(w.group) == 0 {
-			return nil, nil
+	}
+	return nil, w.again(err)
+}
+
+// again counts a try that failed although the server could be reached.
+func (w *writing) again(err error) error {
+	if w.tries++; w.tries >= maxTries {
+		return backoff.Permanent(&refusalError{err})
+	}
+	return err
+}
+
+// deferLocked defers the outcomes whose rows are locked. If there are none, another lock
+// keeps the group from being written, such as that of a unique key.
+func (w *writing) deferLocked(ctx context.Context, err error) ([]uuid.UUID, error) {
+	ids, ok := w.locked(ctx, w.group)
+	if !ok {
+		return nil, w.again(err)
+	}
+	if len(ids) == 0 {
+		return nil, backoff.Permanent(&refusalError{err})
+	}
+	var locked, free []Outcome
+	for _, o := range w.group {
+		if slices.Contains(ids, o.ID) {
+			locked = append(locked, o)
+		} else {
+			free = append(free, o)
 		}
+	}
+	if err := w.deferAll(ctx, locked, w.ambiguous, err); err != nil {
+		return nil, backoff.Permanent(err)
+	}
+	if w.group = free; len(free) == 0 {
+		return nil, nil
 	}
 	return nil, err
 }
 
-// writeRows is for a group, or at last a row, that the database refuses. A row must not
-// stay processing under a live worker. If all else fails it goes back to its queue,
-// charged and after a while, because the next outcome may be refused too.
-func (s *Settler) writeRows(ctx context.Context, way way, group []Outcome, refusal error) error {
-	if len(group) > 1 {
-		for _, o := range group {
-			if err := s.writeGroup(ctx, way, []Outcome{o}); err != nil {
-				return err
-			}
+// deferAll hands outcomes over to Deferred, or else tries each once.
+func (s *Settler) deferAll(ctx context.Context, group []Outcome, unsure bool, refusal error) error {
+	var errs []error
+	for _, o := range group {
+		o.unsure = o.unsure || unsure
+		if s.Deferred != nil {
+			s.Deferred.add(o, refusal)
+			continue
 		}
-		return nil
+		if err := s.writeOne(ctx, o, refusal, firstPatience); err != nil {
+			errs = append(errs, fmt.Errorf("job %s: %w", o.ID, err))
+		}
 	}
-	o := group[0]
-	switch {
-	case way == writeRequeue:
-		// Its unique twin is queued, or about to be.
-		return s.writeGroup(ctx, writeRequeuePlain, group)
-	case way == writeDone && o.Result != nil && o.Refuse != nil:
-		return s.Write(ctx, []Outcome{o.Refuse(fmt.Errorf("store result: %w", refusal))})
-	case way == writeDead && o.Verdict.Message != unstorableError:
-		o.Verdict.Message, o.Verdict.Stack = unstorableError, ""
-		return s.writeGroup(ctx, way, []Outcome{o})
-	}
-	s.Logger.Error("the database refuses a job's outcome",
-		"job", o.ID, "name", o.Name, "outcome", string(o.Kind), "error", refusal)
-	if way == writeRequeuePlain {
-		o.Kind = Lost
-		s.Settled(ctx, o)
-		return nil
-	}
-	o.Kind, o.Delay, o.Result = Retry, refusedDelay, nil
-	o.Verdict = classify.Verdict{Retry: true, Message: pg.Storable(
-		"the database refuses the outcome: "+refusal.Error(), classify.MaxErrorBytes)}
-	return s.writeGroup(ctx, writeRequeuePlain, []Outcome{o})
+	return errors.Join(errs...)
 }
