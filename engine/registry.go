@@ -70,8 +70,10 @@ func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T
 }
 
 // HandleResult is [Handle] for a function with a result. The result is stored as JSON
-// with the done job, until the worker's ResultTTL has passed. If it can't be encoded,
-// or has over 1 MiB as JSON, the attempt has failed.
+// with the done job, until the worker's ResultTTL has passed. If it can't be encoded or
+// stored, or has over 1 MiB as JSON, the job is done all the same: its work must not be
+// done again for the sake of the result. The result is then the object
+// {"result_not_stored": "why"}, and the worker logs an error.
 func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Context, args T) (R, error), opts ...HandleOption) {
 	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", *new(T))
