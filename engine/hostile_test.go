@@ -131,9 +131,9 @@ func TestWorker_result_nilAndTooLarge(t *testing.T) {
 	if job := getJob(t, client, none); job.Status != engine.StatusDone || job.Result != nil {
 		t.Errorf("%s with result %s", job.Status, job.Result)
 	}
-	outcomes := w.waitForJob(t, large)
-	if v := outcomes[0].Verdict; !strings.Contains(v.Message, "1048578 bytes, over the limit of 1048576") {
-		t.Errorf("%s: %q", outcomes[0].Kind, v.Message)
+	w.waitForJob(t, large)
+	if job := getJob(t, client, large); job.Status != engine.StatusDone || !strings.Contains(string(job.Result), "1048578 bytes, over the limit of 1048576") {
+		t.Errorf("%s with result %s", job.Status, job.Result)
 	}
 }
 
