@@ -49,7 +49,8 @@ type WorkerConfig struct {
 	// deletes it at once. Default 5 min, as in Python Soniq.
 	ResultTTL time.Duration
 	// ShutdownTimeout is how long running jobs may go on after Run's context has ended.
-	// Then they are cancelled and given back. Default 30 s.
+	// Then they are cancelled and given back. Default 15 s: as a whole a worker stops
+	// within 30 s, which is what Kubernetes waits for; see [WorkerConfig.StopTimeout].
 	ShutdownTimeout time.Duration
 	// CancelGrace is how long a handler may go on after its context has ended, because
 	// of its timeout, a cancellation or a shutdown. A handler that is still running then
@@ -101,7 +102,9 @@ type BackgroundService interface {
 	// Channels are the notifications that it receives. The worker's own channels are
 	// not allowed.
 	Channels() map[string]notify.Handler
-	// Run returns nil soon after ctx has ended.
+	// Run returns nil soon after ctx has ended: the worker waits for a few seconds. If
+	// the service has a method Stopping(), that is called when the worker is told to
+	// stop, before it waits for its jobs.
 	Run(ctx context.Context) error
 }
 
@@ -131,7 +134,7 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	c.Concurrency = cmp.Or(c.Concurrency, 10)
 	c.JobTimeout = cmp.Or(c.JobTimeout, 5*time.Minute)
 	c.ResultTTL = max(cmp.Or(c.ResultTTL, 5*time.Minute), 0)
-	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 15*time.Second)
 	c.CancelGrace = cmp.Or(c.CancelGrace, 5*time.Second)
 	c.UnknownGrace = cmp.Or(c.UnknownGrace, 5*time.Minute)
 	c.WarnDead = cmp.Or(c.WarnDead, 1000)
@@ -143,6 +146,14 @@ func (c WorkerConfig) withDefaults() WorkerConfig {
 	}
 	c.Logger = redact.Logger(cmp.Or(c.Logger, slog.Default()))
 	return c
+}
+
+// StopTimeout is the longest that Run takes to return after its context has ended:
+// ShutdownTimeout, CancelGrace, and 6 s to write the outcomes and to stop the services.
+// That is 26 s by default. What ends the process must wait longer.
+func (c WorkerConfig) StopTimeout() time.Duration {
+	c = c.withDefaults()
+	return plus(plus(c.ShutdownTimeout, c.CancelGrace), stopTail)
 }
 
 func (c WorkerConfig) validate() error {

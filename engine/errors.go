@@ -13,7 +13,7 @@ var ErrJobTimeout = errors.New("job timed out")
 
 // ErrShutdown is the [context.Cause] of a handler's context when the worker stops
 // before the job is done. The job goes back to its queue, and the attempt is not
-// charged.
+// charged. A handler that returns it once [Stopping] is closed gives its job back, too.
 var ErrShutdown = errors.New("worker is shutting down")
 
 // ErrCancelled is the [context.Cause] of a handler's context after

@@ -87,6 +87,8 @@ type execution struct {
 	// timeout.
 	overdue func(ctx context.Context, e *execution)
 	grace   time.Duration
+	// stopping is closed when the worker was told to stop. Nil in a dry run.
+	stopping <-chan struct{}
 
 	// What CompleteTx needs: the worker, which is uuid.Nil in a dry run, the schema,
 	// and how long the row of a done job is kept. completed is true once CompleteTx
@@ -162,6 +164,27 @@ func (c jobContext) Value(key any) any {
 		return c.e
 	}
 	return c.Context.Value(key)
+}
+
+// isStopping reports whether the worker was told to stop.
+func (e *execution) isStopping() bool {
+	select {
+	case <-e.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// Stopping returns a channel that is closed once the worker was told to stop. ctx is a
+// handler's, or comes from one; for any other the channel is nil. The handler's context
+// itself ends only after ShutdownTimeout. A handler that can't use that time returns
+// [ErrShutdown].
+func Stopping(ctx context.Context) <-chan struct{} {
+	if e, ok := ctx.Value(executionKey{}).(*execution); ok {
+		return e.stopping
+	}
+	return nil
 }
 
 func (e *execution) crashMessage() string {

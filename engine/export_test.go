@@ -23,6 +23,8 @@ func (w *Worker) RecoverOrphans(ctx context.Context) error {
 type Timing struct {
 	Beat, Trust, Dead time.Duration
 	WithdrawAfter     time.Duration
+	// Tail is how long the end of a worker takes once its jobs have ended.
+	Tail time.Duration
 	// Reached is called by the fetcher at each step.
 	Reached func(waiters.Step)
 }
@@ -34,6 +36,7 @@ func (w *Worker) SetTiming(t Timing) {
 		Trust: cmp.Or(t.Trust, liveness.RealTiming.Trust),
 		Dead:  cmp.Or(t.Dead, liveness.RealTiming.Dead),
 	}
+	w.tail = cmp.Or(t.Tail, w.tail)
 	w.fetcher.waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)
 	w.fetcher.waiter.Reached = t.Reached
 }

@@ -33,7 +33,7 @@ func (e *execution) judge(ctx context.Context, result any, err error) Outcome {
 		return Outcome{Kind: OutcomeSnooze, Delay: wants.snooze.delay}
 	case wants.invalid != nil:
 		return e.failTree(classify.KindDecode, errs, "", "")
-	case errors.Is(context.Cause(ctx), ErrShutdown):
+	case errors.Is(context.Cause(ctx), ErrShutdown), wants.release && e.isStopping():
 		return Outcome{Kind: OutcomeReleased}
 	case errors.Is(context.Cause(ctx), ErrJobTimeout):
 		if onlyTimeout(err) {
@@ -49,6 +49,8 @@ type wishes struct {
 	snooze  *snoozeError
 	invalid *invalidArgumentsError
 	after   afterError
+	// release: [ErrShutdown] is among the errors.
+	release bool
 }
 
 // afterError is an error that sets the delay before the next attempt.
@@ -69,6 +71,7 @@ func wishesOf(errs *classify.Tree) (w wishes) {
 		if w.after == nil {
 			w.after = asAfter(err)
 		}
+		w.release = w.release || err == ErrShutdown //nolint:errorlint // all errors of the tree are looked at
 	}
 	return w
 }

@@ -4,13 +4,28 @@ import (
 	"context"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"soniq/notify"
 )
 
+// tellStopping tells handlers and services that the worker was told to stop.
+func (w *Worker) tellStopping() {
+	close(w.stopping)
+	for _, s := range w.config.Services {
+		if s, ok := s.(interface{ Stopping() }); ok {
+			s.Stopping()
+		}
+	}
+}
+
+// minServices is the minimum time for services to end.
+const minServices = time.Second
+
 // startServices starts the background services and registers their channels with the
-// listener. The function it returns stops them and waits until they have ended.
-func (w *Worker) startServices(ctx context.Context, listener *notify.Listener) (stop func()) {
+// listener. The function it returns stops them, and waits for at most patience until they
+// have ended.
+func (w *Worker) startServices(ctx context.Context, listener *notify.Listener) (stop func(patience time.Duration)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	for _, s := range w.config.Services {
@@ -28,8 +43,19 @@ func (w *Worker) startServices(ctx context.Context, listener *notify.Listener) (
 			}
 		})
 	}
-	return func() {
+	return func(patience time.Duration) {
 		cancel()
-		running.Wait()
+		ended := make(chan struct{})
+		go func() {
+			running.Wait()
+			close(ended)
+		}()
+		late := time.NewTimer(max(patience, minServices))
+		defer late.Stop()
+		select {
+		case <-ended:
+		case <-late.C:
+			w.logger.Warn("a background service has not ended in time; the worker ends without it")
+		}
 	}
 }

@@ -49,6 +49,10 @@ type Worker struct {
 	started    atomic.Bool
 	cancelOnce sync.Once
 	cancelled  chan struct{}
+	// stopping is closed when Run's context has ended.
+	stopping chan struct{}
+	// tail is stopTail, but for tests.
+	tail time.Duration
 }
 
 // NewWorker checks registry and config and returns a worker on pool. The caller
@@ -94,6 +98,8 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		logger:    config.Logger.With("worker", id.String()),
 		handlers:  map[string]HandlerFunc{},
 		cancelled: make(chan struct{}),
+		stopping:  make(chan struct{}),
+		tail:      stopTail,
 		// A queue named twice would be walked twice by each claim.
 		queues: slices.Compact(slices.Sorted(slices.Values(config.Queues))),
 	}
@@ -174,8 +180,8 @@ func (w *Worker) Queues() []string { return slices.Clone(w.queues) }
 func (w *Worker) Cancel() { w.cancelOnce.Do(func() { close(w.cancelled) }) }
 
 // Run works until ctx ends. Then it claims no more jobs, lets running ones go on for
-// ShutdownTimeout, gives back the rest, writes all outcomes, and returns nil. A worker
-// runs once. While it runs, it waits for a database that is away.
+// ShutdownTimeout, gives back the rest, writes all outcomes, and returns nil, all within
+// [WorkerConfig.StopTimeout]. A worker runs once. While it runs, it waits for a database that is away.
 //
 // Errors: that the worker could not start, and that outcomes could not be written at
 // the end.
@@ -215,7 +221,11 @@ func (w *Worker) work(ctx context.Context) error {
 	}
 	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
 	background := context.WithoutCancel(ctx)
-	defer w.startServices(background, listener)()
+	stopServices := w.startServices(background, listener)
+	// Later it has jobs to wait for first.
+	tail := func() time.Duration { return w.tail }
+	defer func() { stopServices(tail()) }()
+	defer context.AfterFunc(ctx, w.tellStopping)()
 
 	jobsCtx, cancelJobs := context.WithCancelCause(background)
 	defer cancelJobs(nil)
@@ -240,6 +250,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.fetcher.run(awakeCtx, jobsCtx) })
 	err = awake.Wait()
 
+	began := time.Now()
 	if w.inflight.busy() {
 		// Producers need not wait for a drain. Without one, Unregister withdraws.
 		beating.Go(func() error { w.fetcher.waiter.WithdrawAll(background); return nil })
@@ -247,8 +258,12 @@ func (w *Worker) work(ctx context.Context) error {
 	w.inflight.drain(cancelJobs, w.config.ShutdownTimeout, w.config.CancelGrace, w.cancelled)
 	// All outcomes are there now. Handlers that never returned can't add any.
 	w.completer.outcomes.close()
-	// The database may be away for good: don't wait for it for ever.
-	giveUp := time.AfterFunc(max(plus(w.config.ShutdownTimeout, w.config.CancelGrace), minSettling), stopSettling)
+	drained := time.Now()
+	tail = func() time.Duration { return w.tail - time.Since(drained) }
+	// The database may be away for good: don't wait for it for ever. What the jobs have
+	// left of their time is for their outcomes.
+	unused := plus(w.config.ShutdownTimeout, w.config.CancelGrace) - drained.Sub(began)
+	giveUp := time.AfterFunc(plus(max(unused, 0), minSettling), stopSettling)
 	defer giveUp.Stop()
 	err = errors.Join(err, settling.Wait())
 	stopBeating()
@@ -257,10 +272,16 @@ func (w *Worker) work(ctx context.Context) error {
 	return err
 }
 
-// minSettling is the minimum time to flush outcomes at shutdown. A short
-// ShutdownTimeout is about handlers, not about a busy database. A job that is not
-// given back is charged, and waits until its worker is found dead.
-const minSettling = 5 * time.Second
+const (
+	// minSettling is the minimum time to flush outcomes at shutdown. A short
+	// ShutdownTimeout is about handlers, not about a busy database. A job that is not
+	// given back is charged, and waits until its worker is found dead.
+	minSettling = 4 * time.Second
+	// stopTail is how long a worker takes to stop once its jobs have ended: to flush
+	// outcomes, to unregister, and to wait for its services. Dispatchers of hooks need
+	// 3 s at most to send, and 2 s to end a command.
+	stopTail = 6 * time.Second
+)
 
 // listener listens for the parts.
 func (w *Worker) listener() (*notify.Listener, error) {
@@ -327,6 +348,7 @@ func (w *Worker) execution(ctx context.Context, job *Job) *execution {
 		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.fetcher.loader, log: w.logger,
 		timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
 		worker: w.id, schema: w.pool.Schema(), ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
+		stopping: w.stopping,
 	}
 	if e.handler.timeout != 0 {
 		e.timeout = e.handler.timeout

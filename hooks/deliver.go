@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/command"
 )
 
 const (
@@ -51,8 +53,9 @@ type result struct {
 // send delivers, and marks the rows with the result.
 func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
 	failure := deliver(ctx, hook, delivery)
-	if failure != nil && ctx.Err() != nil {
-		// We have ended it: at shutdown, or for another hook.
+	var refused *AnswerError
+	if failure != nil && (ctx.Err() != nil || errors.As(failure, &refused) && refused.stopped && d.stops(ctx)) {
+		// We have ended it: at shutdown, or for another hook. Or whoever stops us has.
 		return result{}, d.release(ctx, lease, ids)
 	}
 	// What was sent is marked, even if ctx ends now.
@@ -67,7 +70,6 @@ func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uui
 	}
 	r := result{failed: true}
 	final := delivery.Attempt > len(schedule)
-	var refused *AnswerError
 	if errors.As(failure, &refused) {
 		delivery.Status = cmp.Or(delivery.Status, refused.Status)
 		r.pause, r.gone = refused.RetryAfter, refused.Gone
@@ -90,6 +92,25 @@ func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uui
 		"error", failure, "retry_in", wait.Round(time.Millisecond).String(), "final", final)
 	return r, nil
 }
+
+// stops reports whether the dispatcher was told to stop, or is within a moment.
+func (d *Dispatcher) stops(ctx context.Context) bool {
+	late := time.NewTimer(command.StopPatience)
+	defer late.Stop()
+	select {
+	case <-d.stopping:
+		return true
+	case <-ctx.Done():
+		return true
+	case <-late.C:
+		return false
+	}
+}
+
+// Stopping tells the dispatcher that its process stops: Run's context will end. A worker
+// calls it before it waits for its jobs. Where a signal has ended a hook's command, it may
+// have been the one that stops the process; then the delivery is not charged.
+func (d *Dispatcher) Stopping() { d.stopOnce.Do(func() { close(d.stopping) }) }
 
 // recordFailure records what deliveries that were made at once say about their hook.
 // However many failed, that is one failure. A receiver that asks for a pause has not

@@ -22,7 +22,7 @@ import (
 
 const (
 	// stopTimeout is how long a dispatcher that must stop goes on sending.
-	stopTimeout = 5 * time.Second
+	stopTimeout = 3 * time.Second
 	// safetyPoll finds what no notification announces: rows of a transaction that
 	// sent none, and those of a lost connection.
 	safetyPoll = 60 * time.Second
@@ -78,6 +78,10 @@ type Dispatcher struct {
 	own      map[string]registered
 	declared map[string]func() Spec
 
+	// stopping is closed by Stopping.
+	stopping chan struct{}
+	stopOnce sync.Once
+
 	// unavailable is why hooks wait for other dispatchers, as far as it was logged.
 	// Only Run uses it.
 	unavailable map[uuid.UUID]string
@@ -112,6 +116,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		firstDelay:  firstDelay,
 		own:         map[string]registered{},
 		declared:    map[string]func() Spec{},
+		stopping:    make(chan struct{}),
 		unavailable: map[uuid.UUID]string{},
 		dropping:    map[uuid.UUID]bool{},
 	}, nil
@@ -144,7 +149,7 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 	return nil
 }
 
-// Run sends what is due until ctx ends, goes on for at most 5 s, and returns nil.
+// Run sends what is due until ctx ends, goes on for at most 3 s, and returns nil.
 // While the database is unreachable it retries. Somebody else must pass on the
 // notifications of [Dispatcher.Channels].
 //
@@ -153,6 +158,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	// Senders go on for stopTimeout after ctx has ended.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	defer context.AfterFunc(ctx, d.Stopping)()
 	// In a goroutine of its own: a large backlog of old rows must not delay what is
 	// due.
 	var maintaining sync.WaitGroup

@@ -132,6 +132,7 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	return &AnswerError{
 		Answer:  exit.ProcessState.String() + said,
 		Useless: d.Status == exitDataError || d.Status == exitConfigError,
+		stopped: command.WasStopped(err),
 	}
 }
 

@@ -99,6 +99,9 @@ type AnswerError struct {
 	Gone bool
 	// Useless: this delivery must not be tried again.
 	Useless bool
+	// stopped: a signal has ended the command, such as a supervisor sends to all
+	// processes of a unit.
+	stopped bool
 }
 
 func (e *AnswerError) Error() string {

@@ -114,7 +114,7 @@ func TestExamples_goWorker(t *testing.T) {
 	r := s.Run("enqueue", "numbers.add", "--args", `{"A": -2}`, "--wait")
 	clitest.WantCode(t, r, app.ExitFailed)
 	clitest.WantIn(t, "stderr", r.Err, "dead letter, permanent_failure: a is negative")
-	if err := p.Process.Signal(os.Interrupt); err != nil {
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Wait(); err != nil {
@@ -123,7 +123,13 @@ func TestExamples_goWorker(t *testing.T) {
 	if n := clitest.Count(t, pool, `select count(*) from soniq_jobs where status = 'processing'`); n != 0 {
 		t.Errorf("%d jobs are still processing", n)
 	}
-	clitest.WantIn(t, "its log", p.Err.String(), "stopped: <nil>")
+	clitest.WantIn(t, "its log", p.Err.String(), "worker stopped")
+	p = clitest.NewProgram(t, t.TempDir(), "postgres://nobody@127.0.0.1:1/none")
+	p.Path, p.Args = binary, []string{"goworker"}
+	p.Begin(t)
+	if err := p.Wait(); p.ProcessState.ExitCode() != 1 {
+		t.Errorf("without a database: %v, %s", err, p.Err.String())
+	}
 	source, err := os.ReadFile(filepath.Join(examplesDir, "goworker", "main.go"))
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +140,7 @@ func TestExamples_goWorker(t *testing.T) {
 			lines++
 		}
 	}
-	if lines > 30 {
+	if lines > 40 {
 		t.Errorf("the example has grown to %d lines", lines)
 	}
 }

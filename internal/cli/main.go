@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -12,10 +14,19 @@ import (
 	"golang.org/x/term"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/reaper"
 )
 
 // Main runs the command line of the process, and returns its exit code.
 func Main() int {
+	if runtime.GOOS == "linux" && os.Getpid() == reaper.FirstProcess {
+		code, err := reaper.Run()
+		if err == nil {
+			return code
+		}
+		// Without it children stay as zombies, and all else works.
+		_, _ = fmt.Fprintf(os.Stderr, "soniq: process 1: %s\n", err)
+	}
 	// Room for three: drain, cancel, exit.
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)

@@ -18,6 +18,9 @@ import (
 // signalReader is a command that reads [app.Process.Signals] itself.
 type signalReader interface{ ReadsSignals() }
 
+// errorLogger is a command whose errors are records of its log.
+type errorLogger interface{ LogsErrors() }
+
 // monitored is a command for monitors. A monitor reads its answer, and the reason
 // why there is none, from standard output.
 type monitored interface {
@@ -59,7 +62,11 @@ func Run(w app.Process, args []string) int {
 		if m, ok := selected[monitored](cmd); ok && !errors.Is(err, app.ErrReported) {
 			return m.Unknown(a, cmd, err)
 		}
-		a.Report(cmd, err)
+		if _, ok := selected[errorLogger](cmd); ok {
+			a.LogError(cmd, err)
+		} else {
+			a.Report(cmd, err)
+		}
 	}
 	return app.ExitCode(err)
 }

@@ -26,6 +26,11 @@ const (
 // that it left behind may hold the pipe open.
 const PipeGrace = time.Second
 
+// StopPatience is how long the process that runs a command waits for its own signal, where
+// a signal has ended the command. Some supervisors signal all processes of a unit at once,
+// in any order.
+const StopPatience = 2 * time.Second
+
 // Command is what a [Warden] runs.
 type Command struct {
 	// Line is run by /bin/sh -c. Required.

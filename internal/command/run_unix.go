@@ -48,6 +48,22 @@ func (w *Warden) run(ctx context.Context, c Command) error {
 	}
 }
 
+// WasStopped reports whether err is that of a command which SIGTERM, SIGINT or SIGHUP has
+// ended, or which says so by the exit code that shells use: 128 and the signal's number.
+func WasStopped(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		status, ok := exit.Sys().(syscall.WaitStatus)
+		if exit.ExitCode() == 128+int(signal) || ok && status.Signaled() && status.Signal() == signal {
+			return true
+		}
+	}
+	return false
+}
+
 // begin starts the command behind its gate, tells the warden its process group, and
 // opens the gate.
 func (w *Warden) begin(cmd *exec.Cmd) (group int, err error) {

@@ -140,6 +140,11 @@ func (h *execHandler) verdict(ctx context.Context, job *engine.Job, err error, s
 		}
 		return fmt.Errorf("%w; standard error ended with: %s", cause, stderr)
 	}
+	if command.WasStopped(err) && workerStops(ctx) {
+		// Whoever stops the worker has stopped the command with it, as systemd does by
+		// default.
+		return fmt.Errorf("%w: %s", engine.ErrShutdown, exit.ProcessState)
+	}
 	failed := &commandError{status: exit.ProcessState.String(), stderr: stderr}
 	switch code := exit.ExitCode(); {
 	case code == StatusInvalidArguments:
@@ -151,6 +156,22 @@ func (h *execHandler) verdict(ctx context.Context, job *engine.Job, err error, s
 			"name", job.Name, "command", h.Command, "status", failed.status, "error", stderr)
 	}
 	return failed
+}
+
+// workerStops reports whether the worker was told to stop, or is within a moment.
+func workerStops(ctx context.Context) bool {
+	stopping := engine.Stopping(ctx)
+	if stopping == nil {
+		return false
+	}
+	late := time.NewTimer(command.StopPatience)
+	defer late.Stop()
+	select {
+	case <-stopping:
+		return true
+	case <-late.C:
+		return false
+	}
 }
 
 // commandError is a command's failure: its standard error, or how it ended.

@@ -180,14 +180,18 @@ update public.soniq_workers
 set status = 'stopped', last_heartbeat = now(), lock_key = null, backend_pid = null
 where id = $1`
 
+// unregisterTimeout is short: nothing depends on it, and a worker that stops has little
+// time.
+const unregisterTimeout = time.Second
+
 // Unregister marks the worker as stopped. If the database is away, it logs that:
 // the worker has written all its outcomes, and others notice its silence.
 func (h *Heartbeat) Unregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, unregisterTimeout)
 	defer cancel()
 	if _, err := h.config.Pool.Exec(ctx, unregisterSQL, h.config.Worker); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = errors.New("no answer within 5 s")
+			err = fmt.Errorf("no answer within %s", unregisterTimeout)
 		}
 		h.config.Logger.Warn("could not mark the worker as stopped; others will notice", "error", err)
 	}

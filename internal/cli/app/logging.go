@@ -17,8 +17,7 @@ func (a *App) NewLogger() (*slog.Logger, error) {
 	if err := level.UnmarshalText([]byte(a.LogLevel)); err != nil {
 		return nil, Usagef("--log-level: %s", err)
 	}
-	asText := a.LogFormat == "text" || a.LogFormat == "auto" && a.StderrIsTTY
-	if !asText {
+	if a.LogsJSON() {
 		return slog.New(redact.Handler(slog.NewJSONHandler(terminal.NewSafeJSONWriter(a.Stderr), &slog.HandlerOptions{Level: level, ReplaceAttr: inUTC}))), nil
 	}
 	return slog.New(redact.Handler(tint.NewTextHandler(a.Stderr, &tint.Options{
@@ -40,6 +39,11 @@ func inUTC(_ []string, attr slog.Attr) slog.Attr {
 		attr.Value = slog.TimeValue(attr.Value.Time().UTC())
 	}
 	return attr
+}
+
+// LogsJSON reports whether the log is JSON.
+func (a *App) LogsJSON() bool {
+	return a.LogFormat == "json" || a.LogFormat != "text" && !a.StderrIsTTY
 }
 
 // plain reports whether the person, or their terminal, wants no colours.

@@ -19,6 +19,27 @@ func (a *App) Report(cmd *kong.Context, err error) {
 	a.Note("soniq: %s", terminal.OneLine(a.ReportText(cmd, err)))
 }
 
+// LogError is [App.Report] for a command whose log is what people and programs read of
+// it: where the log is JSON, the error is a record of it. It is a line for a wrong command
+// line, unless JSON was asked for.
+func (a *App) LogError(cmd *kong.Context, err error) {
+	if a.Log == nil || !a.LogsJSON() || a.LogFormat != "json" && ExitCode(err) == ExitUsage {
+		a.Report(cmd, err)
+	} else if !errors.Is(err, ErrReported) {
+		a.Log.Error(terminal.OneLine(a.ReportText(cmd, err)))
+	}
+}
+
+// Complain prints a line about a mistake in the input, as a record where JSON was asked
+// for.
+func (a *App) Complain(line string) {
+	if a.LogFormat == "json" && a.Log != nil {
+		a.Log.Error(terminal.OneLine(line))
+		return
+	}
+	a.Note("%s", terminal.OneLine(line))
+}
+
 // ReportText is err on one line, without secrets, and with where to read on
 // after a usage error.
 func (a *App) ReportText(cmd *kong.Context, err error) string {

@@ -23,6 +23,9 @@ func (hooksRunCmd) Help() string {
     soniq hooks run --hook-env ORDERS_TOKEN --hook-allow 10.1.2.0/24`
 }
 
+// LogsErrors makes its errors records of its log.
+func (*hooksRunCmd) LogsErrors() {}
+
 func (c *hooksRunCmd) Run(a *app.App) error {
 	config, err := c.HookConfig(a)
 	if err != nil {

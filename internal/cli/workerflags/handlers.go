@@ -13,7 +13,6 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
-	"soniq/internal/cli/terminal"
 	"soniq/internal/handler"
 	"soniq/internal/workerfile"
 )
@@ -45,7 +44,7 @@ func (f *HandlerFlags) Read(a *app.App, options workerfile.Options) (*workerfile
 		return &workerfile.File{}, nil
 	case errors.As(err, &wrong):
 		for _, line := range wrong.Lines() {
-			a.Note("%s", terminal.OneLine(line))
+			a.Complain(line)
 		}
 		return nil, app.Usagef("%w", wrong)
 	case a.Ctx.Err() != nil:

@@ -107,7 +107,7 @@ func TestWorker_hookOfTheFile_hasTheNameOfAnother_isOneError(t *testing.T) {
 	s.OK("hooks", "add", "log", "--name", "audit")
 	path := testkit.ConfigFile(t, "jobs: {a: {exec: x}}\nhooks: {audit: {exec: x}}\n")
 	for _, command := range []string{"worker", "hooks run"} {
-		r := s.Run(append(strings.Fields(command), "--config", path)...)
+		r := s.Run(append(strings.Fields(command), "--log-format", "text", "--config", path)...)
 		clitest.WantCode(t, r, app.ExitFailed)
 		clitest.WantIn(t, command, r.Err, path+`:2: 'soniq hooks add' has made a hook "audit" already`)
 	}

@@ -43,7 +43,7 @@ type runCmd struct {
 	PerQueue        queueLimits    `name:"queue-concurrency" placeholder:"QUEUE=N" help:"How many jobs of a queue run at once. Repeatable for other queues. Default no other limit than --concurrency."`
 	Timeout         *time.Duration `placeholder:"DURATION" help:"Limit one attempt, unless its handler has a timeout; 0 for no limit. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
-	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop. Default 30s."`
+	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop. Default 15s; the worker stops within this time and 13s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
 	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job with larger arguments, as JSON, becomes a dead letter without being loaded: 512KiB, 16MiB. Default 16MiB."`
 	MaxArgsMemory   *string        `placeholder:"SIZE" help:"The memory for the arguments of all running jobs; a job that does not fit waits. Default 256MiB."`
@@ -117,6 +117,9 @@ func (l *queueLimits) Decode(ctx *kong.DecodeContext) error {
 	}
 	return nil
 }
+
+// LogsErrors makes its errors records of its log.
+func (runCmd) LogsErrors() {}
 
 // ReadsSignals makes the worker count them itself.
 func (runCmd) ReadsSignals() {}
@@ -195,13 +198,20 @@ func (c *runCmd) Run(a *app.App) error {
 // ended, the second gives the jobs back, the third ends the process. The function
 // that it returns ends that.
 func stopInSteps(a *app.App, stop func(), started <-chan *engine.Worker) func() {
+	say := func(what, next string) {
+		if a.LogsJSON() || !a.StderrIsTTY {
+			a.Log.Info(what)
+			return
+		}
+		a.Note("soniq: %s; Ctrl-C again %s", what, next)
+	}
 	return a.OnSignals(
 		func() {
-			a.Note("soniq: stopping once running jobs have ended; Ctrl-C again gives them back")
+			say("stopping once running jobs have ended", "gives them back")
 			stop()
 		},
 		func() {
-			a.Note("soniq: giving running jobs back; Ctrl-C again exits at once")
+			say("giving running jobs back", "exits at once")
 			select {
 			case w := <-started:
 				w.Cancel()
