@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/testdb"
 )
@@ -258,4 +259,70 @@ func TestWorker_anySQLSTATE_isOfOneOutcomeAlone(t *testing.T) {
 	if n := strings.Count(log.String(), "it is kept, and tried again until it is"); n > len(kinds)*len(codes) {
 		t.Errorf("the log names %d causes", n)
 	}
+}
+
+// A row that the database refuses to delete, to move or to queue, by whatever SQLSTATE,
+// holds up no other in any task of maintenance.
+func TestMaintenance_anySQLSTATE_isOfOneRowAlone(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		create function refuses() returns trigger language plpgsql as $$
+		begin
+			raise 'a trigger refuses it' using errcode = split_part(old.job_name, '.', 2);
+		end $$;
+		create trigger refuses before delete or update on soniq_jobs for each row when (old.job_name like '%.%') execute function refuses();
+		create trigger refuses before delete on soniq_dead_letter_jobs for each row when (old.job_name like '%.%') execute function refuses()`)
+	w := newIdle(t, pool, newRegistry("known"), new(journal))
+	if err := w.Beat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `update soniq_workers set started_at = now() - interval '1 hour'`)
+	codes := []string{"0A000", "22P05", "23503", "42501", "42P01", "53100", "53400", "54000", "57014", "58030", "P0001", "XX000", "ZZ999"}
+	// The oldest are refused.
+	exec(t, pool, `
+		with names as (select n, case when n <= cardinality($1::text[]) then 'x.' || ($1::text[])[n] else 'x' end as name from generate_series(1, 40) n)
+		, done as (
+			insert into soniq_jobs (id, job_name, args, status, expires_at)
+			select gen_random_uuid(), name, '{}', 'done', now() - interval '1 day' + n * interval '1 s' from names
+		), orphans as (
+			insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, updated_at)
+			select gen_random_uuid(), name, '{}', 'processing', 1, 1 + n % 2, now() - interval '1 day' from names
+		), unknown as (
+			insert into soniq_jobs (id, job_name, args, created_at, scheduled_at)
+			select gen_random_uuid(), name, '{}', now() - interval '1 hour', now() - interval '1 hour' from names
+		)
+		insert into soniq_dead_letter_jobs (
+			id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at, state
+		)
+		select gen_random_uuid(), name, '{}', 'default', 1, 1, 1, 'timeout', now(), now() - interval '90 days' + n * interval '1 s', s
+		from names, unnest(array['dead', 'resolved']) s`, codes)
+	queue := newQueue(t, pool)
+	for range 2 {
+		// Their errors name rows that were refused.
+		_ = w.Expire(t.Context())
+		_ = w.RecoverOrphans(t.Context())
+		_ = w.MoveUnknown(t.Context())
+		_, _ = queue.Cleanup(t.Context(), 60*24*time.Hour, deadletter.Filter{State: deadletter.StateDead})
+		_, _ = queue.ApplyRetention(t.Context(), []deadletter.Retention{{Filter: deadletter.Filter{State: deadletter.StateResolved}, Keep: 24 * time.Hour}}, deadletter.MaintenanceOptions{})
+	}
+	for what, sql := range map[string]string{
+		"done":         `select count(*), count(*) filter (where job_name = 'x') from soniq_jobs where status = 'done'`,
+		"orphans":      `select count(*), count(*) filter (where job_name = 'x') from soniq_jobs where status = 'processing'`,
+		"unknown":      `select count(*), count(*) filter (where job_name = 'x') from soniq_jobs where status = 'queued' and attempts = 0`,
+		"dead letters": `select count(*) / 2, count(*) filter (where job_name = 'x') from soniq_dead_letter_jobs where moved_to_dead_letter_at < now() - interval '60 days'`,
+	} {
+		var all, others int
+		if err := pool.QueryRow(t.Context(), sql).Scan(&all, &others); err != nil || all != len(codes) || others != 0 {
+			t.Errorf("%s: %d are left, %d of them refused by nothing, %v", what, all, others, err)
+		}
+	}
+}
+
+func newRegistry(names ...string) *engine.Registry {
+	reg := engine.NewRegistry()
+	for _, name := range names {
+		noop(reg, name)
+	}
+	return reg
 }

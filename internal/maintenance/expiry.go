@@ -111,7 +111,7 @@ func (e *expiry) first(ctx context.Context) (more bool, err error) {
 	case !isRefusal(err):
 		return false, fmt.Errorf("expire result %s: %w", id, err)
 	case e.refused.add(id, err):
-		e.logger.Error("the database refuses to delete the row of an expired job; it is skipped", "job", id, "error", err)
+		e.logger.Error("the database refuses to delete the row of an expired job; it is skipped", "job", id, "error", err, "remedy", pg.Remedy(err))
 	}
 	if e.refused.stuck() {
 		return false, fmt.Errorf("expire result %s: %w", id, err)

@@ -212,7 +212,7 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 			return recovered, errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
 		case r.refused.add(o.ID, err):
 			r.config.Logger.Error("the database refuses to recover a job; it is skipped",
-				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err)
+				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err, "remedy", pg.Remedy(err))
 		}
 		errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
 		if r.refused.stuck() {

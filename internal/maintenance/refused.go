@@ -1,13 +1,13 @@
 package maintenance
 
 import (
+	"math/bits"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"soniq/internal/pg"
-	"soniq/internal/sweep"
 )
 
 // Maintenance works through rows that anybody may have written. The database may
@@ -25,6 +25,8 @@ const (
 	// refusedInARow ends a pass in which nothing else has succeeded: then it is not the
 	// rows, and the next pass continues behind them.
 	refusedInARow = 20
+	// namedRows is how many rows of one cause are logged one by one.
+	namedRows = 10
 	// rowsPerPass is how many rows a statement picks for one pass.
 	rowsPerPass = 1000
 	// bytesPerMove limits the arguments that one statement moves.
@@ -45,6 +47,8 @@ type refusals struct {
 	rows map[uuid.UUID]refusal
 	// inARow counts the refusals since something else has succeeded.
 	inARow int
+	// told counts the rows that were refused, by SQLSTATE.
+	told map[string]int
 }
 
 type refusal struct {
@@ -81,9 +85,10 @@ func (r *refusals) ids() []uuid.UUID {
 	return ids
 }
 
-// add notes that the database has refused a row, and reports whether it is the first
-// time. A refusal that may be over in a moment does not grow.
-func (r *refusals) add(id uuid.UUID, err error) (first bool) {
+// add notes that the database has refused a row, and reports whether to log it: the
+// first time, for the first rows with this SQLSTATE, and then each time that these have
+// become twice as many. A refusal that may be over in a moment does not grow.
+func (r *refusals) add(id uuid.UUID, err error) (log bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.inARow++
@@ -97,7 +102,15 @@ func (r *refusals) add(id uuid.UUID, err error) (first bool) {
 		wait, next = firstSkip, firstSkip
 	}
 	r.rows[id] = refusal{until: time.Now().Add(wait), next: next}
-	return !again
+	if again {
+		return false
+	}
+	if r.told == nil {
+		r.told = map[string]int{}
+	}
+	r.told[pg.Code(err)]++
+	n := r.told[pg.Code(err)]
+	return n <= namedRows || n%namedRows == 0 && bits.OnesCount(uint(n/namedRows)) == 1
 }
 
 // succeeded notes that a row was not refused.
@@ -122,13 +135,8 @@ func (r *refusals) stuck() bool {
 	return r.inARow >= refusedInARow
 }
 
-// isRefusal reports whether the database refuses a row. Here, errors of two more
-// classes are refusals. Class 42 may come from a trigger of the application's that
-// lacks a table. By class XX the server says that it has no room for a value, or
-// can't read one.
-func isRefusal(err error) bool {
-	return pg.IsClass(err, pg.ClassSyntaxOrAccess, pg.ClassInternal) || sweep.IsRefusal(err) || isMomentary(err)
-}
+// isRefusal reports whether the database refuses a row, for now or for good.
+func isRefusal(err error) bool { return pg.Refused(err) }
 
 // isMomentary reports whether the database refuses a row for now: because of what
 // others hold of it, or of the time or memory that it takes.

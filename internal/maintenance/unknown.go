@@ -147,7 +147,7 @@ func (u *unknown) moveNamed(ctx context.Context, name string, jobs []unknownJob)
 		return u.moveEach(ctx, name, jobs)
 	case err != nil && isRefusal(err) && u.refused.add(jobs[0].ID, err):
 		u.config.Logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is skipped",
-			"job", jobs[0].ID, "name", name, "error", err)
+			"job", jobs[0].ID, "name", name, "error", err, "remedy", pg.Remedy(err))
 	}
 	if err != nil {
 		return 0, err

@@ -19,6 +19,9 @@ const (
 	// maxRefusals is how many rows of one [Oldest] the database may refuse to
 	// delete. Each is a statement, and a line in the server's log.
 	maxRefusals = 1000
+	// maxSame is how many rows in a row it may refuse by an error that is not about a
+	// value or a constraint: then it is not the rows. A right is missing, for instance.
+	maxSame = 20
 	// longestLockPause is the longest time between two attempts to take the lock.
 	longestLockPause = 10 * time.Second
 	// shortestPause is the shortest time between two batches with pauses.
@@ -55,22 +58,28 @@ type Oldest struct {
 type Refusals struct {
 	ids   []uuid.UUID
 	first error
+	// same counts those since a row was deleted.
+	same int
 }
 
 // Any reports whether there are any.
 func (r *Refusals) Any() bool { return len(r.ids) > 0 }
 
 // Add keeps the row if err is about it. It returns any other err, and an error once
-// there are 1,000.
+// there are 1,000, or 20 that are not about the rows.
 func (r *Refusals) Add(id uuid.UUID, err error) error {
 	if !IsRefusal(err) {
+		r.same = 0
 		return err
+	}
+	if r.same++; pg.IsDataError(err) {
+		r.same = 0
 	}
 	r.ids = append(r.ids, id)
 	if r.first == nil {
 		r.first = err
 	}
-	if len(r.ids) >= maxRefusals {
+	if len(r.ids) >= maxRefusals || r.same >= maxSame {
 		return r.Err()
 	}
 	return nil

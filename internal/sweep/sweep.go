@@ -216,14 +216,11 @@ func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refuse
 	return deleted, nil
 }
 
-// IsRefusal reports whether err is about the rows of a statement, and not about the
-// statement, the rights, the connection, the server or the moment. Without some of the
-// rows the statement may succeed.
+// IsRefusal reports whether the database refuses a statement because of its rows, or
+// may: without some of them it may succeed. What other transactions do at the same time
+// is no such reason.
 func IsRefusal(err error) bool {
-	return pg.Code(err) != "" &&
-		!pg.IsCode(err, pg.ObjectInUse, pg.LockNotAvailable) &&
-		!pg.IsClass(err, pg.ClassConnection, "25", "40", pg.ClassSyntaxOrAccess, pg.ClassInsufficientResources,
-			pg.ClassOperatorIntervention, "58", pg.ClassInternal)
+	return pg.Refused(err) && !pg.Momentary(err) && !pg.IsCode(err, pg.ObjectInUse)
 }
 
 // shift numbers the parameters of a condition from n+1 on.
