@@ -193,7 +193,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	// tried for ever.
 	// As it was given: where none was, the check says which schema of the search_path has tables.
 	schema := soniq.Config{Schema: w.config.Schema}
-	err := soniq.Check(ctx, w.pool.Raw(), schema)
+	err := w.checkGrants(ctx)
+	if err == nil {
+		err = soniq.Check(ctx, w.pool.Raw(), schema)
+	}
 	if err == nil {
 		soniq.WarnOfFindings(ctx, w.pool.Raw(), schema, w.logger)
 		err = w.liveness.Heartbeat.Register(ctx, w.pool, true)

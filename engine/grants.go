@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
+)
+
+// grantsSQL lists the tables on which the role lacks rights that a worker needs
+// (docs/security.md grants them), and which rights. vital are those without which it
+// can't claim jobs at all. A right on some columns counts: the grants of older releases
+// named columns. Tables that don't exist are the business of soniq.Check.
+const grantsSQL = `
+with needs (name, privileges, vital) as (values
+  ('public.soniq_jobs', array['select', 'update'], true),
+  ('public.soniq_jobs', array['delete'], false),
+  ('public.soniq_queues', array['select'], true),
+  ('public.soniq_queues', array['update', 'delete'], false),
+  ('public.soniq_workers', array['select', 'insert', 'update'], true),
+  ('public.soniq_workers', array['delete'], false),
+  ('public.soniq_waiters', array['select', 'insert', 'update', 'delete'], true),
+  ('public.soniq_task_registry', array['select', 'insert', 'update', 'delete'], true),
+  ('public.soniq_migrations', array['select'], true),
+  ('public.soniq_leader_tasks', array['select', 'insert', 'update', 'delete'], false),
+  ('public.soniq_dead_letter_jobs', array['select', 'insert', 'update', 'delete'], false),
+  ('public.soniq_dead_letter_operations', array['select', 'insert', 'update', 'delete'], false),
+  ('public.soniq_dead_letter_selections', array['select', 'update', 'delete'], false),
+  ('public.soniq_dead_letter_audit', array['select', 'update', 'delete'], false)
+), lacking as (
+  select n.name, p.privilege, n.vital, p.place
+  from needs n, unnest(n.privileges) with ordinality p (privilege, place)
+  where to_regclass(n.name) is not null
+    and not has_table_privilege(to_regclass(n.name), p.privilege)
+    and not (p.privilege <> 'delete' and has_any_column_privilege(to_regclass(n.name), p.privilege))
+)
+select 'grant ' || string_agg(l.privilege, ', ' order by l.vital desc, l.place) || ' on ' || l.name || ' to ' || quote_ident(current_user), bool_or(l.vital)
+from lacking l
+group by l.name
+order by l.name`
+
+// checkGrants logs in one line which rights the worker's role lacks.
+//
+// Errors: that it lacks some without which it can't work.
+func (w *Worker) checkGrants(ctx context.Context) error {
+	rows, _ := w.pool.Query(ctx, grantsSQL)
+	var grants []string
+	var grant string
+	var vital, stops bool
+	_, err := pgx.ForEachRow(rows, []any{&grant, &vital}, func() error {
+		grants = append(grants, grant)
+		stops = stops || vital
+		return nil
+	})
+	switch {
+	case pg.IsCode(err, pg.InsufficientPrivilege):
+		return fmt.Errorf("the worker's role may not use the schema: %w; grant usage on schema %s to it", err, w.pool.Schema().Quoted())
+	case err != nil:
+		return fmt.Errorf("check rights: %w", err)
+	case stops:
+		return fmt.Errorf("the worker's role lacks rights that it can't work without: %s", strings.Join(grants, "; "))
+	case len(grants) > 0:
+		w.logger.Error("the worker's role lacks rights; outcomes and maintenance that need them wait until they are granted",
+			"remedy", strings.Join(grants, "; "))
+	}
+	return nil
+}
