@@ -27,7 +27,7 @@ type Availability struct {
 	Paused bool
 }
 
-const availabilitySQL = `
+var availabilitySQL = `
 select
   count(*) > 0,
   coalesce(bool_or(
@@ -42,7 +42,7 @@ select
   exists (select from public.soniq_queues p where p.name = $1 and p.paused_at is not null)
 from public.soniq_workers w
 where w.status = 'active'
-  and w.last_heartbeat > now() - case when w.version like 'go/%' then $3::interval else $4::interval end
+  and ` + liveness.LiveSQL("w", "$3", "$4") + `
   and (coalesce(cardinality(w.queues), 0) = 0 or $1 = any(w.queues))`
 
 // Availability reports whether a live worker could run a job of this queue and

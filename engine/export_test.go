@@ -11,11 +11,13 @@ import (
 )
 
 // RecoverOrphans is a look and a run of the task, by a worker that has been in contact
-// for long.
+// for long, and has watched each peer since its heartbeat.
 func (w *Worker) RecoverOrphans(ctx context.Context) error {
 	timing := *w.liveness.Timing
 	timing.Trust = 0
-	_, err := w.liveness.Watch.Look(ctx, liveness.NewDetector(timing))
+	detector := liveness.NewDetector(timing)
+	detector.SilentSince = func(p liveness.Peer) time.Time { return p.Heartbeat }
+	_, err := w.liveness.Watch.Look(ctx, detector)
 	return errors.Join(err, w.RecoverStrays(ctx))
 }
 
@@ -49,14 +51,22 @@ func (w *Worker) WakeDetector() { w.liveness.Watch.Wake() }
 
 // MarkDead is what a worker does to another that it found dead.
 func (w *Worker) MarkDead(ctx context.Context, p liveness.Peer) error {
-	return w.liveness.Watch.MarkDead(ctx, w.pool, p)
+	_, err := w.liveness.Watch.MarkDead(ctx, w.pool, p)
+	return err
 }
 
 // Prune is a run of the task.
 func (w *Worker) Prune(ctx context.Context) error { return w.maintenance.Prune(ctx) }
 
-// MoveUnknown is a run of the task.
-func (w *Worker) MoveUnknown(ctx context.Context) error { return w.maintenance.MoveUnknown(ctx) }
+// MoveUnknown is a run of the task by a worker that has watched the database's clock for
+// long.
+func (w *Worker) MoveUnknown(ctx context.Context) error {
+	if !w.clock.Watched(time.Nanosecond) {
+		before := time.Now().Add(-time.Hour)
+		w.clock.Note(before, before, before)
+	}
+	return w.maintenance.MoveUnknown(ctx)
+}
 
 // Cancels hears requests to cancel.
 func (w *Worker) Cancels() *cancelWatch { return w.cancels }

@@ -87,7 +87,7 @@ func TestWorker_listenerKilled_takesAnotherLockAndKeepsItsJob(t *testing.T) {
 }
 
 // The heartbeat that takes the lost lock back may find one before it that waits
-// for the pool. Others bury a worker after 1.5 s.
+// for the pool. Others bury a worker after 2 s.
 func TestWorker_listenerKilledAndPoolInUse_takesItsLockBackInTime(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -494,7 +494,7 @@ func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
 	small := narrow(t, pool)
 	reg := engine.NewRegistry()
 	noop(reg, "a")
-	w := start(t, small, reg, engine.WorkerConfig{Concurrency: 1})
+	w := start(t, small, reg, engine.WorkerConfig{Concurrency: 1}, engine.Timing{Trust: -1, Dead: 200 * time.Millisecond})
 	waitUntil(t, pool, "the lock", advertisingSQL, 1)
 	conn, err := small.Acquire(t.Context())
 	if err != nil {
@@ -506,8 +506,10 @@ func TestWorker_poolInUse_recoversTheJobsOfTheDead(t *testing.T) {
 	dead := addWorker(t, pool, &ours, nil, time.Minute, time.Hour)
 	id := enqueue(t, client, "orphan", nil)
 	exec(t, pool, `update soniq_jobs set status = 'processing', attempts = 1, worker_id = $2 where id = $1`, id, dead)
-	w.WakeDetector()
-	waitUntil(t, pool, "the recovery", `select status = 'queued' from soniq_jobs where id = $1`, id)
+	waitTrue(t, "the recovery", func() bool {
+		w.WakeDetector()
+		return queryValue[bool](t, pool, `select status = 'queued' from soniq_jobs where id = $1`, id)
+	})
 }
 
 // A worker at rest looks each 30 s; the lock of one that joins and dies before

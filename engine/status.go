@@ -139,8 +139,8 @@ select
   id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
   coalesce(` + pg.FiniteTime("last_heartbeat") + `, to_timestamp(0)),
   coalesce(` + pg.FiniteTime("started_at") + `, to_timestamp(0)),
-  last_heartbeat > now() - case when version like 'go/%' then $1::interval else $2::interval end
-from public.soniq_workers
+  ` + liveness.LiveSQL("w", "$1", "$2") + `
+from public.soniq_workers w
 where status <> 'stopped'
 order by started_at, id`
 

@@ -44,6 +44,7 @@ type Worker struct {
 	completer   *completer
 	cancels     *cancelWatch
 	liveness    liveness.Parts
+	clock       pg.Clock
 	maintenance *maintenance.Maintenance
 
 	started    atomic.Bool
@@ -152,17 +153,25 @@ func (w *Worker) wire() error {
 	if err != nil {
 		return err
 	}
+	clockBack := make(chan struct{}, 1)
+	stepped := func(step time.Duration) {
+		w.logger.Warn("the database's clock was set; what was put off to a time comes earlier or later by as much",
+			"by", step.Round(time.Millisecond).String())
+		signal(clockBack)
+	}
 	w.maintenance = maintenance.New(maintenance.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, DeadLetters: letters,
 		Queues: w.queues, Names: w.registry.Names(),
 		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(),
 		Tokens: w.inflight.tokens, Release: w.completer.release, ClaimUncertain: w.fetcher.claimUncertain,
+		Clock: &w.clock, Stepped: stepped, ClockBack: clockBack,
 		UnknownGrace: c.UnknownGrace, WarnDead: c.WarnDead, WarnDeadAge: c.WarnDeadAge, Retention: c.Retention,
 	})
 	w.liveness = liveness.New(liveness.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
 		Busy: w.inflight.busy, Registered: w.fetcher.registered, Recover: w.maintenance.Recovery.OfWorker,
+		Clock: &w.clock, Stepped: stepped,
 	})
 	w.fetcher.wakeDetector = w.liveness.Watch.Wake
 	w.cancels.wakeDetector = w.liveness.Watch.Wake
@@ -247,6 +256,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake, awakeCtx := errgroup.WithContext(ctx)
 	awake.Go(func() error { return listener.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.Run(awakeCtx) })
+	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunRetention(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunPruning(awakeCtx) })
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })

@@ -28,6 +28,9 @@ const (
 	safetyPoll = 60 * time.Second
 	// retryPass is the wait after the outbox could not be read.
 	retryPass = 5 * time.Second
+	// clockTurn keeps many dispatchers that see one step of the database's clock from
+	// mending it each. The first of them sees it within safetyPoll of the others.
+	clockTurn = 2 * safetyPoll
 )
 
 // Config configures a [Dispatcher]. Its zero value works.
@@ -85,6 +88,9 @@ type Dispatcher struct {
 	// unavailable is why hooks wait for other dispatchers, as far as it was logged.
 	// Only Run uses it.
 	unavailable map[uuid.UUID]string
+	// back is by how much the database's clock was set back, until what it has put off is
+	// mended. Only Run uses it.
+	back time.Duration
 	// dropping are the hooks whose dropped deliveries were logged. Only maintain uses
 	// it.
 	dropping map[uuid.UUID]bool
@@ -223,11 +229,24 @@ func (d *Dispatcher) pass(ctx, work context.Context) (wait time.Duration, waitin
 	d.mu.Lock()
 	own, declared := slices.Collect(maps.Keys(d.own)), slices.Collect(maps.Keys(d.declared))
 	d.mu.Unlock()
-	due, err := d.outbox.due(ctx, Kinds(), own, declared)
+	due, step, err := d.outbox.due(ctx, Kinds(), own, declared)
+	if step < 0 {
+		d.back -= step
+		d.log.Warn("the database's clock was set back; what waits for a time is sent that much earlier", "by", (-step).Round(time.Millisecond).String())
+	}
+	if err == nil && d.back > 0 {
+		if err = d.outbox.clockBack(ctx, backTask, d.back); err == nil {
+			d.back = 0
+			due, _, err = d.outbox.due(ctx, Kinds(), own, declared)
+		}
+	}
 	if err != nil {
 		return 0, false, err
 	}
 	wait = safetyPoll
+	if !d.outbox.trustsLeases() {
+		wait = leaseTime / 4
+	}
 	for _, h := range due {
 		switch {
 		case d.limiter.busy(h.ID): // it wakes us when it ends

@@ -47,7 +47,7 @@ func (d *Dispatcher) maintain(ctx context.Context, activity <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-prune.C:
-			err = d.prune(ctx)
+			err = errors.Join(d.prune(ctx), d.outbox.clockBack(ctx, futureTask, 0))
 			prune.Reset(pruneEvery)
 		case <-activity:
 			if time.Since(bounded) < boundEvery {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -19,7 +20,14 @@ import (
 type outbox struct {
 	pool    *pg.Pool
 	letters *deadletter.Queue
+	// clock watches the database's.
+	clock *pg.Clock
 }
+
+// trustsLeases reports whether an expired lease is one: a database's clock that was set
+// forward ends every lease at once, and what another dispatcher is sending would be sent
+// twice. After a step nobody's lease is taken until it has passed by our own clock.
+func (o outbox) trustsLeases() bool { return o.clock.Steady(leaseTime) }
 
 // newOutbox returns the outbox in a schema.
 //
@@ -30,7 +38,7 @@ func newOutbox(pool *pgxpool.Pool, name string) (o outbox, err error) {
 		return o, err
 	}
 	letters, err := deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: name})
-	return outbox{schema.Pool(pool), letters}, err
+	return outbox{schema.Pool(pool), letters, &pg.Clock{}}, err
 }
 
 // dueHook is an enabled hook with something to send.
@@ -50,9 +58,13 @@ type dueHook struct {
 	Due time.Duration
 }
 
-// Without hooks it reads one empty table. Times are cut to a day from now: they may
-// be infinite. A row that is too large, which SQL can write, comes without settings.
+// Without hooks it reads one empty table, and returns a row with the time alone. Times
+// are cut to a day from now: they may be infinite. A row that is too large, which SQL can
+// write, comes without settings. Parameter: $5 whether expired leases count.
 const outboxDueSQL = `
+select clock_timestamp(), due.*
+from (select) always
+left join lateral (
 select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secrets, ''), $4),
   case
     when coalesce(octet_length(h.url), 0) <= $4
@@ -71,6 +83,7 @@ cross join lateral (
   from public.soniq_hook_deliveries d
   where d.hook_id = h.id
     and d.state = 'pending'
+    and (d.lease is null or $5::boolean or d.next_attempt_at > clock_timestamp())
   order by d.next_attempt_at
   limit 1
 ) d
@@ -79,18 +92,44 @@ where h.enabled
     when h.declared_at is not null then h.name = any ($3)
     when h.kind = 'go' then h.name = any ($2)
     else h.kind = any ($1)
-  end`
+  end
+) due on true`
 
 // due returns the hooks of these kinds, the program's own ones and the declared ones
-// that have something to send.
-func (o outbox) due(ctx context.Context, kinds []Kind, own, declared []string) ([]dueHook, error) {
-	rows, _ := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared, maxRow)
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (h dueHook, err error) {
-		var seconds float64
-		err = row.Scan(&h.ID, &h.Name, &h.Kind, &h.URL, &h.Secrets, &h.Settings, &h.Failures, &h.Declared, &h.Unavailable, &seconds)
-		h.Due = time.Duration(seconds * float64(time.Second))
-		return h, err
-	})
+// that have something to send, and by how much the database's clock was set since the
+// last call.
+func (o outbox) due(ctx context.Context, kinds []Kind, own, declared []string) (due []dueHook, step time.Duration, err error) {
+	clocked := false
+	sent, trusted := time.Now(), o.trustsLeases()
+	rows, err := o.pool.Query(ctx, outboxDueSQL, kinds, own, declared, maxRow, trusted)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var at time.Time
+		var id *uuid.UUID
+		var name, url, secrets, unavailable pgtype.Text
+		var kind *Kind
+		var settings json.RawMessage
+		var failures pgtype.Int4
+		var declared pgtype.Bool
+		var seconds pgtype.Float8
+		if err := rows.Scan(&at, &id, &name, &kind, &url, &secrets, &settings, &failures, &declared, &unavailable, &seconds); err != nil {
+			return nil, 0, err
+		}
+		if !clocked {
+			step, clocked = o.clock.Note(at, sent, time.Now()), true
+		}
+		if id != nil {
+			due = append(due, dueHook{
+				ID: *id, Name: name.String, Kind: *kind, URL: url.String, Secrets: secrets.String, Settings: settings,
+				Failures: int(failures.Int32), Declared: declared.Bool, Unavailable: unavailable.String,
+				Due: time.Duration(seconds.Float64 * float64(time.Second)),
+			})
+		}
+	}
+	return due, step, rows.Err()
 }
 
 const outboxUnavailableSQL = `
@@ -124,6 +163,7 @@ with picked as (
   where d.hook_id = $1
     and d.state = 'pending'
     and d.next_attempt_at <= clock_timestamp() + $5::float8 * interval '1 second'
+    and (d.lease is null or $6::boolean)
     and exists (
       select from public.soniq_hooks h
       where h.id = $1
@@ -149,8 +189,49 @@ order by occurred_at, seq`
 // claim leases up to limit rows for d: those that are due, or will be within ahead. A
 // row is due again when its lease expires.
 func (o outbox) claim(ctx context.Context, hook, lease uuid.UUID, limit int, d, ahead time.Duration) ([]claimed, error) {
-	rows, _ := o.pool.Query(ctx, outboxClaimSQL, hook, lease, limit, d.Seconds(), ahead.Seconds())
+	rows, _ := o.pool.Query(ctx, outboxClaimSQL, hook, lease, limit, d.Seconds(), ahead.Seconds(), o.trustsLeases())
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+}
+
+// What a clock that was set back by $1 seconds since has put off becomes due by as much
+// earlier: what waits, and leases that end later than any can. A delivery that was made in
+// the future is due now. With 0 seconds only that.
+const outboxAheadSQL = `
+with ahead as (
+  update public.soniq_hook_deliveries d
+  set next_attempt_at = case
+    when d.created_at > clock_timestamp() then clock_timestamp()
+    else greatest(d.next_attempt_at - $1::float8 * interval '1 second', clock_timestamp())
+  end
+  where d.state = 'pending'
+    and isfinite(d.next_attempt_at)
+    and d.next_attempt_at > clock_timestamp() + interval '1 second'
+    and (
+      d.lease is null and (d.created_at > clock_timestamp() + interval '1 second' or $1::float8 > 0)
+      or $1::float8 > 0 and d.next_attempt_at > clock_timestamp() + $2::float8 * interval '1 second'
+    )
+)
+update public.soniq_hooks
+set blocked_until = greatest(blocked_until - $1::float8 * interval '1 second', clock_timestamp())
+where $1::float8 > 0
+  and isfinite(blocked_until)
+  and blocked_until > clock_timestamp()`
+
+// The tasks of clockBack, after a step and at the start.
+const (
+	backTask   = "deliveries after a step of the clock"
+	futureTask = "deliveries from the future"
+)
+
+// clockBack mends what a clock that was set back by step has put off: one dispatcher of
+// all that see the step takes the turn of task. With 0 it looks for what was put off
+// before it began.
+func (o outbox) clockBack(ctx context.Context, task string, step time.Duration) error {
+	leads, err := pg.TakeTurn(ctx, o.pool, task, clockTurn)
+	if err == nil && leads {
+		_, err = o.pool.Exec(ctx, outboxAheadSQL, step.Seconds(), leaseTime.Seconds())
+	}
+	return err
 }
 
 const outboxDeliveredSQL = `

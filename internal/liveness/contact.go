@@ -9,7 +9,8 @@ import (
 type contact struct {
 	mu sync.Mutex
 	// since is when it began to answer without a gap; zero while it doesn't. Both are
-	// wall clock times: a machine that sleeps is out of contact.
+	// of the monotonic clock, which no step of the machine's clock moves. It stands
+	// still while the machine sleeps, and so does all that is measured here.
 	since, last time.Time
 }
 
@@ -17,7 +18,7 @@ type contact struct {
 func (c *contact) answered(ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now().Round(0)
+	now := time.Now()
 	switch {
 	case !ok:
 		c.since = time.Time{}
@@ -35,5 +36,5 @@ func (c *contact) duration() time.Duration {
 	if c.since.IsZero() {
 		return -1
 	}
-	return time.Now().Round(0).Sub(c.since)
+	return time.Since(c.since)
 }

@@ -25,7 +25,7 @@ func (w *witness) looks(p Peer, ownLock bool, contact time.Duration, now time.Ti
 		own = nil
 	}
 	w.detector.timing = RealTiming
-	return len(w.detector.judge([]Peer{p}, own, contact, now)) > 0
+	return len(w.detector.judge([]Peer{p}, own, contact, moment{now, now})) > 0
 }
 
 // scene is a peer and a witness whose clock is the test's.
@@ -66,7 +66,6 @@ func (s *scene) passes(d time.Duration, ownLock bool) time.Duration {
 		if s.beats && s.now.Sub(s.peer.Heartbeat) >= 10*time.Second {
 			s.peer.Heartbeat = s.now
 		}
-		s.peer.Silence = s.now.Sub(s.peer.Heartbeat).Seconds()
 		if s.witness.looks(s.peer, ownLock, s.contact, s.now) {
 			return passed
 		}

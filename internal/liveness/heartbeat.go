@@ -25,7 +25,7 @@ type Heartbeat struct {
 // containers share both. The incarnation is a new one if the row was not there, was
 // marked as stopped, or was silent for so long that the worker may not have counted
 // as waiting (soniq_waiting gives it five minutes). The statement returns whether
-// somebody had marked the worker as stopped, and the incarnation. Parameters: $9 and
+// somebody had marked the worker as stopped, the incarnation, and the time. Parameters: $9 and
 // $10 the job names and their arguments' types, or none; $11 a new incarnation.
 const RegisterSQL = `
 with before as (
@@ -53,7 +53,7 @@ set status = 'active',
       then soniq_workers.incarnation
     else excluded.incarnation
   end
-returning coalesce((select status from before) = 'stopped', false), coalesce(incarnation, 0)`
+returning coalesce((select status from before) = 'stopped', false), coalesce(incarnation, 0), clock_timestamp()`
 
 // Register writes or renews the worker's row, and with names its job names too. A
 // worker that was declared dead is active again after its next heartbeat.
@@ -72,12 +72,17 @@ func (h *Heartbeat) Register(ctx context.Context, db pg.Querier, names bool) err
 	}
 	var stopped bool
 	var incarnation int64
+	var at time.Time
+	sent := time.Now()
 	err = db.QueryRow(ctx, RegisterSQL, c.Worker, host+"/"+c.Worker.String(), os.Getpid(),
-		c.Queues, c.Concurrency, c.Version, key, pid, handled, types, rand.Int64()).Scan(&stopped, &incarnation)
+		c.Queues, c.Concurrency, c.Version, key, pid, handled, types, rand.Int64()).Scan(&stopped, &incarnation, &at)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
 	}
 	c.Registered(incarnation)
+	if step := c.Clock.Note(at, sent, time.Now()); step != 0 {
+		c.Stepped(step)
+	}
 	if stopped {
 		c.Logger.Warn("others had declared this worker dead; it goes on, and can't write the outcomes of jobs that it lost")
 	}

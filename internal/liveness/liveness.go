@@ -39,6 +39,10 @@ type Config struct {
 	Busy func() bool
 	// Registered is called with the incarnation of the row each time it was written.
 	Registered func(incarnation int64)
+	// Clock takes in the database's time of each heartbeat. Stepped is called when it was
+	// set, with by how much.
+	Clock   *pg.Clock
+	Stepped func(step time.Duration)
 	// Recover frees the jobs of a dead worker whose last heartbeat was this one.
 	Recover func(ctx context.Context, db pg.Session, worker uuid.UUID, heartbeat time.Time) error
 }
@@ -104,6 +108,25 @@ const (
 	PoolPatience   = time.Second
 	urgentPatience = 200 * time.Millisecond
 )
+
+// LiveSQL is whether the worker w of a statement seems to live, to a program that looks
+// once: its lock is held, or its heartbeat is no older than go for a Go worker, and python
+// for another one. A heartbeat from the future is of a clock that was set back since. Who
+// watches for longer compares no times at all; see [Detector].
+func LiveSQL(w, goAge, pythonAge string) string {
+	age := "case when " + w + ".version like 'go/%' then " + goAge + "::interval else " + pythonAge + "::interval end"
+	return `(
+    ` + w + `.last_heartbeat between now() - ` + age + ` and now() + ` + age + `
+    or coalesce(` + w + `.lock_key in (
+      select (l.classid::bigint << 32) | l.objid::bigint
+      from pg_locks l
+      where l.locktype = 'advisory'
+        and l.objsubid = 1
+        and l.granted
+        and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    ), false)
+  )`
+}
 
 func signal(c chan struct{}) {
 	select {

@@ -43,7 +43,6 @@ select
   coalesce(o.version like 'go/%', false),
   o.lock_key,
   o.last_heartbeat,
-  extract(epoch from clock_timestamp() - o.last_heartbeat)::float8,
   exists (select from held h where h.key = o.lock_key),
   o.id <> $1 and exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing'),
   exists (select from held h where h.key = $2 and h.pid = $3)
@@ -106,7 +105,9 @@ func (w *Watch) Look(ctx context.Context, d *Detector) (next time.Duration, err 
 // lookOn sets saw if the database answered, whatever came after that.
 func (w *Watch) lookOn(ctx context.Context, db pg.Session, d *Detector, saw *bool) (next time.Duration, err error) {
 	own := w.session.current()
+	at := moment{began: time.Now()}
 	s, err := w.see(ctx, db, own)
+	at.ended = time.Now()
 	if err != nil {
 		return unlockedLookInterval, err
 	}
@@ -124,8 +125,12 @@ func (w *Watch) lookOn(ctx context.Context, db pg.Session, d *Detector, saw *boo
 	}
 	contact := w.contact.duration()
 	var errs []error
-	for _, p := range d.judge(s.peers, own, contact, time.Now()) {
-		errs = append(errs, w.MarkDead(ctx, db, p))
+	for _, p := range d.judge(s.peers, own, contact, at) {
+		stuck, err := w.MarkDead(ctx, db, p)
+		errs = append(errs, err)
+		if stuck {
+			d.excuse(p.ID, time.Now())
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return unlockedLookInterval, err
@@ -149,7 +154,7 @@ func (w *Watch) see(ctx context.Context, db pg.Session, own *lock) (s sight, err
 	rows, _ := db.Query(ctx, LookSQL, w.config.Worker, key, pid)
 	var p Peer
 	_, err = pgx.ForEachRow(rows, []any{
-		&p.ID, &p.Ours, &p.LockKey, &p.Heartbeat, &p.Silence, &p.Held, &p.Busy, &s.ownLock,
+		&p.ID, &p.Ours, &p.LockKey, &p.Heartbeat, &p.Held, &p.Busy, &s.ownLock,
 	}, func() error {
 		if p.ID == w.config.Worker {
 			s.registered = true
@@ -164,6 +169,16 @@ func (w *Watch) see(ctx context.Context, db pg.Session, own *lock) (s sight, err
 	return s, nil
 }
 
+// SilentSQL finds the row of a worker that has not beaten since, unless another
+// transaction has it locked: then the worker can't beat. Parameters: $1 the worker, $2
+// its last heartbeat.
+const SilentSQL = `
+select
+from public.soniq_workers o
+where o.id = $1
+  and o.last_heartbeat = $2
+for no key update skip locked`
+
 // MarkDeadSQL marks a worker as stopped, unless it has beaten since or jobs of it are
 // left. Parameters: $1 the worker, $2 its last heartbeat.
 const MarkDeadSQL = `
@@ -173,17 +188,25 @@ where o.id = $1
   and o.last_heartbeat = $2
   and not exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing')`
 
-// MarkDead recovers the jobs of a dead worker and marks it as stopped.
+// MarkDead recovers the jobs of a dead worker and marks it as stopped. It does nothing,
+// and returns true, if the worker has beaten, or can't because its row is locked.
 //
 // Errors: those of the database.
-func (w *Watch) MarkDead(ctx context.Context, db pg.Session, dead Peer) error {
+func (w *Watch) MarkDead(ctx context.Context, db pg.Session, dead Peer) (stuck bool, err error) {
+	tag, err := db.Exec(ctx, SilentSQL, dead.ID, dead.Heartbeat)
+	if err != nil {
+		return false, fmt.Errorf("look for a heartbeat of worker %s: %w", dead.ID, err)
+	}
+	if tag.RowsAffected() == 0 {
+		return true, nil
+	}
 	if dead.Busy {
 		if err := w.config.Recover(ctx, db, dead.ID, dead.Heartbeat); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if _, err := db.Exec(ctx, MarkDeadSQL, dead.ID, dead.Heartbeat); err != nil {
-		return fmt.Errorf("mark worker %s dead: %w", dead.ID, err)
+		return false, fmt.Errorf("mark worker %s dead: %w", dead.ID, err)
 	}
-	return nil
+	return false, nil
 }

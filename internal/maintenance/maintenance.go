@@ -51,6 +51,12 @@ type Config struct {
 	// whose answer was lost.
 	ClaimUncertain <-chan struct{}
 
+	// Clock watches the database's. Stepped is called when it was set, with by how much.
+	Clock   *pg.Clock
+	Stepped func(step time.Duration)
+	// ClockBack can be received from when it may have been set back.
+	ClockBack <-chan struct{}
+
 	// These are the worker's, with their defaults; see engine.WorkerConfig.
 	UnknownGrace time.Duration
 	WarnDead     int
@@ -89,6 +95,10 @@ func New(config Config) *Maintenance {
 const (
 	expireInterval = time.Minute
 	orphanInterval = 30 * time.Second
+	// clockInterval is long: what sees a step hurries the task. clockTurn keeps many
+	// workers that see the same one from looking all at once.
+	clockInterval = 24 * time.Hour
+	clockTurn     = 5 * time.Second
 	// passTimeout limits one run of a task. passPatience is when a task with many
 	// batches leaves the rest to its next run.
 	passTimeout  = 30 * time.Second
@@ -122,6 +132,15 @@ func (m *Maintenance) Run(ctx context.Context) error {
 		})
 	}
 	return periodic.Run(ctx, c.Logger, tasks...)
+}
+
+// RunClock makes jobs due whose time a clock that was set back has put off, at the start
+// and after each such step, until ctx ends.
+func (m *Maintenance) RunClock(ctx context.Context) error {
+	return periodic.Run(ctx, m.config.Logger, &periodic.Task{
+		Name: "look for jobs from the future", Every: clockInterval, Timeout: passTimeout,
+		Do: m.MakeDue, Hurry: m.config.ClockBack,
+	})
 }
 
 // RunRetention deletes dead letters by the retention rules until ctx ends. It has a

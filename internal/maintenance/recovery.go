@@ -251,6 +251,7 @@ set status = 'queued',
   unique_job = unique_job and $6 and octet_length(job_name) + octet_length(coalesce(args_hash, '')) <= ` + longName + `,
   dedup_key = case when $6 and octet_length(dedup_key) <= ` + longName + ` then dedup_key end,
   errors = ` + history.Add("case when pg_column_size(errors) <= 262144 then errors end", "$7::jsonb") + `,
+  scheduled_at = ` + pg.JobDueAgain("soniq_jobs") + `,
   worker_id = null,
   claim_token = null,
   updated_at = now()

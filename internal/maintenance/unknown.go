@@ -29,7 +29,8 @@ type unknown struct {
 // grace, $4 how long names are remembered, $5 and $6 the silence after which a Go and
 // a Python worker is dead, $7 how many.
 const unknownSQL = `
-select j.id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0)
+select j.id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0),
+  clock_timestamp()
 from public.soniq_jobs j
 where j.status = 'queued'
   and ` + pg.JobQueue + ` = any ($1::text[])
@@ -67,6 +68,23 @@ type unknownJob struct {
 	ID    uuid.UUID
 	Name  string
 	Bytes int64
+	// At is when it was found, by the database's clock.
+	At time.Time
+}
+
+// trusts reports whether the times that found make jobs unknown: after a step of the
+// database's clock each worker seems silent and each job due for long, until the grace
+// has passed by this process's own clock. A worker that has just begun has seen no step,
+// but lets the others refresh their names first.
+func (u *unknown) trusts(found []unknownJob, sent time.Time) bool {
+	c := u.config
+	for _, job := range found {
+		if step := c.Clock.Note(job.At, sent, time.Now()); step != 0 {
+			c.Stepped(step)
+		}
+		break
+	}
+	return c.Clock.Steady(max(c.UnknownGrace, registryWindow)) && c.Clock.Watched(min(c.UnknownGrace, registryWindow))
 }
 
 func (u *unknown) run(ctx context.Context) error {
@@ -74,11 +92,15 @@ func (u *unknown) run(ctx context.Context) error {
 	var errs []error
 	for begun := time.Now(); time.Since(begun) < passPatience; {
 		most := u.refused.begin()
+		sent := time.Now()
 		rows, _ := c.Pool.Query(ctx, unknownSQL, c.Queues, c.Names,
 			c.UnknownGrace, max(c.UnknownGrace, registryWindow), liveness.DeadAfter, liveness.PythonDeadAfter, most)
 		found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[unknownJob])
 		if err != nil {
 			return fmt.Errorf("find unknown jobs: %w", err)
+		}
+		if !u.trusts(found, sent) {
+			break
 		}
 		moved, err := u.movePage(ctx, found)
 		if err != nil {

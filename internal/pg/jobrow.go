@@ -11,3 +11,11 @@ const (
 	// JobDue is the time from which it may run.
 	JobDue = `coalesce(j.scheduled_at, j.created_at, timestamptz '-infinity')`
 )
+
+// JobDueAgain is the scheduled_at of a claimed job that goes back to its queue at once:
+// the one that it has, or now if that, or the time it was made, lies in the future. It
+// was due when it was claimed, so the clock was set back since. t is the name of
+// soniq_jobs in the statement.
+func JobDueAgain(t string) string {
+	return "case when coalesce(" + t + ".scheduled_at, " + t + ".created_at) > now() then now() else " + t + ".scheduled_at end"
+}

@@ -74,7 +74,7 @@ var requeueSQL = `
 update public.soniq_jobs j
 set status = 'queued',
   attempts = greatest(j.attempts - d.refund, 0),
-  scheduled_at = coalesce(now() + d.delay, j.scheduled_at),
+  scheduled_at = coalesce(now() + d.delay, ` + pg.JobDueAgain("j") + `),
   last_error = coalesce(d.error, j.last_error),
   unique_job = j.unique_job and $8,
   dedup_key = case when $8 then j.dedup_key end,

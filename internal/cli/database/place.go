@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/liveness"
 )
 
 // $1 the schema.
@@ -63,13 +64,12 @@ func requireSchema(a *app.App, pool *pgxpool.Pool) error {
 	return fmt.Errorf("schema %q does not exist; Soniq tables are in: %s", missing, strings.Join(others, ", "))
 }
 
-// A Go worker without a heartbeat for that long counts as dead.
-const liveWorkersSQL = `
+var liveWorkersSQL = `
 select count(*)
-from public.soniq_workers
+from public.soniq_workers w
 where version like 'go/%'
   and status <> 'stopped'
-  and last_heartbeat > now() - interval '30 seconds'`
+  and ` + liveness.LiveSQL("w", "'30 seconds'", "'30 seconds'")
 
 // warnOfWorkers prints a warning where workers of Soniq for Go are alive, or where
 // the role may not read that: it may still migrate as the owner of the tables.
