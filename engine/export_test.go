@@ -62,10 +62,16 @@ func (w *Worker) Prune(ctx context.Context) error { return w.maintenance.Prune(c
 // long.
 func (w *Worker) MoveUnknown(ctx context.Context) error {
 	if !w.clock.Watched(time.Nanosecond) {
-		before := time.Now().Add(-time.Hour)
-		w.clock.Note(before, before, before)
+		w.SawClock(time.Now())
 	}
 	return w.maintenance.MoveUnknown(ctx)
+}
+
+// SawClock is a first reading of the database's clock, an hour ago: at is what it would
+// say now.
+func (w *Worker) SawClock(at time.Time) {
+	before := time.Now().Add(-time.Hour)
+	w.clock.Note(at.Add(-time.Hour), before, before)
 }
 
 // Cancels hears requests to cancel.

@@ -98,6 +98,45 @@ func TestWorker_unknownJob_isSparedWhileSomeoneMayRunIt(t *testing.T) {
 	}
 }
 
+// A step of the database's clock makes each job look due for long, and each worker that
+// might know its name look silent.
+func TestWorker_unknownJob_isSparedAfterTheClockWasSet(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	noop(reg, "known")
+	client := newClient(t, pool)
+	ours := "go/0.1.0"
+	addWorker(t, pool, &ours, []string{"default"}, 0, time.Hour)
+	id := enqueue(t, client, "unknown", nil)
+	exec(t, pool, `update soniq_jobs set created_at = now() - interval '1 hour'`)
+	for _, step := range []time.Duration{time.Hour, -time.Hour} {
+		w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{UnknownGrace: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.SawClock(time.Now().Add(-step))
+		for range 2 {
+			if err := w.MoveUnknown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if job := getJob(t, client, id); job.Status != engine.StatusQueued {
+			t.Errorf("after a step of %s the job is %s", step, job.Status)
+		}
+	}
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{UnknownGrace: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.MoveUnknown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !queryValue[bool](t, pool, deadSQL, id) {
+		t.Error("without a step it is no dead letter")
+	}
+}
+
 func TestWorker_orphans_ofDeadWorkersRunAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -127,6 +166,10 @@ func TestWorker_orphans_ofDeadWorkersRunAgain(t *testing.T) {
 	twin := enqueue(t, client, "orphan", nil, engine.Unique())
 
 	w := start(t, pool, reg, engine.WorkerConfig{})
+	waitUntil(t, pool, "the lock", advertisingSQL, 1)
+	if err := w.RecoverOrphans(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, id := range []uuid.UUID{dead, deadPython, stranded, nobodysOld, goneOld, twin} {
 		w.waitForJob(t, id)
 	}

@@ -243,6 +243,7 @@ func TestWorker_unknownJobsThatCantBeMoved_holdUpNobody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.SawClock(time.Now())
 	if err := w.Beat(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,9 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/eventually"
+	"soniq/internal/liveness"
+	"soniq/internal/maintenance"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -162,17 +166,13 @@ func TestFleet_pythonWorkerLives_goBuriesNothingOfItsQueue(t *testing.T) {
 	})
 }
 
-// Five minutes after a Python worker's last heartbeat Go takes it for dead. The
-// heartbeats are aged in the table; what takes ten seconds is that a Go worker
-// believes in silence only once the database has answered it for that long. Both
-// releases are on one database, so that it's waited for once.
+// When a Go worker has seen no other heartbeat of a Python worker for five minutes, it
+// takes it for dead. Here the observer has watched each worker since its last heartbeat,
+// and the heartbeats are aged in the table.
 func TestFleet_killedPython_isRecoveredByGo(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	client := newClient(t, pool)
-	observers := engine.NewRegistry()
-	echo(observers, "go.echo")
-	goWorker(t, pool, observers, engine.WorkerConfig{Queues: []string{"go"}})
 	var jobs []uuid.UUID
 	for _, e := range releases {
 		folder, ok := need(t, e)
@@ -188,10 +188,10 @@ func TestFleet_killedPython_isRecoveredByGo(t *testing.T) {
 		execute(t, pool, `update soniq_workers set last_heartbeat = now() + interval '1 hour' where pid = $1`, p.cmd.Process.Pid)
 	}
 	execute(t, pool, `update soniq_workers set last_heartbeat = now() - interval '301 seconds' where version is null`)
+	look := observer(t, pool)
 	for _, id := range jobs {
 		eventually.True(t, "the job is queued again", func() bool {
-			// A new job makes Go look at the other workers.
-			execute(t, pool, `select pg_notify('soniq_new_job', 'go')`)
+			look()
 			return value[bool](t, pool, `select status = 'queued' from soniq_jobs where id = $1`, id)
 		})
 	}
@@ -205,6 +205,33 @@ func TestFleet_killedPython_isRecoveredByGo(t *testing.T) {
 		job := ended(t, client, id)
 		if job.Status != engine.StatusDone || job.Attempts != 2 || len(job.Errors) != 1 || job.Errors[0].Kind != classify.KindCrash {
 			t.Errorf("%+v", job)
+		}
+	}
+}
+
+// observer returns a look of a Go worker that has watched the others for long.
+func observer(t *testing.T, pool *pgxpool.Pool) (look func()) {
+	t.Helper()
+	worker, logger := uuid.New(), slog.New(slog.DiscardHandler)
+	db := pg.Schema{}.Pool(pool)
+	recovery := maintenance.New(maintenance.Config{
+		Pool: db, Logger: logger, Worker: worker, AttemptLimit: 100, Tokens: func() []int64 { return []int64{} },
+	}).Recovery
+	parts := liveness.New(liveness.Config{
+		Pool: db, Logger: logger, Worker: worker, Version: soniq.WorkerVersion,
+		Busy: func() bool { return false }, Registered: func(int64) {}, Recover: recovery.OfWorker,
+		Clock: &pg.Clock{}, Stepped: func(time.Duration) {},
+	})
+	if err := parts.Heartbeat.Register(t.Context(), db, false); err != nil {
+		t.Fatal(err)
+	}
+	timing := liveness.RealTiming
+	timing.Trust = 0
+	detector := liveness.NewDetector(timing)
+	detector.SilentSince = func(p liveness.Peer) time.Time { return p.Heartbeat }
+	return func() {
+		if _, err := parts.Watch.Look(t.Context(), detector); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -78,11 +78,11 @@ type unknownJob struct {
 // but lets the others refresh their names first.
 func (u *unknown) trusts(found []unknownJob, sent time.Time) bool {
 	c := u.config
-	for _, job := range found {
-		if step := c.Clock.Note(job.At, sent, time.Now()); step != 0 {
-			c.Stepped(step)
-		}
-		break
+	if len(found) == 0 {
+		return false
+	}
+	if step := c.Clock.Note(found[0].At, sent, time.Now()); step != 0 {
+		c.Stepped(step)
 	}
 	return c.Clock.Steady(max(c.UnknownGrace, registryWindow)) && c.Clock.Watched(min(c.UnknownGrace, registryWindow))
 }

@@ -128,7 +128,12 @@ func StartServer(t testing.TB) *devdb.Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	s, err := devdb.Start(ctx, devdb.Options{Fast: true})
+	return startServer(ctx, t, devdb.Options{Fast: true})
+}
+
+func startServer(ctx context.Context, t testing.TB, options devdb.Options) *devdb.Server {
+	t.Helper()
+	s, err := devdb.Start(ctx, options)
 	if err != nil {
 		t.Fatalf("testdb: %v", err)
 	}
