@@ -3,12 +3,14 @@ package deadletter
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/pg"
 )
 
 // TrendHours is how many hours the trend of a group covers.
@@ -44,7 +46,10 @@ type Group struct {
 // others are read again. $1 is the number of hours of the trend, $2 the limit. The
 // places are those of the filter's conditions and of the 'and' or 'where' before
 // another one.
-const groupsSQL = `
+// groupError is the latest error of a group, for a format.
+var groupError = strings.ReplaceAll(pg.BoundedText("s.last_error", 65536), "%", "%%")
+
+var groupsSQL = `
 with groups as materialized (
   select
     ` + groupKey + ` as id,
@@ -95,7 +100,7 @@ select
       order by 1
     )
   end,
-  s.id, coalesce(s.last_error, ''),
+  s.id, coalesce(` + groupError + `, ''),
   array(
     select coalesce(h.n, 0)
     from generate_series(0, $1::integer - 1) as t (hour)

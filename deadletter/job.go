@@ -32,9 +32,10 @@ const (
 // of the columns. Times are in UTC. A text that is NULL in the database is empty.
 //
 // Reads are bounded, but for an export: arguments over 16 MiB, or 256 KiB in a
-// list, are replaced by a JSON string that says so. LastError is cut at 65,536
-// characters, DedupKey and ArgsHash at 3,000, JobName and Queue at 2,000,
-// ProducerID at 1,000. A history over 1 MiB is left out.
+// list, or nested over 1,000 levels deep, are replaced by a JSON string that says so,
+// and so are Tags. LastError is cut at 65,536 characters, DedupKey and ArgsHash at
+// 3,000, JobName and Queue at 2,000, ProducerID at 1,000. A history over 1 MiB is left
+// out.
 type Job struct {
 	// ID is the id that the job had in the queue.
 	ID      uuid.UUID `json:"id"`
@@ -124,12 +125,12 @@ const (
 
 // A reading is the SQL of the columns that may be of any size. A list bounds them,
 // and an export reads them whole.
-type reading struct{ name, queue, args, lastError, argsHash, dedupKey, producer, failures string }
+type reading struct{ name, queue, args, lastError, tags, argsHash, dedupKey, producer, failures string }
 
 // whole reads them as they are, and names that were shortened in full.
 var whole = reading{
 	name: "coalesce(d.whole_job_name, d.job_name)", queue: "coalesce(d.whole_queue, d.queue)", args: "d.args",
-	lastError: "d.last_error", argsHash: "d.args_hash", dedupKey: "d.dedup_key", producer: "d.producer_id", failures: "d.errors",
+	lastError: "d.last_error", tags: "d.tags", argsHash: "d.args_hash", dedupKey: "d.dedup_key", producer: "d.producer_id", failures: "d.errors",
 }
 
 // bounded replaces arguments over most bytes by a JSON string that says so, and
@@ -137,7 +138,7 @@ var whole = reading{
 func bounded(most int) reading {
 	return reading{
 		name: pg.BoundedText("d.job_name", 2000), queue: pg.BoundedText("d.queue", 2000), args: pg.BoundedJSON("d.args", "arguments", most),
-		lastError: pg.BoundedText("d.last_error", 65536), argsHash: pg.BoundedText("d.args_hash", 3000), dedupKey: pg.BoundedText("d.dedup_key", 3000),
+		lastError: pg.BoundedText("d.last_error", 65536), tags: pg.BoundedJSON("d.tags", "tags", most), argsHash: pg.BoundedText("d.args_hash", 3000), dedupKey: pg.BoundedText("d.dedup_key", 3000),
 		producer: pg.BoundedText("d.producer_id", 1000),
 		failures: pg.BoundedHistory("d.errors"),
 	}
@@ -153,7 +154,7 @@ func (r reading) columns() string {
   case when d.original_created_at` + between + ` then d.original_created_at else ` + movedAt + ` end,
   ` + movedAt + `,
   coalesce(d.resurrection_count, 0),
-  case when d.last_resurrection_at` + between + ` then d.last_resurrection_at end, d.tags,
+  case when d.last_resurrection_at` + between + ` then d.last_resurrection_at end, ` + r.tags + `,
   d.state, d.replay_job_id, d.replay_of,
   coalesce(d.error_kind, ''), coalesce(d.error_type, ''), coalesce(d.error_code, ''),
   coalesce(d.decided_by, ''), coalesce(d.fingerprint, ''),
@@ -194,6 +195,7 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 		return Job{}, err
 	}
 	j.Errors = history.Decode(failures)
+	j.Args, j.Tags = jsondoc.Shown(j.Args, "arguments"), jsondoc.Shown(j.Tags, "tags")
 	return j, nil
 }
 

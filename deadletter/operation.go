@@ -15,6 +15,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/audit"
 	"soniq/internal/history"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pause"
 	"soniq/internal/pg"
 )
@@ -265,16 +266,17 @@ select
   id, action,
   case when ` + audit.IsLost + ` then 'stopped' else state end,
   case when ` + audit.IsLost + ` then '` + StoppedByLoss + `' else coalesce(stopped_by, '') end,
-  coalesce(actor, ''), coalesce(comment, because, ''), filter,
+  coalesce(actor, ''), coalesce(comment, because, ''), ` + pg.BoundedJSON("filter", "a filter", pg.ListedBytes) + `,
   total, done, skipped, ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("updated_at") + `
 from public.soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
 	err = row.Scan(
-		&op.ID, (*string)(&op.Action), (*string)(&op.State), &op.StoppedBy, &op.Actor, &op.Comment, &op.Filter,
+		&op.ID, (*string)(&op.Action), (*string)(&op.State), &op.StoppedBy, &op.Actor, &op.Comment, (*[]byte)(&op.Filter),
 		&op.Total, &op.Done, &op.Skipped, &op.CreatedAt, &op.UpdatedAt,
 	)
 	op.CreatedAt, op.UpdatedAt = op.CreatedAt.UTC(), op.UpdatedAt.UTC()
+	op.Filter = jsondoc.Shown(op.Filter, "a filter")
 	return op, err
 }
 
@@ -316,7 +318,8 @@ func (q *Queue) Operation(ctx context.Context, id uuid.UUID) (Operation, error) 
 func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 	rows, _ := q.pool.Query(ctx, historySQL, id, listLimit)
 	records, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Record, err error) {
-		err = row.Scan(&r.DeadLetterID, &r.OperationID, (*string)(&r.Action), &r.Actor, &r.Comment, &r.JobID, &r.Detail, &r.At)
+		err = row.Scan(&r.DeadLetterID, &r.OperationID, (*string)(&r.Action), &r.Actor, &r.Comment, &r.JobID, (*[]byte)(&r.Detail), &r.At)
+		r.Detail = jsondoc.Shown(r.Detail, "details")
 		r.At = r.At.UTC()
 		return r, err
 	})
@@ -328,7 +331,7 @@ func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
 
 // $1 the dead letter, $2 the limit.
 var historySQL = `
-select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.comment, r.because, ''), r.job_id, r.detail, ` + pg.BoundedTime("r.at") + `
+select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.comment, r.because, ''), r.job_id, ` + pg.BoundedJSON("r.detail", "details", pg.ListedBytes) + `, ` + pg.BoundedTime("r.at") + `
 from (
   select *
   from public.soniq_dead_letter_audit

@@ -31,7 +31,7 @@ type ReplayOptions struct {
 	// Priority is the new job's; the lower number runs first, and 0 is a valid
 	// priority. Default nil: the dead letter's.
 	Priority *int `json:"priority,omitempty"`
-	// Queue is the new job's. Default "": the dead letter's.
+	// Queue is the new job's, at most 2,000 bytes. Default "": the dead letter's.
 	Queue string `json:"queue,omitempty"`
 	// Delay is how long the new job waits before it is due, at most 36,500 days.
 	// Default 0.
@@ -56,6 +56,9 @@ type ReplayOptions struct {
 // maxDelay is a century. A much longer one overflows a Duration.
 const maxDelay = 36500 * 24 * time.Hour
 
+// maxNewQueue bounds a queue's name, in bytes, so that it fits into every index.
+const maxNewQueue = 2000
+
 func (o ReplayOptions) validate() error {
 	if o.MaxAttempts < 0 || o.MaxAttempts > math.MaxInt32 {
 		return fmt.Errorf("replay options: MaxAttempts: %d is not between 0 and %d", o.MaxAttempts, math.MaxInt32)
@@ -65,6 +68,9 @@ func (o ReplayOptions) validate() error {
 	}
 	if !acceptable(o.Queue) {
 		return errors.New("replay options: Queue: not valid UTF-8, or with a NUL byte in it")
+	}
+	if len(o.Queue) > maxNewQueue {
+		return fmt.Errorf("replay options: Queue: %d bytes, more than %d", len(o.Queue), maxNewQueue)
 	}
 	if o.Delay < 0 || o.Delay > maxDelay {
 		return fmt.Errorf("replay options: Delay: %s is not between 0 and %s", o.Delay, maxDelay)
@@ -186,7 +192,8 @@ func (q *Queue) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID, o ReplayOpt
 }
 
 // CheckReplay returns the error that [Queue.Replay] would return now, or nil. It
-// changes nothing and locks nothing.
+// changes nothing and, unless the name of the queue has over 2,000 bytes, locks
+// nothing.
 //
 // Errors: those of [Queue.Replay].
 func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) error {
@@ -198,8 +205,43 @@ func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) 
 	if err == nil {
 		err = r.duplicate(ctx, q.pool, id)
 	}
+	if err == nil {
+		err = q.tryLongQueue(ctx, id, o)
+	}
 	if err != nil {
 		return fmt.Errorf("check replay of dead letter %s: %w", id, err)
 	}
 	return nil
+}
+
+// $1 the dead letter.
+const longQueueSQL = `
+select true
+from public.soniq_dead_letter_jobs
+where id = $1
+  and octet_length(whole_queue) > 2000`
+
+var errUndo = errors.New("undo")
+
+// tryLongQueue finds out whether an index takes the queue of a dead letter whose name
+// is long: how far it can be compressed is not known before. It is undone.
+func (q *Queue) tryLongQueue(ctx context.Context, id uuid.UUID, o ReplayOptions) error {
+	var long bool
+	err := q.pool.QueryRow(ctx, longQueueSQL, id).Scan(&long)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && o.Queue != "" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
+		if _, err := q.replay(ctx, tx, id, o); err != nil {
+			return err
+		}
+		return errUndo
+	})
+	if errors.Is(err, errUndo) {
+		return nil
+	}
+	return err
 }

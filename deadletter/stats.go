@@ -71,7 +71,7 @@ select
     where r.replay_of is not null%[2]s
   ),
   extract(epoch from coalesce(clock_timestamp() - (
-    select min(o.moved_to_dead_letter_at)
+    select greatest(min(o.moved_to_dead_letter_at), ` + earliest + `)
     from public.soniq_dead_letter_jobs o
     where o.state = 'dead'
   ), interval '0'))::double precision

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/history"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -97,13 +98,14 @@ func scanJob(row pgx.Row) (*Job, error) {
 	var j Job
 	var failures []byte
 	err := row.Scan(
-		&j.ID, &j.Name, &j.Args, &j.Queue, &j.Priority, &j.Status,
+		&j.ID, &j.Name, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.Status,
 		&j.Attempts, &j.MaxAttempts, &j.ScheduledAt,
 		&j.CreatedAt, &j.UpdatedAt,
-		&j.LastError, &j.Result, &j.ExpiresAt,
+		&j.LastError, (*[]byte)(&j.Result), &j.ExpiresAt,
 		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
 		&j.CancelRequestedAt, &failures,
 	)
+	j.Args, j.Result = jsondoc.Shown(j.Args, "arguments"), jsondoc.Shown(j.Result, "a result")
 	j.Errors = history.Decode(failures)
 	j.inUTC()
 	return &j, err

@@ -136,7 +136,7 @@ group by 1`
 
 var statusWorkersSQL = `
 select
-  id, hostname, pid, coalesce(queues, '{}'), concurrency, status, coalesce(version, ''),
+  id, hostname, pid, array_remove(coalesce(queues, '{}'), null), concurrency, status, coalesce(version, ''),
   coalesce(` + pg.FiniteTime("last_heartbeat") + `, to_timestamp(0)),
   coalesce(` + pg.FiniteTime("started_at") + `, to_timestamp(0)),
   ` + liveness.LiveSQL("w", "$1", "$2") + `

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -135,7 +136,7 @@ func (s *Store) showing(ctx context.Context, show func() error, change func(pgx.
 
 var storeListSQL = `
 select id, name, kind, target, signed, secret_from, secrets, headers, include_args, allow, base_url,
-  events, jobs, queues, reasons, tags,
+  events, jobs, queues, reasons, convert_to(` + pg.BoundedJSON("tags", "tags", pg.ListedBytes) + `::text, 'UTF8'),
   enabled, disabled_reason, failures, ` + pg.BoundedTime("failing_since") + `, ` + pg.BoundedTime("blocked_until") + `,
   ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("declared_at") + `,
   lacks, ` + pg.BoundedTime("lacks_at") + `, dropped, pending, delivered, failed
@@ -194,6 +195,7 @@ func (s *Store) list(ctx context.Context, name string) ([]Info, error) {
 			h.Target += "/…"
 		}
 		// SQL can write anything there.
+		h.Tags = jsondoc.Shown(h.Tags, "tags")
 		h.DisabledReason, h.Unavailable = deadletter.RedactText(h.DisabledReason), deadletter.RedactText(h.Unavailable)
 	}
 	return infos, nil
@@ -343,7 +345,7 @@ func (s *Store) RotateSecret(ctx context.Context, name, secret string, drop bool
 var storeDeliveriesSQL = `
 select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
   d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
-  coalesce(d.last_answer, ''), coalesce(d.last_error, ''),
+  coalesce(` + pg.BoundedText("d.last_answer", 4000) + `, ''), coalesce(` + pg.BoundedText("d.last_error", 4000) + `, ''),
   case when d.state = 'pending' then ` + pg.BoundedTime("d.next_attempt_at") + ` end,
   ` + pg.BoundedTime("d.delivered_at") + `, ` + pg.BoundedTime("d.created_at") + `
 from public.soniq_hook_deliveries d

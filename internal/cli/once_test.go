@@ -21,8 +21,11 @@ import (
 // leaf is a command of the grammar, and the words that call it.
 type leaf struct {
 	*kong.Node
+	path  []string // without arguments
 	words []string
 }
+
+type kongFlag = kong.Flag
 
 // leaves are all commands but the one for shells.
 func leaves(t *testing.T) (parser *kong.Kong, all []leaf) {
@@ -40,12 +43,13 @@ func leaves(t *testing.T) (parser *kong.Kong, all []leaf) {
 		for n := node; n.Parent != nil; n = n.Parent {
 			words = append([]string{n.Name}, words...)
 		}
+		path := slices.Clone(words)
 		for _, p := range node.Positional {
 			if p.Required {
 				words = append(words, cmp.Or(p.EnumSlice()[0], "x"))
 			}
 		}
-		all = append(all, leaf{node, words})
+		all = append(all, leaf{node, path, words})
 	}
 	return parser, all
 }

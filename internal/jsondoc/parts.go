@@ -7,6 +7,7 @@ package jsondoc
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"iter"
 
 	"soniq/internal/pg"
@@ -104,4 +105,34 @@ func Inner(doc []byte) []byte {
 		return doc
 	}
 	return []byte(inner)
+}
+
+// MaxDepth is how deep a document may be nested to be shown. encoding/json reads and
+// writes 10,000 levels, and with line breaks a document of that depth has 200 MB.
+const MaxDepth = 1_000
+
+// Shown returns doc or, where it is nested too deep to be encoded, a JSON string that
+// says so: a row that holds it must not hide the others. what is the noun, such as
+// 'arguments'.
+func Shown(doc []byte, what string) []byte {
+	depth, deepest := 0, 0
+	inString := false
+	for i := 0; i < len(doc); i++ {
+		switch c := doc[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+			deepest = max(deepest, depth)
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	if deepest <= MaxDepth {
+		return doc
+	}
+	return fmt.Appendf(nil, `"%s nested %d levels deep are not shown"`, what, deepest)
 }
