@@ -371,7 +371,12 @@ create table public.soniq_hooks (
   dropped bigint not null default 0,
   -- Why deliveries wait: what the last dispatcher that could not send them was lacking.
   lacks text,
-  lacks_at timestamptz
+  lacks_at timestamptz,
+  -- The latest of the failures since failing_since. NULL: only dispatchers of 0.1.0 have counted them.
+  last_failed_at timestamptz,
+  -- The configurations that have the hook, by a digest: where each is, what it says, and when one of its
+  -- dispatchers last ran.
+  declarations jsonb
 );
 
 -- The outbox: a row for each event and hook. next_attempt_at is when it is due or, while a dispatcher
@@ -473,11 +478,23 @@ select
   h.dropped,
   (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending') as pending,
   (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'delivered') as delivered,
-  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed') as failed
+  (select count(*) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'failed') as failed,
+  (select min(d.created_at) from public.soniq_hook_deliveries d where d.hook_id = h.id and d.state = 'pending') as oldest_pending_at,
+  p.next_attempt_at as due_at,
+  coalesce(p.leased, false) as sending
 from public.soniq_hooks h
 cross join lateral (
   select case when jsonb_typeof(h.settings) = 'object' and pg_column_size(h.settings) <= 524288 then h.settings else '{}' end as settings
-) s;
+) s
+left join lateral (
+  -- The first entry of the index, whatever the statistics say.
+  select d.next_attempt_at, d.lease is not null and d.next_attempt_at > clock_timestamp() as leased
+  from public.soniq_hook_deliveries d
+  where d.hook_id = h.id
+    and d.state = 'pending'
+  order by d.next_attempt_at
+  limit 1
+) p on true;
 
 -- What can be read in order, without missing or repeating a row: docs/channel.md says how. A row of this run
 -- of the server is in it when no transaction before it is open; one of an earlier run or of another server at
@@ -1257,7 +1274,8 @@ from (values
   ('0167', 'soniq_go_incarnation'),
   ('0168', 'soniq_go_comment'),
   ('0174', 'soniq_go_epoch'),
-  ('0178', 'soniq_go_operation_heartbeat')
+  ('0178', 'soniq_go_operation_heartbeat'),
+  ('0179', 'soniq_go_hook_health')
 ) m (version, name);
 
 commit;

@@ -23,7 +23,6 @@ const (
 	// markTimeout bounds the statements that write down a result.
 	markTimeout = 10 * time.Second
 	// breakerAfter is the number of failures in a row after which a hook gets a pause.
-	// outboxFailureSQL has it too.
 	breakerAfter = 5
 )
 
@@ -129,12 +128,12 @@ func (d *Dispatcher) recordFailure(ctx context.Context, h dueHook, results ...re
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
-	enabled, failures, reason, err := d.outbox.recordFailure(ctx, h.ID, pause, gone, counts)
+	failures, disabled, err := d.outbox.recordFailure(ctx, h.ID, pause, gone, counts)
 	switch {
 	case err != nil:
 		return err
-	case !enabled:
-		d.log.Error("the hook is disabled; 'soniq hooks enable' sends its deliveries", "hook", h.Name, "reason", reason)
+	case disabled != "":
+		d.log.Error("the hook is disabled; 'soniq hooks enable' sends its deliveries", "hook", h.Name, "reason", disabled)
 	case failures == breakerAfter && counts:
 		d.log.Warn("the hook has failed five times in a row; nothing is sent to it for a while", "hook", h.Name)
 	}

@@ -326,7 +326,7 @@ func TestDispatcher_failingForFiveDays_disablesTheHook(t *testing.T) {
 	pool := testdb.New(t)
 	rc := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	addHook(t, pool, "webhook", rc.URL)
-	exec(t, pool, `update soniq_hooks set failures = 4, failing_since = now() - interval '121 hours'`)
+	exec(t, pool, `update soniq_hooks set failures = 19, failing_since = now() - interval '121 hours', last_failed_at = now() - interval '1 hour'`)
 	dispatch(t, pool)
 	die(t, pool, 1, "j", "boom")
 	eventually.True(t, "the hook to be disabled", func() bool {

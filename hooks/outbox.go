@@ -251,6 +251,7 @@ const outboxSuccessSQL = `
 update public.soniq_hooks
 set failures = 0,
   failing_since = null,
+  last_failed_at = null,
   blocked_until = case when sender is null then null else blocked_until end
 where id = $1
   and (failures > 0 or failing_since is not null)`
@@ -284,36 +285,72 @@ func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d 
 	return err
 }
 
-// From the fifth failure in a row on (breakerAfter) nothing is sent for a minute, then
-// for twice as long each time, up to an hour. After five days the hook is disabled.
-const outboxFailureSQL = `
-update public.soniq_hooks
-set failures = failures + case when $4 then 1 else 0 end,
-  failing_since = coalesce(failing_since, clock_timestamp()),
-  sender = null,
-  blocked_until = greatest(
-    clock_timestamp() + $2::float8 * interval '1 second',
-    case when $4 and failures + 1 >= 5
-      then clock_timestamp() + least(interval '1 hour', interval '1 minute' * power(2, least(failures - 4, 10)))
-    end),
-  enabled = enabled and not $3 and coalesce(failing_since > clock_timestamp() - interval '120 hours', true),
-  disabled_reason = case
-    when $3 then 'its endpoint answered 410: gone'
-    when failing_since <= clock_timestamp() - interval '120 hours' then 'it failed for five days'
-  end
+var outboxHealthSQL = `
+select failures, ` + pg.BoundedTime("failing_since") + `, ` + pg.BoundedTime("last_failed_at") + `, clock_timestamp()
+from public.soniq_hooks
 where id = $1
   and enabled
-returning enabled, failures, coalesce(disabled_reason, '')`
+for update`
 
-// recordFailure records that the hook failed, and returns whether it is still enabled,
-// and why not. pause is how long the receiver asks not to be called; gone disables the
-// hook; counts: it is a failure for the breaker.
-func (o outbox) recordFailure(ctx context.Context, hook uuid.UUID, pause time.Duration, gone, counts bool) (enabled bool, failures int, reason string, err error) {
-	err = o.pool.QueryRow(ctx, outboxFailureSQL, hook, pause.Seconds(), gone, counts).Scan(&enabled, &failures, &reason)
+// $1 the hook, $2 to $4 its health, $5 for how many seconds nothing is sent, $6 why it is
+// disabled, or empty.
+const outboxFailureSQL = `
+update public.soniq_hooks
+set failures = $2,
+  failing_since = $3,
+  last_failed_at = $4,
+  sender = null,
+  blocked_until = clock_timestamp() + $5::float8 * interval '1 second',
+  enabled = $6 = '',
+  disabled_reason = nullif($6, '')
+where id = $1`
+
+// recordFailure records that the hook failed, and returns its failures in a row and why
+// it is disabled, if it is. pause is how long the receiver asks not to be called; gone
+// disables the hook; counts: it is a failure, and not just a request for a pause.
+func (o outbox) recordFailure(ctx context.Context, hook uuid.UUID, pause time.Duration, gone, counts bool) (failures int, disabled string, err error) {
+	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		var h health
+		var since, last *time.Time
+		var now time.Time
+		if err := tx.QueryRow(ctx, outboxHealthSQL, hook).Scan(&h.failures, &since, &last, &now); err != nil {
+			return err
+		}
+		h.since, h.last = timeOf(since), timeOf(last)
+		if counts {
+			h = h.failed(now)
+			pause = max(pause, h.pause())
+		}
+		switch {
+		case gone:
+			disabled = "its endpoint answered 410: gone"
+		case counts && h.isDead():
+			disabled = "it failed for five days"
+		}
+		failures = h.failures
+		_, err := tx.Exec(ctx, outboxFailureSQL, hook, h.failures, timeOrNull(h.since), timeOrNull(h.last), pause.Seconds(), disabled)
+		return err
+	})
 	if errors.Is(err, pgx.ErrNoRows) {
-		return true, 0, "", nil // another dispatcher has disabled it, and logged it
+		return 0, "", nil // another dispatcher has disabled it, and logged it
 	}
-	return enabled, failures, reason, err
+	return failures, disabled, err
+}
+
+// timeOf is the time at t, or the zero time.
+func timeOf(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+// timeOrNull is t, or nil for the zero time.
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 const outboxPostponeSQL = `

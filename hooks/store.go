@@ -223,6 +223,7 @@ set enabled = $2,
   disabled_reason = case when $2 then null else 'by hand' end,
   failures = 0,
   failing_since = null,
+  last_failed_at = null,
   blocked_until = null
 where name = $1`
 

@@ -105,7 +105,9 @@ revoke all on function public.soniq_hook_changes() from public;
 
 -- What a viewer may know of the hooks: no secret, and only the host of an address. It needs no right to
 -- the tables. A value of a wrong type is left out, so that no row makes the view fail.
-create or replace view public.soniq_hook_status with (security_barrier) as
+-- Not replaced: a later migration adds columns.
+drop view if exists public.soniq_hook_status;
+create view public.soniq_hook_status with (security_barrier) as
 select
   h.id,
   h.name,
