@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
@@ -83,6 +84,9 @@ const selectIDs = "select d.id\nfrom public.soniq_dead_letter_jobs d"
 // [Operation] in batches, each a transaction of its own. After an error what was
 // deleted stays deleted, and the number says how many.
 //
+// A row that the database refuses to delete, because of a foreign key for example,
+// doesn't keep others from being deleted; the error at the end names it.
+//
 // Errors: [ErrFilterEmpty]; a wrong filter; the context's; those of the database.
 func (q *Queue) DeleteAll(ctx context.Context, f Filter) (int64, error) {
 	n, err := q.deleteAll(ctx, f)
@@ -106,15 +110,16 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 		return 0, err
 	}
 	defer q.keepAlive(ctx, op.ID)()
+	var refused sweep.Refusals
 	for batch := range slices.Chunk(ids, deleteBatch) {
-		n, err := q.deletePicked(ctx, f, batch)
+		n, err := q.deletePicked(ctx, f, batch, &refused)
 		op.Done += n
 		if err != nil {
 			return op.Done, q.endOperation(ctx, &op, err)
 		}
 	}
 	op.Skipped = op.Total - op.Done
-	return op.Done, q.endOperation(ctx, &op, nil)
+	return op.Done, q.endOperation(ctx, &op, refused.Err())
 }
 
 // deletePicked deletes those of the ids that the filter still picks.
@@ -123,10 +128,13 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 // outcomes: waiting for one of them with others locked could deadlock. So the batch
 // deletes rows that are free, and then each of the others in a transaction of its
 // own.
-func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (deleted int64, err error) {
+func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID, refused *sweep.Refusals) (deleted int64, err error) {
 	w := whereOf(f)
 	w.And("d.id = any(" + w.Param(ids) + ")")
 	deleted, err = sweep.DeleteUnlocked(ctx, q.pool, deadLetters, w.Where)
+	if sweep.IsRefusal(err) {
+		return q.deleteEach(ctx, f, ids, refused)
+	}
 	if err != nil || deleted == int64(len(ids)) {
 		return deleted, err
 	}
@@ -146,8 +154,21 @@ func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID) (de
 	return deleted, nil
 }
 
+// deleteEach deletes those of the ids that the filter still picks one by one: the
+// database refuses to delete some of them.
+func (q *Queue) deleteEach(ctx context.Context, f Filter, ids []uuid.UUID, refused *sweep.Refusals) (deleted int64, err error) {
+	for _, id := range ids {
+		n, err := sweep.DeleteOne(ctx, q.pool, deadLetters, whereOf(f).Where, id)
+		deleted += n
+		if err = refused.Add(id, err); err != nil {
+			return deleted, err
+		}
+	}
+	return deleted, nil
+}
+
 func (q *Queue) ids(ctx context.Context, sql string, params []any) ([]uuid.UUID, error) {
-	rows, err := q.pool.Query(ctx, sql, params...)
+	rows, err := byindex.Unhurried(ctx, q.pool, sql, params...)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/byindex"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 	"soniq/internal/recordfile"
@@ -91,7 +92,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 		return err
 	}
 	picked := w.clone()
-	rows, err := q.pool.Query(ctx, whole.selectJobs()+picked.SQL()+oldestFirst+picked.Limit(limit), picked.Params()...)
+	rows, err := byindex.Unhurried(ctx, q.pool, whole.selectJobs()+picked.SQL()+oldestFirst+picked.Limit(limit), picked.Params()...)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/byindex"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
 	"soniq/internal/testdb"
@@ -165,5 +166,40 @@ func TestQueue_Backlog_planReadsTheDeadAlone(t *testing.T) {
 		if plan := explain(t, pool, sql, params...); strings.Count(plan, "idx_soniq_dead_letter_jobs_dead") != 2 {
 			t.Errorf("limit %d:\n%s", limit, plan)
 		}
+	}
+}
+
+// The statistics of the selections are mostly from a time when they held another
+// operation, and no row. A batch reads its rows by the index all the same, and joins
+// nothing.
+func TestReplayRun_statisticsOfNoRows_takesByTheIndex(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	operation := uuid.New()
+	for _, sql := range []string{
+		"insert into soniq_dead_letter_operations (id, action, state, total) values (gen_random_uuid(), 'replay', 'running', 0)",
+		"insert into soniq_dead_letter_selections select o.id, n, gen_random_uuid() from soniq_dead_letter_operations o, generate_series(1, 2000) n",
+		"analyze soniq_dead_letter_selections",
+		"delete from soniq_dead_letter_selections",
+		"vacuum soniq_dead_letter_selections",
+		"insert into soniq_dead_letter_operations (id, action, state, total) values ('" + operation.String() + "', 'replay', 'running', 0)",
+		"insert into soniq_dead_letter_selections select '" + operation.String() + "', n, gen_random_uuid() from generate_series(1, 20000) n",
+	} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), byindex.SettingsSQL); err != nil {
+		t.Fatal(err)
+	}
+	plan := explain(t, tx, takeSelectionSQL, operation, runBatch)
+	if !strings.Contains(plan, "soniq_dead_letter_selections_pkey") || !strings.Contains(plan, "Tid Scan") ||
+		strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Nested Loop") || strings.Contains(plan, "Sort Key: p.place") {
+		t.Errorf("a batch reads more than its rows:\n%s", plan)
 	}
 }

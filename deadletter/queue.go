@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pg"
 )
 
@@ -206,7 +207,7 @@ func (q *Queue) Count(ctx context.Context, f Filter) (int64, error) {
 // count counts the rows of w, up to the limit.
 func (q *Queue) count(ctx context.Context, w *where, limit int) (n int64, err error) {
 	sql := "select count(*) from (select from public.soniq_dead_letter_jobs d" + w.SQL() + w.Limit(limit) + ") picked"
-	err = q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&n)
+	err = byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(), &n)
 	return n, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pg"
 )
 
@@ -72,7 +73,7 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, r replayer) (p ReplayP
 		exhausted = w.exhausted(r.options.MaxReplays)
 	}
 	sql := fmt.Sprintf(leftOutSQL, superseded, outcomeUnknown, exhausted, w.SQL())
-	err = q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
+	err = byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(), &p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
 	return p, err
 }
 
@@ -146,7 +147,7 @@ func (q *Queue) checkAllAttempts(ctx context.Context, f Filter, r replayer) erro
 		id                    uuid.UUID
 		attempts, maxAttempts int
 	)
-	err := q.pool.QueryRow(ctx, sql, w.Params()...).Scan(&id, &attempts, &maxAttempts)
+	err := byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(), &id, &attempts, &maxAttempts)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -161,7 +162,7 @@ func (q *Queue) checkAllAttempts(ctx context.Context, f Filter, r replayer) erro
 func (q *Queue) checkEdits(ctx context.Context, f Filter, r replayer) error {
 	w := r.replayable(f)
 	picked := w.clone()
-	rows, err := q.pool.Query(ctx, "select d.id, d.args\nfrom public.soniq_dead_letter_jobs d"+picked.SQL()+oldestFirst+picked.Limit(f.Limit), picked.Params()...)
+	rows, err := byindex.Unhurried(ctx, q.pool, "select d.id, d.args\nfrom public.soniq_dead_letter_jobs d"+picked.SQL()+oldestFirst+picked.Limit(f.Limit), picked.Params()...)
 	if err != nil {
 		return err
 	}
@@ -241,7 +242,7 @@ func (q *Queue) uniqueRows(ctx context.Context, f Filter, r replayer) (all []uni
 	}
 	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
 		"\nfrom public.soniq_dead_letter_jobs d" + w.SQL() + oldestFirst + w.Limit(f.Limit)
-	rows, err := q.pool.Query(ctx, fmt.Sprintf(uniqueRowsSQL, picked), w.Params()...)
+	rows, err := byindex.Unhurried(ctx, q.pool, fmt.Sprintf(uniqueRowsSQL, picked), w.Params()...)
 	if err != nil {
 		return nil, err
 	}
@@ -296,7 +297,7 @@ where exists (
 )`
 
 func (q *Queue) queuedEqual(ctx context.Context, names, hashes []string) ([]int64, error) {
-	rows, err := q.pool.Query(ctx, queuedEqualSQL, names, hashes)
+	rows, err := byindex.Unhurried(ctx, q.pool, queuedEqualSQL, names, hashes)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"soniq/internal/audit"
+	"soniq/internal/byindex"
 	"soniq/internal/history"
 	"soniq/internal/pg"
 )
@@ -97,6 +98,9 @@ func (r *replayRun) start(ctx context.Context, f Filter, order replayOrder) erro
 	}
 	op := Operation{Action: ActionReplay, State: OperationRunning}
 	err := pgx.BeginTxFunc(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, byindex.UnhurriedSQL); err != nil {
+			return err
+		}
 		if err := tx.QueryRow(ctx, lastRecordSQL).Scan(&r.since); err != nil {
 			return err
 		}
@@ -335,19 +339,19 @@ from public.soniq_dead_letter_operations
 where id = $1
 for update`
 
-// $1 the operation, $2 the batch.
+// The table fills faster than its statistics: mostly they know one operation and no row.
+// So nothing is joined, and the rows are deleted by their places in the table. Whoever
+// takes some holds the operation's lock. $1 the operation, $2 the batch.
 const takeSelectionSQL = `
-with picked as materialized (
-  select s.place
-  from public.soniq_dead_letter_selections s
-  where s.operation_id = $1
-  order by s.place
-  limit $2
-), taken as (
+with taken as (
   delete from public.soniq_dead_letter_selections s
-  using picked
-  where s.operation_id = $1
-    and s.place = picked.place
+  where s.ctid = any (array(
+    select p.ctid
+    from public.soniq_dead_letter_selections p
+    where p.operation_id = (select $1::uuid)
+    order by p.place
+    limit $2
+  ))
   returning s.place, s.dead_letter_id
 )
 select dead_letter_id
@@ -356,6 +360,9 @@ order by place`
 
 // batchTx is batch in its transaction.
 func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most int) (made []Replayed, done bool, err error) {
+	if _, err := tx.Exec(ctx, byindex.SettingsSQL); err != nil {
+		return nil, false, err
+	}
 	if err := tx.QueryRow(ctx, lockOperationSQL, op.ID).Scan(&op.Done, &op.Skipped); err != nil {
 		return nil, false, err
 	}
