@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/incarnation"
 	"soniq/internal/pause"
 	"soniq/internal/pg"
 )
@@ -239,6 +240,9 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		if err := h.mayCreate(ctx, tx); err != nil {
 			return err
 		}
+		if err := catchUp(ctx, tx, h, nil); err != nil {
+			return err
+		}
 		applied = missing[0].String()
 		if err := r.run(ctx, tx, h, missing[0].Up); err != nil {
 			return fmt.Errorf("apply %s: %w", applied, err)
@@ -337,15 +341,35 @@ func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) 
 				return err
 			}
 		}
+		var counters []string
+		if err := catchUp(ctx, tx, h, &counters); err != nil {
+			return err
+		}
 		result.Mended = slices.Concat(
 			mended(first, after, isPublic, "revoked EXECUTE on %s from PUBLIC"),
 			mended(first, after, isLoose, "pinned the search_path of %s to pg_catalog"),
 			// A migration gives functions other bodies as a matter of course.
 			mended(before, after, isOther, "put back the body of %s"),
-			madeAnew(before, after))
+			madeAnew(before, after), counters)
 		result.Findings, err = h.findings(ctx, tx, after)
 		return err
 	})
+}
+
+// catchUp sets the sequences of identity columns that are behind, and tells of each: after logical
+// replication the next record of a migration would be refused.
+func catchUp(ctx context.Context, tx pgx.Tx, h *home, told *[]string) error {
+	db := h.schema.Querier(tx)
+	behind, err := incarnation.Behind(ctx, db, h.schema)
+	if err != nil {
+		return err
+	}
+	if told != nil {
+		for _, c := range behind {
+			*told = append(*told, fmt.Sprintf("set the sequence of %s.%s to %d; it was at %d", c.Table, c.Column, c.Greatest, c.Sequence))
+		}
+	}
+	return incarnation.CatchUp(ctx, db, h.schema, behind)
 }
 
 // run runs the statements of a migration but for those whose work is done: even where it changes

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq"
 	"soniq/internal/eventually"
 )
 
@@ -205,5 +206,55 @@ func TestEpoch_neverFailsAnInsert(t *testing.T) {
 	exec(t, pool, `drop sequence soniq_epochs`)
 	if e := die(t, pool, "without"); e != 0 {
 		t.Errorf("epoch %d without its sequence", e)
+	}
+}
+
+// Where the schema gets another name, or functions and triggers stay behind, setup puts right what it says is
+// wrong.
+func TestSetup_schemaRenamed_mendsTheFunctions(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool, "app")
+	exec(t, pool, `alter schema app rename to app2`)
+	const enqueueSQL = `insert into app2.soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'x', '{}')`
+	rows, err := pool.Query(t.Context(), enqueueSQL)
+	if err == nil {
+		rows.Close()
+		err = rows.Err()
+	}
+	if err == nil {
+		t.Error("this test needs no mending any more: an insert works after the schema was renamed")
+	}
+	findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{Schema: "app2"})
+	if err != nil || !slices.ContainsFunc(findings, func(f soniq.Finding) bool {
+		return strings.Contains(f.Problem, "functions of Soniq are not this release's") && strings.Contains(f.Remedy, "soniq setup")
+	}) {
+		t.Errorf("findings %v, %v", findings, err)
+	}
+	if result := setup(t, pool, "app2"); len(result.Applied) > 0 || !strings.Contains(strings.Join(result.Mended, "; "), "put back the body of") {
+		t.Errorf("setup did %+v", result)
+	}
+	exec(t, pool, enqueueSQL)
+	exec(t, pool, strings.ReplaceAll(strings.ReplaceAll(dieSQL, "$1", "'renamed'"), "soniq_dead", "app2.soniq_dead"))
+	if again := setup(t, pool, "app2"); len(again.Mended) > 0 {
+		t.Errorf("a second setup did %+v", again)
+	}
+}
+
+// Rows came by logical replication, and sequences did not.
+func TestSetup_identityColumnsBehind_goOn(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (100, gen_random_uuid(), 'tag')`)
+	exec(t, pool, `alter sequence soniq_migrations_id_seq restart; delete from soniq_migrations where version = '0175'`)
+	exec(t, pool, `drop table soniq_incarnations`)
+	result := setup(t, pool)
+	if !slices.Equal(result.Applied, []string{"0175_soniq_go_incarnations"}) {
+		t.Errorf("setup did %+v", result)
+	}
+	exec(t, pool, `insert into soniq_dead_letter_audit (dead_letter_id, action) values (gen_random_uuid(), 'tag')`)
+	if again := setup(t, pool); len(again.Mended) > 0 {
+		t.Errorf("a second setup did %+v", again)
 	}
 }

@@ -514,6 +514,26 @@ where (
   and not exists (select from pg_prepared_xacts p where p.prepared < pg_postmaster_start_time());
 
 ---------------------------------------------------------------------------
+-- Moved databases
+---------------------------------------------------------------------------
+
+-- The servers that this database has been on: the one that it belongs on has replaced_at NULL, and no other.
+-- Where another one is marked so, the database was copied, restored or moved, and hooks wait until somebody
+-- says that it is the one: 'soniq adopt'. Programs write it; system_identifier is '' where the server doesn't
+-- tell, and timeline 0.
+create table public.soniq_incarnations (
+  system_identifier text not null,
+  database_oid bigint not null,
+  timeline bigint not null,
+  -- first, promotion or adopt.
+  how text not null,
+  adopted_at timestamptz not null default now(),
+  adopted_by text,
+  replaced_at timestamptz,
+  primary key (system_identifier, database_oid, timeline)
+);
+
+---------------------------------------------------------------------------
 -- Old names, for programs of 0.1.0
 ---------------------------------------------------------------------------
 
@@ -1274,6 +1294,7 @@ from (values
   ('0167', 'soniq_go_incarnation'),
   ('0168', 'soniq_go_comment'),
   ('0174', 'soniq_go_epoch'),
+  ('0175', 'soniq_go_incarnations'),
   ('0178', 'soniq_go_operation_heartbeat'),
   ('0179', 'soniq_go_hook_health')
 ) m (version, name);

@@ -28,6 +28,8 @@ func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
 //   - objects under Soniq's names whose owner isn't trusted (see [ForeignError])
 //   - functions of Soniq that PUBLIC may execute, or that run under another
 //     search_path than their own
+//   - in a database that is up to date, functions and triggers of Soniq that are missing or other
+//     ones than this release's
 //   - triggers of other tables that use Soniq's functions
 //   - schemas in which everybody may create objects
 //
@@ -61,7 +63,23 @@ func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Fi
 	if err != nil {
 		return nil, err
 	}
+	if audit.current, err = home.isCurrent(ctx, tx, audit); err != nil {
+		return nil, err
+	}
 	return home.findings(ctx, tx, audit)
+}
+
+// isCurrent reports whether the database is at this release's newest migration, as far as the role may know.
+func (h *home) isCurrent(ctx context.Context, tx pgx.Tx, a *audit) (current bool, err error) {
+	if !a.hasMigrations() {
+		return false, nil
+	}
+	var may bool
+	if err := tx.QueryRow(ctx, `select has_table_privilege($1, 'SELECT')`, h.sql("public.soniq_migrations")).Scan(&may); err != nil || !may {
+		return false, err
+	}
+	recorded, err := h.recorded(ctx, tx)
+	return err == nil && len(recorded.missing())+len(recorded.newer()) == 0, err
 }
 
 // WarnOfFindings logs each finding of [Inspect] as a warning. An error of Inspect is
@@ -220,6 +238,8 @@ type audit struct {
 	missing []string
 	// stray are triggers of other tables that use them.
 	stray []strayTrigger
+	// current: the database is at the newest migration, so that missing and the bodies of functions count.
+	current bool
 }
 
 type strayTrigger struct{ name, table, owner string }
@@ -618,6 +638,12 @@ func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Findi
 	}
 	if n := a.count(isLoose); n > 0 {
 		found = append(found, Finding{fmt.Sprintf("%d functions of Soniq look names up in schemas where others may create objects", n), runSetup})
+	}
+	if n := a.count(isOther) + len(a.missing); n > 0 && a.current {
+		found = append(found, Finding{
+			fmt.Sprintf("%d triggers or functions of Soniq are not this release's, or are missing: the schema was renamed, single tables were restored, or somebody edited them; "+
+				"what is inserted may fail, and nobody is told of it", n), runSetup,
+		})
 	}
 	for _, s := range a.stray {
 		found = append(found, Finding{

@@ -18,6 +18,7 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/internal/claim"
+	"soniq/internal/incarnation"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
@@ -260,6 +261,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.maintenance.RunRetention(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunPruning(awakeCtx) })
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })
+	awake.Go(func() error { return incarnation.NewGuard(w.pool, w.logger).Run(awakeCtx) })
 	awake.Go(func() error { return w.fetcher.run(awakeCtx, jobsCtx) })
 	err = awake.Wait()
 

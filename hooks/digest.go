@@ -34,7 +34,7 @@ func (d *Dispatcher) sendDigest(ctx context.Context, s *sender, h dueHook, hook 
 			err = releaseErr
 		}
 	}()
-	rows, err := d.outbox.claim(ctx, h.ID, lease, hook.digest.rows, leaseTime, digestSlack)
+	rows, err := d.outbox.claim(ctx, h, lease, hook.digest.rows, leaseTime, digestSlack)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}

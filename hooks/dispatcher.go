@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"soniq/internal/incarnation"
 	"soniq/internal/redact"
 	"soniq/notify"
 )
@@ -70,6 +71,7 @@ type Dispatcher struct {
 	outbox     outbox
 	log        *slog.Logger
 	rights     rights
+	guard      *incarnation.Guard
 	limiter    *limiter
 	maxPending int
 	wakeups    *notify.Wakeups
@@ -112,9 +114,11 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		config.MaxPending = defaultPending
 	}
 	wakeups := notify.NewWakeups()
+	log := redact.Logger(config.Logger)
 	return &Dispatcher{
 		outbox:      outbox,
-		log:         redact.Logger(config.Logger),
+		log:         log,
+		guard:       incarnation.NewGuard(outbox.pool, log),
 		rights:      rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
 		limiter:     newLimiter(config.MaxInFlight, wakeups.Set),
 		maxPending:  config.MaxPending,
@@ -149,6 +153,7 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return listener.Run(ctx) })
 	group.Go(func() error { return d.Run(ctx) })
+	group.Go(func() error { return d.guard.Run(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("run hooks: %w", err)
 	}
@@ -171,6 +176,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer maintaining.Wait()
 	activity := make(chan struct{}, 1)
 	maintaining.Go(func() { d.maintain(ctx, activity) })
+	// To know a promoted standby later. An error comes again in a pass.
+	_, _ = d.guard.Held(ctx, time.Time{})
 	failing, woken := false, false
 	for ctx.Err() == nil {
 		d.wakeups.Clear()
@@ -247,8 +254,16 @@ func (d *Dispatcher) pass(ctx, work context.Context) (wait time.Duration, waitin
 	if !d.outbox.trustsLeases() {
 		wait = leaseTime / 4
 	}
+	held := ""
+	if len(due) > 0 {
+		// A copy of the database tells nobody of what the other one tells.
+		if held, err = d.guard.Held(ctx, due[0].Server); err != nil {
+			return 0, true, err
+		}
+	}
 	for _, h := range due {
 		switch {
+		case held != "":
 		case d.limiter.busy(h.ID): // it wakes us when it ends
 		case h.Due > 0:
 			wait = min(wait, h.Due+time.Millisecond)

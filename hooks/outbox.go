@@ -56,6 +56,8 @@ type dueHook struct {
 	Unavailable string
 	// Due is the time until it is due: 0 or less for now.
 	Due time.Duration
+	// Server is when the server was started, which read it.
+	Server time.Time
 }
 
 // Without hooks it reads one empty table, and returns a row with the time alone. Times
@@ -76,7 +78,8 @@ select h.id, h.name, h.kind, left(coalesce(h.url, ''), $4), left(coalesce(h.secr
   h.failures, h.declared_at is not null, coalesce(h.lacks, ''),
   extract(epoch from least(
     greatest(d.next_attempt_at, h.blocked_until, clock_timestamp() - interval '1 day'),
-    clock_timestamp() + interval '1 day') - clock_timestamp())::float8
+    clock_timestamp() + interval '1 day') - clock_timestamp())::float8,
+  pg_postmaster_start_time()
 from public.soniq_hooks h
 cross join lateral (
   select d.next_attempt_at
@@ -115,7 +118,8 @@ func (o outbox) due(ctx context.Context, kinds []Kind, own, declared []string) (
 		var failures pgtype.Int4
 		var declared pgtype.Bool
 		var seconds pgtype.Float8
-		if err := rows.Scan(&at, &id, &name, &kind, &url, &secrets, &settings, &failures, &declared, &unavailable, &seconds); err != nil {
+		var server pgtype.Timestamptz
+		if err := rows.Scan(&at, &id, &name, &kind, &url, &secrets, &settings, &failures, &declared, &unavailable, &seconds, &server); err != nil {
 			return nil, 0, err
 		}
 		if !clocked {
@@ -125,7 +129,7 @@ func (o outbox) due(ctx context.Context, kinds []Kind, own, declared []string) (
 			due = append(due, dueHook{
 				ID: *id, Name: name.String, Kind: *kind, URL: url.String, Secrets: secrets.String, Settings: settings,
 				Failures: int(failures.Int32), Declared: declared.Bool, Unavailable: unavailable.String,
-				Due: time.Duration(seconds.Float64 * float64(time.Second)),
+				Due: time.Duration(seconds.Float64 * float64(time.Second)), Server: server.Time,
 			})
 		}
 	}
@@ -164,6 +168,7 @@ with picked as (
     and d.state = 'pending'
     and d.next_attempt_at <= clock_timestamp() + $5::float8 * interval '1 second'
     and (d.lease is null or $6::boolean)
+    and pg_postmaster_start_time() = $7
     and exists (
       select from public.soniq_hooks h
       where h.id = $1
@@ -187,9 +192,10 @@ from leased
 order by occurred_at, seq`
 
 // claim leases up to limit rows for d: those that are due, or will be within ahead. A
-// row is due again when its lease expires.
-func (o outbox) claim(ctx context.Context, hook, lease uuid.UUID, limit int, d, ahead time.Duration) ([]claimed, error) {
-	rows, _ := o.pool.Query(ctx, outboxClaimSQL, hook, lease, limit, d.Seconds(), ahead.Seconds(), o.trustsLeases())
+// row is due again when its lease expires. It takes none on another server than the one that the hook was
+// read on, which may be a copy.
+func (o outbox) claim(ctx context.Context, h dueHook, lease uuid.UUID, limit int, d, ahead time.Duration) ([]claimed, error) {
+	rows, _ := o.pool.Query(ctx, outboxClaimSQL, h.ID, lease, limit, d.Seconds(), ahead.Seconds(), o.trustsLeases(), h.Server)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
 }
 

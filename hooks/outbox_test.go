@@ -59,9 +59,10 @@ func TestOutbox_lateMark_changesNothing(t *testing.T) {
 	o := outboxOf(t, pool)
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'log') returning id`)
 	id := scalar[uuid.UUID](t, pool, makeDeliverySQL, hook, "pending", 0)
+	h := dueHook{ID: hook, Server: scalar[time.Time](t, pool, `select pg_postmaster_start_time()`)}
 	late, next := uuid.New(), uuid.New()
 	for _, lease := range []uuid.UUID{late, next} {
-		rows, err := o.claim(t.Context(), hook, lease, 10, 0, 0)
+		rows, err := o.claim(t.Context(), h, lease, 10, 0, 0)
 		if err != nil || len(rows) != 1 || rows[0].ID != id {
 			t.Fatalf("claimed %v, %v", rows, err)
 		}

@@ -60,7 +60,7 @@ func (d *Dispatcher) sendEach(ctx context.Context, s *sender, h dueHook, hook op
 		width = 1 // it may still fail
 	}
 	width = s.grow(width)
-	rows, err := d.outbox.claim(ctx, h.ID, lease, width, leaseTime, 0)
+	rows, err := d.outbox.claim(ctx, h, lease, width, leaseTime, 0)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}

@@ -25,6 +25,7 @@ type grammar struct {
 	Demo    dev.DemoCommand         `cmd:"" group:"start" help:"Run a few jobs that succeed, fail, become dead letters and are replayed."`
 	Setup   database.SetupCommand   `cmd:"" group:"start" help:"Create or complete the tables in the database."`
 	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
+	Adopt   database.AdoptCommand   `cmd:"" group:"start" help:"Say that a database that was restored or moved is the one, so that its hooks go on."`
 	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show queues, workers and dead letters."`
 
 	Worker  workers.Command     `cmd:"" group:"jobs" help:"Run a worker whose handlers are commands and HTTP endpoints."`

@@ -132,6 +132,7 @@ func (r *schemaRun) tables(schema string) {
 	r.do("migrate list", 0, "migrate", "list", "--schema", schema)
 	r.Env["SONIQ_SCHEMA"] = schema
 	r.do("migrate check", 0, "migrate", "check")
+	r.do("adopt", 0, "adopt", "--yes")
 	r.do("migrate up", 0, "migrate", "up")
 	r.do("migrate prebuild", 0, "migrate", "prebuild")
 	r.do("migrate down", 0, "migrate", "down", "--to", "0160", "--dry-run")

@@ -299,6 +299,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"hooks rotate-secret":      {reason: "its answer is a new secret, shown once"},
 		"hooks keygen":             {reason: "its answer is a new key, shown once"},
 		"setup":                    lines2([]string{"setup"}),
+		"adopt":                    lines2([]string{"adopt"}, []string{"adopt", "--yes"}, []string{"adopt", "--deliveries", p.short[0]}),
 		"migrate list":             lines2([]string{"migrate", "list"}),
 		"migrate up":               lines2([]string{"migrate", "up"}, []string{"migrate", "up", "--to", p.short[0]}),
 		"migrate down":             lines2([]string{"migrate", "down", "--to", "0160", "--dry-run"}, []string{"migrate", "down", "--to", p.short[0]}),

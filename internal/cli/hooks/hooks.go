@@ -229,17 +229,20 @@ func (hooksListCmd) Run(a *app.App) error {
 		{Title: "FAILED", Right: true},
 		{Title: "TARGET", Min: 12, Drop: 1},
 	}}
+	held := a.NoteHeld()
 	for _, h := range list {
-		t.Add(h.Name, string(h.Kind), hookState(h), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
+		t.Add(h.Name, string(h.Kind), hookState(h, held), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
 
-func hookState(h hooks.Info) string {
+func hookState(h hooks.Info, held bool) string {
 	state := "well"
 	switch {
 	case !h.Enabled:
 		state = "disabled: " + h.DisabledReason
+	case held:
+		state = "held: the database was moved"
 	case h.Pending > 0 && h.Unavailable != "":
 		state = "waiting: " + h.Unavailable
 	case h.Failures > 0:
@@ -283,7 +286,7 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		{"Needs", strings.Join(h.Needs(), " ")},
 		{"Link", h.BaseURL},
 		{"Arguments", argumentsText(h)},
-		{"State", hookState(h)},
+		{"State", hookState(h, a.NoteHeld())},
 		{"Next try", untilText(a, h.BlockedUntil)},
 		{"Declared", declaredText(a, h)},
 		{"Events", anyOf(h.Events)},
@@ -489,6 +492,7 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 		{Title: "AGE", Right: true, Drop: 2},
 		{Title: "ANSWER", Min: 12},
 	}}
+	a.NoteHeld()
 	now := a.Now()
 	for _, d := range list {
 		answer := terminal.FirstLine(d.LastError)

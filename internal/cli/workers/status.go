@@ -27,6 +27,7 @@ func (StatusCommand) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	a.NoteHeld()
 	if a.JSON {
 		return a.Out.Document(s)
 	}

@@ -1,0 +1,147 @@
+package incarnation
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"soniq/internal/pause"
+	"soniq/internal/pg"
+)
+
+const (
+	// lookEvery is how often a program that runs looks whether the database is still the one. A dispatcher
+	// looks at once when the server was started anew or is another one.
+	lookEvery = 5 * time.Minute
+	// A hold is told again after tellAgain, and after twice as long each time, up to tellAtMost.
+	tellAgain  = 5 * time.Minute
+	tellAtMost = 6 * time.Hour
+)
+
+// A Guard looks again and again whether the database is the one, for a program that runs. It adopts a
+// database that names none, and a standby that was promoted, if this program has worked with the primary
+// before: then the whole installation has moved. A program that starts on a promoted copy can't tell that
+// from a clone for tests.
+type Guard struct {
+	pool *pg.Pool
+	log  *slog.Logger
+	read func(context.Context, pg.Querier) (View, error) // Read, but for tests
+
+	mu     sync.Mutex
+	known  *ID // the database that was the one, as this program has seen it
+	looked time.Time
+	server time.Time
+	reason string
+	warned bool
+}
+
+// NewGuard returns a guard that has not looked yet.
+func NewGuard(pool *pg.Pool, log *slog.Logger) *Guard {
+	return &Guard{pool: pool, log: log, read: Read}
+}
+
+// Held returns why hooks and schedules must hold; empty: they need not. It looks at the database where the
+// last look is old or server, the start of the server that the caller has just met, is another one.
+//
+// Errors: those of the database; nothing may be sent then.
+func (g *Guard) Held(ctx context.Context, server time.Time) (string, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if server.Equal(g.server) && time.Since(g.looked) < lookEvery && g.reason == "" {
+		return "", nil
+	}
+	return g.look(ctx)
+}
+
+// look reads the table, and adopts what may be adopted without asking.
+func (g *Guard) look(ctx context.Context) (string, error) {
+	v, err := g.read(ctx, g.pool)
+	if pg.IsCode(err, pg.InsufficientPrivilege) {
+		g.warn(err)
+		g.looked, g.reason = time.Now(), ""
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	reason := v.Held()
+	switch {
+	case v.Standby:
+	case reason == "" && len(v.Rows) == 0:
+		err = adoptFirst(ctx, g.pool, v.Now)
+	case reason != "" && g.promoted(v):
+		if err = adopt(ctx, g.pool, v.Now, "promotion", ""); err == nil {
+			g.log.Warn("the database's standby has become its primary; it is the one from now on",
+				"timeline", v.Now.Timeline, "timeline_before", g.known.Timeline)
+			reason = ""
+		}
+	}
+	if pg.IsCode(err, pg.InsufficientPrivilege) {
+		g.warn(err)
+		err = nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("write where the database belongs: %w", err)
+	}
+	if reason == "" && !v.Standby {
+		g.known = &v.Now
+	}
+	g.looked, g.server, g.reason = time.Now(), v.Server, reason
+	return reason, nil
+}
+
+// promoted reports whether the database that this program knew has gone on on a later timeline.
+func (g *Guard) promoted(v View) bool {
+	others, _ := v.others()
+	return g.known != nil && g.known.Timeline > 0 && g.known.System != "" && len(others) == 1 && others[0].same(*g.known) &&
+		v.Now.System == g.known.System && v.Now.Database == g.known.Database && v.Now.Timeline > g.known.Timeline
+}
+
+// warn tells once that the rights are missing.
+func (g *Guard) warn(err error) {
+	if !g.warned {
+		g.warned = true
+		g.log.Warn("can't tell whether this database is a copy, whose hooks must hold",
+			"error", err, "remedy", "grant select, insert, update on soniq_incarnations to the role")
+	}
+}
+
+// Run looks until ctx ends, and tells of a hold by a line at ERROR: at once, and again at growing distance.
+// It returns nil.
+func (g *Guard) Run(ctx context.Context) error {
+	var told, again time.Time
+	distance := tellAgain
+	last := ""
+	for ctx.Err() == nil {
+		reason, err := g.Held(ctx, time.Time{})
+		if err != nil && ctx.Err() == nil {
+			g.log.Debug("looking where the database belongs failed; trying again later", "error", err)
+		}
+		now := time.Now()
+		switch {
+		case err != nil:
+		case reason == "":
+			if last != "" {
+				g.log.Info("hooks go on: this database is the one", "held_for", now.Sub(told).Round(time.Second).String())
+			}
+			last, distance = "", tellAgain
+		case reason != last || now.After(again):
+			if reason != last {
+				told, distance = now, tellAgain
+			}
+			g.log.Error("hooks hold: "+reason, "remedy", Remedy)
+			last, again = reason, now.Add(distance)
+			distance = min(2*distance, tellAtMost)
+		}
+		wait := lookEvery
+		if err != nil {
+			wait = time.Minute
+		}
+		if pause.For(ctx, wait) != nil {
+			return nil
+		}
+	}
+	return nil
+}
