@@ -17,7 +17,7 @@ func TestAdopt_ofACopy(t *testing.T) {
 	pool := testdb.New(t)
 	sh := clitest.NewShell(t, pool.Config().ConnString())
 	clitest.WantIn(t, "adopt of a new database", sh.OK("adopt").Out, "There is nothing to do")
-	sh.OK("hooks", "add", "ops", "--kind", "webhook", "--url", "https://example.com/x")
+	sh.OK("hooks", "add", "webhook", "https://example.com/x", "--name", "ops")
 	clitest.Exec(t, pool, `insert into soniq_incarnations (system_identifier, database_oid, timeline, how) values ('1', 1, 1, 'first')`)
 	clitest.Exec(t, pool, `insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) select id, 'job.dead_lettered', gen_random_uuid(), '{}', 'g' from soniq_hooks`)
 	clitest.Exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (100, gen_random_uuid(), 'tag')`)
