@@ -24,7 +24,7 @@ func TestDispatcher_clockIsSetForward_takesNoLease(t *testing.T) {
 	o := outboxOf(t, pool)
 	hook := scalar[uuid.UUID](t, pool, `insert into soniq_hooks (name, kind) values ('h', 'log') returning id`)
 	scalar[uuid.UUID](t, pool, makeDeliverySQL, hook, "pending", 0.0)
-	if rows, err := o.claim(t.Context(), hook, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 1 {
+	if rows, err := o.claim(t.Context(), dueHook{ID: hook, Server: scalar[time.Time](t, pool, `select pg_postmaster_start_time()`)}, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 1 {
 		t.Fatal(len(rows), err)
 	}
 	testkit.Exec(t, pool, `update soniq_hook_deliveries set next_attempt_at = next_attempt_at - interval '1 hour'`)
@@ -34,11 +34,11 @@ func TestDispatcher_clockIsSetForward_takesNoLease(t *testing.T) {
 	if err != nil || wait > leaseTime/2 {
 		t.Errorf("waits %s, %v", wait, err)
 	}
-	if rows, err := d.outbox.claim(t.Context(), hook, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 0 {
+	if rows, err := d.outbox.claim(t.Context(), dueHook{ID: hook, Server: scalar[time.Time](t, pool, `select pg_postmaster_start_time()`)}, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 0 {
 		t.Errorf("took %d, %v", len(rows), err)
 	}
 	// To one that saw no step the lease has expired.
-	if rows, err := o.claim(t.Context(), hook, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 1 {
+	if rows, err := o.claim(t.Context(), dueHook{ID: hook, Server: scalar[time.Time](t, pool, `select pg_postmaster_start_time()`)}, uuid.New(), 10, leaseTime, 0); err != nil || len(rows) != 1 {
 		t.Errorf("another took %d, %v", len(rows), err)
 	}
 }
