@@ -100,6 +100,9 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 	if _, err := pg.NewSchema(cfg.Schema); err != nil {
 		return result, err
 	}
+	if result, done, err := standing(ctx, pool, cfg, to); err != nil || done {
+		return result, err
+	}
 	err = withMigrationLock(ctx, pool, cfg, func(conn *pgx.Conn) error {
 		if err := checkServer(ctx, conn); err != nil {
 			return err

@@ -151,6 +151,18 @@ select pg_catalog.pg_advisory_xact_lock(%d);
 `
 )
 
+// sqlGuard begins a migration of ours: applied twice it would change tables that later ones have changed
+// since. Python's own may be applied again.
+const sqlGuard = `
+do $$
+begin
+  if exists (select from public.soniq_migrations m where m.version = '%s') then
+    raise exception 'migration %s is applied already: print what the database lacks, with --from';
+  end if;
+end
+$$;
+`
+
 // wrap is the transaction of one migration. before is for this schema already, body for any.
 func (s sqlWriter) wrap(m Migration, what, before, body string, transaction bool) string {
 	text := fmt.Sprintf("-- Soniq: %s%s\n\n", what, m)
@@ -169,6 +181,9 @@ func (s sqlWriter) up(m Migration, transaction bool) string {
 	before, body := "", m.Up
 	if m.Version == migrations()[0].Version {
 		before, body = s.createSchema(), migrationsTableSQL+";\n\n"+body
+	}
+	if m.Version > lastShared {
+		body = fmt.Sprintf(sqlGuard, m.Version, m) + body
 	}
 	body += fmt.Sprintf(`
 insert into public.soniq_migrations (version, name, applied_at, checksum)

@@ -587,7 +587,9 @@ func (h *home) becomeOwner(ctx context.Context, tx pgx.Tx, a *audit) error {
 		return nil
 	}
 	owner := pgx.Identifier{a.owners[0]}.Sanitize()
-	if _, err := tx.Exec(ctx, "set local role "+owner); err != nil {
+	if _, err := tx.Exec(ctx, "set local role "+owner); isCode(err, insufficientPrivilege) {
+		return fmt.Errorf("role %q may not act as role %s, which owns what is there: run it as that role, or grant %[2]s to %[1]q", h.user, owner)
+	} else if err != nil {
 		return fmt.Errorf("become role %s, which owns what is there: %w", owner, err)
 	}
 	return nil

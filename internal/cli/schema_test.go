@@ -307,3 +307,12 @@ func TestSchema_ofTheConfiguration_comesLast(t *testing.T) {
 		end()
 	}
 }
+
+// Nobody ever announces a dead letter in a schema without tables.
+func TestSchema_watchWithoutTables_saysSo(t *testing.T) {
+	t.Parallel()
+	r := clitest.NewShell(t, testdb.NewURL(t)).Run("dead-letter", "watch", "--schema", "nosuch")
+	if r.Code != 1 || !strings.Contains(r.Err, `schema "nosuch" has no Soniq tables`) {
+		t.Errorf("exit %d: %s", r.Code, r.Err)
+	}
+}

@@ -9,6 +9,7 @@ import (
 
 	"soniq"
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/terminal"
 	"soniq/internal/unit"
 )
 
@@ -73,7 +74,7 @@ func (c *migrateListCmd) Run(a *app.App) error {
 		if m.AppliedAt != nil {
 			applied = unit.FormatTime(*m.AppliedAt)
 		}
-		a.Out.Printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, m, applied), " "))
+		a.Out.Printf("%s", strings.TrimRight(fmt.Sprintf("%-8s  %-40s  %s", m.State, terminal.OneLine(m.String()), applied), " "))
 	}
 	for _, f := range status.Functions {
 		a.Note("Warning: function %s was edited; 'soniq setup' puts it back", f)
@@ -85,6 +86,9 @@ func migrationStatus(a *app.App) (soniq.Status, error) {
 	pool, err := a.Open()
 	if err != nil {
 		return soniq.Status{}, err
+	}
+	if missing, err := missingSchema(a, pool); err == nil && missing != "" {
+		a.Note("Schema %q does not exist; 'soniq setup' makes it", missing)
 	}
 	status, err := soniq.ReadStatus(a.Ctx, pool, config(a))
 	return status, migrationError(err)
@@ -315,7 +319,7 @@ func (c *migrateCheckCmd) Run(a *app.App) error {
 			{"pending", pending}, {"edited migration", edited}, {"edited function", status.Functions}, {"missing", status.Missing}, {"of a later release", newer},
 		} {
 			for _, name := range part.list {
-				a.Out.Printf("%s: %s", part.what, name)
+				a.Out.Printf("%s: %s", part.what, terminal.OneLine(name))
 			}
 		}
 		if status.UpToDate() {

@@ -2,12 +2,16 @@ package deadletters
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/pg"
 	"soniq/internal/unit"
 )
 
@@ -28,6 +32,9 @@ func (c *watchCmd) Run(a *app.App) error {
 	}
 	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
+		return err
+	}
+	if err := hasTables(a, pool); err != nil {
 		return err
 	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
@@ -70,6 +77,28 @@ func (c *watchCmd) Run(a *app.App) error {
 		return failed
 	}
 	return err
+}
+
+const tablesSQL = `select pg_catalog.to_regclass($1) is not null`
+
+// hasTables returns an error where the schema has no dead letters: nobody would ever announce one.
+func hasTables(a *app.App, pool *pgxpool.Pool) error {
+	schema, err := a.TableSchema()
+	if err != nil {
+		return err
+	}
+	var exists bool
+	err = pool.QueryRow(a.Ctx, tablesSQL, schema.SQL("public.soniq_dead_letter_jobs")).Scan(&exists)
+	if pg.IsCode(err, pg.InsufficientPrivilege) {
+		return nil // whoever may only listen can't tell
+	}
+	if err != nil {
+		return fmt.Errorf("look for the tables: %w", err)
+	}
+	if !exists {
+		return fmt.Errorf("schema %q has no Soniq tables: run 'soniq setup', or name the schema with --schema", schema.Name())
+	}
+	return nil
 }
 
 // fullName is the job's name, read from the table where the notification has
