@@ -11,8 +11,8 @@ import (
 // It changes every column that a configuration has. A hook that somebody disabled
 // stays disabled.
 const declareSQL = `
-insert into public.soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declared_at)
-values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, clock_timestamp())
+insert into public.soniq_hooks as h (name, kind, url, secrets, settings, events, jobs, queues, reasons, tags, declarations, declared_at)
+values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10, $11, clock_timestamp())
 on conflict (name) do update
 set kind = excluded.kind,
   url = excluded.url,
@@ -23,6 +23,7 @@ set kind = excluded.kind,
   queues = excluded.queues,
   reasons = excluded.reasons,
   tags = excluded.tags,
+  declarations = excluded.declarations,
   declared_at = excluded.declared_at
 where h.declared_at is not null
 returning enabled, coalesce(disabled_reason, 'its row says so')`
@@ -36,19 +37,31 @@ returning enabled, coalesce(disabled_reason, 'its row says so')`
 // of these dispatchers runs. A hook that no running dispatcher has declared for a week
 // is removed.
 //
+// While dispatchers run that declare a hook of the same name in another way, the hook
+// receives what any of them asks for, and a warning says where they differ.
+//
 // Errors: a [*DeclareError] names the hook. It wraps [ErrExists] if a hook that was
 // not declared has the name, and else what [Spec.Check] or the database returns.
 func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
 	disabled := map[string]string{}
+	var conflicts []declaration
 	err := pgx.BeginFunc(ctx, d.outbox.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, d.outbox.pool.Schema().LockKey(declareLock)); err != nil {
+			return err
+		}
 		for _, spec := range specs {
 			if err := spec.Check(); err != nil {
 				return &DeclareError{spec.Name, err}
 			}
-			redacted := spec.redacted()
+			others, known, err := d.declarations(ctx, tx, spec)
+			if err != nil {
+				return &DeclareError{spec.Name, err}
+			}
+			conflicts = append(conflicts, others...)
+			wide := spec.redacted().widened(others)
 			var enabled bool
 			var reason string
-			err := tx.QueryRow(ctx, declareSQL, redacted.row()...).Scan(&enabled, &reason)
+			err = tx.QueryRow(ctx, declareSQL, append(wide.row(), known)...).Scan(&enabled, &reason)
 			if errors.Is(err, pgx.ErrNoRows) {
 				err = ErrExists
 			}
@@ -69,6 +82,7 @@ func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.warnOfConflicts(conflicts, specs)
 	for _, spec := range specs {
 		d.declared[spec.Name] = func() Spec { return spec }
 	}

@@ -39,6 +39,9 @@ type Config struct {
 	// Schema is the schema of Soniq's tables, spelled as the catalog has it: case
 	// counts. The role's search_path doesn't matter. Default "public".
 	Schema string
+	// Origin says where the configuration of declared hooks is, such as 'host:file'. Other
+	// dispatchers name it where their configuration differs. Default the host's name.
+	Origin string
 	// Logger takes warnings for the operator, and the records of log hooks. Default
 	// [slog.Default].
 	Logger *slog.Logger
@@ -83,6 +86,11 @@ type Dispatcher struct {
 	own      map[string]registered
 	declared map[string]func() Spec
 
+	// origin is where the configuration of declared hooks is. warned has the other
+	// configurations that were logged. mu guards it.
+	origin string
+	warned map[string]bool
+
 	// stopping is closed by Stopping.
 	stopping chan struct{}
 	stopOnce sync.Once
@@ -110,6 +118,9 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
+	if config.Origin == "" {
+		config.Origin, _ = os.Hostname()
+	}
 	if config.MaxPending <= 0 {
 		config.MaxPending = defaultPending
 	}
@@ -126,6 +137,8 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		firstDelay:  firstDelay,
 		own:         map[string]registered{},
 		declared:    map[string]func() Spec{},
+		origin:      config.Origin,
+		warned:      map[string]bool{},
 		stopping:    make(chan struct{}),
 		unavailable: map[uuid.UUID]string{},
 		dropping:    map[uuid.UUID]bool{},

@@ -61,6 +61,32 @@ type Info struct {
 	Pending   int64 `json:"pending"`
 	Delivered int64 `json:"delivered"`
 	Failed    int64 `json:"failed"`
+	// OldestPendingAt is when the event happened that has waited longest. DueAt is when
+	// the first of the deliveries that wait is due; a digest's are due together. Sending:
+	// a dispatcher is sending that one. Nil: nothing waits.
+	OldestPendingAt *time.Time `json:"oldest_pending_at"`
+	DueAt           *time.Time `json:"due_at"`
+	Sending         bool       `json:"sending"`
+}
+
+// unattendedAfter is how long something may be due before no dispatcher can be there:
+// each looks at least once a minute.
+const unattendedAfter = 2 * time.Minute
+
+// Unattended reports whether no dispatcher sends to the hook, although deliveries are due
+// and nothing holds them up.
+func (h *Info) Unattended(now time.Time) bool {
+	late := now.Add(-unattendedAfter)
+	return h.Enabled && h.Pending > 0 && !h.Sending && h.DueAt != nil && h.DueAt.Before(late) &&
+		(h.BlockedUntil == nil || h.BlockedUntil.Before(late))
+}
+
+// Digests reports whether its deliveries wait for a digest now, and when that is due.
+func (h *Info) Digests(now time.Time) (due time.Time, ok bool) {
+	if kinds[h.Kind].digest.rows == 0 || h.Pending == 0 || h.DueAt == nil || h.Sending || h.Failures > 0 || !h.DueAt.After(now) {
+		return due, false
+	}
+	return *h.DueAt, true
 }
 
 // Needs are the flags that a dispatcher must be started with to send to the hook:
@@ -97,6 +123,7 @@ func (s DeliveryState) Check() error { return checkOneOf(s, DeliveryStates()) }
 type DeliveryInfo struct {
 	ID           uuid.UUID     `json:"id"`
 	Hook         string        `json:"hook"`
+	Kind         Kind          `json:"kind"`
 	Event        EventType     `json:"event"`
 	DeadLetterID uuid.UUID     `json:"dead_letter_id"`
 	State        DeliveryState `json:"state"`
@@ -113,4 +140,11 @@ type DeliveryInfo struct {
 	NextAttemptAt *time.Time `json:"next_attempt_at"`
 	DeliveredAt   *time.Time `json:"delivered_at"`
 	CreatedAt     time.Time  `json:"created_at"`
+	// JobName is that of the dead letter.
+	JobName string `json:"job_name"`
+}
+
+// Digests reports whether the delivery waits for a digest.
+func (d *DeliveryInfo) Digests() bool {
+	return kinds[d.Kind].digest.rows > 0 && d.State == Pending && d.Attempts == 0 && !d.Sending
 }

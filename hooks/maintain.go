@@ -39,6 +39,8 @@ const (
 func (d *Dispatcher) maintain(ctx context.Context, activity <-chan struct{}) {
 	prune := time.NewTimer(0)
 	defer prune.Stop()
+	declared := time.NewTicker(renewEvery)
+	defer declared.Stop()
 	bounded := time.Time{}
 	failing := false
 	for {
@@ -49,6 +51,8 @@ func (d *Dispatcher) maintain(ctx context.Context, activity <-chan struct{}) {
 		case <-prune.C:
 			err = errors.Join(d.prune(ctx), d.outbox.clockBack(ctx, futureTask, 0))
 			prune.Reset(pruneEvery)
+		case <-declared.C:
+			err = d.renew(ctx)
 		case <-activity:
 			if time.Since(bounded) < boundEvery {
 				continue

@@ -118,6 +118,10 @@ func within(outer, inner netip.Prefix) bool {
 	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }
 
+// Unterminated returns a value of the environment without the line break at its end, which
+// a file of secrets often has. Neither a URL, a header nor a secret can have one.
+func Unterminated(value string) string { return strings.TrimRight(value, "\r\n") }
+
 // resolve returns s with the values that its references name.
 func (r *rights) resolve(s secrets) (secrets, error) {
 	var failed error
@@ -126,7 +130,7 @@ func (r *rights) resolve(s secrets) (secrets, error) {
 		if !ok {
 			return text
 		}
-		value := r.getenv(name)
+		value := Unterminated(r.getenv(name))
 		if value == "" && failed == nil {
 			failed = &notSetError{cut(name, maxName)}
 		}

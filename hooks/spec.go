@@ -14,6 +14,7 @@ import (
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
 	"soniq/internal/egress"
+	"soniq/internal/suggest"
 	"soniq/internal/webhook"
 )
 
@@ -180,6 +181,11 @@ func checkFilter(s *Spec) error {
 			return fmt.Errorf("an event %w", err)
 		}
 	}
+	for _, reason := range s.Reasons {
+		if err := checkReason(reason); err != nil {
+			return err
+		}
+	}
 	for _, list := range [][]string{
 		texts(s.Events), s.Jobs, s.Queues, texts(s.Reasons), slices.Collect(maps.Keys(s.Tags)), slices.Collect(maps.Values(s.Tags)),
 	} {
@@ -193,6 +199,15 @@ func checkFilter(s *Spec) error {
 		}
 	}
 	return nil
+}
+
+// checkReason refuses a reason that no dead letter has: the hook would hear of nothing.
+func checkReason(reason classify.Reason) error {
+	_, err := classify.ParseReason(string(reason))
+	if closest := suggest.Closest(string(reason), texts(classify.Reasons())); err != nil && closest != "" {
+		return fmt.Errorf("%w; did you mean %q?", err, closest)
+	}
+	return err
 }
 
 // Needs are the flags that a dispatcher must be started with to send to the hook

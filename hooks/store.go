@@ -56,6 +56,52 @@ values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7, $8, $9, $10)
 on conflict (name) do nothing
 returning id`
 
+// $1 to $10 are those of storeAddSQL.
+const storeReplaceSQL = `
+update public.soniq_hooks
+set url = nullif($3, ''),
+  secrets = coalesce(nullif($4, ''), secrets),
+  settings = $5,
+  events = $6,
+  jobs = $7,
+  queues = $8,
+  reasons = $9,
+  tags = $10,
+  failures = 0,
+  failing_since = null,
+  last_failed_at = null,
+  blocked_until = case when sender is null then null else blocked_until end
+where name = $1
+  and kind = $2
+  and declared_at is null
+returning id`
+
+// Replace changes the hook of spec's name, which must be of the same kind, to what spec
+// says. Its deliveries that wait are sent as spec says; its failures are forgotten. It
+// keeps its secrets unless spec has some, and stays disabled if it is.
+//
+// Errors: [ErrNotFound] if there is no such hook of that kind, or a configuration declares
+// it; what [Spec.Check] returns; else those of the database.
+func (s *Store) Replace(ctx context.Context, spec Spec) error {
+	if err := spec.Check(); err != nil {
+		return fmt.Errorf("replace hook: %w", err)
+	}
+	sealed, _, err := s.keys.sealIf(spec.secrets(), spec.Name)
+	if err != nil {
+		return fmt.Errorf("replace hook: %w", err)
+	}
+	spec.URL, spec.Secrets, spec.Headers = sealed.url, sealed.signing, sealed.headers
+	var id uuid.UUID
+	err = s.pool.QueryRow(ctx, storeReplaceSQL, spec.row()...).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("replace hook: %w", err)
+	}
+	return nil
+}
+
 const storeCountSQL = `select count(*) from public.soniq_hooks`
 
 // Add adds a hook, which receives events from then on. show is called before the
@@ -139,7 +185,8 @@ select id, name, kind, target, signed, secret_from, secrets, headers, include_ar
   events, jobs, queues, reasons, convert_to(` + pg.BoundedJSON("tags", "tags", pg.ListedBytes) + `::text, 'UTF8'),
   enabled, disabled_reason, failures, ` + pg.BoundedTime("failing_since") + `, ` + pg.BoundedTime("blocked_until") + `,
   ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("declared_at") + `,
-  lacks, ` + pg.BoundedTime("lacks_at") + `, dropped, pending, delivered, failed
+  lacks, ` + pg.BoundedTime("lacks_at") + `, dropped, pending, delivered, failed,
+  ` + pg.BoundedTime("oldest_pending_at") + `, ` + pg.BoundedTime("due_at") + `, sending
 from public.soniq_hook_status
 where $1 = '' or name = $1
 order by name`
@@ -344,11 +391,12 @@ func (s *Store) RotateSecret(ctx context.Context, name, secret string, drop bool
 }
 
 var storeDeliveriesSQL = `
-select d.id, coalesce(h.name, ''), d.event, d.dead_letter_id, d.state,
+select d.id, coalesce(h.name, ''), coalesce(h.kind, ''), d.event, d.dead_letter_id, d.state,
   d.state = 'pending' and d.lease is not null and d.next_attempt_at > clock_timestamp(), d.attempts, d.last_status,
   coalesce(` + pg.BoundedText("d.last_answer", 4000) + `, ''), coalesce(` + pg.BoundedText("d.last_error", 4000) + `, ''),
   case when d.state = 'pending' then ` + pg.BoundedTime("d.next_attempt_at") + ` end,
-  ` + pg.BoundedTime("d.delivered_at") + `, ` + pg.BoundedTime("d.created_at") + `
+  ` + pg.BoundedTime("d.delivered_at") + `, ` + pg.BoundedTime("d.created_at") + `,
+  left(coalesce(case when jsonb_typeof(d.facts) = 'object' then d.facts ->> 'job_name' end, ''), 2000)
 from public.soniq_hook_deliveries d
 left join public.soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)
@@ -392,11 +440,11 @@ set state = 'pending',
   next_attempt_at = clock_timestamp()
 where d.lease is null
   and d.state <> 'delivered'
-  and (d.id = any ($1) or d.state = 'failed' and d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))`
+  and (d.id = any ($1) or d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))`
 
 // RetryDeliveries makes deliveries due now that failed or wait for their next
-// attempt: those with these ids, and all failed ones of hook unless it is empty. It
-// returns how many.
+// attempt: those with these ids, and all of hook unless it is empty. It returns how
+// many.
 //
 // Errors: those of the database.
 func (s *Store) RetryDeliveries(ctx context.Context, ids []uuid.UUID, hook string) (int64, error) {

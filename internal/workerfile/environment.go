@@ -68,7 +68,7 @@ func environmentHooks(getenv func(string) string, allow []string) (added []Hook,
 			parse     func(string) error
 		}{{h.URL, checkHookURL}, {h.Secrets, checkHookSecret}} {
 			if name, ok := strings.CutPrefix(check.reference, referencePrefix); ok {
-				if err := check.parse(getenv(name)); err != nil {
+				if err := check.parse(hooks.Unterminated(getenv(name))); err != nil {
 					return nil, fmt.Errorf("%s: %w", name, err)
 				}
 			}

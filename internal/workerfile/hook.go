@@ -130,7 +130,7 @@ func (h *hookReader) filterKeys(keys map[string]func(*yaml.Node)) {
 	keys["events"] = func(n *yaml.Node) { hook.Events = h.events(n, h.at("events")) }
 	keys["jobs"] = func(n *yaml.Node) { hook.Jobs = h.names(n, h.at("jobs")) }
 	keys["queues"] = func(n *yaml.Node) { hook.Queues = h.names(n, h.at("queues")) }
-	keys["reasons"] = func(n *yaml.Node) { hook.Reasons = typed[classify.Reason](h.names(n, h.at("reasons"))) }
+	keys["reasons"] = func(n *yaml.Node) { hook.Reasons = h.reasons(n, h.at("reasons")) }
 	keys["tags"] = func(n *yaml.Node) { hook.Tags = h.tags(n, h.at("tags")) }
 }
 
@@ -221,6 +221,17 @@ func (r *reader) networks(n *yaml.Node, where string) []string {
 		}
 	}
 	return networks
+}
+
+// reasons reads the reasons of the dead letters that a hook is sent.
+func (r *reader) reasons(n *yaml.Node, where string) []classify.Reason {
+	reasons := typed[classify.Reason](r.names(n, where))
+	for _, item := range resolve(n).Content {
+		if reason := classify.Reason(resolve(item).Value); slices.Contains(reasons, reason) {
+			r.checkOne(item, where, hooks.Spec{Reasons: []classify.Reason{reason}})
+		}
+	}
+	return reasons
 }
 
 // baseURL reads where messages link to.

@@ -18,7 +18,7 @@ func TestConfigHooks_everyMistake_isNamedByItsLine(t *testing.T) {
   g: {exec: x, log: true}
   h: {log: false, allow: [10.0.0.0/8]}
   i: {webhok: "https://example.com/hunter2"}
-  j: {exec: "", jobs: [], reasons: [a, a], events: [job.died]}
+  j: {exec: "", jobs: [], reasons: [timeout, timeout], events: [job.died]}
   k: {webhook: "https://example.com", headers: {webhook-id: a, "a b": c, X: "a\nb", x: d}}
   l: {slack: "https://example.com", allow: [10.0.0.0/8, here], base_url: there, tags: {team: 3}}
   l: {log: true}
@@ -44,7 +44,7 @@ func TestConfigHooks_everyMistake_isNamedByItsLine(t *testing.T) {
 		`10: i: unknown key "webhok"; did you mean "webhook"?`,
 		`11: j: exec must not be empty`,
 		`11: j: jobs is an empty list`,
-		`11: j: reasons: "a" is there twice`,
+		`11: j: reasons: "timeout" is there twice`,
 		`11: j: events must be job.dead_lettered, job.resurrected or job.resolved, not "job.died"`,
 		`12: k: headers: webhook-id: Webhook-Id is set by Soniq itself`,
 		`12: k: headers: a b: "a b" can't be the name of a header`,

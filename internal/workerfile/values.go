@@ -12,6 +12,8 @@ import (
 
 	"soniq/internal/suggest"
 	"soniq/internal/unit"
+
+	"soniq/hooks"
 )
 
 // referencePrefix begins a value that stands in the environment, so that the file
@@ -238,7 +240,7 @@ func (r *reader) resolveReference(n *yaml.Node, where string) string {
 	if !ok {
 		return text
 	}
-	value := r.options.Getenv(name)
+	value := hooks.Unterminated(r.options.Getenv(name))
 	if value == "" {
 		r.wrong(n, "%s: the environment variable %s is not set, or empty", where, name)
 	}

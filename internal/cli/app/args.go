@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,7 +41,8 @@ func ReadArgs(a *App, text string, most int) (args json.RawMessage, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	return args, nil
+	// Some editors begin a file with a byte order mark.
+	return bytes.TrimPrefix(args, []byte("\xef\xbb\xbf")), nil
 }
 
 // MostArgs bounds what is read as the arguments of a replay, in bytes: endless

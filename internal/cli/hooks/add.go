@@ -30,12 +30,13 @@ func (hooksAddCmd) Help() string {
 
 // hookFilter are the flags that say which events a hook receives.
 type hookFilter struct {
-	Name   string            `placeholder:"NAME" help:"Name of the hook. Default its kind."`
-	Event  []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable: any of them."`
-	Job    []string          `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable: any of them."`
-	Queue  []string          `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
-	Reason []classify.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable: any of them."`
-	Tag    []string          `sep:"none" once:"=" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable for other keys: all of them."`
+	Name    string            `placeholder:"NAME" help:"Name of the hook. Default its kind."`
+	Replace bool              `help:"Change the hook of that name. What waits for it and its secret are kept."`
+	Event   []hooks.EventType `placeholder:"EVENT" help:"job.dead_lettered, job.resurrected or job.resolved. Default the first. Repeatable: any of them."`
+	Job     []string          `sep:"none" placeholder:"NAME" help:"Jobs of this name, or a glob with * and ?. Repeatable: any of them."`
+	Queue   []string          `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
+	Reason  []classify.Reason `placeholder:"REASON" help:"Dead for this reason. Repeatable: any of them."`
+	Tag     []string          `sep:"none" once:"=" placeholder:"KEY=VALUE" help:"Jobs with this tag. Repeatable for other keys: all of them."`
 }
 
 func (f *hookFilter) spec(kind hooks.Kind) (hooks.Spec, error) {
@@ -63,7 +64,7 @@ func (f *hookFilter) spec(kind hooks.Kind) (hooks.Spec, error) {
 
 // addHook adds it and says so. A secret in shown is shown before the hook is
 // there.
-func addHook(a *app.App, spec hooks.Spec, k *workerflags.KeyFlags, shown string) error {
+func addHook(a *app.App, spec hooks.Spec, replace bool, k *workerflags.KeyFlags, shown string) error {
 	keys, err := k.Keys(a)
 	if err != nil {
 		return err
@@ -72,13 +73,16 @@ func addHook(a *app.App, spec hooks.Spec, k *workerflags.KeyFlags, shown string)
 	if err != nil {
 		return err
 	}
+	if replace {
+		return replaceHook(a, store, spec)
+	}
 	var show func() error
 	if shown != "" {
 		show = showOnce(a, spec.Name, shown)
 	}
 	_, err = store.Add(a.Ctx, spec, show)
 	if errors.Is(err, hooks.ErrExists) {
-		return fmt.Errorf("there is a hook %q already; give another --name, or remove that one", spec.Name)
+		return fmt.Errorf("there is a hook %q already; --replace changes it and keeps what waits for it and its secret, or give another --name", spec.Name)
 	}
 	if err != nil {
 		return err
@@ -98,6 +102,23 @@ func addHook(a *app.App, spec hooks.Spec, k *workerflags.KeyFlags, shown string)
 	if shown != "" {
 		noteShown(a, spec.Name)
 	}
+	return nil
+}
+
+// replaceHook changes a hook and says so.
+func replaceHook(a *app.App, store *hooks.Store, spec hooks.Spec) error {
+	err := store.Replace(a.Ctx, spec)
+	if errors.Is(err, hooks.ErrNotFound) {
+		return fmt.Errorf("there is no hook %q of the kind %s that 'soniq hooks add' has made; leave --replace out to add it", spec.Name, spec.Kind)
+	}
+	switch {
+	case err != nil:
+		return err
+	case a.JSON:
+		return a.Out.Document(map[string]string{"name": spec.Name})
+	}
+	a.Note("changed hook %s; try it with 'soniq hooks test %s'", terminal.OneLine(spec.Name),
+		strings.TrimSpace(terminal.OneLine(spec.Name)+" "+strings.Join(spec.Needs(), " ")))
 	return nil
 }
 
@@ -127,6 +148,7 @@ func (c *hooksAddWebhookCmd) Run(a *app.App) error {
 	spec.URL, spec.Args, spec.Allow = c.URL, c.IncludeArgs, c.Allow
 	shown := ""
 	switch {
+	case c.Secret == "" && c.Replace: // it keeps the one that it has
 	case c.Secret == "":
 		shown = hooks.NewSecret()
 		spec.Secrets = shown
@@ -150,7 +172,7 @@ func (c *hooksAddWebhookCmd) Run(a *app.App) error {
 		}
 		spec.Headers[name] = value
 	}
-	return addChecked(a, spec, &c.KeyFlags, shown)
+	return addChecked(a, spec, c.Replace, &c.KeyFlags, shown)
 }
 
 type hooksAddSlackCmd struct {
@@ -174,7 +196,7 @@ func (c *hooksAddSlackCmd) Run(a *app.App) error {
 		return err
 	}
 	spec.URL, spec.BaseURL, spec.Allow = c.URL, c.BaseURL, c.Allow
-	return addChecked(a, spec, &c.KeyFlags, "")
+	return addChecked(a, spec, c.Replace, &c.KeyFlags, "")
 }
 
 type hooksAddLogCmd struct{ hookFilter }
@@ -190,7 +212,7 @@ func (c *hooksAddLogCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	return addChecked(a, spec, &workerflags.KeyFlags{}, "")
+	return addChecked(a, spec, c.Replace, &workerflags.KeyFlags{}, "")
 }
 
 type hooksAddExecCmd struct {
@@ -221,15 +243,15 @@ func (c *hooksAddExecCmd) Run(a *app.App) error {
 		return err
 	}
 	spec.Command, spec.Args = c.Command, c.IncludeArgs
-	return addChecked(a, spec, &workerflags.KeyFlags{}, "")
+	return addChecked(a, spec, c.Replace, &workerflags.KeyFlags{}, "")
 }
 
 // addChecked adds a hook that is right; else it is the person's mistake.
-func addChecked(a *app.App, spec hooks.Spec, keys *workerflags.KeyFlags, shown string) error {
+func addChecked(a *app.App, spec hooks.Spec, replace bool, keys *workerflags.KeyFlags, shown string) error {
 	if err := spec.Check(); err != nil {
 		return app.Usagef("%w", err)
 	}
-	return addHook(a, spec, keys, shown)
+	return addHook(a, spec, replace, keys, shown)
 }
 
 func (*hooksAddWebhookCmd) ShowsSecret() {}

@@ -2,6 +2,7 @@
 package hooks
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -225,19 +226,29 @@ func (hooksListCmd) Run(a *app.App) error {
 		{Title: "KIND"},
 		{Title: "STATE", Min: 10},
 		{Title: "PENDING", Right: true},
+		{Title: "OLDEST", Right: true, Drop: 3},
 		{Title: "DELIVERED", Right: true, Drop: 2},
 		{Title: "FAILED", Right: true},
 		{Title: "TARGET", Min: 12, Drop: 1},
 	}}
 	held := a.NoteHeld()
 	for _, h := range list {
-		t.Add(h.Name, string(h.Kind), hookState(h, held), terminal.Thousands(h.Pending), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
+		t.Add(h.Name, string(h.Kind), hookState(a, h, held), terminal.Thousands(h.Pending), oldestText(a, h), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
 
-func hookState(h hooks.Info, held bool) string {
-	state := "well"
+// oldestText is how long the event has waited that waits longest.
+func oldestText(a *app.App, h hooks.Info) string {
+	if h.Pending == 0 || h.OldestPendingAt == nil {
+		return ""
+	}
+	return terminal.Age(a.Now(), *h.OldestPendingAt)
+}
+
+func hookState(a *app.App, h hooks.Info, held bool) string {
+	state, now := "ok", a.Now()
+	digest, digests := h.Digests(now)
 	switch {
 	case !h.Enabled:
 		state = "disabled: " + h.DisabledReason
@@ -247,6 +258,17 @@ func hookState(h hooks.Info, held bool) string {
 		state = "waiting: " + h.Unavailable
 	case h.Failures > 0:
 		state = fmt.Sprintf("failing (%d)", h.Failures)
+		if h.Unattended(now) {
+			state += "; waiting: no dispatcher"
+		}
+	case h.Unattended(now) && h.DeclaredAt != nil:
+		state = "waiting: no dispatcher with its configuration"
+	case h.Unattended(now):
+		state = "waiting: no dispatcher"
+	case digests:
+		state = "digest due in " + terminal.ShortDuration(digest.Sub(now).Round(time.Second))
+	case h.Pending > 0:
+		state = "sending"
 	}
 	if h.Dropped > 0 {
 		state += "; dropped " + terminal.Thousands(h.Dropped)
@@ -286,7 +308,7 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		{"Needs", strings.Join(h.Needs(), " ")},
 		{"Link", h.BaseURL},
 		{"Arguments", argumentsText(h)},
-		{"State", hookState(h, a.NoteHeld())},
+		{"State", hookState(a, h, a.NoteHeld())},
 		{"Next try", untilText(a, h.BlockedUntil)},
 		{"Declared", declaredText(a, h)},
 		{"Events", anyOf(h.Events)},
@@ -295,6 +317,7 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		{"Reasons", anyOf(h.Reasons)},
 		{"Tags", string(h.Tags)},
 		{"Pending", terminal.Thousands(h.Pending)},
+		{"Oldest", oldestText(a, h)},
 		{"Delivered", terminal.Thousands(h.Delivered)},
 		{"Failed", terminal.Thousands(h.Failed)},
 		{"Dropped", droppedText(h)},
@@ -456,7 +479,8 @@ func (c *hooksTestCmd) declared(a *app.App, store *hooks.Store, dispatcher *hook
 }
 
 type hooksDeliveriesCmd struct {
-	Hook  string              `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
+	Name  string              `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
+	Hook  string              `placeholder:"HOOK" help:"The same as the argument."`
 	State hooks.DeliveryState `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
 	Limit int                 `default:"50" placeholder:"N" help:"How many at most. Default 50."`
 }
@@ -475,11 +499,15 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 	if c.Limit < 1 {
 		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
 	}
-	store, err := storeWith(a, c.Hook)
+	if c.Name != "" && c.Hook != "" && c.Name != c.Hook {
+		return app.Usagef("name one hook: %q or --hook %q", c.Name, c.Hook)
+	}
+	name := cmp.Or(c.Name, c.Hook)
+	store, err := storeWith(a, name)
 	if err != nil {
 		return err
 	}
-	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: c.Hook, State: c.State, Limit: c.Limit})
+	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: name, State: c.State, Limit: c.Limit})
 	if err != nil || a.JSON || len(list) == 0 {
 		return app.NoTable(a, list, err, "no deliveries")
 	}
@@ -491,6 +519,8 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 		{Title: "TRIES", Right: true},
 		{Title: "AGE", Right: true, Drop: 2},
 		{Title: "ANSWER", Min: 12},
+		{Title: "JOB", Min: 8, Drop: 4},
+		{Title: "DEAD LETTER", Drop: 5},
 	}}
 	a.NoteHeld()
 	now := a.Now()
@@ -506,10 +536,12 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 		switch wait := untilText(a, d.NextAttemptAt); {
 		case d.Sending:
 			answer = strings.TrimSpace("being sent " + answer)
+		case wait != "" && d.Digests():
+			answer = "digest due " + wait
 		case wait != "":
 			answer = strings.TrimSpace("due " + wait + " " + answer)
 		}
-		t.Add(d.ID.String(), d.Hook, string(d.Event), string(d.State), fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer)
+		t.Add(d.ID.String(), d.Hook, string(d.Event), string(d.State), fmt.Sprint(d.Attempts), terminal.Age(now, d.CreatedAt), answer, d.JobName, d.DeadLetterID.String())
 	}
 	return t.Write(a.Out, a.TableWidth())
 }

@@ -11,7 +11,7 @@ import (
 
 type hooksRetryCmd struct {
 	IDs  []string `arg:"" optional:"" name:"delivery" help:"Ids of deliveries."`
-	Hook string   `placeholder:"HOOK" help:"All failed deliveries of this hook."`
+	Hook string   `placeholder:"HOOK" help:"All deliveries of this hook that failed or wait for their next attempt."`
 }
 
 func (hooksRetryCmd) Help() string {
@@ -23,7 +23,7 @@ func (hooksRetryCmd) Help() string {
 
 func (c *hooksRetryCmd) Run(a *app.App) error {
 	if len(c.IDs) == 0 && c.Hook == "" {
-		return app.Usagef("name deliveries, or --hook for all that failed of one")
+		return app.Usagef("name deliveries, or --hook for all of one that failed or wait")
 	}
 	ids := make([]uuid.UUID, len(c.IDs))
 	for i, text := range c.IDs {

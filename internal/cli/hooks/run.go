@@ -55,7 +55,7 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 			return err
 		}
 	}
-	config.Schema = a.SchemaName()
+	config.Schema, config.Origin = a.SchemaName(), workerflags.Origin(file)
 	dispatcher, err := hooks.NewDispatcher(pool, config)
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"soniq"
@@ -104,6 +106,23 @@ func Register(a *app.App, jobs []workerfile.Job, config handler.Config) (*engine
 		return nil, app.Usagef("%w", err)
 	}
 	return registry, nil
+}
+
+// Origin is where the hooks of a configuration stand, for other dispatchers: the host and
+// the file, or the environment.
+func Origin(file *workerfile.File) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	path := "environment"
+	if file.Path != "" {
+		path = file.Path
+		if whole, err := filepath.Abs(path); err == nil {
+			path = whole
+		}
+	}
+	return host + ":" + path
 }
 
 // Declare puts the hooks of the configuration into the table and the dispatcher.

@@ -235,7 +235,7 @@ func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
 		return nil, err
 	}
 	if c.Hooks {
-		s.hooks.Schema = a.SchemaName()
+		s.hooks.Schema, s.hooks.Origin = a.SchemaName(), workerflags.Origin(s.file)
 		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
 		if err != nil {
 			return nil, err

@@ -1,0 +1,138 @@
+package hooks_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"soniq/hooks"
+	"soniq/internal/cli/app"
+	"soniq/internal/cli/clitest"
+	"soniq/internal/testdb"
+	"soniq/internal/testkit"
+)
+
+// What 'hooks list' and 'hooks show' say is so: a hook whose deliveries nobody sends is
+// not ok.
+func TestList_state_isTrue(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "slack", "env:SONIQ_HOOK_S", "--name", "h")
+	state := func() string {
+		t.Helper()
+		s.OK("hooks", "list")
+		for line := range strings.Lines(s.OK("hooks", "show", "h").Out) {
+			if text, ok := strings.CutPrefix(line, "State"); ok {
+				return strings.TrimSpace(text)
+			}
+		}
+		return ""
+	}
+	if got := state(); got != "ok" {
+		t.Errorf("without deliveries: %q", got)
+	}
+	clitest.Seed(t, pool, clitest.Letter{})
+	for _, test := range []struct{ hook, delivery, want string }{
+		{"", "next_attempt_at = now()", "sending"},
+		{"", "next_attempt_at = now() - interval '24 minutes'", "waiting: no dispatcher"},
+		{"", "next_attempt_at = now() + interval '1 minute', lease = gen_random_uuid()", "sending"},
+		{"", "next_attempt_at = now() + interval '53 seconds', lease = null", "digest due in 5"},
+		{"failures = 3", "next_attempt_at = now()", "failing (3)"},
+		{"failures = 3", "next_attempt_at = now() - interval '24 minutes'", "failing (3); waiting: no dispatcher"},
+		{"blocked_until = now() + interval '1 hour'", "next_attempt_at = now() - interval '24 minutes'", "failing (3)"},
+		{"failures = 0, lacks = 'SONIQ_HOOK_S is not set', blocked_until = null", "next_attempt_at = now() - interval '1 hour'", "waiting: SONIQ_HOOK_S is not set"},
+		{"lacks = null, declared_at = now()", "next_attempt_at = now() - interval '1 hour'", "waiting: no dispatcher with its configuration"},
+		{"enabled = false, disabled_reason = 'by hand'", "next_attempt_at = now()", "disabled: by hand"},
+	} {
+		if test.hook != "" {
+			testkit.Exec(t, pool, "update soniq_hooks set "+test.hook)
+		}
+		testkit.Exec(t, pool, "update soniq_hook_deliveries set "+test.delivery)
+		if got := state(); !strings.HasPrefix(got, test.want) || test.want == "failing (3)" && got != test.want {
+			t.Errorf("%s, %s: %q, want %q", test.hook, test.delivery, got, test.want)
+		}
+	}
+	testkit.Exec(t, pool, "update soniq_hook_deliveries set created_at = now() - interval '24 minutes'")
+	clitest.WantIn(t, "list", s.OK("hooks", "list").Out, "OLDEST", "24m")
+}
+
+// 'hooks deliveries' says which job, which dead letter, and that a digest gathers it. Its
+// flag is that of 'hooks retry', which takes what waits, too.
+func TestDeliveries_andRetry_agree(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "slack", "env:SONIQ_HOOK_S")
+	id := clitest.Seed(t, pool, clitest.Letter{Job: "orders.ship"})
+	testkit.Exec(t, pool, "update soniq_hook_deliveries set next_attempt_at = now() + interval '50 seconds'")
+	clitest.WantIn(t, "deliveries", s.OK("hooks", "deliveries", "--hook", "slack").Out, "orders.ship", id.String(), "digest due in ")
+	clitest.WantCode(t, s.Run("hooks", "deliveries", "slack", "--hook", "other"), app.ExitUsage)
+	if r := s.OK("hooks", "retry", "--hook", "slack"); r.Out != "1 delivery is due now\n" {
+		t.Errorf("%+v", r)
+	}
+	if d := clitest.Decode[[]hooks.DeliveryInfo](t, s.OK("hooks", "deliveries", "slack", "--json").Out); len(d) != 1 || d[0].JobName != "orders.ship" || d[0].Kind != hooks.Slack {
+		t.Errorf("%+v", d)
+	}
+}
+
+// A hook is changed without losing what waits for it, and a misspelt reason is refused.
+func TestAdd_replace_keepsWhatWaits(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "webhook", "https://example.com/a", "--name", "h")
+	clitest.Seed(t, pool, clitest.Letter{})
+	secret := testkit.Value[string](t, pool, "select secrets from soniq_hooks")
+	again := []string{"hooks", "add", "webhook", "https://example.com/b", "--name", "h", "--allow", "10.0.0.0/8", "--header", "X: y", "--tag", "team=a"}
+	clitest.WantIn(t, "the name is taken", s.Run(again...).Err, "--replace changes it")
+	r := s.OK(append(again, "--replace")...)
+	if r.Out != "" || !strings.Contains(r.Err, "changed hook h") {
+		t.Errorf("%+v", r)
+	}
+	h := clitest.Decode[hooks.Info](t, s.OK("hooks", "show", "h", "--json").Out)
+	if h.Pending != 1 || len(h.Allow) != 1 || len(h.Headers) != 1 || string(h.Tags) == "null" || testkit.Value[string](t, pool, "select secrets from soniq_hooks") != secret {
+		t.Errorf("%+v", h)
+	}
+	r = s.Run("hooks", "add", "log", "--name", "none", "--replace")
+	clitest.WantCode(t, r, app.ExitFailed)
+	clitest.WantIn(t, "no such hook", r.Err, "leave --replace out")
+	r = s.Run("hooks", "add", "log", "--reason", "timout")
+	clitest.WantCode(t, r, app.ExitUsage)
+	clitest.WantIn(t, "reason", r.Err, `did you mean "timeout"?`)
+	path := testkit.ConfigFile(t, "jobs: {a: {exec: x}}\nhooks:\n  h: {log: true, reasons: [timout]}\n")
+	r = s.Run("worker", "--config", path, "--check-config")
+	clitest.WantCode(t, r, app.ExitUsage)
+	clitest.WantIn(t, "reasons", r.Err, ":3: h: reasons: ", `did you mean "timeout"?`)
+}
+
+// A line break at the end of a variable, as a file of secrets has it, is no part of a URL,
+// a header or a secret. A byte order mark is no part of arguments.
+func TestEnvironment_lineBreakAtTheEnd_isNoPartOfTheValue(t *testing.T) {
+	pool := testdb.New(t)
+	header := make(chan string, 1)
+	endpoint := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { header <- r.Header.Get("X-Token") }))
+	t.Cleanup(endpoint.Close)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	for name, value := range map[string]string{
+		"SONIQ_HOOK_URL": endpoint.URL + "\n", "SONIQ_HOOK_TOKEN": "token\r\n", "SONIQ_HOOK_SECRET": testkit.Secret + "\n",
+	} {
+		t.Setenv(name, value)
+		s.Env[name] = value
+	}
+	s.OK("hooks", "add", "webhook", "env:SONIQ_HOOK_URL", "--secret", "env:SONIQ_HOOK_SECRET", "--header", "X-Token: env:SONIQ_HOOK_TOKEN", "--allow", "127.0.0.0/8")
+	s.OK("hooks", "test", "webhook", "--hook-allow", "127.0.0.0/8")
+	if got := <-header; got != "token" {
+		t.Errorf("the header was %q", got)
+	}
+	path := testkit.ConfigFile(t, "jobs: {a: {http: env:SONIQ_HOOK_URL, headers: {X-Token: env:SONIQ_HOOK_TOKEN}, secret: env:SONIQ_HOOK_SECRET}}\n")
+	s.OK("worker", "--config", path, "--check-config")
+	args := filepath.Join(t.TempDir(), "args.json")
+	if err := os.WriteFile(args, []byte("\xef\xbb\xbf{\"a\": 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.OK("enqueue", "j", "--args", "@"+args)
+}
