@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 	"soniq/internal/pg"
 )
 
@@ -23,11 +24,13 @@ type Group struct {
 	// ID is the fingerprint, or a digest in place of it. [Filter].Groups takes it.
 	ID string `json:"group"`
 	// Count is how many there are, and Dead, Replaying and Resolved how many of
-	// them are in each state.
-	Count     int64 `json:"count"`
-	Dead      int64 `json:"dead"`
-	Replaying int64 `json:"replaying"`
-	Resolved  int64 `json:"resolved"`
+	// them are in each state. Superseded are dead too, and their work died again in a
+	// replay, or was replayed again since: they are not counted as Dead.
+	Count      int64 `json:"count"`
+	Dead       int64 `json:"dead"`
+	Superseded int64 `json:"superseded"`
+	Replaying  int64 `json:"replaying"`
+	Resolved   int64 `json:"resolved"`
 	// FirstSeen and LastSeen are the times of the first and the last death, in UTC.
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
@@ -65,10 +68,17 @@ with groups as materialized (
     max(d.dead_letter_reason collate "C") as last_reason
   from public.soniq_dead_letter_jobs d%[1]s
   group by 1
+), recounted as materialized (
+  select ` + groupKey + ` as id, count(*) as n
+  from public.soniq_dead_letter_jobs d%[1]s%[2]s d.id in (` + deadwrite.Recounted + `)
+  group by 1
 ), worst as (
-  select *
-  from groups
-  order by dead desc, n desc, last_seen desc, id
+  select
+    g.id, g.n, g.dead - coalesce(r.n, 0) as dead, coalesce(r.n, 0) as superseded, g.replaying, g.resolved,
+    g.first_seen, g.last_seen, g.first_job, g.last_job, g.first_reason, g.last_reason
+  from groups g
+  left join recounted r on r.id = g.id
+  order by 3 desc, g.n desc, g.last_seen desc, g.id
   limit $2
 ), hours as materialized (
   select
@@ -80,7 +90,7 @@ with groups as materialized (
   group by 1, 2
 )
 select
-  g.id, g.n, g.dead, g.replaying, g.resolved,
+  g.id, g.n, g.dead, g.superseded, g.replaying, g.resolved,
   least(greatest(g.first_seen, ` + earliest + `), ` + latest + `),
   least(greatest(g.last_seen, ` + earliest + `), ` + latest + `),
   case
@@ -146,7 +156,7 @@ func (q *Queue) groups(ctx context.Context, f Filter) (groups []Group, err error
 
 func scanGroup(row pgx.CollectableRow) (g Group, err error) {
 	err = row.Scan(
-		&g.ID, &g.Count, &g.Dead, &g.Replaying, &g.Resolved, &g.FirstSeen, &g.LastSeen,
+		&g.ID, &g.Count, &g.Dead, &g.Superseded, &g.Replaying, &g.Resolved, &g.FirstSeen, &g.LastSeen,
 		&g.Jobs, &g.Reasons, &g.SampleID, &g.SampleError, &g.Trend,
 	)
 	g.FirstSeen, g.LastSeen = g.FirstSeen.UTC(), g.LastSeen.UTC()

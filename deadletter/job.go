@@ -26,6 +26,9 @@ const (
 	StateReplaying State = "replaying"
 	// StateResolved: a replay of it succeeded.
 	StateResolved State = "resolved"
+	// StateSuperseded is no state of a row, only of counts: the row is dead, and its
+	// work died again in a replay or was replayed again since.
+	StateSuperseded State = "superseded"
 )
 
 // A Job is a dead letter: a row of soniq_dead_letter_jobs. Its JSON has the names

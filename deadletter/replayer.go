@@ -324,6 +324,7 @@ func (r replayer) replayable(f Filter) *where {
 	w.And("d.state = 'dead'")
 	w.And(outcomeUnknown + " is not true")
 	w.And("not " + superseded)
+	w.And("not " + overtaken)
 	if r.options.Queue == "" {
 		// The index of the queue may not hold it.
 		w.And("d.whole_queue is null")
@@ -336,6 +337,12 @@ func (r replayer) replayable(f Filter) *where {
 
 // superseded: a replay of the row died, and has a dead letter of its own.
 const superseded = "exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
+
+// overtaken: the row is a replay that died, and what it replayed was replayed again
+// since. A subquery for one value is run for the few rows that need it; an exists could
+// become a join with the whole table.
+const overtaken = "coalesce(d.replay_of is not null and (" +
+	"select p.replay_job_id <> d.id from public.soniq_dead_letter_jobs p where p.id = d.replay_of), false)"
 
 // exhausted: the row was replayed most times or more. Hardly any row is itself a
 // replay, and only those pay for the recursion.

@@ -27,7 +27,8 @@ type ReplayPlan struct {
 	Replaying int64 `json:"replaying"`
 	// Resolved have a replay that succeeded.
 	Resolved int64 `json:"resolved"`
-	// Superseded have a replay that died and is a dead letter of its own.
+	// Superseded have a younger dead letter or replay of the same work: their replay
+	// died, or what they are a replay of was replayed again.
 	Superseded int64 `json:"superseded"`
 	// OutcomeUnknown were replayed by a program that doesn't record the outcome.
 	OutcomeUnknown int64 `json:"outcome_unknown"`
@@ -72,7 +73,7 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, r replayer) (p ReplayP
 	if r.options.MaxReplays > 0 {
 		exhausted = w.exhausted(r.options.MaxReplays)
 	}
-	sql := fmt.Sprintf(leftOutSQL, superseded, outcomeUnknown, exhausted, w.SQL())
+	sql := fmt.Sprintf(leftOutSQL, "("+superseded+" or "+overtaken+")", outcomeUnknown, exhausted, w.SQL())
 	err = byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(), &p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
 	return p, err
 }

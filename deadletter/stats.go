@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/deadwrite"
 )
 
 // Stats are numbers of dead letters that died within a window. The JSON names are
@@ -16,7 +17,10 @@ import (
 type Stats struct {
 	// Total is how many there are.
 	Total int64 `json:"total_count"`
-	// ByJob, ByQueue, ByReason and ByState are how many there are of each.
+	// ByJob, ByQueue, ByReason and ByState are how many there are of each. Those in
+	// the state dead whose work died again in a replay, or was replayed again since,
+	// are under [StateSuperseded] in ByState: what is under [StateDead] is work that
+	// needs attention, each piece once.
 	ByJob    map[string]int64          `json:"by_job_name"`
 	ByQueue  map[string]int64          `json:"by_queue"`
 	ByReason map[classify.Reason]int64 `json:"by_reason"`
@@ -71,12 +75,19 @@ select
     where r.replay_of is not null%[2]s
   ),
   extract(epoch from coalesce(clock_timestamp() - (
-    select greatest(min(o.moved_to_dead_letter_at), ` + earliest + `)
+    select greatest(o.moved_to_dead_letter_at, ` + earliest + `)
     from public.soniq_dead_letter_jobs o
     where o.state = 'dead'
+      and (o.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = o.replay_job_id) is null)
+    order by o.moved_to_dead_letter_at
+    limit 1
   ), interval '0'))::double precision
 from counts c
 group by grouping sets ((), (c.job_name), (c.queue), (c.dead_letter_reason), (c.state))
+union all
+select 32, '', count(*), 0, 0, 0
+from public.soniq_dead_letter_jobs d
+where d.id in (` + deadwrite.Recounted + `)%[2]s
 union all
 select 16, coalesce(to_char(d.day, 'YYYY-MM-DD'), ''), d.n, 0, 0, 0
 from days d`
@@ -90,6 +101,8 @@ const (
 	groupReason = 0b1101
 	groupState  = 0b1110
 	groupDate   = 0b10000
+	// And so have those in the state dead that count elsewhere.
+	groupSuperseded = 0b100000
 )
 
 var errNegativeWindow = errors.New("the window is negative")
@@ -126,6 +139,7 @@ func (s *Stats) scan(rows pgx.Rows) error {
 		key                        string
 		count, finished, succeeded int64
 		oldest                     float64
+		superseded                 int64
 	)
 	_, err := pgx.ForEachRow(rows, []any{&group, &key, &count, &finished, &succeeded, &oldest}, func() error {
 		switch group {
@@ -145,11 +159,20 @@ func (s *Stats) scan(rows pgx.Rows) error {
 			s.ByReason[classify.Reason(key)] = count
 		case groupState:
 			s.ByState[State(key)] = count
+		case groupSuperseded:
+			superseded = count
 		case groupDate:
 			s.ByDate[key] = count
 		}
 		return nil
 	})
+	s.ByState[StateSuperseded] = superseded
+	s.ByState[StateDead] -= superseded
+	for _, state := range []State{StateDead, StateSuperseded} {
+		if s.ByState[state] <= 0 {
+			delete(s.ByState, state)
+		}
+	}
 	return err
 }
 

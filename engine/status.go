@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter"
+	"soniq/internal/deadwrite"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 )
@@ -129,10 +130,14 @@ where place > 1000
 having count(*) > 0
 order by 2, 1`
 
+// A piece of work that died again counts once; see deadletter.Stats.
 const statusDeadLettersSQL = `
 select state, count(*)
 from public.soniq_dead_letter_jobs
-group by 1`
+group by 1
+union all
+select 'superseded', count(*)
+from (` + deadwrite.Recounted + `) r`
 
 var statusWorkersSQL = `
 select
@@ -148,7 +153,9 @@ order by started_at, id`
 //
 // Errors: those of the database.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	s := Status{DeadLetters: map[deadletter.State]int64{}}
+	s := Status{DeadLetters: map[deadletter.State]int64{
+		deadletter.StateDead: 0, deadletter.StateSuperseded: 0, deadletter.StateReplaying: 0, deadletter.StateResolved: 0,
+	}}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
 		IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly,
 	}, func(tx pgx.Tx) error {
@@ -165,6 +172,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		}); err != nil {
 			return err
 		}
+		s.DeadLetters[deadletter.StateDead] -= s.DeadLetters[deadletter.StateSuperseded]
 		s.Workers, err = readWorkers(ctx, tx)
 		return err
 	})

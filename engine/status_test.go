@@ -164,7 +164,7 @@ func TestClient_status_countsDeadLettersByState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := map[deadletter.State]int64{"dead": 3, "replaying": 1, "resolved": 2}; !maps.Equal(s.DeadLetters, want) {
+	if want := map[deadletter.State]int64{"dead": 3, "superseded": 0, "replaying": 1, "resolved": 2}; !maps.Equal(s.DeadLetters, want) {
 		t.Errorf("dead letters %v, want %v", s.DeadLetters, want)
 	}
 }
@@ -221,7 +221,7 @@ func TestClient_status_emptyIsEmptyJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := json.Marshal(s); string(got) != `{"queues":[],"dead_letters":{},"workers":[]}` {
+	if got, _ := json.Marshal(s); string(got) != `{"queues":[],"dead_letters":{"dead":0,"replaying":0,"resolved":0,"superseded":0},"workers":[]}` {
 		t.Errorf("got %s", got)
 	}
 }

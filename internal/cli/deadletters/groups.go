@@ -93,13 +93,15 @@ func (c *groupsCmd) noteTotal(a *app.App, groups []deadletter.Group, more bool) 
 // printGroups prints a table that fits the terminal. REPLAYING and RESOLVED are
 // columns only where a group has some.
 func printGroups(a *app.App, groups []deadletter.Group) error {
-	var replaying, resolved bool
+	var superseded, replaying, resolved bool
 	for _, g := range groups {
+		superseded = superseded || g.Superseded > 0
 		replaying, resolved = replaying || g.Replaying > 0, resolved || g.Resolved > 0
 	}
 	t := terminal.Table{Columns: []terminal.Column{
 		{Title: "GROUP"},
 		{Title: "DEAD", Right: true},
+		{Title: "SUPERSEDED", Right: true, Empty: !superseded, Drop: 1},
 		{Title: "REPLAYING", Right: true, Empty: !replaying},
 		{Title: "RESOLVED", Right: true, Empty: !resolved, Drop: 1},
 		{Title: "ALL", Right: true, Drop: 2},
@@ -117,7 +119,7 @@ func printGroups(a *app.App, groups []deadletter.Group) error {
 			reasons[i] = string(r)
 		}
 		t.Add(
-			g.ID, terminal.Thousands(g.Dead), terminal.Thousands(g.Replaying), terminal.Thousands(g.Resolved), terminal.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
+			g.ID, terminal.Thousands(g.Dead), terminal.Thousands(g.Superseded), terminal.Thousands(g.Replaying), terminal.Thousands(g.Resolved), terminal.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
 			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), terminal.ErrorLine(g.SampleError),
 		)
 	}
