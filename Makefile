@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix bench compare lint fmt docs demo module ci
+.PHONY: help build release test race matrix moves bench compare lint fmt docs demo module ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ race: ## run the tests with the race detector
 
 matrix: ## run the tests on each of PostgreSQL 14 to 18, which are downloaded
 	.ci/matrix
+
+moves: ## move databases in every way that docs/restore.md names, with servers of its own
+	.ci/moves
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .
