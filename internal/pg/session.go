@@ -135,19 +135,19 @@ func (p *Pool) Config() *pgxpool.Config { return p.raw.Config() }
 
 // Exec runs a statement on a connection of the pool.
 func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	return p.raw.Exec(ctx, p.schema.SQL(sql), args...)
+	return ReadCommitted{p.raw}.Exec(ctx, p.schema.SQL(sql), args...)
 }
 
 // Query runs a statement on a connection of the pool, which is released when the
 // rows are closed.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return p.raw.Query(ctx, p.schema.SQL(sql), args...)
+	return ReadCommitted{p.raw}.Query(ctx, p.schema.SQL(sql), args...)
 }
 
 // QueryRow runs a statement on a connection of the pool, which is released when
 // the row is scanned.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return p.raw.QueryRow(ctx, p.schema.SQL(sql), args...)
+	return ReadCommitted{p.raw}.QueryRow(ctx, p.schema.SQL(sql), args...)
 }
 
 // SendBatch sends a batch on a connection of the pool, which is released when the
@@ -161,9 +161,9 @@ func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
 	return p.BeginTx(ctx, pgx.TxOptions{})
 }
 
-// BeginTx begins a transaction with these options.
+// BeginTx begins a transaction with these options; see [ReadCommitted].
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	tx, err := p.raw.BeginTx(ctx, options)
+	tx, err := ReadCommitted{p.raw}.BeginTx(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +174,6 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 // do runs through db names the schema.
 func (p *Pool) AcquireFunc(ctx context.Context, do func(conn *pgx.Conn, db Session) error) error {
 	return p.raw.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		return do(c.Conn(), p.schema.Session(c.Conn()))
+		return do(c.Conn(), p.schema.Session(ReadCommitted{c.Conn()}))
 	})
 }

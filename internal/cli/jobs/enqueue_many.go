@@ -145,7 +145,8 @@ func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *l
 	done := make([]engine.Enqueued, 0, total)
 	bar := a.Progress("enqueueing", total, app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
-	err := pgx.BeginFunc(a.Ctx, pool, func(tx pgx.Tx) error {
+	// Above read committed, another program's unique job would make it fail.
+	err := pgx.BeginTxFunc(a.Ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		var batch []engine.Insert
 		var size, from, to int
 		flush := func() error {
