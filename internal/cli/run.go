@@ -120,6 +120,9 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 		if errors.As(err, &parseErr) {
 			cmd = parseErr.Context
 		}
+		if h := hint(args); h != "" {
+			return cmd, false, app.Usagef("%s; try %s", err, h)
+		}
 		return cmd, false, app.Usagef("%s", err)
 	}
 	if err := checkOnce(cmd); err != nil {

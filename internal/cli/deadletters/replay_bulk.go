@@ -21,7 +21,7 @@ type replayPace struct {
 	Rate          string        `placeholder:"N/s" help:"At most N jobs a second (50/s), a minute (10/m) or an hour. Default no limit."`
 	Canary        int           `placeholder:"N" help:"Replay N first. Continue only if all of them succeed."`
 	CanaryTimeout time.Duration `placeholder:"TIME" help:"How long to wait for them. Default 10m."`
-	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when this share of the finished replays failed again, once 20 have finished; 0 never stops. Default 50%%."`
+	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when this share of the finished replays failed again, once 20 have finished; 0 never stops. Default 50%."`
 	MaxReplays    int           `default:"3" placeholder:"N" help:"Skip dead letters that were replayed N times; 0 skips none. Default 3."`
 }
 
@@ -169,7 +169,7 @@ func (c *replayCmd) previewReplay(
 	if err != nil || sample == nil {
 		return err
 	}
-	a.Out.Printf("\nArguments of the first")
+	a.Out.Printf("\nArguments of the first %d", len(sample))
 	for _, s := range sample {
 		a.Out.Printf("%s", s.ID)
 		if err := printChanges(a, s.Changes); err != nil {
