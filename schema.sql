@@ -106,6 +106,17 @@ create table public.soniq_jobs (
   errors jsonb
 );
 
+-- What becomes of jobs whose outcomes the database refuses for now. If a worker ends before it has written
+-- one, whoever recovers the job writes it, and the job does not run again. A row counts for the claim with
+-- its token alone.
+create table public.soniq_kept_outcomes (
+  job_id uuid not null,
+  token bigint not null,
+  outcome jsonb not null,
+  kept_at timestamptz not null default now(),
+  primary key (job_id, token)
+);
+
 -- worker_id has no foreign key to soniq_workers, and no index for one. With a foreign key each claim
 -- locks its worker's row once more for each job, which is a fifth of the server's time for a job; and
 -- a worker whose row was replaced can't claim. A job whose worker has no row counts as a job without a
@@ -1293,6 +1304,7 @@ from (values
   ('0166', 'soniq_go_leader_tasks'),
   ('0167', 'soniq_go_incarnation'),
   ('0168', 'soniq_go_comment'),
+  ('0170', 'soniq_go_kept_outcome'),
   ('0174', 'soniq_go_epoch'),
   ('0175', 'soniq_go_incarnations'),
   ('0178', 'soniq_go_operation_heartbeat'),

@@ -25,6 +25,7 @@ with needs (name, privileges, vital) as (values
   ('public.soniq_waiters', array['select', 'insert', 'update', 'delete'], true),
   ('public.soniq_task_registry', array['select', 'insert', 'update', 'delete'], true),
   ('public.soniq_migrations', array['select'], true),
+  ('public.soniq_kept_outcomes', array['select', 'insert', 'delete'], false),
   ('public.soniq_leader_tasks', array['select', 'insert', 'update', 'delete'], false),
   ('public.soniq_dead_letter_jobs', array['select', 'insert', 'update', 'delete'], false),
   ('public.soniq_dead_letter_operations', array['select', 'insert', 'update', 'delete'], false),

@@ -326,3 +326,57 @@ func newRegistry(names ...string) *engine.Registry {
 	}
 	return reg
 }
+
+// A worker that stops while outcomes are refused leaves them with their jobs. Whoever
+// recovers these writes what became of them; none runs again.
+func TestWorker_stopsWhileOutcomesAreRefused_noneRunsAgain(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	exec(t, pool, `
+		create function refuses() returns trigger language plpgsql as $$ begin raise 'not now' using errcode = '54000'; end $$;
+		create trigger refuses before update on soniq_jobs for each row when (new.status = 'done') execute function refuses();
+		create trigger refuses before insert on soniq_dead_letter_jobs for each row execute function refuses()`)
+	var log journal
+	reg := engine.NewRegistry()
+	ends := newEnds(reg)
+	close(ends.release)
+	w, err := engine.NewWorker(pool, reg, engine.WorkerConfig{Logger: log.logger(), ShutdownTimeout: time.Millisecond, CancelGrace: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	ids := enqueueEach(t, pool, "done", "result", "dead")
+	waitUntil(t, pool, "the refusals", `select count(*) = 3 from soniq_kept_outcomes`)
+	cancel()
+	if err := receive(t, "the end of the worker", ended); err == nil || !strings.Contains(err.Error(), "settle 3 jobs: gave up") {
+		t.Errorf("it ended with %v", err)
+	}
+	if n := strings.Count(log.String(), "could not be written before the worker stopped; whoever recovers the job writes it"); n != len(ids) {
+		t.Errorf("it names %d jobs that are left:\n%s", n, log.String())
+	}
+	other := start(t, pool, reg, engine.WorkerConfig{})
+	waitTrue(t, "a try of the other worker", func() bool {
+		_ = other.RecoverOrphans(t.Context())
+		return queryValue[int](t, pool, `select count(*) from soniq_jobs where status = 'processing'`) == 3
+	})
+	exec(t, pool, `drop function refuses cascade`)
+	third := start(t, pool, reg, engine.WorkerConfig{})
+	waitTrue(t, "the outcomes", func() bool {
+		_ = third.RecoverOrphans(t.Context())
+		return queryValue[int](t, pool, `select count(*) from soniq_jobs where status = 'processing'`) == 0
+	})
+	for kind, id := range ids {
+		status, attempts := endOf(t, pool, id)
+		if got := fmt.Sprint(status, " ", attempts); got != endings[kind] || ends.runs[id] != 1 {
+			t.Errorf("job %s: %s after %d runs, want %s", kind, got, ends.runs[id], endings[kind])
+		}
+	}
+	var reason, message, result string
+	if err := pool.QueryRow(t.Context(), `select dead_letter_reason, last_error, (select result::text from soniq_jobs where id = $1) from soniq_dead_letter_jobs`, ids["result"]).
+		Scan(&reason, &message, &result); err != nil || reason != "permanent_failure" || message != "never" || result != `{"n": 1}` {
+		t.Errorf("the dead letter has %s, %s; the result is %s, %v", reason, message, result, err)
+	}
+}

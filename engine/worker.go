@@ -163,7 +163,7 @@ func (w *Worker) wire() error {
 	w.maintenance = maintenance.New(maintenance.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, DeadLetters: letters,
 		Queues: w.queues, Names: w.registry.Names(),
-		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(),
+		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(), ResultTTL: c.ResultTTL,
 		Tokens: w.inflight.tokens, Release: w.completer.release, ClaimUncertain: w.fetcher.claimUncertain,
 		Clock: &w.clock, Stepped: stepped, ClockBack: clockBack,
 		UnknownGrace: c.UnknownGrace, WarnDead: c.WarnDead, WarnDeadAge: c.WarnDeadAge, Retention: c.Retention,

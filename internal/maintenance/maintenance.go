@@ -40,6 +40,8 @@ type Config struct {
 	// all other jobs.
 	AttemptLimits map[string]int
 	AttemptLimit  int
+	// ResultTTL is how long the row of a done job is kept; 0 deletes it at once.
+	ResultTTL time.Duration
 	// LongestTimeout is the longest timeout of an attempt; 0 if none has one.
 	LongestTimeout time.Duration
 	// Tokens returns the live tokens: those of the claims whose outcome this worker may

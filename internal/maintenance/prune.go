@@ -50,6 +50,15 @@ const oldWaiters = `
           and (o.status <> 'stopped' or o.last_heartbeat > now() - $1::interval)
       )`
 
+// What a worker could not write is of no use once the job is no longer under that claim.
+const oldKept = `
+      not exists (
+        select from public.soniq_jobs j
+        where j.id = r.job_id
+          and j.status = 'processing'
+          and j.claim_token = r.token
+      )`
+
 // pruneInTurn prunes hourly, and deletes the long history daily, each if this worker
 // is the leader of the turn.
 func (m *Maintenance) pruneInTurn(ctx context.Context) error {
@@ -86,6 +95,7 @@ func (m *Maintenance) Prune(ctx context.Context) error {
 		{"workers", sweep.Table{Name: "public.soniq_workers", Where: oldWorkers, Args: []any{workersKept, pythonKept}}},
 		{"job names", sweep.Table{Name: "public.soniq_task_registry", Where: "r.last_seen_at < now() - $1::interval", Args: []any{names}}},
 		{"leader tasks", sweep.Table{Name: "public.soniq_leader_tasks", Where: "r.begun_at < now() - $1::interval", Args: []any{tasksKept}}},
+		{"kept outcomes", sweep.Table{Name: "public.soniq_kept_outcomes", Where: oldKept}},
 		{"queues", sweep.Table{Name: "public.soniq_queues", Where: "r.paused_at is null"}},
 	} {
 		p.table.Lock = m.config.Pool.Schema().LockKey(pg.MaintenanceLock)

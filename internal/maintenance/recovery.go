@@ -2,6 +2,7 @@ package maintenance
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"soniq/internal/deadwrite"
 	"soniq/internal/history"
 	"soniq/internal/pg"
+	"soniq/internal/settle"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker may
@@ -184,7 +186,7 @@ func (r *Recovery) release(ctx context.Context, orphans []orphan) (released int,
 // doesn't stop the others. The attempt stays charged, and the history has the crash.
 func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orphan, heartbeat *time.Time) (recovered int, err error) {
 	var errs []error
-	waits := 0
+	waits, kept := 0, r.kept(ctx, db, orphans)
 	for i := range orphans {
 		o := &orphans[i]
 		if r.refused.skips(o.ID) {
@@ -195,7 +197,9 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 		}
 		var done bool
 		var err error
-		if o.isLast() {
+		if outcome, ok := settle.Keeps(kept[o.ID], o.Token); ok && o.WorkerID != nil {
+			done, err = r.writeKept(ctx, o, outcome)
+		} else if o.isLast() {
 			done, err = r.moveOrphan(ctx, db, o, heartbeat)
 		} else {
 			// Its requeue cancels a job whose cancellation was requested.
@@ -220,6 +224,44 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 		}
 	}
 	return recovered, errors.Join(errs...)
+}
+
+// kept returns the outcomes, by job, that the workers of orphans have left. Without the
+// right to read them there are none: the jobs are recovered like any other.
+func (r *Recovery) kept(ctx context.Context, db pg.Session, orphans []orphan) map[uuid.UUID]json.RawMessage {
+	if len(orphans) == 0 {
+		return nil
+	}
+	ids, tokens := make([]uuid.UUID, len(orphans)), make([]int64, len(orphans))
+	for i, o := range orphans {
+		ids[i], tokens[i] = o.ID, o.Token
+	}
+	kept := map[uuid.UUID]json.RawMessage{}
+	rows, _ := db.Query(ctx, settle.KeptSQL, ids, tokens)
+	var id uuid.UUID
+	var outcome json.RawMessage
+	if _, err := pgx.ForEachRow(rows, []any{&id, &outcome}, func() error {
+		kept[id] = slices.Clone(outcome)
+		return nil
+	}); err != nil && !pg.IsCode(err, pg.InsufficientPrivilege) {
+		r.config.Logger.Warn("can't read the outcomes that dead workers have left", "error", err)
+	}
+	return kept
+}
+
+// writeKept writes the outcome that the worker of a job has left, instead of running the
+// job again.
+func (r *Recovery) writeKept(ctx context.Context, o *orphan, kept settle.Kept) (written bool, err error) {
+	outcome := settle.Outcome{ID: o.ID, Attempts: o.Attempts, Name: o.Name}
+	if o.ClaimedAt != nil {
+		outcome.ClaimedAt = *o.ClaimedAt
+	}
+	written, err = settle.WriteKept(ctx, r.config.Pool, r.config.Logger, r.config.ResultTTL, *o.WorkerID, outcome, kept)
+	if written {
+		r.config.Logger.Warn("the outcome of a job is written, which the database had refused to its worker",
+			"job", o.ID, "name", o.Name, "attempt", o.Attempts, "outcome", string(kept.Kind), "dead_worker", o.WorkerID)
+	}
+	return written, err
 }
 
 // stillOrphan finds and locks the row of an orphan: its worker may have come back, or

@@ -62,6 +62,7 @@ type waiting struct {
 	Outcome
 	err      error
 	tried    bool
+	kept     bool
 	patience time.Duration
 }
 
@@ -145,7 +146,7 @@ func (d *Deferred) Run(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
-	return d.giveUp()
+	return d.giveUp(context.WithoutCancel(ctx))
 }
 
 // next is the outcome to try next, else how long to wait for one. done: there will be
@@ -212,6 +213,9 @@ func (d *Deferred) try(ctx context.Context, w *waiting) {
 		f.rest = min(max(2*f.rest, firstRest), longestRest)
 		f.due = time.Now().Add(f.rest)
 	}
+	if !w.kept && pg.Refused(err) {
+		w.kept = d.keep(ctx, w.Outcome)
+	}
 	d.tell(f, w)
 }
 
@@ -265,7 +269,9 @@ func (d *Deferred) tell(f *fault, w *waiting) {
 }
 
 // giveUp logs what could not be written before the worker stopped.
-func (d *Deferred) giveUp() error {
+func (d *Deferred) giveUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keepPatience)
+	defer cancel()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	left := d.fresh
@@ -275,8 +281,18 @@ func (d *Deferred) giveUp() error {
 	if len(left) == 0 {
 		return nil
 	}
-	for _, w := range left[:min(len(left), maxNamed)] {
-		d.Logger.Error("the outcome of a job could not be written before the worker stopped; the job may run again",
+	for i, w := range left {
+		if !w.kept && ctx.Err() == nil {
+			w.kept = d.keep(ctx, w.Outcome)
+		}
+		if i >= maxNamed {
+			continue
+		}
+		effect := "the job may run again"
+		if w.kept {
+			effect = "whoever recovers the job writes it"
+		}
+		d.Logger.Error("the outcome of a job could not be written before the worker stopped; "+effect,
 			"job", w.ID, "name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err, "remedy", pg.Remedy(w.err))
 	}
 	return fmt.Errorf("settle %d jobs: gave up: %w", len(left), left[0].err)
