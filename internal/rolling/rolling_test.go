@@ -323,7 +323,9 @@ func TestRolling_tablesOfTheSearchPath_areFoundByName(t *testing.T) {
 	f.old.ok(t, "", "setup")
 	for _, args := range [][]string{{"setup"}, {"migrate", "check"}, {"worker", "--handle", "x=exec:true"}} {
 		out, err := f.fresh.command(t, args...).CombinedOutput()
-		if err == nil || !strings.Contains(string(out), `schema "app" of the search_path has`) || !strings.Contains(string(out), "--schema") {
+		// The worker's log is JSON, which escapes quotes.
+		text := strings.ReplaceAll(string(out), `\"`, `"`)
+		if err == nil || !strings.Contains(text, `schema "app" of the search_path has`) || !strings.Contains(string(out), "--schema") {
 			t.Errorf("%q without a schema: %v: %s", args, err, out)
 		}
 	}
