@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/internal/byindex"
-	"soniq/internal/history"
 	"soniq/internal/pg"
 	"soniq/internal/recordfile"
 )
@@ -23,9 +22,9 @@ const (
 	// FormatJSONL is one object a line.
 	FormatJSONL Format = "jsonl"
 	// FormatCSV is a table with a header, comma separated, whose cells are in quotes.
-	// A text that a spreadsheet could run as a formula has an apostrophe before each
-	// place where a cell could begin; docs/dead-letters.md has the rule. An import
-	// removes the apostrophes.
+	// A text that a spreadsheet could run as a formula has the letter U+02BC, which looks
+	// like an apostrophe, before each place where a cell could begin; docs/dead-letters.md has
+	// the rule. An import removes it.
 	FormatCSV Format = "csv"
 )
 
@@ -40,9 +39,16 @@ func ParseFormat(s string) (Format, error) {
 // exportBuffer is how much Export writes at once, in bytes. A row mostly has 500.
 const exportBuffer = 64 << 10
 
+// NewGzip returns a writer that compresses a file of [Queue.Export] or [Queue.CleanupTo]. Close ends
+// the file. It stores dead letters of over 32 MiB as they are: [Queue.Import] takes a dead letter
+// that was compressed for a bomb if it is long and nothing is left of it.
+func NewGzip(w io.Writer) io.WriteCloser { return recordfile.NewGzip(w) }
+
 // Export writes the dead letters that the filter picks, oldest first, and returns how
-// many there are. The names are those of the columns, times are RFC 3339 in UTC, and
-// the arguments are exactly what is stored. An export of nothing is a valid file too.
+// many there are. The names are those of the columns, times are RFC 3339 in UTC with six
+// digits, and JSON is exactly what is stored. A column 'exact' has what the others can't
+// have, so that [Queue.Import] restores each row as it was. An export of nothing is a valid
+// file too. Compress it with [NewGzip].
 //
 // All rows come from one statement, so they are of one moment. Memory doesn't grow with
 // their number. After an error w has a part of the file.
@@ -73,7 +79,7 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 		return 0, err
 	}
 	buffer := bufio.NewWriterSize(out, exportBuffer)
-	err = q.encode(ctx, buffer, format, whereOf(f), f.Limit, func(Job) {
+	err = q.encode(ctx, buffer, out, format, whereOf(f), f.Limit, func(version) {
 		if n++; n%progressEach == 0 && onProgress != nil {
 			onProgress(n)
 		}
@@ -84,15 +90,22 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 	return n, buffer.Flush()
 }
 
+// A version names a row as it was read: another transaction that has changed it since has another
+// number.
+type version struct {
+	ID  uuid.UUID
+	XID string
+}
+
 // encode writes the rows of w, the oldest first, as a whole file. It calls written
-// after each.
-func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *where, limit int, written func(Job)) error {
-	out, err := recordfile.NewWriter(to, recordfile.Format(format))
+// after each. under is what the buffer writes to.
+func (q *Queue) encode(ctx context.Context, to *bufio.Writer, under io.Writer, format Format, w *where, limit int, written func(version)) error {
+	out, err := recordfile.NewWriter(to, under, recordfile.Format(format))
 	if err != nil {
 		return err
 	}
 	picked := w.clone()
-	rows, err := byindex.Unhurried(ctx, q.pool, whole.selectJobs()+picked.SQL()+oldestFirst+picked.Limit(limit), picked.Params()...)
+	rows, err := byindex.Unhurried(ctx, q.pool, selectRecords+picked.SQL()+oldestFirst+picked.Limit(limit), picked.Params()...)
 	if err != nil {
 		return err
 	}
@@ -102,37 +115,19 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, format Format, w *
 	}
 	n := 0
 	for ; rows.Next(); n++ {
-		var j Job
-		failures, err := scanRow(rows, &j)
+		r, xid, err := scanRecord(rows)
 		if err != nil {
 			return err
 		}
-		if err := out.Write(j.record(history.Canonical(failures))); err != nil {
+		if err := out.Write(r); err != nil {
 			return err
 		}
-		written(j)
+		written(version{r.ID, xid})
 	}
 	if err := rows.Err(); err != nil {
 		return q.named(ctx, w, n, err)
 	}
 	return out.End()
-}
-
-// record returns the dead letter as a file has it. failures is its history as JSON, in
-// the place of Errors.
-func (j *Job) record(failures []byte) *recordfile.Record {
-	return &recordfile.Record{
-		ID: j.ID, JobName: j.JobName, Args: j.Args, Queue: j.Queue,
-		Priority: j.Priority, MaxAttempts: j.MaxAttempts, Attempts: j.Attempts,
-		LastError: j.LastError, Reason: j.Reason,
-		OriginalCreatedAt: j.OriginalCreatedAt, MovedAt: j.MovedAt,
-		ResurrectionCount: j.ResurrectionCount, LastResurrectionAt: j.LastResurrectionAt, Tags: j.Tags,
-		State: string(j.State), ReplayJobID: j.ReplayJobID, ReplayOf: j.ReplayOf,
-		ErrorKind: j.ErrorKind, ErrorType: j.ErrorType, ErrorCode: j.ErrorCode, DecidedBy: j.DecidedBy, Fingerprint: j.Fingerprint,
-		ArgsHash: j.ArgsHash, UniqueJob: j.UniqueJob, DedupKey: j.DedupKey, ProducerID: j.ProducerID,
-		WorkerID: j.WorkerID, ScheduledAt: j.ScheduledAt,
-		MovedXID: j.MovedXID, CreatedAt: j.CreatedAt, Errors: failures,
-	}
 }
 
 // named returns err with the id of the dead letter that is larger than the server can

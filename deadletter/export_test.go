@@ -22,8 +22,8 @@ const exportHeader = "id,job_name,args,queue,priority,max_attempts,attempts,last
 	"state,replay_job_id,replay_of,error_kind,error_type,error_code,decided_by,fingerprint," +
 	"args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,moved_xid,created_at,errors\n"
 
-// csvHeaderLine is that of a CSV file: it says how the texts were escaped, too.
-var csvHeaderLine = `"` + strings.ReplaceAll(strings.TrimSuffix(exportHeader, "\n"), ",", `","`) + `","text_escape"` + "\n"
+// csvHeaderLine is that of a CSV file: it has the column exact in each case.
+var csvHeaderLine = `"` + strings.ReplaceAll(strings.TrimSuffix(exportHeader, "\n"), ",", `","`) + `","exact"` + "\n"
 
 func export(t testing.TB, q *deadletter.Queue, f deadletter.Filter, format deadletter.Format) (string, int64) {
 	t.Helper()
@@ -71,24 +71,24 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 
 	jsonBare := `{"id":"00000000-0000-4000-8000-000000000001","job_name":"emails.send","args":{"user_id": 42},"queue":"default",` +
 		`"priority":100,"max_attempts":3,"attempts":3,"last_error":"a\r\nb, \"c\" <d>\u2028é\u0001","dead_letter_reason":"max_retries_exceeded",` +
-		`"original_created_at":"2026-01-02T03:04:05.6Z","moved_to_dead_letter_at":"2026-11-23T12:00:00Z","resurrection_count":0,` +
+		`"original_created_at":"2026-01-02T03:04:05.600000Z","moved_to_dead_letter_at":"2026-11-23T12:00:00.000000Z","resurrection_count":0,` +
 		`"last_resurrection_at":null,"tags":null,"state":"dead","replay_job_id":null,"replay_of":null,"error_kind":"","error_type":"",` +
-		`"error_code":"","decided_by":"","fingerprint":"","args_hash":null,"unique_job":false,"dedup_key":null,"producer_id":null,` +
+		`"error_code":"","decided_by":"","fingerprint":"","args_hash":null,"unique_job":null,"dedup_key":null,"producer_id":null,` +
 		`"worker_id":null,"scheduled_at":null,"moved_xid":null,"created_at":null,"errors":null}`
 	jsonFull := `{"id":"00000000-0000-4000-8000-000000000002","job_name":"@x","args":{"f": 1.50, "n": 12345678901234567890, "s": "<&>"},"queue":"+q",` +
 		`"priority":-5,"max_attempts":3,"attempts":3,"last_error":"=cmd|' /C calc'!A0","dead_letter_reason":"max_retries_exceeded",` +
-		`"original_created_at":"2026-01-02T03:04:05.6Z","moved_to_dead_letter_at":"2026-11-23T13:00:00Z","resurrection_count":1,` +
-		`"last_resurrection_at":"2026-01-02T03:04:05.6Z","tags":{"a": "=1"},"state":"replaying","replay_job_id":"` + bare.String() + `",` +
+		`"original_created_at":"2026-01-02T03:04:05.600000Z","moved_to_dead_letter_at":"2026-11-23T13:00:00.000000Z","resurrection_count":1,` +
+		`"last_resurrection_at":"2026-01-02T03:04:05.600000Z","tags":{"a": "=1"},"state":"replaying","replay_job_id":"` + bare.String() + `",` +
 		`"replay_of":"` + bare.String() + `","error_kind":"error","error_type":"*x.E","error_code":"-1","decided_by":"budget","fingerprint":"f",` +
 		`"args_hash":"h","unique_job":true,"dedup_key":"\tk","producer_id":"-p","worker_id":"` + bare.String() + `",` +
-		`"scheduled_at":"2026-01-02T03:04:05.6Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.6Z",` +
+		`"scheduled_at":"2026-01-02T03:04:05.600000Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.600000Z",` +
 		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}]}`
 	csvBare := `"` + bare.String() + `","emails.send","{""user_id"": 42}","default","100","3","3","a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `","max_retries_exceeded",` +
-		`"2026-01-02T03:04:05.6Z","2026-11-23T12:00:00Z","0",,,"dead",,,,,,,,,"false",,,,,,,,"apostrophe"` + "\n"
-	csvFull := `"` + full.String() + `","'@x","{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}","'+q","-5","3","3","'=cmd|' /C calc'!A0","max_retries_exceeded",` +
-		`"2026-01-02T03:04:05.6Z","2026-11-23T13:00:00Z","1","2026-01-02T03:04:05.6Z","{""a"": ""\u003d1""}","replaying","` + bare.String() + `","` + bare.String() +
-		`","error","*x.E","'-1","budget","f","h","true","` + "\tk" + `","'-p","` + bare.String() + `","2026-01-02T03:04:05.6Z","77","2026-01-02T03:04:05.6Z",` +
-		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]","apostrophe"` + "\n"
+		`"2026-01-02T03:04:05.600000Z","2026-11-23T12:00:00.000000Z","0",,,"dead",,,,,,,,,,,,,,,,,` + "\n"
+	csvFull := `"` + full.String() + `","ʼ@x","{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}","ʼ+q","-5","3","3","ʼ=cmd|' /C calc'!A0","max_retries_exceeded",` +
+		`"2026-01-02T03:04:05.600000Z","2026-11-23T13:00:00.000000Z","1","2026-01-02T03:04:05.600000Z","{""a"": ""\u003d1""}","replaying","` + bare.String() + `","` + bare.String() +
+		`","error","*x.E","ʼ-1","budget","f","h","true","` + "\tk" + `","ʼ-p","` + bare.String() + `","2026-01-02T03:04:05.600000Z","77","2026-01-02T03:04:05.600000Z",` +
+		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]",` + "\n"
 
 	for format, want := range map[deadletter.Format]string{
 		deadletter.FormatJSON:  "[\n" + jsonBare + ",\n" + jsonFull + "\n]\n",

@@ -20,10 +20,16 @@ type ImportOptions struct {
 	// DryRun counts what an import would do, and changes nothing. It keeps the ids in
 	// memory: about 50 MB for a million. Default false.
 	DryRun bool
+	// SkipInvalid leaves out a dead letter that can't be taken, and imports the others. A mistake
+	// after which the next dead letter can't be found still ends the import. Default false: the
+	// first mistake ends it.
+	SkipInvalid bool
 	// Source is the name of the file, for the history. Default unknown.
 	Source string
 	// OnProgress is called after each batch with the result so far. Default none.
 	OnProgress func(ImportResult)
+	// OnInvalid is called with each dead letter that is left out. Default none.
+	OnInvalid func(*FileError)
 }
 
 // ImportResult is what an import did or, in a dry run, would do.
@@ -38,6 +44,11 @@ type ImportResult struct {
 	// and are not now, because the replay has ended or its job is unknown here. Their
 	// state is resolved if the replay succeeded, else dead.
 	Settled int64
+	// Invalid is how many were left out by SkipInvalid.
+	Invalid int64
+	// IgnoredColumns are the names of columns of the file that no dead letter has, or the
+	// beginning of them, at most 100.
+	IgnoredColumns []string
 }
 
 // A FileError is a mistake in a file that is imported.
@@ -46,8 +57,14 @@ type FileError struct {
 	Line int64
 	// Record is the number of the record, from 1; 0 where the mistake is in none.
 	Record int64
-	// Err is the mistake.
+	// ID is the id of the dead letter, or empty.
+	ID string
+	// Field is the column, or empty.
+	Field string
+	// Err is the mistake, or the database's error.
 	Err error
+	// Fatal says that the rest of the file can't be read.
+	Fatal bool
 }
 
 func (e *FileError) Error() string { return (*recordfile.Error)(e).Error() }
@@ -68,10 +85,25 @@ func fileError(err error) error {
 //
 // Errors: *FileError for the first mistake in the file, and those of in and ctx.
 func CheckImport(ctx context.Context, in io.Reader, format Format, onProgress func(rows int64)) (rows int64, err error) {
+	return checkImport(ctx, in, format, false, onProgress)
+}
+
+// CheckReadable is [CheckImport] for an import with SkipInvalid: only a mistake after which the rest
+// of the file can't be read is an error. It counts all dead letters, the invalid ones too.
+//
+// Errors: as CheckImport.
+func CheckReadable(ctx context.Context, in io.Reader, format Format, onProgress func(rows int64)) (rows int64, err error) {
+	return checkImport(ctx, in, format, true, onProgress)
+}
+
+func checkImport(ctx context.Context, in io.Reader, format Format, skip bool, onProgress func(int64)) (rows int64, err error) {
 	f, err := recordfile.NewReader(ctx, in, recordfile.Format(format))
 	for err == nil {
 		if err = ctx.Err(); err == nil {
 			_, err = f.Next()
+		}
+		if mistake := (*recordfile.Error)(nil); skip && errors.As(err, &mistake) && !mistake.Fatal {
+			err = nil
 		}
 		if err == nil {
 			if rows++; rows%progressEach == 0 && onProgress != nil {
@@ -85,8 +117,8 @@ func CheckImport(ctx context.Context, in io.Reader, format Format, onProgress fu
 	return rows, nil
 }
 
-// Import restores the dead letters of a file that [Queue.Export] or Python Soniq wrote,
-// compressed by gzip or not. A dead letter whose id exists already is left as it is, so
+// Import restores the dead letters of a file that [Queue.Export], Python Soniq or another program
+// wrote, compressed by gzip or not. A dead letter whose id exists already is left as it is, so
 // an import that was interrupted can be repeated.
 //
 // Imported dead letters are not announced, neither on the channel nor to hooks: they
@@ -135,7 +167,8 @@ func (i *restoring) run(ctx context.Context, in io.Reader, format Format) error 
 		return err
 	}
 	for {
-		batch, more, err := f.NextBatch(ctx)
+		batch, more, err := f.NextBatch(ctx, i.skip)
+		i.result.IgnoredColumns = f.Ignored()
 		if err != nil {
 			return err
 		}
@@ -153,38 +186,73 @@ func (i *restoring) run(ctx context.Context, in io.Reader, format Format) error 
 	}
 }
 
+// skip leaves out an invalid dead letter, where that is asked for.
+func (i *restoring) skip(mistake *recordfile.Error) error {
+	if !i.options.SkipInvalid {
+		return mistake
+	}
+	i.result.Invalid++
+	if i.options.OnInvalid != nil {
+		i.options.OnInvalid((*FileError)(mistake))
+	}
+	return nil
+}
+
 // mostSkippedIDs is how many ids ImportResult names.
-const mostSkippedIDs = deadwrite.MostThere
+const mostSkippedIDs = 10
 
 // errNothingNew rolls back a batch that restored nothing, and the operation that began
 // with it.
 var errNothingNew = errors.New("nothing is new")
 
 func (i *restoring) batch(ctx context.Context, b *recordfile.Batch) error {
-	op, result := i.op, i.result
+	result := i.result
 	fresh := i.unseen(b, &result)
-	if i.options.DryRun {
-		restored, err := deadwrite.PreviewRestore(ctx, i.q.pool, &fresh)
-		if err != nil {
-			return err
+	// They are told once the batch is done.
+	var refused []*recordfile.Error
+	skip := func(mistake *recordfile.Error) error {
+		if !i.options.SkipInvalid {
+			return mistake
 		}
-		result.add(restored, len(fresh.IDs))
-		i.result = result
+		refused = append(refused, mistake)
 		return nil
 	}
-	err := pgx.BeginTxFunc(ctx, i.q.pool, readCommitted, func(tx pgx.Tx) error {
+	do := i.restore
+	if i.options.DryRun {
+		do = i.preview
+	}
+	restored, err := do(ctx, &fresh, result, skip)
+	if err != nil {
+		return err
+	}
+	result.add(restored, len(fresh.IDs)-len(refused))
+	i.result = result
+	for _, mistake := range refused {
+		_ = i.skip(mistake) // it is skipped
+	}
+	return nil
+}
+
+func (i *restoring) preview(ctx context.Context, b *recordfile.Batch, _ ImportResult, skip func(*recordfile.Error) error) (deadwrite.Restored, error) {
+	return deadwrite.PreviewRestore(ctx, i.q.pool, b, skip)
+}
+
+// restore inserts a batch. result is that of the import so far.
+func (i *restoring) restore(ctx context.Context, b *recordfile.Batch, result ImportResult, skip func(*recordfile.Error) error) (restored deadwrite.Restored, err error) {
+	op := i.op
+	err = pgx.BeginTxFunc(ctx, i.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
 		if op.ID == uuid.Nil {
 			if err := i.begin(ctx, tx, &op); err != nil {
 				return err
 			}
 		}
-		restored, err := deadwrite.Restore(ctx, tx, &fresh, deadwrite.Provenance{
+		restored, err = deadwrite.Restore(ctx, tx, b, deadwrite.Provenance{
 			Operation: op.ID, Actor: i.q.by.actor, Comment: i.q.by.comment,
-		})
+		}, skip)
 		if err != nil {
 			return err
 		}
-		result.add(restored, len(fresh.IDs))
+		result.add(restored, len(b.IDs))
 		if result.Imported == 0 {
 			return errNothingNew
 		}
@@ -193,16 +261,15 @@ func (i *restoring) batch(ctx context.Context, b *recordfile.Batch) error {
 	})
 	switch {
 	case errors.Is(err, errNothingNew):
-		i.result = result
-		return nil
+		return restored, nil
 	case err != nil:
-		return err
+		return restored, err
 	}
 	if i.op.ID == uuid.Nil {
 		i.stop = i.q.keepAlive(ctx, op.ID)
 	}
-	i.op, i.result = op, result
-	return nil
+	i.op = op
+	return restored, nil
 }
 
 // unseen returns the records of the batch whose id was not met before, and counts the

@@ -27,6 +27,9 @@ func (r *repeated) Read(p []byte) (n int, err error) {
 	if r.n <= 0 {
 		return 0, io.EOF
 	}
+	if len(r.text) < 32<<10 {
+		r.text = strings.Repeat(r.text, 32<<10/len(r.text)+1) // few copies
+	}
 	for n < len(p) && r.n > 0 {
 		m := copy(p[n:min(len(p), n+r.n)], r.text[r.at:])
 		r.at = (r.at + m) % len(r.text)
@@ -107,7 +110,7 @@ func TestCheckImport_hostileFiles_memoryIsBounded(t *testing.T) {
 	const header = "id,job_name,args,dead_letter_reason,moved_to_dead_letter_at"
 	const row = "00000000-0000-4000-8000-000000000001,a,{},timeout,2026-01-02T03:04:05Z"
 	const much = 7_999_980 // a multiple of the lengths below
-	const tooMuch = recordfile.MaxRecordBytes + 1<<20
+	const tooMuch = recordfile.MaxRecordBytes + 12<<20
 	for _, tt := range []struct {
 		name   string
 		format Format
@@ -115,30 +118,30 @@ func TestCheckImport_hostileFiles_memoryIsBounded(t *testing.T) {
 		want   string
 		rows   int64
 	}{
-		{"entries of a history", "jsonl", compressed(file(goodRecord+`,"errors":[{}`, &repeated{text: ",{}", n: much}, "]}")), "errors: 7999984 bytes, more than the", 0},
-		{"entries of a short history", "jsonl", file(goodRecord+`,"errors":[1`, &repeated{text: ",1", n: 1 << 19}, "]}"), "errors: 262145 entries, more than the 10", 0},
-		{"an array of histories", "json", file("["+goodRecord+`,"errors":[{}`, &repeated{text: ",{}", n: much}, "]}]"), "errors: 7999984 bytes, more than the", 0},
-		{"columns", "jsonl", file(goodRecord, &numbered{form: `,"k%08d":0`, n: much / 13}, "}"), `unknown column "k00000001"`, 0},
+		{"entries of a history", "jsonl", compressed(file(goodRecord+`,"errors":[{}`, &repeated{text: ",{}", n: much}, "]}")), "", 1},
+		{"entries of a short history", "jsonl", file(goodRecord+`,"errors":[1`, &repeated{text: ",1", n: 1 << 19}, "]}"), "", 1},
+		{"an array of histories", "json", file("["+goodRecord+`,"errors":[{}`, &repeated{text: ",{}", n: much}, "]}]"), "", 1},
+		{"columns", "jsonl", file(goodRecord, &numbered{form: `,"k%08d":0`, n: much / 13}, "}"), `more than 100 unknown columns, such as "k00000101"`, 0},
 		{"one column again", "jsonl", file(goodRecord, &repeated{text: `,"args":{}`, n: much}, "}"), "", 1},
-		{"a long key", "jsonl", file(goodRecord+`,"k`, &repeated{text: `k`, n: much}, `":0}`), `unknown column "kkkkk`, 0},
-		{"an unknown field of an entry", "jsonl", file(goodRecord+`,"errors":[{"k`, &repeated{text: `k`, n: 1 << 19}, `":0}]}`), `errors: unknown field "kkkkk`, 0},
-		{"a number where a text belongs", "jsonl", file(goodRecord+`,"errors":[{"message":1`, &repeated{text: `1`, n: 1 << 19}, `}]}`), `errors: a JSON number where none belongs message`, 0},
+		{"a long key", "jsonl", file(goodRecord+`,"k`, &repeated{text: `k`, n: much}, `":0}`), "", 1},
+		{"an unknown field of an entry", "jsonl", file(goodRecord+`,"errors":[{"k`, &repeated{text: `k`, n: 1 << 19}, `":0}]}`), "", 1},
+		{"a number where a text belongs", "jsonl", file(goodRecord+`,"errors":[{"message":1`, &repeated{text: `1`, n: 1 << 19}, `}]}`), `errors: the number "111111`, 0},
 		{"nested", "jsonl", file(goodRecord+`,"args":`, &repeated{text: `[`, n: much}), "exceeded max depth", 0},
 		{"many numbers", "jsonl", file(goodRecord+`,"args":[1`, &repeated{text: `,1`, n: much}, `]}`), "", 1},
-		{"a record too long", "jsonl", file(goodRecord+`,"args":"`, &repeated{text: `x`, n: tooMuch}, `"}`), "longer than 67108864 bytes", 0},
-		{"a record too long in an array", "json", file("["+goodRecord+`,"args":"`, &repeated{text: `x`, n: tooMuch}, `"}]`), "longer than 67108864 bytes", 0},
+		{"a record too long", "jsonl", compressed(file(goodRecord+`,"args":"`, &repeated{text: `x`, n: tooMuch}, `"}`)), "as in the compressed file; decompress the file first", 0},
+		{"a record too long in an array", "json", compressed(file("["+goodRecord+`,"args":"`, &repeated{text: `x`, n: tooMuch}, `"}]`)), "as in the compressed file; decompress the file first", 0},
 		{"blank lines", "jsonl", file(&repeated{text: "\n", n: 4 * much}, goodRecord, "}"), "", 1},
 		{"one blank line", "jsonl", file(&repeated{text: " ", n: 4 * much}, goodRecord, "}"), "", 1},
 		{"white space", "json", file(&repeated{text: " \n", n: 4 * much}, "["+goodRecord+"}", &repeated{text: " ", n: 4 * much}, "]"), "", 1},
 		{"cells", "csv", file(header+"\n"+row, &repeated{text: ",", n: much}), "it has 7999985 cells, and the header has 5", 0},
 		{"cells that are long", "csv", file(header+"\n"+row, &repeated{text: `,"abc"`, n: much}), "cells, and the header has 5", 0},
-		{"cells of the header", "csv", file("id", &numbered{form: `,k%08d`, n: much / 10}), `unknown column "k00000001"`, 0},
-		{"empty cells of the header", "csv", file("id", &repeated{text: `,`, n: much}), `unknown column ""`, 0},
-		{"a long name in the header", "csv", file("id,", &repeated{text: `k`, n: much}), `unknown column "kkk`, 0},
-		{"a long text", "csv", file(header+",last_error\n"+row+",", &repeated{text: "\x01", n: much}), "last_error: 7999980 bytes, more than", 0},
+		{"cells of the header", "csv", file("id", &numbered{form: `,k%08d`, n: much / 10}), `799999 columns, more than the 1000`, 0},
+		{"empty cells of the header", "csv", file("id", &repeated{text: `,`, n: much}), `columns, more than the 1000`, 0},
+		{"a long name in the header", "csv", file("id,", &repeated{text: `k`, n: much}), `the column job_name is missing`, 0},
+		{"a long text", "csv", file(header+",last_error\n"+row+",", &repeated{text: "\x01", n: much}), "", 1},
 		{"a long time", "csv", file(header+"\n"+row, &repeated{text: "\x01", n: much}), "is not a time", 0},
 		{"a long number", "csv", file(header+",priority\n"+row+",", &repeated{text: "1", n: much}), "is not a whole number", 0},
-		{"a row too long", "csv", file(header+"\n"+row+`,"`, &repeated{text: "x\n", n: tooMuch}), "longer than 67108864 bytes", 0},
+		{"a row too long", "csv", compressed(file(header+"\n"+row+`,"`, &repeated{text: "x\n", n: tooMuch})), "as in the compressed file; decompress the file first", 0},
 		{"blank rows", "csv", file(header+"\n", &repeated{text: "\r\n", n: 4 * much}, row), "", 1},
 		{"many members", "csv", file(compressed(file(header+"\n"+row+"\n")), &repeated{text: emptyMember(t), n: len(emptyMember(t)) * 100_000}), "", 1},
 		{"something after gzip", "csv", file(compressed(file(header+"\n"+row+"\n")), "junk and more junk"), "after the compressed data comes something", 0},
@@ -149,6 +152,9 @@ func TestCheckImport_hostileFiles_memoryIsBounded(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		rows, err := CheckImport(t.Context(), tt.in, tt.format, nil)
 		runtime.ReadMemStats(&after)
+		if pipe, ok := tt.in.(io.Closer); ok {
+			_ = pipe.Close() // of a reader
+		}
 		if err == nil != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) || err == nil && rows != tt.rows {
 			t.Errorf("%s: %d rows, %.300v; want %s", tt.name, rows, err, tt.want)
 		}

@@ -202,11 +202,12 @@ func scanJob(row pgx.CollectableRow) (Job, error) {
 	return j, nil
 }
 
-// scanRow is scanJob without Errors: it returns the column as it is.
-func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
+// scanRow is scanJob without Errors: it returns the column as it is. more is where to
+// put what follows the columns of a reading.
+func scanRow(row pgx.CollectableRow, j *Job, more ...any) (failures []byte, err error) {
 	var replayJob, replayOf, worker pgtype.UUID
 	// As bytes JSON is copied. As a json.RawMessage it would be parsed.
-	err = row.Scan(
+	err = row.Scan(append([]any{
 		pg.ScanID(&j.ID), &j.JobName, (*[]byte)(&j.Args), &j.Queue, &j.Priority, &j.MaxAttempts, &j.Attempts,
 		&j.LastError, (*string)(&j.Reason),
 		&j.OriginalCreatedAt,
@@ -219,7 +220,7 @@ func scanRow(row pgx.CollectableRow, j *Job) (failures []byte, err error) {
 		&j.ScheduledAt,
 		&j.MovedXID, &j.CreatedAt,
 		&failures,
-	)
+	}, more...)...)
 	if err != nil {
 		return nil, err
 	}

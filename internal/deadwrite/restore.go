@@ -3,16 +3,18 @@ package deadwrite
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/pg"
 	"soniq/internal/recordfile"
+	"soniq/internal/sweep"
 )
 
-// MostThere is how many ids [Restored] names.
-const MostThere = 10
+// mostThere is how many ids a statement names.
+const mostThere = 10
 
 // A Provenance is what the history records of an import.
 type Provenance struct {
@@ -28,24 +30,69 @@ type Restored struct {
 	Imported int64
 	// Settled is how many of these were being replayed in the file, and are not now.
 	Settled int64
-	// There are the first ids that existed already, at most MostThere.
+	// There are the first ids that existed already.
 	There []uuid.UUID
 }
 
+// recordColumns are the columns of a record that a statement reads, with their types.
+var recordColumns = [][2]string{
+	{"id", "uuid"},
+	{"job_name", "text"},
+	{"args", "jsonb"},
+	{"queue", "text"},
+	{"priority", "integer"},
+	{"max_attempts", "integer"},
+	{"attempts", "integer"},
+	{"last_error", "text"},
+	{"dead_letter_reason", "text"},
+	{"original_created_at", "timestamptz"},
+	{"moved_to_dead_letter_at", "timestamptz"},
+	{"resurrection_count", "integer"},
+	{"last_resurrection_at", "timestamptz"},
+	{"tags", "jsonb"},
+	{"state", "text"},
+	{"replay_job_id", "uuid"},
+	{"replay_of", "uuid"},
+	{"error_kind", "text"},
+	{"error_type", "text"},
+	{"error_code", "text"},
+	{"decided_by", "text"},
+	{"fingerprint", "text"},
+	{"args_hash", "text"},
+	{"unique_job", "boolean"},
+	{"dedup_key", "text"},
+	{"producer_id", "text"},
+	{"worker_id", "uuid"},
+	{"scheduled_at", "timestamptz"},
+	{"created_at", "timestamptz"},
+	{"errors", "jsonb"},
+	{"exact", "jsonb"},
+}
+
+// fromArray is the rows of the file, as JSON in the parameter after the first n.
+func fromArray(n int) string {
+	var of []string
+	for _, c := range recordColumns {
+		of = append(of, c[0]+" "+c[1])
+	}
+	return fmt.Sprintf("select *\n  from json_to_recordset($%d::json) as r (%s)", n+1, strings.Join(of, ", "))
+}
+
+// fromRecord is one row, each column of which is one of the parameters after the first n. As a
+// parameter JSON may be as long, and as deep, as the column can be.
+func fromRecord(n int) string {
+	var of []string
+	for i, c := range recordColumns {
+		of = append(of, fmt.Sprintf("$%d::%s as %s", n+1+i, c[1], c[0]))
+	}
+	return "select " + strings.Join(of, ", ")
+}
+
 // The beginning of a restore and of its preview: the file's rows, and what became of
-// the replays that had not ended. $1 the rows.
+// the replays that had not ended.
 const restoredRows = `
 with file as (
-  select *
-  from json_to_recordset($1::json) as r (
-    id uuid, job_name text, args jsonb, queue text, priority integer, max_attempts integer, attempts integer,
-    last_error text, dead_letter_reason text, original_created_at timestamptz, moved_to_dead_letter_at timestamptz,
-    resurrection_count integer, last_resurrection_at timestamptz, tags jsonb,
-    state text, replay_job_id uuid, replay_of uuid,
-    error_kind text, error_type text, error_code text, decided_by text, fingerprint text,
-    args_hash text, unique_job boolean, dedup_key text, producer_id text, worker_id uuid, scheduled_at timestamptz,
-    created_at timestamptz, errors jsonb
-  )
+  %s
 ), replay as (
   select j.id, j.replay_of, j.status
   from public.soniq_jobs j
@@ -62,14 +109,21 @@ const stateNow = `
     else 'dead'
   end`
 
+// The parameters of a restore before the rows: $1 the operation, $2 the actor, $3 the comment, $4 the
+// most ids.
+const restoreParams = 4
+
+func restoreSQL(file string) string {
+	return fmt.Sprintf(restoredRows, file, "\n  for share") + restoreRowsSQL
+}
+
 // The jobs of replays are locked, so that one which ends at this moment finds the dead
 // letter that it is a replay of. The rows are in order, so that two imports at once
 // don't wait for each other. moved_xid is null, so that programs which catch up by it
 // skip these rows: a number of this moment would be news to all of them, and the file's
 // may be another server's.
-//
-// $2 the operation, $3 the actor, $4 the comment, $5 the most ids.
-var restoreSQL = fmt.Sprintf(restoredRows, "\n  for share") + `, restored as (
+// What a record has under exact goes before its other columns.
+var restoreRowsSQL = `, restored as (
   insert into public.soniq_dead_letter_jobs (
     id, job_name, args, queue, priority, max_attempts, attempts,
     last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
@@ -79,12 +133,12 @@ var restoreSQL = fmt.Sprintf(restoredRows, "\n  for share") + `, restored as (
     moved_xid, created_at, errors, whole_job_name, whole_queue
   )
   select
-    f.id, ` + pg.IndexedText("f.job_name") + `, coalesce(f.args, 'null'), ` + pg.IndexedText("f.queue") + `, f.priority, f.max_attempts, f.attempts,
-    nullif(f.last_error, ''), f.dead_letter_reason, f.original_created_at, f.moved_to_dead_letter_at,
-    f.resurrection_count, f.last_resurrection_at, f.tags, ` + stateNow + `, f.replay_job_id, f.replay_of,
-    nullif(f.error_kind, ''), nullif(f.error_type, ''), nullif(f.error_code, ''), nullif(f.decided_by, ''), nullif(f.fingerprint, ''),
-    f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, f.scheduled_at,
-    null, f.created_at, f.errors, ` + pg.WholeText("f.job_name") + `, ` + pg.WholeText("f.queue") + `
+    f.id, ` + shortText("job_name") + `, coalesce(f.args, 'null'), ` + shortText("queue") + `, f.priority, f.max_attempts, f.attempts,
+    ` + exactText("last_error") + `, coalesce(f.exact ->> 'dead_letter_reason', f.dead_letter_reason), ` + exactTime("original_created_at") + `, ` + exactTime("moved_to_dead_letter_at") + `,
+    f.resurrection_count, ` + exactTime("last_resurrection_at") + `, coalesce((f.exact ->> 'tags')::jsonb, f.tags), ` + stateNow + `, f.replay_job_id, f.replay_of,
+    ` + exactText("error_kind") + `, ` + exactText("error_type") + `, ` + exactText("error_code") + `, ` + exactText("decided_by") + `, ` + exactText("fingerprint") + `,
+    f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, ` + exactTime("scheduled_at") + `,
+    null, ` + exactTime("created_at") + `, coalesce((f.exact ->> 'errors')::jsonb, f.errors), ` + wholeText("job_name") + `, ` + wholeText("queue") + `
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
   order by f.id
@@ -92,7 +146,7 @@ var restoreSQL = fmt.Sprintf(restoredRows, "\n  for share") + `, restored as (
   returning id, state
 ), told as (
   insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, comment, because)
-  select r.id, $2, 'import', nullif($3, ''), nullif($4, ''), nullif($4, '')
+  select r.id, $1, 'import', nullif($2, ''), nullif($3, ''), nullif($3, '')
   from restored r
 )
 select
@@ -108,11 +162,36 @@ select
     select f.id
     from file f
     where not exists (select from restored r where r.id = f.id)
-    limit $5
+    limit $4
   )`
 
-// $2 the most ids.
-var previewSQL = fmt.Sprintf(restoredRows, "") + `, fresh as (
+// exactText is a text of the file, in which an empty one is null unless the record says otherwise.
+func exactText(column string) string {
+	return "coalesce(f.exact ->> '" + column + "', nullif(f." + column + ", ''))"
+}
+
+func exactTime(column string) string {
+	return "coalesce((f.exact ->> '" + column + "')::timestamptz, f." + column + ")"
+}
+
+// shortText is a name of the file as the indexes hold it.
+func shortText(column string) string {
+	return "coalesce(f.exact ->> '" + column + "', " + pg.IndexedText("f."+column) + ")"
+}
+
+// wholeText is a name of the file that the column itself does not hold.
+func wholeText(column string) string {
+	short := "f.exact ->> '" + column + "'"
+	return "case when " + short + " is null then " + pg.WholeText("f."+column) +
+		" else coalesce(f.exact ->> 'whole_" + column + "', case when " + short + " <> f." + column + " then f." + column + " end) end"
+}
+
+// The parameters of a preview before the rows: $1 the most ids.
+const previewParams = 1
+
+func previewSQL(file string) string { return fmt.Sprintf(restoredRows, file, "") + previewRowsSQL }
+
+const previewRowsSQL = `, fresh as (
   select f.id, f.state, ` + stateNow + ` as state_now
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
@@ -125,7 +204,7 @@ select
     select f.id
     from file f
     where not exists (select from fresh r where r.id = f.id)
-    limit $2
+    limit $1
   )`
 
 const silentSQL = "select set_config('soniq.silent', 'on', true)"
@@ -133,27 +212,85 @@ const silentSQL = "select set_config('soniq.silent', 'on', true)"
 // Restore inserts the dead letters of a batch whose ids don't exist yet, without
 // announcing them. The transaction must be at read committed.
 //
-// Errors: those of the database. The error of a value that it refuses names the records
-// of the batch.
-func Restore(ctx context.Context, tx pgx.Tx, b *recordfile.Batch, by Provenance) (Restored, error) {
+// skip is called with each record that the database refuses. If it returns nil, the record is left
+// out, and the others are inserted.
+//
+// Errors: those of the database and of skip.
+func Restore(ctx context.Context, tx pgx.Tx, b *recordfile.Batch, by Provenance, skip func(*recordfile.Error) error) (Restored, error) {
 	if _, err := tx.Exec(ctx, silentSQL); err != nil {
 		return Restored{}, err
 	}
-	row := tx.QueryRow(ctx, restoreSQL, b.Array(), by.Operation, by.Actor, by.Comment, MostThere)
-	return scanRestored(row, b)
+	restore := func(b *recordfile.Batch) (r Restored, err error) {
+		err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
+			r, err = insert(ctx, tx, b, by)
+			return err
+		})
+		return r, err
+	}
+	return divide(b, restore, skip)
 }
 
-// PreviewRestore returns what [Restore] would do, and changes nothing.
+func insert(ctx context.Context, db pg.Querier, b *recordfile.Batch, by Provenance) (Restored, error) {
+	from, params := fromArray(restoreParams), []any{by.Operation, by.Actor, by.Comment, mostThere, nil}
+	if b.Alone == nil {
+		params[restoreParams] = b.Array()
+	} else {
+		from, params = fromRecord(restoreParams), append(params[:restoreParams], recordParams(b.Alone)...)
+	}
+	return scanRestored(db.QueryRow(ctx, restoreSQL(from), params...))
+}
+
+// PreviewRestore returns what [Restore] would do, and changes nothing. What only an insert finds
+// out, such as a constraint of the application's, it doesn't know.
 //
 // Errors: as Restore.
-func PreviewRestore(ctx context.Context, db pg.Querier, b *recordfile.Batch) (Restored, error) {
-	return scanRestored(db.QueryRow(ctx, previewSQL, b.Array(), MostThere), b)
+func PreviewRestore(ctx context.Context, db pg.Querier, b *recordfile.Batch, skip func(*recordfile.Error) error) (Restored, error) {
+	return divide(b, func(b *recordfile.Batch) (Restored, error) {
+		from, params := fromArray(previewParams), []any{mostThere, nil}
+		if b.Alone == nil {
+			params[previewParams] = b.Array()
+		} else {
+			from, params = fromRecord(previewParams), append(params[:previewParams], recordParams(b.Alone)...)
+		}
+		return scanRestored(db.QueryRow(ctx, previewSQL(from), params...))
+	}, skip)
 }
 
-func scanRestored(row pgx.Row, b *recordfile.Batch) (r Restored, err error) {
-	err = row.Scan(&r.Imported, &r.Settled, &r.There)
-	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) {
-		err = fmt.Errorf("one of the records %d to %d: %w", b.First, b.First+int64(len(b.IDs))-1, err)
+// divide does a batch as a whole or, if the database refuses one of its records, in halves, down to
+// that record.
+func divide(b *recordfile.Batch, do func(*recordfile.Batch) (Restored, error), skip func(*recordfile.Error) error) (Restored, error) {
+	if len(b.IDs) == 0 {
+		return Restored{}, nil
 	}
+	whole, err := do(b)
+	switch {
+	case err == nil || !sweep.IsRefusal(err):
+		return whole, err
+	case len(b.IDs) == 1:
+		return Restored{}, skip(b.Refused(err))
+	}
+	first, second := b.Halves()
+	whole, err = divide(&first, do, skip)
+	if err != nil {
+		return whole, err
+	}
+	rest, err := divide(&second, do, skip)
+	whole.Imported += rest.Imported
+	whole.Settled += rest.Settled
+	whole.There = append(whole.There, rest.There...)
+	return whole, err
+}
+
+// recordParams are the parameters of fromRecord, as texts.
+func recordParams(r *recordfile.Record) []any {
+	params := make([]any, 0, len(recordColumns))
+	for _, c := range recordColumns {
+		params = append(params, r.Text(c[0]))
+	}
+	return params
+}
+
+func scanRestored(row pgx.Row) (r Restored, err error) {
+	err = row.Scan(&r.Imported, &r.Settled, &r.There)
 	return r, err
 }

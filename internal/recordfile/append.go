@@ -3,7 +3,6 @@ package recordfile
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -41,13 +40,12 @@ func appendPlainID(b []byte, id *uuid.UUID) []byte {
 	return hex.AppendEncode(b, id[10:])
 }
 
-// appendTime is for the years that a Job has, 1 to 9999.
+// appendTime is for the years that a record has, 1 to 9999, in UTC.
 func appendTime(b []byte, t *time.Time) []byte {
 	if t == nil {
 		return append(b, null...)
 	}
-	b = append(b, '"')
-	b = t.AppendFormat(b, time.RFC3339Nano)
+	b = appendTimeText(append(b, '"'), t.UTC())
 	return append(b, '"')
 }
 
@@ -82,10 +80,14 @@ func appendRaw(b []byte, raw []byte) []byte {
 	case bytes.IndexByte(raw, '\n') < 0 && bytes.IndexByte(raw, '\r') < 0:
 		return append(b, raw...)
 	}
-	// Outside of its texts only; in them these two are escaped.
-	var line bytes.Buffer
-	if json.Compact(&line, raw) != nil {
-		return append(b, null...)
+	// Outside of its texts only; in them these two are escaped. json.Compact gives up at a
+	// depth of 10,000.
+	from := len(b)
+	b = append(b, raw...)
+	for i := from; i < len(b); i++ {
+		if b[i] == '\n' || b[i] == '\r' {
+			b[i] = ' '
+		}
 	}
-	return append(b, line.Bytes()...)
+	return b
 }

@@ -23,28 +23,57 @@ const recordOverhead = 2 << 10
 type Batch struct {
 	// IDs are the ids of the records.
 	IDs []uuid.UUID
-	// First is the number of the first record in the file, from 1.
-	First int64
+	// Alone is the one record of a batch of one that is too long for JSON in a statement, or
+	// nested too deep. It is valid until the next batch is read. Nil for other batches.
+	Alone *Record
 
-	rows  [][]byte
-	bytes int
+	rows   [][]byte
+	places []place
+	bytes  int
 }
 
-func (b *Batch) add(id uuid.UUID, row []byte) {
+// A place is that of a record in its file.
+type place struct{ line, record int64 }
+
+type pendingRecord struct {
+	Record
+	place
+}
+
+func (b *Batch) add(id uuid.UUID, row []byte, at place) {
 	b.IDs = append(b.IDs, id)
 	b.rows = append(b.rows, row)
+	b.places = append(b.places, at)
 	b.bytes += len(row)
 }
 
 // Pick returns the records of the batch for whose id pick returns true.
 func (b *Batch) Pick(pick func(id uuid.UUID) bool) Batch {
-	picked := Batch{First: b.First}
+	picked := Batch{Alone: b.Alone}
 	for n, id := range b.IDs {
 		if pick(id) {
-			picked.add(id, b.rows[n])
+			picked.add(id, b.rows[n], b.places[n])
 		}
 	}
 	return picked
+}
+
+// Halves returns the first and the second half of a batch of at least two records.
+func (b *Batch) Halves() (first, second Batch) {
+	half := len(b.IDs) / 2
+	for n, id := range b.IDs {
+		if n < half {
+			first.add(id, b.rows[n], b.places[n])
+		} else {
+			second.add(id, b.rows[n], b.places[n])
+		}
+	}
+	return first, second
+}
+
+// Refused returns err as the mistake of the one record of the batch: the database doesn't take it.
+func (b *Batch) Refused(err error) *Error {
+	return &Error{Line: b.places[0].line, Record: b.places[0].record, ID: b.IDs[0].String(), Err: err}
 }
 
 // Array returns the batch as a JSON array. It takes no more memory than its own
@@ -63,25 +92,40 @@ func (b *Batch) Array() string {
 	return text.String()
 }
 
-// NextBatch returns the next records. more is false at the end of the file.
+// NextBatch returns the next records. more is false at the end of the file. skip is called with
+// each mistake after which the file can be read on; if it returns nil, the record is left out.
 //
-// Errors: those of [Reader.Next], for the first mistake in any of the records, and that
-// of ctx.
-func (r *Reader) NextBatch(ctx context.Context) (b Batch, more bool, err error) {
-	b.First = r.count + 1
+// Errors: those of [Reader.Next] and of skip, and that of ctx.
+func (r *Reader) NextBatch(ctx context.Context, skip func(*Error) error) (b Batch, more bool, err error) {
+	if p := r.pending; p != nil {
+		r.pending = nil
+		b.Alone = &p.Record
+		b.add(p.ID, nil, p.place)
+		return b, true, nil
+	}
 	for len(b.IDs) < batchRecords && b.bytes < batchBytes {
 		if err := ctx.Err(); err != nil {
 			return b, false, err
 		}
 		record, err := r.Next()
-		if errors.Is(err, io.EOF) {
+		switch mistake := (*Error)(nil); {
+		case errors.Is(err, io.EOF):
 			return b, false, nil
-		}
-		if err != nil {
+		case errors.As(err, &mistake) && !mistake.Fatal:
+			if err := skip(mistake); err != nil {
+				return b, false, err
+			}
+			continue
+		case err != nil:
 			return b, false, err
 		}
+		at := place{r.from, r.count}
+		if record.alone() {
+			r.pending = &pendingRecord{record, at}
+			break
+		}
 		row := make([]byte, 0, len(record.Args)+len(record.Tags)+len(record.Errors)+recordOverhead)
-		b.add(record.ID, record.AppendJSON(row))
+		b.add(record.ID, record.AppendJSON(row), at)
 	}
 	return b, true, nil
 }

@@ -1,6 +1,7 @@
 package recordfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -8,13 +9,20 @@ import (
 	"unicode/utf8"
 )
 
+// maxHeader is how many columns a table may have.
+const maxHeader = 1000
+
 // csvReader reads a table with a header. It keeps the line ends within a cell, which
 // encoding/csv doesn't.
 type csvReader struct {
 	*byteReader
+	unknown *unknownColumns
+	// names are those of the columns, with "" for a column that is passed over.
 	names []string
-	// escape says how the texts were escaped.
-	escape csvEscaping
+	// comma separates the cells.
+	comma byte
+	// old says that Soniq for Go 0.1.0 may have written the file; see undefusedStart.
+	old bool
 	// raw has the cells of the row, one after the other, and ends has the end of
 	// each. There are no more ends than the header has, so that a row of commas
 	// needs no memory.
@@ -22,54 +30,37 @@ type csvReader struct {
 	ends []int
 }
 
-// A csvEscaping says how the texts of a CSV file were escaped.
-type csvEscaping int
-
-const (
-	// escapeNone: Python Soniq wrote the file. It escapes nothing.
-	escapeNone csvEscaping = iota
-	// escapeStart: Soniq for Go 0.1.0 wrote it; see undefuseStart.
-	escapeStart
-	// escapeCells: the file has the column that says so; see defuse.
-	escapeCells
-)
-
-// pythonHeader is the header of a file by Python Soniq.
-var pythonHeader = header[:14]
-
 func (f *csvReader) next() (cells, error) {
 	if f.names == nil {
 		if err := f.readHeader(); err != nil {
-			return nil, err
+			return nil, structural(err)
 		}
 	}
 	row, n, err := f.row(len(f.names))
 	if err != nil {
-		return nil, err
+		return nil, structural(err)
 	}
 	if n != int64(len(f.names)) {
 		return nil, fmt.Errorf("it has %d cells, and the header has %d", n, len(f.names))
 	}
 	c := make(cells, len(row))
 	for i, name := range f.names {
+		if name == "" {
+			continue // a column that is passed over
+		}
 		if !utf8.Valid(row[i]) {
-			return nil, fmt.Errorf("%s: not valid UTF-8", name)
+			return c, &fieldError{name, errNotUTF8}
 		}
-		if name == escapeColumn {
-			if len(row[i]) > 0 && string(row[i]) != escapeName {
-				return nil, fmt.Errorf("%s: %s is not %s, which is how this Soniq escapes texts", name, quoted(string(row[i])), escapeName)
-			}
-			continue
-		}
-		if c[name], err = cellJSON(name, row[i], f.escape); err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+		if c[name], err = cellJSON(name, row[i], f.old); err != nil {
+			return c, &fieldError{name, err}
 		}
 	}
 	return c, nil
 }
 
 func (f *csvReader) readHeader() error {
-	row, _, err := f.row(len(header) + 1)
+	f.sniff()
+	row, n, err := f.row(maxHeader)
 	f.inRecord = false
 	if errors.Is(err, io.EOF) {
 		return errors.New("the file is empty; an export of nothing has a line with the names of the columns")
@@ -77,18 +68,23 @@ func (f *csvReader) readHeader() error {
 	if err != nil {
 		return err
 	}
-	// A header with more cells than there are columns has one that is unknown,
-	// or there twice, among the first ones already.
-	var names []string
-	for _, cell := range row {
-		name := string(cell)
-		if columns[name] == nil && name != escapeColumn {
-			return fmt.Errorf("unknown column %s", quoted(name))
-		}
-		if slices.Contains(names, name) {
+	if n > maxHeader {
+		return fmt.Errorf("%d columns, more than the %d that are read", n, maxHeader)
+	}
+	names := make([]string, len(row))
+	for i, cell := range row {
+		names[i] = string(cell)
+	}
+	f.old = slices.Equal(names, header)
+	for i, name := range names {
+		if columns[name] == nil {
+			if err := f.unknown.add(name, func(known string) bool { return slices.Contains(names, known) }); err != nil {
+				return err
+			}
+			names[i] = ""
+		} else if slices.Contains(names[:i], name) {
 			return fmt.Errorf("the column %s is there twice", name)
 		}
-		names = append(names, name)
 	}
 	for _, name := range requiredColumns {
 		if !slices.Contains(names, name) {
@@ -96,15 +92,32 @@ func (f *csvReader) readHeader() error {
 		}
 	}
 	f.names = names
-	switch {
-	case slices.Contains(names, escapeColumn):
-		f.escape = escapeCells
-	case slices.Equal(names, pythonHeader):
-		f.escape = escapeNone
-	default:
-		f.escape = escapeStart
-	}
 	return nil
+}
+
+// separators are what cells may be separated by.
+const separators = ",;\t|"
+
+// sniff finds out what separates the cells: whatever makes most known names of the
+// first line.
+func (f *csvReader) sniff() {
+	f.comma = ','
+	line, _ := f.in.Peek(bufferBytes)
+	if line = bytes.TrimLeft(line, "\r\n"); len(line) > 0 {
+		line, _, _ = bytes.Cut(line, []byte("\n"))
+	}
+	most := 0
+	for _, separator := range []byte(separators) {
+		known := 0
+		for cell := range bytes.SplitSeq(line, []byte{separator}) {
+			if columns[string(bytes.Trim(cell, "\"\r"))] != nil {
+				known++
+			}
+		}
+		if known > most {
+			most, f.comma = known, separator
+		}
+	}
 }
 
 // row reads the next row that isn't blank. n is how many cells it has, and row has the
@@ -123,7 +136,7 @@ func (f *csvReader) row(most int) (row [][]byte, n int64, err error) {
 	}
 	f.begin()
 	f.raw, f.ends = f.raw[:0], f.ends[:0]
-	for next := byte(','); next == ','; {
+	for next := f.comma; next == f.comma; {
 		if n > 0 {
 			if b, err = f.readByte(); errors.Is(err, io.EOF) {
 				b, err = '\n', nil
@@ -166,7 +179,7 @@ func (f *csvReader) cell(b byte) (next byte, err error) {
 	}
 	for {
 		switch {
-		case b == ',' || b == '\n':
+		case b == f.comma || b == '\n':
 			return b, nil
 		case b == '\r' && f.newline():
 			return '\n', nil
@@ -204,12 +217,12 @@ func (f *csvReader) quotedCell() (next byte, err error) {
 			return 0, err
 		case b == '"':
 			f.raw = append(f.raw, b)
-		case b == ',' || b == '\n':
+		case b == f.comma || b == '\n':
 			return b, nil
 		case b == '\r' && f.newline():
 			return '\n', nil
 		default:
-			return 0, errors.New("something between the quote that ends a cell and the comma")
+			return 0, errors.New("something between the quote that ends a cell and the next cell")
 		}
 	}
 }

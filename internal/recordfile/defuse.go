@@ -16,23 +16,21 @@ import (
 // alone: of the text 'x;=1+2' LibreOffice makes two cells, for it takes the
 // semicolon for a separator as well. So a cell is taken to begin at the start of
 // a text and after each character that somebody separates cells by. Where a
-// formula could begin there, an apostrophe is put before it:
+// formula could begin there, a mark is put before it:
 //
-//	x;=1+2      x;'=1+2
-//	x;'=1+2     x;''=1+2
+//	x;=1+2      x;ʼ=1+2
+//	x;ʼ=1+2     x;ʼʼ=1+2
 //
-// An apostrophe begins no cell, and doesn't keep the rest from being taken for a
+// The mark begins no cell, and doesn't keep the rest from being taken for a
 // formula by defuse itself. So the places at which one is put in are those at
 // which undefused takes one away, and any text comes back as it was.
+//
+// The mark is a letter that looks like an apostrophe, which no text of another
+// program has before a sign. So each cell shows by itself whether it was defused,
+// whichever columns a file still has and whichever program wrote it anew.
 
-const (
-	// escapeColumn is the last column of a CSV file. It says how the file's texts
-	// were escaped, so that those which Soniq for Go 0.1.0 wrote, which don't have
-	// it, are read as they were meant.
-	escapeColumn = "text_escape"
-	// escapeName is what defuse does, in each row.
-	escapeName = "apostrophe"
-)
+// mark is U+02BC, the modifier letter apostrophe.
+const mark = "\u02bc"
 
 // formulaSigns begin a formula: in the forms that East Asian keyboards have, too,
 // which spreadsheets take for the same.
@@ -47,7 +45,7 @@ func separates(c rune) bool { return c == ',' || c == ';' || c == '|' || unicode
 // quotes, space, and what can't be seen.
 func isPassedOver(c rune) bool {
 	switch {
-	case c == '\'' || c == '"' || c == '\u2800': // a pattern of Braille without a dot
+	case c == '\'' || c == '"' || c == '\u02bc' || c == '\u2800': // the last is a pattern of Braille without a dot
 		return true
 	case c < utf8.RuneSelf:
 		return c <= ' ' || c == '\x7f'
@@ -71,6 +69,9 @@ func harmless[T string | []byte](s T) bool {
 // last one first.
 func formulas(s string) (places []int) {
 	if harmless(s) {
+		if defusedByOld(s) {
+			return []int{0}
+		}
 		return nil
 	}
 	// From the end, so that it takes one pass: whether a formula begins at a
@@ -84,32 +85,38 @@ func formulas(s string) (places []int) {
 		formula = isFormulaSign(c) || formula && isPassedOver(c)
 		end -= size
 	}
-	if formula {
+	if formula || defusedByOld(s) {
 		places = append(places, 0)
 	}
 	return places
 }
 
-// defuse returns s with an apostrophe wherever a cell could begin that is a
-// formula.
+// defusedByOld reports whether s begins like a text that Soniq for Go 0.1.0
+// defused. It gets a mark too, so that undefusedStart meets none of ours.
+func defusedByOld(s string) bool {
+	rest := strings.TrimLeft(s, "'"+mark)
+	return len(rest) < len(s) && rest != "" && strings.IndexByte("=+-@\t\r\n", rest[0]) >= 0
+}
+
+// defuse returns s with a mark wherever a cell could begin that is a formula.
 func defuse(s string) string {
 	places := formulas(s)
 	if places == nil {
 		return s
 	}
 	var b strings.Builder
-	b.Grow(len(s) + len(places))
+	b.Grow(len(s) + len(places)*len(mark))
 	written := 0
 	for n := len(places) - 1; n >= 0; n-- {
 		b.WriteString(s[written:places[n]])
-		b.WriteByte('\'')
+		b.WriteString(mark)
 		written = places[n]
 	}
 	b.WriteString(s[written:])
 	return b.String()
 }
 
-// undefused takes away the apostrophes that defuse put there.
+// undefused takes away the marks that defuse put there.
 func undefused(cell []byte) []byte {
 	s := string(cell)
 	places := formulas(s)
@@ -119,9 +126,9 @@ func undefused(cell []byte) []byte {
 	b := make([]byte, 0, len(s))
 	written := 0
 	for n := len(places) - 1; n >= 0; n-- {
-		if at := places[n]; s[at] == '\'' {
+		if at := places[n]; strings.HasPrefix(s[at:], mark) {
 			b = append(b, s[written:at]...)
-			written = at + 1
+			written = at + len(mark)
 		}
 	}
 	return append(b, s[written:]...)

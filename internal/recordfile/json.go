@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"unicode/utf8"
 
@@ -15,23 +14,29 @@ import (
 // jsonArrayReader reads one array of objects.
 type jsonArrayReader struct {
 	*byteReader
-	begun bool
-	raw   []byte
+	unknown *unknownColumns
+	begun   bool
+	raw     []byte
 }
 
 func (f *jsonArrayReader) next() (cells, error) {
 	b, err := f.separator()
 	if err != nil {
-		return nil, err
+		return nil, structural(err)
 	}
 	f.begin()
 	if b != '{' {
-		return nil, errors.New("not a JSON object")
+		return nil, structural(errors.New("not a JSON object"))
 	}
 	if err := f.object(); err != nil {
-		return nil, err
+		return nil, structural(err)
 	}
-	return decodeObject(f.raw)
+	c, err := f.unknown.decodeObject(f.raw)
+	if errors.As(err, new(*syntaxError)) {
+		// Where the object ends isn't sure then.
+		err = structural(err)
+	}
+	return c, err
 }
 
 // separator reads up to the first byte of a record, and returns that byte. After the
@@ -115,7 +120,8 @@ func (f *jsonArrayReader) object() error {
 // jsonLinesReader reads one object a line.
 type jsonLinesReader struct {
 	*byteReader
-	raw []byte
+	unknown *unknownColumns
+	raw     []byte
 }
 
 func (f *jsonLinesReader) next() (cells, error) {
@@ -133,13 +139,15 @@ func (f *jsonLinesReader) next() (cells, error) {
 		case text[0] != '{':
 			return nil, errors.New("not a JSON object")
 		}
-		return decodeObject(text)
+		return f.unknown.decodeObject(text)
 	}
 }
 
 func (f *jsonLinesReader) readLine() ([]byte, error) {
 	f.between()
 	f.raw = f.raw[:0]
+	// The rest of a line that is too long is read, so that the next one can be.
+	var tooLong error
 	for {
 		part, err := f.in.ReadSlice('\n')
 		if !f.inRecord {
@@ -148,38 +156,57 @@ func (f *jsonLinesReader) readLine() ([]byte, error) {
 				f.inRecord = true
 			}
 		}
-		f.raw = append(f.raw, part...)
+		if tooLong == nil {
+			f.raw = append(f.raw, part...)
+			tooLong = f.checkSize(len(f.raw))
+		}
 		switch {
-		case len(f.raw) > MaxRecordBytes:
-			return nil, errRecordTooLong
 		case err == nil:
 			f.line++
-			return f.raw, nil
+			return f.raw, tooLong
 		case errors.Is(err, io.EOF) && len(f.raw) > 0:
-			return f.raw, nil
+			return f.raw, tooLong
 		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
 		}
 	}
 }
 
+// A syntaxError says that a record is not JSON.
+type syntaxError struct{ err error }
+
+func (e *syntaxError) Error() string { return "not valid JSON: " + e.err.Error() }
+
 // decodeObject returns the columns of one record, which are parts of text. The
 // decoder would put U+FFFD in the place of bytes that are not UTF-8, and copy every
 // column, known or not.
-func decodeObject(text []byte) (cells, error) {
+func (u *unknownColumns) decodeObject(text []byte) (cells, error) {
 	if !utf8.Valid(text) {
-		return nil, errors.New("not valid UTF-8")
+		return nil, errNotUTF8
 	}
-	if !json.Valid(text) {
-		return nil, fmt.Errorf("not valid JSON: %w", json.Unmarshal(text, new(struct{})))
+	if !jsondoc.Valid(text) {
+		return nil, &syntaxError{json.Unmarshal(text, new(struct{}))}
 	}
 	c := make(cells, len(columns))
+	more := false
 	for raw, value := range jsondoc.Members(text) {
-		name := columnName(raw)
-		if columns[name] == nil {
-			return nil, fmt.Errorf("unknown column %s", quoted(name))
+		if name := columnName(raw); columns[name] != nil {
+			c[name] = value
+		} else {
+			more = true
 		}
-		c[name] = value
+	}
+	if !more {
+		return c, nil
+	}
+	for raw := range jsondoc.Members(text) {
+		name := columnName(raw)
+		if columns[name] != nil {
+			continue
+		}
+		if err := u.add(name, func(known string) bool { _, there := c[known]; return there }); err != nil {
+			return c, err
+		}
 	}
 	return c, nil
 }

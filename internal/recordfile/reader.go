@@ -13,17 +13,27 @@ import (
 	"strings"
 )
 
-// MaxRecordBytes limits a record of a file, decompressed. With the limits on what a
-// record consists of (see cells) it limits the memory of a [Reader]: a few times as
-// much, however long the file is and however well it was compressed.
+// MaxRecordBytes limits a record of a file that was compressed: it may have so many bytes,
+// and 20 more for each byte that it takes in the file. A [Writer] keeps below, see [Gzip]. So
+// the memory of a [Reader] is a few times what the record takes in the file and this.
 const MaxRecordBytes = 64 << 20
+
+const (
+	// mostInflated is how many bytes a long record may have for each byte of the file.
+	mostInflated = 20
+	// mostRecordBytes limits any record. No server sends or takes a row over 1 GiB.
+	mostRecordBytes = 2 << 30
+)
 
 // bufferBytes is how much is read at once. A record mostly has about 500 bytes.
 const bufferBytes = 64 << 10
 
 var (
-	errRecordTooLong = fmt.Errorf("it is longer than %d bytes", MaxRecordBytes)
+	errRecordTooLong = fmt.Errorf("it is longer than %d bytes", mostRecordBytes)
+	errInflated      = fmt.Errorf("it is longer than %d bytes, and over %d times as long as in the compressed file; decompress the file first if you trust it", MaxRecordBytes, mostInflated)
 	errCutOff        = errors.New("the file ends in the middle of it")
+	errNotUTF8       = errors.New("not valid UTF-8")
+	errUTF16         = errors.New("the file is UTF-16; save it as UTF-8")
 	errAfterGzip     = errors.New("after the compressed data comes something that gzip did not write; the file is damaged, or something was appended to it")
 )
 
@@ -42,7 +52,10 @@ type Reader struct {
 	*byteReader
 	fault   *faultReader
 	records recordReader
+	unknown *unknownColumns
 	count   int64
+	// pending is a record that was read and is in no batch yet.
+	pending *pendingRecord
 }
 
 // NewReader reads the beginning of in. It knows a file that gzip compressed by its
@@ -56,15 +69,18 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 	if _, err := ParseFormat(string(format)); err != nil {
 		return nil, err
 	}
-	r := &Reader{fault: &faultReader{ctx: ctx, in: in}}
+	r := &Reader{fault: &faultReader{ctx: ctx, in: in}, unknown: &unknownColumns{}}
 	buffered := bufio.NewReaderSize(r.fault, bufferBytes)
-	r.byteReader = &byteReader{in: buffered, line: 1, from: 1}
+	r.byteReader = &byteReader{in: buffered, line: 1, from: 1, fault: r.fault}
 	if magic, err := buffered.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
 		unzipped, err := gzip.NewReader(buffered)
 		if err != nil {
-			return nil, r.wrong(err)
+			return nil, r.wrong(nil, structural(err))
 		}
 		r.in = bufio.NewReaderSize(&faultReader{ctx: ctx, in: &gzipReader{unzipped}, over: r.fault}, bufferBytes)
+	}
+	if mark, err := r.in.Peek(2); err == nil && (string(mark) == "\xff\xfe" || string(mark) == "\xfe\xff") {
+		return nil, r.wrong(nil, structural(errUTF16))
 	}
 	// Some editors put a byte order mark before the first character.
 	if mark, err := r.in.Peek(3); err == nil && string(mark) == "\ufeff" {
@@ -72,19 +88,19 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 	}
 	switch format {
 	case JSON:
-		r.records = &jsonArrayReader{byteReader: r.byteReader}
+		r.records = &jsonArrayReader{byteReader: r.byteReader, unknown: r.unknown}
 	case JSONL:
-		r.records = &jsonLinesReader{byteReader: r.byteReader}
+		r.records = &jsonLinesReader{byteReader: r.byteReader, unknown: r.unknown}
 	case CSV:
-		r.records = &csvReader{byteReader: r.byteReader}
+		r.records = &csvReader{byteReader: r.byteReader, unknown: r.unknown}
 	}
 	return r, nil
 }
 
-// Next returns the next record.
+// Next returns the next record. What it has of JSON is valid until the call after it.
 //
-// Errors: io.EOF after the last record, *Error for the first mistake, and those of
-// the input.
+// Errors: io.EOF after the last record, *Error for a mistake, and those of the input. After an
+// *Error that is not Fatal, Next can go on with the record after it.
 func (r *Reader) Next() (Record, error) {
 	c, err := r.records.next()
 	if errors.Is(err, io.EOF) {
@@ -99,21 +115,54 @@ func (r *Reader) Next() (Record, error) {
 			return record, nil
 		}
 	}
-	return Record{}, r.wrong(err)
+	return Record{}, r.wrong(c, err)
 }
+
+// Ignored returns the names of the columns that the file has and a dead letter hasn't, or the
+// beginning of them.
+func (r *Reader) Ignored() []string { return r.unknown.names }
 
 // wrong returns err with its place in the file. Where the input failed, it returns
 // the input's error.
-func (r *Reader) wrong(err error) error {
+func (r *Reader) wrong(c cells, err error) error {
 	if r.fault.err != nil {
 		return r.fault.err
 	}
-	where := &Error{Line: r.from, Err: err}
+	where := &Error{Line: r.from, Err: err, ID: c.id()}
 	if r.inRecord {
 		where.Record = r.count
 	}
+	var shape *structuralError
+	if where.Fatal = errors.As(err, &shape); where.Fatal {
+		where.Err = shape.err
+	}
+	if field := (*fieldError)(nil); errors.As(err, &field) {
+		where.Field, where.Err = field.name, field.err
+	}
 	return where
 }
+
+// A structuralError is a mistake after which the place of the next record isn't known.
+type structuralError struct{ err error }
+
+func structural(err error) error {
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	return &structuralError{err}
+}
+
+func (e *structuralError) Error() string { return e.err.Error() }
+func (e *structuralError) Unwrap() error { return e.err }
+
+// A fieldError is a mistake in a column.
+type fieldError struct {
+	name string
+	err  error
+}
+
+func (e *fieldError) Error() string { return e.name + ": " + e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
 
 // A faultReader keeps an error of the input, and the end of ctx. The file's content
 // isn't wrong then.
@@ -121,6 +170,8 @@ type faultReader struct {
 	ctx context.Context
 	in  io.Reader
 	err error
+	// read is how many bytes were read.
+	read int64
 	// over is the faultReader of the input, where this one reads decompressed bytes.
 	// Its errors are about the file's content, but for the end of ctx.
 	over *faultReader
@@ -133,6 +184,7 @@ func (r *faultReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := r.in.Read(p)
+	r.read += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) && r.over == nil {
 		r.err = err
 	}
@@ -159,13 +211,34 @@ type byteReader struct {
 	// inRecord is set once a record has begun, or what should be one.
 	inRecord bool
 	size     int
+	// fault is the file's own reader, and began how much of the file was read when the
+	// record began.
+	fault *faultReader
+	began int64
 }
 
 // begin starts a record at the byte that was read last.
 func (r *byteReader) begin() { r.from, r.inRecord, r.size = r.line, true, 1 }
 
 // between says that the next bytes belong to no record.
-func (r *byteReader) between() { r.from, r.inRecord, r.size = r.line, false, 0 }
+func (r *byteReader) between() {
+	r.from, r.inRecord, r.size, r.began = r.line, false, 0, r.fault.read
+}
+
+// checkSize is the error of a record with so many bytes, if these are too many.
+func (r *byteReader) checkSize(size int) error {
+	if size <= MaxRecordBytes {
+		return nil
+	}
+	if size > mostRecordBytes {
+		return errRecordTooLong
+	}
+	// Of a file that isn't compressed it is less than the record by what was read ahead.
+	if taken := r.fault.read - r.began; int64(size) > MaxRecordBytes+mostInflated*(taken+bufferBytes) {
+		return errInflated
+	}
+	return nil
+}
 
 func (r *byteReader) readByte() (byte, error) {
 	b, err := r.in.ReadByte()
@@ -176,7 +249,7 @@ func (r *byteReader) readByte() (byte, error) {
 		r.line++
 	}
 	if r.size++; r.size > MaxRecordBytes {
-		return 0, errRecordTooLong
+		return b, r.checkSize(r.size)
 	}
 	return b, nil
 }

@@ -2,36 +2,26 @@ package recordfile
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"soniq/deadletter/classify"
-	"soniq/internal/history"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 	"soniq/internal/redact"
 )
 
 const (
-	// MaxTextBytes limits the texts that are names or codes: an entry of a PostgreSQL
-	// index has at most 2,700 bytes.
+	// MaxTextBytes is how much of a value is looked at that is a number, a time or an id.
 	MaxTextBytes = 2000
-	// maxLastErrorBytes: Python Soniq keeps 8,192 characters of up to four bytes.
-	maxLastErrorBytes = 4 * 8192
-	// maxHistoryBytes limits the JSON of a job's history: ten entries with texts of
-	// the full length, in escapes of six bytes.
-	maxHistoryBytes = 1 << 20
-	// maxDepth limits how deep arguments and tags may be nested. PostgreSQL's stack
-	// ends at some thousands.
-	maxDepth = 1000
+	// plainDepth is how deep JSON may be nested in a [Batch]. PostgreSQL reads a deeper
+	// document as a parameter of its own, where its stack is the whole one's.
+	plainDepth = 1000
 )
 
 // The states of a dead letter.
@@ -55,7 +45,7 @@ type Record struct {
 	Reason             classify.Reason
 	OriginalCreatedAt  time.Time
 	MovedAt            time.Time
-	ResurrectionCount  int
+	ResurrectionCount  *int
 	LastResurrectionAt *time.Time
 	Tags               json.RawMessage
 	State              string
@@ -67,7 +57,7 @@ type Record struct {
 	DecidedBy          string
 	Fingerprint        string
 	ArgsHash           *string
-	UniqueJob          bool
+	UniqueJob          *bool
 	DedupKey           *string
 	ProducerID         *string
 	WorkerID           *uuid.UUID
@@ -76,6 +66,12 @@ type Record struct {
 	CreatedAt          *time.Time
 	// Errors is the job's history as JSON, nil for none.
 	Errors json.RawMessage
+	// Exact is a JSON object, or nil. It has the columns that the others don't have exactly, as
+	// PostgreSQL writes them: times beyond the years 1 to 9999, texts that are empty and not
+	// NULL, JSON that is null and not NULL, tags that Python Soniq encoded twice, and a name
+	// that was shortened in another way. A Reader leaves out what doesn't fit the other columns:
+	// a person has changed them since.
+	Exact json.RawMessage
 }
 
 // header has the names of the columns in a file's order: those of Python Soniq's
@@ -89,10 +85,24 @@ var header = []string{
 	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
 }
 
+// exactColumn is the last column of CSV. In JSON only a record that needs it has it.
+const exactColumn = "exact"
+
+// What the table has and our files haven't: job_name and queue are the whole ones in them, and an
+// imported row has no place among the deaths of a server.
+const (
+	wholeNameColumn  = "whole_job_name"
+	wholeQueueColumn = "whole_queue"
+	epochColumn      = "moved_epoch"
+)
+
+// TableColumns returns the columns of the table that a file may have.
+func TableColumns() []string { return append(Columns(), wholeNameColumn, wholeQueueColumn, epochColumn) }
+
 // Columns returns the names of the columns in a file's order.
 func Columns() []string { return slices.Clone(header) }
 
-// columns returns, for each column of the header, the field that it is read to.
+// columns returns, for each column that a file may have, the field that it is read to.
 var columns = map[string]func(*Record) any{
 	"id":                      func(r *Record) any { return &r.ID },
 	"job_name":                func(r *Record) any { return &r.JobName },
@@ -124,287 +134,146 @@ var columns = map[string]func(*Record) any{
 	"scheduled_at":            func(r *Record) any { return &r.ScheduledAt },
 	"moved_xid":               func(r *Record) any { return &r.MovedXID },
 	"created_at":              func(r *Record) any { return &r.CreatedAt },
-	"errors":                  func(r *Record) any { return (*failures)(&r.Errors) },
+	"errors":                  func(r *Record) any { return &r.Errors },
+	exactColumn:               func(r *Record) any { return &r.Exact },
+	wholeNameColumn:           func(*Record) any { return new(string) },
+	wholeQueueColumn:          func(*Record) any { return new(string) },
+	epochColumn:               func(*Record) any { return new(string) },
 }
-
-// failures is the type of a column that has a job's history.
-type failures json.RawMessage
 
 // requiredColumns are those for which there is no true default.
 var requiredColumns = []string{"id", "job_name", "args", "dead_letter_reason", "moved_to_dead_letter_at"}
 
+// id returns the id of a record, or "" if it has none.
+func (c cells) id() string {
+	id, err := assignID(c["id"])
+	if err != nil {
+		return ""
+	}
+	return id.String()
+}
+
 // record returns the record, or an error for the first mistake in it.
 func (c cells) record() (Record, error) {
-	// A column that is missing, or null, has the database's default.
-	r := Record{Queue: "default", Priority: 100, MaxAttempts: 3, State: stateDead}
-	for _, name := range requiredColumns {
-		raw, there := c[name]
-		if !there || name != "args" && bytes.Equal(raw, jsonNull) {
-			return r, fmt.Errorf("%s is missing", name)
-		}
+	// A column that is missing, or null where it can't be, has the database's default.
+	r := Record{Priority: 100, MaxAttempts: 3, State: stateDead}
+	if _, there := c["resurrection_count"]; !there {
+		r.ResurrectionCount = new(int)
 	}
+	if err := c.checkRequired(); err != nil {
+		return r, err
+	}
+	a := assignment{exact: map[string]string{}}
 	for _, name := range header {
 		raw, there := c[name]
-		if !there || name != "args" && bytes.Equal(raw, jsonNull) {
+		if !there || name != "args" && isNull(columns[name](&r), raw) {
 			continue
 		}
-		if err := assign(columns[name](&r), raw); err != nil {
-			return r, fmt.Errorf("%s: %w", name, err)
+		if err := a.assign(name, columns[name](&r), raw); err != nil {
+			return r, &fieldError{name, err}
 		}
 	}
-	if _, there := c["original_created_at"]; !there || r.OriginalCreatedAt.IsZero() {
+	if raw, there := c["original_created_at"]; !there || isNull(&r.OriginalCreatedAt, raw) {
 		r.OriginalCreatedAt = r.MovedAt
-	}
-	return r, r.validate()
-}
-
-var jsonNull = []byte("null")
-
-// assign reads a JSON value, which is not null unless it is the arguments, into
-// a field of a Record.
-func assign(field any, raw json.RawMessage) (err error) {
-	switch v := field.(type) {
-	case *string:
-		*v, err = assignText(raw)
-	case **string:
-		var s string
-		s, err = assignText(raw)
-		*v = &s
-	case *int:
-		var n int32
-		if json.Unmarshal(raw, &n) != nil {
-			return fmt.Errorf("%s is not a whole number of 32 bits", shown(raw))
-		}
-		*v = int(n)
-	case **uint64:
-		if json.Unmarshal(raw, v) != nil {
-			return fmt.Errorf("%s is not a transaction number", shown(raw))
-		}
-	case *bool:
-		if json.Unmarshal(raw, v) != nil {
-			return fmt.Errorf("%s is neither true nor false", shown(raw))
-		}
-	case *time.Time:
-		*v, err = assignTime(raw)
-	case **time.Time:
-		var t time.Time
-		t, err = assignTime(raw)
-		*v = &t
-	case *uuid.UUID:
-		*v, err = assignID(raw)
-	case **uuid.UUID:
-		var id uuid.UUID
-		id, err = assignID(raw)
-		*v = &id
-	case *json.RawMessage:
-		*v, err = assignJSON(raw)
-	case *failures:
-		*v, err = assignFailures(raw)
-	default:
-		err = fmt.Errorf("no column is a %T", field)
-	}
-	return err
-}
-
-func assignText(raw json.RawMessage) (s string, err error) {
-	if json.Unmarshal(raw, &s) != nil {
-		return "", fmt.Errorf("%s is not a text", shown(raw))
-	}
-	if strings.IndexByte(s, 0) >= 0 {
-		return "", errors.New("it has a NUL, which can't be stored")
-	}
-	return s, nil
-}
-
-func assignID(raw json.RawMessage) (id uuid.UUID, err error) {
-	if json.Unmarshal(raw, &id) != nil {
-		return id, fmt.Errorf("%s is not a UUID", shown(raw))
-	}
-	return id, nil
-}
-
-// assignTime reads RFC 3339, with a space in the place of the T as well: so
-// Python Soniq writes it. What PostgreSQL would round is cut.
-func assignTime(raw json.RawMessage) (t time.Time, err error) {
-	var s string
-	if json.Unmarshal(raw, &s) == nil {
-		if t, err = time.Parse(time.RFC3339, s); err != nil {
-			t, err = time.Parse("2006-01-02 15:04:05Z07:00", s)
-		}
-		t = t.UTC().Truncate(time.Microsecond)
-		if err == nil && t.Year() >= 1 && t.Year() <= 9999 {
-			return t, nil
+		if when := a.exact["moved_to_dead_letter_at"]; when != "" {
+			a.exact["original_created_at"] = when
 		}
 	}
-	return t, fmt.Errorf("%s is not a time such as 2006-01-02T15:04:05Z", shown(raw))
+	if err := a.wholeNames(c, &r); err != nil {
+		return r, err
+	}
+	if err := a.exactly(c[exactColumn], &r); err != nil {
+		return r, &fieldError{exactColumn, err}
+	}
+	return r, r.validate(a.exact)
 }
 
-// assignJSON reads what is stored as JSON.
-func assignJSON(raw json.RawMessage) (json.RawMessage, error) {
-	if !json.Valid(raw) {
-		return nil, errors.New("not valid JSON")
+// checkRequired returns an error for a column that is missing or null and must not be.
+func (c cells) checkRequired() error {
+	for _, name := range requiredColumns {
+		raw, there := c[name]
+		if !there || name != "args" && bytes.Equal(raw, jsonNull) && !isMember(jsondoc.Inner(c[exactColumn]), name) {
+			return &fieldError{name, errMissing}
+		}
 	}
-	return raw, nil
+	return nil
 }
 
-// assignFailures checks the history of a job, and returns it as it is stored. It looks
-// at the length and the number of entries before it decodes any: an entry of two bytes
-// becomes a Failure of two hundred.
-func assignFailures(raw json.RawMessage) (failures, error) {
-	if n := len(raw); n > maxHistoryBytes {
-		return nil, fmt.Errorf("%d bytes, more than the %d that a history takes", n, maxHistoryBytes)
+var (
+	jsonNull   = []byte("null")
+	emptyText  = []byte(`""`)
+	errMissing = errors.New("missing")
+)
+
+// isNull reports whether a value stands for null in a column of this type. Programs that know no
+// null write an empty text.
+func isNull(field any, raw json.RawMessage) bool {
+	if bytes.Equal(raw, jsonNull) {
+		return true
 	}
-	if json.Valid(raw) && bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("[")) {
-		if n := history.Len(raw); n > history.MaxEntries {
-			return nil, fmt.Errorf("%d entries, more than the %d that are kept", n, history.MaxEntries)
-		}
+	switch field.(type) {
+	case *string, **string, *json.RawMessage:
+		return false
 	}
-	var entries []classify.Failure
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&entries); err != nil {
-		var mismatch *json.UnmarshalTypeError
-		if errors.As(err, &mismatch) {
-			return nil, fmt.Errorf("a JSON %s where none belongs %s", pg.HeadText(mismatch.Value, shownBytes), cmp.Or(mismatch.Field, "(it is an array of objects)"))
-		}
-		return nil, errors.New(pg.HeadText(strings.TrimPrefix(err.Error(), "json: "), 2*shownBytes))
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is something after the array")
-	}
-	if err := validateFailures(entries); err != nil {
-		return nil, err
-	}
-	return history.Encode(entries), nil
+	return bytes.Equal(raw, emptyText)
 }
+
+// plainText is before a text of CSV in the place of JSON's quotes: as JSON a text can be six times as
+// long. No JSON begins so, and no text has it.
+const plainText = 0
 
 // cellJSON is a CSV cell as JSON. An empty one is null: CSV knows no difference
 // between nothing and an empty text.
-func cellJSON(name string, cell []byte, escape csvEscaping) (json.RawMessage, error) {
+func cellJSON(name string, cell []byte, old bool) (json.RawMessage, error) {
 	if len(cell) == 0 {
 		return jsonNull, nil
 	}
 	switch columns[name](&Record{}).(type) {
 	case *string, **string:
-		switch escape {
-		case escapeCells:
-			cell = undefused(cell)
-		case escapeStart:
-			cell = undefusedStart(cell)
+		whole := undefused(cell)
+		if old && len(whole) == len(cell) {
+			whole = undefusedStart(cell)
 		}
-		if err := checkTextBytes(name, len(cell)); err != nil {
-			return nil, err
+		if bytes.IndexByte(whole, plainText) >= 0 {
+			return nil, errNUL
 		}
-	case *bool:
-		return bytes.ToLower(cell[:min(len(cell), MaxTextBytes)]), nil
-	case *int, **uint64, *json.RawMessage, *failures:
+		return append([]byte{plainText}, whole...), nil
+	case *json.RawMessage:
+		if !jsondoc.Valid(cell) {
+			return nil, errors.New("not valid JSON")
+		}
 		return json.RawMessage(cell), nil
 	default:
-		// An id or a time: what is longer is neither.
-		cell = cell[:min(len(cell), MaxTextBytes)]
+		// A number, an id or a time: what is longer is none.
+		return json.Marshal(string(cell[:min(len(cell), MaxTextBytes)]))
 	}
-	return json.Marshal(string(cell))
 }
 
-// validate finds what no export of ours would hold, and what the database would
-// refuse.
-func (r *Record) validate() error {
-	if _, err := classify.ParseReason(string(r.Reason)); err != nil {
-		return fmt.Errorf("dead_letter_reason: unknown reason %s", quoted(string(r.Reason)))
+// validate finds what the database would refuse, and what can only be a mistake. exact has the
+// columns that the record doesn't have exactly.
+func (r *Record) validate(exact map[string]string) error {
+	if _, empty := exact["job_name"]; r.JobName == "" && !empty {
+		return &fieldError{"job_name", errors.New("empty")}
+	}
+	if _, empty := exact["dead_letter_reason"]; r.Reason == "" && !empty {
+		return &fieldError{"dead_letter_reason", errors.New("empty")}
+	}
+	if _, empty := exact["queue"]; r.Queue == "" && !empty {
+		r.Queue = "default"
 	}
 	switch r.State {
 	case "":
 		r.State = stateDead
 	case stateDead, stateReplaying, stateResolved:
 	default:
-		return fmt.Errorf("state: %s is not %s, %s or %s", quoted(r.State), stateDead, stateReplaying, stateResolved)
-	}
-	if r.JobName == "" {
-		return errors.New("job_name is empty")
-	}
-	if r.Queue == "" {
-		r.Queue = "default"
-	}
-	for _, count := range []struct {
-		name string
-		n    int
-	}{{"attempts", r.Attempts}, {"max_attempts", r.MaxAttempts}, {"resurrection_count", r.ResurrectionCount}} {
-		if count.n < 0 {
-			return fmt.Errorf("%s: %d is negative", count.name, count.n)
-		}
-	}
-	// Python's are encoded twice.
-	if r.Tags = jsondoc.Inner(r.Tags); bytes.Equal(r.Tags, jsonNull) {
-		r.Tags = nil
+		return &fieldError{"state", fmt.Errorf("%s is not %s, %s or %s", quoted(r.State), stateDead, stateReplaying, stateResolved)}
 	}
 	for _, doc := range []struct {
 		name string
 		json json.RawMessage
-	}{{"args", r.Args}, {"tags", r.Tags}} {
+	}{{"args", r.Args}, {"tags", r.Tags}, {"errors", r.Errors}} {
 		if err := checkStorableJSON(doc.json); err != nil {
-			return fmt.Errorf("%s: %w", doc.name, err)
-		}
-	}
-	return r.validateTexts()
-}
-
-// checkTextBytes is the error of a text of n bytes that is longer than the column
-// holds.
-func checkTextBytes(name string, n int) error {
-	switch name {
-	case "job_name", "queue":
-		// They are shortened where they are too long for an index.
-		return nil
-	case "last_error":
-		if n > maxLastErrorBytes {
-			return fmt.Errorf("%d bytes, more than the %d that are kept", n, maxLastErrorBytes)
-		}
-		return nil
-	}
-	if n > MaxTextBytes {
-		return fmt.Errorf("%d bytes, more than %d", n, MaxTextBytes)
-	}
-	return nil
-}
-
-func (r *Record) validateTexts() error {
-	for _, name := range header {
-		text := ""
-		switch v := columns[name](r).(type) {
-		case *string:
-			text = *v
-		case **string:
-			if *v != nil {
-				text = **v
-			}
-		}
-		if err := checkTextBytes(name, len(text)); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func validateFailures(entries []classify.Failure) error {
-	for i, f := range entries {
-		for _, text := range []struct {
-			name string
-			text string
-			most int
-		}{
-			{"kind", string(f.Kind), MaxTextBytes},
-			{"type", f.Type, MaxTextBytes},
-			{"code", f.Code, MaxTextBytes},
-			{"decided_by", f.DecidedBy, MaxTextBytes},
-			{"message", f.Message, history.MaxMessageBytes},
-			{"stack", f.Stack, classify.MaxStackBytes},
-		} {
-			if n := len(text.text); n > text.most {
-				return fmt.Errorf("entry %d: %s: %d bytes, more than %d", i+1, text.name, n, text.most)
-			}
-			if pg.CheckText(text.text) != nil {
-				return fmt.Errorf("entry %d: %s: it has a NUL, which can't be stored", i+1, text.name)
-			}
+			return &fieldError{doc.name, err}
 		}
 	}
 	return nil
@@ -416,10 +285,19 @@ func checkStorableJSON(doc json.RawMessage) error {
 	if unstorable := (*pg.UnstorableError)(nil); errors.As(err, &unstorable) && unstorable.Number != "" {
 		return fmt.Errorf("the number %s can't be stored", quoted(unstorable.Number))
 	}
-	if err == nil && pg.Depth(doc) > maxDepth {
-		return fmt.Errorf("it is nested deeper than %d", maxDepth)
-	}
 	return err
+}
+
+// alone reports whether the record can't be one of a [Batch] of many: it is too long, or nested
+// too deep.
+func (r *Record) alone() bool {
+	size := len(r.JobName) + len(r.LastError)
+	for _, doc := range []json.RawMessage{r.Args, r.Tags, r.Errors, r.Exact} {
+		if size += len(doc); pg.Depth(doc) > plainDepth {
+			return true
+		}
+	}
+	return size > batchBytes
 }
 
 // shownBytes is how much of a value a message quotes.

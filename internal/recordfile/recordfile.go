@@ -6,6 +6,10 @@
 // names the line of a mistake, and takes a bounded memory for any file.
 //
 // A spreadsheet runs cells as formulas, so the texts of CSV are escaped: see defuse.
+//
+// A record has each column in a form that programs read: no time at infinity, a text that is ”
+// where the database has NULL. What is lost by that is in one more column, exact, which few
+// records have: see Record.Exact. So a row comes back as it was.
 package recordfile
 
 import "fmt"
@@ -39,15 +43,28 @@ type Error struct {
 	Line int64
 	// Record is the number of the record, from 1; 0 where the mistake is in none.
 	Record int64
+	// ID is the id of the record, or empty.
+	ID string
+	// Field is the column, or empty.
+	Field string
 	// Err is the mistake.
 	Err error
+	// Fatal says that the rest of the file can't be read.
+	Fatal bool
 }
 
 func (e *Error) Error() string {
-	if e.Record == 0 {
-		return fmt.Sprintf("line %d: %v", e.Line, e.Err)
+	where := fmt.Sprintf("line %d", e.Line)
+	if e.Record > 0 {
+		where += fmt.Sprintf(", record %d", e.Record)
 	}
-	return fmt.Sprintf("line %d, record %d: %v", e.Line, e.Record, e.Err)
+	if e.ID != "" {
+		where += ", id " + e.ID
+	}
+	if e.Field != "" {
+		where += ": " + e.Field
+	}
+	return fmt.Sprintf("%s: %v", where, e.Err)
 }
 
 func (e *Error) Unwrap() error { return e.Err }

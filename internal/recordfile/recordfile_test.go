@@ -15,6 +15,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/history"
+	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 )
 
@@ -23,7 +24,7 @@ func written(t *testing.T, r Record, format Format) string {
 	t.Helper()
 	var b strings.Builder
 	w := bufio.NewWriter(&b)
-	file, err := NewWriter(w, format)
+	file, err := NewWriter(w, &b, format)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func FuzzFileFormats(f *testing.F) {
 		f.Add(s, "x"+s, s+s, s+"\r\n"+s)
 	}
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		a, b, c, d = pg.Storable(a, MaxTextBytes), pg.Storable(b, MaxTextBytes), pg.Storable(c, MaxTextBytes), pg.Storable(d, history.MaxMessageBytes)
+		a, b, c, d = pg.Storable(a, 1<<20), pg.Storable(b, 1<<20), pg.Storable(c, 1<<20), pg.Storable(d, 1<<20)
 		args, err := json.Marshal(map[string]string{a: b, c: d})
 		if err != nil {
 			t.Fatal(err)
@@ -64,38 +65,50 @@ func FuzzFileFormats(f *testing.F) {
 		at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 		j := Record{
 			ID: uuid.New(), JobName: "j" + a, Args: args, Queue: "q" + b, MaxAttempts: 3, LastError: d, Reason: classify.Timeout,
-			OriginalCreatedAt: at, MovedAt: at, State: stateDead, ErrorKind: classify.Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
+			OriginalCreatedAt: at, MovedAt: at, State: stateDead, ResurrectionCount: new(int), ErrorKind: classify.Kind(a), ErrorType: b, ErrorCode: c, DecidedBy: a, Fingerprint: b,
 			ArgsHash: &a, DedupKey: &b, ProducerID: &c, Tags: args,
 			Errors: history.Encode([]classify.Failure{{Attempt: 1, FailedAt: at, Message: d, Type: a, Stack: c}}),
 		}
-		if len(j.JobName) > MaxTextBytes || len(j.Queue) > MaxTextBytes {
-			return
+		if exact := exactOf(a, b, c, d); len(exact) > 0 {
+			j.Exact, err = jsondoc.Append(nil, exact)
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 		for _, format := range []Format{JSON, JSONL, CSV} {
 			want := j
-			if format == CSV {
-				for _, text := range []**string{&want.ArgsHash, &want.DedupKey, &want.ProducerID} {
-					if **text == "" {
-						*text = nil
-					}
-				}
-			}
 			file := written(t, j, format)
 			got, err := readAll(file, format)
 			if format == CSV && err == nil && len(got) == 1 {
 				// Its JSON has escapes more.
-				for _, doc := range []*json.RawMessage{&got[0].Args, &got[0].Tags} {
+				for _, doc := range []*json.RawMessage{&got[0].Args, &got[0].Tags, &got[0].Errors} {
 					if *doc, err = canonical(*doc); err != nil {
 						t.Fatalf("%q: %v", file, err)
 					}
 				}
 				want.Args, want.Tags = args, args
+				if want.Errors, err = canonical(want.Errors); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 				t.Fatalf("%s %q: %+v, %v; want %+v", format, file, got, err, want)
 			}
 		}
 	})
+}
+
+// exactOf has the columns of the record above that are empty.
+func exactOf(a, b, c, d string) map[string]string {
+	exact := map[string]string{}
+	for name, text := range map[string]string{
+		"last_error": d, "error_kind": a, "error_type": b, "error_code": c, "decided_by": a, "fingerprint": b, "args_hash": a, "dedup_key": b, "producer_id": c,
+	} {
+		if text == "" {
+			exact[name] = ""
+		}
+	}
+	return exact
 }
 
 // canonical is the JSON as encoding/json writes it.
@@ -105,4 +118,36 @@ func canonical(doc json.RawMessage) (json.RawMessage, error) {
 		return nil, err
 	}
 	return json.Marshal(value)
+}
+
+// FuzzRecord_JSON: encoding/json reads from a record what the columns have.
+func FuzzRecord_JSON(f *testing.F) {
+	for i, s := range awkwardTexts {
+		f.Add(s, "x"+s, i, uint64(i), int64(i)*1e15+int64(i))
+	}
+	f.Fuzz(func(t *testing.T, a, b string, n int, xid uint64, micros int64) {
+		a, b = strings.ToValidUTF8(a, "?"), strings.ToValidUTF8(b, "?")
+		at := time.UnixMicro(micros % 2e17).UTC()
+		id, yes := uuid.NewSHA1(uuid.Nil, []byte(a)), n%2 == 0
+		doc, _ := json.Marshal(b)
+		r := Record{
+			ID: id, JobName: a, Args: doc, Queue: b, Priority: n, LastError: a + b, OriginalCreatedAt: at, MovedAt: at, ResurrectionCount: &n,
+			Tags: json.RawMessage("{\"a\":\r\n[1,\n2]}"), ReplayJobID: &id, DedupKey: &b, UniqueJob: &yes, ScheduledAt: &at, MovedXID: &xid, Exact: json.RawMessage(`{}`),
+		}
+		text := r.AppendJSON(nil)
+		var got map[string]json.RawMessage
+		if err := json.Unmarshal(text, &got); err != nil || strings.ContainsAny(string(text), "\r\n") || len(got) != len(header)+1 {
+			t.Fatalf("%d columns, %v: %s", len(got), err, text)
+		}
+		for name, want := range map[string]any{
+			"id": id, "job_name": a, "args": b, "queue": b, "priority": n, "last_error": a + b, "original_created_at": at.Format("2006-01-02T15:04:05.000000Z"),
+			"resurrection_count": n, "tags": json.RawMessage(`{"a":[1,2]}`), "replay_job_id": id, "replay_of": nil, "dedup_key": b, "unique_job": yes,
+			"scheduled_at": at.Format("2006-01-02T15:04:05.000000Z"), "moved_xid": xid, "created_at": nil, "errors": nil, "exact": struct{}{}, "args_hash": nil,
+		} {
+			value, err := json.Marshal(want)
+			if err != nil || !sameJSON(value, got[name]) {
+				t.Errorf("%s: %s, want %s, %v", name, got[name], value, err)
+			}
+		}
+	})
 }

@@ -2,6 +2,7 @@ package recordfile
 
 import (
 	"bufio"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -15,16 +16,24 @@ type Writer struct {
 	out    *bufio.Writer
 	format Format
 	begun  bool
+	// long writes long records, where others are compressed. It may be nil.
+	long longWriter
 }
 
-// NewWriter returns a writer of this format.
+type longWriter interface {
+	WriteLong(p []byte) (int, error)
+}
+
+// NewWriter returns a writer of this format. to is what the buffer writes to, such as a
+// [Gzip].
 //
 // Errors: one that lists the formats, for an unknown format.
-func NewWriter(out *bufio.Writer, format Format) (*Writer, error) {
+func NewWriter(out *bufio.Writer, to io.Writer, format Format) (*Writer, error) {
 	if _, err := ParseFormat(string(format)); err != nil {
 		return nil, err
 	}
-	return &Writer{out: out, format: format}, nil
+	long, _ := to.(longWriter)
+	return &Writer{out: out, format: format, long: long}, nil
 }
 
 // Begin writes what is before the first record.
@@ -35,7 +44,7 @@ func (w *Writer) Begin() (err error) {
 	case JSON:
 		err = w.out.WriteByte('[')
 	case CSV:
-		_, err = w.out.WriteString(`"` + strings.Join(header, `","`) + `","` + escapeColumn + "\"\n")
+		_, err = w.out.WriteString(`"` + strings.Join(header, `","`) + `","` + exactColumn + "\"\n")
 	}
 	return err
 }
@@ -57,6 +66,13 @@ func (w *Writer) Write(r *Record) error {
 		b = append(r.AppendJSON(b), '\n')
 	case CSV:
 		b = append(r.appendCSV(b), '\n')
+	}
+	if w.long != nil && len(b) > longRecord {
+		if err := w.out.Flush(); err != nil {
+			return err
+		}
+		_, err := w.long.WriteLong(b)
+		return err
 	}
 	_, err := w.out.Write(b)
 	return err
@@ -83,6 +99,9 @@ func (w *Writer) End() error {
 func (r *Record) AppendJSON(b []byte) []byte {
 	row := jsonRow{b: b}
 	r.appendTo(&row)
+	if r.Exact != nil {
+		row.b = appendRaw(append(row.b, `,"`+exactColumn+`":`...), r.Exact)
+	}
 	return append(row.b, '}')
 }
 
@@ -91,7 +110,7 @@ func (r *Record) AppendJSON(b []byte) []byte {
 func (r *Record) appendCSV(b []byte) []byte {
 	row := csvRow{b: b}
 	r.appendTo(&row)
-	row.text(escapeName)
+	row.json(r.Exact)
 	return row.b
 }
 
@@ -100,7 +119,8 @@ type row interface {
 	text(s string)
 	textOrNull(s *string)
 	number(n int)
-	boolean(b bool)
+	numberOrNull(n *int)
+	boolean(b *bool)
 	id(id *uuid.UUID)
 	time(t *time.Time)
 	xid(xid *uint64)
@@ -119,7 +139,7 @@ func (r *Record) appendTo(to row) {
 	to.text(string(r.Reason))
 	to.time(&r.OriginalCreatedAt)
 	to.time(&r.MovedAt)
-	to.number(r.ResurrectionCount)
+	to.numberOrNull(r.ResurrectionCount)
 	to.time(r.LastResurrectionAt)
 	to.json(r.Tags)
 	to.text(r.State)
@@ -165,11 +185,26 @@ func (w *jsonRow) key() []byte {
 func (w *jsonRow) text(s string)        { w.b = appendText(w.key(), s) }
 func (w *jsonRow) textOrNull(s *string) { w.b = appendTextOrNull(w.key(), s) }
 func (w *jsonRow) number(n int)         { w.b = appendInt(w.key(), n) }
-func (w *jsonRow) boolean(b bool)       { w.b = strconv.AppendBool(w.key(), b) }
 func (w *jsonRow) id(id *uuid.UUID)     { w.b = appendID(w.key(), id) }
 func (w *jsonRow) time(t *time.Time)    { w.b = appendTime(w.key(), t) }
 func (w *jsonRow) xid(xid *uint64)      { w.b = appendXID(w.key(), xid) }
 func (w *jsonRow) json(doc []byte)      { w.b = appendRaw(w.key(), doc) }
+
+func (w *jsonRow) numberOrNull(n *int) {
+	if n == nil {
+		w.b = append(w.key(), null...)
+		return
+	}
+	w.number(*n)
+}
+
+func (w *jsonRow) boolean(b *bool) {
+	if b == nil {
+		w.b = append(w.key(), null...)
+		return
+	}
+	w.b = strconv.AppendBool(w.key(), *b)
+}
 
 // A csvRow is a record as a row of CSV.
 type csvRow struct {
@@ -193,8 +228,21 @@ func (w *csvRow) textOrNull(s *string) {
 	w.text(*s)
 }
 
-func (w *csvRow) number(n int)   { w.b = append(appendInt(append(w.cell(), '"'), n), '"') }
-func (w *csvRow) boolean(b bool) { w.b = append(strconv.AppendBool(append(w.cell(), '"'), b), '"') }
+func (w *csvRow) number(n int) { w.b = append(appendInt(append(w.cell(), '"'), n), '"') }
+
+func (w *csvRow) numberOrNull(n *int) {
+	if n == nil {
+		w.b = w.cell()
+		return
+	}
+	w.number(*n)
+}
+
+func (w *csvRow) boolean(b *bool) {
+	if w.b = w.cell(); b != nil {
+		w.b = append(strconv.AppendBool(append(w.b, '"'), *b), '"')
+	}
+}
 
 // The quotes of JSON's ids and times are those of CSV too.
 

@@ -1,7 +1,6 @@
 package deadletters
 
 import (
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/outfile"
+	"soniq/internal/recordfile"
 )
 
 type cleanupCmd struct {
@@ -132,7 +132,7 @@ type archiveFile struct {
 	compressed bool
 	// file is read by a second Ctrl-C while it is made.
 	file atomic.Pointer[outfile.File]
-	gzip *gzip.Writer
+	gzip *recordfile.Gzip
 	done bool
 }
 
@@ -176,19 +176,37 @@ func (f *archiveFile) isThere() error {
 }
 
 func (f *archiveFile) Write(p []byte) (int, error) {
-	file := f.file.Load()
-	if file == nil {
-		var err error
-		if file, err = outfile.Create(f.ctx, f.name); err != nil {
-			return 0, err
-		}
-		f.file.Store(file)
-		f.gzip = gzip.NewWriter(file)
+	if err := f.begin(); err != nil {
+		return 0, err
 	}
 	if f.compressed {
 		return f.gzip.Write(p)
 	}
-	return file.Write(p)
+	return f.file.Load().Write(p)
+}
+
+// WriteLong writes a long dead letter: see [deadletter.NewGzip].
+func (f *archiveFile) WriteLong(p []byte) (int, error) {
+	if err := f.begin(); err != nil {
+		return 0, err
+	}
+	if f.compressed {
+		return f.gzip.WriteLong(p)
+	}
+	return f.file.Load().Write(p)
+}
+
+func (f *archiveFile) begin() error {
+	if f.file.Load() != nil {
+		return nil
+	}
+	file, err := outfile.Create(f.ctx, f.name)
+	if err != nil {
+		return err
+	}
+	f.file.Store(file)
+	f.gzip = recordfile.NewGzip(file)
+	return nil
 }
 
 // Commit makes the file durable, and its name too.

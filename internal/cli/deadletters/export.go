@@ -1,9 +1,7 @@
 package deadletters
 
 import (
-	"bufio"
 	"cmp"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -130,7 +128,7 @@ func (c *exportCmd) fill(a *app.App, pool *pgxpool.Pool, file *outfile.File, f d
 	if !isCompressed(c.Output) {
 		return c.export(a, pool, w, f, format)
 	}
-	compressed := gzip.NewWriter(w)
+	compressed := deadletter.NewGzip(w)
 	n, err := c.export(a, pool, compressed, f, format)
 	if err == nil {
 		err = compressed.Close()
@@ -176,12 +174,7 @@ func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadle
 	}
 	bar := a.Progress("exporting", int(total), app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
-	buffered := bufio.NewWriter(w)
-	n, err := queue.ExportProgress(a.Ctx, buffered, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
-	if err == nil {
-		err = buffered.Flush()
-	}
-	return n, err
+	return queue.ExportProgress(a.Ctx, w, f, format, func(rows int64) { _ = bar.Set64(min(rows, total)) })
 }
 
 func (c *exportCmd) toFile() bool { return c.Output != "" && c.Output != "-" }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -19,16 +20,19 @@ type importCmd struct {
 	File   string `arg:"" name:"file" help:"The file to read; - is standard input. A gzip file is recognised by its content."`
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with."`
 	DryRun bool   `help:"Check the file and say what would be done; change nothing."`
+
+	SkipInvalid bool `help:"Name each dead letter that can't be imported, and import the others. Exit code 4 if there are any."`
 	app.Authorship
 }
 
 func (importCmd) Help() string {
-	return `Reads what 'soniq dead-letter export' wrote, or an export of Python Soniq. A dead letter that exists is left as it is, so an import can be repeated. It notifies no hook and no listener. A dead letter that was being replayed becomes dead if its replay is gone.
+	return `Reads what 'soniq dead-letter export' wrote, an export of Python Soniq, or such a file as psql, DuckDB, pandas, jq, Miller, sqlite3 or LibreOffice write it. A dead letter that exists is left as it is, so an import can be repeated. It notifies no hook and no listener. A dead letter that was being replayed becomes dead if its replay is gone.
 
-A file is checked to its end before anything is imported. Standard input is imported as it arrives, unless it is a file. One dead letter may have 64 MiB; the memory used is a few times the longest one.
+A file is checked to its end before anything is imported. Standard input is imported as it arrives, unless it is a file. The memory used is a few times the longest dead letter.
 
     soniq dead-letter import dead_jobs.json
     soniq dead-letter import resolved.jsonl.gz --dry-run
+    soniq dead-letter import resolved.jsonl.gz --skip-invalid
     soniq dead-letter import dead_jobs.csv --comment "deleted by mistake"
     zstd -dc dead.jsonl.zst | soniq dead-letter import - --format jsonl`
 }
@@ -67,37 +71,67 @@ func (c *importCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	total, err := in.check(a, format)
+	total, err := in.check(a, format, c.SkipInvalid)
 	if err != nil {
 		return in.explain(err)
 	}
 	bar := a.Progress("importing", int(total), app.ProgressFrom)
+	var invalid []invalidRecord
 	result, err := queue.Import(a.Ctx, in, format, deadletter.ImportOptions{
-		DryRun:     c.DryRun,
-		Source:     in.name,
-		OnProgress: func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped, total)) },
+		DryRun:      c.DryRun,
+		SkipInvalid: c.SkipInvalid,
+		Source:      in.name,
+		OnProgress:  func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped+r.Invalid, total)) },
+		OnInvalid: func(mistake *deadletter.FileError) {
+			_ = bar.Clear()
+			a.Note("soniq: %s: %s", terminal.OneLine(in.name), terminal.OneLine(mistake.Error()))
+			if a.JSON && len(invalid) < mostInvalid {
+				invalid = append(invalid, invalidRecord{mistake.Line, mistake.Record, mistake.ID, mistake.Field, mistake.Err.Error()})
+			}
+		},
 	})
 	_ = bar.Clear()
 	if err != nil && (result.Imported == 0 || c.DryRun) {
 		return in.explain(err)
 	}
-	if err := c.tell(a, in, result); err != nil {
+	if err := c.tell(a, in, result, invalid); err != nil {
 		return err
 	}
 	if err != nil {
 		return app.Partly(result.Imported, fmt.Errorf("%w; what was imported before stays, and is left alone when the import is repeated", in.explain(err)))
 	}
+	if result.Invalid > 0 {
+		return &app.ExitError{Code: app.ExitPartly, Err: app.ErrReported}
+	}
 	return nil
 }
 
+// An invalidRecord is a dead letter that was left out.
+type invalidRecord struct {
+	Line   int64  `json:"line"`
+	Record int64  `json:"record"`
+	ID     string `json:"id"`
+	Field  string `json:"field"`
+	Error  string `json:"error"`
+}
+
+// mostInvalid is how many of them --json has. Standard error has all.
+const mostInvalid = 1000
+
 // tell says what was done.
-func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult) error {
+func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult, invalid []invalidRecord) error {
+	if len(r.IgnoredColumns) > 0 {
+		a.Note("Columns that no dead letter has were passed over: %s", terminal.OneLine(quotedNames(r.IgnoredColumns)))
+	}
 	if a.JSON {
 		result := map[string]any{"imported": r.Imported}
 		if c.DryRun {
 			result = map[string]any{"dry_run": true, "count": r.Imported}
 		}
 		result["skipped"], result["settled"] = r.Skipped, r.Settled
+		if c.SkipInvalid {
+			result["invalid"], result["mistakes"] = r.Invalid, append([]invalidRecord{}, invalid...)
+		}
 		return a.Out.Document(result)
 	}
 	did := "Imported"
@@ -105,6 +139,9 @@ func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult) 
 		did = "Would import"
 	}
 	a.Out.Printf("%s %s from %s.", did, terminal.Letters(r.Imported), terminal.OneLine(in.name))
+	if r.Invalid > 0 {
+		a.Note("%s left out: see above", wasOrWere(r.Invalid))
+	}
 	if r.Skipped > 0 {
 		a.Note("%s there already, and left alone: %s", wasOrWere(r.Skipped), someIDs(r.SkippedIDs, r.Skipped))
 	}
@@ -112,6 +149,20 @@ func (c *importCmd) tell(a *app.App, in *importFile, r deadletter.ImportResult) 
 		a.Note("%s being replayed when exported; no replay is under way now, so the state is dead, or resolved where the replay succeeded", wasOrWere(r.Settled))
 	}
 	return nil
+}
+
+// quotedNames lists the first names.
+func quotedNames(names []string) string {
+	const most = 10
+	texts := make([]string, 0, most)
+	for _, name := range names[:min(len(names), most)] {
+		texts = append(texts, strconv.Quote(name))
+	}
+	text := strings.Join(texts, ", ")
+	if rest := len(names) - len(texts); rest > 0 {
+		text += fmt.Sprintf(" and %d more", rest)
+	}
+	return text
 }
 
 func wasOrWere(n int64) string {
@@ -189,7 +240,7 @@ func (in *importFile) rewindable(f *os.File) {
 
 // check reads the whole file, if it can be read again, and returns how many dead
 // letters it has. Otherwise that is 0.
-func (in *importFile) check(a *app.App, format deadletter.Format) (total int64, err error) {
+func (in *importFile) check(a *app.App, format deadletter.Format, skipInvalid bool) (total int64, err error) {
 	if in.file == nil {
 		return 0, nil
 	}
@@ -198,7 +249,11 @@ func (in *importFile) check(a *app.App, format deadletter.Format) (total int64, 
 		return 0, err
 	}
 	bar := a.Progress("checking bytes", int(info.Size()), checkedFrom)
-	total, err = deadletter.CheckImport(a.Ctx, in.file, format, func(int64) {
+	check := deadletter.CheckImport
+	if skipInvalid {
+		check = deadletter.CheckReadable
+	}
+	total, err = check(a.Ctx, in.file, format, func(int64) {
 		if at, err := in.file.Seek(0, io.SeekCurrent); err == nil {
 			_ = bar.Set64(min(at, info.Size()))
 		}

@@ -105,13 +105,18 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bad := string(whole) + strings.Replace(string(whole[:bytes.IndexByte(whole, '\n')]), `"timeout"`, `"bad_luck"`, 1)
+	bad := string(whole) + strings.Replace(string(whole[:bytes.IndexByte(whole, '\n')]), `"state":"dead"`, `"state":"bad_luck"`, 1)
 	if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	var first struct{ ID string }
+	if err := json.Unmarshal(whole[:bytes.IndexByte(whole, '\n')], &first); err != nil {
+		t.Fatal(err)
+	}
+	const mistake = `: state: "bad_luck" is not dead, replaying or resolved`
 	r := s.Run("dead-letter", "import", path)
 	clitest.WantCode(t, r, app.ExitUsage)
-	if want := "soniq: " + path + `: line 1101, record 1101: dead_letter_reason: unknown reason "bad_luck" (see 'soniq dead-letter import --help')` + "\n"; r.Err != want || r.Out != "" {
+	if want := "soniq: " + path + `: line 1101, record 1101, id ` + first.ID + mistake + ` (see 'soniq dead-letter import --help')` + "\n"; r.Err != want || r.Out != "" {
 		t.Errorf("%+v, want %s", r, want)
 	}
 	if n := clitest.CountLetters(t, pool); n != 0 {
@@ -124,11 +129,26 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 	if r.Out != "Imported 1,000 dead letters from standard input.\n" || clitest.CountLetters(t, pool) != 1000 {
 		t.Errorf("%+v", r)
 	}
-	clitest.WantIn(t, "stderr", r.Err, `soniq: standard input: line 1101, record 1101: dead_letter_reason: unknown reason "bad_luck"; what was imported before stays`)
+	clitest.WantIn(t, "stderr", r.Err, `soniq: standard input: line 1101, record 1101, id `+first.ID+mistake+`; what was imported before stays`)
 	clitest.CheckSafe(t, r.Err)
 
+	// With --skip-invalid it is named, and the others go in.
+	r = s.Run("dead-letter", "import", path, "--skip-invalid", "--json")
+	clitest.WantCode(t, r, app.ExitPartly)
+	got := clitest.Decode[map[string]any](t, r.Out)
+	if r.Err != "soniq: "+path+": line 1101, record 1101, id "+first.ID+mistake+"\n" || got["imported"] != 100.0 || got["invalid"] != 1.0 || got["skipped"] != 1000.0 ||
+		!strings.Contains(r.Out, `"field": "state"`) || !strings.Contains(r.Out, `"line": 1101`) {
+		t.Errorf("%+v", r)
+	}
+	s.OK("dead-letter", "delete", "--all", "--yes")
+	r = s.Run("dead-letter", "import", path, "--skip-invalid")
+	clitest.WantCode(t, r, app.ExitPartly)
+	if r.Out != "Imported 1,100 dead letters from "+path+".\n" || !strings.HasSuffix(r.Err, "1 was left out: see above\n") {
+		t.Errorf("%+v", r)
+	}
+
 	s.Stdin = string(whole)
-	if r := s.OK("dead-letter", "import", "-", "--format", "jsonl"); !strings.HasPrefix(r.Out, "Imported 100 dead letters") {
+	if r := s.OK("dead-letter", "import", "-", "--format", "jsonl"); !strings.HasPrefix(r.Out, "Imported 0 dead letters") {
 		t.Errorf("%+v", r)
 	}
 

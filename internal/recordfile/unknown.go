@@ -1,0 +1,32 @@
+package recordfile
+
+import (
+	"fmt"
+	"slices"
+
+	"soniq/internal/pg"
+	"soniq/internal/suggest"
+)
+
+// unknownColumns are the columns of a file that no dead letter has.
+type unknownColumns struct{ names []string }
+
+// mostUnknown is how many of them a file may have.
+const mostUnknown = 100
+
+// add passes over a column, unless its name is nearly that of one that isn't there: then it is
+// probably meant to be that one.
+func (u *unknownColumns) add(name string, there func(known string) bool) error {
+	shownName := pg.HeadText(name, shownBytes)
+	if slices.Contains(u.names, shownName) {
+		return nil
+	}
+	if meant := suggest.Closest(name, header); meant != "" && !there(meant) {
+		return fmt.Errorf("unknown column %s: is it %s?", quoted(name), meant)
+	}
+	if len(u.names) == mostUnknown {
+		return fmt.Errorf("more than %d unknown columns, such as %s", mostUnknown, quoted(name))
+	}
+	u.names = append(u.names, shownName)
+	return nil
+}
