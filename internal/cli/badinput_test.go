@@ -149,8 +149,8 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "import format", args: []string{"dead-letter", "import", "x.json", "--format", "xml"}, code: 2, want: "--format must be json, jsonl or csv"},
 		{name: "import standard input", args: []string{"dead-letter", "import", "-"}, code: 2, want: "of standard input --format must say"},
 		{name: "import no JSON", args: []string{"dead-letter", "import", "-", "--format", "json"}, stdin: "[\n{]", code: 2, want: "standard input: line 2, record 1: not valid JSON"},
-		{name: "import control characters", args: []string{"dead-letter", "import", "-", "--format", "jsonl"}, stdin: `{"\u001b[2J": 1}`, code: 2, want: `unknown column "\x1b[2J"`},
-		{name: "import a password", args: []string{"dead-letter", "import", "-", "--format", "csv"}, stdin: "id,postgres://u:hunter2@h/x\n", code: 2, want: "standard input: line 1: unknown column"},
+		{name: "import control characters", args: []string{"dead-letter", "import", "-", "--format", "jsonl"}, stdin: `{"id": "\u001b[2J", "job_name": "a", "args": {}, "dead_letter_reason": "timeout", "moved_to_dead_letter_at": "2026-01-02"}`, code: 2, want: `id: "\u001b[2J" is not a UUID`},
+		{name: "import a password", args: []string{"dead-letter", "import", "-", "--format", "csv"}, stdin: "id,postgres://u:hunter2@h/x\n", code: 2, want: "standard input: line 1: the column job_name is missing"},
 
 		{name: "no name", args: []string{"enqueue"}, code: 2, want: "which job? give its NAME"},
 		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "job name must not be empty"},

@@ -97,7 +97,9 @@ const (
 )
 
 // TableColumns returns the columns of the table that a file may have.
-func TableColumns() []string { return append(Columns(), wholeNameColumn, wholeQueueColumn, epochColumn) }
+func TableColumns() []string {
+	return append(Columns(), wholeNameColumn, wholeQueueColumn, epochColumn)
+}
 
 // Columns returns the names of the columns in a file's order.
 func Columns() []string { return slices.Clone(header) }

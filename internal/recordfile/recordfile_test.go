@@ -2,6 +2,8 @@ package recordfile
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -150,4 +152,49 @@ func FuzzRecord_JSON(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A record that is longer than what may come out of a compressed file is stored so that it may. Compressed
+// by another program it is refused, before it takes much memory.
+func TestGzip_longRecords_areReadBack(t *testing.T) {
+	// Not parallel: it takes some hundred megabytes.
+	long := Record{ID: uuid.New(), JobName: "a", Args: json.RawMessage(`"` + strings.Repeat("x", MaxRecordBytes+8<<20) + `"`), Reason: classify.Timeout, MovedAt: time.Now(), State: stateDead}
+	short := long
+	short.Args = json.RawMessage("1")
+	for _, ours := range []bool{true, false} {
+		var file bytes.Buffer
+		var to io.Writer
+		var end func() error
+		if ours {
+			zip := NewGzip(&file)
+			to, end = zip, zip.Close
+		} else {
+			zip := gzip.NewWriter(&file)
+			to, end = zip, zip.Close
+		}
+		buffer := bufio.NewWriter(to)
+		w, err := NewWriter(buffer, to, JSONL)
+		if err == nil {
+			err = errors.Join(w.Begin(), w.Write(&short), w.Write(&long), w.Write(&short), w.End(), buffer.Flush(), end())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := NewReader(t.Context(), &file, JSONL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range []Record{short, long, short} {
+			got, err := r.Next()
+			mistake := (*Error)(nil)
+			switch refused := errors.As(err, &mistake); {
+			case i == 1 && !ours:
+				if !refused || mistake.Fatal || mistake.Line != 2 {
+					t.Errorf("%v", err)
+				}
+			case err != nil || len(got.Args) != len(want.Args):
+				t.Errorf("ours %t, record %d: %d bytes, %v", ours, i+1, len(got.Args), err)
+			}
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"soniq/internal/pg"
+	"soniq/internal/redact"
 	"soniq/internal/suggest"
 )
 
@@ -17,7 +18,7 @@ const mostUnknown = 100
 // add passes over a column, unless its name is nearly that of one that isn't there: then it is
 // probably meant to be that one.
 func (u *unknownColumns) add(name string, there func(known string) bool) error {
-	shownName := pg.HeadText(name, shownBytes)
+	shownName := pg.HeadText(redact.Text(pg.HeadText(name, 4<<10)), shownBytes)
 	if slices.Contains(u.names, shownName) {
 		return nil
 	}
