@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -161,9 +160,9 @@ func (q *Queue) CleanupTo(ctx context.Context, olderThan time.Duration, f Filter
 
 // archive writes the rows of w and returns which they are. If there are none, nothing
 // leaves the buffer.
-func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, format Format) (archived []version, err error) {
+func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, format Format) (archived []sweep.Version, err error) {
 	buffer := bufio.NewWriterSize(to, exportBuffer)
-	err = q.encode(ctx, buffer, to, format, w, limit, func(v version) { archived = append(archived, v) })
+	err = q.encode(ctx, buffer, to, format, w, limit, func(v sweep.Version) { archived = append(archived, v) })
 	if err != nil || archived == nil {
 		return nil, err
 	}
@@ -173,46 +172,16 @@ func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, fo
 	return archived, to.Commit()
 }
 
-// asArchived adds the condition that a row is as it was archived. A row that is locked is looked
-// at again once it is free, as it is then.
-func (w *where) asArchived(rows []version) {
-	ids, xids := make([]uuid.UUID, len(rows)), make([]string, len(rows))
-	for i, row := range rows {
-		ids[i], xids[i] = row.ID, row.XID
-	}
-	w.And("d.id = any(" + w.Param(ids) + ")")
-	w.And("(d.id, d.xmin::text) in (select * from unnest(" + w.Param(ids) + "::uuid[], " + w.Param(xids) + "::text[]))")
-}
-
 // deleteArchived deletes those of the rows that are still as they were, in batches.
-func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, rows []version) (int64, error) {
+func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, rows []sweep.Version) (int64, error) {
 	op := Operation{Action: ActionCleanup, State: OperationRunning, Total: int64(len(rows))}
 	if err := q.beginOperation(ctx, q.pool, &op, f, nil); err != nil {
 		return 0, err
 	}
 	defer q.keepAlive(ctx, op.ID)()
-	var refused sweep.Refusals
-	for batch := range slices.Chunk(rows, deleteBatch) {
-		picked := w.clone()
-		picked.asArchived(batch)
-		n, err := sweep.DeleteUnlocked(ctx, q.pool, deadLetters, picked.Where)
-		op.Done += n
-		if sweep.IsRefusal(err) {
-			err = nil
-			for _, row := range batch {
-				one := w.clone()
-				one.asArchived([]version{row})
-				n, refusal := sweep.DeleteUnlocked(ctx, q.pool, deadLetters, one.Where)
-				op.Done += n
-				if err = refused.Add(row.ID, refusal); err != nil {
-					break
-				}
-			}
-		}
-		if err != nil {
-			return op.Done, q.endOperation(ctx, &op, err)
-		}
+	deleted, err := sweep.DeleteVersions(ctx, q.pool, deadLetters, w.Where, rows, deleteBatch)
+	if op.Done = deleted; err == nil || sweep.IsRefusal(err) {
+		op.Skipped = op.Total - op.Done
 	}
-	op.Skipped = op.Total - op.Done
-	return op.Done, q.endOperation(ctx, &op, refused.Err())
+	return op.Done, q.endOperation(ctx, &op, err)
 }

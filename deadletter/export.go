@@ -11,6 +11,7 @@ import (
 	"soniq/internal/byindex"
 	"soniq/internal/pg"
 	"soniq/internal/recordfile"
+	"soniq/internal/sweep"
 )
 
 // A Format is a file format of an export.
@@ -79,7 +80,7 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 		return 0, err
 	}
 	buffer := bufio.NewWriterSize(out, exportBuffer)
-	err = q.encode(ctx, buffer, out, format, whereOf(f), f.Limit, func(version) {
+	err = q.encode(ctx, buffer, out, format, whereOf(f), f.Limit, func(sweep.Version) {
 		if n++; n%progressEach == 0 && onProgress != nil {
 			onProgress(n)
 		}
@@ -90,16 +91,9 @@ func (q *Queue) export(ctx context.Context, out io.Writer, f Filter, format Form
 	return n, buffer.Flush()
 }
 
-// A version names a row as it was read: another transaction that has changed it since has another
-// number.
-type version struct {
-	ID  uuid.UUID
-	XID string
-}
-
 // encode writes the rows of w, the oldest first, as a whole file. It calls written
 // after each. under is what the buffer writes to.
-func (q *Queue) encode(ctx context.Context, to *bufio.Writer, under io.Writer, format Format, w *where, limit int, written func(version)) error {
+func (q *Queue) encode(ctx context.Context, to *bufio.Writer, under io.Writer, format Format, w *where, limit int, written func(sweep.Version)) error {
 	out, err := recordfile.NewWriter(to, under, recordfile.Format(format))
 	if err != nil {
 		return err
@@ -122,7 +116,7 @@ func (q *Queue) encode(ctx context.Context, to *bufio.Writer, under io.Writer, f
 		if err := out.Write(r); err != nil {
 			return err
 		}
-		written(version{r.ID, xid})
+		written(sweep.Version{ID: r.ID, XID: xid})
 	}
 	if err := rows.Err(); err != nil {
 		return q.named(ctx, w, n, err)

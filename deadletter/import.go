@@ -96,25 +96,12 @@ func CheckReadable(ctx context.Context, in io.Reader, format Format, onProgress 
 	return checkImport(ctx, in, format, true, onProgress)
 }
 
-func checkImport(ctx context.Context, in io.Reader, format Format, skip bool, onProgress func(int64)) (rows int64, err error) {
-	f, err := recordfile.NewReader(ctx, in, recordfile.Format(format))
-	for err == nil {
-		if err = ctx.Err(); err == nil {
-			_, err = f.Next()
-		}
-		if mistake := (*recordfile.Error)(nil); skip && errors.As(err, &mistake) && !mistake.Fatal {
-			err = nil
-		}
-		if err == nil {
-			if rows++; rows%progressEach == 0 && onProgress != nil {
-				onProgress(rows)
-			}
-		}
+func checkImport(ctx context.Context, in io.Reader, format Format, skip bool, onProgress func(int64)) (int64, error) {
+	rows, err := recordfile.Count(ctx, in, recordfile.Format(format), skip, progressEach, onProgress)
+	if err != nil {
+		err = fmt.Errorf("check dead letters: %w", fileError(err))
 	}
-	if !errors.Is(err, io.EOF) {
-		return rows, fmt.Errorf("check dead letters: %w", fileError(err))
-	}
-	return rows, nil
+	return rows, err
 }
 
 // Import restores the dead letters of a file that [Queue.Export], Python Soniq or another program

@@ -1,8 +1,6 @@
 package deadletter
 
 import (
-	"encoding/json"
-
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/recordfile"
@@ -31,19 +29,11 @@ func scanRecord(row pgx.CollectableRow) (*recordfile.Record, string, error) {
 		Priority: j.Priority, MaxAttempts: j.MaxAttempts, Attempts: j.Attempts,
 		LastError: j.LastError, Reason: j.Reason,
 		OriginalCreatedAt: j.OriginalCreatedAt, MovedAt: j.MovedAt,
-		ResurrectionCount: resurrections, LastResurrectionAt: j.LastResurrectionAt, Tags: notNull(j.Tags),
+		ResurrectionCount: resurrections, LastResurrectionAt: j.LastResurrectionAt, Tags: recordfile.NotNull(j.Tags),
 		State: string(j.State), ReplayJobID: j.ReplayJobID, ReplayOf: j.ReplayOf,
 		ErrorKind: j.ErrorKind, ErrorType: j.ErrorType, ErrorCode: j.ErrorCode, DecidedBy: j.DecidedBy, Fingerprint: j.Fingerprint,
 		ArgsHash: j.ArgsHash, UniqueJob: uniqueJob, DedupKey: j.DedupKey, ProducerID: j.ProducerID,
 		WorkerID: j.WorkerID, ScheduledAt: j.ScheduledAt,
-		MovedXID: j.MovedXID, CreatedAt: j.CreatedAt, Errors: notNull(failures), Exact: exact,
+		MovedXID: j.MovedXID, CreatedAt: j.CreatedAt, Errors: recordfile.NotNull(failures), Exact: exact,
 	}, xid, nil
-}
-
-// notNull returns JSON, and nil for a null: a file writes both the same.
-func notNull(doc []byte) json.RawMessage {
-	if string(doc) == "null" {
-		return nil
-	}
-	return doc
 }

@@ -3,6 +3,7 @@ package recordfile
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -90,4 +91,12 @@ func appendRaw(b []byte, raw []byte) []byte {
 		}
 	}
 	return b
+}
+
+// NotNull returns JSON, and nil for a null: a file writes both the same.
+func NotNull(doc []byte) json.RawMessage {
+	if string(doc) == null {
+		return nil
+	}
+	return doc
 }
