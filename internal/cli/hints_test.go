@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -21,5 +22,16 @@ func TestHints_verbsThatPeopleGuess(t *testing.T) {
 			t.Errorf("soniq %s: exit code %d, %q, want %q", line, r.Code, r.Err, want)
 		}
 		clitest.CheckComplaint(t, r)
+	}
+}
+
+func TestWorker_soniqYML_isNamed(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("soniq.yml", []byte("jobs: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := clitest.NewShell(t, "").Run("worker")
+	if r.Code != app.ExitUsage || !strings.Contains(r.Err, "name it soniq.yaml") {
+		t.Errorf("exit code %d, %q", r.Code, r.Err)
 	}
 }

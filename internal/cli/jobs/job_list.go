@@ -13,7 +13,7 @@ import (
 )
 
 type jobListCmd struct {
-	Status []string `placeholder:"STATUS" help:"queued, processing, done or cancelled. Repeatable: any of them."`
+	Status []string `placeholder:"STATUS" help:"queued, processing (or running), done or cancelled. Repeatable: any of them."`
 	Queue  []string `sep:"none" placeholder:"QUEUE" help:"Jobs of this queue. Repeatable: any of them."`
 	Job    []string `sep:"none" placeholder:"NAME" help:"Jobs with exactly this name. Repeatable: any of them."`
 	Limit  int      `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
@@ -37,6 +37,9 @@ func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
 		}
 	}
 	for _, text := range c.Status {
+		if text == "running" {
+			text = string(engine.StatusProcessing) // as 'soniq status' calls it
+		}
 		status := engine.JobStatus(text)
 		if !slices.Contains(Statuses(), text) {
 			return f, app.Usagef("--status must be queued, processing, done or cancelled, not %q", text)

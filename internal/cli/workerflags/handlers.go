@@ -74,9 +74,16 @@ func (f *HandlerFlags) Load(a *app.App, options workerfile.Options) (*workerfile
 		return file, nil
 	case file.Path != "":
 		return nil, app.Usagef("no handler: %s has no jobs; add some there, or give --handle NAME=exec:COMMAND or --handle NAME=https://...", file.Path)
+	case f.Config == nil && isThere("soniq.yml"):
+		return nil, app.Usagef("no handler: soniq.yml is not read by itself: name it soniq.yaml, or give --config soniq.yml")
 	default:
 		return nil, app.Usagef("no handler: write a soniq.yaml, name another file by --config, or give --handle NAME=exec:COMMAND or --handle NAME=https://...")
 	}
+}
+
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (f *HandlerFlags) path() (path string, optional bool) {
