@@ -40,11 +40,20 @@ func TestQueue_strictIsolation_bulkWorkSideBySide(t *testing.T) {
 		}
 		ctx := t.Context()
 		var group errgroup.Group
-		group.Go(func() error { _, err := queue.ReplayAll(ctx, deadletter.Filter{JobNames: []string{"bulk"}}, deadletter.ReplayAllOptions{}); return err })
+		group.Go(func() error {
+			_, err := queue.ReplayAll(ctx, deadletter.Filter{JobNames: []string{"bulk"}}, deadletter.ReplayAllOptions{})
+			return err
+		})
 		for range 2 {
-			group.Go(func() error { _, err := queue.DeleteAll(ctx, deadletter.Filter{JobNames: []string{"bulk"}}); return err })
+			group.Go(func() error {
+				_, err := queue.DeleteAll(ctx, deadletter.Filter{JobNames: []string{"bulk"}})
+				return err
+			})
 		}
-		group.Go(func() error { _, err := queue.Cleanup(ctx, 1, deadletter.Filter{JobNames: []string{"bulk"}}); return err })
+		group.Go(func() error {
+			_, err := queue.Cleanup(ctx, 1, deadletter.Filter{JobNames: []string{"bulk"}})
+			return err
+		})
 		group.Go(func() error {
 			for _, id := range ids {
 				if err := queue.Tag(ctx, id, map[string]string{"a": "b"}); err != nil && !errors.Is(err, deadletter.ErrNotFound) {
