@@ -273,8 +273,14 @@ func TestMaintenance_anySQLSTATE_isOfOneRowAlone(t *testing.T) {
 		end $$;
 		create trigger refuses before delete or update on soniq_jobs for each row when (old.job_name like '%.%') execute function refuses();
 		create trigger refuses before delete on soniq_dead_letter_jobs for each row when (old.job_name like '%.%') execute function refuses()`)
-	w := newIdle(t, pool, newRegistry("known"), new(journal))
+	w, err := engine.NewWorker(pool, newRegistry("known"), engine.WorkerConfig{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.SawClock(time.Now())
+	if err := w.Beat(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	exec(t, pool, `update soniq_workers set started_at = now() - interval '1 hour'`)
 	codes := []string{"0A000", "22P05", "23503", "42501", "42P01", "53100", "53400", "54000", "57014", "58030", "P0001", "XX000", "ZZ999"}
 	// The oldest are refused.
@@ -298,9 +304,9 @@ func TestMaintenance_anySQLSTATE_isOfOneRowAlone(t *testing.T) {
 	queue := newQueue(t, pool)
 	for range 2 {
 		// Their errors name rows that were refused.
+		_ = w.MoveUnknown(t.Context())
 		_ = w.Expire(t.Context())
 		_ = w.RecoverOrphans(t.Context())
-		_ = w.MoveUnknown(t.Context())
 		_, _ = queue.Cleanup(t.Context(), 60*24*time.Hour, deadletter.Filter{State: deadletter.StateDead})
 		_, _ = queue.ApplyRetention(t.Context(), []deadletter.Retention{{Filter: deadletter.Filter{State: deadletter.StateResolved}, Keep: 24 * time.Hour}}, deadletter.MaintenanceOptions{})
 	}

@@ -124,6 +124,7 @@ func TestWorker_longNames_areBuriedWithTheOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.SawClock(time.Now())
 	if err := w.Beat(t.Context()); err != nil {
 		t.Fatal(err)
 	}
