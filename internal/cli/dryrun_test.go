@@ -85,6 +85,7 @@ func TestDryRun_saysWhatTheCommandDoes(t *testing.T) {
 		"dead-letter delete":  {{"ID"}, {missing}, {replaying}, {"ID", missing}, {"--job", "none"}, {"--all", "--limit", "1"}},
 		"dead-letter cleanup": {{"--days", "1"}, {"--days", "0"}, {"--state", "replaying"}, {"--export", file("there.json", "[]")}, {"--export", filepath.Join(folder, "no", "such.json")}, {"--export", filepath.Join(folder, "new.json")}},
 		"dead-letter import":  {{file("none.json", "[]")}, {file("half.json", "[")}},
+		"adopt":               {{}},
 		"migrate up":          {{}, {"--to", "9999"}},
 		"migrate down":        {{"--to", "9999"}},
 	}
