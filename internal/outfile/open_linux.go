@@ -12,3 +12,9 @@ const (
 
 // modeOf is the mode, whose size is the system's.
 func modeOf(s unix.Stat_t) uint32 { return s.Mode }
+
+// hasACL reports whether the file has an access control list beside its mode.
+func hasACL(fd int) bool {
+	n, err := unix.Fgetxattr(fd, "system.posix_acl_access", nil)
+	return err == nil && n > 0
+}

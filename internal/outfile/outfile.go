@@ -173,8 +173,8 @@ func (f *File) Write(p []byte) (int, error) {
 }
 
 // Commit renames the file to its own name, once all of it is on disk. Where that isn't
-// possible (something is mounted on the old file, or its owner can't be kept), it writes the
-// content to the old file.
+// possible (something is mounted on the old file, its owner can't be kept, or it has other names or
+// an access control list), it writes the content to the old file.
 //
 // Errors: *fs.PathError, and one that says why the old file can't be overwritten.
 func (f *File) Commit() error {
@@ -185,10 +185,11 @@ func (f *File) Commit() error {
 		return err
 	}
 	err := f.likeOld()
-	if err == nil {
+	inPlace := f.isMore()
+	if err == nil && !inPlace {
 		err = unix.Renameat(f.place.fd(), f.temporary, f.place.fd(), f.place.name)
 	}
-	if err != nil && f.old != nil {
+	if (err != nil || inPlace) && f.old != nil {
 		err = f.overwrite()
 	} else if err == nil {
 		f.temporary = ""
@@ -250,6 +251,12 @@ func (f *File) rename() error {
 		return err
 	}
 	return unix.Renameat(fd, f.temporary, fd, f.place.name)
+}
+
+// isMore reports whether the old file has what a file in its place wouldn't have: other names, or an
+// access control list. In a folder that others can write to, the other names may be theirs.
+func (f *File) isMore() bool {
+	return f.old != nil && !f.place.shared && (f.was.Nlink > 1 || hasACL(int(f.old.Fd())))
 }
 
 // likeOld gives the file the owner and the mode of the file that it replaces.

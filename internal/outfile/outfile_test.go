@@ -326,6 +326,23 @@ func TestCreate_hardLink_leavesTheOtherName(t *testing.T) {
 	}
 }
 
+// Of one's own file each name has the new content, as after '>'.
+func TestCreate_ownHardLinks_areKept(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, 0o700)
+	path, other := filepath.Join(dir, "a.json"), filepath.Join(dir, "b.json")
+	put(t, other, "a long old text", 0o640)
+	if err := os.Link(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(t.Context(), path, "new", mine()); err != nil || content(t, other) != "new" || content(t, path) != "new" {
+		t.Errorf("%v, %q, %q", err, content(t, path), content(t, other))
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
 // While somebody changes what has the name, it is the user's own file that is
 // written, or nothing.
 func TestCreate_whileLinksComeAndGo_neverWritesThroughOne(t *testing.T) {
