@@ -15,8 +15,9 @@ func inFolder(t *testing.T, dir, name string, args ...string) string {
 	t.Helper()
 	cmd := osexec.Command(name, args...)
 	cmd.Dir = dir
-	// A build must not depend on the version control of a copy.
-	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	// A build must not depend on the version control of a copy, nor on where the copy is:
+	// what is built once is then taken from the cache.
+	cmd.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false -trimpath", "GOWORK=off")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)

@@ -77,7 +77,9 @@ func buildBoth(t *testing.T, root, dir string) {
 
 func build(t *testing.T, source, path string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./cmd/soniq")
+	// Without the path of the source in it, 0.1.0 is compiled once and then taken from
+	// the cache.
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-o", path, "./cmd/soniq")
 	cmd.Dir = source
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v: %s", path, err, out)

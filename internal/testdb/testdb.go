@@ -13,9 +13,12 @@ package testdb
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -53,7 +56,16 @@ var shared server
 
 // Main runs a package's tests for its TestMain: afterwards no goroutine may be
 // left, and the server is let go. It exits.
+//
+// Parallel tests run side by side, four for each processor unless -parallel says
+// how many: most of a test's time is waiting for the database, for a signal or for a
+// moment to pass.
 func Main(m *testing.M) {
+	flag.Parse()
+	if err := runSideBySide(4 * runtime.GOMAXPROCS(0)); err != nil {
+		fmt.Fprintln(os.Stderr, "testdb:", err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, "testdb:", err)
@@ -64,6 +76,20 @@ func Main(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// runSideBySide sets -parallel, unless the command line has it.
+func runSideBySide(tests int) error {
+	const parallel = "test.parallel"
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == parallel })
+	if given {
+		return nil
+	}
+	if err := flag.Set(parallel, strconv.Itoa(tests)); err != nil {
+		return fmt.Errorf("set -parallel: %w", err)
+	}
+	return nil
 }
 
 // New returns a pool of at most ten connections on a fresh database with the
