@@ -84,15 +84,17 @@ begin
   if tg_relid <> 'public.soniq_dead_letter_jobs'::regclass then
     return null;
   end if;
-  epoch := pg_sequence_last_value('public.soniq_epochs'::regclass);
+  epoch := pg_sequence_last_value(to_regclass('public.soniq_epochs'));
   if (epoch & 1048575 = (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint & 1048575) is not true then
-    epoch := public.soniq_begin_epoch();
+    -- The subtransaction is begun only here: for each death it would be a twentieth of its cost.
+    begin
+      epoch := public.soniq_begin_epoch();
+    exception when others then
+      epoch := null;
+      raise warning 'soniq: a dead letter has no epoch: %', sqlerrm;
+    end;
   end if;
-  perform set_config('soniq.epoch', epoch::text, true);
-  return null;
-exception when others then
-  perform set_config('soniq.epoch', '', true);
-  raise warning 'soniq: a dead letter has no epoch: %', sqlerrm;
+  perform set_config('soniq.epoch', coalesce(epoch::text, ''), true);
   return null;
 end
 $$;
