@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix moves bench compare lint fmt docs demo module ci
+.PHONY: help build release test race matrix moves snippets bench compare lint fmt docs demo module ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ matrix: ## run the tests on each of PostgreSQL 14 to 18, which are downloaded
 
 moves: ## move databases in every way that docs/restore.md names, with servers of its own
 	.ci/moves
+	SONIQ_TEST_MOVES=all $(GO) test ./internal/interop -run Moved -count=1 -v -timeout 30m
+
+# Their clients are installed into the user's cache folder. It needs Python, Node, Java with
+# Maven, and Rust; what a machine lacks is said.
+snippets: ## run the programs of docs/clients with each client, and cut them off
+	SONIQ_TEST_SNIPPETS=all $(GO) test ./internal/interop -run Snippets -count=1 -v -timeout 30m
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .

@@ -23,6 +23,11 @@ func pages(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	clients, err := filepath.Glob("docs/clients/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found = append(found, clients...)
 	pages := map[string]string{}
 	for _, path := range append(found, "README.md", "CHANGELOG.md") {
 		text, err := os.ReadFile(path)

@@ -24,6 +24,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/devdb"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 var (
@@ -125,7 +126,7 @@ type chaos struct {
 	folder  string
 	timing  engine.Timing
 	seats   []*chaosSeat
-	proxies []*proxy // the workers', and the subscriber's
+	proxies []*testkit.Proxy // the workers', and the subscriber's
 	jobs    int
 
 	stopping atomic.Bool
@@ -230,7 +231,7 @@ func TestChaos_everyFault_eachJobEndsOnceAndEachDeathIsAnnounced(t *testing.T) {
 	c.pool = connect(t, c.server.URL())
 	exec(t, c.pool, chaosSchemaSQL)
 	for range chaosWorkers + 1 {
-		c.proxies = append(c.proxies, startProxy(t, c.server.URL()))
+		c.proxies = append(c.proxies, testkit.StartProxy(t, c.server.URL()))
 	}
 
 	listening, stopListening := context.WithCancel(t.Context())
@@ -366,7 +367,7 @@ func (c *chaos) run(seat int, name string) error {
 	defer stderr.Close()
 	cmd := osexec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(),
-		chaosURL+"="+c.proxies[seat].through(c.T, c.server.URL()),
+		chaosURL+"="+c.proxies[seat].Through(c.T, c.server.URL()),
 		chaosRecords+"="+filepath.Join(c.folder, name+".records"),
 		chaosName+"="+name,
 		fmt.Sprintf("%s=%d %d %d", chaosTiming, c.timing.Beat, c.timing.Trust, c.timing.Dead))
@@ -461,10 +462,10 @@ func (c *chaos) strike(f chaosFault, serving *sync.Mutex) {
 	case faultHole, faultCut:
 		p := c.proxies[f.where]
 		if f.what == faultHole {
-			p.blackHole()
+			p.BlackHole()
 			wait()
 		}
-		p.cut()
+		p.Cut()
 		return
 	}
 	seat := c.seats[f.where]

@@ -14,7 +14,7 @@ import (
 // subscribe is a program that must miss no death: it reads the table each time
 // that it is connected, and hears of the others.
 func (c *chaos) subscribe(ctx context.Context) {
-	config, err := pgx.ParseConfig(c.proxies[chaosWorkers].through(c.T, c.server.URL()))
+	config, err := pgx.ParseConfig(c.proxies[chaosWorkers].Through(c.T, c.server.URL()))
 	if err != nil {
 		c.Error(err)
 		return

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type environment struct {
 	folder func(ctx context.Context) (string, error)
 	// install fills the empty folder.
 	install func(ctx context.Context, folder string) error
+	// patience bounds it; 0 is the usual time.
+	patience time.Duration
 
 	once sync.Once
 	path string
@@ -92,7 +95,7 @@ func (e *environment) get() (string, error) {
 			e.err = errors.New(modeEnv + "=off")
 			return
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), installing)
+		ctx, cancel := context.WithTimeout(context.Background(), cmp.Or(e.patience, installing))
 		defer cancel()
 		e.path, e.err = e.make(ctx)
 	})
