@@ -47,6 +47,9 @@ type Event struct {
 	ReplayOf *uuid.UUID `json:"replay_of,omitempty"`
 	// Truncated: a text above is only the beginning of what the row has.
 	Truncated bool `json:"truncated,omitempty"`
+	// Position is the event's place in the order of [SubscribeOptions.From]: store it to go
+	// on after it. Nil without From.
+	Position *Position `json:"cursor,omitempty"`
 }
 
 // ParseEvent reads the payload of a notification.
@@ -81,14 +84,29 @@ type SubscribeOptions struct {
 	// Read the table then; a later event may be about a row that was read there. It is
 	// called by the same goroutine as fn. Default nil.
 	OnConnect func(context.Context)
+	// From has fn called for each dead letter after a position, from the table and in its
+	// order, and then for each new one: none is missed and none comes twice, whatever
+	// happens to the connection or the database. Each event has its Position; start from the
+	// last one that you have dealt with. The zero Position is the beginning, and
+	// [Queue.Position] is now. A transaction that stays open anywhere on the server delays
+	// the dead letters that were written since it began. Default nil: fn is called for
+	// notifications only.
+	From *Position
+	// Eager delivers an announced dead letter at once where From is set, even if an older
+	// transaction is open. It is then out of order, and its Position is that of the event
+	// before it: a program that starts again from there may get it again. Default false.
+	Eager bool
+	// Poll is how often the table is read without a notification, where From is set: behind a
+	// pooler that swallows notifications, that is all there is. Default 5 s.
+	Poll time.Duration
 }
 
 // Subscribe calls fn for each new dead letter, whatever program made it, and blocks
 // until ctx ends. Then it returns nil. One goroutine calls fn, in the order of the
 // commits. fn should return when its context ends.
 //
-// PostgreSQL notifies only sessions that are connected: see OnConnect for events that
-// were missed. cfg must lead to a session of its own, so not through a pooler in
+// PostgreSQL notifies only sessions that are connected: set From to miss nothing, or see
+// OnConnect for events that were missed. cfg must lead to a session of its own, so not through a pooler in
 // transaction mode. A payload that can't be read is logged and skipped.
 //
 // Errors: a configuration that can't work. A lost connection isn't one: Subscribe
@@ -103,15 +121,23 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 	if err != nil {
 		return fmt.Errorf("subscribe to dead letters: %w", err)
 	}
-	s := &subscription{log: o.Logger, wake: make(chan struct{}, 1)}
-	listener.Handle(schema.Channel(notify.DeadLetter), s)
-
 	group, ctx := errgroup.WithContext(ctx)
+	if o.From != nil {
+		f := newFollower(cfg, schema, o)
+		listener.Handle(schema.Channel(notify.DeadLetter), f)
+		group.Go(func() error {
+			f.run(ctx, fn)
+			return nil
+		})
+	} else {
+		s := &subscription{log: o.Logger, wake: make(chan struct{}, 1)}
+		listener.Handle(schema.Channel(notify.DeadLetter), s)
+		group.Go(func() error {
+			s.deliver(ctx, o.OnConnect, fn)
+			return nil
+		})
+	}
 	group.Go(func() error { return listener.Run(ctx) })
-	group.Go(func() error {
-		s.deliver(ctx, o.OnConnect, fn)
-		return nil
-	})
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("subscribe to dead letters: %w", err)
 	}
@@ -141,12 +167,17 @@ func (s *subscription) Connected(context.Context) {
 
 // Notify implements notify.Handler.
 func (s *subscription) Notify(ctx context.Context, payload string) {
+	if e, ok := readEvent(ctx, s.log, payload); ok {
+		s.push(announcement{event: &e})
+	}
+}
+
+func readEvent(ctx context.Context, log *slog.Logger, payload string) (e Event, ok bool) {
 	e, err := ParseEvent(payload)
 	if err != nil {
-		s.log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", pg.Storable(payload, classify.MaxNameBytes))
-		return
+		log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", pg.Storable(payload, classify.MaxNameBytes))
 	}
-	s.push(announcement{event: &e})
+	return e, err == nil
 }
 
 func (s *subscription) push(a announcement) {

@@ -2,6 +2,7 @@ package deadletters
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,13 +16,27 @@ import (
 	"soniq/internal/unit"
 )
 
-type watchCmd struct{ traits }
+type watchCmd struct {
+	traits
+	From *deadletter.Position `placeholder:"CURSOR" help:"Begin after this position: the cursor of the last line of --json that you have dealt with. 0 is the beginning. Default: from now on."`
+}
 
 func (watchCmd) Help() string {
-	return `Prints dead letters from now on, as they are announced. With --json each line is the notification itself.
+	return `Prints dead letters from now on, as they are announced, with the first line of the error. What dies while
+the connection is lost is printed once it is back.
+
+With --json each line has the fields of the notification, a cursor and the error. --from goes on after a
+cursor, on another server too if the database has moved.
 
     soniq dead-letter watch
-    soniq dead-letter watch --reason timeout --json`
+    soniq dead-letter watch --reason timeout --json
+    soniq dead-letter watch --json --from "$CURSOR"`
+}
+
+// A watched is what --json prints.
+type watched struct {
+	deadletter.Event
+	Error string `json:"error,omitempty"`
 }
 
 func (c *watchCmd) Run(a *app.App) error {
@@ -37,6 +52,14 @@ func (c *watchCmd) Run(a *app.App) error {
 	if err := hasTables(a, pool); err != nil {
 		return err
 	}
+	from := c.From
+	if from == nil {
+		now, err := queue.Position(a.Ctx)
+		if err != nil {
+			return err
+		}
+		from = &now
+	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
@@ -45,20 +68,19 @@ func (c *watchCmd) Run(a *app.App) error {
 	err = deadletter.Subscribe(ctx, pool.Config().ConnConfig, deadletter.SubscribeOptions{
 		Schema: a.SchemaName(),
 		Logger: a.Log,
+		From:   from,
+		Eager:  true,
 		OnConnect: func(context.Context) {
-			if told {
-				a.Note("some dead letters may have been missed; 'soniq dead-letter list' has all")
-				return
+			if !told {
+				told = true
+				a.Note("watching for dead letters; Ctrl-C stops")
 			}
-			told = true
-			a.Note("watching for dead letters; Ctrl-C stops")
 		},
 	}, func(ctx context.Context, e deadletter.Event) {
-		e.JobName = c.fullName(ctx, queue, e)
 		if !matches(f, e) {
 			return
 		}
-		// The rest isn't in the notification.
+		// The rest is for the database to compare.
 		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
 			picked, err := queue.Picks(ctx, f, e.ID)
 			if err != nil {
@@ -69,7 +91,7 @@ func (c *watchCmd) Run(a *app.App) error {
 				return
 			}
 		}
-		if failed = printEvent(a, e); failed != nil {
+		if failed = printEvent(a, watched{e, c.error(ctx, a, queue, e)}); failed != nil {
 			cancel()
 		}
 	})
@@ -101,18 +123,19 @@ func hasTables(a *app.App, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// fullName is the job's name, read from the table where the notification has
-// only its beginning and a filter asks for it.
-func (c *watchCmd) fullName(ctx context.Context, queue *deadletter.Queue, e deadletter.Event) string {
-	if e.Truncated && (c.Filter != nil || len(c.Job) > 0) {
-		if j, err := queue.Get(ctx, e.ID); err == nil {
-			return j.JobName
+// error is the first line of a dead letter's error, or nothing if it has been deleted.
+func (c *watchCmd) error(ctx context.Context, a *app.App, queue *deadletter.Queue, e deadletter.Event) string {
+	j, err := queue.Get(ctx, e.ID)
+	if err != nil {
+		if !errors.Is(err, deadletter.ErrNotFound) {
+			a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
 		}
+		return ""
 	}
-	return e.JobName
+	return terminal.ErrorLine(app.AllRedacted(a, []deadletter.Job{j})[0].LastError)
 }
 
-func printEvent(a *app.App, e deadletter.Event) error {
+func printEvent(a *app.App, e watched) error {
 	if a.JSON {
 		return a.Out.Record(e)
 	}
@@ -120,7 +143,7 @@ func printEvent(a *app.App, e deadletter.Event) error {
 	return a.Out.Spans(
 		terminal.Span{Text: moved + "  " + e.ID.String() + "  " + terminal.OneLine(e.JobName) + "  "},
 		terminal.Span{Text: terminal.OneLine(string(e.Reason)), Style: reasonStyle(string(e.Reason))},
-		terminal.Span{Text: "  " + terminal.Plural(int64(e.Attempts), "attempt") + "\n"},
+		terminal.Span{Text: "  " + terminal.Plural(int64(e.Attempts), "attempt") + "  " + e.Error + "\n"},
 	)
 }
 
