@@ -559,7 +559,7 @@ func TestWatch_printsEachDeadLetterUntilStopped(t *testing.T) {
 	if len(printed) != 3 {
 		t.Fatalf("%d lines: %q", len(printed), printed)
 	}
-	clitest.WantIn(t, "line", printed[0], one.String(), `emails.send\x1b[2J`, "timeout", "3 attempts")
+	clitest.WantIn(t, "line", printed[0], one.String(), `emails.send\x1b[2J`, "timeout", "3 attempts", "connection refused")
 	clitest.WantIn(t, "line", printed[1], two.String(), "emails.send", "max_retries_exceeded")
 	printed = strings.Split(strings.TrimSpace(events.Out.String()), "\n")
 	if len(printed) != 2 {
@@ -567,6 +567,50 @@ func TestWatch_printsEachDeadLetterUntilStopped(t *testing.T) {
 	}
 	if e := clitest.Decode[deadletter.Event](t, printed[0]); e.ID != one || e.Reason != "timeout" || e.JobName != "emails.send\x1b[2J" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// A cursor of --json goes on where the watch before it ended. Another schema has deaths of its own.
+func TestWatch_from_goesOnAfterTheCursor(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("setup", "--schema", "other")
+	first := clitest.Seed(t, pool, clitest.Letter{Error: "password=hunter2 refused\nand more"})
+	watch := func(want uuid.UUID, args ...string) []string {
+		t.Helper()
+		w := s.Start(append([]string{"dead-letter", "watch", "--json"}, args...)...)
+		eventually.True(t, "the last one", func() bool { return strings.Contains(w.Out.String(), want.String()) })
+		s.Signals <- syscall.SIGINT
+		if code := w.Wait(t); code != 0 {
+			t.Errorf("exit %d: %s", code, w.Err.String())
+		}
+		return strings.Split(strings.TrimSpace(w.Out.String()), "\n")
+	}
+	type line struct {
+		ID     uuid.UUID
+		Cursor deadletter.Position
+		Error  string
+	}
+	printed := watch(first, "--from", "0")
+	begun := clitest.Decode[line](t, printed[0])
+	if len(printed) != 1 || begun.ID != first || begun.Error != "password=[redacted] refused" {
+		t.Errorf("printed %q", printed)
+	}
+	elsewhere, err := pool.Exec(t.Context(), `
+		insert into other.soniq_dead_letter_jobs
+		select * from public.soniq_dead_letter_jobs`)
+	if err != nil || elsewhere.RowsAffected() != 1 {
+		t.Fatal(elsewhere, err)
+	}
+	second := clitest.Seed(t, pool, clitest.Letter{})
+	printed = watch(second, "--from", begun.Cursor.String())
+	if len(printed) != 1 || clitest.Decode[line](t, printed[0]).ID != second {
+		t.Errorf("printed %q", printed)
+	}
+	r := s.Run("dead-letter", "watch", "--from", "yesterday")
+	if r.Code != 2 || !strings.Contains(r.Err, `--from: cursor "yesterday": want EPOCH/XID/ID`) {
+		t.Errorf("exit %d: %s", r.Code, r.Err)
 	}
 }
 
