@@ -30,7 +30,7 @@ type snippet struct {
 	build builder
 	// program is a command that there must be.
 	program string
-	// silent says that it does not listen.
+	// silent says that it prints no announcements.
 	silent bool
 	// tcpOnly says that it has no deadline of its own for a query: TCP's must do.
 	tcpOnly bool
@@ -40,7 +40,7 @@ type snippet struct {
 
 func snippets() []snippet {
 	return []snippet{
-		{page: "subscribe.md", language: "go", file: "main.go", build: withThisModule},
+		{page: "subscribe.md", language: "go", file: "main.go", build: withThisModule, silent: true},
 		{page: "pgx.md", language: "go", file: "main.go", build: withThisModule},
 		{page: "lib-pq.md", language: "go", file: "main.go", needs: libPQ, build: withGoModule, script: true},
 		{page: "asyncpg.md", language: "python", file: "main.py", needs: releases[len(releases)-1], build: withVenv},
@@ -296,6 +296,9 @@ func (f *following) readNothingTwice(t *testing.T) {
 		if n := strings.Count(out, "dead letter "+id.String()); n != 1 {
 			t.Errorf("%s is told %d times", id, n)
 		}
+	}
+	if n := strings.Count(out, "dead letter "); n != len(f.ids) {
+		t.Errorf("%s: it tells of %d dead letters, and there are %d", f.page, n, len(f.ids))
 	}
 	if t.Failed() {
 		t.Logf("it says %s", out)

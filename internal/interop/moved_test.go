@@ -1,0 +1,375 @@
+package interop
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq"
+	"soniq/internal/eventually"
+	"soniq/internal/testkit"
+)
+
+// movesEnv is 'all' where the database is really moved between servers.
+const movesEnv = "SONIQ_TEST_MOVES"
+
+// A moving database, and the programs that follow its dead letters through one address.
+type moving struct {
+	root      string
+	now       *cluster
+	proxy     *testkit.Proxy
+	pool      *pgxpool.Pool
+	followers []*following
+	ids       []uuid.UUID
+	// prepared is the number of a transaction that is not yet committed, and late is what died in it.
+	prepared string
+	late     []uuid.UUID
+}
+
+// A move takes the database to where it is from then on. Followers are away meanwhile.
+type move struct {
+	name string
+	// before runs while the followers are connected; it returns what take needs.
+	before func(t *testing.T, m *moving) *cluster
+	take   func(t *testing.T, m *moving, prepared *cluster) *cluster
+	// after runs once the database is there, before the followers are back.
+	after func(t *testing.T, m *moving)
+	// loses says that what died after before is lost. The followers have read it.
+	loses bool
+}
+
+// The programs of docs/clients follow one database through each way in which it can move, in
+// turn. They miss nothing that the new place has, and read nothing twice.
+func TestMoved_followersGoOn(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(movesEnv) != "all" {
+		t.Logf("not run: 'make moves' runs it")
+		return
+	}
+	if postgresBin() == "" {
+		t.Fatal("no server's programs in /usr/lib/postgresql")
+	}
+	m := &moving{root: clusterRoot(t)}
+	m.now = newCluster(t, m.root, "origin")
+	m.connect(t)
+	setUp(t, m.pool)
+	m.proxy = testkit.StartProxy(t, m.now.url())
+	for _, s := range snippets() {
+		if s.script && !allSnippets() {
+			continue
+		}
+		if command := s.command(t); command != nil {
+			f := &following{snippet: s, proxy: m.proxy, pool: m.pool}
+			through := m.proxy.Through(t, m.now.url())
+			if s.language == "java" {
+				through = jdbcURL(t, through)
+			}
+			f.program = start(t, runnable(command, "DATABASE_URL="+through))
+			m.followers = append(m.followers, f)
+		}
+	}
+	m.die(t, "first")
+	m.allRead(t)
+	for _, move := range moves() {
+		m.make(t, move)
+		if t.Failed() {
+			t.Fatalf("after %q", move.name)
+		}
+		t.Logf("%s: read to the end, nothing twice", move.name)
+	}
+}
+
+func setUp(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	if _, err := soniq.Setup(t.Context(), pool, soniq.Config{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (m *moving) connect(t *testing.T) {
+	t.Helper()
+	if m.pool != nil {
+		m.pool.Close()
+	}
+	var err error
+	if m.pool, err = pgxpool.New(t.Context(), m.now.url()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.pool.Close)
+	for _, f := range m.followers {
+		f.pool = m.pool
+	}
+}
+
+func (m *moving) die(t *testing.T, job string) {
+	t.Helper()
+	id := uuid.New()
+	execute(t, m.pool, oneDeathSQL, id, job)
+	m.ids = append(m.ids, id)
+}
+
+// age uses up transaction numbers, so that those of another place are behind.
+func (m *moving) age(t *testing.T) {
+	t.Helper()
+	execute(t, m.pool, `
+		do $$
+		begin
+		  for i in 1..300 loop
+		    perform pg_current_xact_id();
+		    commit;
+		  end loop;
+		end
+		$$`)
+}
+
+func (m *moving) allRead(t *testing.T) {
+	t.Helper()
+	for _, f := range m.followers {
+		f.ids = m.ids
+		f.readsAll(t)
+		f.readNothingTwice(t)
+	}
+}
+
+func (m *moving) make(t *testing.T, move move) {
+	t.Helper()
+	var prepared *cluster
+	if move.before != nil {
+		prepared = move.before(t, m)
+	}
+	m.age(t)
+	for i := range 3 {
+		m.die(t, "before "+move.name+strconv.Itoa(i))
+	}
+	if len(m.late) == 0 {
+		m.allRead(t)
+	}
+	m.proxy.Down()
+	if !move.loses {
+		m.die(t, "nobody has read it")
+	}
+	m.now = move.take(t, m, prepared)
+	m.connect(t)
+	for i := range 3 {
+		m.die(t, "after "+move.name+strconv.Itoa(i))
+	}
+	if move.after != nil {
+		move.after(t, m)
+	}
+	m.ids, m.late = append(m.ids, m.late...), nil
+	m.proxy.Up(t, m.now.url())
+	m.die(t, "at last")
+	m.allRead(t)
+}
+
+func moves() []move {
+	return []move{
+		{
+			name: "restart",
+			before: func(t *testing.T, m *moving) *cluster {
+				// What is imported is no news: not after a move either.
+				execute(t, m.pool, `
+					insert into soniq_dead_letter_jobs
+					select (jsonb_populate_record(d, jsonb_build_object('id', gen_random_uuid(), 'moved_xid', null))).*
+					from soniq_dead_letter_jobs d
+					limit 1`)
+				return nil
+			},
+			take: func(t *testing.T, m *moving, _ *cluster) *cluster {
+				m.now.stop(t, "fast")
+				m.now.start(t)
+				return m.now
+			},
+		},
+		{
+			name: "session killed, commits not yet on disk", loses: true,
+			before: func(t *testing.T, m *moving) *cluster {
+				m.now.set(t, "synchronous_commit", "off")
+				m.now.set(t, "wal_writer_delay", "'10s'")
+				return nil
+			},
+			take: func(t *testing.T, m *moving, _ *cluster) *cluster {
+				m.pool.Close()
+				m.now.crash(t)
+				m.now.set(t, "synchronous_commit", "on")
+				m.now.set(t, "wal_writer_delay", "'200ms'")
+				return m.now
+			},
+		},
+		{name: "crash", take: func(t *testing.T, m *moving, _ *cluster) *cluster {
+			m.now.stop(t, "immediate")
+			m.now.start(t)
+			return m.now
+		}},
+		{
+			name: "files rolled back", loses: true,
+			before: func(t *testing.T, m *moving) *cluster {
+				m.pool.Close()
+				m.now.stop(t, "fast")
+				old := m.now.copyTo(t, "old")
+				m.now.start(t)
+				m.connect(t)
+				m.allRead(t)
+				return old
+			},
+			take: func(t *testing.T, m *moving, old *cluster) *cluster {
+				m.now.stop(t, "fast")
+				old.start(t)
+				return old
+			},
+		},
+		{
+			name: "backup recovered", loses: true,
+			before: func(t *testing.T, m *moving) *cluster { return m.now.backup(t, "backup", false) },
+			take: func(t *testing.T, m *moving, backup *cluster) *cluster {
+				m.now.stop(t, "fast")
+				backup.recover(t)
+				return backup
+			},
+		},
+		{
+			name: "standby promoted, with a prepared transaction",
+			before: func(t *testing.T, m *moving) *cluster {
+				standby := m.now.backup(t, "standby", true)
+				standby.configure(t)
+				standby.start(t)
+				m.prepare(t)
+				return standby
+			},
+			after: func(t *testing.T, m *moving) {
+				// It is older than what died after it and nobody has read: no follower may pass it.
+				if n := value[int](t, m.pool, `select count(*) from soniq_dead_letter_feed where job_name in ('nobody has read it', 'at last') and moved_xid > $1::text::xid8`, m.prepared); n > 0 {
+					t.Errorf("%d dead letters can be read before one that is prepared", n)
+				}
+				execute(t, m.pool, `commit prepared 'older'`)
+			},
+			take: func(t *testing.T, m *moving, standby *cluster) *cluster {
+				eventually.True(t, "the standby has all", func() bool {
+					return m.now.sql(t, "app", "select pg_current_wal_lsn()") == standby.sql(t, "app", "select pg_last_wal_replay_lsn()")
+				})
+				m.now.stop(t, "immediate")
+				postgresProgram(t, "pg_ctl", "-D", standby.dir, "-w", "promote")
+				standby.writable(t)
+				return standby
+			},
+		},
+		{
+			name: "standby promoted with loss", loses: true,
+			before: func(t *testing.T, m *moving) *cluster {
+				standby := m.now.backup(t, "behind", true)
+				standby.configure(t)
+				standby.start(t)
+				standby.sql(t, "postgres", "alter system set primary_conninfo = ''")
+				standby.sql(t, "postgres", "select pg_reload_conf()")
+				eventually.True(t, "the standby is alone", func() bool {
+					return standby.sql(t, "postgres", "select count(*) from pg_stat_wal_receiver") == "0"
+				})
+				return standby
+			},
+			take: func(t *testing.T, m *moving, standby *cluster) *cluster {
+				m.now.stop(t, "immediate")
+				postgresProgram(t, "pg_ctl", "-D", standby.dir, "-w", "promote")
+				standby.writable(t)
+				return standby
+			},
+		},
+		{name: "dump restored elsewhere", take: func(t *testing.T, m *moving, _ *cluster) *cluster {
+			return m.restored(t, newCluster(t, m.root, "dumped"))
+		}},
+		{
+			name: "data restored where jobs had died",
+			before: func(t *testing.T, m *moving) *cluster {
+				to := newCluster(t, m.root, "filled")
+				pool, err := pgxpool.New(t.Context(), to.url())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer pool.Close()
+				setUp(t, pool)
+				execute(t, pool, oneDeathSQL, uuid.New(), "of its own")
+				execute(t, pool, `truncate soniq_migrations`)
+				// Its run begins after that one's: so the dump has the later epoch.
+				m.pool.Close()
+				m.now.stop(t, "fast")
+				m.now.start(t)
+				m.connect(t)
+				return to
+			},
+			take: func(t *testing.T, m *moving, to *cluster) *cluster {
+				return m.restored(t, to, "--data-only")
+			},
+		},
+		{name: "logical switch-over", take: func(t *testing.T, m *moving, _ *cluster) *cluster { return m.switchedOver(t) }},
+		{name: "template copied", take: func(t *testing.T, m *moving, _ *cluster) *cluster {
+			m.pool.Close()
+			m.now.sql(t, "postgres", "create database copy template app")
+			m.now.sql(t, "postgres", "alter database app rename to original")
+			m.now.sql(t, "postgres", "alter database copy rename to app")
+			return m.now
+		}},
+	}
+}
+
+// restored restores a dump of the database on another server.
+func (m *moving) restored(t *testing.T, to *cluster, options ...string) *cluster {
+	t.Helper()
+	dump := to.dir + ".dump"
+	postgresProgram(t, "pg_dump", "-Fc", "-f", dump, m.now.url())
+	postgresProgram(t, "pg_restore", append(options, "-j", "2", "-d", to.url(), dump)...)
+	m.pool.Close()
+	m.now.stop(t, "fast")
+	return to
+}
+
+// prepare leaves a transaction open in which a job has died.
+func (m *moving) prepare(t *testing.T) {
+	t.Helper()
+	tx, err := m.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := uuid.New()
+	for _, s := range []string{
+		`set local soniq.notify = off`,
+		strings.NewReplacer("$1", "'"+id.String()+"'", "$2", "'prepared'").Replace(oneDeathSQL),
+	} {
+		if _, err := tx.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.QueryRow(t.Context(), `select pg_current_xact_id()::text`).Scan(&m.prepared); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `prepare transaction 'older'`); err != nil {
+		t.Fatal(err)
+	}
+	_ = tx.Rollback(t.Context())
+	m.late = append(m.late, id)
+}
+
+// switchedOver is a new server to which the rows were replicated.
+func (m *moving) switchedOver(t *testing.T) *cluster {
+	t.Helper()
+	to := newCluster(t, m.root, "subscriber")
+	pool, err := pgxpool.New(t.Context(), to.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	setUp(t, pool)
+	pool.Close()
+	m.now.sql(t, "app", "create publication all_rows for table soniq_dead_letter_jobs, soniq_jobs")
+	to.sql(t, "app", "create subscription all_rows connection '"+m.now.url()+"' publication all_rows")
+	m.die(t, "while it is replicated")
+	eventually.True(t, "all rows", func() bool {
+		const count = "select count(*) from soniq_dead_letter_jobs"
+		return to.sql(t, "app", count) == m.now.sql(t, "app", count)
+	})
+	to.sql(t, "app", "drop subscription all_rows")
+	m.pool.Close()
+	m.now.stop(t, "fast")
+	return to
+}
