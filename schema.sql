@@ -197,6 +197,17 @@ create table public.soniq_leader_tasks (
 -- of the server wrote it; the rest is about when the epoch began, in microseconds since 1970.
 create sequence public.soniq_epochs as bigint;
 
+-- After a crash PostgreSQL uses transaction numbers again that it gave to commits which were not yet on disk
+-- (synchronous_commit = off), and a reader may have seen those. A crash, a base backup and a promotion reset an
+-- unlogged sequence, and a clean restart does not: so each of these begins an epoch. PostgreSQL 14 has none.
+do $$
+begin
+  if current_setting('server_version_num')::integer >= 150000 then
+    alter sequence public.soniq_epochs set unlogged;
+  end if;
+end
+$$;
+
 create table public.soniq_dead_letter_jobs (
   id uuid primary key,
   job_name text not null,
@@ -509,20 +520,31 @@ left join lateral (
 
 -- What can be read in order, without missing or repeating a row: docs/channel.md says how. A row of this run
 -- of the server is in it when no transaction before it is open; one of an earlier run or of another server at
--- once, unless a transaction that was prepared before the start may still add one. A standby has another start
--- than its primary: there the latest epoch is the primary's.
+-- once. Nothing is in it while a transaction is prepared that may write an earlier epoch: one that is older
+-- than the latest epoch, or any before the first death of this run. Rows without a transaction number, such as
+-- imported ones, are no news. A standby has another start than its primary: there the latest epoch is the
+-- primary's.
 create view public.soniq_dead_letter_feed with (security_barrier) as
 select d.moved_epoch, d.moved_xid, d.id, d.job_name, d.queue, d.dead_letter_reason, d.last_error, d.attempts,
   d.moved_to_dead_letter_at, d.error_kind, d.error_type, d.error_code, d.fingerprint, d.state, d.tags, d.replay_of
 from public.soniq_dead_letter_jobs d
-where (
+where d.moved_xid is not null
+  and (
     d.moved_xid < pg_snapshot_xmin(pg_current_snapshot())
     or case
       when pg_is_in_recovery() then d.moved_epoch < (select max(m.moved_epoch) from public.soniq_dead_letter_jobs m)
       else d.moved_epoch & 1048575 <> (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint & 1048575
     end
   )
-  and not exists (select from pg_prepared_xacts p where p.prepared < pg_postmaster_start_time());
+  and not exists (
+    select from pg_prepared_xacts p
+    cross join (select max(m.moved_epoch) as epoch from public.soniq_dead_letter_jobs m) latest
+    where p.database = current_database()
+      and (
+        latest.epoch & 1048575 <> (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint & 1048575
+        or (date_part('epoch', p.prepared) * 1000000)::bigint < latest.epoch + 1048576
+      )
+  );
 
 ---------------------------------------------------------------------------
 -- Moved databases
@@ -869,21 +891,21 @@ declare
   epoch bigint;
   latest bigint;
 begin
+  -- Rows of a dump or of a publisher may have a later one than the sequence.
+  select max(d.moved_epoch) into latest
+  from public.soniq_dead_letter_jobs d;
   for try in 1..100 loop
     epoch := pg_sequence_last_value('public.soniq_epochs'::regclass);
-    if epoch & 1048575 = run then
+    if epoch & 1048575 = run and epoch >= coalesce(latest, 0) then
       return epoch;
     end if;
     exit when pg_try_advisory_xact_lock(hashtextextended('public.soniq_epochs', 0));
     perform pg_sleep(0.005);
   end loop;
   epoch := pg_sequence_last_value('public.soniq_epochs'::regclass);
-  if epoch & 1048575 = run then
+  if epoch & 1048575 = run and epoch >= coalesce(latest, 0) then
     return epoch;
   end if;
-  -- Rows of a dump or of a publisher may have a later one than the sequence.
-  select max(d.moved_epoch) into latest
-  from public.soniq_dead_letter_jobs d;
   return setval('public.soniq_epochs', greatest(
       (date_part('epoch', clock_timestamp()) * 1000000)::bigint >> 20,
       (coalesce(epoch, 0) >> 20) + 1,
@@ -894,24 +916,30 @@ $$;
 revoke all on function public.soniq_begin_epoch() from public;
 
 -- Hands the epoch to the default of moved_epoch, once for each statement: a function for each row would make
--- a bulk insert a fifth slower.
+-- a bulk insert a fifth slower. Rows of a dump, or of a publisher, may have a later one than this run: then the
+-- next death begins another, which is later still.
 create or replace function public.soniq_dead_letter_epoch() returns trigger
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
   epoch bigint;
+  latest bigint;
 begin
   if tg_relid <> 'public.soniq_dead_letter_jobs'::regclass then
     return null;
   end if;
   epoch := pg_sequence_last_value(to_regclass('public.soniq_epochs'));
-  if (epoch & 1048575 = (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint & 1048575) is not true then
+  select max(d.moved_epoch) into latest
+  from public.soniq_dead_letter_jobs d;
+  if (epoch & 1048575 = (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint & 1048575) is not true
+    or epoch < latest
+  then
     -- The subtransaction is begun only here: for each death it would be a twentieth of its cost.
     begin
       epoch := public.soniq_begin_epoch();
     exception when others then
-      epoch := null;
-      raise warning 'soniq: a dead letter has no epoch: %', sqlerrm;
+      epoch := latest;
+      raise warning 'soniq: a dead letter has no epoch of its own: %', sqlerrm;
     end;
   end if;
   perform set_config('soniq.epoch', coalesce(epoch::text, ''), true);
@@ -1309,6 +1337,7 @@ from (values
   ('0170', 'soniq_go_kept_outcome'),
   ('0174', 'soniq_go_epoch'),
   ('0175', 'soniq_go_incarnations'),
+  ('0176', 'soniq_go_feed'),
   ('0178', 'soniq_go_operation_heartbeat'),
   ('0179', 'soniq_go_hook_health')
 ) m (version, name);
