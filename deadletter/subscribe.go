@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/feed"
 	"soniq/internal/pg"
 	"soniq/internal/redact"
 	"soniq/notify"
@@ -22,10 +22,6 @@ import (
 // eventVersion is the version of the notification that this package reads. A new field
 // doesn't change it.
 const eventVersion = 1
-
-// maxPending bounds the events that wait for a slow subscriber: about 25 MB, at 400
-// bytes each. Beyond that, reading the table is cheaper.
-const maxPending = 1 << 16
 
 // An Event is a notification on the channel soniq_dead_letter: one for each death. It
 // names a row, and has neither arguments nor error text: [Queue.Get] reads them.
@@ -130,10 +126,10 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 			return nil
 		})
 	} else {
-		s := &subscription{log: o.Logger, wake: make(chan struct{}, 1)}
+		s := &subscription{feed.NewLive[Event](o.Logger), o.Logger}
 		listener.Handle(schema.Channel(notify.DeadLetter), s)
 		group.Go(func() error {
-			s.deliver(ctx, o.OnConnect, fn)
+			s.Deliver(ctx, o.OnConnect, fn)
 			return nil
 		})
 	}
@@ -144,31 +140,16 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 	return nil
 }
 
-// A subscription queues events between the listener, which must not block, and a slow
-// subscriber.
+// A subscription queues notifications for a slow subscriber.
 type subscription struct {
-	log  *slog.Logger
-	wake chan struct{}
-
-	mu      sync.Mutex
-	pending []announcement
-	dropped int
-}
-
-// An announcement is an event or, without one, a reconnect.
-type announcement struct {
-	event *Event
-}
-
-// Connected implements notify.Handler.
-func (s *subscription) Connected(context.Context) {
-	s.push(announcement{})
+	*feed.Live[Event]
+	log *slog.Logger
 }
 
 // Notify implements notify.Handler.
 func (s *subscription) Notify(ctx context.Context, payload string) {
 	if e, ok := readEvent(ctx, s.log, payload); ok {
-		s.push(announcement{event: &e})
+		s.Push(e)
 	}
 }
 
@@ -178,56 +159,4 @@ func readEvent(ctx context.Context, log *slog.Logger, payload string) (e Event, 
 		log.WarnContext(ctx, "skipped a dead-letter notification", "error", err, "payload", pg.Storable(payload, classify.MaxNameBytes))
 	}
 	return e, err == nil
-}
-
-func (s *subscription) push(a announcement) {
-	s.mu.Lock()
-	if len(s.pending) < maxPending {
-		s.pending = append(s.pending, a)
-	} else {
-		s.dropped++
-	}
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take returns what was pushed since the last call.
-func (s *subscription) take() (pending []announcement, dropped int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	pending, dropped = s.pending, s.dropped
-	s.pending, s.dropped = nil, 0
-	return pending, dropped
-}
-
-// deliver calls the subscriber until ctx ends.
-func (s *subscription) deliver(ctx context.Context, onConnect func(context.Context), fn func(context.Context, Event)) {
-	if onConnect == nil {
-		onConnect = func(context.Context) {}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.wake:
-		}
-		pending, dropped := s.take()
-		for _, a := range pending {
-			if ctx.Err() != nil {
-				return
-			}
-			if a.event == nil {
-				onConnect(ctx)
-			} else {
-				fn(ctx, *a.event)
-			}
-		}
-		if dropped > 0 && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "dropped dead-letter notifications: the subscriber is too slow", "dropped", dropped)
-			onConnect(ctx)
-		}
-	}
 }

@@ -52,13 +52,9 @@ func (c *watchCmd) Run(a *app.App) error {
 	if err := hasTables(a, pool); err != nil {
 		return err
 	}
-	from := c.From
-	if from == nil {
-		now, err := queue.Position(a.Ctx)
-		if err != nil {
-			return err
-		}
-		from = &now
+	from, err := c.from(a.Ctx, queue)
+	if err != nil {
+		return err
 	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.Ctx)
@@ -99,6 +95,15 @@ func (c *watchCmd) Run(a *app.App) error {
 		return failed
 	}
 	return err
+}
+
+// from is the position to begin after: now, if there is no --from.
+func (c *watchCmd) from(ctx context.Context, queue *deadletter.Queue) (*deadletter.Position, error) {
+	if c.From != nil {
+		return c.From, nil
+	}
+	now, err := queue.Position(ctx)
+	return &now, err
 }
 
 const tablesSQL = `select pg_catalog.to_regclass($1) is not null`

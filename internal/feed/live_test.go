@@ -1,4 +1,4 @@
-package deadletter
+package feed
 
 import (
 	"context"
@@ -6,23 +6,23 @@ import (
 	"testing"
 )
 
-func TestSubscription_tellsASlowSubscriberWhatItMissed(t *testing.T) {
+func TestLive_tellsASlowSubscriberWhatItMissed(t *testing.T) {
 	t.Parallel()
-	s := &subscription{log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
+	s := NewLive[int](slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 
 	s.Connected(ctx)
 	for range maxPending + 7 {
-		s.push(announcement{event: &Event{}})
+		s.Push(1)
 	}
 	events, connects := 0, 0
-	s.deliver(ctx, func(context.Context) {
+	s.Deliver(ctx, func(context.Context) {
 		connects++
 		if connects == 2 {
 			cancel()
 		}
-	}, func(context.Context, Event) { events++ })
+	}, func(context.Context, int) { events++ })
 
 	// The first connect takes a place among the pending.
 	if events != maxPending-1 || connects != 2 {
