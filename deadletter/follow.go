@@ -6,7 +6,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"soniq/deadletter/classify"
 	"soniq/internal/feed"
 	"soniq/internal/pg"
 )
@@ -20,7 +19,7 @@ type follower struct {
 func newFollower(cfg *pgx.ConnConfig, schema pg.Schema, o SubscribeOptions) *follower {
 	return &follower{log: o.Logger, feed: feed.New(feed.Config{
 		ConnConfig: cfg, Schema: schema, Logger: o.Logger,
-		From: o.From.cursor, Poll: o.Poll, Eager: o.Eager, OnConnect: o.OnConnect,
+		From: *o.From, Poll: o.Poll, Eager: o.Eager, OnConnect: o.OnConnect,
 	})}
 }
 
@@ -35,11 +34,5 @@ func (f *follower) Notify(ctx context.Context, payload string) {
 }
 
 func (f *follower) run(ctx context.Context, fn func(context.Context, Event)) {
-	f.feed.Run(ctx, func(ctx context.Context, r feed.Row) {
-		fn(ctx, Event{
-			Version: eventVersion, ID: r.ID, JobName: r.JobName, Queue: r.Queue, Reason: classify.Reason(r.Reason),
-			Kind: classify.Kind(r.Kind), Fingerprint: r.Fingerprint, Attempts: r.Attempts, MovedAt: r.MovedAt,
-			ReplayOf: r.ReplayOf, Position: &Position{r.At},
-		})
-	})
+	f.feed.Run(ctx, func(ctx context.Context, r feed.Row) { fn(ctx, r.Event()) })
 }

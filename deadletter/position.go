@@ -14,7 +14,7 @@ import (
 //
 // Keep its text, from [Position.String], and don't compare two of them: what it is made of may
 // change.
-type Position struct{ cursor feed.Cursor }
+type Position = feed.Cursor
 
 // Position returns the position after the dead letters that are there: what
 // [SubscribeOptions.From] needs to follow what dies from now on.
@@ -25,34 +25,13 @@ func (q *Queue) Position(ctx context.Context) (Position, error) {
 	if err != nil {
 		return Position{}, fmt.Errorf("read the position of the last dead letter: %w", err)
 	}
-	return Position{end}, nil
+	return end, nil
 }
-
-// String returns the position's text, which [ParsePosition] reads.
-func (p Position) String() string { return p.cursor.String() }
 
 // ParsePosition reads the text of a position. The text of version 0.1, XID/ID, is read too, and
 // an empty text, or 0, is the zero position.
 //
 // Errors: a text of another form.
 func ParsePosition(text string) (Position, error) {
-	c, err := feed.ParseCursor(text)
-	return Position{c}, err
-}
-
-// MarshalText implements [encoding.TextMarshaler], so that a position is a string in JSON.
-//
-// Errors: none.
-func (p Position) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-//
-// Errors: those of [ParsePosition].
-func (p *Position) UnmarshalText(text []byte) error {
-	parsed, err := ParsePosition(string(text))
-	if err != nil {
-		return err
-	}
-	*p = parsed
-	return nil
+	return feed.ParseCursor(text)
 }

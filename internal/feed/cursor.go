@@ -17,6 +17,7 @@ type Cursor struct {
 	ID    uuid.UUID
 }
 
+// String returns the text that [ParseCursor] reads.
 func (c Cursor) String() string {
 	return fmt.Sprintf("%d/%d/%s", c.Epoch, c.XID, c.ID)
 }
@@ -49,4 +50,21 @@ func ParseCursor(text string) (Cursor, error) {
 
 func (c Cursor) after(other Cursor) bool {
 	return cmp.Or(cmp.Compare(c.Epoch, other.Epoch), cmp.Compare(c.XID, other.XID), bytes.Compare(c.ID[:], other.ID[:])) > 0
+}
+
+// MarshalText implements [encoding.TextMarshaler], so that a cursor is a string in JSON.
+//
+// Errors: none.
+func (c Cursor) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+//
+// Errors: those of [ParseCursor].
+func (c *Cursor) UnmarshalText(text []byte) error {
+	parsed, err := ParseCursor(string(text))
+	if err != nil {
+		return err
+	}
+	*c = parsed
+	return nil
 }
