@@ -30,8 +30,8 @@ var Statements = statements
 
 // InMigration runs do in a transaction as that of a migration.
 func InMigration(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
-	return withMigrationLock(ctx, pool, Config{}, func(conn *pgx.Conn) error {
-		r := &runner{conn: conn}
+	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		r := &runner{conn: c.Conn()}
 		return r.inTx(ctx, func() string { return "a test" }, func(tx pgx.Tx, _ *home) error { return do(tx) })
 	})
 }

@@ -129,6 +129,7 @@ type beginner interface {
 // readPinned runs do in a transaction that reads the catalog, under a search_path of built-ins.
 func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		tx = pg.PlainTx(tx)
 		if _, err := tx.Exec(ctx, pinPathSQL); err != nil {
 			return fmt.Errorf("pin search_path: %w", err)
 		}
@@ -139,7 +140,7 @@ func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
 // locate is findHome for statements that need no transaction.
 func locate(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, err error) {
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		h, err = findHome(ctx, tx, cfg)
+		h, err = findHome(ctx, pg.PlainTx(tx), cfg)
 		return err
 	})
 	return h, err

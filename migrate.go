@@ -103,11 +103,11 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 	if result, done, err := standing(ctx, pool, cfg, to); err != nil || done {
 		return result, err
 	}
-	err = withMigrationLock(ctx, pool, cfg, func(conn *pgx.Conn) error {
-		if err := checkServer(ctx, conn); err != nil {
+	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		if err := checkServer(ctx, c.Conn()); err != nil {
 			return err
 		}
-		r := &runner{conn: conn, cfg: cfg}
+		r := &runner{conn: c.Conn(), cfg: cfg}
 		var first *audit
 		for {
 			applied, before, err := r.applyNext(ctx, to)
@@ -148,10 +148,13 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// runner runs migrations on one connection, which holds the migration lock.
+// runner runs migrations on one connection. Each of its transactions holds the migration
+// lock.
 type runner struct {
 	conn *pgx.Conn
 	cfg  Config
+	// lock is a wait for the migration lock that is under way.
+	lock lockWait
 	// statement is what the transaction under way has begun last.
 	statement string
 }
@@ -186,7 +189,12 @@ func (r *runner) inTx(ctx context.Context, what func() string, do func(pgx.Tx, *
 	for try := 1; ; {
 		var found *home
 		r.statement = ""
-		err := pgx.BeginFunc(ctx, r.conn, func(tx pgx.Tx) (err error) {
+		err := pgx.BeginFunc(ctx, r.conn, func(raw pgx.Tx) (err error) {
+			tx := pg.PlainTx(raw)
+			if err := takeMigrationLock(ctx, tx); err != nil {
+				return err
+			}
+			r.lock = lockWait{}
 			if found, err = findHome(ctx, tx, r.cfg); err != nil {
 				return err
 			}
@@ -197,6 +205,10 @@ func (r *runner) inTx(ctx context.Context, what func() string, do func(pgx.Tx, *
 			return do(tx, found)
 		})
 		switch {
+		case errors.Is(err, errLockHeld):
+			if err := r.lock.wait(ctx, r.conn, r.cfg); err != nil {
+				return err
+			}
 		case isCode(err, idleInTransaction):
 			return fmt.Errorf("this program stood still for over %s in a transaction, which the server ended so that others need not wait; "+
 				"nothing of it was done: run it again: %w", mostIdle, err)
@@ -482,8 +494,8 @@ func MigrateDown(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string)
 	}
 	later := slices.Clone(migrations()[number+1:])
 	slices.Reverse(later)
-	err = withMigrationLock(ctx, pool, cfg, func(conn *pgx.Conn) error {
-		r := &runner{conn: conn, cfg: cfg}
+	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
+		r := &runner{conn: c.Conn(), cfg: cfg}
 		for _, m := range later {
 			done, err := r.undo(ctx, m)
 			if err != nil {

@@ -18,11 +18,58 @@ import (
 // big-endian integer.
 const migrationsLock int64 = -3170183739012905038
 
-// withMigrationLock runs do on one connection under the migration lock.
+// errLockHeld: another program has the migration lock.
+var errLockHeld = errors.New("another program holds the migration lock")
+
+// takeMigrationLock takes the lock until the transaction ends: a lock of the session would
+// stay on the connection of a pooler, and hold up everybody. It tries. A wait in the
+// database would end by the role's lock_timeout or statement_timeout, which are meant for
+// quick statements, and not by ctx; and it would hold back vacuum meanwhile.
+func takeMigrationLock(ctx context.Context, tx pgx.Tx) error {
+	var locked bool
+	err := tx.QueryRow(ctx, `select pg_catalog.pg_try_advisory_xact_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked)
+	switch {
+	case err != nil:
+		return fmt.Errorf("take migration lock: %w", err)
+	case !locked:
+		return errLockHeld
+	}
+	return nil
+}
+
+// lockWait is a wait for the migration lock.
+type lockWait struct{ begun, told time.Time }
+
+// wait pauses until the next try, and tells of a wait that is long.
+func (w *lockWait) wait(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	const interval = 20 * time.Millisecond
+	// A wait that is longer is told of, and again after each of these.
+	const long = 2 * time.Second
+	if w.begun.IsZero() {
+		w.begun, w.told = time.Now(), time.Now()
+	}
+	if cfg.OnProgress != nil && time.Since(w.told) > long {
+		w.told = time.Now()
+		holders, err := blockers(ctx, conn, migrationLockHoldersSQL, migrationsLock)
+		if err != nil {
+			return err
+		}
+		cfg.progress("waiting %s for the migration lock%s", seconds(time.Since(w.begun)), heldBy(holders))
+	}
+	return pause.For(ctx, interval)
+}
+
+// withMigrationLock runs do on one connection whose session holds the migration lock, for
+// statements that can't be in a transaction.
+//
+// Errors: [ErrPooled].
 func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, cfg Config, do func(*pgx.Conn) error) error {
 	return pool.AcquireFunc(ctx, func(c *pgxpool.Conn) (err error) {
 		conn := c.Conn()
-		if err := lockMigrations(ctx, conn, cfg); err != nil {
+		if err := checkSession(ctx, pool, conn); err != nil {
+			return err
+		}
+		if err := lockSession(ctx, conn, cfg); err != nil {
 			return fmt.Errorf("take migration lock: %w", err)
 		}
 		defer func() {
@@ -38,15 +85,9 @@ func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, cfg Config, do f
 	})
 }
 
-// lockMigrations takes the lock by trying. A wait inside pg_advisory_lock would
-// end by the role's lock_timeout or statement_timeout, which are meant for
-// quick statements, and not by ctx; and it would hold back vacuum meanwhile.
-func lockMigrations(ctx context.Context, conn *pgx.Conn, cfg Config) error {
-	const interval = 20 * time.Millisecond
-	// A wait that is longer is told of, and again after each of these.
-	const long = 2 * time.Second
-	begun := time.Now()
-	for told := begun; ; {
+// lockSession takes the lock by trying, as [takeMigrationLock] does.
+func lockSession(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+	for w := (lockWait{}); ; {
 		var locked bool
 		if err := conn.QueryRow(ctx, `select pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked); err != nil {
 			return err
@@ -54,18 +95,43 @@ func lockMigrations(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 		if locked {
 			return nil
 		}
-		if cfg.OnProgress != nil && time.Since(told) > long {
-			told = time.Now()
-			holders, err := blockers(ctx, conn, migrationLockHoldersSQL, migrationsLock)
-			if err != nil {
-				return err
-			}
-			cfg.progress("waiting %s for the migration lock%s", seconds(time.Since(begun)), heldBy(holders))
-		}
-		if err := pause.For(ctx, interval); err != nil {
+		if err := w.wait(ctx, conn, cfg); err != nil {
 			return err
 		}
 	}
+}
+
+// ErrPooled is returned where a connection does not stay with one session of the server,
+// as behind a pooler in transaction mode, and a session is needed.
+var ErrPooled = errors.New("a pooler in transaction mode is in between: this needs a session of its own; use a direct connection or one in session mode")
+
+const backendSQL = `select pg_catalog.pg_backend_pid()`
+
+// checkSession refuses a connection that a pooler moves between sessions. Where a pooler
+// is in between at all, a second connection takes the session that the first one has just
+// given back, if it has.
+func checkSession(ctx context.Context, pool *pgxpool.Pool, conn *pgx.Conn) error {
+	var first uint32
+	if err := conn.QueryRow(ctx, backendSQL).Scan(&first); err != nil || first == conn.PgConn().PID() {
+		return err
+	}
+	const tries = 3
+	for range tries {
+		var again uint32
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			if err := tx.QueryRow(ctx, backendSQL).Scan(new(uint32)); err != nil {
+				return err
+			}
+			return conn.QueryRow(ctx, backendSQL).Scan(&again)
+		})
+		if err != nil {
+			return err
+		}
+		if again != first {
+			return ErrPooled
+		}
+	}
+	return nil
 }
 
 // blocker is a session that holds a lock. What its own role alone may know is NULL.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // MigrationState is how a migration stands in a database.
@@ -87,6 +89,7 @@ func readStatus(ctx context.Context, pool *pgxpool.Pool, cfg Config) (s Status, 
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	tx = pg.PlainTx(tx)
 	h, err := findHome(ctx, tx, cfg)
 	if err != nil {
 		return s, err

@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // Version is this release, in the form of semver.org. Workers write it to
@@ -133,6 +135,7 @@ func check(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	tx = pg.PlainTx(tx)
 	h, err := findHome(ctx, tx, cfg)
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func TestSetup_again_needsNoLockOnTheTables(t *testing.T) {
 	}
 }
 
-func TestSetup_fourAtOnce_oneApplies(t *testing.T) {
+func TestSetup_fourAtOnce_eachMigrationOnce(t *testing.T) {
 	t.Parallel()
 	for range 3 {
 		pool := emptyPool(t)
@@ -100,7 +100,8 @@ func TestSetup_fourAtOnce_oneApplies(t *testing.T) {
 		for _, r := range results {
 			applied = append(applied, r.Applied...)
 		}
-		if !slices.Equal(applied, allMigrations) {
+		// They take turns.
+		if slices.Sort(applied); !slices.Equal(applied, slices.Sorted(slices.Values(allMigrations))) {
 			t.Errorf("together they applied %q, want %q", applied, allMigrations)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // standingSQL is whether the server or the session refuses writes, and whether the role may act as the
@@ -28,6 +30,7 @@ func standing(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (r
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	tx = pg.PlainTx(tx)
 	h, err := findHome(ctx, tx, cfg)
 	if err != nil {
 		return result, false, err

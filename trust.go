@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // A Finding is a way for other roles into Soniq's tables that a person has to close.
@@ -54,6 +56,7 @@ func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Fi
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	tx = pg.PlainTx(tx)
 	home, err := findHome(ctx, tx, cfg)
 	if err != nil || home.owner == "" {
 		return nil, err

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // maxRevealed is how many dead letters of a list get a record each. A longer list
@@ -35,7 +37,7 @@ func (q *Queue) RevealList(ctx context.Context, picked json.RawMessage, ids []uu
 	}
 	n := int64(len(ids))
 	op := Operation{Action: ActionReveal, State: OperationDone, Filter: picked, Total: n, Done: n}
-	err := pgx.BeginFunc(ctx, q.pool, func(tx pgx.Tx) error {
+	err := pg.InTx(ctx, q.pool, func(tx pgx.Tx) error {
 		if err := q.beginOperation(ctx, tx, &op, Filter{}, nil); err != nil || len(ids) > maxRevealed {
 			return err
 		}

@@ -137,7 +137,7 @@ func (c *Client) RetryJobTx(ctx context.Context, tx pgx.Tx, id uuid.UUID) error 
 
 func retryJob(ctx context.Context, db pg.Session, id uuid.UUID) error {
 	err := change(ctx, db, "retry", id, func() (done bool, err error) {
-		err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		err = pg.InTx(ctx, db, func(tx pgx.Tx) error {
 			tag, err := tx.Exec(ctx, retrySQL, id)
 			done = tag.RowsAffected() > 0
 			return err

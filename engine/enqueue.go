@@ -86,7 +86,7 @@ func (c *Client) enqueue(ctx context.Context, db pg.Querier, name string, args a
 // Errors: as for [Client.Enqueue]; the text names the first job with a mistake.
 func (c *Client) EnqueueMany(ctx context.Context, jobs []Insert) ([]Enqueued, error) {
 	var done []Enqueued
-	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) (err error) {
+	err := pg.InTx(ctx, c.pool, func(tx pgx.Tx) (err error) {
 		done, err = c.enqueueMany(ctx, tx, jobs)
 		return err
 	})

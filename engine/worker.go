@@ -105,6 +105,7 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		// A queue named twice would be walked twice by each claim.
 		queues: slices.Compact(slices.Sorted(slices.Values(config.Queues))),
 	}
+	w.pool.SetLogger(w.logger)
 	if len(w.queues) == 0 {
 		w.queues = registry.queues()
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // It changes every column that a configuration has. A hook that somebody disabled
@@ -45,7 +47,8 @@ returning enabled, coalesce(disabled_reason, 'its row says so')`
 func (d *Dispatcher) Declare(ctx context.Context, specs ...Spec) error {
 	disabled := map[string]string{}
 	var conflicts []declaration
-	err := pgx.BeginFunc(ctx, d.outbox.pool, func(tx pgx.Tx) error {
+	err := pg.InTx(ctx, d.outbox.pool, func(tx pgx.Tx) error {
+		conflicts = nil
 		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, d.outbox.pool.Schema().LockKey(declareLock)); err != nil {
 			return err
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // The columns that can be sealed. A header's is headersColumn and its name.
@@ -129,7 +131,7 @@ func (s *Store) Seal(ctx context.Context) (SealResult, error) {
 	}
 	for _, name := range names {
 		var changed bool
-		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
 			changed, err = s.sealOne(ctx, tx, name)
 			return err
 		})

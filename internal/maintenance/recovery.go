@@ -346,7 +346,7 @@ func (r *Recovery) requeueOrphan(ctx context.Context, db pg.Session, o *orphan, 
 // need not be claimed once more for that.
 func (r *Recovery) moveOrphan(ctx context.Context, db pg.Session, o *orphan, heartbeat *time.Time) (moved bool, err error) {
 	verdict, message := o.death()
-	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+	err = pg.InTx(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, patienceSQL, patienceArgs(keyPatience)...); err != nil {
 			return err
 		}

@@ -28,7 +28,7 @@ func (p *Pool) Beside(ctx context.Context, patience time.Duration, do func(conte
 		return fmt.Errorf("connect beside the pool: %w", err)
 	}
 	defer conn.Close(ctx)
-	return do(ctx, p.schema.Session(ReadCommitted{conn}))
+	return do(ctx, p.on(conn))
 }
 
 // connect makes a connection as the pool makes its own.

@@ -22,36 +22,24 @@ type Session interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// Querier returns q with this schema in each statement.
-func (s Schema) Querier(q Querier) Querier {
-	if s.in == nil {
-		return q
+// Tx returns tx with this schema in each statement, and with parameters that its
+// connection's mode can send. Whoever made tx ends it.
+func (s Schema) Tx(tx pgx.Tx) pgx.Tx {
+	var m *mode
+	if conn := tx.Conn(); conn != nil {
+		m = newMode(conn.Config())
+	} else {
+		m = &mode{}
 	}
+	return transaction{tx, session{raw: tx, schema: s, mode: m}}
+}
+
+// Querier returns a transaction, or a connection, with this schema in each statement.
+func (s Schema) Querier(q Querier) Querier {
 	return querier{q, s}
 }
 
-// Session returns db with this schema in each statement.
-func (s Schema) Session(db Session) Session {
-	if s.in == nil {
-		return db
-	}
-	return session{querier{db, s}, db}
-}
-
-// Tx returns tx with this schema in each statement. Whoever made tx ends it.
-func (s Schema) Tx(tx pgx.Tx) pgx.Tx {
-	if s.in == nil {
-		return tx
-	}
-	return transaction{tx, session{querier{tx, s}, tx}}
-}
-
-// Pool returns pool with this schema in each statement. Whoever made pool closes
-// it.
-func (s Schema) Pool(pool *pgxpool.Pool) *Pool {
-	return &Pool{raw: pool, schema: s}
-}
-
+// querier writes the schema into statements, and leaves the rest to whoever runs them.
 type querier struct {
 	q      Querier
 	schema Schema
@@ -69,25 +57,92 @@ func (q querier) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 	return q.q.QueryRow(ctx, q.schema.SQL(sql), args...)
 }
 
+// PlainTx returns tx with none of its statements prepared by name, for transactions that
+// are not begun by a [Pool]: a pooler may not keep the names apart. Whoever made tx ends
+// it.
+func PlainTx(tx pgx.Tx) pgx.Tx {
+	m := newMode(tx.Conn().Config())
+	if m.base == pgx.QueryExecModeCacheStatement {
+		m.forced.Store(int32(m.fallback))
+	}
+	return transaction{tx, session{raw: tx, mode: m}}
+}
+
+// Pool returns pool with this schema in each statement, sent in a mode that works there
+// (see [Pool]). Whoever made pool closes it.
+func (s Schema) Pool(pool *pgxpool.Pool) *Pool {
+	m := modeOf(pool)
+	return &Pool{raw: pool, session: session{raw: ReadCommitted{checked{pool}}, schema: s, mode: m, solo: true, reset: pool.Reset}}
+}
+
+// session writes the schema into the statements of a pool, a connection or a
+// transaction, and sends them in the pool's mode.
 type session struct {
-	querier
-	db Session
+	raw    Session
+	schema Schema
+	mode   *mode
+	// solo: each statement is a transaction of its own, so that one which was refused
+	// may be sent again.
+	solo bool
+	// reset closes the connections of the pool, which lead to a server that must be
+	// left; nil if there is none.
+	reset func()
+}
+
+// failed takes in the error of a statement, and reports whether it is to be sent again.
+func (s session) failed(err error, sent pgx.QueryExecMode) (again bool) {
+	if err == nil {
+		return false
+	}
+	if s.mode.metReadOnly(err) && s.reset != nil {
+		s.reset()
+	}
+	return s.mode.learn(err, sent) && s.solo
+}
+
+func (s session) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	sql = s.schema.SQL(sql)
+	passed, sent := s.mode.args(args)
+	tag, err := s.raw.Exec(ctx, sql, passed...)
+	if s.failed(err, sent) {
+		passed, _ = s.mode.args(args)
+		return s.raw.Exec(ctx, sql, passed...)
+	}
+	return tag, err
+}
+
+func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	sql = s.schema.SQL(sql)
+	passed, sent := s.mode.args(args)
+	send := func() (pgx.Rows, error) {
+		passed, _ := s.mode.args(args)
+		return s.raw.Query(ctx, sql, passed...)
+	}
+	inner, err := s.raw.Query(ctx, sql, passed...)
+	if s.failed(err, sent) {
+		inner, err = send()
+	}
+	return &rows{Rows: inner, failed: func(err error) bool { return s.failed(err, sent) }, again: send}, err
+}
+
+func (s session) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, _ := s.Query(ctx, sql, args...) // Scan has the error
+	return row{rows}
 }
 
 func (s session) Begin(ctx context.Context) (pgx.Tx, error) {
-	tx, err := s.db.Begin(ctx)
+	tx, err := s.raw.Begin(ctx)
 	if err != nil {
+		s.failed(err, 0)
 		return nil, err
 	}
-	return s.schema.Tx(tx), nil
+	return s.within(tx), nil
 }
 
-// SendBatch rewrites the batch in place: a batch is sent once.
-func (s session) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	for _, q := range b.QueuedQueries {
-		q.SQL = s.schema.SQL(q.SQL)
-	}
-	return s.db.SendBatch(ctx, b)
+// within is a transaction on this session's connections.
+func (s session) within(tx pgx.Tx) pgx.Tx {
+	s.raw, s.solo = tx, false
+	return transaction{tx, s}
 }
 
 // transaction takes all but the statements from the transaction itself.
@@ -118,10 +173,61 @@ func (t transaction) Prepare(ctx context.Context, name, sql string) (*pgconn.Sta
 	return t.Tx.Prepare(ctx, name, t.session.schema.SQL(sql))
 }
 
+// rows are the rows of a statement, which is sent again if it was refused before the
+// first one.
+type rows struct {
+	pgx.Rows
+	failed func(error) (again bool)
+	again  func() (pgx.Rows, error)
+	read   bool
+	over   bool
+}
+
+func (r *rows) Next() bool {
+	if r.Rows.Next() {
+		r.read = true
+		return true
+	}
+	if r.over {
+		return false
+	}
+	r.over = true
+	if !r.failed(r.Rows.Err()) || r.read {
+		return false
+	}
+	r.Rows.Close()
+	r.Rows, _ = r.again() // Err has the error
+	return r.Next()
+}
+
+// row is the first row of a query.
+type row struct{ rows pgx.Rows }
+
+func (r row) Scan(dest ...any) error {
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
+
 // Pool is a pgxpool.Pool that writes the schema into each statement.
+//
+// It sends statements in the mode that works where the pool leads: prepared by name
+// until a pooler can't keep the names apart. In the modes exec and simple_protocol it
+// makes text of the parameters. Its connections speak UTF-8 whatever the role or the
+// database sets. When a write meets a read-only server, the pool's connections are
+// closed, so that the next ones may lead to another server.
 type Pool struct {
-	raw    *pgxpool.Pool
-	schema Schema
+	session
+	raw *pgxpool.Pool
 }
 
 // Raw is the pool itself, for statements that name no table of Soniq's.
@@ -133,47 +239,178 @@ func (p *Pool) Schema() Schema { return p.schema }
 // Config is a copy of the pool's configuration.
 func (p *Pool) Config() *pgxpool.Config { return p.raw.Config() }
 
-// Exec runs a statement on a connection of the pool.
-func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	return ReadCommitted{p.raw}.Exec(ctx, p.schema.SQL(sql), args...)
-}
-
-// Query runs a statement on a connection of the pool, which is released when the
-// rows are closed.
-func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return ReadCommitted{p.raw}.Query(ctx, p.schema.SQL(sql), args...)
-}
-
-// QueryRow runs a statement on a connection of the pool, which is released when
-// the row is scanned.
-func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return ReadCommitted{p.raw}.QueryRow(ctx, p.schema.SQL(sql), args...)
-}
-
-// SendBatch sends a batch on a connection of the pool, which is released when the
-// results are closed.
-func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	return p.schema.Session(p.raw).SendBatch(ctx, b)
-}
-
-// Begin begins a transaction.
-func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) {
-	return p.BeginTx(ctx, pgx.TxOptions{})
-}
-
 // BeginTx begins a transaction with these options; see [ReadCommitted].
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
-	tx, err := ReadCommitted{p.raw}.BeginTx(ctx, options)
+	tx, err := ReadCommitted{checked{p.raw}}.BeginTx(ctx, options)
 	if err != nil {
+		p.failed(err, 0)
 		return nil, err
 	}
-	return p.schema.Tx(tx), nil
+	return p.within(tx), nil
 }
 
 // AcquireFunc runs do with a connection of the pool, and releases it then. What
 // do runs through db names the schema.
 func (p *Pool) AcquireFunc(ctx context.Context, do func(conn *pgx.Conn, db Session) error) error {
-	return p.raw.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		return do(c.Conn(), p.schema.Session(ReadCommitted{c.Conn()}))
-	})
+	conn, err := checked{p.raw}.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return do(conn.Conn(), p.on(conn.Conn()))
 }
+
+// on is a session on a connection of its own.
+func (p *Pool) on(conn *pgx.Conn) Session {
+	s := p.session
+	s.raw = ReadCommitted{conn}
+	return s
+}
+
+// checked is a pool whose connections speak UTF-8.
+type checked struct{ pool *pgxpool.Pool }
+
+// acquire costs no round trip where the encoding is right: the server reports it.
+func (c checked) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if speaksUTF8(conn.Conn()) {
+		return conn, nil
+	}
+	if _, err := conn.Exec(ctx, speakUTF8SQL); err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// pgx writes the strings of Go as they are, and so UTF-8, whatever the session says.
+const speakUTF8SQL = `set client_encoding = 'UTF8'`
+
+func speaksUTF8(conn *pgx.Conn) bool {
+	encoding := conn.PgConn().ParameterStatus("client_encoding")
+	return encoding == "UTF8" || encoding == "" // a pooler may report nothing
+}
+
+func (c checked) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	conn, err := c.acquire(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer conn.Release()
+	return conn.Exec(ctx, sql, args...)
+}
+
+func (c checked) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := c.acquire(ctx)
+	if err != nil {
+		return noRows{err: err}, err
+	}
+	inner, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		conn.Release()
+		return noRows{err: err}, err
+	}
+	return &heldRows{inner, conn}, nil
+}
+
+func (c checked) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, _ := c.Query(ctx, sql, args...) // Scan has the error
+	return row{rows}
+}
+
+func (c checked) Begin(ctx context.Context) (pgx.Tx, error) {
+	return c.BeginTx(ctx, pgx.TxOptions{})
+}
+
+func (c checked) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+	tx, err := c.pool.BeginTx(ctx, options)
+	if err != nil || speaksUTF8(tx.Conn()) {
+		return tx, err
+	}
+	if _, err := tx.Exec(ctx, speakUTF8SQL); err != nil {
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // err says why
+		return nil, err
+	}
+	return tx, nil
+}
+
+func (c checked) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	conn, err := c.acquire(ctx)
+	if err != nil {
+		return failedBatch{err}
+	}
+	return &heldBatch{conn.SendBatch(ctx, b), conn}
+}
+
+// heldRows hold a connection of the pool until they are closed.
+type heldRows struct {
+	pgx.Rows
+	conn *pgxpool.Conn
+}
+
+func (r *heldRows) Next() bool {
+	more := r.Rows.Next()
+	if !more {
+		r.Close()
+	}
+	return more
+}
+
+func (r *heldRows) Scan(dest ...any) error {
+	err := r.Rows.Scan(dest...)
+	if err != nil {
+		r.Close()
+	}
+	return err
+}
+
+func (r *heldRows) Close() {
+	r.Rows.Close()
+	if r.conn != nil {
+		r.conn.Release()
+		r.conn = nil
+	}
+}
+
+// noRows are the rows of a query that could not be sent.
+type noRows struct {
+	pgx.Rows
+	err error
+}
+
+func (r noRows) Close()                                       {}
+func (r noRows) Err() error                                   { return r.err }
+func (r noRows) Next() bool                                   { return false }
+func (r noRows) Scan(...any) error                            { return r.err }
+func (r noRows) Values() ([]any, error)                       { return nil, r.err }
+func (r noRows) RawValues() [][]byte                          { return nil }
+func (r noRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
+func (r noRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
+func (r noRows) Conn() *pgx.Conn                              { return nil }
+
+// heldBatch holds a connection of the pool until it is closed.
+type heldBatch struct {
+	pgx.BatchResults
+	conn *pgxpool.Conn
+}
+
+func (b *heldBatch) Close() error {
+	err := b.BatchResults.Close()
+	if b.conn != nil {
+		b.conn.Release()
+		b.conn = nil
+	}
+	return err
+}
+
+// failedBatch is a batch that could not be sent.
+type failedBatch struct{ err error }
+
+func (b failedBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, b.err }
+func (b failedBatch) Query() (pgx.Rows, error)         { return noRows{err: b.err}, b.err }
+func (b failedBatch) QueryRow() pgx.Row                { return row{noRows{err: b.err}} }
+func (b failedBatch) Close() error                     { return b.err }
+func (b failedBatch) Tx() pgx.Tx                       { return nil }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -107,7 +108,17 @@ func (a *App) SchemaName() string {
 // connection until a command needs more. The private database is started, and
 // gets its tables. All is closed when the command ends. Further calls return the
 // same pool.
-func (a *App) Open() (*pgxpool.Pool, error) {
+//
+// A command that sends each statement once or twice prepares none by name, which some
+// poolers can't keep apart, unless the URL says how. A server that takes no writes will
+// do where there is no other: most commands read.
+func (a *App) Open() (*pgxpool.Pool, error) { return a.open(false) }
+
+// OpenService is [App.Open] for a program that runs for long and writes: a server that
+// takes no writes won't do, and statements are prepared as the URL, or pgx, says.
+func (a *App) OpenService() (*pgxpool.Pool, error) { return a.open(true) }
+
+func (a *App) open(service bool) (*pgxpool.Pool, error) {
 	if a.pool != nil {
 		return a.pool, nil
 	}
@@ -134,12 +145,11 @@ func (a *App) Open() (*pgxpool.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(a.Ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open the database: %w", err)
+	if !service && !strings.Contains(db.URL, "default_query_exec_mode") {
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	a.AtExit(func() error { pool.Close(); return nil })
-	if err := pool.Ping(a.Ctx); err != nil {
+	pool, err := a.openPool(config, service)
+	if err != nil {
 		return nil, err
 	}
 	if db.Dev {
@@ -149,6 +159,37 @@ func (a *App) Open() (*pgxpool.Pool, error) {
 	}
 	a.pool = pool
 	return pool, nil
+}
+
+// openPool opens a pool that leads to a server that answers. A pooler may refuse what the
+// connections ask for.
+func (a *App) openPool(config *pgxpool.Config, writes bool) (*pgxpool.Pool, error) {
+	for {
+		pool, err := pgxpool.NewWithConfig(a.Ctx, config)
+		if err != nil {
+			return nil, fmt.Errorf("open the database: %w", err)
+		}
+		err = pool.Ping(a.Ctx)
+		if err == nil {
+			a.AtExit(func() error { pool.Close(); return nil })
+			pg.Schema{}.Pool(pool).SetLogger(a.Log)
+			return pool, nil
+		}
+		pool.Close()
+		config = config.Copy()
+		switch {
+		case pg.Unpin(config.ConnConfig, err):
+		case errors.Is(err, pgconn.ErrReadOnlyConnection) && !writes && config.ConnConfig.ValidateConnect != nil && !namesTarget(config.ConnConfig):
+			config.ConnConfig.ValidateConnect = nil
+		default:
+			return nil, err
+		}
+	}
+}
+
+// namesTarget reports whether a URL says which of its servers is meant.
+func namesTarget(config *pgx.ConnConfig) bool {
+	return strings.Contains(config.ConnString(), "target_session_attrs")
 }
 
 // errPrivateStopped ends a command whose private database was stopped under it:
@@ -201,6 +242,11 @@ func poolConfig(databaseURL, source string) (*pgxpool.Config, error) {
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "soniq"
 	}
+	pg.Pin(config.ConnConfig)
+	// Two round trips, between which a pooler may go to another server connection.
+	if config.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeDescribeExec {
+		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
 	return config, nil
 }
 
@@ -232,11 +278,16 @@ func (a *App) Describe(err error) string {
 	if errors.As(err, &connectErr) {
 		return describeConnect(connectErr)
 	}
-	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(a.Ctx), ErrClosed) {
+	switch {
+	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(a.Ctx), ErrClosed):
 		return ErrClosed.Error()
-	}
-	if errors.Is(err, context.Canceled) {
+	case errors.Is(err, context.Canceled):
 		return "interrupted"
+	case pg.IsCode(err, pg.ReadOnlyTransaction):
+		return "this is a standby or a read-only server, which takes no writes: connect to the primary (" + err.Error() + ")"
+	case pg.IsStatementPooling(err):
+		return "the pooler in between is in statement mode, which allows no transactions: " +
+			"use one in session or transaction mode, or a direct connection"
 	}
 	return err.Error()
 }
@@ -293,30 +344,80 @@ func ShellWord(text string) string {
 // describeConnect leaves out the attempts with other TLS modes and addresses,
 // which pgx lists one a line.
 func describeConnect(err *pgconn.ConnectError) string {
-	where := "PostgreSQL at " + address(err.Config)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
-		switch pgErr.Code {
-		case pg.InvalidCatalogName:
-			return fmt.Sprintf("%s has no database %q: create it first (createdb %[2]s)", where, err.Config.Database)
-		case pg.InvalidPassword, pg.InvalidAuthorization:
-			return fmt.Sprintf("%s refused user %q: %s", where, err.Config.User, pgErr.Message)
-		default:
-			return fmt.Sprintf("%s refused the connection: %s", where, pgErr.Message)
+	if hosts := hostErrors(err); len(hosts) > 1 {
+		lines := make([]string, len(hosts))
+		for i, h := range hosts {
+			lines[i] = h.address + ": " + describeHost(err.Config, "it", h.err)
 		}
+		return "no server of the URL can be used: " + strings.Join(lines, "; ")
 	}
+	return describeHost(err.Config, "PostgreSQL at "+address(err.Config), err)
+}
+
+// describeHost says why one server could not be connected to.
+func describeHost(config *pgconn.Config, where string, err error) string {
+	var pgErr *pgconn.PgError
 	var dnsErr *net.DNSError
 	var netErr net.Error
 	switch {
 	case errors.Is(err, context.Canceled):
 		return "interrupted"
+	case pg.IsReadOnly(err):
+		return where + " is a standby or a read-only server, which takes no writes"
+	case errors.As(err, &pgErr):
+		switch pgErr.Code {
+		case pg.InvalidCatalogName:
+			return fmt.Sprintf("%s has no database %q: create it first (createdb %[2]s)", where, config.Database)
+		case pg.InvalidPassword, pg.InvalidAuthorization:
+			return fmt.Sprintf("%s refused user %q: %s", where, config.User, pgErr.Message)
+		}
+		return fmt.Sprintf("%s refused the connection: %s", where, pgErr.Message)
 	case errors.As(err, &dnsErr):
 		return fmt.Sprintf("cannot reach %s: %s", where, dnsErr.Err)
 	case pgconn.Timeout(err) || errors.As(err, &netErr) && netErr.Timeout():
-		return fmt.Sprintf("%s did not answer within %s", where, err.Config.ConnectTimeout)
+		return fmt.Sprintf("%s did not answer within %s", where, config.ConnectTimeout)
 	default:
 		return fmt.Sprintf("cannot reach %s: %s", where, innermost(err))
 	}
+}
+
+// hostError is why one host of a URL could not be connected to.
+type hostError struct {
+	address string
+	err     error
+}
+
+// dialed finds the address and the name of the host in the text of pgx's error about
+// one attempt, whose type it does not export.
+var dialed = regexp.MustCompile(`^(\S+) \((.*?)\): `)
+
+// hostErrors has the last attempt at each host, in the URL's order. A name with several
+// addresses is one host.
+func hostErrors(err *pgconn.ConnectError) (hosts []hostError) {
+	joined, ok := errors.Unwrap(err).(interface{ Unwrap() []error })
+	if !ok {
+		return nil
+	}
+	for _, each := range joined.Unwrap() {
+		host := ""
+		var dnsErr *net.DNSError
+		if m := dialed.FindStringSubmatch(each.Error()); m != nil {
+			host = m[2]
+			if _, port, err := net.SplitHostPort(m[1]); err == nil {
+				host = net.JoinHostPort(host, port)
+			}
+		} else if errors.As(each, &dnsErr) {
+			host = dnsErr.Name
+		} else {
+			continue
+		}
+		if i := slices.IndexFunc(hosts, func(h hostError) bool { return h.address == host }); i >= 0 {
+			hosts[i].err = each
+		} else {
+			hosts = append(hosts, hostError{host, each})
+		}
+	}
+	return hosts
 }
 
 // address is where config leads, without anything else of the URL.

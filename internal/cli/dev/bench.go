@@ -81,7 +81,7 @@ func (c *BenchCommand) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	pool, err := a.Open()
+	pool, err := a.OpenService()
 	if err != nil {
 		return err
 	}

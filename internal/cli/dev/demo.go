@@ -47,7 +47,7 @@ func (c *DemoCommand) Run(a *app.App) error {
 	if !a.JSON {
 		a.Out.Printf("A worker, seven jobs and the dead-letter queue, on a private PostgreSQL.\n")
 	}
-	pool, err := a.Open()
+	pool, err := a.OpenService()
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
 		return app.Usagef("%w", err)
 	}
-	pool, err := a.Open()
+	pool, err := a.OpenService()
 	if err != nil {
 		return err
 	}

@@ -230,7 +230,7 @@ func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := a.Open()
+	pool, err := a.OpenService()
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,3 @@
+// Package poolers has the tests of Soniq behind a real pooler: PgBouncer in each of its
+// pool modes, with each of pgx's ways to send a statement.
+package poolers
