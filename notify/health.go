@@ -62,6 +62,7 @@ type health struct {
 	mu       sync.Mutex
 	conn     net.Conn     // nil: there is none
 	tracked  *trackedConn // conn without TLS; nil if the dialer has not made it
+	pooled   bool         // a pooler is between conn and the server
 	proven   bool         // a probe has arrived on conn
 	notified time.Time    // when a notification last arrived
 	closed   error        // why conn was closed
@@ -92,10 +93,10 @@ func (h *health) Notify(_ context.Context, payload string) {
 }
 
 // up: the listener listens on conn.
-func (h *health) up(conn net.Conn) {
+func (h *health) up(conn net.Conn, pooled bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conn, h.tracked, h.proven, h.notified = conn, trackedOf(conn), false, time.Now()
+	h.conn, h.tracked, h.pooled, h.proven, h.notified = conn, trackedOf(conn), pooled, false, time.Now()
 	h.update()
 	h.signal()
 }
@@ -203,6 +204,7 @@ func (h *health) check(ctx context.Context) time.Duration {
 var (
 	errNoAnswer       = errors.New("the server does not answer on it")
 	errNoNotification = errors.New("notifications no longer arrive on it")
+	errPooled         = errors.New("notifications don't arrive through the pooler")
 )
 
 // ping sends Sync, and closes the connection if the server doesn't answer.
@@ -271,10 +273,11 @@ func (h *health) proved(conn net.Conn) {
 
 // missed handles a probe that has not arrived. A connection that delivered before is
 // closed: the next one may deliver again. One that never delivered is kept, as another
-// would not deliver either.
+// would not deliver either, unless it leads to a pooler: there LISTEN has stayed on the
+// pooler's connection to the server, and must be taken back.
 func (h *health) missed(conn net.Conn) {
 	h.mu.Lock()
-	current, proven := h.conn, h.proven
+	current, proven, pooled := h.conn, h.proven, h.pooled
 	if current != conn {
 		h.mu.Unlock()
 		return
@@ -283,11 +286,14 @@ func (h *health) missed(conn net.Conn) {
 		h.warned = true
 		h.log.Warn("notifications don't arrive on the listener's connection, though LISTEN succeeded: " +
 			"a pooler in transaction mode is in between, or the connection leads to another database; " +
-			"until they arrive, new jobs are found by polling (listen on a direct connection)")
+			"until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
 	}
 	h.mu.Unlock()
-	if proven {
+	switch {
+	case proven:
 		h.close(conn, errNoNotification)
+	case pooled:
+		h.close(conn, errPooled)
 	}
 }
 

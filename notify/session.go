@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgxlisten"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 // setupTimeout bounds two steps if ConnConfig doesn't: connecting, and all the LISTENs.
@@ -36,6 +37,8 @@ type session struct {
 	onConnect    func(context.Context, *pgx.Conn) error // the user's, or nil
 	onDisconnect func()                                 // the user's, or nil
 	prepared     bool                                   // onConnect has succeeded on the current connection
+	pooled       bool                                   // a pooler is between the current connection and the server
+	undelivered  time.Duration                          // how long to wait after such a connection delivered nothing
 
 	attempts int       // since the connection was last up
 	toListen int       // channels that the current connection doesn't listen to yet
@@ -74,6 +77,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 	if s.conf.RuntimeParams["application_name"] == "" {
 		s.conf.RuntimeParams["application_name"] = "soniq-listener"
 	}
+	pg.Pin(s.conf)
 	return s
 }
 
@@ -103,17 +107,27 @@ func (s *session) run(ctx context.Context) error {
 // where a loss is noticed, whatever its cause.
 func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	s.disconnected()
-	if s.attempts > 0 || s.wasUp {
+	switch {
+	case errors.Is(s.lastErr, errPooled):
+		if err := s.afterPooler(ctx); err != nil {
+			return nil, err
+		}
+	case s.attempts > 0 || s.wasUp:
 		if err := s.afterLoss(ctx); err != nil {
 			return nil, err
 		}
 	}
 	s.attempts++
-	conn, err := pgx.ConnectConfig(ctx, s.conf)
+	conn, err := pg.Connect(ctx, s.conf)
 	if err != nil {
 		return nil, err
 	}
 	s.toListen = len(s.handlers)
+	if s.health.probe != nil {
+		if s.pooled, err = isPooled(ctx, conn); err != nil {
+			return nil, errors.Join(err, conn.Close(ctx))
+		}
+	}
 	if err := conn.PgConn().Conn().SetDeadline(time.Now().Add(s.conf.ConnectTimeout)); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
@@ -181,7 +195,7 @@ func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
 	s.upSince, s.lostAt = time.Now(), time.Time{}
 	s.wasUp, s.attempts = true, 0
 	s.connected.Store(true)
-	s.health.up(conn.PgConn().Conn())
+	s.health.up(conn.PgConn().Conn(), s.pooled)
 	return nil
 }
 
