@@ -105,12 +105,8 @@ func (m *mode) isText(forced pgx.QueryExecMode) bool {
 	return forced == pgx.QueryExecModeExec || forced == pgx.QueryExecModeSimpleProtocol
 }
 
-// SQLSTATEs that say that a prepared statement is not there, or is there already.
-const (
-	duplicatePrepared = "42P05"
-	noSuchPrepared    = "26000"
-	protocolViolation = "08P01"
-)
+// protocolViolation is what PgBouncer says of a prepared statement that it can't find.
+const protocolViolation = "08P01"
 
 // isLostStatement reports whether the server or a pooler refused a statement for the
 // name under which it was prepared. It has not run.
@@ -120,7 +116,7 @@ func isLostStatement(err error) bool {
 		return false
 	}
 	switch pgErr.Code {
-	case duplicatePrepared, noSuchPrepared:
+	case DuplicateStatement, InvalidStatementName:
 		return true
 	case protocolViolation:
 		return strings.Contains(pgErr.Message, "prepared statement")
