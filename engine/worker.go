@@ -308,7 +308,7 @@ func (w *Worker) listener() (*notify.Listener, error) {
 	listener, err := notify.NewListener(notify.Config{
 		ConnConfig: config, Logger: w.logger,
 		OnConnect: w.liveness.Session.Up, OnDisconnect: w.liveness.Session.Down,
-		Probe: w.probe, OnHealth: w.fetcher.listening,
+		Probe: w.probe, OnHealth: w.listening,
 	})
 	if err != nil {
 		return nil, err
@@ -317,6 +317,19 @@ func (w *Worker) listener() (*notify.Listener, error) {
 	listener.Handle(schema.Channel(notify.NewJob), w.fetcher)
 	listener.Handle(schema.Channel(notify.Control), w.cancels)
 	return listener, nil
+}
+
+// A hearer wants to know whether notifications arrive.
+type hearer interface{ Listening(healthy bool) }
+
+// listening tells the parts whether notifications arrive.
+func (w *Worker) listening(healthy bool) {
+	w.fetcher.listening(healthy)
+	for _, s := range w.config.Services {
+		if h, ok := s.(hearer); ok {
+			h.Listening(healthy)
+		}
+	}
 }
 
 const probeSQL = `select pg_notify($1, $2)`

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,6 +28,8 @@ const (
 	// safetyPoll finds what no notification announces: rows of a transaction that
 	// sent none, and those of a lost connection.
 	safetyPoll = 60 * time.Second
+	// deafPoll takes the place of safetyPoll while notifications don't arrive.
+	deafPoll = 2 * time.Second
 	// retryPass is the wait after the outbox could not be read.
 	retryPass = 5 * time.Second
 	// clockTurn keeps many dispatchers that see one step of the database's clock from
@@ -79,6 +82,7 @@ type Dispatcher struct {
 	maxPending int
 	wakeups    *notify.Wakeups
 	firstDelay time.Duration // of a digest; firstDelay, but for tests
+	deaf       atomic.Bool   // notifications don't arrive
 
 	mu sync.Mutex
 	// own are the hooks of Register. declared are those of Declare, as functions: fmt
@@ -152,14 +156,18 @@ func (d *Dispatcher) Channels() map[string]notify.Handler {
 }
 
 // RunAlone is [Dispatcher.Run] with a listener of its own, which connects as config
-// says. It returns nil after ctx has ended.
+// says. It returns nil after ctx has ended. Where notifications don't arrive through that
+// connection, it warns once and looks at the outbox every 2 s.
 //
 // Errors: what is wrong with config.
 func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error {
-	listener, err := notify.NewListener(notify.Config{ConnConfig: config, Logger: d.log})
+	listener, err := notify.NewListener(notify.Config{
+		ConnConfig: config, Logger: d.log, Probe: d.outbox.probe, OnHealth: d.Listening,
+	})
 	if err != nil {
 		return fmt.Errorf("run hooks: %w", err)
 	}
+	d.Listening(false) // until the first probe has arrived
 	for channel, handler := range d.Channels() {
 		listener.Handle(channel, handler)
 	}
@@ -171,6 +179,15 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 		return fmt.Errorf("run hooks: %w", err)
 	}
 	return nil
+}
+
+// Listening tells the dispatcher whether notifications arrive. While they don't, it looks
+// at the outbox every 2 s, else once a minute. Who listens for it may call this;
+// [Dispatcher.RunAlone] and an engine.Worker do.
+func (d *Dispatcher) Listening(healthy bool) {
+	if d.deaf.Swap(!healthy) != !healthy {
+		d.wakeups.Set()
+	}
 }
 
 // Run sends what is due until ctx ends, goes on for at most 3 s, and returns nil.
@@ -266,6 +283,9 @@ func (d *Dispatcher) pass(ctx, work context.Context) (wait time.Duration, waitin
 	wait = safetyPoll
 	if !d.outbox.trustsLeases() {
 		wait = leaseTime / 4
+	}
+	if d.deaf.Load() {
+		wait = min(wait, deafPoll)
 	}
 	held := ""
 	if len(due) > 0 {

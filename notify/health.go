@@ -59,16 +59,17 @@ type health struct {
 	// busy counts the handlers that run. Nothing is read meanwhile.
 	busy atomic.Int32
 
-	mu       sync.Mutex
-	conn     net.Conn     // nil: there is none
-	tracked  *trackedConn // conn without TLS; nil if the dialer has not made it
-	pooled   bool         // a pooler is between conn and the server
-	proven   bool         // a probe has arrived on conn
-	notified time.Time    // when a notification last arrived
-	closed   error        // why conn was closed
-	healthy  bool
-	warned   bool
-	sent     int
+	mu        sync.Mutex
+	conn      net.Conn     // nil: there is none
+	tracked   *trackedConn // conn without TLS; nil if the dialer has not made it
+	pooled    bool         // a pooler is between conn and the server
+	proven    bool         // a probe has arrived on conn
+	delivered bool         // one has on the last connection, which may be gone
+	notified  time.Time    // when a notification last arrived
+	closed    error        // why conn was closed
+	healthy   bool
+	warned    bool
+	sent      int
 }
 
 func newHealth(l *Listener) *health {
@@ -96,7 +97,7 @@ func (h *health) Notify(_ context.Context, payload string) {
 func (h *health) up(conn net.Conn, pooled bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conn, h.tracked, h.pooled, h.proven, h.notified = conn, trackedOf(conn), pooled, false, time.Now()
+	h.conn, h.tracked, h.pooled, h.proven, h.delivered, h.notified = conn, trackedOf(conn), pooled, false, false, time.Now()
 	h.update()
 	h.signal()
 }
@@ -136,6 +137,13 @@ func (h *health) update() {
 	if h.onHealth != nil {
 		h.onHealth(healthy)
 	}
+}
+
+// delivers reports whether a probe has arrived on the last connection.
+func (h *health) delivers() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.delivered
 }
 
 func (h *health) signal() {
@@ -263,7 +271,7 @@ func (h *health) proved(conn net.Conn) {
 	if h.conn != conn {
 		return
 	}
-	h.proven = true
+	h.proven, h.delivered = true, true
 	if h.warned {
 		h.warned = false
 		h.log.Info("notifications arrive on the listener's connection")

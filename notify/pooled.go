@@ -15,6 +15,9 @@ import (
 // that delivered nothing: each leaves a LISTEN behind, until it is taken back.
 const mostUndelivered = 10 * time.Minute
 
+// leavePatience bounds what a listener that ends does for others.
+const leavePatience = 2 * time.Second
+
 const backendSQL = `select pg_catalog.pg_backend_pid()`
 
 // isPooled reports whether a pooler is between a connection and the server: the process
@@ -35,6 +38,18 @@ func (s *session) afterPooler(ctx context.Context) error {
 	}
 	s.undelivered = min(max(2*s.undelivered, s.health.timing.reprobe), mostUndelivered)
 	return pause.For(ctx, s.undelivered)
+}
+
+// leavePooler takes back the LISTENs of the last connection, if it has delivered nothing.
+func (s *session) leavePooler(ctx context.Context) {
+	if !s.pooled || s.health.delivers() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leavePatience)
+	defer cancel()
+	if err := s.takeBack(ctx); err != nil {
+		s.log.DebugContext(ctx, "taking back LISTEN on the pooler's connections failed", "error", err)
+	}
 }
 
 // A pooler passes its connections to the server on to others, who would get what they

@@ -83,6 +83,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 
 func (s *session) run(ctx context.Context) error {
 	defer s.dialer.closeAll()
+	defer s.leavePooler(ctx)
 	defer s.disconnected()
 	var watching sync.WaitGroup
 	defer watching.Wait()

@@ -474,15 +474,6 @@ func (a *App) OpenDeadLetters() (*pgxpool.Pool, *deadletter.Queue, error) {
 	return pool, queue, err
 }
 
-// ListenConfig parses the URL of --listen-url.
-func ListenConfig(listenURL string) (*pgx.ConnConfig, error) {
-	pool, err := poolConfig(listenURL, "--listen-url")
-	if err != nil {
-		return nil, err
-	}
-	return pool.ConnConfig, nil
-}
-
 // person is who is at the keyboard, as far as that is known: 'ada@laptop'.
 // Empty leaves it to the client to name the process.
 func (a *App) person() string {

@@ -19,6 +19,7 @@ import (
 type watchCmd struct {
 	traits
 	From *deadletter.Position `placeholder:"CURSOR" help:"Begin after this position: the cursor of the last line of --json that you have dealt with. 0 is the beginning. Default: from now on."`
+	app.ListenFlag
 }
 
 func (watchCmd) Help() string {
@@ -56,12 +57,16 @@ func (c *watchCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	listen, err := c.Listen(a, pool)
+	if err != nil {
+		return err
+	}
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
 	var failed error
 	var told bool
-	err = deadletter.Subscribe(ctx, pool.Config().ConnConfig, deadletter.SubscribeOptions{
+	err = deadletter.Subscribe(ctx, listen, deadletter.SubscribeOptions{
 		Schema: a.SchemaName(),
 		Logger: a.Log,
 		From:   from,

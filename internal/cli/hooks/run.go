@@ -12,7 +12,7 @@ type hooksRunCmd struct {
 	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
 	workerflags.HookGrants
 	workerflags.HookFlow
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode."`
+	app.ListenFlag
 }
 
 func (hooksRunCmd) Help() string {
@@ -49,11 +49,9 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 		return err
 	}
 	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}, a.Log)
-	listen := pool.Config().ConnConfig
-	if c.ListenURL != "" {
-		if listen, err = app.ListenConfig(c.ListenURL); err != nil {
-			return err
-		}
+	listen, err := c.Listen(a, pool)
+	if err != nil {
+		return err
 	}
 	config.Schema, config.Origin = a.SchemaName(), workerflags.Origin(file)
 	dispatcher, err := hooks.NewDispatcher(pool, config)

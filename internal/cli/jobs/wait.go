@@ -35,12 +35,15 @@ const (
 
 // waitFlags belong to the commands that can wait for a job.
 type waitFlags struct {
-	Wait        bool           `help:"Wait until the job has ended, and exit 1 unless it is done."`
+	Wait bool `help:"Wait until the job has ended, and exit 1 unless it is done."`
+	app.ListenFlag
 	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Stop waiting after DURATION; the job goes on. Default: wait until it has ended."`
 }
 
 func (f *waitFlags) check() error {
 	switch {
+	case f.ListenURL != "" && !f.Wait:
+		return app.Usagef("--listen-url needs --wait")
 	case f.WaitTimeout == nil:
 		return nil
 	case !f.Wait:
@@ -55,6 +58,7 @@ func (f *waitFlags) check() error {
 type waiting struct {
 	*app.App
 	pool   *pgxpool.Pool
+	listen app.ListenFlag
 	client *engine.Client
 	// ended is called for each job when it has ended. job is nil if its row is
 	// gone.
@@ -77,7 +81,7 @@ func (f *waitFlags) await(a *app.App, pool *pgxpool.Pool, client *engine.Client,
 		defer cancel()
 	}
 	w := &waiting{
-		App: a, pool: pool, client: client, ended: ended, open: slices.Clone(ids),
+		App: a, pool: pool, listen: f.ListenFlag, client: client, ended: ended, open: slices.Clone(ids),
 		statuses: make(map[uuid.UUID]engine.JobStatus, len(ids)), started: a.Now(), answered: a.Now(),
 	}
 	err := w.run(ctx)
@@ -114,8 +118,14 @@ func (w *waiting) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	listen, err := w.listen.Listen(w.App, w.pool)
+	if err != nil {
+		return err
+	}
 	listener, err := notify.NewListener(notify.Config{
-		ConnConfig: w.pool.Config().ConnConfig,
+		ConnConfig: listen,
+		// So that no LISTEN stays behind where notifications don't arrive.
+		Probe: w.probe,
 		// Whoever waits learns of a lost connection from the looking.
 		Logger: slog.New(slog.DiscardHandler),
 	})
@@ -129,6 +139,11 @@ func (w *waiting) run(ctx context.Context) error {
 	err = w.look(ctx, deaths)
 	stop()
 	return errors.Join(err, parts.Wait())
+}
+
+func (w *waiting) probe(ctx context.Context, channel, payload string) error {
+	_, err := w.pool.Exec(ctx, `select pg_notify($1, $2)`, channel, payload)
+	return err
 }
 
 // deathWatch wakes the wait when one of its jobs has become a dead letter, and

@@ -53,7 +53,7 @@ type runCmd struct {
 	Hooks           bool           `default:"true" negatable:"" help:"Send the deliveries of hooks. Default yes; see 'soniq hooks'."`
 	workerflags.HookGrants
 	workerflags.HookFlow
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode."`
+	app.ListenFlag
 }
 
 func (runCmd) Help() string {
@@ -145,6 +145,9 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 	}
 	s.config, err = c.config(file)
 	if err != nil {
+		return nil, err
+	}
+	if s.config.ListenConfig, err = c.ListenConfig(a); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -266,11 +269,6 @@ func (c *runCmd) config(file *workerfile.File) (config engine.WorkerConfig, err 
 	}
 	for _, set := range []func(*engine.WorkerConfig, *workerfile.File) error{c.concurrency, c.durations, c.limits, c.warnings} {
 		if err := set(&config, file); err != nil {
-			return config, err
-		}
-	}
-	if c.ListenURL != "" {
-		if config.ListenConfig, err = app.ListenConfig(c.ListenURL); err != nil {
 			return config, err
 		}
 	}
