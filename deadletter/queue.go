@@ -246,7 +246,7 @@ func (q *Queue) Picks(ctx context.Context, f Filter, id uuid.UUID) (bool, error)
 // to read. Without JIT: compiling so many expressions takes PostgreSQL two seconds,
 // which it never saves.
 func (q *Queue) survey(ctx context.Context, sql string, params []any, read func(pgx.Rows) error) error {
-	return pgx.BeginTxFunc(ctx, q.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	return pg.InTxWith(ctx, q.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "set local jit = off"); err != nil {
 			return err
 		}

@@ -153,7 +153,7 @@ type Replayed struct {
 // [*DuplicateError] if an equal unique job is queued; those of the database.
 func (q *Queue) Replay(ctx context.Context, id uuid.UUID, o ReplayOptions) (uuid.UUID, error) {
 	var job uuid.UUID
-	err := pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+	err := pg.InTxWith(ctx, q.pool, readCommitted, func(tx pgx.Tx) (err error) {
 		job, err = q.replay(ctx, tx, id, o)
 		return err
 	})
@@ -234,7 +234,7 @@ func (q *Queue) tryLongQueue(ctx context.Context, id uuid.UUID, o ReplayOptions)
 	if err != nil {
 		return err
 	}
-	err = pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
+	err = pg.InTxWith(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
 		if _, err := q.replay(ctx, tx, id, o); err != nil {
 			return err
 		}

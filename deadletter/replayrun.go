@@ -97,7 +97,7 @@ func (r *replayRun) start(ctx context.Context, f Filter, order replayOrder) erro
 		return err
 	}
 	op := Operation{Action: ActionReplay, State: OperationRunning}
-	err := pgx.BeginTxFunc(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) error {
+	err := pg.InTxWith(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, byindex.UnhurriedSQL); err != nil {
 			return err
 		}
@@ -319,7 +319,8 @@ func (r *replayRun) breaker(ctx context.Context) error {
 // done means that it was the last batch.
 func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done bool, err error) {
 	op := r.op
-	err = pgx.BeginTxFunc(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+	err = pg.InTxWith(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+		op = r.op
 		made, done, err = r.batchTx(ctx, tx, &op, most)
 		return err
 	})

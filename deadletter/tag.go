@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/jsondoc"
+	"soniq/internal/pg"
 )
 
 // $1 the dead letter.
@@ -34,7 +35,7 @@ var errNoTags = errors.New("no tag is given")
 // Errors: [ErrNotFound]; a key or value that can't be stored; those of the
 // database.
 func (q *Queue) Tag(ctx context.Context, id uuid.UUID, tags map[string]string) error {
-	err := pgx.BeginTxFunc(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
+	err := pg.InTxWith(ctx, q.pool, readCommitted, func(tx pgx.Tx) error {
 		return q.tag(ctx, tx, id, tags)
 	})
 	if err != nil {

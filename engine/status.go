@@ -156,7 +156,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	s := Status{DeadLetters: map[deadletter.State]int64{
 		deadletter.StateDead: 0, deadletter.StateSuperseded: 0, deadletter.StateReplaying: 0, deadletter.StateResolved: 0,
 	}}
-	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{
+	err := pg.InTxWith(ctx, c.pool, pgx.TxOptions{
 		IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly,
 	}, func(tx pgx.Tx) error {
 		var err error

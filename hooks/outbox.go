@@ -321,7 +321,7 @@ where id = $1`
 // it is disabled, if it is. pause is how long the receiver asks not to be called; gone
 // disables the hook; counts: it is a failure, and not just a request for a pause.
 func (o outbox) recordFailure(ctx context.Context, hook uuid.UUID, pause time.Duration, gone, counts bool) (failures int, disabled string, err error) {
-	err = pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err = pg.InTxWith(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		var h health
 		var since, last *time.Time
 		var now time.Time

@@ -290,19 +290,29 @@ func (h *health) missed(conn net.Conn) {
 		h.mu.Unlock()
 		return
 	}
-	if !proven && !h.warned {
-		h.warned = true
-		h.log.Warn("notifications don't arrive on the listener's connection, though LISTEN succeeded: " +
-			"a pooler in transaction mode is in between, or the connection leads to another database; " +
-			"until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
-	}
 	h.mu.Unlock()
+	if !proven {
+		h.warn()
+	}
 	switch {
 	case proven:
 		h.close(conn, errNoNotification)
 	case pooled:
 		h.close(conn, errPooled)
 	}
+}
+
+// warn tells once that nothing arrives.
+func (h *health) warn() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.warned {
+		return
+	}
+	h.warned = true
+	h.log.Warn("notifications don't arrive on the listener's connection: " +
+		"a pooler in transaction mode is in between, or the connection leads to another database; " +
+		"until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
 }
 
 // close closes the connection. Its reader then finds it lost.

@@ -20,12 +20,47 @@ const leavePatience = 2 * time.Second
 
 const backendSQL = `select pg_catalog.pg_backend_pid()`
 
-// isPooled reports whether a pooler is between a connection and the server: the process
-// is another than the one that answered.
-func isPooled(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	var pid uint32
-	err := conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
-	return pid != conn.PgConn().PID(), err
+// backend is the process that answers on a connection.
+func backend(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
+	err = conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
+	return pid, err
+}
+
+// checkPooler refuses a connection that a pooler moves between sessions of the server,
+// before anything listens there: nothing would arrive, and the LISTENs would stay. Where
+// a pooler is in between at all, another connection takes the session that this one has
+// just given back, if it has.
+func (s *session) checkPooler(ctx context.Context, conn *pgx.Conn) error {
+	s.pooled = false
+	first, err := backend(ctx, conn)
+	if err != nil || first == conn.PgConn().PID() {
+		return err
+	}
+	other, err := pg.Connect(ctx, s.conf)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = other.Close(ctx) }() // its work is done
+	const tries = 3
+	for range tries {
+		var again uint32
+		err := pgx.BeginFunc(ctx, other, func(pgx.Tx) error {
+			if _, err := backend(ctx, other); err != nil {
+				return err
+			}
+			again, err = backend(ctx, conn)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if again != first {
+			s.health.warn()
+			return errPooled
+		}
+	}
+	s.pooled = true
+	return nil
 }
 
 // afterPooler takes back the LISTENs of a connection that delivered nothing, and waits
@@ -33,8 +68,11 @@ func isPooled(ctx context.Context, conn *pgx.Conn) (bool, error) {
 func (s *session) afterPooler(ctx context.Context) error {
 	s.connected.Store(false)
 	s.upSince, s.lastErr = time.Time{}, nil
-	if err := s.takeBack(ctx); err != nil {
-		s.log.DebugContext(ctx, "taking back LISTEN on the pooler's connections failed", "error", err)
+	if s.pooled {
+		if err := s.takeBack(ctx); err != nil {
+			s.log.DebugContext(ctx, "taking back LISTEN on the pooler's connections failed", "error", err)
+		}
+		s.pooled = false
 	}
 	s.undelivered = min(max(2*s.undelivered, s.health.timing.reprobe), mostUndelivered)
 	return pause.For(ctx, s.undelivered)

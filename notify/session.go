@@ -123,12 +123,10 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.toListen = len(s.handlers)
-	if s.health.probe != nil {
-		if s.pooled, err = isPooled(ctx, conn); err != nil {
-			return nil, errors.Join(err, conn.Close(ctx))
-		}
+	if err := s.checkPooler(ctx, conn); err != nil {
+		return nil, errors.Join(err, conn.Close(ctx))
 	}
+	s.toListen = len(s.handlers)
 	if err := conn.PgConn().Conn().SetDeadline(time.Now().Add(s.conf.ConnectTimeout)); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}

@@ -126,7 +126,7 @@ func mend(ctx context.Context, pool *pg.Pool, lock int64) error {
 	for _, step := range []func(context.Context, pgx.Tx, int64) (int, error){mendDetails, mendOptions} {
 		for range mendBatches {
 			var n int
-			err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+			err := pg.InTxWith(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
 				n, err = step(ctx, tx, lock)
 				return err
 			})

@@ -84,10 +84,7 @@ func (m *mode) logger() *slog.Logger {
 // is the pool's own.
 func (m *mode) args(args []any) ([]any, pgx.QueryExecMode) {
 	forced := pgx.QueryExecMode(m.forced.Load())
-	if len(args) == 0 {
-		return args, forced // pgx uses the simple protocol
-	}
-	if m.isText(forced) {
+	if len(args) > 0 && m.isText(forced) {
 		args = textArgs(args)
 	}
 	if forced != 0 {
@@ -209,7 +206,11 @@ func textOf(v reflect.Value) any {
 
 // textSlice: a list of values is an array, and one of documents is JSON.
 func textSlice(v reflect.Value) any {
-	if kind := v.Type().Elem().Kind(); kind == reflect.Map || kind == reflect.Struct && v.Type().Elem() != reflect.TypeFor[time.Time]() {
+	element := v.Type().Elem()
+	switch kind := element.Kind(); {
+	case element == reflect.TypeFor[time.Time]() || element != reflect.TypeFor[uuid.UUID]() && element.Implements(reflect.TypeFor[driver.Valuer]()):
+		return v.Interface() // pgx knows them
+	case kind == reflect.Map || kind == reflect.Struct:
 		return jsonText(v)
 	}
 	texts := make([]*string, v.Len())
@@ -222,7 +223,7 @@ func textSlice(v reflect.Value) any {
 			text := element.String()
 			texts[i] = &text
 		default:
-			return v.Interface() // numbers and times, of which pgx makes an array itself
+			return v.Interface() // numbers, of which pgx makes an array itself
 		}
 	}
 	return texts
@@ -247,6 +248,20 @@ func InTx(ctx context.Context, db Beginner, do func(pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, db, do)
 	if isLostStatement(err) {
 		err = pgx.BeginFunc(ctx, db, do)
+	}
+	return err
+}
+
+// InTxWith is [InTx] for a transaction with these options.
+//
+// Errors: those of do, and those of the transaction.
+func InTxWith(ctx context.Context, db interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}, options pgx.TxOptions, do func(pgx.Tx) error,
+) error {
+	err := pgx.BeginTxFunc(ctx, db, options, do)
+	if isLostStatement(err) {
+		err = pgx.BeginTxFunc(ctx, db, options, do)
 	}
 	return err
 }

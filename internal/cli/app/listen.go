@@ -7,7 +7,7 @@ import (
 
 // ListenFlag is the flag of commands that LISTEN.
 type ListenFlag struct {
-	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode. Default SONIQ_LISTEN_URL."`
+	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode. Default $$SONIQ_LISTEN_URL."`
 }
 
 // ListenConfig parses the URL of --listen-url or SONIQ_LISTEN_URL; nil if there is none.

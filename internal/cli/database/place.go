@@ -8,6 +8,7 @@ import (
 
 	"soniq/internal/cli/app"
 	"soniq/internal/liveness"
+	"soniq/internal/pg"
 )
 
 // $1 the schema.
@@ -35,7 +36,7 @@ func missingSchema(a *app.App, pool *pgxpool.Pool) (string, error) {
 		return "", err
 	}
 	var exists bool
-	if err := pool.QueryRow(a.Ctx, schemaExistsSQL, schema.Name()).Scan(&exists); err != nil {
+	if err := (pg.Schema{}).Pool(pool).QueryRow(a.Ctx, schemaExistsSQL, schema.Name()).Scan(&exists); err != nil {
 		return "", fmt.Errorf("look up schema %q: %w", schema.Name(), err)
 	}
 	if exists {
@@ -55,7 +56,7 @@ func requireSchema(a *app.App, pool *pgxpool.Pool) error {
 		return err
 	}
 	var others []string
-	if err := pool.QueryRow(a.Ctx, tableSchemasSQL).Scan(&others); err != nil {
+	if err := (pg.Schema{}).Pool(pool).QueryRow(a.Ctx, tableSchemasSQL).Scan(&others); err != nil {
 		return fmt.Errorf("look up the schemas with Soniq tables: %w", err)
 	}
 	if len(others) == 0 {

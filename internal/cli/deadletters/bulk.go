@@ -12,6 +12,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/pg"
 )
 
 // target is what replay and delete work on: single ids, or in bulk.
@@ -55,7 +56,7 @@ const serverTimeSQL = `select clock_timestamp()`
 // dies after the question was printed is not part of the answer.
 func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
 	var now time.Time
-	if err := pool.QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
+	if err := (pg.Schema{}).Pool(pool).QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
 		return fmt.Errorf("read the server's time: %w", err)
 	}
 	// A --since in the future stays alone: it matches nothing, as it should.
