@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix moves snippets bench compare lint fmt docs demo module ci
+.PHONY: help build release test race matrix moves snippets bench compare lint fmt docs demo module ci poolers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ moves: ## move databases in every way that docs/restore.md names, with servers o
 # Maven, and Rust; what a machine lacks is said.
 snippets: ## run the programs of docs/clients with each client, and cut them off
 	SONIQ_TEST_SNIPPETS=all $(GO) test ./internal/interop -run Snippets -count=1 -v -timeout 30m
+
+poolers: ## run all commands behind PgBouncer; SONIQ_TEST_PGBOUNCER=PATH names another than the installed one
+	SONIQ_TEST_POOLERS=1 $(GO) test -count=1 ./internal/poolers
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .
