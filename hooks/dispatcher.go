@@ -161,9 +161,7 @@ func (d *Dispatcher) Channels() map[string]notify.Handler {
 //
 // Errors: what is wrong with config.
 func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error {
-	listener, err := notify.NewListener(notify.Config{
-		ConnConfig: config, Logger: d.log, Probe: d.outbox.probe, OnHealth: d.Listening,
-	})
+	listener, err := notify.NewListener(notify.Config{ConnConfig: config, Logger: d.log, Probe: notify.ProbeThrough(d.outbox.pool), OnHealth: d.Listening})
 	if err != nil {
 		return fmt.Errorf("run hooks: %w", err)
 	}
@@ -182,8 +180,7 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 }
 
 // Listening tells the dispatcher whether notifications arrive. While they don't, it looks
-// at the outbox every 2 s, else once a minute. Who listens for it may call this;
-// [Dispatcher.RunAlone] and an engine.Worker do.
+// at the outbox every 2 s, else once a minute. An engine.Worker calls it.
 func (d *Dispatcher) Listening(healthy bool) {
 	if d.deaf.Swap(!healthy) != !healthy {
 		d.wakeups.Set()

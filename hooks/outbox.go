@@ -41,12 +41,6 @@ func newOutbox(pool *pgxpool.Pool, name string) (o outbox, err error) {
 	return outbox{schema.Pool(pool), letters, &pg.Clock{}}, err
 }
 
-// probe sends a notification to a listener.
-func (o outbox) probe(ctx context.Context, channel, payload string) error {
-	_, err := o.pool.Exec(ctx, `select pg_notify($1, $2)`, channel, payload)
-	return err
-}
-
 // dueHook is an enabled hook with something to send.
 type dueHook struct {
 	ID       uuid.UUID

@@ -120,3 +120,12 @@ func (s *session) takeBack(ctx context.Context) error {
 	}
 	return nil
 }
+
+// ProbeThrough returns a [Config].Probe that sends through a pool, and so tells whether
+// notifications of the pool's database arrive at the listener.
+func ProbeThrough(pool pg.Querier) func(ctx context.Context, channel, payload string) error {
+	return func(ctx context.Context, channel, payload string) error {
+		_, err := pool.Exec(ctx, `select pg_notify($1, $2)`, channel, payload)
+		return err
+	}
+}
