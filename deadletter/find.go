@@ -3,16 +3,16 @@ package deadletter
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // MinPrefix is the lowest number of hex digits that [Queue.Find] takes as the
-// beginning of an id. Ids are in order of time: fewer digits than that would match
-// the ids of many minutes.
-const MinPrefix = 8
+// beginning of an id.
+const MinPrefix = pg.MinPrefix
 
 // An AmbiguousError says that the ids of several dead letters begin alike.
 type AmbiguousError struct {
@@ -29,8 +29,8 @@ func (e *AmbiguousError) Error() string {
 // IsPrefix reports whether s can be the beginning of an id: it has [MinPrefix] to
 // 32 hex digits, and dashes anywhere.
 func IsPrefix(s string) bool {
-	digits := strings.ReplaceAll(s, "-", "")
-	return len(digits) >= MinPrefix && len(digits) <= 32 && strings.Trim(digits, "0123456789abcdefABCDEF") == ""
+	_, _, ok := pg.IDRange(s)
+	return ok
 }
 
 // $1 and $2 are the first and the last id with the prefix.
@@ -46,12 +46,11 @@ limit 10`
 //
 // Errors: [ErrNotFound]; [*AmbiguousError]; those of the database.
 func (q *Queue) Find(ctx context.Context, prefix string) (uuid.UUID, error) {
-	if !IsPrefix(prefix) {
+	first, last, ok := pg.IDRange(prefix)
+	if !ok {
 		return uuid.Nil, ErrNotFound
 	}
-	digits := strings.ReplaceAll(prefix, "-", "")
-	missing := 32 - len(digits)
-	rows, _ := q.pool.Query(ctx, findSQL, digits+strings.Repeat("0", missing), digits+strings.Repeat("f", missing))
+	rows, _ := q.pool.Query(ctx, findSQL, first, last)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 	switch {
 	case err != nil:

@@ -310,9 +310,12 @@ func TestMoveQueued_takesWhatIsQueuedAndFree(t *testing.T) {
 
 	ids := []uuid.UUID{fresh, held, running, uuid.New(), kept, kept}
 	q := newQueue(t, pool)
-	moved, err := q.MoveQueued(within(t, 10*time.Second), ids, "")
+	moved, err := q.As("ada", "why").MoveQueued(within(t, 10*time.Second), ids, "")
 	if err != nil || !slices.Equal(moved, []uuid.UUID{fresh, kept}) {
 		t.Fatalf("moved %v, %v; want %v", moved, err, []uuid.UUID{fresh, kept})
+	}
+	if n := value[int](t, pool, `select count(*) from soniq_dead_letter_audit where action = 'bury' and actor = 'ada' and comment = 'why'`); n != 2 {
+		t.Errorf("%d records, want 2", n)
 	}
 	if j := get(t, q, kept); j.LastError != "before" || j.Attempts != 2 || j.Reason != classify.ManualMove || j.DecidedBy != "operator" {
 		t.Errorf("got %+v", j)

@@ -14,6 +14,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/audit"
+	"soniq/internal/deadwrite"
 	"soniq/internal/history"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pause"
@@ -30,6 +31,8 @@ const (
 	ActionCleanup Action = "cleanup"
 	ActionTag     Action = "tag"
 	ActionImport  Action = "import"
+	// ActionBury: [Queue.MoveQueued] moved the job.
+	ActionBury Action = deadwrite.ActionBury
 	// ActionReveal: somebody was shown the secrets of a dead letter, or of a job.
 	ActionReveal Action = "reveal"
 )
@@ -76,7 +79,7 @@ func (q *Queue) As(actor, comment string) *Queue {
 type Operation struct {
 	// ID is nil if nothing was recorded, since there was nothing to do.
 	ID uuid.UUID `json:"id"`
-	// Action is any but [ActionTag].
+	// Action is any but [ActionTag] and [ActionBury].
 	Action Action `json:"action"`
 	// State is how far it is.
 	State OperationState `json:"state"`

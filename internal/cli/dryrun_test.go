@@ -45,6 +45,11 @@ func TestDryRun_saysWhatTheCommandDoes(t *testing.T) {
 	replaying := clitest.Seed(t, pool, clitest.Letter{State: "replaying"}).String()
 	deep := clitest.Seed(t, pool, clitest.Letter{Args: strings.Repeat(`{"a":`, 6000) + "1" + strings.Repeat("}", 6000)}).String()
 	missing := uuid.NewString()
+	queued := func() string { return strings.TrimSpace(s.OK("enqueue", "n").Out) }
+	running := queued()
+	if _, err := pool.Exec(t.Context(), `update soniq_jobs set status = 'processing' where id = $1`, running); err != nil {
+		t.Fatal(err)
+	}
 	long := fresh()
 	if _, err := pool.Exec(t.Context(), `update soniq_dead_letter_jobs set whole_queue = $2 where id = $1`, long, randomName(4000)); err != nil {
 		t.Fatal(err)
@@ -86,6 +91,7 @@ func TestDryRun_saysWhatTheCommandDoes(t *testing.T) {
 		"dead-letter cleanup": {{"--days", "1"}, {"--days", "0"}, {"--state", "replaying"}, {"--export", file("there.json", "[]")}, {"--export", filepath.Join(folder, "no", "such.json")}, {"--export", filepath.Join(folder, "new.json")}},
 		"dead-letter import":  {{file("none.json", "[]")}, {file("half.json", "[")}},
 		"adopt":               {{}},
+		"job bury":            {{queued()}, {queued(), missing}, {missing}, {replaying}, {running}, {queued()[:18]}, {queued(), "--comment", "why"}},
 		"migrate up":          {{}, {"--to", "9999"}},
 		"migrate down":        {{"--to", "9999"}},
 	}

@@ -23,6 +23,7 @@ var topVerbs = map[string]string{
 	"count":   "'soniq dead-letter stats' or 'soniq status'",
 	"stats":   "'soniq dead-letter stats' or 'soniq status'",
 	"cancel":  "'soniq job cancel ID'",
+	"bury":    "'soniq job bury ID'",
 	"run":     "'soniq worker'",
 	"start":   "'soniq worker'",
 	"pause":   "'soniq queue pause QUEUE'",

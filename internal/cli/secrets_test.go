@@ -317,6 +317,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"job list":                 lines2([]string{"job", "list"}, []string{"job", "list", "--job", p.text}, []string{"job", "list", "--status", p.text}),
 		"job cancel":               lines2([]string{"job", "cancel", id}, []string{"job", "cancel", letter}, []string{"job", "cancel", p.text}),
 		"job retry":                lines2([]string{"job", "retry", id}),
+		"job bury":                 lines2([]string{"job", "bury", id, "--dry-run", "--comment", p.text}, []string{"job", "bury", letter, "--comment", p.text}, []string{"job", "bury", id, "--comment", p.text}, []string{"job", "bury", p.text}),
 		"job delete":               lines2([]string{"job", "delete", uuid.NewString(), id}),
 		"queue list":               lines2([]string{"queue", "list"}),
 		"queue pause":              lines2([]string{"queue", "pause", p.short[0]}),

@@ -4,6 +4,7 @@
 //
 //	Move           jobs that a worker has claimed and that failed
 //	MoveQueued     jobs that wait in the queue
+//	MoveByHand     the same for a person, with a record of who and why
 //	MoveAbandoned  a job whose worker is gone
 package deadwrite
 
@@ -87,7 +88,10 @@ select
   ` + history.Add(keptErrors, "g.failure::jsonb") + `
 from letter g
 returning id
-)
+)`
+
+// The ids of the jobs that were moved.
+const selectMoved = `
 select l.id
 from letter l`
 
@@ -117,7 +121,7 @@ with death as (
     j.*,
     u.reason, u.message, u.error_kind, u.error_type, u.error_code, u.decided_by, u.fingerprint,
     u.failure
-)` + insertGone
+)` + insertGone + selectMoved
 
 // Move moves jobs that the worker has claimed to the dead letters.
 //
@@ -165,9 +169,19 @@ func Move(ctx context.Context, db pg.Querier, worker uuid.UUID, deaths []Death) 
 	return inOrder(ids, moved), nil
 }
 
-// $1 the ids, $2 to $8 the verdict of all of them. A row that is locked is about to
-// run or to change: it is left alone.
-var moveQueuedSQL = `
+var moveQueuedSQL = goneQueued + insertGone + selectMoved
+
+// $9 the action, $10 the actor, $11 the comment. The record is one with the move, so
+// that a move without one can't be.
+var moveByHandSQL = goneQueued + insertGone + `, recorded as (
+  insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, comment, because)
+  select l.letter_id, $9, nullif($10, ''), nullif($11, ''), nullif($11, '')
+  from letter l
+)` + selectMoved
+
+// A relation 'gone' of queued jobs. $1 the ids, $2 to $8 the verdict of all of them. A row
+// that is locked is about to run or to change: it is left alone.
+const goneQueued = `
 with picked as (
   select j.id
   from public.soniq_jobs j
@@ -186,7 +200,7 @@ with picked as (
     $4::text as error_kind, $5::text as error_type, $6::text as error_code,
     $7::text as decided_by, $8::text as fingerprint,
     null as failure
-)` + insertGone
+)`
 
 // MoveQueued moves jobs that wait in the queue to the dead letters, for verdicts that
 // no attempt has led to: JobNotFound and ManualMove. Where the verdict has no
@@ -198,6 +212,21 @@ with picked as (
 // Errors: those of the database, and of a verdict without a reason. Nothing is moved
 // then.
 func MoveQueued(ctx context.Context, db pg.Querier, ids []uuid.UUID, v classify.Verdict) (moved []uuid.UUID, err error) {
+	return moveQueued(ctx, db, moveQueuedSQL, ids, v)
+}
+
+// ActionBury is the action of the record of [MoveByHand].
+const ActionBury = "bury"
+
+// MoveByHand is [MoveQueued] for a person, whose name and reason, or empty, are in the
+// record that each dead letter gets.
+//
+// Errors: those of MoveQueued.
+func MoveByHand(ctx context.Context, db pg.Querier, ids []uuid.UUID, v classify.Verdict, actor, comment string) (moved []uuid.UUID, err error) {
+	return moveQueued(ctx, db, moveByHandSQL, ids, v, ActionBury, actor, comment)
+}
+
+func moveQueued(ctx context.Context, db pg.Querier, sql string, ids []uuid.UUID, v classify.Verdict, more ...any) (moved []uuid.UUID, err error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -209,7 +238,7 @@ func MoveQueued(ctx context.Context, db pg.Querier, ids []uuid.UUID, v classify.
 	for _, column := range verdict {
 		args = append(args, column[0])
 	}
-	rows, err := db.Query(ctx, moveQueuedSQL, args...)
+	rows, err := db.Query(ctx, sql, append(args, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
 	}
@@ -234,7 +263,7 @@ with gone as (
     $6::text as error_kind, $7::text as error_type, $8::text as error_code,
     $9::text as decided_by, $10::text as fingerprint,
     $11::text as failure
-)` + insertGone
+)` + insertGone + selectMoved
 
 // MoveAbandoned moves a job whose worker is gone, and whose attempts are used up, to
 // the dead letters. The caller has made sure that no worker runs the job, and holds

@@ -1,6 +1,8 @@
 package pg
 
 import (
+	"strings"
+
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -38,4 +40,20 @@ func CollectIDs(rows pgx.Rows) ([]uuid.UUID, error) {
 		err = row.Scan(ScanID(&id))
 		return id, err
 	})
+}
+
+// MinPrefix is the lowest number of hex digits that [IDRange] takes. Ids are in order of
+// time: fewer digits than that would match the ids of many minutes.
+const MinPrefix = 8
+
+// IDRange returns the first and the last id that begins with prefix, as text. It is not
+// ok if prefix can't be the beginning of an id: [MinPrefix] to 32 hex digits, and dashes
+// anywhere.
+func IDRange(prefix string) (first, last string, ok bool) {
+	digits := strings.ReplaceAll(prefix, "-", "")
+	if len(digits) < MinPrefix || len(digits) > 32 || strings.Trim(digits, "0123456789abcdefABCDEF") != "" {
+		return "", "", false
+	}
+	missing := 32 - len(digits)
+	return digits + strings.Repeat("0", missing), digits + strings.Repeat("f", missing), true
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/deadletter"
 	"soniq/internal/unit"
 )
 
@@ -71,11 +72,14 @@ func ParseDuration(flag, value string) (time.Duration, error) {
 	return d, nil
 }
 
-// ParseID reads the id of a job. Errors: a usage error.
-func ParseID(text string) (uuid.UUID, error) {
-	id, err := uuid.Parse(text)
-	if err != nil {
-		return id, Usagef("%q is not a job id: ids are UUIDs such as 01890a5d-ac96-774b-bcce-b302099a8057", text)
+// CheckIDs checks all ids of jobs before the first is used. The first digits of an id
+// are enough. Errors: a usage error.
+func CheckIDs(texts ...string) error {
+	for _, text := range texts {
+		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
+			return Usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
+				text, deadletter.MinPrefix)
+		}
 	}
-	return id, nil
+	return nil
 }

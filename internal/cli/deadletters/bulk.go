@@ -33,7 +33,7 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 		if t.All || t.given() || t.Limit != nil {
 			return false, f, app.Usagef("give either ids, or --all and filters")
 		}
-		return false, f, checkIDs(t.IDs)
+		return false, f, app.CheckIDs(t.IDs...)
 	}
 	if !t.All && !t.given() {
 		return true, f, app.Usagef("which dead letters? give ids, a filter such as --filter or --reason, or --all")

@@ -159,19 +159,7 @@ func parseTags(texts []string) (tags map[string]string, err error) {
 	return tags, nil
 }
 
-// checkIDs checks all ids before the first is used. The first digits of an id are
-// enough.
-func checkIDs(texts []string) error {
-	for _, text := range texts {
-		if _, err := uuid.Parse(text); err != nil && !deadletter.IsPrefix(text) {
-			return app.Usagef("%q is not a job id: an id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057, or the first %d or more of its digits",
-				text, deadletter.MinPrefix)
-		}
-	}
-	return nil
-}
-
-// findID completes an id that checkIDs has accepted.
+// findID completes an id that [app.CheckIDs] has accepted.
 func findID(ctx context.Context, queue *deadletter.Queue, text string) (uuid.UUID, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		return id, nil

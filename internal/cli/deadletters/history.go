@@ -30,7 +30,7 @@ func (c *historyCmd) Run(a *app.App) error {
 		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
 	}
 	if c.ID != nil {
-		if err := checkIDs([]string{*c.ID}); err != nil {
+		if err := app.CheckIDs(*c.ID); err != nil {
 			return err
 		}
 	}

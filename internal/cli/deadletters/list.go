@@ -40,7 +40,7 @@ func (c *listCmd) request(now time.Time) (f deadletter.Filter, err error) {
 		return f, app.Usagef("--limit must not be negative: %d", c.Limit)
 	}
 	if c.After != nil {
-		if err := checkIDs([]string{*c.After}); err != nil {
+		if err := app.CheckIDs(*c.After); err != nil {
 			return f, err
 		}
 	}

@@ -33,7 +33,7 @@ func (c *showCmd) Run(a *app.App) error {
 	case c.ID != nil && c.Group != nil:
 		return app.Usagef("give either an id or --group")
 	case c.ID != nil:
-		if err := checkIDs([]string{*c.ID}); err != nil {
+		if err := app.CheckIDs(*c.ID); err != nil {
 			return err
 		}
 	case *c.Group == "":

@@ -45,7 +45,7 @@ func (c *tagCmd) Run(a *app.App) error {
 	if len(texts) == 0 || len(tags) == 0 {
 		return app.Usagef("give ids, and the tags that they get as KEY=VALUE")
 	}
-	if err := checkIDs(texts); err != nil {
+	if err := app.CheckIDs(texts...); err != nil {
 		return err
 	}
 	_, queue, err := c.Authorship.Open(a)

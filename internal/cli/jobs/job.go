@@ -19,6 +19,7 @@ type JobCommand struct {
 	List   jobListCmd   `cmd:"" help:"List jobs, the newest first."`
 	Cancel jobCancelCmd `cmd:"" help:"Cancel jobs that are queued or running."`
 	Retry  jobRetryCmd  `cmd:"" help:"Run scheduled or cancelled jobs now."`
+	Bury   jobBuryCmd   `cmd:"" help:"Move queued jobs to the dead letters by hand."`
 	Delete jobDeleteCmd `cmd:"" help:"Delete jobs that are queued, done or cancelled."`
 }
 
@@ -30,7 +31,7 @@ func (JobCommand) Help() string {
 }
 
 type jobShowCmd struct {
-	ID string `arg:"" name:"id" help:"The job's id."`
+	ID string `arg:"" name:"id" help:"The job's id. Its first 8 or more digits are enough."`
 	waitFlags
 	app.RevealFlags
 }
@@ -44,24 +45,18 @@ func (jobShowCmd) Help() string {
 }
 
 func (c *jobShowCmd) Run(a *app.App) error {
-	id, err := app.ParseID(c.ID)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
+	if err := errors.Join(app.CheckIDs(c.ID), c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
 		return err
 	}
 	pool, client, err := a.OpenClient()
 	if err != nil {
 		return err
 	}
-	j, err := client.Job(a.Ctx, id)
-	if errors.Is(err, engine.ErrJobNotFound) {
-		return fmt.Errorf("%s: %w: it never was, or its result has expired", id, engine.ErrJobNotFound)
-	}
+	j, err := c.find(a, client)
 	if err != nil {
 		return err
 	}
+	id := j.ID
 	if c.Wait {
 		j, err = c.wait(a, pool, client, j)
 		if err != nil {
@@ -82,6 +77,22 @@ func (c *jobShowCmd) Run(a *app.App) error {
 	}
 	outcome := outcomeOf(engine.Enqueued{ID: id}, j)
 	return outcome.failure()
+}
+
+func (c *jobShowCmd) find(a *app.App, client *engine.Client) (*engine.Job, error) {
+	id, err := findJob(a.Ctx, client, c.ID)
+	var j *engine.Job
+	if err == nil {
+		j, err = client.Job(a.Ctx, id)
+	}
+	var ambiguous *engine.AmbiguousError
+	switch {
+	case errors.Is(err, engine.ErrJobNotFound):
+		return nil, fmt.Errorf("%s: %w: it never was, or its result has expired", c.ID, engine.ErrJobNotFound)
+	case errors.As(err, &ambiguous):
+		return nil, fmt.Errorf("%s: %w", c.ID, err)
+	}
+	return j, err
 }
 
 // wait returns the job as it is when it has ended. Of one whose row is gone

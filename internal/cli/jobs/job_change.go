@@ -13,39 +13,53 @@ import (
 // jobIDs are the jobs that a command changes. Who names each of them is not
 // asked again.
 type jobIDs struct {
-	IDs []string `arg:"" name:"id" help:"Ids, as 'soniq job list' shows them."`
+	IDs []string `arg:"" name:"id" help:"Ids, as 'soniq job list' shows them. The first 8 or more digits are enough."`
 }
 
-// parse checks all ids before anything is done with one of them. One that is
-// named twice counts once.
-func (j *jobIDs) parse() (ids []uuid.UUID, err error) {
+// findJob completes an id that [app.CheckIDs] has accepted.
+func findJob(ctx context.Context, client *engine.Client, text string) (uuid.UUID, error) {
+	if id, err := uuid.Parse(text); err == nil {
+		return id, nil
+	}
+	return client.FindJob(ctx, text)
+}
+
+// find completes the ids. One that is named twice counts once. Ids that are not found, or
+// fit several jobs, are returned in failed.
+func (j *jobIDs) find(ctx context.Context, client *engine.Client) (ids []uuid.UUID, failed []app.Failure, err error) {
 	seen := map[uuid.UUID]bool{}
+	failed = []app.Failure{}
 	for _, text := range j.IDs {
-		id, err := app.ParseID(text)
-		if err != nil {
-			return nil, err
-		}
-		if !seen[id] {
+		id, err := findJob(ctx, client, text)
+		var ambiguous *engine.AmbiguousError
+		switch {
+		case errors.As(err, &ambiguous), errors.Is(err, engine.ErrJobNotFound):
+			failed = append(failed, app.Failure{ID: text, Error: err.Error()})
+		case err != nil:
+			return nil, nil, err
+		case !seen[id]:
 			seen[id] = true
 			ids = append(ids, id)
 		}
 	}
-	return ids, nil
+	return ids, failed, nil
 }
 
-// each changes the jobs one by one. failed are those that could not be changed.
-// broken is the error after which the rest was not tried; err is one before the
-// first.
+// each changes the jobs one by one; all ids are checked before the first. failed are those
+// that could not be changed. broken is the error after which the rest was not tried; err
+// is one before the first.
 func (j *jobIDs) each(a *app.App, change func(context.Context, *engine.Client, uuid.UUID) error) (failed []app.Failure, broken, err error) {
-	ids, err := j.parse()
-	if err != nil {
+	if err := app.CheckIDs(j.IDs...); err != nil {
 		return nil, nil, err
 	}
 	client, err := a.Client()
 	if err != nil {
 		return nil, nil, err
 	}
-	failed = []app.Failure{}
+	ids, failed, err := j.find(a.Ctx, client)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, id := range ids {
 		err := change(a.Ctx, client, id)
 		var refused *engine.RefusedError

@@ -84,6 +84,75 @@ func TestJob_listed_cancelled_retried_deleted(t *testing.T) {
 	}
 }
 
+func TestJob_buried_isADeadLetterWithItsHistory(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	add := func(args ...string) string {
+		return strings.TrimSpace(s.OK(append([]string{"enqueue", "ledger.sync"}, args...)...).Out)
+	}
+	due, later, running, done, cancelled, held := add(), add("--delay", "2h"), add(), add(), add(), add()
+	for id, status := range map[string]string{running: "processing", done: "done", cancelled: "cancelled"} {
+		if _, err := pool.Exec(t.Context(), `update soniq_jobs set status = $2 where id = $1`, id, status); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := s.OK("job", "bury", due, "--dry-run"); r.Out != "Would bury "+due+"\n" || clitest.CountJobs(t, pool) != 6 {
+		t.Errorf("dry run: %+v", r)
+	}
+	missing := uuid.NewString()
+	r := s.Run("job", "bury", due[:23], later, due, running, missing, done, cancelled, "--comment", "the ledger has moved", "--as", "ada")
+	clitest.WantCode(t, r, app.ExitPartly)
+	if want := "Buried " + due + "\nBuried " + later + "\n"; r.Out != want {
+		t.Errorf("buried %q, want %q", r.Out, want)
+	}
+	clitest.WantIn(t, "refused", r.Err,
+		"soniq: "+missing+": no such job", "soniq: "+running+": job is processing; cancel it first",
+		"soniq: "+done+": job is done; only a queued job can be buried", "soniq: "+cancelled+": job is cancelled; only")
+	if n := strings.Count(r.Err, "\n"); n != 4 {
+		t.Errorf("%d lines: %s", n, r.Err)
+	}
+	clitest.WantIn(t, "show", s.OK("dead-letter", "show", later).Out, "manual_move", "the ledger has moved", "bury, by ada: the ledger has moved")
+	clitest.WantCode(t, s.Run("job", "bury", due), app.ExitFailed)
+
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	if _, err := tx.Exec(t.Context(), `select from soniq_jobs where id = $1 for update`, held); err != nil {
+		t.Fatal(err)
+	}
+	r = s.Run("job", "bury", held, "--json")
+	clitest.WantCode(t, r, app.ExitFailed)
+	clitest.WantIn(t, "locked", r.Err, "another transaction has it locked; try again")
+}
+
+func TestJob_firstDigitsOfAnID_areEnough(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	for _, id := range []string{"abc123de-f456-4000-8000-000000000001", "abc123de-f457-4000-8000-000000000002"} {
+		if _, err := pool.Exec(t.Context(), `insert into soniq_jobs (id, job_name, args) values ($1, 'n', '{}')`, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	letter := clitest.Seed(t, pool, clitest.Letter{}).String()
+	clitest.WantIn(t, "job", s.OK("job", letter[:18]).Out, letter, "dead_letter")
+	clitest.WantIn(t, "job", s.OK("job", "abc123de-f457").Out, "Job          abc123de-f457-4000-8000-000000000002")
+	for _, verb := range []string{"retry", "cancel", "retry", "bury", "show"} {
+		clitest.WantIn(t, verb, s.OK("job", verb, "abc123def456").Out, "abc123de-f456-4000-8000-000000000001")
+	}
+	for _, verb := range []string{"show", "retry", "cancel", "bury", "delete"} {
+		r := s.Run("job", verb, "abc123de")
+		clitest.WantCode(t, r, app.ExitFailed)
+		clitest.WantIn(t, verb, r.Err, "soniq: abc123de: 2 or more jobs have an id that begins with abc123de: give more of it")
+		r = s.Run("job", verb, "99999999")
+		clitest.WantCode(t, r, app.ExitFailed)
+		clitest.WantIn(t, verb, r.Err, "soniq: 99999999: no such job")
+	}
+}
+
 func TestJob_mistakes_changeNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -92,6 +161,8 @@ func TestJob_mistakes_changeNothing(t *testing.T) {
 	for _, args := range [][]string{
 		{"job"},
 		{"job", "cancel"},
+		{"job", "bury"},
+		{"job", "bury", id, "abc123"},
 		{"job", "cancel", id, "nonsense"},
 		{"job", "delete", id, ""},
 		{"job", "list", "--status", "dead_letter"},
