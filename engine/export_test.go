@@ -14,15 +14,18 @@ import (
 // for long, and has watched each peer since its heartbeat.
 func (w *Worker) RecoverOrphans(ctx context.Context) error {
 	timing := *w.liveness.Timing
-	timing.Trust = 0
-	detector := liveness.NewDetector(timing)
-	detector.SilentSince = func(p liveness.Peer) time.Time { return p.Heartbeat }
-	_, err := w.liveness.Watch.Look(ctx, detector)
+	timing.Trust, timing.SilentSince = 0, asItsHeartbeatSays
+	_, err := w.liveness.Watch.Look(ctx, liveness.NewDetector(timing))
 	return errors.Join(err, w.RecoverStrays(ctx))
 }
 
+// asItsHeartbeatSays makes a worker believe a heartbeat that it has not watched: peers
+// of a test that are to be dead have an old one.
+func asItsHeartbeatSays(p liveness.Peer) time.Time { return p.Heartbeat }
+
 // Timing is what tests shorten; zero leaves the real one.
 type Timing struct {
+	// A negative Trust also believes heartbeats that the worker has not watched.
 	Beat, Trust, Dead time.Duration
 	WithdrawAfter     time.Duration
 	// Tail is how long the end of a worker takes once its jobs have ended.
@@ -37,6 +40,9 @@ func (w *Worker) SetTiming(t Timing) {
 		Beat:  cmp.Or(t.Beat, liveness.RealTiming.Beat),
 		Trust: cmp.Or(t.Trust, liveness.RealTiming.Trust),
 		Dead:  cmp.Or(t.Dead, liveness.RealTiming.Dead),
+	}
+	if t.Trust < 0 {
+		w.liveness.Timing.SilentSince = asItsHeartbeatSays
 	}
 	w.tail = cmp.Or(t.Tail, w.tail)
 	w.fetcher.waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)

@@ -226,9 +226,8 @@ func observer(t *testing.T, pool *pgxpool.Pool) (look func()) {
 		t.Fatal(err)
 	}
 	timing := liveness.RealTiming
-	timing.Trust = 0
+	timing.Trust, timing.SilentSince = 0, func(p liveness.Peer) time.Time { return p.Heartbeat }
 	detector := liveness.NewDetector(timing)
-	detector.SilentSince = func(p liveness.Peer) time.Time { return p.Heartbeat }
 	return func() {
 		if _, err := parts.Watch.Look(t.Context(), detector); err != nil {
 			t.Error(err)

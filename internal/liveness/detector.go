@@ -68,9 +68,6 @@ type Detector struct {
 	// void.
 	lock *lock
 	seen map[uuid.UUID]*sighting
-	// SilentSince says since when a peer has been silent that is seen for the first
-	// time. Default: since then, whatever its heartbeat says. Tests age peers by it.
-	SilentSince func(Peer) time.Time
 	// busyAt is when a peer with a lock was last seen holding jobs.
 	busyAt time.Time
 }
@@ -89,8 +86,8 @@ func (d *Detector) judge(peers []Peer, own *lock, contact time.Duration, at mome
 		s := d.seen[p.ID]
 		if s == nil {
 			s = &sighting{heartbeat: p.Heartbeat, silent: at.ended}
-			if d.SilentSince != nil {
-				s.silent = d.SilentSince(p)
+			if d.timing.SilentSince != nil {
+				s.silent = d.timing.SilentSince(p)
 			}
 		}
 		if forget {

@@ -84,6 +84,9 @@ type Timing struct {
 	Trust time.Duration
 	// Dead is the silence after which a Go worker is dead.
 	Dead time.Duration
+	// SilentSince says since when a peer has been silent that is seen for the first
+	// time. Default: since then, whatever its heartbeat says. Tests age peers by it.
+	SilentSince func(Peer) time.Time
 }
 
 // RealTiming is the timing of workers that are not under test.
