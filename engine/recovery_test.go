@@ -255,6 +255,10 @@ func TestWorker_unknownJobsThatCantBeMoved_holdUpNobody(t *testing.T) {
 	id := enqueue(t, newClient(t, pool), "unknown", nil, engine.At(time.Now().Add(-time.Hour)))
 	refusals, passes := 0, 0
 	for client := newClient(t, pool); getJob(t, client, id).Status != engine.StatusDeadLetter; passes++ {
+		// Nobody buries anything for a worker that has fallen silent.
+		if err := w.Beat(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		err := w.MoveUnknown(t.Context())
 		if err == nil || passes > refused {
 			t.Fatalf("after %d passes and %d refusals: %v", passes, refusals, err)
@@ -265,6 +269,9 @@ func TestWorker_unknownJobsThatCantBeMoved_holdUpNobody(t *testing.T) {
 		t.Errorf("%d refusals of %d jobs", refusals, refused)
 	}
 	for err := errors.New("begin"); err != nil && refusals <= refused; {
+		if err := w.Beat(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if err = w.MoveUnknown(t.Context()); err != nil {
 			refusals += strings.Count(err.Error(), "refused by a trigger")
 		}
