@@ -313,7 +313,7 @@ func patienceArgs(lock time.Duration) []any {
 func (r *Recovery) requeueOrphan(ctx context.Context, db pg.Session, o *orphan, heartbeat *time.Time, waits *int) (requeued bool, err error) {
 	requeue := func(unique bool) (bool, error) {
 		patience := keyPatience
-		if *waits >= keyWaits {
+		if unique && *waits >= keyWaits {
 			patience = hurriedPatience
 		}
 		var batch pgx.Batch
