@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix moves snippets bench compare lint fmt docs demo module ci poolers
+.PHONY: help build release test race matrix moves files snippets bench compare lint fmt docs demo module ci poolers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ snippets: ## run the programs of docs/clients with each client, and cut them off
 
 poolers: ## run all commands behind PgBouncer; SONIQ_TEST_PGBOUNCER=PATH names another than the installed one
 	SONIQ_TEST_POOLERS=1 $(GO) test -count=1 ./internal/poolers
+
+files: ## send files of dead letters through psql, DuckDB, pandas, jq, Miller, sqlite3 and LibreOffice
+	.ci/files
 
 bench: ## compare with River, graphile-worker and plain SQL; some ten minutes
 	cd bench && $(GO) run .

@@ -84,11 +84,11 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 		`"scheduled_at":"2026-01-02T03:04:05.600000Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.600000Z",` +
 		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}]}`
 	csvBare := `"` + bare.String() + `","emails.send","{""user_id"": 42}","default","100","3","3","a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `","max_retries_exceeded",` +
-		`"2026-01-02T03:04:05.600000Z","2026-11-23T12:00:00.000000Z","0",,,"dead",,,,,,,,,,,,,,,,,` + "\n"
+		`"2026-01-02T03:04:05.600000Z","2026-11-23T12:00:00.000000Z","0",,,"dead",,,,,,,,,,,,,,,,,"{ }"` + "\n"
 	csvFull := `"` + full.String() + `","ʼ@x","{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}","ʼ+q","-5","3","3","ʼ=cmd|' /C calc'!A0","max_retries_exceeded",` +
 		`"2026-01-02T03:04:05.600000Z","2026-11-23T13:00:00.000000Z","1","2026-01-02T03:04:05.600000Z","{""a"": ""\u003d1""}","replaying","` + bare.String() + `","` + bare.String() +
 		`","error","*x.E","ʼ-1","budget","f","h","true","` + "\tk" + `","ʼ-p","` + bare.String() + `","2026-01-02T03:04:05.600000Z","77","2026-01-02T03:04:05.600000Z",` +
-		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]",` + "\n"
+		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]","{ }"` + "\n"
 
 	for format, want := range map[deadletter.Format]string{
 		deadletter.FormatJSON:  "[\n" + jsonBare + ",\n" + jsonFull + "\n]\n",

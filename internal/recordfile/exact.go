@@ -22,6 +22,9 @@ func (a *assignment) exactly(raw json.RawMessage, r *Record) error {
 			if columns[name] == nil || name == exactColumn {
 				return fmt.Errorf("unknown column %s", quoted(name))
 			}
+			if string(value) == null {
+				continue // a program that gives all records the same members
+			}
 			text, err := assignText(value)
 			if err == nil {
 				// An empty name beside a whole one: the record has the whole one.
@@ -47,8 +50,8 @@ func isMember(doc []byte, name string) bool {
 	if len(doc) == 0 || doc[0] != '{' {
 		return false
 	}
-	for key := range jsondoc.Members(doc) {
-		if columnName(key) == name {
+	for key, value := range jsondoc.Members(doc) {
+		if columnName(key) == name && string(value) != null {
 			return true
 		}
 	}

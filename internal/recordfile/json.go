@@ -197,7 +197,7 @@ func (u *unknownColumns) decodeObject(text []byte) (cells, error) {
 		}
 	}
 	if !more {
-		return c, nil
+		return c, c.ofCSV()
 	}
 	for raw := range jsondoc.Members(text) {
 		name := columnName(raw)
@@ -208,7 +208,34 @@ func (u *unknownColumns) decodeObject(text []byte) (cells, error) {
 			return c, err
 		}
 	}
-	return c, nil
+	return c, c.ofCSV()
+}
+
+// ofCSV reads the cells of a record that a program has made of our CSV: all of them are texts. In our
+// CSV each record has the column exact, which is a text then; in our JSON it is an object or missing.
+func (c cells) ofCSV() error {
+	exact := c[exactColumn]
+	if len(exact) == 0 || exact[0] != '"' || !bytes.HasPrefix(jsondoc.Inner(exact), []byte("{")) {
+		return nil
+	}
+	for name, raw := range c {
+		cell := []byte(raw)
+		switch raw[0] {
+		case '{', '[', 'n':
+			continue // read already, or null
+		case '"':
+			text, err := assignText(raw)
+			if err != nil {
+				return &fieldError{name, err}
+			}
+			cell = []byte(text)
+		}
+		var err error
+		if c[name], err = cellJSON(name, cell, false); err != nil {
+			return &fieldError{name, err}
+		}
+	}
+	return nil
 }
 
 // columnName returns a key of a JSON object as text, or its beginning: no column has

@@ -85,7 +85,8 @@ var header = []string{
 	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
 }
 
-// exactColumn is the last column of CSV. In JSON only a record that needs it has it.
+// exactColumn is the last column of CSV, where it is an empty object for a record that needs none. In JSON only a
+// record that needs it has it.
 const exactColumn = "exact"
 
 // What the table has and our files haven't: job_name and queue are the whole ones in them, and an

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"io"
@@ -98,6 +99,56 @@ func FuzzFileFormats(f *testing.F) {
 			}
 		}
 	})
+}
+
+// JSON that a program has made of our CSV has the same dead letters: whichever of its cells it took for
+// numbers, and whether an empty one is null there or an empty text. A program that gives all records the
+// members of some changes nothing either.
+func TestReader_jsonOfOtherPrograms_isTheDeadLetter(t *testing.T) {
+	t.Parallel()
+	at, number := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC), "007"
+	want := Record{
+		ID: uuid.New(), JobName: "=1", Args: json.RawMessage(`[{"a": "=1"}, 1.50]`), Queue: "q", Priority: 7, MaxAttempts: 3, LastError: "x;-1", Reason: classify.Timeout,
+		OriginalCreatedAt: at, MovedAt: at, State: stateDead, ResurrectionCount: new(int), ErrorCode: "1e5", ArgsHash: &number, Tags: json.RawMessage(`"a"`),
+		Errors: json.RawMessage(`"{}"`), Exact: json.RawMessage(`{"tags":"\"a\""}`),
+	}
+	plain := want
+	plain.Tags, plain.Exact = json.RawMessage(`{"a":"ʼ"}`), nil
+	for _, r := range []Record{want, plain} {
+		rows, err := csv.NewReader(strings.NewReader(written(t, r, CSV))).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, empty := range []any{nil, ""} {
+			doc := map[string]any{}
+			for i, name := range rows[0] {
+				doc[name] = rows[1][i]
+				if rows[1][i] == "" {
+					doc[name] = empty
+				} else if name == "priority" || name == "error_code" {
+					doc[name] = json.RawMessage(rows[1][i])
+				}
+			}
+			file, err := json.Marshal(doc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := readAll(string(file), JSONL)
+			if err != nil || len(got) != 1 {
+				t.Fatalf("%s: %v", file, err)
+			}
+			for _, d := range []*json.RawMessage{&got[0].Args, &got[0].Tags, &got[0].Errors} {
+				*d = json.RawMessage(strings.ReplaceAll(string(*d), `\u003d`, "="))
+			}
+			if !reflect.DeepEqual(got[0], r) {
+				t.Errorf("%s: %+v, want %+v", file, got[0], r)
+			}
+		}
+		file := strings.Replace(written(t, r, JSONL), `"exact":{`, `"exact":{"scheduled_at":null,"error_kind":null,`, 1)
+		if got, err := readAll(file, JSONL); err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], r) {
+			t.Errorf("%s: %+v, %v", file, got, err)
+		}
+	}
 }
 
 // exactOf has the columns of the record above that are empty.

@@ -110,6 +110,11 @@ func (r *Record) AppendJSON(b []byte) []byte {
 func (r *Record) appendCSV(b []byte) []byte {
 	row := csvRow{b: b}
 	r.appendTo(&row)
+	if r.Exact == nil {
+		// Never empty: JSON that a program makes of the file is known by it. Miller would make an
+		// object of {}.
+		return append(row.cell(), `"{ }"`...)
+	}
 	row.json(r.Exact)
 	return row.b
 }
