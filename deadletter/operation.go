@@ -162,14 +162,6 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// $1 the id, $2 the action, $3 the state, $4 the actor, $5 the comment, $6 the
-// filter, $7 the options or null, $8 to $10 the counts.
-const beginOperationSQL = `
-insert into public.soniq_dead_letter_operations
-  (id, action, state, actor, comment, because, filter, options, total, done, skipped, heartbeat_at)
-values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($5, ''), $6::jsonb, $7::jsonb, $8, $9, $10, clock_timestamp())
-returning created_at, updated_at`
-
 // beginOperation records the operation under a new id. f is its filter, unless it
 // has one. options is what it needs to be resumed, or nil.
 func (q *Queue) beginOperation(ctx context.Context, db pg.Querier, op *Operation, f Filter, options any) error {
@@ -191,26 +183,13 @@ func (q *Queue) beginOperation(ctx context.Context, db pg.Querier, op *Operation
 		}
 		stored = new(string(text))
 	}
-	return db.QueryRow(ctx, beginOperationSQL, id, string(op.Action), string(op.State), op.Actor, op.Comment, string(op.Filter), stored,
+	return db.QueryRow(ctx, audit.BeginSQL, id, string(op.Action), string(op.State), op.Actor, op.Comment, string(op.Filter), stored,
 		op.Total, op.Done, op.Skipped).Scan(&op.CreatedAt, &op.UpdatedAt)
 }
 
-// $1 the id, $2 the state, $3 why it stopped or empty, $4 to $6 the counts.
-const saveOperationSQL = `
-update public.soniq_dead_letter_operations
-set
-  state = $2,
-  stopped_by = nullif($3, ''),
-  total = $4,
-  done = $5,
-  skipped = $6,
-  updated_at = clock_timestamp(),
-  heartbeat_at = clock_timestamp()
-where id = $1`
-
 // save records how far the operation is.
 func (op *Operation) save(ctx context.Context, db pg.Querier) error {
-	_, err := db.Exec(ctx, saveOperationSQL, op.ID, string(op.State), pg.Storable(op.StoppedBy, history.MaxMessageBytes), op.Total, op.Done, op.Skipped)
+	_, err := db.Exec(ctx, audit.SaveSQL, op.ID, string(op.State), pg.Storable(op.StoppedBy, history.MaxMessageBytes), op.Total, op.Done, op.Skipped)
 	return err
 }
 
@@ -242,12 +221,6 @@ func stoppedBy(ctx context.Context, err error) string {
 // small part of what [audit.IsLost] waits.
 const heartbeatInterval = 10 * time.Second
 
-const heartbeatSQL = `
-update public.soniq_dead_letter_operations
-set heartbeat_at = clock_timestamp()
-where id = $1
-  and state = 'running'`
-
 // keepAlive shows that the operation's process lives, until stop is called.
 func (q *Queue) keepAlive(ctx context.Context, operation uuid.UUID) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -255,7 +228,7 @@ func (q *Queue) keepAlive(ctx context.Context, operation uuid.UUID) (stop func()
 	beating.Go(func() {
 		for pause.For(ctx, heartbeatInterval) == nil {
 			// After an error there is the next one, and the operation has its own errors.
-			_, _ = q.pool.Exec(ctx, heartbeatSQL, operation)
+			_, _ = q.pool.Exec(ctx, audit.HeartbeatSQL, operation)
 		}
 	})
 	return func() {
@@ -263,15 +236,6 @@ func (q *Queue) keepAlive(ctx context.Context, operation uuid.UUID) (stop func()
 		beating.Wait()
 	}
 }
-
-var selectOperations = `
-select
-  id, action,
-  case when ` + audit.IsLost + ` then 'stopped' else state end,
-  case when ` + audit.IsLost + ` then '` + StoppedByLoss + `' else coalesce(stopped_by, '') end,
-  coalesce(actor, ''), coalesce(comment, because, ''), ` + pg.BoundedJSON("filter", "a filter", pg.ListedBytes) + `,
-  total, done, skipped, ` + pg.BoundedTime("created_at") + `, ` + pg.BoundedTime("updated_at") + `
-from public.soniq_dead_letter_operations`
 
 func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
 	err = row.Scan(
@@ -283,15 +247,25 @@ func scanOperation(row pgx.CollectableRow) (op Operation, err error) {
 	return op, err
 }
 
-// Operations returns the latest operations, the newest first. A limit of 0 is
-// 1,000.
+// A HistoryFilter picks operations and records of the history by the dead letter's ID, the
+// Actor and the time, From and To included, at most Limit of them; 0 is 1,000. The zero
+// value picks all.
+type HistoryFilter = audit.Filter
+
+// Operations returns the latest operations, the newest first. A limit of 0 is 1,000.
 //
 // Errors: those of the database.
 func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) {
-	if limit <= 0 {
-		limit = listLimit
-	}
-	rows, _ := q.pool.Query(ctx, selectOperations+"\norder by created_at desc, id desc\nlimit $1", limit)
+	return q.OperationsOf(ctx, HistoryFilter{Limit: limit})
+}
+
+// OperationsOf returns the latest operations that the filter picks, the newest first. Its
+// ID doesn't count.
+//
+// Errors: those of the database.
+func (q *Queue) OperationsOf(ctx context.Context, f HistoryFilter) ([]Operation, error) {
+	sql, params := f.Operations()
+	rows, _ := q.pool.Query(ctx, sql, params...)
 	ops, err := pgx.CollectRows(rows, scanOperation)
 	if err != nil {
 		return nil, fmt.Errorf("list operations: %w", err)
@@ -299,11 +273,32 @@ func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) 
 	return ops, nil
 }
 
+// Records returns the latest records that the filter picks, the newest first: all of the
+// dead letter ID or, without one, those of single dead letters, which no operation made.
+//
+// Errors: those of the database.
+func (q *Queue) Records(ctx context.Context, f HistoryFilter) ([]Record, error) {
+	sql, params := f.Records()
+	rows, _ := q.pool.Query(ctx, sql, params...)
+	records, err := pgx.CollectRows(rows, scanHistoryRecord)
+	if err != nil {
+		return nil, fmt.Errorf("list records: %w", err)
+	}
+	return records, nil
+}
+
+func scanHistoryRecord(row pgx.CollectableRow) (r Record, err error) {
+	err = row.Scan(&r.DeadLetterID, &r.OperationID, (*string)(&r.Action), &r.Actor, &r.Comment, &r.JobID, (*[]byte)(&r.Detail), &r.At)
+	r.Detail = jsondoc.Shown(r.Detail, "details")
+	r.At = r.At.UTC()
+	return r, err
+}
+
 // Operation returns one operation.
 //
 // Errors: [ErrNoOperation]; those of the database.
 func (q *Queue) Operation(ctx context.Context, id uuid.UUID) (Operation, error) {
-	rows, _ := q.pool.Query(ctx, selectOperations+"\nwhere id = $1", id)
+	rows, _ := q.pool.Query(ctx, audit.SelectOperations+"\nwhere id = $1", id)
 	op, err := pgx.CollectExactlyOneRow(rows, scanOperation)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNoOperation
@@ -319,39 +314,16 @@ func (q *Queue) Operation(ctx context.Context, id uuid.UUID) (Operation, error) 
 //
 // Errors: those of the database.
 func (q *Queue) History(ctx context.Context, id uuid.UUID) ([]Record, error) {
-	rows, _ := q.pool.Query(ctx, historySQL, id, listLimit)
-	records, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Record, err error) {
-		err = row.Scan(&r.DeadLetterID, &r.OperationID, (*string)(&r.Action), &r.Actor, &r.Comment, &r.JobID, (*[]byte)(&r.Detail), &r.At)
-		r.Detail = jsondoc.Shown(r.Detail, "details")
-		r.At = r.At.UTC()
-		return r, err
-	})
+	rows, _ := q.pool.Query(ctx, audit.HistorySQL, id, listLimit)
+	records, err := pgx.CollectRows(rows, scanHistoryRecord)
 	if err != nil {
 		return nil, fmt.Errorf("history of dead letter %s: %w", id, err)
 	}
 	return records, nil
 }
 
-// $1 the dead letter, $2 the limit.
-var historySQL = `
-select r.dead_letter_id, r.operation_id, r.action, coalesce(r.actor, ''), coalesce(r.comment, r.because, ''), r.job_id, ` + pg.BoundedJSON("r.detail", "details", pg.ListedBytes) + `, ` + pg.BoundedTime("r.at") + `
-from (
-  select *
-  from public.soniq_dead_letter_audit
-  where dead_letter_id = $1
-  order by id desc
-  limit $2
-) r
-order by r.id`
-
-// $1 the dead letters, $2 the action, $3 the actor, $4 the comment, $5 the detail
-// or null.
-const recordSQL = `
-insert into public.soniq_dead_letter_audit (dead_letter_id, action, actor, comment, because, detail)
-select unnest($1::uuid[]), $2, nullif($3, ''), nullif($4, ''), nullif($4, ''), $5::jsonb`
-
 // record adds a record for each of the dead letters.
 func (q *Queue) record(ctx context.Context, db pg.Querier, ids []uuid.UUID, action Action, detail *string) error {
-	_, err := db.Exec(ctx, recordSQL, ids, string(action), q.by.actor, q.by.comment, detail)
+	_, err := db.Exec(ctx, audit.RecordSQL, ids, string(action), q.by.actor, q.by.comment, detail)
 	return err
 }

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
@@ -13,63 +16,129 @@ import (
 )
 
 type historyCmd struct {
-	ID    *string `arg:"" optional:"" name:"id" help:"Show the history of this dead letter, deleted or not. Without an id: the operations on many."`
-	Limit int     `default:"20" placeholder:"N" help:"The latest N operations. Default 20."`
+	ID    *string `arg:"" optional:"" name:"id" help:"Show the history of this dead letter, deleted or not; its first digits are enough if it still exists. Without an id: operations on many, and what was done to single ones."`
+	Actor *string `placeholder:"NAME" help:"What somebody of exactly this name did (--as)."`
+	Since *string `placeholder:"TIME" help:"Done at or after TIME: an age (90m, 24h, 7d) or a time, as any command prints it. Without a zone it is in UTC."`
+	Until *string `placeholder:"TIME" help:"Done at or before TIME, or within the second that it names."`
+	Limit int     `default:"20" placeholder:"N" help:"The latest N entries. Default 20."`
 }
 
 func (historyCmd) Help() string {
-	return `The history records each replay, deletion, cleanup, import, tag and look at secrets (--reveal, of jobs too), with who did it (--as) and why (--comment). Arguments are recorded without secrets, and comments and filters are shown without them.
+	return `The history records each replay, deletion, cleanup, import, tag, burial and look at secrets (--reveal, of jobs too), with who did it (--as) and why (--comment). Arguments are recorded without secrets, and comments and filters are shown without them.
 
     soniq dead-letter history
+    soniq dead-letter history --actor ada@laptop --since 7d
     soniq dead-letter history 01890a5d-ac96-774b-bcce-b302099a8057`
 }
 
-func (c *historyCmd) Run(a *app.App) error {
+// filter turns the flags into a filter.
+func (c *historyCmd) filter(now time.Time) (f deadletter.HistoryFilter, err error) {
 	const most = 10_000
 	if c.Limit < 1 || c.Limit > most {
-		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+		return f, app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
 	}
 	if c.ID != nil {
 		if err := app.CheckIDs(*c.ID); err != nil {
-			return err
+			return f, err
 		}
+	}
+	if c.Actor != nil {
+		if f.Actor = *c.Actor; f.Actor == "" {
+			return f, app.Usagef("--actor is empty; leave it out to match any")
+		}
+	}
+	f.Limit = c.Limit
+	if f.From, err = app.ParseTime("--since", c.Since, now); err != nil {
+		return f, err
+	}
+	f.To, err = app.ParseUntil("--until", c.Until, now)
+	return f, err
+}
+
+func (c *historyCmd) Run(a *app.App) error {
+	f, err := c.filter(a.Now())
+	if err != nil {
+		return err
 	}
 	_, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
 	if c.ID != nil {
-		return c.one(a, queue)
+		return c.one(a, queue, f)
 	}
-	ops, err := queue.Operations(a.Ctx, c.Limit)
+	ops, err := queue.OperationsOf(a.Ctx, f)
 	if err != nil {
 		return err
 	}
-	ops = app.AllRedacted(a, ops)
-	if a.JSON {
-		if ops == nil {
-			ops = []deadletter.Operation{}
-		}
-		return a.Out.Document(ops)
+	records, err := queue.Records(a.Ctx, f)
+	if err != nil {
+		return err
 	}
-	if len(ops) == 0 {
-		a.Note("no operations yet")
-		return nil
+	entries := newestEntries(app.AllRedacted(a, ops), app.AllRedacted(a, records), f.Limit)
+	switch {
+	case a.JSON:
+		return a.Out.Document(entries)
+	case len(entries) > 0:
+		c.noteMore(a, len(entries))
+		return printEntries(a, entries)
+	case c.Actor != nil || c.Since != nil || c.Until != nil:
+		a.Note("nothing matches")
+	default:
+		a.Note("nothing was done yet")
 	}
-	return printOperations(a, ops)
+	return nil
 }
 
-func (c *historyCmd) one(a *app.App, queue *deadletter.Queue) error {
+// noteMore says that there may be older entries.
+func (c *historyCmd) noteMore(a *app.App, shown int) {
+	if shown == c.Limit {
+		a.Note("the latest %d; --limit for more", shown)
+	}
+}
+
+// An entry is an operation on many dead letters, or the record of a change to one.
+type entry struct {
+	at        time.Time
+	operation *deadletter.Operation
+	record    *deadletter.Record
+}
+
+// MarshalJSON returns the operation, or the record, as it is.
+func (e entry) MarshalJSON() ([]byte, error) {
+	if e.operation != nil {
+		return json.Marshal(e.operation)
+	}
+	return json.Marshal(e.record)
+}
+
+// newestEntries merges both, the newest first.
+func newestEntries(ops []deadletter.Operation, records []deadletter.Record, limit int) []entry {
+	entries := make([]entry, 0, len(ops)+len(records))
+	for i, op := range ops {
+		entries = append(entries, entry{at: op.CreatedAt, operation: &ops[i]})
+	}
+	for i, r := range records {
+		entries = append(entries, entry{at: r.At, record: &records[i]})
+	}
+	slices.SortStableFunc(entries, func(x, y entry) int { return y.at.Compare(x.at) })
+	return entries[:min(limit, len(entries))]
+}
+
+func (c *historyCmd) one(a *app.App, queue *deadletter.Queue, f deadletter.HistoryFilter) error {
 	id, err := findID(a.Ctx, queue, *c.ID)
 	if err != nil {
 		return fmt.Errorf("%s: %w", *c.ID, err)
 	}
-	records, err := queue.History(a.Ctx, id)
+	f.ID = &id
+	records, err := queue.Records(a.Ctx, f)
 	if err != nil {
 		return err
 	}
+	slices.Reverse(records)
 	records = app.AllRedacted(a, records)
-	if len(records) == 0 {
+	filtered := c.Actor != nil || c.Since != nil || c.Until != nil
+	if len(records) == 0 && !filtered {
 		if _, err := queue.Get(a.Ctx, id); errors.Is(err, deadletter.ErrNotFound) {
 			return fmt.Errorf("%s: %w, and nothing is known of it", id, deadletter.ErrNotFound)
 		} else if err != nil {
@@ -82,13 +151,31 @@ func (c *historyCmd) one(a *app.App, queue *deadletter.Queue) error {
 		}
 		return a.Out.Document(records)
 	}
-	if len(records) == 0 {
+	switch {
+	case len(records) == 0 && filtered:
+		a.Note("nothing matches")
+	case len(records) == 0:
 		a.Note("nothing was done to it")
 	}
 	for _, line := range recordLines(a, records) {
 		a.Out.Printf("%s", line)
 	}
+	c.noteMore(a, len(records))
 	return nil
+}
+
+// tagWords are the tags that a record says were set, as 'owner=me', sorted. One that was
+// removed has no value.
+func tagWords(r deadletter.Record) string {
+	var d struct{ Tags map[string]any }
+	if r.Action != deadletter.ActionTag || json.Unmarshal(r.Detail, &d) != nil {
+		return ""
+	}
+	var words []string
+	for _, key := range slices.Sorted(maps.Keys(d.Tags)) {
+		words = append(words, fmt.Sprintf("%s=%v", key, d.Tags[key]))
+	}
+	return strings.Join(words, " ")
 }
 
 // recordLines are a line for each record, the oldest first.
@@ -96,6 +183,9 @@ func recordLines(a *app.App, records []deadletter.Record) []string {
 	lines := make([]string, len(records))
 	for i, r := range records {
 		line := a.When(r.At) + "  " + string(r.Action)
+		if words := tagWords(r); words != "" {
+			line += " " + words
+		}
 		if r.JobID != nil {
 			line += " as job " + r.JobID.String()
 		}
@@ -113,7 +203,7 @@ func recordLines(a *app.App, records []deadletter.Record) []string {
 	return lines
 }
 
-func printOperations(a *app.App, ops []deadletter.Operation) error {
+func printEntries(a *app.App, entries []entry) error {
 	t := terminal.Table{Columns: []terminal.Column{
 		{Title: "AGE", Right: true},
 		{Title: "WHAT"},
@@ -123,17 +213,26 @@ func printOperations(a *app.App, ops []deadletter.Operation) error {
 		{Title: "WHO", Min: 8, Drop: 2},
 		{Title: "WHY", Min: 8, Drop: 3},
 		{Title: "FILTER", Min: 10, Drop: 4},
-		{Title: "OPERATION", Drop: 1},
+		{Title: "OPERATION OR LETTER", Drop: 1},
 	}}
 	now := a.Now()
-	for _, op := range ops {
-		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stateText(op), op.Actor, op.Comment, filterWords(op), op.ID.String())
+	for _, e := range entries {
+		if r := e.record; r != nil {
+			words := tagWords(*r)
+			if r.JobID != nil {
+				words = "as job " + r.JobID.String()
+			}
+			t.Add(terminal.Age(now, r.At), string(r.Action), "1", "1", "done", r.Actor, r.Comment, words, r.DeadLetterID.String())
+			continue
+		}
+		op := e.operation
+		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stateText(*op), op.Actor, op.Comment, filterWords(*op), op.ID.String())
 	}
 	if err := t.Write(a.Out, a.TableWidth()); err != nil {
 		return err
 	}
-	for _, op := range ops {
-		if op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped && now.Sub(op.UpdatedAt) < deadletter.ResumableFor {
+	for _, e := range entries {
+		if op := e.operation; op != nil && op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped && now.Sub(op.UpdatedAt) < deadletter.ResumableFor {
 			a.Note("'soniq dead-letter replay --resume %s' goes on with the replay that was stopped last", op.ID)
 			break
 		}

@@ -22,7 +22,7 @@ func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
 	}
 	s := clitest.NewShell(t, pool.Config().ConnString())
-	if r := s.OK("dead-letter", "history"); r.Err != "no operations yet\n" {
+	if r := s.OK("dead-letter", "history"); r.Err != "nothing was done yet\n" {
 		t.Errorf("%+v", r)
 	}
 	running := s.Start("dead-letter", "replay", "--all", "--yes", "--rate", "10/s", "--comment", "the \x1b[31mstore is back")
