@@ -78,8 +78,16 @@ order by line`
 
 func catalog(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
-	return queryColumn[string](t, pool, catalogSQL)
+	lines := queryColumn[string](t, pool, catalogSQL)
+	for i, line := range lines {
+		lines[i] = rightsOfAll.ReplaceAllString(line, "")
+	}
+	return lines
 }
+
+// rightsOfAll are rights that an upgrade gives to a predefined role while it has members
+// anywhere on the server: another test may just have made one.
+var rightsOfAll = regexp.MustCompile(`,pg_(?:read|write)_all_data=X/[^,}]+`)
 
 // expectCatalog compares a catalog with what it should be.
 func expectCatalog(t *testing.T, what string, pool *pgxpool.Pool, want []string) {

@@ -650,8 +650,8 @@ func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(dropped[0]) + len(dropped[1]); n != 10 {
-		t.Errorf("dropped %q, want ten in all", dropped)
+	if n := len(dropped[0]) + len(dropped[1]); n != 11 {
+		t.Errorf("dropped %q, want eleven in all", dropped)
 	}
 }
 

@@ -58,6 +58,7 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 		engine.WorkerStatus{},
 		engine.Availability{},
 		engine.RefusedError{},
+		engine.AmbiguousError{},
 		engine.DuplicateError{},
 		engine.ArgumentError{},
 		engine.Exponential{},

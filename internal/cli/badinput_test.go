@@ -247,7 +247,7 @@ func TestBadDatabase_oneLineWithoutThePassword(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			for _, command := range [][]string{
-				{"dead-letter", "list"}, {"status"}, {"enqueue", "j"}, {"worker", "--handle", "j=exec:true"},
+				{"dead-letter", "list"}, {"status"}, {"enqueue", "j"}, {"worker", "--handle", "j=exec:true", "--log-format", "text"},
 			} {
 				s := clitest.NewShell(t, "")
 				r := s.Run(append(command, "--database-url", test.url, "--log-level", "error")...)

@@ -45,11 +45,11 @@ func TestInput_pipeThatNobodyWritesTo_endsWithASignal(t *testing.T) {
 		{"enqueue", "--from", "PIPE"},
 		{"enqueue", "j", "--args", "@PIPE"},
 		{"dead-letter", "replay", id, "--args", "@PIPE"},
-		{"worker", "--config", "PIPE"},
-		{"worker", "--config", "PIPE", "--check-config"},
+		{"worker", "--config", "PIPE", "--log-format", "text"},
+		{"worker", "--config", "PIPE", "--check-config", "--log-format", "text"},
 		{"worker", "run-once", "j", "--config", "PIPE"},
 		{"worker", "run-once", "j", "--handle", "j=exec:true", "--args", "@PIPE"},
-		{"hooks", "run", "--config", "PIPE"},
+		{"hooks", "run", "--config", "PIPE", "--log-format", "text"},
 	} {
 		pipe := namedPipe(t, "in")
 		line := strings.Split(strings.ReplaceAll(strings.Join(args, "\x00"), "PIPE", pipe), "\x00")

@@ -61,6 +61,8 @@ func oneValue(flag *kong.Flag) string {
 		target = target.Elem()
 	}
 	switch {
+	case flag.Name == "from" && flag.PlaceHolder == "CURSOR":
+		return "0"
 	case flag.IsBool():
 		return ""
 	case flag.EnumSlice()[0] != "":

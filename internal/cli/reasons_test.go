@@ -78,8 +78,8 @@ func TestWorker_fiveFailures_seenInListWatchAndPlainListen(t *testing.T) {
 	}
 	eventually.True(t, "the watch", func() bool { return strings.Count(watch.Out.String(), "\n") == len(want) })
 	for line := range strings.Lines(watch.Out.String()) {
-		fields := strings.Fields(line) // date, time, id, name, reason
-		if len(fields) < 5 || want[fields[2]] != classify.Reason(fields[4]) {
+		fields := strings.Fields(line) // date, time, zone, id, name, reason
+		if len(fields) < 6 || want[fields[3]] != classify.Reason(fields[5]) {
 			t.Errorf("watched %q", line)
 		}
 	}
