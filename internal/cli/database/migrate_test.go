@@ -66,8 +66,9 @@ func TestMigrate_stepByStep(t *testing.T) {
 	expect(0, []string{"applied   0160_soniq_go_dead_letter_counts", "pending   0161_soniq_go_trust"}, "list")
 	expect(1, []string{"pending: 0161_soniq_go_trust\n"}, "check")
 	expect(0, []string{"Built idx_soniq_dead_letter_audit_raw\n"}, "prebuild")
-	expect(0, []string{"There is nothing to build."}, "prebuild")
+	expect(0, []string{"idx_soniq_dead_letter_jobs_feed has to wait for 0174_soniq_go_epoch"}, "prebuild")
 	expect(0, []string{"Applied " + newest.String()}, "up")
+	expect(0, []string{"There is nothing to build."}, "prebuild")
 	expect(0, []string{"The tables are up to date."}, "up")
 	expect(0, []string{"Nothing is pending."}, "up", "--dry-run")
 	expect(0, []string{"up to date\n"}, "check")
@@ -216,7 +217,7 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 		{"up of a newer database that lacks something", older, []string{"migrate", "up"}, 1, []string{"newer than this program", "0199"}},
 		{"prebuild of a newer database", newer, []string{"migrate", "prebuild"}, 1, []string{"newer than this program"}},
 		{"setup where the tables are elsewhere", elsewhere, []string{"setup"}, 1, []string{`schema "public" has no Soniq tables, but schema "app" of the search_path has`, "--schema"}},
-		{"worker where the tables are elsewhere", elsewhere, []string{"hooks", "run"}, 1, []string{`schema "app" of the search_path has`, "--schema"}},
+		{"worker where the tables are elsewhere", elsewhere, []string{"hooks", "run", "--log-format", "text"}, 1, []string{`schema "app" of the search_path has`, "--schema"}},
 		{"status where the tables are elsewhere", elsewhere, []string{"status"}, 1, []string{`schema "app" of the search_path has`, "--schema"}},
 		{"enqueue where the tables are elsewhere", elsewhere, []string{"enqueue", "x"}, 1, []string{`schema "app" of the search_path has`}},
 		{"list where the tables are elsewhere", elsewhere, []string{"dead-letter", "list"}, 1, []string{`schema "app" of the search_path has`}},
