@@ -176,15 +176,22 @@ insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_att
 values (gen_random_uuid(), $1, '{}', 'q', 1, 1, 1, 'timeout', now(), clock_timestamp())`
 
 // What logical replication leaves behind: sequences that did not come along, later epochs of the publisher's,
-// deaths of this server between them, deliveries.
+// deliveries. The next death begins an epoch by itself, and adopt does so before it.
 func TestAdopt_setsRight(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
+	publishers := func(name string) {
+		t.Helper()
+		exec(t, pool, letterSQL, name)
+		exec(t, pool, `
+			update soniq_dead_letter_jobs
+			set moved_epoch = (select last_value + (5::bigint << 20) # 1 from soniq_epochs), moved_xid = '4000000000'
+			where job_name = $1`, name)
+	}
 	exec(t, pool, letterSQL, "before")
-	const latest = `(select last_value + (5::bigint << 20) # 1 from soniq_epochs)`
-	exec(t, pool, letterSQL, "publisher's")
-	exec(t, pool, `update soniq_dead_letter_jobs set moved_epoch = `+latest+`, moved_xid = '4000000000' where job_name = 'publisher''s'`)
-	exec(t, pool, letterSQL, "after")
+	publishers("publisher's")
+	exec(t, pool, letterSQL, "between")
+	publishers("publisher's last")
 	exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (500, gen_random_uuid(), 'tag')`)
 	exec(t, pool, `insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) values (gen_random_uuid(), 'job.dead_lettered', gen_random_uuid(), '{}', 'g')`)
 	exec(t, pool, `insert into soniq_incarnations (system_identifier, database_oid, timeline, how) values ('1', 1, 1, 'first')`)
@@ -200,7 +207,7 @@ func TestAdopt_setsRight(t *testing.T) {
 	exec(t, pool, letterSQL, "later")
 	rows, _ := pool.Query(t.Context(), `select job_name from soniq_dead_letter_jobs order by moved_epoch, moved_xid, id`)
 	order, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if want := []string{"before", "publisher's", "after", "later"}; err != nil || !slices.Equal(order, want) {
+	if want := []string{"before", "publisher's", "between", "publisher's last", "later"}; err != nil || !slices.Equal(order, want) {
 		t.Errorf("the order is %q, want %q (%v)", order, want, err)
 	}
 	p, err = incarnation.Look(t.Context(), pg.Schema{}.Pool(pool), pg.Schema{})
