@@ -129,12 +129,18 @@ type Archive interface {
 	Commit() error
 }
 
+// A CountedArchive is an [Archive] that is told how many dead letters it has, before Commit.
+type CountedArchive interface {
+	Archive
+	SetCount(dead int64)
+}
+
 // CleanupTo is [Queue.Cleanup] that first writes the dead letters to an archive, as
 // [Queue.Export] does. It deletes nothing before Commit has returned nil, and
 // nothing after an error of the archive. Then it deletes exactly these dead letters, as they
 // are in the archive: one that was tagged, replayed or changed in any other way since stays,
-// and so does one that is locked. The operation's Skipped counts those. If there is nothing to
-// delete it doesn't use the archive.
+// and so does one that is locked. The operation's Skipped counts those, and a [CountedArchive] knows
+// from how many. If there is nothing to delete it doesn't use the archive.
 //
 // It keeps their ids in memory: 40 MB for a million.
 //
@@ -168,6 +174,9 @@ func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, fo
 	}
 	if err := buffer.Flush(); err != nil {
 		return nil, err
+	}
+	if counted, ok := to.(CountedArchive); ok {
+		counted.SetCount(int64(len(archived)))
 	}
 	return archived, to.Commit()
 }

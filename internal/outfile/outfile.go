@@ -3,8 +3,8 @@
 //
 // The file is written under a temporary name beside its own, and renamed when it is
 // complete: nobody reads half of it, and an old file stays until then. A new file has the
-// mode 0600. A file that is replaced keeps its mode and its owner. A pipe, a socket or a
-// device is written to directly.
+// mode 0600. A file that is replaced keeps its mode and its owner. One that nobody may write to is
+// replaced by [Replace] alone. A pipe, a socket or a device is written to directly.
 //
 // The path is opened one name at a time, and each folder is held open for the next step, so
 // that no other user can put another folder in its place. Symbolic links are followed, as a
@@ -22,6 +22,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,8 +31,15 @@ import (
 	"golang.org/x/term"
 )
 
-// newMode is the mode of a new file: what is exported may hold secrets.
-const newMode = 0o600
+const (
+	// newMode is the mode of a new file: what is exported may hold secrets.
+	newMode = 0o600
+	// onlyMode is the mode of a file whose content is nowhere else.
+	onlyMode = 0o400
+)
+
+// ErrReadOnly says that a file is there already and that its mode lets nobody write to it.
+var ErrReadOnly = errors.New("is read-only")
 
 // A File is a file that is being written. Its methods are for one goroutine, but for
 // Abandon.
@@ -39,7 +48,8 @@ type File struct {
 	// shown is the name as the person gave it.
 	shown string
 	// temporary is the name until Commit; empty if file is what was asked for, and
-	// nothing has to be put in its place.
+	// nothing has to be put in its place. With a slash it is in another folder, and the content
+	// is copied.
 	temporary string
 	place     *place
 	// old is the file that is replaced, open to be written; nil where there is
@@ -55,10 +65,21 @@ type File struct {
 // Create opens path for writing. It creates no file under that name; Commit does. Opening a
 // named pipe waits for a reader. When ctx ends, nothing waits for a reader any more.
 //
-// Errors: *fs.PathError with the operating system's error, and one that says which other
-// user's file or link was refused.
+// Errors: *fs.PathError with the operating system's error; one that says which other
+// user's file or link was refused; [ErrReadOnly], also for who may write to any file.
 func Create(ctx context.Context, path string) (*File, error) {
-	f, err := create(ctx, path, uint32(os.Geteuid()))
+	return open(ctx, path, false)
+}
+
+// Replace is [Create] that puts a new file, with the mode 0600, in the place of a read-only one.
+//
+// Errors: those of Create, but for ErrReadOnly.
+func Replace(ctx context.Context, path string) (*File, error) {
+	return open(ctx, path, true)
+}
+
+func open(ctx context.Context, path string, force bool) (*File, error) {
+	f, err := create(ctx, path, uint32(os.Geteuid()), force)
 	if err != nil {
 		return nil, shownAs(path, err)
 	}
@@ -68,30 +89,35 @@ func Create(ctx context.Context, path string) (*File, error) {
 // shownAs returns err with the path as the person gave it.
 func shownAs(path string, err error) error {
 	var refused *refusal
+	var kept *KeptError
 	var errno unix.Errno
 	switch {
+	case errors.As(err, &kept):
+		return kept
 	case errors.As(err, &refused):
 		return refused
+	case errors.Is(err, ErrReadOnly):
+		return fmt.Errorf("%s %w", path, err)
 	case errors.As(err, &errno):
 		return &fs.PathError{Op: "write", Path: path, Err: errno}
 	}
 	return err
 }
 
-func create(ctx context.Context, path string, uid uint32) (*File, error) {
+func create(ctx context.Context, path string, uid uint32, force bool) (*File, error) {
 	p, err := find(path, uid)
 	if err != nil {
 		return nil, err
 	}
 	f := &File{shown: path, place: p}
-	if err := f.open(ctx, uid); err != nil {
+	if err := f.open(ctx, uid, force); err != nil {
 		f.close()
 		return nil, err
 	}
 	return f, nil
 }
 
-func (f *File) open(ctx context.Context, uid uint32) error {
+func (f *File) open(ctx context.Context, uid uint32, force bool) error {
 	p := f.place
 	if p.descriptor >= 0 {
 		fd, err := unix.FcntlInt(uintptr(p.descriptor), unix.F_DUPFD_CLOEXEC, 0)
@@ -111,6 +137,12 @@ func (f *File) open(ctx context.Context, uid uint32) error {
 		if !p.mayWrite(uid) {
 			return &refusal{f.shown, fmt.Sprintf("is there already, and belongs to another user (%d), in a folder that others can write to", p.what.Uid)}
 		}
+		if kind == unix.S_IFREG && modeOf(p.what)&0o222 == 0 {
+			if !force {
+				return ErrReadOnly
+			}
+			return f.begin()
+		}
 		old, err := p.openSame(ctx)
 		if err != nil {
 			return err
@@ -122,14 +154,7 @@ func (f *File) open(ctx context.Context, uid uint32) error {
 			return nil
 		}
 		f.old = old
-		switch err := f.begin(); {
-		case errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS):
-			// It can't be replaced, but it can be written.
-			f.file, f.old, f.truncate = old, nil, true
-			return nil
-		default:
-			return err
-		}
+		return f.beginOver()
 	default:
 		special, err := p.openSame(ctx)
 		f.file = special
@@ -147,6 +172,21 @@ func (f *File) begin() error {
 		return err
 	}
 	f.file = os.NewFile(uintptr(fd), f.shown)
+	return nil
+}
+
+// beginOver makes the file that is to take over from the old one.
+func (f *File) beginOver() error {
+	err := f.begin()
+	if !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EROFS) {
+		return err
+	}
+	// It can't be replaced, but it can be written, once all of the content is somewhere.
+	if spool, err := os.CreateTemp("", "soniq-"); err == nil {
+		f.file, f.temporary = spool, spool.Name()
+		return nil
+	}
+	f.file, f.old, f.truncate = f.old, nil, true
 	return nil
 }
 
@@ -174,9 +214,10 @@ func (f *File) Write(p []byte) (int, error) {
 
 // Commit renames the file to its own name, once all of it is on disk. Where that isn't
 // possible (something is mounted on the old file, its owner can't be kept, or it has other names or
-// an access control list), it writes the content to the old file.
+// an access control list), it writes the content to the old file. If that fails halfway, because the
+// disk is full for example, the content stays in a file beside it, which the error names.
 //
-// Errors: *fs.PathError, and one that says why the old file can't be overwritten.
+// Errors: *fs.PathError, *[KeptError], and one that says why the old file can't be overwritten.
 func (f *File) Commit() error {
 	if f.temporary == "" {
 		return f.commitInPlace()
@@ -184,8 +225,11 @@ func (f *File) Commit() error {
 	if err := f.file.Sync(); err != nil {
 		return err
 	}
-	err := f.likeOld()
-	inPlace := f.isMore()
+	inPlace := f.isElsewhere()
+	var err error
+	if !inPlace {
+		err, inPlace = f.likeOld(), f.isMore()
+	}
 	if err == nil && !inPlace {
 		err = unix.Renameat(f.place.fd(), f.temporary, f.place.fd(), f.place.name)
 	}
@@ -214,14 +258,15 @@ func (f *File) commitInPlace() error {
 	return nil
 }
 
-// CommitNew is [File.Commit] for a file that must not exist yet. When it returns, the name
-// is on disk too.
+// CommitNew is [File.Commit] for a file that must not exist yet and whose content is nowhere else: it
+// is made read-only. When it returns, the name is on disk too.
 //
 // Errors: fs.ErrExist if the file exists, which is left as it is; else *fs.PathError.
 func (f *File) CommitNew() error {
-	if f.temporary == "" {
+	if f.temporary == "" || f.isElsewhere() {
 		return &fs.PathError{Op: "create", Path: f.shown, Err: fs.ErrExist}
 	}
+	_ = f.file.Chmod(onlyMode) // not every file system has modes
 	if err := f.file.Sync(); err != nil {
 		return err
 	}
@@ -288,11 +333,51 @@ func (f *File) overwrite() error {
 	if err := f.old.Truncate(0); err != nil {
 		return err
 	}
-	if _, err := io.Copy(f.old, f.file); err != nil {
-		return err
+	_, err := io.Copy(f.old, f.file)
+	if err == nil {
+		err = f.old.Sync()
 	}
-	return f.old.Sync()
+	if err != nil {
+		err = f.keep(err)
+	}
+	return err
 }
+
+// A KeptError says that a file was overwritten in part.
+type KeptError struct {
+	// Path is the file, and Kept the one that has all of the new content.
+	Path, Kept string
+	Err        error
+}
+
+// Error implements error.
+func (e *KeptError) Error() string {
+	return fmt.Sprintf("%s was overwritten in part: %v; all of the new content is in %s", e.Path, e.Err, e.Kept)
+}
+
+// Unwrap returns what went wrong.
+func (e *KeptError) Unwrap() error { return e.Err }
+
+// keep leaves the temporary file where it is.
+func (f *File) keep(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		err = errno
+	}
+	kept := f.temporary
+	if !f.isElsewhere() {
+		at := f.shown
+		if target, err := filepath.EvalSymlinks(at); err == nil {
+			at = target
+		}
+		kept = filepath.Join(filepath.Dir(at), f.temporary)
+	}
+	f.temporary = ""
+	return &KeptError{Path: f.shown, Kept: kept, Err: err}
+}
+
+// isElsewhere reports whether the temporary file is in another folder.
+func (f *File) isElsewhere() bool { return strings.Contains(f.temporary, "/") }
 
 // Abandon removes a file that was not committed, and closes one that was. It may be called
 // while another goroutine writes.
@@ -308,7 +393,9 @@ func (f *File) close() {
 	if f.old != nil {
 		_ = f.old.Close()
 	}
-	if f.temporary != "" {
+	if f.isElsewhere() {
+		_ = os.Remove(f.temporary)
+	} else if f.temporary != "" {
 		_ = unix.Unlinkat(f.place.fd(), f.temporary, 0)
 	}
 	f.place.close()

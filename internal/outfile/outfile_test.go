@@ -88,7 +88,7 @@ func names(t *testing.T, dir string) (names []string) {
 
 // write writes text to path as the user uid.
 func write(ctx context.Context, path, text string, uid uint32) error {
-	f, err := create(ctx, path, uid)
+	f, err := create(ctx, path, uid, false)
 	if err != nil {
 		return shownAs(path, err)
 	}
@@ -466,7 +466,7 @@ func TestWrite_pipe_endsWithTheContext(t *testing.T) {
 	}
 	defer func() { _ = reader.Close() }()
 	ctx, stop := context.WithCancel(t.Context())
-	f, err := create(ctx, path, mine())
+	f, err := create(ctx, path, mine(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +511,21 @@ func TestCommitNew_leavesWhatIsThereAlone(t *testing.T) {
 		t.Error(err)
 	}
 	f.Abandon()
-	if got := names(t, dir); !slices.Equal(got, []string{"a.json"}) || stat(t, path).Mode&0o777 != 0o600 {
+	if got := names(t, dir); !slices.Equal(got, []string{"a.json"}) || stat(t, path).Mode&0o777 != 0o400 {
 		t.Errorf("%v", got)
+	}
+	// What is nowhere else is not replaced, nor is any read-only file.
+	if err := write(t.Context(), path, "new", mine()); !errors.Is(err, ErrReadOnly) || err.Error() != path+" is read-only" || len(names(t, dir)) != 1 {
+		t.Error(err)
+	}
+	if f, err = Replace(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Abandon()
+	if _, err := io.WriteString(f, "new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(); err != nil || content(t, path) != "new" || stat(t, path).Mode&0o777 != 0o600 || len(names(t, dir)) != 1 {
+		t.Errorf("%v, %q", err, content(t, path))
 	}
 }

@@ -27,7 +27,7 @@ type cleanupCmd struct {
 }
 
 func (cleanupCmd) Help() string {
-	return `Never asks, so it can run from cron. Filters narrow it. Dead letters that are being replayed are kept. With --export nothing is removed until the file is complete and on disk.
+	return `Never asks, so it can run from cron. Filters narrow it. Dead letters that are being replayed are kept. With --export nothing is removed until the file is complete and on disk. That file is read-only, and never takes the place of another one.
 
     soniq dead-letter cleanup --days 30
     soniq dead-letter cleanup --days 7 --dry-run
@@ -100,12 +100,18 @@ func (c *cleanupCmd) Run(a *app.App) error {
 	if err != nil && n == 0 {
 		return archive.explain(err)
 	}
+	return c.report(a, archive, n, did, told, err)
+}
+
+// report says how many were removed, and what became of the others.
+func (c *cleanupCmd) report(a *app.App, archive *archiveFile, n int64, did, told string, err error) error {
 	result := map[string]any{"removed": n}
 	if c.DryRun {
 		result = map[string]any{"dry_run": true, "count": n}
 	}
 	if archive.committed() {
 		result["export"] = archive.name
+		result["stayed"] = archive.rows - n
 	}
 	if a.JSON {
 		if err := a.Out.Document(result); err != nil {
@@ -116,6 +122,9 @@ func (c *cleanupCmd) Run(a *app.App) error {
 	a.Out.Printf("%s %s older than %s.", did, terminal.Letters(n), told)
 	if archive.committed() {
 		a.Note("They are in %s", terminal.OneLine(archive.name))
+		if stayed := archive.rows - n; stayed > 0 && err == nil {
+			a.Note("It also has %s that stayed: changed since, or locked", terminal.Letters(stayed))
+		}
 	}
 	if archive != nil {
 		return app.Partly(n, archive.explain(err))
@@ -133,8 +142,12 @@ type archiveFile struct {
 	// file is read by a second Ctrl-C while it is made.
 	file atomic.Pointer[outfile.File]
 	gzip *recordfile.Gzip
+	rows int64
 	done bool
 }
+
+// SetCount implements [deadletter.CountedArchive].
+func (f *archiveFile) SetCount(dead int64) { f.rows = dead }
 
 // newArchive makes sure that the file is a new one: what an earlier cleanup
 // removed is nowhere else.

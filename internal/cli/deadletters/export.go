@@ -2,6 +2,7 @@ package deadletters
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -19,11 +20,12 @@ type exportCmd struct {
 	selection
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with, else json."`
 	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default. A name that ends with .gz is compressed."`
+	Force  bool   `help:"Replace the file of --output even if it is read-only, as that of a cleanup is."`
 	Limit  int    `placeholder:"N" help:"At most N. Default all."`
 }
 
 func (exportCmd) Help() string {
-	return `The file appears when it is complete. Only you can read it, unless it existed before. It has the oldest dead letters first, with all that is stored of them, secrets included. 'soniq dead-letter import' reads it back.
+	return `The file appears when it is complete. Only you can read it, unless it existed before. A read-only file is not replaced without --force. It has the oldest dead letters first, with all that is stored of them, secrets included. 'soniq dead-letter import' reads it back.
 
     soniq dead-letter export --format json --output dead_jobs.json
     soniq dead-letter export --format csv --output dead_jobs.csv
@@ -77,6 +79,9 @@ func (c *exportCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if c.Force && !c.toFile() {
+		return app.Usagef("--force is for a file: give --output FILE")
+	}
 	if !c.toFile() {
 		return c.toStdout(a, f, format)
 	}
@@ -86,9 +91,16 @@ func (c *exportCmd) Run(a *app.App) error {
 // writeFile exports to the file of --output.
 func (c *exportCmd) writeFile(a *app.App, f deadletter.Filter, format deadletter.Format) error {
 	// The file comes first: a wrong path is an error before the database is read.
-	file, err := outfile.Create(a.Ctx, c.Output)
+	create := outfile.Create
+	if c.Force {
+		create = outfile.Replace
+	}
+	file, err := create(a.Ctx, c.Output)
 	if a.Ctx.Err() != nil {
 		return a.Ctx.Err()
+	}
+	if errors.Is(err, outfile.ErrReadOnly) {
+		return fmt.Errorf("export: %w, as the file of a cleanup is, which may be the only copy; --force replaces it", err)
 	}
 	if err != nil {
 		return fmt.Errorf("export: %w", err)

@@ -1,6 +1,7 @@
 package deadletters_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,9 +55,70 @@ func TestExport_newFiles_areTheUsersAlone(t *testing.T) {
 	a, b := filepath.Join(dir, "a.csv.gz"), filepath.Join(dir, "b.jsonl")
 	s.OK("dead-letter", "export", "-o", a)
 	s.OK("dead-letter", "cleanup", "--days", "1", "--export", b)
-	for _, path := range []string{a, b} {
-		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+	for path, mode := range map[string]os.FileMode{a: 0o600, b: 0o400} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
+	}
+}
+
+// An export replaces an export, and neither command what a cleanup has removed.
+func TestExport_andCleanup_noneReplacesAnArchive(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	seedMany(t, pool, 3)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	path := filepath.Join(t.TempDir(), "dead.jsonl")
+	s.OK("dead-letter", "export", "-o", path)
+	s.OK("dead-letter", "export", "-o", path)
+	if r := s.Run("dead-letter", "cleanup", "--days", "1", "--export", path); r.Code != 1 || !strings.Contains(r.Err, "is there already") {
+		t.Errorf("%+v", r)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	s.OK("dead-letter", "cleanup", "--days", "1", "--export", path)
+	archived, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"export", "-o", path}, {"cleanup", "--days", "1", "--export", path}} {
+		r := s.Run(append([]string{"dead-letter"}, args...)...)
+		if now, err := os.ReadFile(path); r.Code != 1 || err != nil || string(now) != string(archived) {
+			t.Errorf("%v: %+v, %v", args, r, err)
+		}
+	}
+	if r := s.Run("dead-letter", "export", "--force"); r.Code != 2 {
+		t.Errorf("%+v", r)
+	}
+	s.OK("dead-letter", "import", path)
+	s.OK("dead-letter", "export", "--force", "-o", path)
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// A cleanup says how many of its file's dead letters are in the queue too.
+func TestCleanup_export_saysHowManyStayed(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	seedMany(t, pool, 3)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	if _, err := tx.Exec(t.Context(), "select from soniq_dead_letter_jobs where last_error = 'error 1' for update"); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	r := s.OK("dead-letter", "cleanup", "--days", "1", "--export", filepath.Join(dir, "a.jsonl"))
+	if !strings.Contains(r.Out, "Removed 2 dead letters") || !strings.Contains(r.Err, "It also has 1 dead letter that stayed: changed since, or locked") {
+		t.Errorf("%+v", r)
+	}
+	r = s.OK("dead-letter", "cleanup", "--days", "1", "--export", filepath.Join(dir, "b.jsonl"), "--json")
+	if !strings.Contains(r.Out, `"stayed": 1`) && !strings.Contains(r.Out, `"stayed":1`) {
+		t.Errorf("%+v", r)
 	}
 }
