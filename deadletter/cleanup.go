@@ -121,7 +121,8 @@ func (q *Queue) deleteOldest(ctx context.Context, f Filter, o *sweep.Oldest) (in
 	return n, q.endOperation(ctx, &op, err)
 }
 
-// An Archive receives the dead letters that a cleanup is about to delete.
+// An Archive receives the dead letters that a cleanup is about to delete. If it has a method
+// SetCount(int64), that is told how many they are before Commit.
 type Archive interface {
 	io.Writer
 	// Commit returns once everything written is durable, as after an fsync. It is
@@ -129,18 +130,12 @@ type Archive interface {
 	Commit() error
 }
 
-// A CountedArchive is an [Archive] that is told how many dead letters it has, before Commit.
-type CountedArchive interface {
-	Archive
-	SetCount(dead int64)
-}
-
 // CleanupTo is [Queue.Cleanup] that first writes the dead letters to an archive, as
 // [Queue.Export] does. It deletes nothing before Commit has returned nil, and
 // nothing after an error of the archive. Then it deletes exactly these dead letters, as they
 // are in the archive: one that was tagged, replayed or changed in any other way since stays,
-// and so does one that is locked. The operation's Skipped counts those, and a [CountedArchive] knows
-// from how many. If there is nothing to delete it doesn't use the archive.
+// and so does one that is locked. The operation's Skipped counts those, and the archive's SetCount is
+// told how many are in it. If there is nothing to delete it doesn't use the archive.
 //
 // It keeps their ids in memory: 40 MB for a million.
 //
@@ -175,7 +170,7 @@ func (q *Queue) archive(ctx context.Context, w *where, limit int, to Archive, fo
 	if err := buffer.Flush(); err != nil {
 		return nil, err
 	}
-	if counted, ok := to.(CountedArchive); ok {
+	if counted, ok := to.(interface{ SetCount(dead int64) }); ok {
 		counted.SetCount(int64(len(archived)))
 	}
 	return archived, to.Commit()

@@ -146,7 +146,7 @@ type archiveFile struct {
 	done bool
 }
 
-// SetCount implements [deadletter.CountedArchive].
+// SetCount is told how many dead letters the file has: see [deadletter.Archive].
 func (f *archiveFile) SetCount(dead int64) { f.rows = dead }
 
 // newArchive makes sure that the file is a new one: what an earlier cleanup
