@@ -59,15 +59,19 @@ func newRole(t *testing.T, pool *pgxpool.Pool, rights ...string) role {
 	exec(t, pool, fmt.Sprintf(`create role %s login password '%[1]s'`, name))
 	t.Cleanup(func() {
 		ctx := context.Background()
-		if _, err := pool.Exec(ctx, fmt.Sprintf(`drop owned by %[1]s cascade; drop role %[1]s`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
+		if _, err := pool.Exec(ctx, fmt.Sprintf(inTurn+`drop owned by %[1]s cascade; drop role %[1]s`, name), pgx.QueryExecModeSimpleProtocol); err != nil {
 			t.Errorf("drop role: %v", err)
 		}
 	})
 	for _, right := range rights {
-		exec(t, pool, fmt.Sprintf(right, name))
+		exec(t, pool, fmt.Sprintf(inTurn+right, name))
 	}
 	return role{name}
 }
+
+// inTurn begins statements that change the rights on one table. Those of two sessions at once
+// end in 'tuple concurrently updated': GRANT does not lock the table.
+const inTurn = `select pg_advisory_xact_lock(hashtext('rights')); `
 
 // connect logs in.
 func (r role) connect(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
