@@ -121,6 +121,12 @@ func (h *home) create(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
+// Whatever the role or the database has as its default, each look sees what was committed before it.
+var (
+	readCommitted = pgx.TxOptions{IsoLevel: pgx.ReadCommitted}
+	readOnly      = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}
+)
+
 // beginner is a pool or a connection.
 type beginner interface {
 	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
@@ -128,7 +134,7 @@ type beginner interface {
 
 // readPinned runs do in a transaction that reads the catalog, under a search_path of built-ins.
 func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, db, readOnly, func(tx pgx.Tx) error {
 		tx = pg.PlainTx(tx)
 		if _, err := tx.Exec(ctx, pinPathSQL); err != nil {
 			return fmt.Errorf("pin search_path: %w", err)
@@ -139,7 +145,7 @@ func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
 
 // locate is findHome for statements that need no transaction.
 func locate(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, err error) {
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, conn, readOnly, func(tx pgx.Tx) error {
 		h, err = findHome(ctx, pg.PlainTx(tx), cfg)
 		return err
 	})

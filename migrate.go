@@ -189,7 +189,7 @@ func (r *runner) inTx(ctx context.Context, what func() string, do func(pgx.Tx, *
 	for try := 1; ; {
 		var found *home
 		r.statement = ""
-		err := pgx.BeginFunc(ctx, r.conn, func(raw pgx.Tx) (err error) {
+		err := pgx.BeginTxFunc(ctx, r.conn, readCommitted, func(raw pgx.Tx) (err error) {
 			tx := pg.PlainTx(raw)
 			if err := takeMigrationLock(ctx, tx); err != nil {
 				return err

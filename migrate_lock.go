@@ -118,7 +118,7 @@ func checkSession(ctx context.Context, pool *pgxpool.Pool, conn *pgx.Conn) error
 	const tries = 3
 	for range tries {
 		var again uint32
-		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, pool, readCommitted, func(tx pgx.Tx) error {
 			if err := tx.QueryRow(ctx, backendSQL).Scan(new(uint32)); err != nil {
 				return err
 			}

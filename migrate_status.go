@@ -83,7 +83,7 @@ func ReadStatus(ctx context.Context, pool *pgxpool.Pool, cfg Config) (Status, er
 }
 
 func readStatus(ctx context.Context, pool *pgxpool.Pool, cfg Config) (s Status, err error) {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	tx, err := pool.BeginTx(ctx, readOnly)
 	if err != nil {
 		return s, err
 	}

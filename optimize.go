@@ -107,7 +107,7 @@ func dropWorkerKey(ctx context.Context, conn *pgx.Conn, home *home) (had bool, e
 		return false, err
 	}
 	for {
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, conn, readCommitted, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, home.sql(dropWorkerKeySQL))
 			return err
 		})

@@ -83,7 +83,7 @@ type prebuilder struct {
 
 // look finds what there is to build, and refuses what [Setup] refuses.
 func (p *prebuilder) look(ctx context.Context) error {
-	return pgx.BeginFunc(ctx, p.conn, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, p.conn, readCommitted, func(tx pgx.Tx) error {
 		h, err := findHome(ctx, tx, p.cfg)
 		if err != nil || !h.tables {
 			return err

@@ -129,7 +129,7 @@ func Check(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
 }
 
 func check(ctx context.Context, pool *pgxpool.Pool, cfg Config) error {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	tx, err := pool.BeginTx(ctx, readOnly)
 	if err != nil {
 		return err
 	}

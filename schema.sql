@@ -1225,7 +1225,10 @@ begin
     perform pg_notify('soniq_hook', '');
   end if;
   return null;
-exception when others then
+exception
+when serialization_failure then
+  raise; -- the transaction may commit all the same: whoever is at serializable runs it again
+when others then
   raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
   return null;
 end
@@ -1271,7 +1274,10 @@ begin
     perform pg_notify('soniq_hook', '');
   end if;
   return null;
-exception when others then
+exception
+when serialization_failure then
+  raise; -- the transaction may commit all the same: whoever is at serializable runs it again
+when others then
   raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
   return null;
 end
@@ -1339,7 +1345,8 @@ from (values
   ('0175', 'soniq_go_incarnations'),
   ('0176', 'soniq_go_feed'),
   ('0178', 'soniq_go_operation_heartbeat'),
-  ('0179', 'soniq_go_hook_health')
+  ('0179', 'soniq_go_hook_health'),
+  ('0183', 'soniq_go_serializable')
 ) m (version, name);
 
 commit;

@@ -24,7 +24,7 @@ select
 // tables. Where it can't, but nothing is to be changed, all is done: a deployment may run setup under
 // any role. Else the error names who can.
 func standing(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (result SetupResult, done bool, err error) {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly})
+	tx, err := pool.BeginTx(ctx, readOnly)
 	if err != nil {
 		return result, false, err
 	}

@@ -50,7 +50,7 @@ func Inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]Finding, er
 }
 
 func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Finding, err error) {
-	tx, err := pool.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	tx, err := pool.BeginTx(ctx, readOnly)
 	if err != nil {
 		return nil, err
 	}

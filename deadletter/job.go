@@ -183,11 +183,16 @@ func (q *Queue) readBounded(ctx context.Context, most int, params []any, sql fun
 }
 
 func (q *Queue) read(ctx context.Context, sql string, params []any) ([]Job, error) {
-	rows, err := q.pool.Query(ctx, sql, params...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanJob)
+	var jobs []Job
+	err := pg.Again(ctx, q.pool, func(db pg.Querier) (err error) {
+		rows, err := db.Query(ctx, sql, params...)
+		if err != nil {
+			return err
+		}
+		jobs, err = pgx.CollectRows(rows, scanJob)
+		return err
+	})
+	return jobs, err
 }
 
 // scanJob reads a row of a reading's columns.

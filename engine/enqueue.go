@@ -310,29 +310,32 @@ func insertRows(ctx context.Context, db pg.Querier, rows []*insert, missing map[
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
 	}
-	result, err := db.Query(ctx, enqueueSQL, pg.IDs(ids), names, args, hashes, maxAttempts, queues,
+	return takeInserted(ctx, db, missing, enqueueSQL, pg.IDs(ids), names, args, hashes, maxAttempts, queues,
 		priorities, uniques, dedupKeys, times, delays, producers)
-	return takeInserted(result, err, missing)
 }
 
 // insertOne is insertRows for one row.
 func insertOne(ctx context.Context, db pg.Querier, in *insert, missing map[uuid.UUID]int) error {
-	result, err := db.Query(ctx, enqueueOneSQL, pgtype.UUID{Bytes: in.id, Valid: true}, in.name, string(in.args), in.argsHash,
+	return takeInserted(ctx, db, missing, enqueueOneSQL, pgtype.UUID{Bytes: in.id, Valid: true}, in.name, string(in.args), in.argsHash,
 		*in.maxAttempts, *in.queue, in.priority, in.unique, in.dedupKey, in.at, in.delay, in.producerID)
-	return takeInserted(result, err, missing)
 }
 
-// takeInserted takes the inserted rows off missing.
-func takeInserted(result pgx.Rows, err error, missing map[uuid.UUID]int) error {
+// takeInserted inserts rows, and takes those that were inserted off missing.
+func takeInserted(ctx context.Context, db pg.Querier, missing map[uuid.UUID]int, sql string, args ...any) error {
+	var inserted []uuid.UUID
+	err := pg.Again(ctx, db, func(db pg.Querier) (err error) {
+		rows, err := db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		inserted, err = pg.CollectIDs(rows)
+		return err
+	})
 	if err != nil {
 		return describeInsertError(err)
 	}
-	var id uuid.UUID
-	if _, err := pgx.ForEachRow(result, []any{pg.ScanID(&id)}, func() error {
+	for _, id := range inserted {
 		delete(missing, id)
-		return nil
-	}); err != nil {
-		return describeInsertError(err)
 	}
 	return nil
 }

@@ -70,9 +70,13 @@ func (c *Client) ListJobs(ctx context.Context, f JobFilter) ([]*Job, error) {
 	if f.Limit == 0 {
 		f.Limit = defaultListLimit
 	}
-	list := func(most int) ([]*Job, error) {
-		rows, _ := c.pool.Query(ctx, listSQL(most), f.Statuses, f.Queues, f.Names, f.Limit)
-		return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
+	list := func(most int) (jobs []*Job, err error) {
+		err = pg.Again(ctx, c.pool, func(db pg.Querier) (err error) {
+			rows, _ := db.Query(ctx, listSQL(most), f.Statuses, f.Queues, f.Names, f.Limit)
+			jobs, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Job, error) { return scanJob(row) })
+			return err
+		})
+		return jobs, err
 	}
 	jobs, err := list(pg.ListedBytes)
 	if pg.IsTooLarge(err) {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // The settings last for the transaction, which is that of the statement that
@@ -29,6 +31,17 @@ const onlySQL = `select set_config('enable_seqscan', 'off', true), set_config('j
 // Batcher sends a batch as one implicit transaction: a pgxpool.Pool or a pg.Pool.
 type Batcher interface {
 	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
+// Again is [pg.Again] for statements of this package.
+//
+// Errors: those of do, and of the transaction.
+func Again(ctx context.Context, pool Batcher, do func(Batcher) error) error {
+	db, ok := pool.(pg.Querier)
+	if !ok {
+		return do(pool)
+	}
+	return pg.Again(ctx, db, func(db pg.Querier) error { return do(db.(Batcher)) }) // the pool, or a transaction
 }
 
 // Query runs a statement whose plan is kept, in one round trip and a transaction

@@ -33,15 +33,17 @@ func Unhurried(ctx context.Context, pool Batcher, sql string, args ...any) (pgx.
 //
 // Errors: [pgx.ErrNoRows]; those of the database.
 func UnhurriedRow(ctx context.Context, pool Batcher, sql string, args []any, dest ...any) error {
-	rows, err := Unhurried(ctx, pool, sql, args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if !rows.Next() {
-		return cmp.Or(rows.Err(), pgx.ErrNoRows)
-	}
-	err = rows.Scan(dest...)
-	rows.Close()
-	return cmp.Or(err, rows.Err())
+	return Again(ctx, pool, func(pool Batcher) error {
+		rows, err := Unhurried(ctx, pool, sql, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		if !rows.Next() {
+			return cmp.Or(rows.Err(), pgx.ErrNoRows)
+		}
+		err = rows.Scan(dest...)
+		rows.Close()
+		return cmp.Or(err, rows.Err())
+	})
 }

@@ -205,24 +205,28 @@ func (c *Claimer[J]) takeIn(ctx context.Context, token int64, scope Scope, n int
 // it took from, each with its latest due time.
 func (c *Claimer[J]) claim(ctx context.Context, sql string, token int64, scope Scope, n int, further ...any) (jobs []J, lanes []point, err error) {
 	args := append([]any{scope.Queues, scope.Names, n, c.worker, token, c.limits, c.attemptLimit}, further...)
-	rows, _ := byindex.Query(ctx, c.pool, sql, args...)
 	var r row
-	_, err = pgx.ForEachRow(rows, r.targets(), func() error {
-		r.complete()
-		jobs = append(jobs, c.take(&r.Job, token))
-		p := point{r.Queue, r.Priority, r.due}
-		// Jobs of one lane come one after the other.
-		i := len(lanes) - 1
-		if i < 0 || !lanes[i].sameLane(p) {
-			i = slices.IndexFunc(lanes, p.sameLane)
-		}
-		switch {
-		case i < 0:
-			lanes = append(lanes, p)
-		case isLater(p.due, lanes[i].due):
-			lanes[i].due = p.due
-		}
-		return nil
+	err = byindex.Again(ctx, c.pool, func(db byindex.Batcher) error {
+		jobs, lanes = nil, nil
+		rows, _ := byindex.Query(ctx, db, sql, args...)
+		_, err := pgx.ForEachRow(rows, r.targets(), func() error {
+			r.complete()
+			jobs = append(jobs, c.take(&r.Job, token))
+			p := point{r.Queue, r.Priority, r.due}
+			// Jobs of one lane come one after the other.
+			i := len(lanes) - 1
+			if i < 0 || !lanes[i].sameLane(p) {
+				i = slices.IndexFunc(lanes, p.sameLane)
+			}
+			switch {
+			case i < 0:
+				lanes = append(lanes, p)
+			case isLater(p.due, lanes[i].due):
+				lanes[i].due = p.due
+			}
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {

@@ -150,19 +150,22 @@ func Move(ctx context.Context, db pg.Querier, worker uuid.UUID, deaths []Death) 
 		args = append(args, column)
 	}
 	args = append(args, failures)
-	// The settings of byindex would stay with a transaction of the caller's.
-	query := db.Query
-	switch pool := db.(type) {
-	case *pgxpool.Pool, *pg.Pool:
-		query = func(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-			return byindex.QueryPatient(ctx, pool.(byindex.Batcher), byindex.LockPatience, sql, args...)
+	err = pg.Again(ctx, db, func(db pg.Querier) (err error) {
+		// The settings of byindex would stay with a transaction of the caller's.
+		query := db.Query
+		switch pool := db.(type) {
+		case *pgxpool.Pool, *pg.Pool:
+			query = func(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+				return byindex.QueryPatient(ctx, pool.(byindex.Batcher), byindex.LockPatience, sql, args...)
+			}
 		}
-	}
-	rows, err := query(ctx, moveSQL, args...)
-	if err != nil {
-		return nil, fmt.Errorf("move to dead letters: %w", err)
-	}
-	moved, err = pg.CollectIDs(rows)
+		rows, err := query(ctx, moveSQL, args...)
+		if err != nil {
+			return err
+		}
+		moved, err = pg.CollectIDs(rows)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("move to dead letters: %w", err)
 	}
@@ -238,11 +241,15 @@ func moveQueued(ctx context.Context, db pg.Querier, sql string, ids []uuid.UUID,
 	for _, column := range verdict {
 		args = append(args, column[0])
 	}
-	rows, err := db.Query(ctx, sql, append(args, more...)...)
-	if err != nil {
-		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
-	}
-	moved, err = pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	args = append(args, more...)
+	err = pg.Again(ctx, db, func(db pg.Querier) (err error) {
+		rows, err := db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		moved, err = pg.CollectIDs(rows)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("move queued jobs to dead letters: %w", err)
 	}

@@ -43,6 +43,20 @@ func (c ReadCommitted) again(ctx context.Context, do func(pgx.Tx) error) (err er
 // conflicts reports whether another transaction was the reason for an error.
 func conflicts(err error) bool { return IsCode(err, SerializationFailure, DeadlockDetected) }
 
+// Again runs do on db and, where db is a pool and do ends in a conflict, again in transactions of
+// their own at read committed. Use it for statements that are no transaction of their own (a
+// batch), and for those whose rows are read one by one: at serializable the conflict may be found
+// when they are committed, after the last row. do must begin anew each time.
+//
+// Errors: those of do, and of the transaction.
+func Again(ctx context.Context, db Querier, do func(Querier) error) error {
+	err := do(db)
+	if pool, ok := db.(Conn); ok && conflicts(err) {
+		err = ReadCommitted{pool}.again(ctx, func(tx pgx.Tx) error { return do(tx) })
+	}
+	return err
+}
+
 // Exec runs a statement.
 func (c ReadCommitted) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	tag, err := c.Conn.Exec(ctx, sql, args...)
@@ -76,8 +90,7 @@ func (r rowAgain) Scan(dest ...any) error {
 	return err
 }
 
-// Query runs a statement. It is run again only if no row of it was read: a statement that
-// writes has written all before the first one.
+// Query runs a statement. It is run again only if no row of it was read; see [Again].
 func (c ReadCommitted) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	rows, err := c.Conn.Query(ctx, sql, args...)
 	again := func() (pgx.Tx, pgx.Rows, error) {

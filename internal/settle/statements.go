@@ -102,7 +102,7 @@ where j.id = any ($1)
   and j.id not in (select free.id from free)`
 
 // exec writes a group and returns the ids of the rows that matched.
-func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience time.Duration) ([]uuid.UUID, error) {
+func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience time.Duration) (ids []uuid.UUID, err error) {
 	// Limited, so that a connection that hangs is given up and tried anew.
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -115,6 +115,15 @@ func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience ti
 		}
 		return deadwrite.Move(ctx, s.Pool, s.Worker, deaths)
 	}
+	err = byindex.Again(ctx, s.Pool, func(db byindex.Batcher) (err error) {
+		ids, err = s.execOn(ctx, db, way, group)
+		return err
+	})
+	return ids, err
+}
+
+// execOn is exec for all but dead letters.
+func (s *Writer) execOn(ctx context.Context, db byindex.Batcher, way way, group []Outcome) ([]uuid.UUID, error) {
 	ids, attempts, tokens := columns(group)
 	array := pg.IDs(ids)
 	var rows pgx.Rows
@@ -126,12 +135,12 @@ func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience ti
 				results[i] = new(string(o.Result))
 			}
 		}
-		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, DoneSQL, s.Worker, array, attempts, tokens, results, s.TTL)
+		rows, _ = byindex.QueryPatient(ctx, db, byindex.LockPatience, DoneSQL, s.Worker, array, attempts, tokens, results, s.TTL)
 	case writeDelete:
-		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, DeleteSQL, s.Worker, array, attempts, tokens)
+		rows, _ = byindex.QueryPatient(ctx, db, byindex.LockPatience, DeleteSQL, s.Worker, array, attempts, tokens)
 	case writeRequeue, writeRequeuePlain:
 		delays, errs, refunds, failures := s.requeueColumns(group)
-		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, requeueSQL, s.Worker, array, attempts, tokens,
+		rows, _ = byindex.QueryPatient(ctx, db, byindex.LockPatience, requeueSQL, s.Worker, array, attempts, tokens,
 			delays, errs, refunds, way == writeRequeue, failures)
 		return collectRequeued(rows, group)
 	case writeCancelled:
@@ -139,7 +148,7 @@ func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience ti
 		for i, o := range group {
 			errs[i] = o.Verdict.Message
 		}
-		rows, _ = byindex.QueryPatient(ctx, s.Pool, byindex.LockPatience, CancelledSQL, s.Worker, array, attempts, tokens, errs, CancelledTTL)
+		rows, _ = byindex.QueryPatient(ctx, db, byindex.LockPatience, CancelledSQL, s.Worker, array, attempts, tokens, errs, CancelledTTL)
 	}
 	return pg.CollectIDs(rows)
 }
