@@ -195,13 +195,7 @@ order by occurred_at, seq`
 // row is due again when its lease expires. It takes none on another server than the one that the hook was
 // read on, which may be a copy.
 func (o outbox) claim(ctx context.Context, h dueHook, lease uuid.UUID, limit int, d, ahead time.Duration) ([]claimed, error) {
-	var rows []claimed
-	err := pg.Again(ctx, o.pool, func(db pg.Querier) (err error) {
-		taken, _ := db.Query(ctx, outboxClaimSQL, h.ID, lease, limit, d.Seconds(), ahead.Seconds(), o.trustsLeases(), h.Server)
-		rows, err = pgx.CollectRows(taken, pgx.RowToStructByPos[claimed])
-		return err
-	})
-	return rows, err
+	return pg.Collect(ctx, o.pool, pgx.RowToStructByPos[claimed], outboxClaimSQL, h.ID, lease, limit, d.Seconds(), ahead.Seconds(), o.trustsLeases(), h.Server)
 }
 
 // What a clock that was set back by $1 seconds since has put off becomes due by as much

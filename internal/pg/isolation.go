@@ -57,6 +57,18 @@ func Again(ctx context.Context, db Querier, do func(Querier) error) error {
 	return err
 }
 
+// Collect runs a statement and returns its rows, by [Again].
+//
+// Errors: those of the database, and of to.
+func Collect[T any](ctx context.Context, db Querier, to pgx.RowToFunc[T], sql string, args ...any) (list []T, err error) {
+	err = Again(ctx, db, func(db Querier) (err error) {
+		rows, _ := db.Query(ctx, sql, args...) // its error is that of the rows too
+		list, err = pgx.CollectRows(rows, to)
+		return err
+	})
+	return list, err
+}
+
 // Exec runs a statement.
 func (c ReadCommitted) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	tag, err := c.Conn.Exec(ctx, sql, args...)
