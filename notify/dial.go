@@ -25,8 +25,12 @@ const (
 )
 
 // dialer dials the server and can close all its connections. pgx closes a broken
-// connection in a goroutine of its own. That may take 15 seconds, and dials once more
-// to send a cancel request. closeAll ends both and waits for them.
+// connection in a goroutine of its own, which may take 15 seconds. closeAll ends that and
+// waits for it.
+//
+// pgx would dial once more then, to send a cancel request. It is not let: nothing runs on
+// a connection that listens. PgBouncer 1.18 ends with all its clients if who sent such a
+// request is gone before it is passed on, as closeAll makes it.
 type dialer struct {
 	dial   pgconn.DialFunc
 	ctx    context.Context // ends with closeAll
@@ -37,7 +41,18 @@ type dialer struct {
 	open   sync.WaitGroup
 }
 
-var errClosed = errors.New("dial: the listener has stopped")
+var (
+	errClosed   = errors.New("dial: the listener has stopped")
+	errNoCancel = errors.New("dial: a listener sends no cancel requests")
+)
+
+type connectingKey struct{}
+
+// connecting marks a context in which connections are made. Cancel requests have one of
+// pgx's own.
+func connecting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, connectingKey{}, true)
+}
 
 func newDialer(dial pgconn.DialFunc) *dialer {
 	d := &dialer{dial: dial}
@@ -48,6 +63,9 @@ func newDialer(dial pgconn.DialFunc) *dialer {
 // DialContext is a pgconn.DialFunc. It uses the dial function that the dialer was made
 // with, which may be the user's, and sets the times that notice a dead server.
 func (d *dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	if ctx.Value(connectingKey{}) == nil {
+		return nil, errNoCancel
+	}
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()

@@ -82,6 +82,7 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 }
 
 func (s *session) run(ctx context.Context) error {
+	ctx = connecting(ctx)
 	defer s.dialer.closeAll()
 	defer s.leavePooler(ctx)
 	defer s.disconnected()

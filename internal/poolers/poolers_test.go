@@ -49,15 +49,12 @@ hooks:
 
 // The whole of the program runs behind PgBouncer, in session and in transaction mode,
 // however pgx sends the statements, and leaves nothing of a session behind.
-//
-// PgBouncer 1.18 itself ends now and then under this, with all its clients. So it is run
-// by 'make poolers', and not with the others.
 func TestPoolers_everyCommand_everyMode(t *testing.T) {
-	testkit.Asked(t, "SONIQ_TEST_POOLERS")
 	t.Parallel()
 	for _, poolMode := range []string{"session", "transaction"} {
 		direct := testdb.EmptyURL(t)
-		pooled := testkit.PgBouncer(t, direct, poolMode)
+		// In session mode each connection of the workers takes one to the server.
+		pooled := testkit.PgBouncer(t, direct, poolMode, "default_pool_size = 80")
 		clitest.NewShell(t, pooled).OK("setup")
 		t.Run(poolMode, func(t *testing.T) {
 			for i, mode := range execModes {

@@ -29,11 +29,3 @@ func Program(t testing.TB, name string) string {
 	t.Skipf("%s is not installed", name)
 	return ""
 }
-
-// Asked skips a test that is run only where a variable of the environment asks for it.
-func Asked(t testing.TB, variable string) {
-	t.Helper()
-	if os.Getenv(variable) == "" {
-		t.Skipf("%s is not set", variable)
-	}
-}
