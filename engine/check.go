@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"soniq/internal/liveness"
 )
 
@@ -56,4 +58,23 @@ func (c *Client) Availability(ctx context.Context, queue, name string) (Availabi
 		return Availability{}, fmt.Errorf("look for workers: %w", err)
 	}
 	return a, nil
+}
+
+const knownNamesSQL = `
+select distinct left(r.task_name, 2000)
+from public.soniq_task_registry r
+order by 1
+limit 1000`
+
+// KnownNames returns names of jobs that workers have a handler for, or had one for lately,
+// sorted. At most 1,000.
+//
+// Errors: those of the database.
+func (c *Client) KnownNames(ctx context.Context) ([]string, error) {
+	rows, _ := c.pool.Query(ctx, knownNamesSQL)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read names of jobs: %w", err)
+	}
+	return names, nil
 }
