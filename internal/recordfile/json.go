@@ -159,6 +159,9 @@ func (f *jsonLinesReader) readLine() ([]byte, error) {
 		if tooLong == nil {
 			f.raw = append(f.raw, part...)
 			tooLong = f.checkSize(len(f.raw))
+			if errors.Is(tooLong, errNoEnd) {
+				return nil, structural(tooLong) // its end may never come
+			}
 		}
 		switch {
 		case err == nil:

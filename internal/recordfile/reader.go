@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 )
 
@@ -23,6 +24,9 @@ const (
 	mostInflated = 20
 	// mostRecordBytes limits any record. No server sends or takes a row over 1 GiB.
 	mostRecordBytes = 2 << 30
+	// mostStreamedBytes limits a record of what is no regular file. A pipe or a device may have
+	// no end, and what has been read of a record is in memory.
+	mostStreamedBytes = 256 << 20
 )
 
 // bufferBytes is how much is read at once. A record mostly has about 500 bytes.
@@ -30,6 +34,7 @@ const bufferBytes = 64 << 10
 
 var (
 	errRecordTooLong = fmt.Errorf("it is longer than %d bytes", mostRecordBytes)
+	errNoEnd         = fmt.Errorf("it is longer than %d bytes, and this is no regular file; if it has an end, write it to a file first", mostStreamedBytes)
 	errInflated      = fmt.Errorf("it is longer than %d bytes, and over %d times as long as in the compressed file; decompress the file first if you trust it", MaxRecordBytes, mostInflated)
 	errCutOff        = errors.New("the file ends in the middle of it")
 	errNotUTF8       = errors.New("not valid UTF-8")
@@ -69,7 +74,7 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 	if _, err := ParseFormat(string(format)); err != nil {
 		return nil, err
 	}
-	r := &Reader{fault: &faultReader{ctx: ctx, in: in}, unknown: &unknownColumns{}}
+	r := &Reader{fault: &faultReader{ctx: ctx, in: in, streamed: !isRegular(in)}, unknown: &unknownColumns{}}
 	buffered := bufio.NewReaderSize(r.fault, bufferBytes)
 	r.byteReader = &byteReader{in: buffered, line: 1, from: 1, fault: r.fault}
 	if magic, err := buffered.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
@@ -95,6 +100,16 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 		r.records = &csvReader{byteReader: r.byteReader, unknown: r.unknown}
 	}
 	return r, nil
+}
+
+// isRegular reports whether in is a regular file, or says so as an *os.File does.
+func isRegular(in io.Reader) bool {
+	f, ok := in.(interface{ Stat() (fs.FileInfo, error) })
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
 }
 
 // Next returns the next record. What it has of JSON is valid until the call after it.
@@ -172,6 +187,8 @@ type faultReader struct {
 	err error
 	// read is how many bytes were read.
 	read int64
+	// streamed: in is no regular file, and may have no end.
+	streamed bool
 	// over is the faultReader of the input, where this one reads decompressed bytes.
 	// Its errors are about the file's content, but for the end of ctx.
 	over *faultReader
@@ -229,6 +246,9 @@ func (r *byteReader) between() {
 func (r *byteReader) checkSize(size int) error {
 	if size <= MaxRecordBytes {
 		return nil
+	}
+	if size > mostStreamedBytes && r.fault.streamed {
+		return errNoEnd
 	}
 	if size > mostRecordBytes {
 		return errRecordTooLong

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -225,6 +226,14 @@ func (c *importCmd) open(a *app.App) (*importFile, error) {
 	}
 	in.rewindable(f)
 	return in, nil
+}
+
+// Stat is that of a regular file. A record of another input is taken only while it is short.
+func (in *importFile) Stat() (fs.FileInfo, error) {
+	if in.file == nil {
+		return nil, errors.ErrUnsupported
+	}
+	return in.file.Stat()
 }
 
 // rewindable reads f itself if it is a regular file: such a read never waits.
