@@ -64,7 +64,7 @@ func (c *watchCmd) Run(a *app.App) error {
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
-	var failed, told = error(nil), false
+	failed, told := error(nil), false
 	err = deadletter.Subscribe(ctx, listen, deadletter.SubscribeOptions{
 		Schema: a.SchemaName(),
 		Logger: a.Log,
