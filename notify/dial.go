@@ -29,8 +29,7 @@ const (
 // waits for it.
 //
 // pgx would dial once more then, to send a cancel request. It is not let: nothing runs on
-// a connection that listens. PgBouncer 1.18 ends with all its clients if who sent such a
-// request is gone before it is passed on, as closeAll makes it.
+// a connection that listens, and old poolers don't bear it.
 type dialer struct {
 	dial   pgconn.DialFunc
 	ctx    context.Context // ends with closeAll
