@@ -79,8 +79,8 @@ func TestInput_withoutAnEnd_isRefusedAtTheLimit(t *testing.T) {
 		{[]string{"enqueue", "j", "--args", "@/dev/zero", "--max-args-bytes", "2000000"}, "--args: /dev/zero is longer than 2065536 bytes"},
 		{[]string{"enqueue", "--from", "/dev/zero"}, "/dev/zero: line 1 has no end within 268435456 bytes; nothing was enqueued"},
 		{[]string{"dead-letter", "replay", id, "--args", "@/dev/zero"}, "--args: /dev/zero is longer than 67108864 bytes"},
-		{[]string{"dead-letter", "import", "/dev/zero", "--format", "jsonl"}, "/dev/zero: line 1, record 1: it is longer than 268435456 bytes, and this is no regular file"},
-		{[]string{"dead-letter", "import", "/dev/zero", "--format", "csv"}, "/dev/zero: line 1: it is longer than 268435456 bytes, and this is no regular file"},
+		{[]string{"dead-letter", "import", "/dev/zero", "--format", "jsonl"}, "/dev/zero: line 1, record 1: it is longer than 67108864 bytes, and this is no regular file"},
+		{[]string{"dead-letter", "import", "/dev/zero", "--format", "csv"}, "/dev/zero: line 1: it is longer than 67108864 bytes, and this is no regular file"},
 		{[]string{"worker", "--config", "/dev/zero", "--log-format", "text"}, "/dev/zero is longer than 1048576 bytes: it can't be a configuration file"},
 	} {
 		r := clitest.NewShell(t, pool.Config().ConnString()).Run(test.args...)

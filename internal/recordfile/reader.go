@@ -26,7 +26,7 @@ const (
 	mostRecordBytes = 2 << 30
 	// mostStreamedBytes limits a record of what is no regular file. A pipe or a device may have
 	// no end, and what has been read of a record is in memory.
-	mostStreamedBytes = 256 << 20
+	mostStreamedBytes = MaxRecordBytes
 )
 
 // bufferBytes is how much is read at once. A record mostly has about 500 bytes.
