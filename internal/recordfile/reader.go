@@ -74,7 +74,7 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 	if _, err := ParseFormat(string(format)); err != nil {
 		return nil, err
 	}
-	r := &Reader{fault: &faultReader{ctx: ctx, in: in, streamed: !isRegular(in)}, unknown: &unknownColumns{}}
+	r := &Reader{fault: &faultReader{ctx: ctx, in: in, streamed: !hasEnd(in)}, unknown: &unknownColumns{}}
 	buffered := bufio.NewReaderSize(r.fault, bufferBytes)
 	r.byteReader = &byteReader{in: buffered, line: 1, from: 1, fault: r.fault}
 	if magic, err := buffered.Peek(2); err == nil && bytes.Equal(magic, []byte{0x1f, 0x8b}) {
@@ -102,8 +102,12 @@ func NewReader(ctx context.Context, in io.Reader, format Format) (*Reader, error
 	return r, nil
 }
 
-// isRegular reports whether in is a regular file, or says so as an *os.File does.
-func isRegular(in io.Reader) bool {
+// hasEnd reports whether in surely has an end: it is in memory and says its length, or it
+// is a regular file, or says so as an *os.File does.
+func hasEnd(in io.Reader) bool {
+	if _, ok := in.(interface{ Len() int }); ok {
+		return true
+	}
 	f, ok := in.(interface{ Stat() (fs.FileInfo, error) })
 	if !ok {
 		return false
@@ -247,15 +251,16 @@ func (r *byteReader) checkSize(size int) error {
 	if size <= MaxRecordBytes {
 		return nil
 	}
-	if size > mostStreamedBytes && r.fault.streamed {
-		return errNoEnd
-	}
 	if size > mostRecordBytes {
 		return errRecordTooLong
 	}
 	// Of a file that isn't compressed it is less than the record by what was read ahead.
-	if taken := r.fault.read - r.began; int64(size) > MaxRecordBytes+mostInflated*(taken+bufferBytes) {
+	taken := r.fault.read - r.began + bufferBytes
+	switch {
+	case int64(size) > MaxRecordBytes+mostInflated*taken:
 		return errInflated
+	case size > mostStreamedBytes && int64(size) <= taken && r.fault.streamed:
+		return errNoEnd
 	}
 	return nil
 }
