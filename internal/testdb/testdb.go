@@ -57,12 +57,12 @@ var shared server
 // Main runs a package's tests for its TestMain: afterwards no goroutine may be
 // left, and the server is let go. It exits.
 //
-// Parallel tests run side by side, four for each processor unless -parallel says
+// Parallel tests run side by side, two for each processor unless -parallel says
 // how many: most of a test's time is waiting for the database, for a signal or for a
 // moment to pass.
 func Main(m *testing.M) {
 	flag.Parse()
-	if err := runSideBySide(4 * runtime.GOMAXPROCS(0)); err != nil {
+	if err := runSideBySide(2 * runtime.GOMAXPROCS(0)); err != nil {
 		fmt.Fprintln(os.Stderr, "testdb:", err)
 		os.Exit(1)
 	}
