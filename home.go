@@ -143,15 +143,6 @@ func readPinned(ctx context.Context, db beginner, do func(pgx.Tx) error) error {
 	})
 }
 
-// locate is findHome for statements that need no transaction.
-func locate(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, err error) {
-	err = pgx.BeginTxFunc(ctx, conn, readOnly, func(tx pgx.Tx) error {
-		h, err = findHome(ctx, pg.PlainTx(tx), cfg)
-		return err
-	})
-	return h, err
-}
-
 // sql is a statement, or many, for the schema.
 func (h *home) sql(statements string) string { return h.schema.SQL(statements) }
 

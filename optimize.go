@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 // redundantIndexes are, but for the last one, indexes of Python Soniq's that neither program needs once
@@ -65,13 +66,14 @@ alter table public.soniq_jobs drop constraint if exists soniq_jobs_worker_id_fke
 // a moment in which nobody else uses the table; Optimize waits for it as long as ctx
 // allows.
 //
-// Errors: one that [IsMissing] knows where there are no tables; an
+// Errors: one that [IsMissing] knows where there are no tables; an [*OutdatedError] where
+// migrations are missing, which make the indexes that replace Python's; an
 // [*OtherSchemaError]; [ErrSchemaName]; else those of the database. What was dropped
 // before it is returned too.
 func Optimize(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]string, error) {
 	var dropped []string
 	err := withMigrationLock(ctx, pool, cfg, func(conn *pgx.Conn) error {
-		home, err := locate(ctx, conn, cfg)
+		home, err := locateCurrent(ctx, conn, cfg)
 		if err != nil {
 			return err
 		}
@@ -99,6 +101,26 @@ func Optimize(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]string, er
 		return dropped, fmt.Errorf("optimize schema: %w", err)
 	}
 	return dropped, nil
+}
+
+// locateCurrent is [findHome] for statements that need no transaction, on a database that has all migrations
+// of this release.
+func locateCurrent(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, err error) {
+	err = pgx.BeginTxFunc(ctx, conn, readOnly, func(raw pgx.Tx) error {
+		tx := pg.PlainTx(raw)
+		if h, err = findHome(ctx, tx, cfg); err != nil {
+			return err
+		}
+		recorded, err := h.recorded(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if missing := recorded.missing(); len(missing) > 0 {
+			return &OutdatedError{Missing: names(missing)}
+		}
+		return nil
+	})
+	return h, err
 }
 
 // dropWorkerKey reports whether the key was there.

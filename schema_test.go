@@ -552,6 +552,20 @@ func TestSetup_schemaThatCantBeWritten_isRefused(t *testing.T) {
 	}
 }
 
+// pythonsOwn are what Optimize drops of a database that Python Soniq made, in their order.
+var pythonsOwn = []string{
+	"idx_soniq_dead_letter_jobs_job_name",
+	"idx_soniq_dead_letter_jobs_queue",
+	"idx_soniq_dead_letter_jobs_reason",
+	"idx_soniq_jobs_args_hash",
+	"idx_soniq_jobs_queue_status",
+	"idx_soniq_jobs_queue_status_priority",
+	"idx_soniq_jobs_scheduled_at",
+	"idx_soniq_jobs_status_priority",
+	"idx_soniq_jobs_worker_id",
+	"soniq_jobs_worker_id_fkey",
+}
+
 func TestOptimize_pythonsDatabase_dropsItsTenAndNoMore(t *testing.T) {
 	t.Parallel()
 	python, ours := pythonPool(t), testdb.New(t)
@@ -561,20 +575,8 @@ func TestOptimize_pythonsDatabase_dropsItsTenAndNoMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(dropped)
-	want := []string{
-		"idx_soniq_dead_letter_jobs_job_name",
-		"idx_soniq_dead_letter_jobs_queue",
-		"idx_soniq_dead_letter_jobs_reason",
-		"idx_soniq_jobs_args_hash",
-		"idx_soniq_jobs_queue_status",
-		"idx_soniq_jobs_queue_status_priority",
-		"idx_soniq_jobs_scheduled_at",
-		"idx_soniq_jobs_status_priority",
-		"idx_soniq_jobs_worker_id",
-		"soniq_jobs_worker_id_fkey",
-	}
-	if !slices.Equal(dropped, want) {
-		t.Errorf("dropped %q, want %q", dropped, want)
+	if !slices.Equal(dropped, pythonsOwn) {
+		t.Errorf("dropped %q, want %q", dropped, pythonsOwn)
 	}
 	// The arbiters and expires_at are among the rest.
 	for _, table := range []string{"soniq_jobs", "soniq_dead_letter_jobs"} {
@@ -630,28 +632,50 @@ func TestOptimize_duringALongTransaction_blocksNobodyElse(t *testing.T) {
 	}
 }
 
-func TestOptimize_besideSetup_endsForBoth(t *testing.T) {
+// As several deployments at once do it. Each of Python's is dropped once, by one of them.
+func TestOptimize_besideSetup_dropsEachOnce(t *testing.T) {
 	t.Parallel()
 	pool := pythonPool(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var g errgroup.Group
-	dropped := make([][]string, 2)
+	dropped := make([][]string, 3)
 	for i := range dropped {
 		g.Go(func() (err error) {
+			if _, err := soniq.Setup(ctx, pool, soniq.Config{}); err != nil {
+				return err
+			}
 			dropped[i], err = soniq.Optimize(ctx, pool, soniq.Config{})
-			return err
-		})
-		g.Go(func() error {
-			_, err := soniq.Setup(ctx, pool, soniq.Config{})
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(dropped[0]) + len(dropped[1]); n != 11 {
-		t.Errorf("dropped %q, want eleven in all", dropped)
+	all := slices.Concat(dropped...)
+	slices.Sort(all)
+	if !slices.Equal(all, pythonsOwn) {
+		t.Errorf("dropped %q, want each of %q once", dropped, pythonsOwn)
+	}
+}
+
+// Before the migrations, Python's indexes are the only ones that a claim has.
+func TestOptimize_migrationsMissing_dropsNothing(t *testing.T) {
+	t.Parallel()
+	pool := pythonPool(t)
+	for _, to := range []string{"0002", "0150", "0178"} {
+		if _, err := soniq.MigrateUp(t.Context(), pool, soniq.Config{}, to); err != nil {
+			t.Fatal(err)
+		}
+		before := queryColumn[string](t, pool, indexesSQL, "soniq_jobs")
+		dropped, err := soniq.Optimize(t.Context(), pool, soniq.Config{})
+		var outdated *soniq.OutdatedError
+		if !errors.As(err, &outdated) || len(dropped) > 0 {
+			t.Errorf("at %s: dropped %q, %v", to, dropped, err)
+		}
+		if d := difference(before, queryColumn[string](t, pool, indexesSQL, "soniq_jobs")); len(d) > 0 {
+			t.Errorf("at %s: changed %q", to, d)
+		}
 	}
 }
 
