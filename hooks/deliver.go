@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/internal/command"
+	"soniq/internal/limiter"
 )
 
 const (
@@ -49,11 +50,15 @@ type result struct {
 	throttled, gone bool
 }
 
-// send delivers, and marks the rows with the result.
-func (d *Dispatcher) send(ctx context.Context, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
-	failure := deliver(ctx, hook, delivery)
+// send delivers, and marks the rows with the result. How long the database takes for the
+// mark says nothing of the hook.
+func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
+	sending, end := s.Begin(ctx, hook.preemptible)
+	failure := deliver(sending, hook, delivery)
+	brokenOff := sending.Err() != nil
+	end()
 	var refused *AnswerError
-	if failure != nil && (ctx.Err() != nil || errors.As(failure, &refused) && refused.stopped && d.stops(ctx)) {
+	if failure != nil && (brokenOff || errors.As(failure, &refused) && refused.stopped && d.stops(ctx)) {
 		// We have ended it: at shutdown, or for another hook. Or whoever stops us has.
 		return result{}, d.release(ctx, lease, ids)
 	}

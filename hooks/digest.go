@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"soniq/internal/limiter"
 )
 
 const (
@@ -21,7 +23,7 @@ const (
 // with their counts. Only one dispatcher of all does so at a time. A group that had a
 // message lately waits for its digest: the first event of a group is sent at once,
 // and a storm makes a handful of messages.
-func (d *Dispatcher) sendDigest(ctx context.Context, s *sender, h dueHook, hook opened) (more bool, err error) {
+func (d *Dispatcher) sendDigest(ctx context.Context, s *limiter.Sender, h dueHook, hook opened) (more bool, err error) {
 	lease := uuid.New()
 	if ok, err := d.outbox.acquireSender(ctx, h.ID, lease, leaseTime); err != nil || !ok {
 		return false, err
@@ -46,9 +48,7 @@ func (d *Dispatcher) sendDigest(ctx context.Context, s *sender, h dueHook, hook 
 	if err != nil {
 		return false, err
 	}
-	sending, end := s.begin(ctx, hook.preemptible)
-	r, err := d.send(sending, h, hook, lease, ids, delivery)
-	end()
+	r, err := d.send(ctx, s, h, hook, lease, ids, delivery)
 	if err = errors.Join(err, d.recordFailure(ctx, h, r)); err != nil || !r.sent {
 		return false, err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"soniq/internal/incarnation"
+	"soniq/internal/limiter"
 	"soniq/internal/redact"
 	"soniq/notify"
 )
@@ -78,7 +79,7 @@ type Dispatcher struct {
 	log        *slog.Logger
 	rights     rights
 	guard      *incarnation.Guard
-	limiter    *limiter
+	limiter    *limiter.Limiter
 	maxPending int
 	wakeups    *notify.Wakeups
 	firstDelay time.Duration // of a digest; firstDelay, but for tests
@@ -135,7 +136,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		log:         log,
 		guard:       incarnation.NewGuard(outbox.pool, log),
 		rights:      rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
-		limiter:     newLimiter(config.MaxInFlight, wakeups.Set),
+		limiter:     limiter.New(config.MaxInFlight, wakeups.Set),
 		maxPending:  config.MaxPending,
 		wakeups:     wakeups,
 		firstDelay:  firstDelay,
@@ -238,10 +239,10 @@ func (d *Dispatcher) drain(work context.Context, stop func()) {
 		d.log.Warn("reading the outbox of hooks failed at shutdown; other dispatchers send what is due", "error", err)
 	}
 	select {
-	case <-d.limiter.drained():
+	case <-d.limiter.Drained():
 	case <-work.Done():
 	}
-	d.limiter.close()
+	d.limiter.Close()
 }
 
 // sleep reports whether it was woken by a notification.
@@ -294,11 +295,11 @@ func (d *Dispatcher) pass(ctx, work context.Context) (wait time.Duration, waitin
 	for _, h := range due {
 		switch {
 		case held != "":
-		case d.limiter.busy(h.ID): // it wakes us when it ends
+		case d.limiter.Busy(h.ID): // it wakes us when it ends
 		case h.Due > 0:
 			wait = min(wait, h.Due+time.Millisecond)
 		case !d.isUnavailable(ctx, h):
-			d.limiter.submit(h.ID, h.Failures > 0, func(s *sender) { d.run(work, s, h) })
+			d.limiter.Submit(h.ID, h.Failures > 0, func(s *limiter.Sender) { d.run(work, s, h) })
 		}
 	}
 	return wait, len(due) > 0, nil

@@ -28,11 +28,12 @@
 //	open.go         makes a hook from its row or configuration
 //	send.go         sends what one hook has due; digest.go gathers it
 //	deliver.go      one delivery, and what its result means
-//	limiter.go      how many deliveries are under way at once
 //	outbox.go       the statements of a dispatcher
 //	maintain.go     deletes old rows and rows beyond the limits
 //	rights.go       what a row may use of the dispatcher's process
 //	keyring.go      sealed values; seal.go seals a hook's row
 //	redact.go       keeps secrets out of answers
 //	endpoint.go     HTTP requests; internal/egress says where they may go
+//
+// Package internal/limiter bounds how many deliveries are under way at once.
 package hooks

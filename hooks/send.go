@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+
+	"soniq/internal/limiter"
+	"soniq/internal/pause"
 )
 
 const (
@@ -20,7 +23,7 @@ const (
 
 // run sends what one hook has due. It ends when nothing is left, or when other hooks
 // wait for a slot.
-func (d *Dispatcher) run(ctx context.Context, s *sender, h dueHook) {
+func (d *Dispatcher) run(ctx context.Context, s *limiter.Sender, h dueHook) {
 	hook, err := d.open(h)
 	defer hook.close()
 	if err != nil {
@@ -31,7 +34,7 @@ func (d *Dispatcher) run(ctx context.Context, s *sender, h dueHook) {
 			d.log.Debug("recording that a hook no longer waits failed", "hook", h.Name, "error", err)
 		}
 	}
-	for more := true; more && ctx.Err() == nil; more = more && !d.limiter.contended() {
+	for more := true; more && ctx.Err() == nil; more = more && !d.limiter.Contended() {
 		if hook.digest.rows > 0 {
 			more, err = d.sendDigest(ctx, s, h, hook)
 		} else {
@@ -40,7 +43,7 @@ func (d *Dispatcher) run(ctx context.Context, s *sender, h dueHook) {
 		if err != nil {
 			if ctx.Err() == nil {
 				d.log.Warn("reading or marking hook deliveries failed; they are sent again", "hook", h.Name, "error", err)
-				d.sleep(ctx, time.Second)
+				_ = pause.For(ctx, time.Second) // not d.sleep, which takes Run's wake-ups
 			}
 			return
 		}
@@ -53,18 +56,18 @@ type broken struct{ err error }
 func (b broken) Deliver(context.Context, *Delivery) error { return b.err }
 
 // sendEach sends a batch, each event by itself. more: others may be due.
-func (d *Dispatcher) sendEach(ctx context.Context, s *sender, h dueHook, hook opened) (more bool, err error) {
+func (d *Dispatcher) sendEach(ctx context.Context, s *limiter.Sender, h dueHook, hook opened) (more bool, err error) {
 	lease := uuid.New()
 	width := senderWidth
 	if h.Failures > 0 {
 		width = 1 // it may still fail
 	}
-	width = s.grow(width)
+	width = s.Grow(width)
 	rows, err := d.outbox.claim(ctx, h, lease, width, leaseTime, 0)
 	if err != nil || len(rows) == 0 {
 		return false, err
 	}
-	s.shrink(len(rows))
+	s.Shrink(len(rows))
 	var group errgroup.Group
 	results := make([]result, len(rows))
 	for i, row := range rows {
@@ -77,9 +80,7 @@ func (d *Dispatcher) sendEach(ctx context.Context, s *sender, h dueHook, hook op
 				ID: row.ID, Hook: h.Name, Attempt: row.Attempts, Event: e,
 				Groups: []Group{{Event: e, Count: 1, First: e.At, Last: e.At}},
 			}
-			sending, end := s.begin(ctx, hook.preemptible)
-			defer end()
-			results[i], err = d.send(sending, h, hook, lease, []uuid.UUID{row.ID}, delivery)
+			results[i], err = d.send(ctx, s, h, hook, lease, []uuid.UUID{row.ID}, delivery)
 			return err
 		})
 	}
