@@ -142,6 +142,23 @@ func TestSubscribe_eager_doesNotWaitForOlderTransactions(t *testing.T) {
 	wants(t, events, older, younger)
 }
 
+// A second death under one id is another event, even if the first was deleted before its turn.
+func TestSubscribe_eager_deletedBeforeItsTurn_nextDeathComes(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	first := insertDead(t, pool, nil)
+	tx, older := open(t, pool)
+	events, _ := follow(t, pool.Config().ConnConfig, deadletter.SubscribeOptions{From: &deadletter.Position{}, Eager: true})
+	wants(t, events, first)
+	again := insertDead(t, pool, nil)
+	wants(t, events, again)
+	exec(t, pool, "delete from soniq_dead_letter_jobs where id = $1", again)
+	insertDead(t, pool, columns{"id": again})
+	wants(t, events, again)
+	commit(t, tx)
+	wants(t, events, older, insertDead(t, pool, nil))
+}
+
 // Where notifications don't arrive, the table is read from time to time.
 func TestSubscribe_from_looksWithoutNotifications(t *testing.T) {
 	t.Parallel()

@@ -121,8 +121,8 @@ type Follower struct {
 
 	conn *pgx.Conn
 	at   Cursor
-	// early was delivered before its turn.
-	early map[uuid.UUID]struct{}
+	// early was delivered before its turn: the rows' own positions, which may not be reached.
+	early map[Cursor]struct{}
 }
 
 // New returns a follower. It does not connect.
@@ -130,7 +130,7 @@ func New(cfg Config) *Follower {
 	cfg.ConnConfig = cfg.ConnConfig.Copy()
 	cfg.ConnConfig.ConnectTimeout = cmp.Or(cfg.ConnConfig.ConnectTimeout, followTimeout)
 	cfg.Poll = cmp.Or(cfg.Poll, followPoll)
-	return &Follower{cfg: cfg, at: cfg.From, wake: make(chan struct{}, 1), early: make(map[uuid.UUID]struct{})}
+	return &Follower{cfg: cfg, at: cfg.From, wake: make(chan struct{}, 1), early: make(map[Cursor]struct{})}
 }
 
 // Connected has the follower look at once: something may have been missed. It does not block.
@@ -202,13 +202,13 @@ func (f *Follower) look(ctx context.Context, fn func(context.Context, Row)) (int
 			return 0, ctx.Err()
 		}
 		f.awaited.remove(e.ID)
-		if _, early := f.early[e.ID]; early {
-			delete(f.early, e.ID)
-		} else {
+		if _, early := f.early[e.At]; !early {
 			fn(ctx, e)
 		}
 		f.at = e.At
 	}
+	// Also those whose row was replayed or deleted before its turn.
+	maps.DeleteFunc(f.early, func(at Cursor, _ struct{}) bool { return !at.after(f.at) })
 	if f.cfg.Eager && len(events) < followBatch {
 		err = f.anticipate(ctx, fn)
 	}
@@ -233,10 +233,10 @@ func (f *Follower) anticipate(ctx context.Context, fn func(context.Context, Row)
 			return ctx.Err()
 		}
 		// It may have been announced twice, or long after it was read.
-		if _, early := f.early[e.ID]; early || !e.At.after(f.at) {
+		if _, early := f.early[e.At]; early || !e.At.after(f.at) {
 			continue
 		}
-		f.early[e.ID] = struct{}{}
+		f.early[e.At] = struct{}{}
 		e.At = f.at
 		fn(ctx, e)
 	}
