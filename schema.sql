@@ -81,7 +81,7 @@ create table public.soniq_jobs (
   status text not null default 'queued'
     check (status in ('queued', 'processing', 'done', 'cancelled')),
   attempts integer default 0,
-  max_attempts integer default 3,
+  max_attempts integer default 4,
   queue text default 'default',
   priority integer default 100,
   unique_job boolean default false,
@@ -1346,7 +1346,8 @@ from (values
   ('0176', 'soniq_go_feed'),
   ('0178', 'soniq_go_operation_heartbeat'),
   ('0179', 'soniq_go_hook_health'),
-  ('0183', 'soniq_go_serializable')
+  ('0183', 'soniq_go_serializable'),
+  ('0192', 'soniq_go_max_attempts')
 ) m (version, name);
 
 commit;

@@ -142,8 +142,9 @@ func killWhile(t *testing.T, pool *pgxpool.Pool, as, hold, query, version string
 	}
 }
 
-// A migration of a database of 0.1.0 takes no lock on soniq_jobs that keeps anybody from working, and one
-// whose work is done already takes no exclusive one.
+// A migration of a database of 0.1.0 takes no lock on soniq_jobs that keeps anybody from working, but for
+// one that sets a default, which is a change to the catalog alone. One whose work is done already takes no
+// exclusive one.
 func TestMigrate_locksOnJobs_letEverybodyWork(t *testing.T) {
 	t.Parallel()
 	again := testdb.New(t)
@@ -183,7 +184,8 @@ func TestMigrate_locksOnJobs_letEverybodyWork(t *testing.T) {
 					where a.application_name = 'migrating' and a.datname = current_database()
 					  and l.relation = 'soniq_jobs'::regclass and l.granted`)
 				for _, mode := range modes {
-					if !slices.Contains(c.allowed, mode) {
+					setsDefault := m.Version == "0192" && c.pool != again
+					if !slices.Contains(c.allowed, mode) && !setsDefault {
 						t.Errorf("%s holds %s on soniq_jobs", m, mode)
 					}
 				}

@@ -262,8 +262,11 @@ func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) 
 // OperationsOf returns the latest operations that the filter picks, the newest first. Its
 // ID doesn't count.
 //
-// Errors: those of the database.
+// Errors: a negative limit; those of the database.
 func (q *Queue) OperationsOf(ctx context.Context, f HistoryFilter) ([]Operation, error) {
+	if f.Limit < 0 {
+		return nil, fmt.Errorf("list operations: Limit: %d is negative", f.Limit)
+	}
 	sql, params := f.Operations()
 	rows, _ := q.pool.Query(ctx, sql, params...)
 	ops, err := pgx.CollectRows(rows, scanOperation)
@@ -276,8 +279,11 @@ func (q *Queue) OperationsOf(ctx context.Context, f HistoryFilter) ([]Operation,
 // Records returns the latest records that the filter picks, the newest first: all of the
 // dead letter ID or, without one, those of single dead letters, which no operation made.
 //
-// Errors: those of the database.
+// Errors: a negative limit; those of the database.
 func (q *Queue) Records(ctx context.Context, f HistoryFilter) ([]Record, error) {
+	if f.Limit < 0 {
+		return nil, fmt.Errorf("list records: Limit: %d is negative", f.Limit)
+	}
 	sql, params := f.Records()
 	rows, _ := q.pool.Query(ctx, sql, params...)
 	records, err := pgx.CollectRows(rows, scanHistoryRecord)

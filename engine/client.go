@@ -14,7 +14,7 @@ import (
 const (
 	defaultQueue    = "default"
 	defaultPriority = 100
-	// Python Soniq's default of 3 retries; the column's default is 3 attempts.
+	// Three retries, as in Python Soniq. The column has the same default.
 	defaultMaxAttempts = 4
 	// Each claim reads a job's arguments: a megabyte is far more than a reference
 	// to the data.

@@ -18,7 +18,7 @@ import (
 func jobColumns(most int) string {
 	return `
   id, ` + pg.BoundedText("job_name", 2000) + `, ` + pg.BoundedJSON("args", "arguments", most) + `, ` + pg.BoundedText("coalesce(queue, 'default')", 2000) + `, coalesce(priority, 100), status,
-  coalesce(attempts, 0), coalesce(max_attempts, 3),
+  coalesce(attempts, 0), greatest(coalesce(max_attempts, 4), 1),
   ` + pg.FiniteTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("created_at") + `, now()),
   coalesce(` + pg.FiniteTime("updated_at") + `, ` + pg.FiniteTime("created_at") + `, now()),

@@ -41,7 +41,8 @@ func TestWorker_rowsOfAnyKind_end(t *testing.T) {
 		{"most attempts", "job_name, max_attempts", `'fails', 2147483647`, 3, classify.MaxRetriesExceeded},
 		{"no maximum", "job_name, max_attempts", `'fails', null`, 3, classify.MaxRetriesExceeded},
 		{"a maximum of 0", "job_name, max_attempts", `'fails', 0`, 1, classify.MaxRetriesExceeded},
-		{"a negative maximum", "job_name, max_attempts", `'done', -2147483648`, 1, classify.MaxRetriesExceeded},
+		{"a negative maximum", "job_name, max_attempts", `'done', -2147483648`, 1, ""},
+		{"a negative maximum, and it fails", "job_name, max_attempts", `'fails', -2147483648`, 1, classify.MaxRetriesExceeded},
 		{"attempts below 0", "job_name, attempts, max_attempts", `'fails', -2147483648, 2147483647`, 3, classify.MaxRetriesExceeded},
 		{"no attempts", "job_name, attempts", `'fails', null`, 3, classify.MaxRetriesExceeded},
 		{"all attempts", "job_name, attempts, max_attempts", `'done', 2147483647, 2147483647`, 1, classify.MaxRetriesExceeded},
@@ -74,8 +75,36 @@ func TestWorker_rowsOfAnyKind_end(t *testing.T) {
 			if len(outcomes) != c.runs || last.Verdict.Reason != c.reason {
 				t.Errorf("%d outcomes, the last %s %s: %.200s; want %d, %q", len(outcomes), last.Kind, last.Verdict.Reason, last.Verdict.Message, c.runs, c.reason)
 			}
+			// Its own error, and not that a worker died with it.
+			if strings.HasPrefix(c.values, "'fails'") && last.Verdict.Message != "no luck" {
+				t.Errorf("it ended with %q", last.Verdict.Message)
+			}
 			w.waitForJob(t, enqueue(t, client, "done", nil))
 		})
+	}
+}
+
+// Whoever enqueues, a job has as many attempts by default, and a lookup says so.
+func TestEnqueue_withoutMaxAttempts_theDefaultIsTheSame(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	engine.HandleRaw(reg, "fails", func(context.Context, *engine.Job) (any, error) { return nil, errors.New("no luck") }, soon)
+	client := newClient(t, pool)
+	ids := map[string]uuid.UUID{"SQL": uuid.New(), "SQL with NULL": uuid.New(), "Go": enqueue(t, client, "fails", nil)}
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ($1, 'fails', '{}')`, ids["SQL"])
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, max_attempts) values ($1, 'fails', '{}', null)`, ids["SQL with NULL"])
+	const want = 4
+	for who, id := range ids {
+		if j, err := client.Job(t.Context(), id); err != nil || j.MaxAttempts != want {
+			t.Errorf("%s: %+v, %v", who, j, err)
+		}
+	}
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	for who, id := range ids {
+		if outcomes := w.waitForJob(t, id); len(outcomes) != want {
+			t.Errorf("%s: %d attempts", who, len(outcomes))
+		}
 	}
 }
 

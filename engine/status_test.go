@@ -86,7 +86,7 @@ func TestClient_job_readsNullsAsDefaults(t *testing.T) {
 	job.CreatedAt, job.UpdatedAt = time.Time{}, time.Time{}
 	expectJSON(t, *job, engine.Job{
 		ID: id, Name: "n", Args: json.RawMessage(`[1]`), Queue: "default", Priority: 100,
-		Status: engine.StatusQueued, MaxAttempts: 3,
+		Status: engine.StatusQueued, MaxAttempts: 4,
 	})
 }
 

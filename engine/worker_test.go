@@ -94,8 +94,8 @@ func TestWorker_rowOfNulls_runsAndDies(t *testing.T) {
 		insert into soniq_jobs (id, job_name, args, attempts, max_attempts, queue, priority, unique_job, created_at, updated_at)
 		values ($1, 'bare', '{}', null, null, null, null, null, null, null)`, id)
 	outcomes := w.waitForJob(t, id)
-	if len(outcomes) != 3 || outcomes[2].Verdict.Reason != classify.MaxRetriesExceeded {
-		t.Errorf("outcomes %v, want two retries and a dead letter", outcomes)
+	if len(outcomes) != 4 || outcomes[3].Verdict.Reason != classify.MaxRetriesExceeded {
+		t.Errorf("outcomes %v, want three retries and a dead letter", outcomes)
 	}
 	if q := queryValue[string](t, pool, `select queue from soniq_dead_letter_jobs where id = $1`, id); q != "default" {
 		t.Errorf("dead letter's queue is %q", q)

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -410,17 +411,19 @@ type DeliveryFilter struct {
 	Hook string
 	// State is theirs. Default all.
 	State DeliveryState
-	// Limit is how many are returned at most, the newest. Default 50.
+	// Limit is how many are returned at most, the newest. Negative is an error.
+	// Default 1,000.
 	Limit int
 }
 
 // Deliveries returns the newest deliveries.
 //
-// Errors: those of the database.
+// Errors: a negative Limit; those of the database.
 func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryInfo, error) {
-	if f.Limit <= 0 {
-		f.Limit = 50
+	if f.Limit < 0 {
+		return nil, fmt.Errorf("list deliveries: Limit: %d is negative", f.Limit)
 	}
+	f.Limit = cmp.Or(f.Limit, 1000)
 	rows, _ := s.pool.Query(ctx, storeDeliveriesSQL, f.Hook, f.State, f.Limit)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeliveryInfo])
 	if err != nil {

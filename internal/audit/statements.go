@@ -77,7 +77,7 @@ type Filter struct {
 	// From and To bound the time at which it was done, or began. Both are included; a zero
 	// time is no bound.
 	From, To time.Time
-	// Limit is how many are returned at most. 0 is 1,000.
+	// Limit is how many are returned at most. Negative is an error. 0 is 1,000.
 	Limit int
 }
 
@@ -98,7 +98,7 @@ func (f Filter) where(at string) *pg.Where {
 
 func (f Filter) limit(w *pg.Where) string {
 	const most = 1000
-	if f.Limit <= 0 {
+	if f.Limit == 0 {
 		f.Limit = most
 	}
 	return w.Limit(f.Limit)

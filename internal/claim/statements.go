@@ -213,7 +213,7 @@ set status = 'processing',
   worker_id = $4,
   claim_token = $5,
   cancel_requested_at = null,
-  max_attempts = coalesce(($6::jsonb ->> j.job_name)::int, least(coalesce(j.max_attempts, 3), $7::int)),
+  max_attempts = coalesce(($6::jsonb ->> j.job_name)::int, least(greatest(coalesce(j.max_attempts, 4), 1), $7::int)),
   updated_at = now()
 from picked
 where j.id = picked.id

@@ -72,7 +72,7 @@ insert into public.soniq_dead_letter_jobs (
 select
   g.letter_id, ` + pg.IndexedText("g.job_name") + `, ` + pg.WholeText("g.job_name") + `, ` + pg.WholeText("g.queue") + `, g.args,
   ` + pg.IndexedText("coalesce(g.queue, 'default')") + `, coalesce(g.priority, 100),
-  coalesce(g.max_attempts, 3), coalesce(g.attempts, 0),
+  greatest(coalesce(g.max_attempts, 4), 1), coalesce(g.attempts, 0),
   coalesce(nullif(g.message, ''), g.last_error), g.reason,
   coalesce(g.created_at, now()), clock_timestamp(),
   (

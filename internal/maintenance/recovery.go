@@ -37,7 +37,7 @@ type Recovery struct {
 // last update: only its end updates a processing row again. Texts are cut: a producer
 // may have written anything.
 const orphanColumns = `
-  j.id, j.worker_id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(j.attempts, 0), coalesce(j.max_attempts, 3),
+  j.id, j.worker_id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1),
   coalesce(j.claim_token, 0), coalesce(left(j.last_error, 500), ''), j.cancel_requested_at is not null,
   case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp(),
   octet_length(j.queue) > ` + longName

@@ -9,6 +9,6 @@ insert into soniq_dead_letter_jobs (
   dead_letter_reason, original_created_at, moved_to_dead_letter_at
 )
 select
-  id, job_name, args, coalesce(queue, 'default'), coalesce(priority, 100), coalesce(max_attempts, 3), coalesce(attempts, 0),
+  id, job_name, args, coalesce(queue, 'default'), coalesce(priority, 100), greatest(coalesce(max_attempts, 4), 1), coalesce(attempts, 0),
   'the ledger has moved to another system', 'manual_move', coalesce(created_at, now()), now()
 from moved;

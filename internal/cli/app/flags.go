@@ -1,6 +1,7 @@
 package app
 
 import (
+	"math"
 	"strings"
 	"time"
 
@@ -82,4 +83,16 @@ func CheckIDs(texts ...string) error {
 		}
 	}
 	return nil
+}
+
+// ListLimit is how many rows a command reads at most whose --limit is n: 0 is no
+// limit, in every command that reads. Those that change something refuse 0.
+func ListLimit(n int) (int, error) {
+	switch {
+	case n < 0:
+		return 0, Usagef("--limit must not be negative: %d", n)
+	case n == 0 || n > math.MaxInt32:
+		return math.MaxInt32, nil
+	}
+	return n, nil
 }

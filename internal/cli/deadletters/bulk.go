@@ -20,7 +20,7 @@ type target struct {
 	IDs []string `arg:"" optional:"" name:"id" help:"Ids, as 'soniq dead-letter list' shows them. The first digits are enough."`
 	All bool     `help:"All dead letters; replay takes only those in the state dead."`
 	selection
-	Limit  *int `placeholder:"N" help:"At most N. Default no limit."`
+	Limit  *int `placeholder:"N" help:"At most N, from 1 on. Default no limit."`
 	DryRun bool `help:"Say what would be done, and change nothing."`
 	Yes    bool `short:"y" help:"Don't ask."`
 	app.Authorship
@@ -44,7 +44,7 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 	f.All = t.All
 	if t.Limit != nil {
 		if f.Limit = *t.Limit; f.Limit < 1 {
-			return true, f, app.Usagef("--limit must be at least 1, not %d", f.Limit)
+			return true, f, app.Usagef("--limit must be at least 1, not %d; leave it out for no limit", f.Limit)
 		}
 	}
 	return true, f, nil

@@ -29,11 +29,11 @@ var checkNames = [...]string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}
 
 type checkCmd struct {
 	selection
-	Warn    *int          `placeholder:"N" help:"Warning if there are more than N."`
-	Max     *int          `placeholder:"N" help:"Critical if there are more than N."`
-	WarnAge *string       `placeholder:"AGE" help:"Warning if the oldest died longer ago than AGE: 90m, 24h, 7d."`
-	MaxAge  *string       `placeholder:"AGE" help:"Critical if the oldest died longer ago than AGE."`
-	Timeout time.Duration `default:"10s" placeholder:"DURATION" help:"Unknown if the database hasn't answered after DURATION. Default 10s."`
+	Warn    *int          `placeholder:"N" help:"Warning if there are more than N; 0 for any."`
+	Max     *int          `placeholder:"N" help:"Critical if there are more than N; 0 for any."`
+	WarnAge *string       `placeholder:"AGE" help:"Warning if the oldest died longer ago than AGE: 90m, 24h, 7d; 0 for any."`
+	MaxAge  *string       `placeholder:"AGE" help:"Critical if the oldest died longer ago than AGE; 0 for any."`
+	Timeout time.Duration `default:"10s" placeholder:"DURATION" help:"Unknown if the database hasn't answered after DURATION, above 0. Default 10s."`
 }
 
 func (checkCmd) Help() string {

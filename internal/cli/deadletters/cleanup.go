@@ -21,7 +21,7 @@ type cleanupCmd struct {
 	selection
 	app.Authorship
 	Days      *int    `placeholder:"N" help:"Remove those older than N days; at least 1. Default 30."`
-	OlderThan *string `placeholder:"AGE" help:"The same as an age: 36h, 30d, 4w."`
+	OlderThan *string `placeholder:"AGE" help:"The same as an age, above 0: 36h, 30d, 4w."`
 	Export    *string `placeholder:"FILE" help:"Write the removed dead letters to a new FILE first: .json, .jsonl or .csv, with .gz to compress."`
 	DryRun    bool    `help:"Say how many would be removed, and change nothing."`
 }

@@ -21,7 +21,7 @@ type exportCmd struct {
 	Format string `placeholder:"FORMAT" help:"json (one array), jsonl (one object a line) or csv. Default: what the file's name ends with, else json."`
 	Output string `short:"o" placeholder:"FILE" help:"Where to write; - is standard output, the default. A name that ends with .gz is compressed."`
 	Force  bool   `help:"Replace the file of --output even if it is read-only, as that of a cleanup is."`
-	Limit  int    `placeholder:"N" help:"At most N. Default all."`
+	Limit  int    `placeholder:"N" help:"At most N, the oldest; 0 for all. Default all."`
 }
 
 func (exportCmd) Help() string {
@@ -71,10 +71,9 @@ func (c *exportCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	if c.Limit < 0 {
-		return app.Usagef("--limit must not be negative: %d", c.Limit)
+	if f.Limit, err = app.ListLimit(c.Limit); err != nil {
+		return err
 	}
-	f.Limit = c.Limit
 	format, err := c.format()
 	if err != nil {
 		return err

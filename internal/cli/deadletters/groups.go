@@ -1,6 +1,7 @@
 package deadletters
 
 import (
+	"math"
 	"strings"
 
 	"github.com/google/uuid"
@@ -12,7 +13,7 @@ import (
 
 type groupsCmd struct {
 	selection
-	Limit int `default:"20" placeholder:"N" help:"Show at most N groups. Default 20."`
+	Limit int `default:"20" placeholder:"N" help:"Show at most N groups; 0 for all. Default 20."`
 	app.RevealFlags
 }
 
@@ -32,17 +33,15 @@ func (c *groupsCmd) Run(a *app.App) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	// More is for 'list --json'.
-	const most = 10_000
-	if c.Limit < 1 || c.Limit > most {
-		return app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+	if c.Limit, err = app.ListLimit(c.Limit); err != nil {
+		return err
 	}
 	pool, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
 	// One more than is shown says whether there are more.
-	f.Limit = c.Limit + 1
+	f.Limit = min(c.Limit, math.MaxInt32-1) + 1
 	groups, err := queue.Groups(a.Ctx, f)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ type historyCmd struct {
 	Actor *string `placeholder:"NAME" help:"What somebody of exactly this name did (--as)."`
 	Since *string `placeholder:"TIME" help:"Done at or after TIME: an age (90m, 24h, 7d) or a time, as any command prints it. Without a zone it is in UTC."`
 	Until *string `placeholder:"TIME" help:"Done at or before TIME, or within the second that it names."`
-	Limit int     `default:"20" placeholder:"N" help:"The latest N entries. Default 20."`
+	Limit int     `default:"20" placeholder:"N" help:"Show the latest N entries; 0 for all. Default 20."`
 }
 
 func (historyCmd) Help() string {
@@ -33,9 +33,8 @@ func (historyCmd) Help() string {
 
 // filter turns the flags into a filter.
 func (c *historyCmd) filter(now time.Time) (f deadletter.HistoryFilter, err error) {
-	const most = 10_000
-	if c.Limit < 1 || c.Limit > most {
-		return f, app.Usagef("--limit must be from 1 to %d, not %d", most, c.Limit)
+	if f.Limit, err = app.ListLimit(c.Limit); err != nil {
+		return f, err
 	}
 	if c.ID != nil {
 		if err := app.CheckIDs(*c.ID); err != nil {
@@ -47,7 +46,6 @@ func (c *historyCmd) filter(now time.Time) (f deadletter.HistoryFilter, err erro
 			return f, app.Usagef("--actor is empty; leave it out to match any")
 		}
 	}
-	f.Limit = c.Limit
 	if f.From, err = app.ParseTime("--since", c.Since, now); err != nil {
 		return f, err
 	}

@@ -3,7 +3,6 @@ package deadletters
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"soniq/deadletter"
@@ -36,16 +35,13 @@ func (c *listCmd) request(now time.Time) (f deadletter.Filter, err error) {
 	if err := c.Check(); err != nil {
 		return f, err
 	}
-	if c.Limit < 0 {
-		return f, app.Usagef("--limit must not be negative: %d", c.Limit)
+	if f.Limit, err = app.ListLimit(c.Limit); err != nil {
+		return f, err
 	}
 	if c.After != nil {
 		if err := app.CheckIDs(*c.After); err != nil {
 			return f, err
 		}
-	}
-	if f.Limit = c.Limit; f.Limit == 0 {
-		f.Limit = math.MaxInt32
 	}
 	return f, nil
 }

@@ -17,10 +17,10 @@ import (
 type replayCmd struct {
 	target
 	ResetAttempts  bool    `default:"true" negatable:"keep-attempts" help:"Start at attempt 0. --keep-attempts keeps the count, and needs --new-max-attempts above the attempts made."`
-	NewMaxAttempts *int    `placeholder:"N" help:"Set the number of attempts."`
+	NewMaxAttempts *int    `placeholder:"N" help:"Set the number of attempts, from 1 on."`
 	NewQueue       *string `placeholder:"QUEUE" help:"Use another queue."`
 	NewPriority    *int    `placeholder:"N" help:"Set another priority; lower runs first."`
-	Delay          string  `placeholder:"DURATION" help:"Run it after DURATION: 90s, 10m, 2h, 1d."`
+	Delay          string  `placeholder:"DURATION" help:"Run it after DURATION: 90s, 10m, 2h, 1d; 0 is now."`
 	Force          bool    `help:"With ids: replay even while a replay is under way, or after one succeeded."`
 
 	replayEdit

@@ -18,11 +18,11 @@ import (
 // replayPace are the flags of a bulk replay: how fast it goes, and what stops
 // it.
 type replayPace struct {
-	Rate          string        `placeholder:"N/s" help:"At most N jobs a second (50/s), a minute (10/m) or an hour. Default no limit."`
-	Canary        int           `placeholder:"N" help:"Replay N first. Continue only if all of them succeed."`
-	CanaryTimeout time.Duration `placeholder:"TIME" help:"How long to wait for them. Default 10m."`
-	Breaker       string        `default:"50%" placeholder:"PERCENT" help:"Stop when this share of the finished replays failed again, once 20 have finished; 0 never stops. Default 50%."`
-	MaxReplays    int           `default:"3" placeholder:"N" help:"Skip dead letters that were replayed N times; 0 skips none. Default 3."`
+	Rate          string         `placeholder:"N/s" help:"At most N jobs a second (50/s), a minute (10/m) or an hour; above 0. Default no limit."`
+	Canary        *int           `placeholder:"N" help:"Replay N first, from 1 on. Continue only if all of them succeed."`
+	CanaryTimeout *time.Duration `placeholder:"DURATION" help:"How long to wait for them, above 0. Default 10m."`
+	Breaker       string         `default:"50%" placeholder:"PERCENT" help:"Stop when this share of the finished replays failed again, once 20 have finished; 0 never stops. Default 50%."`
+	MaxReplays    int            `default:"3" placeholder:"N" help:"Skip dead letters that were replayed N times; 0 skips none. Default 3."`
 }
 
 // used is the first of the flags that was used, or empty. A default can't be
@@ -31,9 +31,9 @@ func (p *replayPace) used() string {
 	switch {
 	case p.Rate != "":
 		return "--rate"
-	case p.Canary != 0:
+	case p.Canary != nil:
 		return "--canary"
-	case p.CanaryTimeout != 0:
+	case p.CanaryTimeout != nil:
 		return "--canary-timeout"
 	case p.Breaker != "50%":
 		return "--breaker"
@@ -53,11 +53,15 @@ func (c *replayCmd) pace(o *deadletter.ReplayOptions) (p deadletter.Pace, err er
 		return p, err
 	}
 	const most = 1000
-	if p.Canary = c.Canary; p.Canary < 0 || p.Canary > most {
-		return p, app.Usagef("--canary must be from 1 to %d, not %d", most, c.Canary)
+	if c.Canary != nil {
+		if p.Canary = *c.Canary; p.Canary < 1 || p.Canary > most {
+			return p, app.Usagef("--canary must be from 1 to %d, not %d", most, p.Canary)
+		}
 	}
-	if p.CanaryTimeout = c.CanaryTimeout; p.CanaryTimeout < 0 {
-		return p, app.Usagef("--canary-timeout must not be negative: %s", c.CanaryTimeout)
+	if c.CanaryTimeout != nil {
+		if p.CanaryTimeout = *c.CanaryTimeout; p.CanaryTimeout <= 0 {
+			return p, app.Usagef("--canary-timeout must be above 0, not %s", p.CanaryTimeout)
+		}
 	}
 	percent, err := strconv.ParseFloat(strings.TrimSuffix(c.Breaker, "%"), 64)
 	if err != nil || !(percent >= 0 && percent <= 100) {

@@ -13,7 +13,7 @@ import (
 )
 
 type statsCmd struct {
-	Hours int `placeholder:"N" help:"Only what died within the last N hours. Default all."`
+	Hours *int `placeholder:"N" help:"Only what died within the last N hours, from 1 on. Default all."`
 }
 
 func (statsCmd) Help() string {
@@ -25,14 +25,18 @@ func (statsCmd) Help() string {
 
 func (c *statsCmd) Run(a *app.App) error {
 	const most = 24 * 36500
-	if c.Hours < 0 || c.Hours > most {
-		return app.Usagef("--hours must be from 1 to %d, not %d", most, c.Hours)
+	window := time.Duration(0) // all
+	if c.Hours != nil {
+		if *c.Hours < 1 || *c.Hours > most {
+			return app.Usagef("--hours must be from 1 to %d, not %d; leave it out for all", most, *c.Hours)
+		}
+		window = time.Duration(*c.Hours) * time.Hour
 	}
 	_, queue, err := a.OpenDeadLetters()
 	if err != nil {
 		return err
 	}
-	s, err := queue.Stats(a.Ctx, time.Duration(c.Hours)*time.Hour)
+	s, err := queue.Stats(a.Ctx, window)
 	if err != nil {
 		return err
 	}

@@ -23,13 +23,13 @@ import (
 type BenchCommand struct {
 	Only        []string      `placeholder:"NAME" help:"Only these workloads, such as burn-down; see --list. Repeatable: each of them."`
 	List        bool          `help:"List the workloads, and measure nothing."`
-	Jobs        int           `placeholder:"N" default:"50000" help:"Jobs of a burn-down, a batch and the failures. Default 50000."`
-	Rounds      int           `placeholder:"N" default:"3" help:"The number of rounds. The medians are shown. Default 3."`
-	Concurrency int           `placeholder:"N" default:"2000" help:"Concurrency of the tuned worker. Default 2000."`
-	Rate        int           `placeholder:"N" default:"1000" help:"Jobs a second of 'sustained'. Default 1000."`
-	Samples     int           `placeholder:"N" default:"100" help:"Wakes that are measured. Default 100."`
-	For         time.Duration `placeholder:"DURATION" default:"3s" help:"How long 'sustained' and the single inserts last. Default 3s."`
-	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long the idle worker is watched. Default 30s."`
+	Jobs        int           `placeholder:"N" default:"50000" help:"Jobs of a burn-down, a batch and the failures, from 1 on. Default 50000."`
+	Rounds      int           `placeholder:"N" default:"3" help:"The number of rounds, from 1 on. The medians are shown. Default 3."`
+	Concurrency int           `placeholder:"N" default:"2000" help:"Concurrency of the tuned worker, from 1 on. Default 2000."`
+	Rate        int           `placeholder:"N" default:"1000" help:"Jobs a second of 'sustained', from 1 on. Default 1000."`
+	Samples     int           `placeholder:"N" default:"100" help:"Wakes that are measured, from 1 on. Default 100."`
+	For         time.Duration `placeholder:"DURATION" default:"3s" help:"How long 'sustained' and the single inserts last, above 0. Default 3s."`
+	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long the idle worker is watched, above 0. Default 30s."`
 }
 
 // Help implements [kong.HelpProvider].

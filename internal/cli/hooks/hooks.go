@@ -482,7 +482,7 @@ type hooksDeliveriesCmd struct {
 	Name  string              `arg:"" optional:"" name:"hook" help:"Name of a hook. Default all."`
 	Hook  string              `placeholder:"HOOK" help:"The same as the argument."`
 	State hooks.DeliveryState `placeholder:"STATE" help:"pending, delivered or failed. Default all."`
-	Limit int                 `default:"50" placeholder:"N" help:"How many at most. Default 50."`
+	Limit int                 `default:"50" placeholder:"N" help:"Show at most N; 0 for all. Default 50."`
 }
 
 func (hooksDeliveriesCmd) Help() string {
@@ -496,8 +496,9 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 	if err := c.State.Check(); c.State != "" && err != nil {
 		return app.Usagef("--state %w", err)
 	}
-	if c.Limit < 1 {
-		return app.Usagef("--limit must be at least 1, not %d", c.Limit)
+	limit, err := app.ListLimit(c.Limit)
+	if err != nil {
+		return err
 	}
 	if c.Name != "" && c.Hook != "" && c.Name != c.Hook {
 		return app.Usagef("name one hook: %q or --hook %q", c.Name, c.Hook)
@@ -507,7 +508,7 @@ func (c *hooksDeliveriesCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: name, State: c.State, Limit: c.Limit})
+	list, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{Hook: name, State: c.State, Limit: limit})
 	if err != nil || a.JSON || len(list) == 0 {
 		return app.NoTable(a, list, err, "no deliveries")
 	}

@@ -24,12 +24,12 @@ type EnqueueCommand struct {
 	From        string         `placeholder:"FILE" help:"Add many jobs, all or none: one JSON object a line, from FILE or - for standard input."`
 	Queue       *string        `placeholder:"QUEUE" help:"Default 'default'."`
 	Priority    *int           `placeholder:"N" help:"Lower runs first. Default 100."`
-	MaxAttempts *int           `placeholder:"N" help:"The number of attempts. Default 4."`
-	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it after DURATION, such as 90s, 2h or 1d."`
+	MaxAttempts *int           `placeholder:"N" help:"The number of attempts, from 1 on. Default 4."`
+	Delay       *time.Duration `placeholder:"DURATION" xor:"when" help:"Run it after DURATION, such as 90s, 2h or 1d; 0 is now."`
 	At          string         `placeholder:"TIME" xor:"when" help:"Run it at TIME: 2006-01-02, '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z. Without a zone it is in UTC."`
 	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
-	MaxArgs     int            `name:"max-args-bytes" placeholder:"N" help:"Refuse larger arguments. Default 1 MiB."`
+	MaxArgs     *int           `name:"max-args-bytes" placeholder:"N" help:"Refuse arguments of more than N bytes, from 1 on. Default 1 MiB."`
 	waitFlags
 	app.RevealFlags
 }
@@ -55,8 +55,8 @@ func (c *EnqueueCommand) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	if c.MaxArgs < 0 {
-		return app.Usagef("--max-args-bytes must not be negative: %d", c.MaxArgs)
+	if c.MaxArgs != nil && *c.MaxArgs < 1 {
+		return app.Usagef("--max-args-bytes must be at least 1, not %d", *c.MaxArgs)
 	}
 	if err := errors.Join(c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
 		return err
@@ -152,14 +152,19 @@ type enqueued struct {
 }
 
 // mostArgs is how many bytes the arguments of a job may have.
-func (c *EnqueueCommand) mostArgs() int { return min(cmp.Or(c.MaxArgs, 1<<20), app.MostStored) }
+func (c *EnqueueCommand) mostArgs() int {
+	if c.MaxArgs == nil {
+		return 1 << 20
+	}
+	return min(*c.MaxArgs, app.MostStored)
+}
 
 func (c *EnqueueCommand) client(a *app.App) (*pgxpool.Pool, *engine.Client, error) {
 	pool, err := a.Open()
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), MaxArgsBytes: c.MaxArgs})
+	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), MaxArgsBytes: c.mostArgs()})
 	return pool, client, err
 }
 

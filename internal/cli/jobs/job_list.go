@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/google/uuid"
@@ -52,13 +51,8 @@ func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
 	if len(c.Job) > 0 {
 		f.Names = c.Job
 	}
-	if c.Limit < 0 {
-		return f, app.Usagef("--limit must not be negative: %d", c.Limit)
-	}
-	if f.Limit = c.Limit; f.Limit == 0 {
-		f.Limit = math.MaxInt32
-	}
-	return f, nil
+	f.Limit, err = app.ListLimit(c.Limit)
+	return f, err
 }
 
 // Statuses are those that a job in its queue can have.

@@ -37,7 +37,7 @@ const (
 type waitFlags struct {
 	Wait bool `help:"Wait until the job has ended, and exit 1 unless it is done."`
 	app.ListenFlag
-	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Stop waiting after DURATION; the job goes on. Default: wait until it has ended."`
+	WaitTimeout *time.Duration `placeholder:"DURATION" help:"Stop waiting after DURATION, above 0; the job goes on. Default: wait until it has ended."`
 }
 
 func (f *waitFlags) check() error {

@@ -121,7 +121,7 @@ func orFlag(variable, flag string) string {
 
 // HookFlow is how much a dispatcher does at once.
 type HookFlow struct {
-	HookConcurrency *int `name:"hook-concurrency" placeholder:"N" help:"How many requests and commands of hooks run at once, over all hooks. Default 32."`
+	HookConcurrency *int `name:"hook-concurrency" placeholder:"N" help:"How many requests and commands of hooks run at once, over all hooks, from 1 on. Default 32."`
 }
 
 // Into sets it in c.

@@ -23,7 +23,7 @@ type workerRunOnceCmd struct {
 	workerflags.HandlerFlags
 	Name    string `arg:"" help:"The name of the job whose handler runs."`
 	Args    string `default:"{}" placeholder:"JSON" help:"The arguments: a JSON object, @FILE, or - for standard input. Default {}."`
-	Attempt int    `default:"1" placeholder:"N" help:"Run it as attempt N. Default 1."`
+	Attempt int    `default:"1" placeholder:"N" help:"Run it as attempt N, from 1 on. Default 1."`
 }
 
 func (workerRunOnceCmd) Help() string {

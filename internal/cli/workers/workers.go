@@ -39,11 +39,11 @@ type runCmd struct {
 	workerflags.HandlerFlags
 	CheckConfig     bool           `help:"Check the configuration, show it, and exit. Needs no database."`
 	Queues          []string       `placeholder:"QUEUE" help:"Queues to serve. Repeatable: each of them. Default 'default' and those of the handlers."`
-	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once. Default 10."`
+	Concurrency     *int           `placeholder:"N" help:"How many jobs run at once, from 1 on. Default 10."`
 	PerQueue        queueLimits    `name:"queue-concurrency" placeholder:"QUEUE=N" help:"How many jobs of a queue run at once. Repeatable for other queues. Default no other limit than --concurrency."`
 	Timeout         *time.Duration `placeholder:"DURATION" help:"Limit one attempt, unless its handler has a timeout; 0 for no limit. Default 5m."`
 	ResultTTL       *time.Duration `name:"result-ttl" placeholder:"DURATION" help:"Keep done jobs and their results for DURATION; 0 deletes them at once. Default 5m."`
-	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop. Default 15s; the worker stops within this time and 13s."`
+	ShutdownTimeout *time.Duration `placeholder:"DURATION" help:"How long running jobs may go on after the worker is told to stop; 0 gives them back at once. Default 15s; the worker stops within this time and 13s."`
 	UnknownGrace    *time.Duration `placeholder:"DURATION" help:"A due job that no worker has a handler for becomes a dead letter after DURATION; 0 for never. Default 5m."`
 	MaxArgsSize     *string        `placeholder:"SIZE" help:"A job with larger arguments, as JSON, becomes a dead letter without being loaded: 512KiB, 16MiB. Default 16MiB."`
 	MaxArgsMemory   *string        `placeholder:"SIZE" help:"The memory for the arguments of all running jobs; a job that does not fit waits. Default 256MiB."`
