@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix moves files snippets bench compare lint fmt docs demo module ci poolers
+.PHONY: help build release test race matrix moves faults files snippets bench compare lint fmt docs demo module ci poolers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ matrix: ## run the tests on each of PostgreSQL 14 to 18, which are downloaded
 moves: ## move databases in every way that docs/restore.md names, with servers of its own
 	.ci/moves
 	SONIQ_TEST_MOVES=all $(GO) test ./internal/interop -run Moved -count=1 -v -timeout 30m
+
+faults: ## fill the disk and the NOTIFY queue of servers of its own; as root
+	.ci/faults
 
 # Their clients are installed into the user's cache folder. It needs Python, Node, Java with
 # Maven, and Rust; what a machine lacks is said.

@@ -378,7 +378,7 @@ func findDuplicates(ctx context.Context, db pg.Querier, rows []*insert, missing 
 // value: class 22 is a value out of range, class 54 a value too complex.
 func describeInsertError(err error) error {
 	var pgErr *pgconn.PgError
-	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) && errors.As(err, &pgErr) {
+	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) && !pg.IsNotifyQueueFull(err) && errors.As(err, &pgErr) {
 		return &ArgumentError{"job", "can't be stored: " + pgErr.Message}
 	}
 	return err

@@ -51,7 +51,7 @@ func TestDispatcher_300HooksHang_othersGoOn(t *testing.T) {
 	well := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got <- struct{}{} }))
 	t.Cleanup(well.Close)
 	late := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		pause.For(r.Context(), 3*patience/2)
+		_ = pause.For(r.Context(), 3*patience/2)
 		gotLate <- struct{}{}
 	}))
 	t.Cleanup(late.Close)

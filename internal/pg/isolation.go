@@ -22,7 +22,8 @@ type Conn interface {
 // level, unless its options name another one, which costs nothing. A statement by itself
 // runs at the default. If that makes it fail, for it found a row changed since it began
 // (SQLSTATE 40001), or if it ended a deadlock, it has done nothing, and is run again in a
-// transaction of its own at read committed. (A session's default is not set: behind a
+// transaction of its own at read committed. So is one that found no room in the queue of
+// notifications, where there is some; see [FreeNotifyQueue]. (A session's default is not set: behind a
 // pooler it would be left to others.) A batch is not run again: who sends one tries again.
 type ReadCommitted struct{ Conn }
 
@@ -43,6 +44,26 @@ func (c ReadCommitted) again(ctx context.Context, do func(pgx.Tx) error) (err er
 // conflicts reports whether another transaction was the reason for an error.
 func conflicts(err error) bool { return IsCode(err, SerializationFailure, DeadlockDetected) }
 
+// FreeNotifyQueue makes room in the server's queue of notifications, if nobody needs what
+// is in it, and returns how full it is then, from 0 to 1. PostgreSQL makes room when
+// somebody adds a notification, which nobody can once the queue is full: then it stays
+// full after the session has ended that held it, and every NOTIFY fails until somebody
+// asks how full it is (PostgreSQL 14 to 18).
+func FreeNotifyQueue(ctx context.Context, db Session) (usage float64, err error) {
+	err = db.QueryRow(ctx, `select pg_notification_queue_usage()`).Scan(&usage)
+	return usage, err
+}
+
+// freed reports whether err is that the queue of notifications is full, which it is no
+// longer.
+func freed(ctx context.Context, db Session, err error) bool {
+	if !IsNotifyQueueFull(err) {
+		return false
+	}
+	usage, err := FreeNotifyQueue(ctx, db)
+	return err == nil && usage < 1
+}
+
 // Again runs do on db and, where db is a pool and do ends in a conflict, again in transactions of
 // their own at read committed. Use it for statements that are no transaction of their own (a
 // batch), and for those whose rows are read one by one: at serializable the conflict may be found
@@ -51,7 +72,7 @@ func conflicts(err error) bool { return IsCode(err, SerializationFailure, Deadlo
 // Errors: those of do, and of the transaction.
 func Again(ctx context.Context, db Querier, do func(Querier) error) error {
 	err := do(db)
-	if pool, ok := db.(Conn); ok && conflicts(err) {
+	if pool, ok := db.(Conn); ok && (conflicts(err) || freed(ctx, pool, err)) {
 		err = ReadCommitted{pool}.again(ctx, func(tx pgx.Tx) error { return do(tx) })
 	}
 	return err
@@ -72,7 +93,7 @@ func Collect[T any](ctx context.Context, db Querier, to pgx.RowToFunc[T], sql st
 // Exec runs a statement.
 func (c ReadCommitted) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	tag, err := c.Conn.Exec(ctx, sql, args...)
-	if conflicts(err) {
+	if conflicts(err) || freed(ctx, c.Conn, err) {
 		err = c.again(ctx, func(tx pgx.Tx) (err error) {
 			tag, err = tx.Exec(ctx, sql, args...)
 			return err
@@ -96,7 +117,7 @@ type rowAgain struct {
 
 func (r rowAgain) Scan(dest ...any) error {
 	err := r.row.Scan(dest...)
-	if conflicts(err) {
+	if conflicts(err) || freed(r.ctx, r.c.Conn, err) {
 		err = r.c.again(r.ctx, func(tx pgx.Tx) error { return tx.QueryRow(r.ctx, r.sql, r.args...).Scan(dest...) })
 	}
 	return err

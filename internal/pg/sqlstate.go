@@ -93,7 +93,14 @@ func IsTooLarge(err error) bool {
 // would fail again. Class 21 is a cardinality violation, 23 a constraint, and P0 is what
 // a trigger raises.
 func IsDataError(err error) bool {
-	return IsClass(err, "21", ClassData, "23", ClassProgramLimit, "P0")
+	return IsClass(err, "21", ClassData, "23", ClassProgramLimit, "P0") && !IsNotifyQueueFull(err)
+}
+
+// IsNotifyQueueFull reports whether a transaction was refused at its end because the
+// server's queue of notifications is full.
+func IsNotifyQueueFull(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == ProgramLimitExceeded && pgErr.Routine == notifies
 }
 
 // Refused reports whether the database itself answered a statement with an error, and the
@@ -135,7 +142,7 @@ func Remedy(err error) string {
 		return "grant the role of this connection what it lacks"
 	case code == UndefinedTable, code == UndefinedColumn, code == "42883", code == "3F000":
 		return "run 'soniq setup'; if a trigger of the application's fails, mend the trigger"
-	case code == ProgramLimitExceeded && pgErr.Routine == notifies:
+	case IsNotifyQueueFull(err):
 		return "end the session that listens and is idle in a transaction (see pg_stat_activity): it keeps the NOTIFY queue from being emptied"
 	case code == ProgramLimitExceeded:
 		return "the server has no room for a value, or its NOTIFY queue is full (select pg_notification_queue_usage())"

@@ -95,6 +95,10 @@ func (s *Writer) writeOne(ctx context.Context, o Outcome, refusal error, patienc
 		var ids []uuid.UUID
 		group := []Outcome{f.outcome}
 		ids, last = s.exec(ctx, f.way, group, patience)
+		if pg.IsNotifyQueueFull(last) {
+			// The next try finds what room there is now.
+			_, _ = pg.FreeNotifyQueue(ctx, s.Pool)
+		}
 		if last == nil {
 			if o.Result != nil && !slices.Equal(group[0].Result, o.Result) {
 				s.Logger.Error("the database refuses the result of a job; the job is done, with a note in its place",
