@@ -161,3 +161,51 @@ func TestHouse_exportedVariables_areErrors(t *testing.T) {
 		}
 	}
 }
+
+// In a log record 'name' could be a job's, a hook's or a worker's: the key says whose it is.
+func TestHouse_logRecords_sayWhoseNameItIs(t *testing.T) {
+	t.Parallel()
+	methods := []string{"Debug", "Info", "Warn", "Error", "Log", "DebugContext", "InfoContext", "WarnContext", "ErrorContext"}
+	seen := 0
+	for _, s := range sources(t) {
+		ast.Inspect(s.File, func(n ast.Node) bool {
+			var args []ast.Expr
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				f, ok := n.Fun.(*ast.SelectorExpr)
+				if !ok || !slices.Contains(methods, f.Sel.Name) {
+					return true
+				}
+				args = n.Args
+			case *ast.CompositeLit: // attributes that are made before
+				if array, ok := n.Type.(*ast.ArrayType); !ok || array.Len != nil {
+					return true
+				}
+				if !keyed(n.Elts) {
+					return true
+				}
+				args = n.Elts
+			}
+			for _, arg := range args {
+				lit, ok := arg.(*ast.BasicLit)
+				seen++
+				if ok && lit.Value == `"name"` {
+					t.Errorf("%s: a log record has a \"name\": say whose, such as job_name", s.files.Position(lit.Pos()))
+				}
+			}
+			return true
+		})
+	}
+	if seen < 300 {
+		t.Errorf("only %d arguments were looked at", seen)
+	}
+}
+
+// keyed reports whether a list is of log attributes: it begins with a job's id.
+func keyed(list []ast.Expr) bool {
+	if len(list) == 0 {
+		return false
+	}
+	lit, ok := list[0].(*ast.BasicLit)
+	return ok && (lit.Value == `"job"` || lit.Value == `"event"`)
+}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"soniq/internal/deadwrite"
 	"soniq/internal/maintenance"
 	"soniq/internal/settle"
 )
@@ -124,11 +125,13 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 	}
 	c.settled(o)
 	attrs := func(more ...any) []any {
-		return append([]any{"job", o.Job.ID, "name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
+		return append([]any{"job", o.Job.ID, "job_name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
 	}
 	switch o.Kind {
 	case OutcomeDeadLetter:
-		c.Logger.Warn("job is a dead letter", attrs("reason", string(o.Verdict.Reason), "error", o.Verdict.Message)...)
+		deadwrite.Dead{
+			ID: o.Job.ID, JobName: o.Job.Name, Queue: o.Job.Queue, Attempts: o.Job.Attempts, MaxAttempts: o.Job.MaxAttempts, Verdict: o.Verdict,
+		}.Log(c.Logger)
 	case OutcomeRetry:
 		c.Logger.Info("job failed, will retry", attrs(
 			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
@@ -168,7 +171,7 @@ func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (re
 	w.Settled = func(_ context.Context, o settle.Outcome) {
 		if o.Kind == settle.Released {
 			released++
-			c.Logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "name", o.Name)
+			c.Logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "job_name", o.Name)
 		}
 	}
 	s := &settle.Settler{Writer: w, Batch: settle.MaxBatch}

@@ -140,7 +140,7 @@ func (f *inflight) end(o Outcome, abandon bool) int {
 	if !ok {
 		if _, was := f.abandoned[o.Job]; was && !abandon {
 			delete(f.abandoned, o.Job)
-			f.logger.Info("an abandoned handler has returned", "job", o.Job.ID, "name", o.Job.Name, "after", o.Duration.String())
+			f.logger.Info("an abandoned handler has returned", "job", o.Job.ID, "job_name", o.Job.Name, "after", o.Duration.String())
 		}
 		return 0
 	}
@@ -256,7 +256,7 @@ func (f *inflight) giveBack() {
 	for job, e := range f.running {
 		e.cancel(nil)
 		f.logger.Warn("a handler is still running after cancellation; its job is given back, and may run elsewhere at the same time",
-			"job", job.ID, "name", job.Name)
+			"job", job.ID, "job_name", job.Name)
 		f.outcomes.add(Outcome{Job: job, Kind: OutcomeReleased})
 		delete(f.running, job)
 	}

@@ -113,7 +113,7 @@ func (e *execution) succeed(result any) Outcome {
 	raw, err := encodeResult(result)
 	if err != nil {
 		e.log.Error("the result of a job can't be stored; the job is done, with a note in its place",
-			"job", e.job.ID, "name", e.job.Name, "error", err)
+			"job", e.job.ID, "job_name", e.job.Name, "error", err)
 		raw = settle.NoResult(err.Error())
 	}
 	return Outcome{Kind: OutcomeDone, result: raw}

@@ -41,7 +41,7 @@ func (j Job) Format(s fmt.State, _ rune) {
 // and attempt.
 func (j Job) LogValue() slog.Value {
 	return slog.GroupValue(
-		slog.String("id", j.ID.String()), slog.String("name", deadletter.RedactText(j.Name)),
+		slog.String("id", j.ID.String()), slog.String("job_name", deadletter.RedactText(j.Name)),
 		slog.String("queue", deadletter.RedactText(j.Queue)), slog.String("status", string(j.Status)),
 		slog.Int("attempt", j.Attempts),
 	)

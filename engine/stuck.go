@@ -38,7 +38,7 @@ func (w *Worker) abandon(ctx context.Context, e *execution) {
 	o.Job, o.Duration, o.completed = e.job, time.Since(e.started), e.completed.Load()
 	if abandoned := w.inflight.end(o, true); abandoned > 0 {
 		w.logger.Error("a handler is still running after cancellation and is abandoned: its job is settled, and its goroutine goes on",
-			"job", e.job.ID, "name", e.job.Name, "attempt", e.job.Attempts, "abandoned_handlers", abandoned, "stack", stack)
+			"job", e.job.ID, "job_name", e.job.Name, "attempt", e.job.Attempts, "abandoned_handlers", abandoned, "stack", stack)
 	}
 }
 

@@ -235,7 +235,7 @@ func TestLog_death_isOneRecord(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), `"name":"emails.send"`); n != 1 {
+	if n := strings.Count(out.String(), `"job_name":"emails.send"`); n != 1 {
 		t.Errorf("%d records: %s", n, out.String())
 	}
 }

@@ -22,8 +22,9 @@ func (h logHook) Deliver(ctx context.Context, d *Delivery) error {
 		level = slog.LevelWarn
 	}
 	attrs := []any{
-		"event", string(e.Type), "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "name", e.Letter.JobName,
-		"queue", e.Letter.Queue, "reason", string(e.Letter.Reason), "attempts", e.Letter.Attempts,
+		"event", string(e.Type), "hook", d.Hook, "delivery", d.ID, "job", e.Letter.ID, "job_name", e.Letter.JobName,
+		"queue", e.Letter.Queue, "reason", string(e.Letter.Reason), "attempts", e.Letter.Attempts, "max_attempts", e.Letter.MaxAttempts,
+		"kind", string(e.Letter.ErrorKind), "code", e.Letter.ErrorCode, "decided_by", e.Letter.DecidedBy, "fingerprint", e.Letter.Fingerprint,
 		"error", cut(deadletter.RedactText(e.Letter.LastError), maxErrorText), "at", e.At,
 	}
 	if e.Sample {

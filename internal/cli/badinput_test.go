@@ -137,7 +137,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "tag a missing one", args: []string{"dead-letter", "tag", missing, "a=b"}, code: 1, want: "no such dead letter"},
 		{name: "history of nothing", args: []string{"dead-letter", "history", missing}, code: 1, want: "nothing is known of it"},
 		{name: "history of no id", args: []string{"dead-letter", "history", "x"}, code: 2, want: "not a job id"},
-		{name: "history limit", args: []string{"dead-letter", "history", "--limit=-1"}, code: 2, want: "--limit must be"},
+		{name: "history limit", args: []string{"dead-letter", "history", "--limit=-1"}, code: 2, want: "--limit must not be negative"},
 		{name: "export format", args: []string{"dead-letter", "export", "--format", "xml"}, code: 2, want: "--format must be json, jsonl or csv"},
 		{name: "export to nowhere", args: []string{"dead-letter", "export", "--output", filepath.Join(dir, "no", "such.json")}, code: 1, want: "no such file or directory"},
 		{name: "export to a folder", args: []string{"dead-letter", "export", "--output", dir}, code: 1, want: "is a directory"},

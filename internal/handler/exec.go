@@ -153,7 +153,7 @@ func (h *execHandler) verdict(ctx context.Context, job *engine.Job, err error, s
 		return engine.Permanent(failed)
 	case code == StatusNotFound || code == StatusNotExecutable:
 		h.log.Error("the command of a handler can't be run: jobs fail until it is mended",
-			"name", job.Name, "command", h.Command, "status", failed.status, "error", stderr)
+			"job_name", job.Name, "command", h.Command, "status", failed.status, "error", stderr)
 	}
 	return failed
 }
@@ -202,16 +202,16 @@ func (h *execHandler) result(job *engine.Job, stdout *command.Head) any {
 	case len(raw) == 0:
 		return nil
 	case stdout.More:
-		h.log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "name", job.Name, "limit", stdout.Limit)
+		h.log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "job_name", job.Name, "limit", stdout.Limit)
 		return nil
 	}
 	result, refused := storableJSON(raw)
 	switch {
 	case refused != "":
-		h.log.Warn("the output of a command can't be stored as the job's result: it holds "+refused, "job", job.ID, "name", job.Name)
+		h.log.Warn("the output of a command can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
 		return nil
 	case result == nil:
-		h.log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "name", job.Name)
+		h.log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "job_name", job.Name)
 		return nil
 	default:
 		return result

@@ -57,13 +57,13 @@ func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Res
 	row := httpverdict.Of(failed.status)
 	if row.Paused {
 		if pause, ok := retryAfter(resp.Header, h.now()); ok {
-			h.log.Info("an endpoint asks for a pause", "job", job.ID, "name", job.Name, "status", failed.status, "pause", pause)
+			h.log.Info("an endpoint asks for a pause", "job", job.ID, "job_name", job.Name, "status", failed.status, "pause", pause)
 			return engine.Snooze(pause)
 		}
 	}
 	if row.Misconfigured {
 		h.log.Warn("an endpoint is missing or refuses the worker: its jobs fail until that is mended",
-			"name", job.Name, "endpoint", h.endpoint, "status", failed.status)
+			"job_name", job.Name, "endpoint", h.endpoint, "status", failed.status)
 	}
 	switch row.Endpoint {
 	case httpverdict.InvalidArguments:
@@ -146,7 +146,7 @@ func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) 
 	}
 	result, refused := storableJSON(body)
 	if refused != "" {
-		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds "+refused, "job", job.ID, "name", job.Name)
+		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
 	}
 	if result == nil {
 		return nil, nil

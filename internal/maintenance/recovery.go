@@ -40,7 +40,7 @@ const orphanColumns = `
   j.id, j.worker_id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1),
   coalesce(j.claim_token, 0), coalesce(left(j.last_error, 500), ''), j.cancel_requested_at is not null,
   case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp(),
-  octet_length(j.queue) > ` + longName
+  octet_length(j.queue) > ` + longName + `, left(` + pg.JobQueue + `, 500)`
 
 // orphan is a processing job that nobody runs.
 type orphan struct {
@@ -56,6 +56,7 @@ type orphan struct {
 	FoundAt         time.Time
 	// LongQueue: the index of claims may not hold the queue's name.
 	LongQueue *bool
+	Queue     string
 }
 
 // crashed is the verdict on an attempt that ended with its worker.
@@ -216,7 +217,7 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 			return recovered, errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
 		case r.refused.add(o.ID, err):
 			r.config.Logger.Error("the database refuses to recover a job; it is skipped",
-				"job", o.ID, "name", o.Name, "dead_worker", o.WorkerID, "error", err, "remedy", pg.Remedy(err))
+				"job", o.ID, "job_name", o.Name, "dead_worker", o.WorkerID, "error", err, "remedy", pg.Remedy(err))
 		}
 		errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
 		if r.refused.stuck() {
@@ -259,7 +260,7 @@ func (r *Recovery) writeKept(ctx context.Context, o *orphan, kept settle.Kept) (
 	written, err = settle.WriteKept(ctx, r.config.Pool, r.config.Logger, r.config.ResultTTL, *o.WorkerID, outcome, kept)
 	if written {
 		r.config.Logger.Warn("the outcome of a job is written, which the database had refused to its worker",
-			"job", o.ID, "name", o.Name, "attempt", o.Attempts, "outcome", string(kept.Kind), "dead_worker", o.WorkerID)
+			"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "outcome", string(kept.Kind), "dead_worker", o.WorkerID)
 	}
 	return written, err
 }
@@ -337,7 +338,7 @@ func (r *Recovery) requeueOrphan(ctx context.Context, db pg.Session, o *orphan, 
 	}
 	if requeued {
 		r.config.Logger.Warn("the worker of a job is dead; the job is queued again",
-			"job", o.ID, "name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
+			"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
 	}
 	return requeued, err
 }
@@ -367,8 +368,9 @@ func (r *Recovery) moveOrphan(ctx context.Context, db pg.Session, o *orphan, hea
 		return false, err
 	}
 	if moved {
-		r.config.Logger.Warn("job is a dead letter", "job", o.ID, "name", o.Name, "attempt", o.Attempts,
-			"reason", string(verdict.Reason), "error", message, "dead_worker", o.WorkerID)
+		deadwrite.Dead{
+			ID: o.ID, JobName: o.Name, Queue: o.Queue, Attempts: o.Attempts, MaxAttempts: o.MaxAttempts, Verdict: verdict, Message: message,
+		}.Log(r.config.Logger, "dead_worker", o.WorkerID)
 	}
 	return moved, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ type unknown struct {
 // a Python worker is dead, $7 how many.
 const unknownSQL = `
 select j.id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0),
-  clock_timestamp()
+  clock_timestamp(), left(` + pg.JobQueue + `, 500), coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1)
 from public.soniq_jobs j
 where j.status = 'queued'
   and ` + pg.JobQueue + ` = any ($1::text[])
@@ -69,7 +70,9 @@ type unknownJob struct {
 	Name  string
 	Bytes int64
 	// At is when it was found, by the database's clock.
-	At time.Time
+	At                    time.Time
+	Queue                 string
+	Attempts, MaxAttempts int
 }
 
 // trusts reports whether the times that found make jobs unknown: after a step of the
@@ -169,15 +172,19 @@ func (u *unknown) moveNamed(ctx context.Context, name string, jobs []unknownJob)
 		return u.moveEach(ctx, name, jobs)
 	case err != nil && isRefusal(err) && u.refused.add(jobs[0].ID, err):
 		u.config.Logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is skipped",
-			"job", jobs[0].ID, "name", name, "error", err, "remedy", pg.Remedy(err))
+			"job", jobs[0].ID, "job_name", name, "error", err, "remedy", pg.Remedy(err))
 	}
 	if err != nil {
 		return 0, err
 	}
-	for _, id := range gone {
-		u.refused.succeeded(id)
-		u.config.Logger.Warn("job is a dead letter", "job", id, "name", name,
-			"reason", string(verdict.Reason), "error", verdict.Message)
+	for _, job := range jobs {
+		if !slices.Contains(gone, job.ID) {
+			continue
+		}
+		u.refused.succeeded(job.ID)
+		deadwrite.Dead{
+			ID: job.ID, JobName: name, Queue: job.Queue, Attempts: job.Attempts, MaxAttempts: job.MaxAttempts, Verdict: verdict,
+		}.Log(u.config.Logger)
 	}
 	return len(gone), nil
 }

@@ -252,7 +252,7 @@ func (d *Deferred) tell(f *fault, w *waiting) {
 	}
 	var locked *lockedError
 	attrs := []any{
-		"job", w.ID, "name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err,
+		"job", w.ID, "job_name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err,
 		"remedy", pg.Remedy(w.err), "waiting", d.count.Load(),
 	}
 	if d.Full() {
@@ -293,7 +293,7 @@ func (d *Deferred) giveUp(ctx context.Context) error {
 			effect = "whoever recovers the job writes it"
 		}
 		d.Logger.Error("the outcome of a job could not be written before the worker stopped; "+effect,
-			"job", w.ID, "name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err, "remedy", pg.Remedy(w.err))
+			"job", w.ID, "job_name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err, "remedy", pg.Remedy(w.err))
 	}
 	return fmt.Errorf("settle %d jobs: gave up: %w", len(left), left[0].err)
 }

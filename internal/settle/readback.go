@@ -39,7 +39,7 @@ func (s *Writer) report(ctx context.Context, group []Outcome, written []uuid.UUI
 			o.Kind, o.Delay = Cancelled, 0
 		case !unsure || found && !trace.of(o.Kind):
 			s.Logger.Warn("lost the claim of a job; its outcome was not written",
-				"job", o.ID, "name", o.Name, "attempt", o.Attempts, "outcome", string(o.Kind))
+				"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "outcome", string(o.Kind))
 			o.Kind = Lost
 		}
 		s.Settled(ctx, o)

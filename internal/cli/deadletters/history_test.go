@@ -61,6 +61,7 @@ func TestHistory_hasWhatWasDoneToSingleIDs(t *testing.T) {
 		{[]string{id, "--actor", "ada"}, 2},
 		{[]string{id, "--until", "1h"}, 0},
 		{[]string{buried}, 3},
+		{[]string{"--limit", "0"}, 8},
 	} {
 		line := append([]string{"dead-letter", "history", "--json"}, test.args...)
 		if got := clitest.Decode[[]entry](t, s.OK(line...).Out); len(got) != test.want {
@@ -69,7 +70,7 @@ func TestHistory_hasWhatWasDoneToSingleIDs(t *testing.T) {
 	}
 	clitest.WantIn(t, "limit", s.OK("dead-letter", "history", "--limit", "2").Err, "the latest 2; --limit for more")
 	clitest.WantIn(t, "none", s.OK("dead-letter", "history", "--actor", "nobody").Err, "nothing matches")
-	for _, args := range [][]string{{"--actor", ""}, {"--since", "soon"}, {"--limit", "0"}, {"abc"}} {
+	for _, args := range [][]string{{"--actor", ""}, {"--since", "soon"}, {"--limit=-1"}, {"abc"}} {
 		clitest.WantCode(t, s.Run(append([]string{"dead-letter", "history"}, args...)...), app.ExitUsage)
 	}
 }

@@ -192,7 +192,7 @@ func (c *runCmd) Run(a *app.App) error {
 	started <- worker
 	for i := range s.file.Jobs {
 		job := &s.file.Jobs[i]
-		a.Log.Info("serving", "name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
+		a.Log.Info("serving", "job_name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
 	}
 	return worker.Run(a.Ctx)
 }
