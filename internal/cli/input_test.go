@@ -92,3 +92,38 @@ func TestInput_withoutAnEnd_isRefusedAtTheLimit(t *testing.T) {
 		t.Errorf("%d jobs", n)
 	}
 }
+
+// UTF-16, which Windows PowerShell's '>' writes, is called that wherever a file is read.
+func TestInput_utf16_isNamed(t *testing.T) {
+	t.Parallel()
+	s := clitest.NewShell(t, testdb.NewURL(t))
+	dir := t.TempDir()
+	for name, order := range map[string]struct {
+		mark string
+		low  int // the place of the lower byte
+	}{"LE with a mark": {"\xff\xfe", 0}, "BE with a mark": {"\xfe\xff", 1}, "LE": {"", 0}, "BE": {"", 1}} {
+		utf16 := func(ascii string) string {
+			text := []byte(order.mark)
+			for _, c := range []byte(ascii) {
+				unit := [2]byte{}
+				unit[order.low] = c
+				text = append(text, unit[:]...)
+			}
+			path := filepath.Join(dir, strings.ReplaceAll(name+ascii[:1], "{", "args"))
+			if err := os.WriteFile(path, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return path
+		}
+		object, yaml := utf16(`{"name": "a"}`), utf16("jobs:\n  a: {exec: b}\n")
+		for _, args := range [][]string{
+			{"enqueue", "a", "--args", "@" + object},
+			{"enqueue", "--from", object},
+			{"worker", "--check-config", "--config", yaml},
+		} {
+			r := s.Run(args...)
+			clitest.WantCode(t, r, app.ExitUsage)
+			clitest.WantIn(t, name, r.Err, "UTF-16; save it as UTF-8")
+		}
+	}
+}

@@ -175,3 +175,17 @@ func (r *regularReader) Read(p []byte) (int, error) {
 	}
 	return r.in.Read(p)
 }
+
+// ErrUTF16 is the error of a command that was given text as UTF-16, which Windows
+// PowerShell's '>' writes.
+var ErrUTF16 = errors.New("the text is UTF-16; save it as UTF-8 ('iconv -f UTF-16 -t UTF-8', or in PowerShell 'Out-File -Encoding utf8')")
+
+// IsUTF16 reports whether text begins as UTF-16 does: with its byte order mark, or with
+// a character of ASCII in two bytes. JSON and YAML in UTF-8 have no zero byte.
+func IsUTF16(text []byte) bool {
+	if len(text) < 2 {
+		return false
+	}
+	mark := string(text[:2])
+	return mark == "\xff\xfe" || mark == "\xfe\xff" || (text[0] == 0) != (text[1] == 0)
+}

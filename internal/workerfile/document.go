@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"soniq/internal/input"
 )
 
 const (
@@ -126,6 +128,10 @@ func (x *expansion) stop(n *yaml.Node, why string) {
 // isText finds the bytes that the parser refuses without naming their line, and line
 // breaks that an editor doesn't count.
 func (r *reader) isText(data []byte) bool {
+	if input.IsUTF16(data) {
+		r.wrongAt(1, "%s", input.ErrUTF16)
+		return false
+	}
 	before := len(r.mistakes)
 	for number, line := range strings.Split(string(data), "\n") {
 		line = strings.TrimSuffix(line, "\r")

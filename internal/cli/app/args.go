@@ -41,6 +41,9 @@ func ReadArgs(a *App, text string, most int) (args json.RawMessage, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	if input.IsUTF16(args) {
+		return nil, Usagef("--args: %s: %w", terminal.OneLine(name), input.ErrUTF16)
+	}
 	// Some editors begin a file with a byte order mark.
 	return bytes.TrimPrefix(args, []byte("\xef\xbb\xbf")), nil
 }

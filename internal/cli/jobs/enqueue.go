@@ -1,10 +1,8 @@
 package jobs
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,8 +10,6 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/cli/app"
-	"soniq/internal/cli/terminal"
-	"soniq/internal/suggest"
 	"soniq/internal/unit"
 )
 
@@ -113,36 +109,10 @@ func (c *EnqueueCommand) print(a *app.App, client *engine.Client, job engine.Enq
 	} else {
 		a.Out.Printf("%s", job.ID)
 	}
-	warnUnserved(a, client, cmp.Or(deref(c.Queue), "default"), name)
+	if w := placeOf(c.Queue, name).unserved(a, client); w != "" {
+		a.Note("%s", w)
+	}
 	return nil
-}
-
-// deref is an optional text, empty where it is absent.
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-// warnUnserved says on one line that no live worker could run such a job now. The job is
-// in its queue all the same, so an error of the database is no failure.
-func warnUnserved(a *app.App, client *engine.Client, queue, name string) {
-	service, err := client.Availability(a.Ctx, queue, name)
-	switch {
-	case err != nil || service.Handler:
-		return
-	case !service.Queue:
-		a.Note("no live worker serves queue %s; the job waits for one", terminal.OneLine(queue))
-		return
-	}
-	hint := ""
-	if names, err := client.KnownNames(a.Ctx); err == nil && !slices.Contains(names, name) {
-		if meant := suggest.Closest(name, names); meant != "" {
-			hint = "; did you mean " + terminal.OneLine(meant) + "?"
-		}
-	}
-	a.Note("no live worker of queue %s has a handler for %s%s", terminal.OneLine(queue), terminal.OneLine(name), hint)
 }
 
 // enqueued is what --json says of a job.

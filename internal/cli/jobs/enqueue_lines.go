@@ -240,6 +240,9 @@ func (l *lineFile) again() error {
 // returns.
 func (l *lineFile) each(do func(number int, text []byte, tooLong bool) error) error {
 	in := bufio.NewReaderSize(l.first, 64<<10)
+	if mark, err := in.Peek(2); err == nil && input.IsUTF16(mark) {
+		return app.Usagef("%s: %w", l.name, input.ErrUTF16)
+	}
 	// What some editors put before the first character.
 	if mark, err := in.Peek(3); err == nil && string(mark) == "\ufeff" {
 		_, _ = in.Discard(3)

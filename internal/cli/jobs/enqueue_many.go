@@ -50,15 +50,9 @@ func (c *EnqueueCommand) many(a *app.App, defaults order) error {
 	if err := lines.again(); err != nil {
 		return err
 	}
-	jobs, err := insertLines(a, pool, client, lines, defaults, total)
+	jobs, served, err := insertLines(a, pool, client, lines, defaults, total)
 	if err != nil {
 		return err
-	}
-	duplicates := 0
-	for _, j := range jobs {
-		if j.Duplicate {
-			duplicates++
-		}
 	}
 	if !c.Wait {
 		for _, j := range jobs {
@@ -69,15 +63,8 @@ func (c *EnqueueCommand) many(a *app.App, defaults order) error {
 			}
 		}
 	}
-	text := terminal.Plural(int64(len(jobs)-duplicates), "job") + " enqueued"
-	switch duplicates {
-	case 0:
-	case 1:
-		text += ", 1 was a duplicate"
-	default:
-		text += fmt.Sprintf(", %s were duplicates", terminal.Thousands(int64(duplicates)))
-	}
-	a.Note("%s", text)
+	noteEnqueued(a, jobs)
+	served.warn(a, client)
 	if c.Wait {
 		ids := make([]uuid.UUID, len(jobs))
 		for i, j := range jobs {
@@ -89,6 +76,25 @@ func (c *EnqueueCommand) many(a *app.App, defaults order) error {
 		return c.waitForResults(a, pool, client, jobs)
 	}
 	return nil
+}
+
+// noteEnqueued says how many jobs are new.
+func noteEnqueued(a *app.App, jobs []engine.Enqueued) {
+	duplicates := 0
+	for _, j := range jobs {
+		if j.Duplicate {
+			duplicates++
+		}
+	}
+	text := terminal.Plural(int64(len(jobs)-duplicates), "job") + " enqueued"
+	switch duplicates {
+	case 0:
+	case 1:
+		text += ", 1 was a duplicate"
+	default:
+		text += fmt.Sprintf(", %s were duplicates", terminal.Thousands(int64(duplicates)))
+	}
+	a.Note("%s", text)
 }
 
 // checkLines counts the jobs. Every mistake is named, by line.
@@ -140,8 +146,9 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 	return client.CheckJob(o.name, o.args, o.options()...)
 }
 
-// insertLines enqueues all lines, or none.
-func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, error) {
+// insertLines enqueues all lines, or none. It returns where they wait, too.
+func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *lineFile, defaults order, total int) ([]engine.Enqueued, *places, error) {
+	at := &places{}
 	done := make([]engine.Enqueued, 0, total)
 	bar := a.Progress("enqueueing", total, app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
@@ -171,6 +178,7 @@ func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *l
 				from = number
 			}
 			to = number
+			at.add(placeOf(o.queue, o.name))
 			// The line's memory is the next line's too.
 			o.args = json.RawMessage(bytes.Clone(o.args))
 			batch = append(batch, engine.Insert{Name: o.name, Args: o.args, Options: o.options()})
@@ -186,7 +194,7 @@ func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *l
 	})
 	var wrong *engine.ArgumentError
 	if errors.As(err, &wrong) {
-		return nil, app.Usagef("%w; nothing was enqueued", err)
+		return nil, nil, app.Usagef("%w; nothing was enqueued", err)
 	}
-	return done, err
+	return done, at, err
 }

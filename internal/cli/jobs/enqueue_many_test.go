@@ -38,7 +38,7 @@ func TestEnqueueMany_linesOverFlags(t *testing.T) {
 	if len(ids) != 6 || ids[1] != ids[2] || ids[4] != ids[5] || ids[0] == ids[4] {
 		t.Errorf("ids: %q", ids)
 	}
-	if r.Err != "4 jobs enqueued, 2 were duplicates\n" {
+	if r.Err != "4 jobs enqueued, 2 were duplicates\nno live worker serves queue flag; the job waits for one\nno live worker serves queue q; the job waits for one\n" {
 		t.Errorf("stderr: %q", r.Err)
 	}
 	for want, args := range map[int][]any{
@@ -156,7 +156,7 @@ func TestEnqueueMany_tenThousand_fromAFileAndAPipe(t *testing.T) {
 	if n := strings.Count(r.Out, "\n"); n != 10_000 || strings.Count(r.Out, `"duplicate":true`) != 3 {
 		t.Errorf("%d lines", n)
 	}
-	if r.Err != "9,997 jobs enqueued, 3 were duplicates\n" {
+	if r.Err != "9,997 jobs enqueued, 3 were duplicates\nno live worker serves queue default; the job waits for one\n" {
 		t.Errorf("stderr: %q", r.Err)
 	}
 	first := clitest.Decode[struct{ ID uuid.UUID }](t, r.Out[:strings.Index(r.Out, "\n")])

@@ -87,7 +87,7 @@ func (q *queueNames) run(a *app.App, key string, change func(*engine.Client, con
 		// A name that was mistyped pauses nothing.
 		service, err := client.Availability(a.Ctx, name, "")
 		if err == nil && !service.Queue {
-			a.Note("no live worker serves queue %s", terminal.OneLine(name))
+			a.Note("no live worker serves queue %s%s", terminal.OneLine(name), meantQueue(a, client, name))
 		}
 		return err
 	}
