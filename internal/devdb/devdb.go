@@ -74,6 +74,8 @@ type Options struct {
 	// of all names. Default [DefaultDir] for [Acquire], a temporary folder for
 	// [Start].
 	Dir string
+	// Parent is where [Start] makes its temporary folder. Default [os.TempDir].
+	Parent string
 	// Name sets servers in one Dir apart. [Start] ignores it. Default 'dev'.
 	Name string
 	// Fast is for tests: at least 300 connections are allowed, and fsync is off. Commits

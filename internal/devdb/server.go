@@ -35,7 +35,7 @@ func startServer(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	if c.scratch {
-		if c.base, err = os.MkdirTemp("", "soniq-postgres-"); err != nil {
+		if c.base, err = os.MkdirTemp(o.Parent, "soniq-postgres-"); err != nil {
 			return nil, err
 		}
 		defer func() {
