@@ -2,6 +2,7 @@ package interop
 
 import (
 	"context"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/eventually"
@@ -201,11 +203,35 @@ func followThrough(t *testing.T, s snippet, command []string, url string) *follo
 	f := &following{snippet: s, proxy: testkit.StartProxy(t, url)}
 	f.connect(t, url)
 	through := f.proxy.Through(t, url)
+	if s.needs != nil {
+		through = f.asReader(t, through)
+	}
 	if s.language == "java" {
 		through = jdbcURL(t, through)
 	}
 	f.program = start(t, runnable(command, "DATABASE_URL="+through))
 	return f
+}
+
+// asReader gives a role of its own to a client that isn't ours: with the one right that docs/channel.md asks
+// for, and with a password that the server has derived in the usual 4,096 rounds. Those of the test server's own
+// role are 1, which saves time, and which lib/pq refuses.
+func (f *following) asReader(t *testing.T, url string) string {
+	t.Helper()
+	u, err := neturl.Parse(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := "reader_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	execute(t, f.pool, `create role `+role+` login password 'reads'`)
+	t.Cleanup(func() {
+		if _, err := f.pool.Exec(context.Background(), `drop owned by `+role+`; drop role `+role, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Error(err)
+		}
+	})
+	execute(t, f.pool, `grant select on soniq_dead_letter_feed to `+role)
+	u.User = neturl.UserPassword(role, "reads")
+	return u.String()
 }
 
 // connect has the test's own statements go to a database.
