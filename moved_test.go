@@ -145,6 +145,90 @@ func TestEpoch_afterAMove(t *testing.T) {
 	}
 }
 
+// A session that goes on keeps its epoch, and notices that rows with a later one came without any trigger of
+// ours, as by logical replication.
+func TestEpoch_ofASessionThatGoesOn(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	first := die(t, conn.Conn(), "first")
+	exec(t, conn.Conn(), `begin`)
+	exec(t, conn.Conn(), `set local session_replication_role = replica`)
+	exec(t, conn.Conn(), strings.ReplaceAll(dieSQL, "$1", "'later'"))
+	exec(t, conn.Conn(), `update soniq_dead_letter_jobs set moved_epoch = moved_epoch + (5 << 20) where job_name = 'later'`)
+	exec(t, conn.Conn(), `commit`)
+	later := queryValue[int64](t, pool, `select max(moved_epoch) from soniq_dead_letter_jobs`)
+	if later <= first {
+		t.Fatalf("epoch %d of the later rows, and %d of the first", later, first)
+	}
+	eventually.True(t, "a later epoch", func() bool { return die(t, conn.Conn(), "then") > later })
+	// Another session's epoch is taken at once; so is the first after a rollback, or a reset by a pooler.
+	last := die(t, conn.Conn(), "last")
+	if e := die(t, pool, "beside"); e != last {
+		t.Errorf("another session has the epoch %d, want %d", e, last)
+	}
+	for _, undo := range []string{`begin; ` + strings.ReplaceAll(dieSQL, "$1", "'undone'") + `; rollback`, `reset all`} {
+		if _, err := conn.Conn().PgConn().Exec(t.Context(), undo).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+		if e := die(t, conn.Conn(), undo); e != last {
+			t.Errorf("after %q the epoch is %d, want %d", undo, e, last)
+		}
+	}
+}
+
+// Short texts take a shorter way to the payload, which must say the same in the same form.
+func TestPayload_isTheSameEitherWay(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	if odd := queryColumn[string](t, pool, `
+		with texts (x) as (
+		  values ('a'), (''), ('"'), ('\'), (E'a\nb\t\u0001'), ('ä€😀</script>'), (repeat('x', 150)), (repeat(E'\u0001', 130))
+		)
+		select p.payload
+		from texts name
+		cross join (table texts union all select null) kind (x)
+		cross join (table texts union all select null) fingerprint (x)
+		cross join (values (null::uuid), ('0f3a8a43-46ab-4ab1-8b7b-0c3c3a2f7f10')) origin (id)
+		cross join (values ('2026-05-04 09:12:33.120045+02'::timestamptz), ('infinity'), ('0044-03-15 BC')) moved (at)
+		cross join lateral (
+		  select soniq_dead_letter_payload('1f3a8a43-46ab-4ab1-8b7b-0c3c3a2f7f10', name.x, 'q'||left(name.x, 2), 'timeout', kind.x, fingerprint.x, -4, moved.at, origin.id) as payload
+		) p
+		cross join lateral (select case when octet_length(name.x || coalesce(kind.x, '') || coalesce(fingerprint.x, '')) < 200 then 120 else 24 end as room) r
+		where p.payload is distinct from p.payload::jsonb::text
+		  or octet_length(p.payload) >= 1000
+		  or (p.payload not like '%"truncated"%') <> (greatest(length(name.x), length(kind.x), length(fingerprint.x)) <= r.room)
+		  or p.payload not like '%"truncated"%' and p.payload::jsonb is distinct from jsonb_strip_nulls(jsonb_build_object(
+		    'v', 1, 'id', '1f3a8a43-46ab-4ab1-8b7b-0c3c3a2f7f10', 'job_name', name.x, 'queue', 'q'||left(name.x, 2), 'reason', 'timeout',
+		    'kind', kind.x, 'fingerprint', fingerprint.x, 'attempts', -4, 'replay_of', origin.id,
+		    'moved_at', to_char(moved.at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')))`); len(odd) > 0 {
+		t.Errorf("%d payloads are not as they should be, such as %s", len(odd), odd[0])
+	}
+}
+
+// A hooks table that can't be read never makes a move fail.
+func TestHooks_brokenTable_failsNoDeath(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{
+		`drop table soniq_hooks cascade`,
+		`alter table soniq_hooks rename to elsewhere`,
+		`alter table soniq_hook_deliveries rename to elsewhere; insert into soniq_hooks (name, kind, url) values ('all', 'webhook', 'https://example.com/')`,
+	} {
+		pool := emptyPool(t)
+		setup(t, pool)
+		if _, err := pool.Exec(t.Context(), broken, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+		die(t, pool, "dies")
+	}
+}
+
 // A dump's rows are no news, whatever brings them back; deaths are.
 func TestEpoch_rowsOfADumpAreNotAnnounced(t *testing.T) {
 	t.Parallel()

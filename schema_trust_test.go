@@ -123,9 +123,8 @@ var definers = map[string]string{
 	"soniq_job_cancelled()":          "writes columns of soniq_jobs that who requeues may not write",
 	"soniq_replay_ended()":           "writes soniq_dead_letter_jobs",
 	"soniq_worker_changed()":         "writes soniq_waiters",
-	"soniq_hook_deaths()":            "reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_hook_changes()":           "reads soniq_hooks and writes soniq_hook_deliveries",
-	"soniq_dead_letters_inserted()":  "executes soniq_dead_letter_payload",
+	"soniq_dead_letters_inserted()":  "executes soniq_dead_letter_payload, reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_dead_letter_died_again()": "executes soniq_dead_letter_payload",
 	"soniq_dead_letter_epoch()":      "reads and sets the sequence soniq_epochs",
 }

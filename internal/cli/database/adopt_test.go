@@ -21,7 +21,7 @@ func TestAdopt_ofACopy(t *testing.T) {
 	clitest.Exec(t, pool, `insert into soniq_incarnations (system_identifier, database_oid, timeline, how) values ('1', 1, 1, 'first')`)
 	clitest.Exec(t, pool, `insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) select id, 'job.dead_lettered', gen_random_uuid(), '{}', 'g' from soniq_hooks`)
 	clitest.Exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (100, gen_random_uuid(), 'tag')`)
-	clitest.Exec(t, pool, `drop trigger soniq_hook_deaths on soniq_dead_letter_jobs`)
+	clitest.Exec(t, pool, `drop trigger soniq_dead_letters_inserted on soniq_dead_letter_jobs`)
 
 	for _, args := range [][]string{{"status"}, {"hooks", "list"}, {"hooks", "deliveries"}, {"hooks", "show", "ops"}} {
 		clitest.WantIn(t, strings.Join(args, " "), sh.OK(args...).Err, "Hooks hold: this database is a copy of another one", "soniq adopt")
@@ -33,7 +33,7 @@ func TestAdopt_ofACopy(t *testing.T) {
 	if r := sh.Run("adopt", "--deliveries", "burn"); r.Code != app.ExitUsage {
 		t.Errorf("a wrong --deliveries: %d %s", r.Code, r.Err)
 	}
-	clitest.WantIn(t, "the dry run", sh.OK("adopt", "--dry-run").Out, "Would be done: hooks go on", "trigger soniq_hook_deaths of soniq_dead_letter_jobs made anew",
+	clitest.WantIn(t, "the dry run", sh.OK("adopt", "--dry-run").Out, "Would be done: hooks go on", "trigger soniq_dead_letters_inserted of soniq_dead_letter_jobs made anew",
 		"the identity column soniq_dead_letter_audit.id goes on from 100; it was at 0")
 	var told struct {
 		Held    string
