@@ -65,6 +65,68 @@ func TestDeclare_configurationsDiffer_areToldAndLoseNothing(t *testing.T) {
 	}
 }
 
+// Whatever two configurations say of one hook, it receives each death that either of them
+// asks for: what a hook of its own with that filter receives. Where they differ in one
+// thing, it receives nothing else.
+func TestDeclare_configurationsDiffer_receivesTheUnion(t *testing.T) {
+	t.Parallel()
+	type spec = hooks.Spec
+	red, blue := map[string]string{"team": "red"}, map[string]string{"team": "blue"}
+	for name, c := range map[string]struct {
+		one, two spec
+		exact    bool
+	}{
+		"jobs":                    {spec{Jobs: []string{"a"}}, spec{Jobs: []string{"b"}}, true},
+		"globs":                   {spec{Jobs: []string{"a*"}}, spec{Jobs: []string{"?"}}, true},
+		"all jobs":                {spec{}, spec{Jobs: []string{"b"}}, true},
+		"queues":                  {spec{Queues: []string{"x"}}, spec{Queues: []string{"y"}}, true},
+		"reasons":                 {spec{Reasons: []classify.Reason{classify.Timeout}}, spec{Reasons: []classify.Reason{classify.PermanentFailure}}, true},
+		"tags":                    {spec{Tags: red}, spec{Tags: blue}, false},
+		"no tags":                 {spec{Tags: red}, spec{}, true},
+		"jobs and queues":         {spec{Jobs: []string{"a"}, Queues: []string{"x"}}, spec{Jobs: []string{"b"}, Queues: []string{"y"}}, false},
+		"events":                  {spec{Events: []hooks.EventType{hooks.Dead}}, spec{Events: []hooks.EventType{hooks.Resolved}, Jobs: []string{"b"}}, false},
+		"events, one by default":  {spec{}, spec{Events: []hooks.EventType{hooks.Resolved}}, true},
+		"nothing; all of the two": {spec{}, spec{}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			named := func(s spec, name string) spec {
+				s.Name, s.Kind, s.URL, s.Allow = name, hooks.Webhook, "http://127.0.0.1:1", []string{"127.0.0.0/8"}
+				return s
+			}
+			quiet := slog.New(slog.DiscardHandler)
+			for i, s := range []spec{c.one, c.two} {
+				d := dispatcherOf(t, pool, hooks.Config{Origin: []string{"one", "two"}[i], Logger: quiet})
+				declare(t, named(s, "both"), named(s, []string{"one", "two"}[i]))(d)
+			}
+			exec(t, pool, `
+				insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, tags,
+				  original_created_at, moved_to_dead_letter_at)
+				select gen_random_uuid(), j, '{}', q, 1, 1, 1, r, t::jsonb, now(), now()
+				from unnest(array['a', 'b', 'aa', 'cc']) j, unnest(array['x', 'y', 'z']) q,
+				  unnest(array['timeout', 'permanent_failure', 'max_retries_exceeded']) r,
+				  unnest(array['{"team": "red"}', '{"team": "blue"}', '{}']) t`)
+			exec(t, pool, `update soniq_dead_letter_jobs set state = 'resolved' where queue = 'x'`)
+			const receivedSQL = `
+				select count(*) filter (where a.n is null), count(*) filter (where b.n is null), count(*)
+				from (
+				  select d.event, d.dead_letter_id, 1 n from soniq_hook_deliveries d join soniq_hooks h on h.id = d.hook_id where h.name = 'both'
+				) a
+				full join (
+				  select distinct d.event, d.dead_letter_id, 1 n from soniq_hook_deliveries d join soniq_hooks h on h.id = d.hook_id where h.name in ('one', 'two')
+				) b using (event, dead_letter_id)`
+			var lost, more, all int
+			if err := pool.QueryRow(t.Context(), receivedSQL).Scan(&lost, &more, &all); err != nil {
+				t.Fatal(err)
+			}
+			if lost > 0 || c.exact && more > 0 || all == 0 {
+				t.Errorf("of %d events %d are lost and %d nobody asked for", all, lost, more)
+			}
+		})
+	}
+}
+
 // Changing a hook keeps what waits for it, its secret and its id.
 func TestStore_Replace_keepsDeliveriesAndSecret(t *testing.T) {
 	t.Parallel()
