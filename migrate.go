@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/incarnation"
-	"soniq/internal/pause"
 	"soniq/internal/pg"
 )
 
@@ -103,28 +101,25 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 	if result, done, err := standing(ctx, pool, cfg, to); err != nil || done {
 		return result, err
 	}
-	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		if err := checkServer(ctx, c.Conn()); err != nil {
-			return err
+	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return checkServer(ctx, c.Conn()) })
+	if err != nil {
+		return result, err
+	}
+	r := &runner{pool: pool, cfg: cfg}
+	var first *audit
+	for {
+		applied, before, err := r.applyNext(ctx, to)
+		if first == nil {
+			first = before
 		}
-		r := &runner{conn: c.Conn(), cfg: cfg}
-		var first *audit
-		for {
-			applied, before, err := r.applyNext(ctx, to)
-			if first == nil {
-				first = before
-			}
-			if err != nil {
-				return afterSome(err, result.Applied)
-			}
-			if applied == "" {
-				break
-			}
-			result.Applied = append(result.Applied, applied)
+		if err != nil {
+			return result, afterSome(err, result.Applied)
 		}
-		return r.finish(ctx, first, &result)
-	})
-	return result, err
+		if applied == "" {
+			return result, r.finish(ctx, first, &result)
+		}
+		result.Applied = append(result.Applied, applied)
+	}
 }
 
 // afterSome lets the error tell that some migrations were applied.
@@ -146,86 +141,6 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 		return fmt.Errorf("%w; this server is version %d", ErrServerTooOld, version/10000)
 	}
 	return nil
-}
-
-// runner runs migrations on one connection. Each of its transactions holds the migration
-// lock.
-type runner struct {
-	conn *pgx.Conn
-	cfg  Config
-	// lock is a wait for the migration lock that is under way.
-	lock lockWait
-	// statement is what the transaction under way has begun last.
-	statement string
-}
-
-// Whoever waits for a lock on a table holds up all who come after it, and whoever may read one can keep
-// the lock away, by a transaction that stays open. So a migration waits for firstPatience, and where
-// that was not enough it begins anew, for twice as long each time up to mostPatience: it is never long
-// that others wait, and at least pauses times as long until they do so again.
-const (
-	firstPatience = 50 * time.Millisecond
-	mostPatience  = time.Second
-	pauses        = 5
-)
-
-// mostIdle is how long a transaction may be open between two statements. A program that is stopped, or
-// whose network is gone, would keep its locks, for which every INSERT of a job may wait.
-const mostIdle = 2 * time.Second
-
-// lockPause is the least time between two tries.
-const lockPause = 500 * time.Millisecond
-
-// setupTries bounds how often a migration begins anew because another program made an object in the same
-// moment: 'if not exists' looks, and then fails. Python Soniq makes soniq_migrations and its index before
-// it takes the lock, in a transaction each, so that two of it at once cost two tries each. Its index and
-// our records can wait for each other too: then the server ends one of the two.
-const setupTries = 10
-
-// inTx runs do in a transaction, under the patience for locks, and again as often as it takes. What
-// names it for progress.
-func (r *runner) inTx(ctx context.Context, what func() string, do func(pgx.Tx, *home) error) error {
-	patience, begun := firstPatience, time.Now()
-	for try := 1; ; {
-		var found *home
-		r.statement = ""
-		err := pgx.BeginTxFunc(ctx, r.conn, readCommitted, func(raw pgx.Tx) (err error) {
-			tx := pg.PlainTx(raw)
-			if err := takeMigrationLock(ctx, tx); err != nil {
-				return err
-			}
-			r.lock = lockWait{}
-			if found, err = findHome(ctx, tx, r.cfg); err != nil {
-				return err
-			}
-			if _, err := tx.Exec(ctx, fmt.Sprintf("set local lock_timeout = %d; set local idle_in_transaction_session_timeout = %d",
-				patience.Milliseconds(), mostIdle.Milliseconds())); err != nil {
-				return fmt.Errorf("bound the waits for locks: %w", err)
-			}
-			return do(tx, found)
-		})
-		switch {
-		case errors.Is(err, errLockHeld):
-			if err := r.lock.wait(ctx, r.conn, r.cfg); err != nil {
-				return err
-			}
-		case isCode(err, idleInTransaction):
-			return fmt.Errorf("this program stood still for over %s in a transaction, which the server ended so that others need not wait; "+
-				"nothing of it was done: run it again: %w", mostIdle, err)
-		case isCode(err, lockNotAvailable):
-			if err := r.tellBlockers(ctx, found, what(), time.Since(begun)); err != nil {
-				return err
-			}
-			if err := pause.For(ctx, max(pauses*patience, lockPause)); err != nil {
-				return err
-			}
-			patience = min(2*patience, mostPatience)
-		case try < setupTries && (errors.Is(err, errMadeAtOnce) || isCode(err, deadlockDetected)):
-			try++
-		default:
-			return err
-		}
-	}
 }
 
 // applyNext applies the first migration that is missing, in a transaction, and returns its name; none
@@ -258,22 +173,27 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		if err := catchUp(ctx, tx, h, nil); err != nil {
 			return err
 		}
-		applied = missing[0].String()
-		if err := r.run(ctx, tx, h, missing[0].Up); err != nil {
-			return fmt.Errorf("apply %s: %w", applied, err)
+		m := missing[0]
+		steps, err := r.script(h, before, m.Up)
+		if err != nil {
+			return fmt.Errorf("apply %s: %w", m, err)
 		}
-		if _, err := tx.Exec(ctx, h.sql(recordSQL), missing[0].Version, missing[0].Name, missing[0].Checksum()); err != nil {
-			return fmt.Errorf("record migration %s: %w", applied, err)
+		applied = m.String()
+		if err := r.commit(ctx, tx, h, append(steps, record(h, m))); err != nil {
+			return fmt.Errorf("apply %s: %w", m, err)
 		}
-		return h.lookAgain(ctx, tx)
+		return nil
 	})
 	return applied, before, err
 }
 
-const recordSQL = `
+// record is the last step of a migration.
+func record(h *home, m Migration) step {
+	return h.step(`
 insert into public.soniq_migrations (version, name, applied_at, checksum)
 values ($1, $2, now() at time zone 'utc', $3)
-on conflict (version) do nothing`
+on conflict (version) do nothing`, m.Version, m.Name, m.Checksum())
+}
 
 // open begins a transaction that changes the schema: it refuses what belongs to others, and becomes the
 // owner of what is there.
@@ -330,32 +250,9 @@ func (h *home) ensureMigrations(ctx context.Context, tx pgx.Tx, before *audit) (
 // finish mends functions where the database is at the newest migration, and tells what was mended since
 // the first look.
 func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) error {
-	return r.inTx(ctx, func() string { return "mending functions" }, func(tx pgx.Tx, h *home) error {
-		before, err := h.open(ctx, tx)
-		if err != nil {
-			return err
-		}
-		recorded, err := h.recorded(ctx, tx)
-		if err != nil {
-			return err
-		}
-		result.Newer = recorded.newer()
-		after := before
-		// A later release knows better what its functions are.
-		if len(result.Newer) == 0 && len(recorded.missing()) == 0 && before.needsMending() {
-			if err := mendFunctions(ctx, tx, h); err != nil {
-				return err
-			}
-			if err := mendTriggers(ctx, tx, h, before.missing); err != nil {
-				return err
-			}
-			if after, err = h.audit(ctx, tx, h.user); err != nil {
-				return err
-			}
-			if err := after.refusal(h); err != nil {
-				return err
-			}
-		}
+	var before *audit
+	what := func() string { return "mending what is missing or was changed" }
+	report := func(tx pgx.Tx, h *home, after *audit) (err error) {
 		var counters []string
 		if err := catchUp(ctx, tx, h, &counters); err != nil {
 			return err
@@ -368,6 +265,35 @@ func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) 
 			madeAnew(before, after), counters)
 		result.Findings, err = h.findings(ctx, tx, after)
 		return err
+	}
+	reported := false
+	err := r.inTx(ctx, what, func(tx pgx.Tx, h *home) (err error) {
+		if before, err = h.open(ctx, tx); err != nil {
+			return err
+		}
+		recorded, err := h.recorded(ctx, tx)
+		if err != nil {
+			return err
+		}
+		result.Newer = recorded.newer()
+		before.current = len(result.Newer)+len(recorded.missing()) == 0
+		// A later release knows better what its functions are.
+		if before.current && before.needsMending() {
+			return r.commit(ctx, tx, h, r.mending(h, before))
+		}
+		reported = true
+		return report(tx, h, before)
+	})
+	if err != nil || reported {
+		return err
+	}
+	return r.inTx(ctx, what, func(tx pgx.Tx, h *home) error {
+		after, err := h.open(ctx, tx)
+		if err != nil {
+			return err
+		}
+		after.current = true
+		return report(tx, h, after)
 	})
 }
 
@@ -385,70 +311,6 @@ func catchUp(ctx context.Context, tx pgx.Tx, h *home, told *[]string) error {
 		}
 	}
 	return incarnation.CatchUp(ctx, db, h.schema, behind)
-}
-
-// run runs the statements of a migration but for those whose work is done: even where it changes
-// nothing, ALTER TABLE waits for all who use the table, and CREATE INDEX for all who write it.
-func (r *runner) run(ctx context.Context, tx pgx.Tx, h *home, sql string) error {
-	for _, statement := range statements(sql) {
-		r.statement = statement
-		done, err := r.isDone(ctx, tx, h, statement)
-		if err != nil {
-			return err
-		}
-		if done {
-			continue
-		}
-		if _, err := tx.Exec(ctx, h.sql(statement)); err != nil {
-			return fmt.Errorf("%s: %w", firstLine(statement), err)
-		}
-	}
-	return nil
-}
-
-func firstLine(text string) string {
-	line, _, _ := strings.Cut(text, "\n")
-	return strings.TrimRight(line, " (")
-}
-
-// $1 the table, $2 the columns.
-const hasColumnsSQL = `
-select count(*) = cardinality($2::text[])
-from pg_attribute a
-where a.attrelid = to_regclass($1)
-  and a.attname = any ($2)
-  and not a.attisdropped`
-
-// isDone reports whether a statement only adds what is there. An index that was begun and not finished
-// is dropped, which the migration builds anew.
-func (r *runner) isDone(ctx context.Context, tx pgx.Tx, h *home, statement string) (done bool, err error) {
-	if table := addColumnsSQL.FindStringSubmatch(statement); table != nil {
-		var columns []string
-		for _, c := range columnNameSQL.FindAllStringSubmatch(statement, -1) {
-			columns = append(columns, c[1])
-		}
-		if err := tx.QueryRow(ctx, hasColumnsSQL, h.sql("public."+table[1]), columns).Scan(&done); err != nil {
-			return false, fmt.Errorf("look up columns of %s: %w", table[1], err)
-		}
-		return done, nil
-	}
-	if name := renameSQL.FindStringSubmatch(statement); name != nil {
-		err := tx.QueryRow(ctx, `select to_regclass($1) is not null`, h.sql("public."+name[1])).Scan(&done)
-		if err != nil {
-			return false, fmt.Errorf("look up %s: %w", name[1], err)
-		}
-		return done, nil
-	}
-	if index := createIndexSQL.FindStringSubmatch(statement); index != nil {
-		valid, exists, err := h.index(ctx, tx, index[1])
-		if err != nil || !exists || valid {
-			return exists && valid, err
-		}
-		if _, err := tx.Exec(ctx, h.sql("drop index public."+index[1])); err != nil {
-			return false, fmt.Errorf("drop index %s, which is not valid: %w", index[1], err)
-		}
-	}
-	return false, nil
 }
 
 // $1 the index.
@@ -494,21 +356,15 @@ func MigrateDown(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string)
 	}
 	later := slices.Clone(migrations()[number+1:])
 	slices.Reverse(later)
-	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-		r := &runner{conn: c.Conn(), cfg: cfg}
-		for _, m := range later {
-			done, err := r.undo(ctx, m)
-			if err != nil {
-				return err
-			}
-			if done {
-				undone = append(undone, m.String())
-			}
+	r := &runner{pool: pool, cfg: cfg}
+	for _, m := range later {
+		done, err := r.undo(ctx, m)
+		if err != nil {
+			return undone, fmt.Errorf("migrate down to %s: %w", to, err)
 		}
-		return nil
-	})
-	if err != nil {
-		return undone, fmt.Errorf("migrate down to %s: %w", to, err)
+		if done {
+			undone = append(undone, m.String())
+		}
 	}
 	return undone, nil
 }
@@ -517,7 +373,8 @@ func MigrateDown(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string)
 func (r *runner) undo(ctx context.Context, m Migration) (done bool, err error) {
 	err = r.inTx(ctx, m.String, func(tx pgx.Tx, h *home) error {
 		done = false
-		if _, err := h.open(ctx, tx); err != nil {
+		before, err := h.open(ctx, tx)
+		if err != nil {
 			return err
 		}
 		recorded, err := h.recorded(ctx, tx)
@@ -533,18 +390,18 @@ func (r *runner) undo(ctx context.Context, m Migration) (done bool, err error) {
 		if err := h.mayCreate(ctx, tx); err != nil {
 			return err
 		}
-		if err := r.run(ctx, tx, h, m.Down); err != nil {
+		steps, err := r.script(h, before, m.Down)
+		if err != nil {
 			return fmt.Errorf("undo %s: %w", m, err)
 		}
-		if _, err := tx.Exec(ctx, h.sql(forgetSQL), m.Version); err != nil {
-			return fmt.Errorf("forget migration %s: %w", m, err)
+		forget := h.step(`
+delete from public.soniq_migrations
+where version = $1`, m.Version)
+		if err := r.commit(ctx, tx, h, append(steps, forget)); err != nil {
+			return fmt.Errorf("undo %s: %w", m, err)
 		}
 		done = true
-		return h.lookAgain(ctx, tx)
+		return nil
 	})
 	return done, err
 }
-
-const forgetSQL = `
-delete from public.soniq_migrations
-where version = $1`

@@ -41,7 +41,7 @@ func takeMigrationLock(ctx context.Context, tx pgx.Tx) error {
 type lockWait struct{ begun, told time.Time }
 
 // wait pauses until the next try, and tells of a wait that is long.
-func (w *lockWait) wait(ctx context.Context, conn *pgx.Conn, cfg Config) error {
+func (w *lockWait) wait(ctx context.Context, db beginner, cfg Config) error {
 	const interval = 20 * time.Millisecond
 	// A wait that is longer is told of, and again after each of these.
 	const long = 2 * time.Second
@@ -50,7 +50,7 @@ func (w *lockWait) wait(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	}
 	if cfg.OnProgress != nil && time.Since(w.told) > long {
 		w.told = time.Now()
-		holders, err := blockers(ctx, conn, migrationLockHoldersSQL, migrationsLock)
+		holders, err := blockers(ctx, db, migrationLockHoldersSQL, migrationsLock)
 		if err != nil {
 			return err
 		}
@@ -155,8 +155,8 @@ where l.locktype = 'advisory'
   and (l.classid::int8 << 32) | l.objid::int8 = $1`
 
 // blockers are the sessions that a query finds.
-func blockers(ctx context.Context, conn *pgx.Conn, sql string, args ...any) (found []blocker, err error) {
-	err = readPinned(ctx, conn, func(tx pgx.Tx) error {
+func blockers(ctx context.Context, db beginner, sql string, args ...any) (found []blocker, err error) {
+	err = readPinned(ctx, db, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, sql, args...)
 		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[blocker])
 		return err
@@ -202,7 +202,7 @@ func (r *runner) tellBlockers(ctx context.Context, h *home, what string, waited 
 	}
 	// Others than CREATE INDEX and CREATE TRIGGER let nobody read meanwhile.
 	readers := !strings.HasPrefix(r.statement, "create ")
-	holders, err := blockers(ctx, r.conn, blockersSQL, tables, readers)
+	holders, err := blockers(ctx, r.pool, blockersSQL, tables, readers)
 	if err != nil {
 		return err
 	}

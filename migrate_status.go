@@ -50,8 +50,10 @@ type Status struct {
 	// Functions are those of Soniq that somebody changed: another body, other rights or settings. [Setup]
 	// puts them back. Empty while migrations are pending or newer ones are there, which change functions.
 	Functions []string
-	// Missing are functions and triggers of Soniq that somebody dropped, and triggers that are disabled,
-	// such as 'trigger soniq_jobs_inserted of soniq_jobs'. [Setup] makes them anew. Empty as Functions is.
+	// Missing are tables, columns, indexes, views, functions and triggers of Soniq that somebody dropped,
+	// triggers that are disabled, and indexes that were begun and not finished, such as 'trigger
+	// soniq_jobs_inserted of soniq_jobs'. [Setup] makes them anew, and [Prebuild] the indexes. Empty as
+	// Functions is.
 	Missing []string
 }
 
@@ -70,7 +72,7 @@ select version, name, applied_at, coalesce(checksum, '')
 from public.soniq_migrations
 order by version`
 
-// ReadStatus tells which migrations a database has, and which functions of Soniq somebody changed. It
+// ReadStatus tells which migrations a database has, and what of Soniq's somebody changed or dropped. It
 // reads only, in a transaction of its own. Where there are no tables all is pending.
 //
 // Errors: an [*OtherSchemaError]; [ErrSchemaName]; else those of the database.

@@ -130,7 +130,7 @@ var (
 	addColumnsSQL  = regexp.MustCompile(`^alter table public\.(\w+)\s+add column if not exists `)
 	columnNameSQL  = regexp.MustCompile(`add column if not exists (\w+)`)
 	createIndexSQL = regexp.MustCompile(`^create (?:unique )?index if not exists (\w+)\s+on public\.(\w+)`)
-	renameSQL      = regexp.MustCompile(`^alter (?:table|index) public\.\w+ rename to (\w+)$`)
+	renameSQL      = regexp.MustCompile(`^alter (?:table|index) public\.(\w+) rename to (\w+)$`)
 	namedSQL       = regexp.MustCompile(`\bpublic\.(\w+)`)
 	bodySQL        = regexp.MustCompile(`(?s)\$\$.*?\$\$`)
 )

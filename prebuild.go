@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,9 +38,9 @@ type pendingIndex struct {
 	broken bool
 }
 
-// Prebuild builds the indexes of pending migrations CONCURRENTLY, while programs go on reading and writing
-// the tables. The migrations then find them, and take no long lock. It is for tables of millions of rows: on
-// small ones [Setup] alone is as good.
+// Prebuild builds the indexes of pending migrations CONCURRENTLY, and those that somebody dropped, while programs
+// go on reading and writing the tables. [Setup] then finds them, and takes no long lock. It is for tables of
+// millions of rows: on small ones [Setup] alone is as good.
 //
 // It holds the migration lock, so a setup waits for it. An index takes minutes on a large table, and begins
 // only when the transactions that were open before it have ended. One that was begun and not finished, by a
@@ -116,8 +117,11 @@ func (p *prebuilder) look(ctx context.Context) error {
 			}
 			return e
 		}
-		p.pending, err = h.pendingIndexes(ctx, tx, (Status{Migrations: statuses}).In(Pending))
-		return err
+		if p.pending, err = h.pendingIndexes(ctx, tx, (Status{Migrations: statuses}).In(Pending)); err != nil {
+			return err
+		}
+		p.pending = append(p.pending, a.missingIndexes(p.pending)...)
+		return nil
 	})
 }
 
@@ -162,6 +166,20 @@ func (h *home) pendingIndexes(ctx context.Context, tx pgx.Tx, pending []Migratio
 		}
 	}
 	return list, nil
+}
+
+// missingIndexes are those that migrations have made and that are gone or not finished. Where a table lacks columns,
+// setup makes both.
+func (a *audit) missingIndexes(pending []pendingIndex) (list []pendingIndex) {
+	for _, o := range a.made {
+		lacks := slices.ContainsFunc(a.made, func(c object) bool { return c.kind == "column" && c.table == o.table })
+		known := slices.ContainsFunc(pending, func(p pendingIndex) bool { return p.name == o.name })
+		if o.kind == "index" && !lacks && !known {
+			_, exists := a.relations[o.name]
+			list = append(list, pendingIndex{name: o.name, table: o.table, statement: o.statement, broken: exists})
+		}
+	}
+	return list
 }
 
 // addedColumns are the columns that migrations add to each table, with their migration.

@@ -69,6 +69,7 @@ const (
 	idleInTransaction     = "25P03" // idle_in_transaction_session_timeout has passed
 	deadlockDetected      = "40P01"
 	insufficientPrivilege = "42501"
+	notAnInteger          = "22P02" // invalid_text_representation
 )
 
 // isCode reports whether err is PostgreSQL's with this SQLSTATE.

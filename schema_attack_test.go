@@ -483,7 +483,7 @@ func TestSetup_changedFunctions_areMended(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	exec(t, pool, `revoke create on schema public from public`)
-	const changed = "1 triggers or functions of Soniq are not this release's"
+	const changed = "1 functions, triggers or objects of Soniq are not this release's"
 	for name, c := range map[string]struct{ sql, mended, finding string }{
 		"execute":     {`grant execute on function soniq_jobs_inserted(), soniq_waiting(text) to public`, "revoked EXECUTE on 2 functions from PUBLIC", "any role that may log in can execute 2 functions of Soniq"},
 		"search_path": {`alter function soniq_job_cancelled() set search_path = public`, "pinned the search_path of 1 function to pg_catalog", "1 functions of Soniq look names up"},

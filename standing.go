@@ -88,7 +88,7 @@ func (h *home) pending(ctx context.Context, tx pgx.Tx, to string) (list []string
 		return nil, result, err
 	}
 	if len(result.Newer) == 0 && len(recorded.missing()) == 0 && a.needsMending() {
-		list = append(list, "the mending of functions or triggers")
+		list = append(list, "the mending of what is missing or was changed")
 	}
 	result.Findings, err = h.findings(ctx, tx, a)
 	return list, result, err

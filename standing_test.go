@@ -70,8 +70,8 @@ func TestSetup_whoCantChangeTheTables(t *testing.T) {
 	all := soniq.Migrations()
 	newest := all[len(all)-1]
 	for what, undo := range map[string]string{
-		newest.String():                        `delete from soniq_migrations where version = '` + newest.Version + `'`,
-		"the mending of functions or triggers": `drop trigger soniq_jobs_inserted on soniq_jobs`,
+		newest.String(): `delete from soniq_migrations where version = '` + newest.Version + `'`,
+		"the mending of what is missing or was changed": `drop trigger soniq_jobs_inserted on soniq_jobs`,
 	} {
 		testkit.Exec(t, admin, undo)
 		for name, test := range pools {

@@ -31,7 +31,7 @@ func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
 //   - functions of Soniq that PUBLIC may execute, or that run under another
 //     search_path than their own
 //   - in a database that is up to date, functions and triggers of Soniq that are missing or other
-//     ones than this release's
+//     ones than this release's, and tables, columns and indexes that are missing
 //   - triggers of other tables that use Soniq's functions
 //   - schemas in which everybody may create objects
 //
@@ -233,16 +233,32 @@ type audit struct {
 	// objects are all that there are, such as 'table public.soniq_jobs', and
 	// owners whom they belong to.
 	objects, owners []string
+	// relations are those of our names, by name.
+	relations map[string]relation
 	// functions are ours, by names and types of the schema.
 	functions []audited
-	// missing are functions and triggers of the schema that are not there, and triggers that are
-	// disabled, such as 'trigger soniq_jobs_inserted of soniq_jobs'. Before the newest migration
-	// that says nothing.
+	// missing is what the schema has and the database has not, triggers that are disabled and indexes
+	// that were not finished, such as 'trigger soniq_jobs_inserted of soniq_jobs'. Before the newest
+	// migration that says nothing.
 	missing []string
+	// made are the missing objects that a statement makes, and lost those that none does.
+	made []object
+	lost []string
 	// stray are triggers of other tables that use them.
 	stray []strayTrigger
 	// current: the database is at the newest migration, so that missing and the bodies of functions count.
 	current bool
+}
+
+// relation is a table, an index, a view or a sequence.
+type relation struct {
+	// kind is that of pg_class.relkind.
+	kind string
+	// valid is false of an index that was begun and not finished. table is that of an index.
+	valid bool
+	table string
+	// columns are those of a table.
+	columns []string
 }
 
 type strayTrigger struct{ name, table, owner string }
@@ -398,11 +414,40 @@ where n.nspname = $1
   and not (cn.nspname = $1 and c.relname = any ($3))
 order by 1, 2`
 
+// Statements for the end of a transaction, which fail where something is foreign: they make an integer of its
+// name. Parameters as in objectsSQL and codeSQL.
+const (
+	foreignObjectsSQL = `
+select pg_catalog.min(f.name || ' belongs to another role')::pg_catalog.int4
+from (` + objectsSQL + `) f (name, owner, trusted)
+where not f.trusted`
+	foreignCodeSQL = `
+select pg_catalog.min(f.name || ' which belongs to another role')::pg_catalog.int4
+from (` + codeSQL + `) f (name, owner)`
+)
+
+// $1 the schema, $2 the names of relations.
+const relationsSQL = `
+select c.relname, c.relkind::text, coalesce(i.indisvalid, true), coalesce(t.relname, ''), array(
+  select a.attname::text
+  from pg_attribute a
+  where a.attrelid = c.oid
+    and a.attnum > 0
+    and not a.attisdropped
+    and c.relkind in ('r', 'p')
+)
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_index i on i.indexrelid = c.oid
+left join pg_class t on t.oid = i.indrelid
+where n.nspname = $1
+  and (c.relname = any ($2) or t.relname = any ($2))`
+
 // audit reads the catalog. What role trusts is not foreign.
 func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error) {
 	_, names := h.definitions()
 	objects := objectNames()
-	a := &audit{}
+	a := &audit{relations: map[string]relation{}}
 	var name, owner string
 	var trusted bool
 	rows, _ := tx.Query(ctx, objectsSQL, h.name(), objects, role, names)
@@ -427,12 +472,23 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read what the tables run: %w", err)
 	}
+	var r relation
+	rows, _ = tx.Query(ctx, relationsSQL, h.name(), objects)
+	_, err = pgx.ForEachRow(rows, []any{&name, &r.kind, &r.valid, &r.table, &r.columns}, func() error {
+		a.relations[name] = r
+		r = relation{}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the tables and indexes: %w", err)
+	}
 	if err := h.auditFunctions(ctx, tx, a); err != nil {
 		return nil, err
 	}
 	if err := h.auditTriggers(ctx, tx, a); err != nil {
 		return nil, err
 	}
+	a.auditObjects()
 	slices.Sort(a.missing)
 	rows, _ = tx.Query(ctx, strayTriggersSQL, h.name(), names, objects)
 	var s strayTrigger
@@ -547,38 +603,30 @@ func mended(before, after *audit, is func(audited) bool, format string) []string
 	return nil
 }
 
-// madeAnew tells which functions and triggers are there again.
+// madeAnew tells what is there again.
 func madeAnew(before, after *audit) (lines []string) {
 	for _, what := range before.missing {
 		if !slices.Contains(after.missing, what) {
-			lines = append(lines, "made "+what+" anew")
+			lines = append(lines, "made "+strings.TrimSuffix(what, notFinished)+" anew")
 		}
 	}
 	return lines
 }
 
-// mendFunctions makes the functions anew, and locks no table for it: to check a
-// body, the server opens the tables that it names.
-func mendFunctions(ctx context.Context, tx pgx.Tx, home *home) error {
-	if _, err := tx.Exec(ctx, "set local check_function_bodies = off;\n"+home.sql(functionsSQL())); err != nil {
-		return fmt.Errorf("mend functions: %w", err)
-	}
-	return nil
-}
-
-// mendTriggers makes the triggers that are missing or disabled. It waits for those who write to
-// their tables.
-func mendTriggers(ctx context.Context, tx pgx.Tx, home *home, missing []string) error {
+// mending are the steps that make what is missing, the functions anew, and the triggers that are missing or
+// disabled. The functions lock no table: to check a body, the server would open the tables that it names.
+func (r *runner) mending(h *home, a *audit) []step {
+	first, last := a.makeObjects()
 	for _, t := range triggersOfSchema() {
-		name := "trigger " + t[1] + " of " + t[2]
-		if !slices.Contains(missing, name) {
-			continue
-		}
-		if _, err := tx.Exec(ctx, home.sql(t[0])); err != nil {
-			return fmt.Errorf("make %s: %w", name, err)
+		if slices.Contains(a.missing, "trigger "+t[1]+" of "+t[2]) {
+			last = append(last, strings.TrimSuffix(t[0], ";"))
 		}
 	}
-	return nil
+	steps := append(r.locks(h, a, slices.Concat(first, last)), h.step("set local check_function_bodies = off"))
+	for _, statement := range slices.Concat(first, statements(functionsSQL()), last) {
+		steps = append(steps, h.step(statement))
+	}
+	return steps
 }
 
 // becomeOwner makes the rest of the transaction run as the role that all of what
@@ -644,11 +692,14 @@ func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Findi
 	if n := a.count(isLoose); n > 0 {
 		found = append(found, Finding{fmt.Sprintf("%d functions of Soniq look names up in schemas where others may create objects", n), runSetup})
 	}
-	if n := a.count(isOther) + len(a.missing); n > 0 && a.current {
+	if n := a.count(isOther) + len(a.missing) - len(a.lost); n > 0 && a.current {
 		found = append(found, Finding{
-			fmt.Sprintf("%d triggers or functions of Soniq are not this release's, or are missing: the schema was renamed, single tables were restored, or somebody edited them; "+
+			fmt.Sprintf("%d functions, triggers or objects of Soniq are not this release's, or are missing ('soniq migrate check' lists them): the schema was renamed, single tables were restored, or somebody edited them; "+
 				"what is inserted may fail, and nobody is told of it", n), runSetup,
 		})
+	}
+	if a.current {
+		found = append(found, a.lostFinding()...)
 	}
 	for _, s := range a.stray {
 		found = append(found, Finding{

@@ -19,7 +19,7 @@ type MigrateCommand struct {
 	Up       migrateUpCmd       `cmd:"" help:"Apply what is pending."`
 	Down     migrateDownCmd     `cmd:"" help:"Undo migrations, for an older release."`
 	Check    migrateCheckCmd    `cmd:"" help:"Tell a pipeline whether the database is up to date, by the exit code."`
-	Prebuild migratePrebuildCmd `cmd:"" help:"Build the indexes of pending migrations beforehand, while programs go on."`
+	Prebuild migratePrebuildCmd `cmd:"" help:"Build the indexes of pending migrations, and those that are missing, beforehand, while programs go on."`
 	SQL      migrateSQLCmd      `cmd:"" name:"sql" help:"Print migrations as SQL for psql, goose, golang-migrate, tern or atlas."`
 }
 
@@ -78,6 +78,9 @@ func (c *migrateListCmd) Run(a *app.App) error {
 	}
 	for _, f := range status.Functions {
 		a.Note("Warning: function %s was edited; 'soniq setup' puts it back", f)
+	}
+	for _, m := range status.Missing {
+		a.Note("Warning: %s is missing; 'soniq setup' makes it anew", m)
 	}
 	return nil
 }
@@ -277,7 +280,7 @@ type migrateCheckCmd struct{}
 
 func (migrateCheckCmd) Help() string {
 	return `    0     up to date; a database of a later release is too
-    1     a migration is pending, or a migration or a function was edited
+    1     a migration is pending, something was edited, or a table, column, index, function or trigger is missing
     3     can't tell: no answer from the database, or a mistake in the command line
 
     soniq migrate check || soniq setup`
@@ -322,8 +325,11 @@ func (c *migrateCheckCmd) Run(a *app.App) error {
 				a.Out.Printf("%s: %s", part.what, terminal.OneLine(name))
 			}
 		}
-		if status.UpToDate() {
+		switch {
+		case status.UpToDate():
 			a.Out.Printf("up to date")
+		case len(status.Missing) > 0:
+			a.Note("'soniq setup' makes what is missing. Of large tables, 'soniq migrate prebuild' builds the indexes before, while programs go on.")
 		}
 	}
 	if !status.UpToDate() {

@@ -243,3 +243,35 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 		}
 	})
 }
+
+// What is missing is named, with what to do.
+func TestMigrate_check_namesWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool := poolOn(t, url)
+	sh := clitest.NewShell(t, url)
+	sqlExec(t, pool, `drop index idx_soniq_jobs_claim; alter table soniq_jobs drop column errors; drop view soniq_hook_status`)
+	missing := []string{"column errors of soniq_jobs", "index idx_soniq_jobs_claim of soniq_jobs", "view soniq_hook_status"}
+	r := sh.Run("migrate", "check")
+	if r.Code != 1 {
+		t.Errorf("check: exit %d: %s", r.Code, r.Err)
+	}
+	for _, what := range missing {
+		clitest.WantIn(t, "check", r.Out, "missing: "+what)
+		clitest.WantIn(t, "list", sh.Run("migrate", "list").Err, what+" is missing; 'soniq setup' makes it anew")
+	}
+	clitest.WantIn(t, "check", r.Err, "'soniq setup' makes what is missing", "'soniq migrate prebuild' builds the indexes")
+	var document struct {
+		Missing []string `json:"missing"`
+	}
+	if err := json.Unmarshal([]byte(sh.Run("migrate", "check", "--json").Out), &document); err != nil || !slices.Equal(document.Missing, missing) {
+		t.Errorf("check --json: %q, %v", document.Missing, err)
+	}
+	setup := sh.Run("setup")
+	for _, what := range missing {
+		clitest.WantIn(t, "setup", setup.Out, "Mended: made "+what+" anew")
+	}
+	if r := sh.Run("migrate", "check"); r.Code != 0 || !strings.Contains(r.Out, "up to date") {
+		t.Errorf("after setup: exit %d: %s", r.Code, r.Out)
+	}
+}
