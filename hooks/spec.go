@@ -203,11 +203,10 @@ func checkFilter(s *Spec) error {
 
 // checkReason refuses a reason that no dead letter has: the hook would hear of nothing.
 func checkReason(reason classify.Reason) error {
-	_, err := classify.ParseReason(string(reason))
-	if closest := suggest.Closest(string(reason), texts(classify.Reasons())); err != nil && closest != "" {
-		return fmt.Errorf("%w; did you mean %q?", err, closest)
+	if _, err := classify.ParseReason(string(reason)); err != nil {
+		return fmt.Errorf("%w%s", err, suggest.Question(reason, classify.Reasons()))
 	}
-	return err
+	return nil
 }
 
 // Needs are the flags that a dispatcher must be started with to send to the hook

@@ -8,3 +8,6 @@ var Groups = groups
 
 // CheckOnce is what refuses a flag that is given twice.
 var CheckOnce = checkOnce
+
+// TopVerbs and NounVerbs are the hints for verbs that people guess.
+var TopVerbs, NounVerbs = topVerbs, nounVerbs

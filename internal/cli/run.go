@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -103,8 +104,11 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 	if err != nil {
 		return nil, false, fmt.Errorf("build the grammar: %w", err)
 	}
-	if len(args) == 0 {
+	switch {
+	case len(args) == 0:
 		args = []string{"--help"}
+	case args[0] == "help":
+		args = append(slices.Clone(args[1:]), "--help")
 	}
 	// kong passes values through JSON, which would replace invalid bytes in
 	// silence.
@@ -120,10 +124,16 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 		if errors.As(err, &parseErr) {
 			cmd = parseErr.Context
 		}
-		if h := hint(args); h != "" {
-			return cmd, false, app.Usagef("%s; try %s", err, h)
+		if h := hint(parser.Model, args); h != "" {
+			// It knows more than kong, which compares letters.
+			text, _, _ := strings.Cut(err.Error(), ", did you mean")
+			return cmd, false, app.Usagef("%s; %s", text, h)
 		}
-		return cmd, false, app.Usagef("%s", err)
+		return cmd, false, app.Usagef("%s", flagHint(cmd, err.Error()))
+	}
+	if h := hint(parser.Model, args); h != "" && args[0] == "job" {
+		// kong takes the verb for the id of 'job show', the default command.
+		return cmd, false, app.Usagef("unexpected argument; %s", h)
 	}
 	if err := checkOnce(cmd); err != nil {
 		return cmd, false, err

@@ -2,7 +2,10 @@
 // be.
 package suggest
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // Closest returns the word of known that word probably stands for, or "". Case, and
 // the characters '_', '-', '.' and space, don't count.
@@ -21,6 +24,20 @@ func Closest(word string, known []string) string {
 		}
 	}
 	return best
+}
+
+// Question asks whether the closest of the known words was meant, as the end of an error:
+// '; did you mean "list"?'. It is empty if none is close.
+func Question[T ~string](word T, known []T) string {
+	texts := make([]string, len(known))
+	for i, k := range known {
+		texts[i] = string(k)
+	}
+	closest := Closest(string(word), texts)
+	if closest == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", closest)
 }
 
 // distance is the Levenshtein distance of a and b: how many characters must be

@@ -9,6 +9,7 @@ import (
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
+	"soniq/internal/suggest"
 )
 
 // worker reads the top of the file.
@@ -94,7 +95,7 @@ func (r *reader) retention(n *yaml.Node, file *File) {
 				for _, name := range r.names(n, where+"reasons") {
 					reason, err := classify.ParseReason(name)
 					if err != nil {
-						r.wrong(n, "%sreasons: %s", where, err)
+						r.wrong(n, "%sreasons: %s%s", where, err, suggest.Question(classify.Reason(name), classify.Reasons()))
 					}
 					rule.Filter.Reasons = append(rule.Filter.Reasons, reason)
 				}

@@ -13,6 +13,7 @@ import (
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
+	"soniq/internal/suggest"
 )
 
 // Command groups what can be done with dead letters.
@@ -87,7 +88,7 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	for _, text := range reasons {
 		reason, err := classify.ParseReason(text)
 		if err != nil {
-			return f, app.Usagef("--reason: %w", err)
+			return f, app.Usagef("--reason: %w%s", err, suggest.Question(classify.Reason(text), classify.Reasons()))
 		}
 		f.Reasons = append(f.Reasons, reason)
 	}
@@ -140,7 +141,8 @@ func parseState(text string) (deadletter.State, error) {
 	case deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved:
 		return state, nil
 	default:
-		return "", app.Usagef("--state must be dead, replaying or resolved, not %q", text)
+		return "", app.Usagef("--state must be dead, replaying or resolved, not %q%s", text,
+			suggest.Question(state, []deadletter.State{deadletter.StateDead, deadletter.StateReplaying, deadletter.StateResolved}))
 	}
 }
 

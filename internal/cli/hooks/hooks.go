@@ -14,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/cli/workerflags"
+	"soniq/internal/suggest"
 	"soniq/internal/workerfile"
 )
 
@@ -60,17 +61,25 @@ func storeWith(a *app.App, hook string) (*hooks.Store, error) {
 		return store, err
 	}
 	if _, err := store.Get(a.Ctx, hook); err != nil {
-		return nil, noHook(hook, err)
+		return nil, noHook(a, store, hook, err)
 	}
 	return store, nil
 }
 
-// noHook names the hook that does not exist.
-func noHook(name string, err error) error {
-	if errors.Is(err, hooks.ErrNotFound) {
-		return fmt.Errorf("there is no hook %q; 'soniq hooks list' has all", name)
+// noHook names the hook that does not exist, and the one that was probably meant.
+func noHook(a *app.App, store *hooks.Store, name string, err error) error {
+	if !errors.Is(err, hooks.ErrNotFound) {
+		return err
 	}
-	return err
+	hint := ""
+	if all, err := store.List(a.Ctx); err == nil {
+		names := make([]string, len(all))
+		for i, h := range all {
+			names[i] = h.Name
+		}
+		hint = suggest.Question(name, names)
+	}
+	return fmt.Errorf("there is no hook %q; 'soniq hooks list' has all%s", name, hint)
 }
 
 // hookNames are the hooks that a command changes.
@@ -85,7 +94,7 @@ func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store,
 	}
 	done := []string{}
 	for _, name := range h.Names {
-		if err = noHook(name, change(store, name)); err != nil {
+		if err = noHook(a, store, name, change(store, name)); err != nil {
 			break
 		}
 		done = append(done, name)
@@ -293,7 +302,7 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 	}
 	h, err := store.Get(a.Ctx, c.Name)
 	if err != nil {
-		return noHook(c.Name, err)
+		return noHook(a, store, c.Name, err)
 	}
 	if a.JSON {
 		return a.Out.Document(h)
@@ -441,11 +450,11 @@ func (c *hooksTestCmd) Run(a *app.App) error {
 	case errors.Is(err, hooks.ErrExecNotAllowed):
 		h, err := store.Get(a.Ctx, c.Name)
 		if err != nil {
-			return noHook(c.Name, err)
+			return noHook(a, store, c.Name, err)
 		}
 		return app.Usagef("hook %q runs a command: %s; give --allow-exec-hooks to run it here", c.Name, terminal.OneLine(h.Target))
 	case err != nil:
-		return noHook(c.Name, err)
+		return noHook(a, store, c.Name, err)
 	}
 	if a.JSON {
 		return a.Out.Document(map[string]any{"delivered": true, "status": d.Status, "answer": d.Answer})

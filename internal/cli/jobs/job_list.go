@@ -9,6 +9,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/suggest"
 )
 
 type jobListCmd struct {
@@ -41,7 +42,7 @@ func (c *jobListCmd) filter() (f engine.JobFilter, err error) {
 		}
 		status := engine.JobStatus(text)
 		if !slices.Contains(Statuses(), text) {
-			return f, app.Usagef("--status must be queued, processing, done or cancelled, not %q", text)
+			return f, app.Usagef("--status must be queued, processing, done or cancelled, not %q%s", text, suggest.Question(text, append(Statuses(), "running")))
 		}
 		f.Statuses = append(f.Statuses, status)
 	}
