@@ -51,7 +51,7 @@ snippets: ## run the programs of docs/clients with each client, and cut them off
 	SONIQ_TEST_SNIPPETS=all $(GO) test ./internal/interop -run Snippets -count=1 -v -timeout 30m
 
 poolers: ## run all commands behind PgBouncer; SONIQ_TEST_PGBOUNCER=PATH names another than the installed one
-	SONIQ_TEST_POOLERS=1 $(GO) test -count=1 ./internal/poolers
+	$(GO) test -count=1 ./internal/poolers
 
 files: ## send files of dead letters through psql, DuckDB, pandas, jq, Miller, sqlite3 and LibreOffice
 	.ci/files

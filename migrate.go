@@ -101,7 +101,7 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 	if result, done, err := standing(ctx, pool, cfg, to); err != nil || done {
 		return result, err
 	}
-	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return checkServer(ctx, c.Conn()) })
+	err = pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error { return checkServer(ctx, pg.Plain(c.Conn())) })
 	if err != nil {
 		return result, err
 	}
@@ -131,7 +131,7 @@ func afterSome(err error, applied []string) error {
 	return err
 }
 
-func checkServer(ctx context.Context, conn *pgx.Conn) error {
+func checkServer(ctx context.Context, conn pg.Session) error {
 	var version int
 	err := conn.QueryRow(ctx, `select pg_catalog.current_setting('server_version_num')::pg_catalog.int4`).Scan(&version)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/internal/pause"
+	"soniq/internal/pg"
 )
 
 // migrationsLock is the session advisory lock that Python Soniq takes for its
@@ -77,7 +78,7 @@ func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, cfg Config, do f
 			// go back to the pool.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer cancel()
-			if _, unlockErr := conn.Exec(ctx, `select pg_catalog.pg_advisory_unlock($1::pg_catalog.int8)`, migrationsLock); unlockErr != nil {
+			if _, unlockErr := pg.Plain(conn).Exec(ctx, `select pg_catalog.pg_advisory_unlock($1::pg_catalog.int8)`, migrationsLock); unlockErr != nil {
 				err = errors.Join(err, fmt.Errorf("release migration lock: %w", unlockErr), conn.Close(ctx))
 			}
 		}()
@@ -89,7 +90,7 @@ func withMigrationLock(ctx context.Context, pool *pgxpool.Pool, cfg Config, do f
 func lockSession(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 	for w := (lockWait{}); ; {
 		var locked bool
-		if err := conn.QueryRow(ctx, `select pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked); err != nil {
+		if err := pg.Plain(conn).QueryRow(ctx, `select pg_catalog.pg_try_advisory_lock($1::pg_catalog.int8)`, migrationsLock).Scan(&locked); err != nil {
 			return err
 		}
 		if locked {
@@ -105,33 +106,23 @@ func lockSession(ctx context.Context, conn *pgx.Conn, cfg Config) error {
 // as behind a pooler in transaction mode, and a session is needed.
 var ErrPooled = errors.New("a pooler in transaction mode is in between: this needs a session of its own; use a direct connection or one in session mode")
 
-const backendSQL = `select pg_catalog.pg_backend_pid()`
-
-// checkSession refuses a connection that a pooler moves between sessions. Where a pooler
-// is in between at all, a second connection takes the session that the first one has just
-// given back, if it has.
+// checkSession refuses a connection that a pooler moves between sessions.
 func checkSession(ctx context.Context, pool *pgxpool.Pool, conn *pgx.Conn) error {
-	var first uint32
-	if err := conn.QueryRow(ctx, backendSQL).Scan(&first); err != nil || first == conn.PgConn().PID() {
+	pooled, err := pg.IsPooled(ctx, conn)
+	if err != nil || !pooled {
 		return err
 	}
-	const tries = 3
-	for range tries {
-		var again uint32
-		err := pgx.BeginTxFunc(ctx, pool, readCommitted, func(tx pgx.Tx) error {
-			if err := tx.QueryRow(ctx, backendSQL).Scan(new(uint32)); err != nil {
-				return err
-			}
-			return conn.QueryRow(ctx, backendSQL).Scan(&again)
-		})
-		if err != nil {
-			return err
-		}
-		if again != first {
-			return ErrPooled
-		}
+	// Not of the pool, which may have one connection only.
+	other, err := pg.Schema{}.Pool(pool).Connect(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer func() { _ = other.Close(ctx) }() // its work is done
+	shared, err := pg.SharesSessions(ctx, conn, other)
+	if err == nil && shared {
+		err = ErrPooled
+	}
+	return err
 }
 
 // blocker is a session that holds a lock. What its own role alone may know is NULL.

@@ -84,7 +84,7 @@ func Optimize(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]string, er
 		}
 		for _, name := range redundantIndexes {
 			var exists bool
-			if err := conn.QueryRow(ctx, home.sql(indexExistsSQL), name).Scan(&exists); err != nil {
+			if err := pg.Plain(conn).QueryRow(ctx, home.sql(indexExistsSQL), name).Scan(&exists); err != nil {
 				return fmt.Errorf("look up index %s: %w", name, err)
 			}
 			if !exists {
@@ -125,7 +125,7 @@ func locateCurrent(ctx context.Context, conn *pgx.Conn, cfg Config) (h *home, er
 
 // dropWorkerKey reports whether the key was there.
 func dropWorkerKey(ctx context.Context, conn *pgx.Conn, home *home) (had bool, err error) {
-	if err := conn.QueryRow(ctx, home.sql(workerKeyExistsSQL), workerKey).Scan(&had); err != nil || !had {
+	if err := pg.Plain(conn).QueryRow(ctx, home.sql(workerKeyExistsSQL), workerKey).Scan(&had); err != nil || !had {
 		return false, err
 	}
 	for {

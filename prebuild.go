@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/pg"
 )
 
 // PrebuildResult tells what [Prebuild] did.
@@ -85,6 +87,7 @@ type prebuilder struct {
 // look finds what there is to build, and refuses what [Setup] refuses.
 func (p *prebuilder) look(ctx context.Context) error {
 	return pgx.BeginTxFunc(ctx, p.conn, readCommitted, func(tx pgx.Tx) error {
+		tx = pg.PlainTx(tx)
 		h, err := findHome(ctx, tx, p.cfg)
 		if err != nil || !h.tables {
 			return err
@@ -240,7 +243,7 @@ select
 // enter prepares the session, and returns what sets it back: the connection is the pool's.
 func (p *prebuilder) enter(ctx context.Context) (restore func() error, err error) {
 	var path, role, locks, statements string
-	if err := p.conn.QueryRow(ctx, sessionSQL).Scan(&path, &role, &locks, &statements); err != nil {
+	if err := pg.Plain(p.conn).QueryRow(ctx, sessionSQL).Scan(&path, &role, &locks, &statements); err != nil {
 		return nil, fmt.Errorf("read settings: %w", err)
 	}
 	own := role
@@ -251,13 +254,13 @@ func (p *prebuilder) enter(ctx context.Context) (restore func() error, err error
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		// What can't be set back must not go back to the pool, which drops a closed connection.
-		if _, err := p.conn.Exec(ctx, setSessionSQL, path, role, locks, statements); err != nil {
+		if _, err := pg.Plain(p.conn).Exec(ctx, setSessionSQL, path, role, locks, statements); err != nil {
 			_ = p.conn.Close(ctx)
 			return fmt.Errorf("set settings back: %w", err)
 		}
 		return nil
 	}
-	if _, err := p.conn.Exec(ctx, setSessionSQL, "pg_catalog, pg_temp", own, "0", "0"); err != nil {
+	if _, err := pg.Plain(p.conn).Exec(ctx, setSessionSQL, "pg_catalog, pg_temp", own, "0", "0"); err != nil {
 		return nil, fmt.Errorf("prepare settings: %w", err)
 	}
 	return restore, nil

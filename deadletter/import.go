@@ -142,6 +142,8 @@ type restoring struct {
 	options ImportOptions
 	result  ImportResult
 	op      Operation
+	// refused are those of a batch, told once it is done.
+	refused []*recordfile.Error
 	// stop ends the heartbeats of the operation.
 	stop func()
 	// seen are the ids of this batch or, in a dry run, of all so far.
@@ -195,13 +197,12 @@ var errNothingNew = errors.New("nothing is new")
 func (i *restoring) batch(ctx context.Context, b *recordfile.Batch) error {
 	result := i.result
 	fresh := i.unseen(b, &result)
-	// They are told once the batch is done.
-	var refused []*recordfile.Error
+	i.refused = nil
 	skip := func(mistake *recordfile.Error) error {
 		if !i.options.SkipInvalid {
 			return mistake
 		}
-		refused = append(refused, mistake)
+		i.refused = append(i.refused, mistake)
 		return nil
 	}
 	do := i.restore
@@ -212,9 +213,9 @@ func (i *restoring) batch(ctx context.Context, b *recordfile.Batch) error {
 	if err != nil {
 		return err
 	}
-	result.add(restored, len(fresh.IDs)-len(refused))
+	result.add(restored, len(fresh.IDs)-len(i.refused))
 	i.result = result
-	for _, mistake := range refused {
+	for _, mistake := range i.refused {
 		_ = i.skip(mistake) // it is skipped
 	}
 	return nil
@@ -226,8 +227,11 @@ func (i *restoring) preview(ctx context.Context, b *recordfile.Batch, _ ImportRe
 
 // restore inserts a batch. result is that of the import so far.
 func (i *restoring) restore(ctx context.Context, b *recordfile.Batch, result ImportResult, skip func(*recordfile.Error) error) (restored deadwrite.Restored, err error) {
-	op := i.op
-	err = pgx.BeginTxFunc(ctx, i.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+	var op Operation
+	before := result
+	// A pooler may have refused the first try.
+	err = pg.InTxWith(ctx, i.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+		op, result, i.refused = i.op, before, nil
 		if op.ID == uuid.Nil {
 			if err := i.begin(ctx, tx, &op); err != nil {
 				return err

@@ -63,8 +63,9 @@ type SubscribeOptions struct {
 // commits. fn should return when its context ends.
 //
 // PostgreSQL notifies only sessions that are connected: set From to miss nothing, or see
-// OnConnect for events that were missed. cfg must lead to a session of its own, so not through a pooler in
-// transaction mode. A payload that can't be read is logged and skipped.
+// OnConnect for events that were missed. Through a pooler in transaction mode no
+// notification arrives, which the log says once: there only From delivers. A payload that
+// can't be read is logged and skipped.
 //
 // Errors: a configuration that can't work. A lost connection isn't one: Subscribe
 // connects again.
@@ -74,7 +75,11 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 		return fmt.Errorf("subscribe to dead letters: Schema: %w", err)
 	}
 	o.Logger = redact.Logger(cmp.Or(o.Logger, slog.Default()))
-	listener, err := notify.NewListener(notify.Config{ConnConfig: cfg, Logger: o.Logger})
+	meanwhile := "until they arrive, no dead letter is delivered (connect directly, or set From to have the table read)"
+	if o.From != nil {
+		meanwhile = "" // the listener's own: the table is read
+	}
+	listener, err := notify.NewListener(notify.Config{ConnConfig: cfg, Logger: o.Logger, Meanwhile: meanwhile})
 	if err != nil {
 		return fmt.Errorf("subscribe to dead letters: %w", err)
 	}

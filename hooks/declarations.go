@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 const (
@@ -173,12 +175,13 @@ func (d *Dispatcher) renew(ctx context.Context) error {
 	d.mu.Unlock()
 	var conflicts []declaration
 	for _, spec := range specs {
-		err := pgx.BeginTxFunc(ctx, d.outbox.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			others, all, err := d.declarations(ctx, tx, spec)
+		var others []declaration
+		err := pg.InTxWith(ctx, d.outbox.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			found, all, err := d.declarations(ctx, tx, spec)
 			if err != nil {
 				return err
 			}
-			conflicts = append(conflicts, others...)
+			others = found
 			wide := spec.redacted().widened(others)
 			_, err = tx.Exec(ctx, renewedSQL, append([]any{spec.Name, all}, wide.row()[5:]...)...)
 			return err
@@ -186,6 +189,7 @@ func (d *Dispatcher) renew(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("renew the declaration of a hook: %w", err)
 		}
+		conflicts = append(conflicts, others...)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -152,8 +152,17 @@ func (e *VoidError) Error() string {
 // Unwrap returns Err.
 func (e *VoidError) Unwrap() error { return e.Err }
 
-// showing runs change in a transaction, calls show, and commits.
+// showing runs change in a transaction, calls show, and commits. It does so again where a
+// pooler has refused a statement for how it was sent.
 func (s *Store) showing(ctx context.Context, show func() error, change func(pgx.Tx) error) error {
+	err := s.tryShowing(ctx, show, change)
+	if pg.IsLostStatement(err) {
+		err = s.tryShowing(ctx, show, change)
+	}
+	return err
+}
+
+func (s *Store) tryShowing(ctx context.Context, show func() error, change func(pgx.Tx) error) error {
 	tx, err := s.pool.Begin(ctx)
 	if err != nil {
 		return err

@@ -52,29 +52,29 @@ type health struct {
 	log      *slog.Logger
 	probe    func(ctx context.Context, channel, payload string) error // the user's, or nil
 	onHealth func(healthy bool)                                       // the user's, or nil
-	timing   timing
-	channel  string // of the probes
-	answers  chan string
-	changed  chan struct{} // readable when there is another connection, or none
+	// meanwhile is what the warning says of the time until notifications arrive.
+	meanwhile string
+	timing    timing
+	channel   string // of the probes
+	answers   chan string
+	changed   chan struct{} // readable when there is another connection, or none
 	// busy counts the handlers that run. Nothing is read meanwhile.
 	busy atomic.Int32
 
-	mu        sync.Mutex
-	conn      net.Conn     // nil: there is none
-	tracked   *trackedConn // conn without TLS; nil if the dialer has not made it
-	pooled    bool         // a pooler is between conn and the server
-	proven    bool         // a probe has arrived on conn
-	delivered bool         // one has on the last connection, which may be gone
-	notified  time.Time    // when a notification last arrived
-	closed    error        // why conn was closed
-	healthy   bool
-	warned    bool
-	sent      int
+	mu       sync.Mutex
+	conn     net.Conn     // nil: there is none
+	tracked  *trackedConn // conn without TLS; nil if the dialer has not made it
+	proven   bool         // a probe has arrived on conn
+	notified time.Time    // when a notification last arrived
+	closed   error        // why conn was closed
+	healthy  bool
+	warned   bool
+	sent     int
 }
 
 func newHealth(l *Listener) *health {
 	return &health{
-		log: l.cfg.Logger, probe: l.cfg.Probe, onHealth: l.cfg.OnHealth, timing: l.timing,
+		log: l.cfg.Logger, meanwhile: l.cfg.Meanwhile, probe: l.cfg.Probe, onHealth: l.cfg.OnHealth, timing: l.timing,
 		channel: "soniq_probe_" + rand.Text(), answers: make(chan string, 1), changed: make(chan struct{}, 1),
 	}
 }
@@ -94,10 +94,10 @@ func (h *health) Notify(_ context.Context, payload string) {
 }
 
 // up: the listener listens on conn.
-func (h *health) up(conn net.Conn, pooled bool) {
+func (h *health) up(conn net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.conn, h.tracked, h.pooled, h.proven, h.delivered, h.notified = conn, trackedOf(conn), pooled, false, false, time.Now()
+	h.conn, h.tracked, h.proven, h.notified = conn, trackedOf(conn), false, time.Now()
 	h.update()
 	h.signal()
 }
@@ -137,13 +137,6 @@ func (h *health) update() {
 	if h.onHealth != nil {
 		h.onHealth(healthy)
 	}
-}
-
-// delivers reports whether a probe has arrived on the last connection.
-func (h *health) delivers() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.delivered
 }
 
 func (h *health) signal() {
@@ -212,7 +205,6 @@ func (h *health) check(ctx context.Context) time.Duration {
 var (
 	errNoAnswer       = errors.New("the server does not answer on it")
 	errNoNotification = errors.New("notifications no longer arrive on it")
-	errPooled         = errors.New("notifications don't arrive through the pooler")
 )
 
 // ping sends Sync, and closes the connection if the server doesn't answer.
@@ -271,7 +263,7 @@ func (h *health) proved(conn net.Conn) {
 	if h.conn != conn {
 		return
 	}
-	h.proven, h.delivered = true, true
+	h.proven = true
 	if h.warned {
 		h.warned = false
 		h.log.Info("notifications arrive on the listener's connection")
@@ -281,24 +273,17 @@ func (h *health) proved(conn net.Conn) {
 
 // missed handles a probe that has not arrived. A connection that delivered before is
 // closed: the next one may deliver again. One that never delivered is kept, as another
-// would not deliver either, unless it leads to a pooler: there LISTEN has stayed on the
-// pooler's connection to the server, and must be taken back.
+// would not deliver either.
 func (h *health) missed(conn net.Conn) {
 	h.mu.Lock()
-	current, proven, pooled := h.conn, h.proven, h.pooled
-	if current != conn {
-		h.mu.Unlock()
-		return
-	}
+	current, proven := h.conn, h.proven
 	h.mu.Unlock()
-	if !proven {
-		h.warn()
-	}
 	switch {
+	case current != conn:
 	case proven:
 		h.close(conn, errNoNotification)
-	case pooled:
-		h.close(conn, errPooled)
+	default:
+		h.warn()
 	}
 }
 
@@ -311,8 +296,7 @@ func (h *health) warn() {
 	}
 	h.warned = true
 	h.log.Warn("notifications don't arrive on the listener's connection: " +
-		"a pooler in transaction mode is in between, or the connection leads to another database; " +
-		"until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
+		"a pooler in transaction mode is in between, or the connection leads to another database; " + h.meanwhile)
 }
 
 // close closes the connection. Its reader then finds it lost.

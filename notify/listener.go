@@ -24,7 +24,8 @@ const maxChannelBytes = 63
 // Config says where and how to listen.
 type Config struct {
 	// ConnConfig is the server, as made by pgx.ParseConfig. It must lead to a session
-	// of its own: a pooler in transaction mode accepts LISTEN and never delivers. It is
+	// of its own: a pooler in transaction mode accepts LISTEN and never delivers. Where
+	// that is so nothing is listened to, and it is tried again within 10 minutes. It is
 	// copied. Where it leaves them unset, the copy has a ConnectTimeout of 10 s, which
 	// bounds the LISTENs too, a ValidateConnect that asks for a primary (a standby
 	// can't LISTEN), and the application_name "soniq-listener". Its DialFunc is
@@ -50,6 +51,10 @@ type Config struct {
 	// error doesn't count against the listener. Default none: notifications are
 	// assumed to arrive.
 	Probe func(ctx context.Context, channel, payload string) error
+	// Meanwhile is the end of the warning that notifications don't arrive: what is done
+	// until they do. Default: what is new is found by looking, and a direct connection
+	// can be given with --listen-url.
+	Meanwhile string
 	// OnHealth is called when Healthy changes. Before the first call it was false. It
 	// must not block, nor call the listener. Default none.
 	OnHealth func(healthy bool)
@@ -76,6 +81,7 @@ type Listener struct {
 func NewListener(cfg Config) (*Listener, error) {
 	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, 100*time.Millisecond)
 	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 30*time.Second)
+	cfg.Meanwhile = cmp.Or(cfg.Meanwhile, "until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
 	cfg.Logger = redact.Logger(cmp.Or(cfg.Logger, slog.Default()))
 	switch {
 	case cfg.ConnConfig == nil:

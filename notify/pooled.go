@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -12,28 +13,23 @@ import (
 )
 
 // mostUndelivered is the longest time between two attempts to listen through a pooler
-// that delivered nothing: each leaves a LISTEN behind, until it is taken back.
+// that delivers nothing.
 const mostUndelivered = 10 * time.Minute
 
-// leavePatience bounds what a listener that ends does for others.
-const leavePatience = 2 * time.Second
+// takeBackPatience bounds the search for the session of the server that has a LISTEN of
+// ours.
+const takeBackPatience = 5 * time.Second
 
-const backendSQL = `select pg_catalog.pg_backend_pid()`
-
-// backend is the process that answers on a connection.
-func backend(ctx context.Context, conn *pgx.Conn) (pid uint32, err error) {
-	err = conn.QueryRow(ctx, backendSQL, pgx.QueryExecModeSimpleProtocol).Scan(&pid)
-	return pid, err
-}
+var errPooled = errors.New("notifications don't arrive through the pooler")
 
 // checkPooler refuses a connection that a pooler moves between sessions of the server,
-// before anything listens there: nothing would arrive, and the LISTENs would stay. Where
-// a pooler is in between at all, another connection takes the session that this one has
-// just given back, if it has.
+// before anything listens there: nothing would arrive, and the LISTENs would stay for
+// whoever is given those sessions next.
 func (s *session) checkPooler(ctx context.Context, conn *pgx.Conn) error {
-	s.pooled = false
-	first, err := backend(ctx, conn)
-	if err != nil || first == conn.PgConn().PID() {
+	ctx, cancel := context.WithTimeout(ctx, s.conf.ConnectTimeout)
+	defer cancel()
+	pooled, err := pg.IsPooled(ctx, conn)
+	if err != nil || !pooled {
 		return err
 	}
 	other, err := pg.Connect(ctx, s.conf)
@@ -41,84 +37,90 @@ func (s *session) checkPooler(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	defer func() { _ = other.Close(ctx) }() // its work is done
-	const tries = 3
-	for range tries {
-		var again uint32
-		err := pgx.BeginFunc(ctx, other, func(pgx.Tx) error {
-			if _, err := backend(ctx, other); err != nil {
-				return err
-			}
-			again, err = backend(ctx, conn)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if again != first {
-			s.health.warn()
-			return errPooled
-		}
-	}
-	s.pooled = true
-	return nil
-}
-
-// afterPooler takes back the LISTENs of a connection that delivered nothing, and waits
-// until the next attempt. That was told, and is no loss.
-func (s *session) afterPooler(ctx context.Context) error {
-	s.connected.Store(false)
-	s.upSince, s.lastErr = time.Time{}, nil
-	if s.pooled {
-		if err := s.takeBack(ctx); err != nil {
-			s.log.DebugContext(ctx, "taking back LISTEN on the pooler's connections failed", "error", err)
-		}
-		s.pooled = false
-	}
-	s.undelivered = min(max(2*s.undelivered, s.health.timing.reprobe), mostUndelivered)
-	return pause.For(ctx, s.undelivered)
-}
-
-// leavePooler takes back the LISTENs of the last connection, if it has delivered nothing.
-func (s *session) leavePooler(ctx context.Context) {
-	if !s.pooled || s.health.delivers() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leavePatience)
-	defer cancel()
-	if err := s.takeBack(ctx); err != nil {
-		s.log.DebugContext(ctx, "taking back LISTEN on the pooler's connections failed", "error", err)
-	}
-}
-
-// A pooler passes its connections to the server on to others, who would get what they
-// never asked for.
-const unlistenSQL = `unlisten *; select pg_catalog.pg_backend_pid()`
-
-// takeBack ends listening on the server connections that a pooler gives us. Those that
-// were used last come first, so that the ones of the LISTENs are among them, unless
-// others are busy with them.
-func (s *session) takeBack(ctx context.Context) error {
-	const most, enough = 50, 5
-	conn, err := pg.Connect(ctx, s.conf)
+	shared, err := pg.SharesSessions(ctx, conn, other)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close(ctx) }() // its work is done
-	known, again := map[string]bool{}, 0
-	for i := 0; i < most && again < enough; i++ {
-		results, err := conn.PgConn().Exec(ctx, unlistenSQL).ReadAll()
-		if err != nil {
+	if !shared {
+		arrives, err := s.try(ctx, conn, other)
+		if err != nil || arrives {
 			return err
 		}
-		if len(results) == 0 || len(results[len(results)-1].Rows) == 0 {
-			return errors.New("no process id")
+	}
+	s.health.warn()
+	return errPooled
+}
+
+// try listens on one channel, and reports whether a notification from another connection
+// arrives. That shows what asking can't: the other connection may have come to another
+// process of the pooler, and nobody else uses this one. If nothing arrives the LISTEN is
+// taken back.
+func (s *session) try(ctx context.Context, conn, other *pgx.Conn) (arrives bool, err error) {
+	channel := "soniq_probe_" + rand.Text()
+	name := pgx.Identifier{channel}.Sanitize()
+	// In one transaction, so that this is the process that listens.
+	listening, err := processOf(ctx, conn, "listen "+name)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if takeErr := takeBack(ctx, conn, "unlisten "+name, listening); takeErr != nil {
+			s.log.DebugContext(ctx, "a LISTEN may be left on a connection of the pooler", "error", takeErr)
 		}
-		pid := string(results[len(results)-1].Rows[0][0])
-		if again++; !known[pid] {
-			known[pid], again = true, 0
+	}()
+	if _, err := other.Exec(ctx, `select pg_catalog.pg_notify($1, '')`, pgx.QueryExecModeSimpleProtocol, channel); err != nil {
+		return false, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, s.health.timing.answer)
+	defer cancel()
+	for {
+		n, err := conn.WaitForNotification(waiting)
+		switch {
+		case err != nil && waiting.Err() != nil:
+			return false, ctx.Err()
+		case err != nil:
+			return false, err
+		case n.Channel == channel:
+			return true, nil
 		}
 	}
-	return nil
+}
+
+// takeBack runs a statement on a connection until it came to a process of the server.
+// Poolers pass on what was given back last, so that is the first one, unless others are
+// busy there. It is done even if ctx has ended.
+func takeBack(ctx context.Context, conn *pgx.Conn, sql, process string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackPatience)
+	defer cancel()
+	for {
+		came, err := processOf(ctx, conn, sql)
+		if err != nil || came == process {
+			return err
+		}
+		if err := pause.For(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// processOf runs a statement, and returns the process that has run it.
+func processOf(ctx context.Context, conn *pgx.Conn, sql string) (string, error) {
+	results, err := conn.PgConn().Exec(ctx, sql+`; select pg_catalog.pg_backend_pid()`).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	if len(results) == 0 || len(results[len(results)-1].Rows) == 0 {
+		return "", errors.New("no process id")
+	}
+	return string(results[len(results)-1].Rows[0][0]), nil
+}
+
+// afterPooler waits until the next attempt. Why was told, and is no loss.
+func (s *session) afterPooler(ctx context.Context) error {
+	s.connected.Store(false)
+	s.upSince, s.lastErr = time.Time{}, nil
+	s.undelivered = min(max(2*s.undelivered, s.health.timing.reprobe), mostUndelivered)
+	return pause.For(ctx, s.undelivered)
 }
 
 // ProbeThrough returns a [Config].Probe that sends through a pool, and so tells whether

@@ -37,8 +37,7 @@ type session struct {
 	onConnect    func(context.Context, *pgx.Conn) error // the user's, or nil
 	onDisconnect func()                                 // the user's, or nil
 	prepared     bool                                   // onConnect has succeeded on the current connection
-	pooled       bool                                   // a pooler is between the current connection and the server
-	undelivered  time.Duration                          // how long to wait after such a connection delivered nothing
+	undelivered  time.Duration                          // how long was waited after a pooler delivered nothing
 
 	attempts int       // since the connection was last up
 	toListen int       // channels that the current connection doesn't listen to yet
@@ -84,7 +83,6 @@ func newSession(l *Listener, handlers map[string]Handler) *session {
 func (s *session) run(ctx context.Context) error {
 	ctx = connecting(ctx)
 	defer s.dialer.closeAll()
-	defer s.leavePooler(ctx)
 	defer s.disconnected()
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -195,7 +193,7 @@ func (s *session) listening(ctx context.Context, conn *pgx.Conn) error {
 	s.upSince, s.lostAt = time.Now(), time.Time{}
 	s.wasUp, s.attempts = true, 0
 	s.connected.Store(true)
-	s.health.up(conn.PgConn().Conn(), s.pooled)
+	s.health.up(conn.PgConn().Conn())
 	return nil
 }
 

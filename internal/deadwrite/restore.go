@@ -221,7 +221,7 @@ func Restore(ctx context.Context, tx pgx.Tx, b *recordfile.Batch, by Provenance,
 		return Restored{}, err
 	}
 	restore := func(b *recordfile.Batch) (r Restored, err error) {
-		err = pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) (err error) {
+		err = pg.InTx(ctx, tx, func(tx pgx.Tx) (err error) {
 			r, err = insert(ctx, tx, b, by)
 			return err
 		})

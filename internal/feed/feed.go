@@ -128,6 +128,7 @@ type Follower struct {
 // New returns a follower. It does not connect.
 func New(cfg Config) *Follower {
 	cfg.ConnConfig = cfg.ConnConfig.Copy()
+	pg.PinSession(cfg.ConnConfig)
 	cfg.ConnConfig.ConnectTimeout = cmp.Or(cfg.ConnConfig.ConnectTimeout, followTimeout)
 	cfg.Poll = cmp.Or(cfg.Poll, followPoll)
 	return &Follower{cfg: cfg, at: cfg.From, wake: make(chan struct{}, 1), early: make(map[Cursor]struct{})}
@@ -247,13 +248,13 @@ func (f *Follower) query(ctx context.Context, sql string, args ...any) ([]Row, e
 	ctx, cancel := context.WithTimeout(ctx, followTimeout)
 	defer cancel()
 	if f.conn == nil {
-		conn, err := pgx.ConnectConfig(ctx, f.cfg.ConnConfig)
+		conn, err := pg.Connect(ctx, f.cfg.ConnConfig)
 		if err != nil {
 			return nil, err
 		}
 		f.conn = conn
 	}
-	rows, err := f.conn.Query(ctx, f.cfg.Schema.SQL(sql), args...)
+	rows, err := pg.Plain(f.conn).Query(ctx, f.cfg.Schema.SQL(sql), args...)
 	if err != nil {
 		return nil, err
 	}

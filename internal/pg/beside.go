@@ -23,7 +23,7 @@ func (p *Pool) Beside(ctx context.Context, patience time.Duration, do func(conte
 	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	conn, err := p.connect(ctx)
+	conn, err := p.Connect(ctx)
 	if err != nil {
 		return fmt.Errorf("connect beside the pool: %w", err)
 	}
@@ -31,8 +31,11 @@ func (p *Pool) Beside(ctx context.Context, patience time.Duration, do func(conte
 	return do(ctx, p.on(conn))
 }
 
-// connect makes a connection as the pool makes its own.
-func (p *Pool) connect(ctx context.Context) (*pgx.Conn, error) {
+// Connect makes a connection as the pool makes its own, which speaks UTF-8. Whoever calls
+// it closes the connection.
+//
+// Errors: those of connecting, and of the pool's functions.
+func (p *Pool) Connect(ctx context.Context) (*pgx.Conn, error) {
 	config := p.raw.Config()
 	if config.BeforeConnect != nil {
 		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
@@ -45,6 +48,11 @@ func (p *Pool) connect(ctx context.Context) (*pgx.Conn, error) {
 	}
 	if config.AfterConnect != nil {
 		if err := config.AfterConnect(ctx, conn); err != nil {
+			return nil, errors.Join(err, conn.Close(ctx))
+		}
+	}
+	if !speaksUTF8(conn) {
+		if _, err := conn.Exec(ctx, speakUTF8SQL); err != nil {
 			return nil, errors.Join(err, conn.Close(ctx))
 		}
 	}

@@ -42,6 +42,18 @@ var pinnedDirectly = map[string]string{
 // ValidateConnect that is there, such as that of target_session_attrs, stays. Connect
 // with [Connect], or see [Unpin].
 func Pin(config *pgx.ConnConfig) {
+	PinSession(config)
+	if config.ValidateConnect == nil {
+		config.ValidateConnect = RequireWrites
+	}
+	before := config.OnPgError
+	config.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
+		return err.Code != ReadOnlyTransaction && (before == nil || before(conn, err))
+	}
+}
+
+// PinSession is [Pin] for sessions that only read: any server will do.
+func PinSession(config *pgx.ConnConfig) {
 	for name, value := range pinned {
 		maps.DeleteFunc(config.RuntimeParams, func(given, _ string) bool { return strings.EqualFold(given, name) })
 		config.RuntimeParams[name] = value
@@ -50,13 +62,6 @@ func Pin(config *pgx.ConnConfig) {
 		if !names(config, name) {
 			config.RuntimeParams[name] = value
 		}
-	}
-	if config.ValidateConnect == nil {
-		config.ValidateConnect = RequireWrites
-	}
-	before := config.OnPgError
-	config.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
-		return err.Code != ReadOnlyTransaction && (before == nil || before(conn, err))
 	}
 }
 

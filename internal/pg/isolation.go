@@ -33,7 +33,7 @@ const mostTries = 10
 // again runs do in a transaction at read committed.
 func (c ReadCommitted) again(ctx context.Context, do func(pgx.Tx) error) (err error) {
 	for range mostTries {
-		err = pgx.BeginTxFunc(ctx, c.Conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
+		err = InTxWith(ctx, c.Conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 		if !conflicts(err) || pause.For(ctx, rand.N(50*time.Millisecond)) != nil {
 			break
 		}

@@ -35,6 +35,8 @@ type mode struct {
 	base pgx.QueryExecMode
 	// fallback is cache_describe, or exec if the pool keeps no descriptions.
 	fallback pgx.QueryExecMode
+	// foreign: of a transaction that somebody else began, and that is not run again.
+	foreign bool
 	// forced is the mode of the statements, if it is not base: a pgx.QueryExecMode.
 	forced atomic.Int32
 
@@ -105,9 +107,9 @@ func (m *mode) isText(forced pgx.QueryExecMode) bool {
 // protocolViolation is what PgBouncer says of a prepared statement that it can't find.
 const protocolViolation = "08P01"
 
-// isLostStatement reports whether the server or a pooler refused a statement for the
+// IsLostStatement reports whether the server or a pooler refused a statement for the
 // name under which it was prepared. It has not run.
-func isLostStatement(err error) bool {
+func IsLostStatement(err error) bool {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
 		return false
@@ -124,7 +126,7 @@ func isLostStatement(err error) bool {
 // learn takes in the error of a statement that was sent in a mode, and reports whether
 // the same statement may succeed in the mode that is used from now on.
 func (m *mode) learn(err error, sent pgx.QueryExecMode) bool {
-	if err == nil || sent != 0 || m.base != pgx.QueryExecModeCacheStatement || !isLostStatement(err) {
+	if err == nil || sent != 0 || m.foreign || m.base != pgx.QueryExecModeCacheStatement || !IsLostStatement(err) {
 		return false
 	}
 	if m.forced.CompareAndSwap(0, int32(m.fallback)) {
@@ -246,7 +248,7 @@ func jsonText(v reflect.Value) any {
 // Errors: those of do, and those of the transaction.
 func InTx(ctx context.Context, db Beginner, do func(pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, db, do)
-	if isLostStatement(err) {
+	if IsLostStatement(err) {
 		err = pgx.BeginFunc(ctx, db, do)
 	}
 	return err
@@ -260,7 +262,7 @@ func InTxWith(ctx context.Context, db interface {
 }, options pgx.TxOptions, do func(pgx.Tx) error,
 ) error {
 	err := pgx.BeginTxFunc(ctx, db, options, do)
-	if isLostStatement(err) {
+	if IsLostStatement(err) {
 		err = pgx.BeginTxFunc(ctx, db, options, do)
 	}
 	return err

@@ -26,8 +26,11 @@ type Session interface {
 // connection's mode can send. Whoever made tx ends it.
 func (s Schema) Tx(tx pgx.Tx) pgx.Tx {
 	var m *mode
-	if conn := tx.Conn(); conn != nil {
+	if own, ok := tx.(transaction); ok {
+		m = own.session.mode
+	} else if conn := tx.Conn(); conn != nil {
 		m = newMode(conn.Config())
+		m.foreign = true
 	} else {
 		m = &mode{}
 	}
@@ -61,11 +64,21 @@ func (q querier) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row 
 // are not begun by a [Pool]: a pooler may not keep the names apart. Whoever made tx ends
 // it.
 func PlainTx(tx pgx.Tx) pgx.Tx {
-	m := newMode(tx.Conn().Config())
+	return transaction{tx, session{raw: tx, mode: plainMode(tx.Conn().Config())}}
+}
+
+// Plain returns a connection of which no statement is prepared by name, for those that
+// are not sent by a [Pool]. Whoever made conn closes it.
+func Plain(conn *pgx.Conn) Session {
+	return session{raw: conn, mode: plainMode(conn.Config())}
+}
+
+func plainMode(config *pgx.ConnConfig) *mode {
+	m := newMode(config)
 	if m.base == pgx.QueryExecModeCacheStatement {
 		m.forced.Store(int32(m.fallback))
 	}
-	return transaction{tx, session{raw: tx, mode: m}}
+	return m
 }
 
 // Pool returns pool with this schema in each statement, sent in a mode that works there

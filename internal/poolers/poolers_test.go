@@ -1,6 +1,7 @@
 package poolers_test
 
 import (
+	"context"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -48,35 +49,74 @@ hooks:
 `
 }
 
-// poolModes are the modes of the pooler that are tested. Transaction mode is only where it is
-// asked for, by 'make poolers': on a busy machine two of its checks fail now and then. Setup
-// in pgx's cache_statement mode is not always sent again, and a LISTEN may stay for a moment.
-func poolModes() []string {
-	if os.Getenv("SONIQ_TEST_POOLERS") != "" {
-		return []string{"session", "transaction"}
-	}
-	return []string{"session"}
+// inTurns has PgBouncer pass on the server connection that was given back longest ago, so
+// that no two transactions of a client come to the same one.
+const inTurns = "server_round_robin = 1"
+
+// arrangements are the ways in which a pooler can be in between.
+var arrangements = []struct {
+	name, mode string
+	settings   []string
+}{
+	// In session mode each connection of the workers takes one to the server.
+	{"session", "session", []string{"default_pool_size = 80"}},
+	{"transaction", "transaction", []string{"default_pool_size = 80"}},
+	{"transaction in turns", "transaction", []string{"default_pool_size = 80", inTurns}},
 }
 
 // The whole of the program runs behind PgBouncer, in session and in transaction mode,
 // however pgx sends the statements, and leaves nothing of a session behind.
 func TestPoolers_everyCommand_everyMode(t *testing.T) {
 	t.Parallel()
-	for _, poolMode := range poolModes() {
-		direct := testdb.EmptyURL(t)
-		// In session mode each connection of the workers takes one to the server.
-		pooled := testkit.PgBouncer(t, direct, poolMode, "default_pool_size = 80")
-		clitest.NewShell(t, pooled).OK("setup")
-		t.Run(poolMode, func(t *testing.T) {
-			for i, mode := range execModes {
-				t.Run("exec mode "+mode, func(t *testing.T) {
-					t.Parallel()
-					everything(t, withMode(t, pooled, mode), string(rune('a'+i)))
-				})
+	for _, a := range arrangements {
+		t.Run(a.name, func(t *testing.T) {
+			t.Parallel()
+			direct := testdb.EmptyURL(t)
+			pooled := testkit.PgBouncer(t, direct, a.mode, a.settings...)
+			grow(t, pooled)
+			clitest.NewShell(t, withMode(t, pooled, "cache_statement")).OK("setup")
+			t.Run("modes", func(t *testing.T) {
+				for i, mode := range execModes {
+					t.Run("exec mode "+mode, func(t *testing.T) {
+						t.Parallel()
+						everything(t, withMode(t, pooled, mode), string(rune('a'+i)))
+					})
+				}
+			})
+			alone(t, withMode(t, pooled, "cache_statement"), a.mode == "session")
+			if a.mode == "transaction" {
+				nothingIsLeft(t, direct, pooled, 80)
 			}
 		})
-		if poolMode == "transaction" {
-			nothingIsLeft(t, direct, pooled)
+	}
+}
+
+// grow has a pooler make several connections to the server.
+func grow(t *testing.T, pooled string) {
+	t.Helper()
+	for range 5 {
+		conn, err := pgx.Connect(t.Context(), pooled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+		if _, err := conn.Exec(t.Context(), "begin"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// alone runs the commands that are for the whole of a database.
+func alone(t *testing.T, databaseURL string, session bool) {
+	t.Helper()
+	s := clitest.NewShell(t, databaseURL)
+	for _, line := range []string{"setup", "migrate list", "migrate check", "adopt --yes", "migrate down --to 0175 --yes", "migrate up", "hooks list"} {
+		s.OK(strings.Fields(line)...)
+	}
+	for _, line := range []string{"migrate prebuild", "setup --optimize"} {
+		r := s.Run(strings.Fields(line)...)
+		if session && r.Code != 0 || !session && (r.Code != 1 || !strings.Contains(r.Err, "session of its own")) {
+			t.Errorf("soniq %s: exit %d: %s%s", line, r.Code, r.Out, r.Err)
 		}
 	}
 }
@@ -92,6 +132,18 @@ func everything(t *testing.T, databaseURL, queue string) {
 		}
 		return strings.Contains(worker.Err.String(), "worker started")
 	})
+	watch := s.Start("dead-letter", "watch", "--queue", queue)
+	eventually.True(t, "the watch to start", func() bool {
+		if len(watch.Code) > 0 {
+			t.Fatalf("the watch ended: %s", watch.Err.String())
+		}
+		return strings.Contains(watch.Err.String(), "watching") || strings.Contains(watch.Err.String(), "don't arrive")
+	})
+	lines := filepath.Join(t.TempDir(), "jobs.jsonl")
+	if err := os.WriteFile(lines, []byte("{\"args\": {\"n\": 1}}\n{\"args\": {\"n\": 2}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.OK("enqueue", "good", "--queue", queue, "--from", lines, "--wait")
 	s.OK("enqueue", "good", "--queue", queue, "--args", `{"to": ["ünï"]}`, "--wait")
 	r := s.Run("enqueue", "bad", "--queue", queue, "--wait")
 	if r.Code != 1 {
@@ -105,13 +157,18 @@ func everything(t *testing.T, databaseURL, queue string) {
 		}
 	}
 	clitest.WantIn(t, "dead-letter show", s.OK("dead-letter", "show", id).Out, "naïve 日本")
+	eventually.True(t, "the watch to tell of the dead letter", func() bool { return strings.Contains(watch.Out.String(), id) })
 	later := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
+	buried := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
 	file := filepath.Join(t.TempDir(), "dead.jsonl")
 	for _, line := range []string{
 		"dead-letter list --queue " + queue, "dead-letter list --job bad --queue " + queue + " --json", "dead-letter stats", "dead-letter groups",
 		"dead-letter tag " + id + " ticket=1", "dead-letter replay " + id + " --set a=1", "dead-letter history " + id,
 		"job list", "job " + later, "job cancel " + later, "queue pause " + queue + "x", "queue resume " + queue + "x", "queue list",
 		"status", "worker list", "hooks list", "hooks disable " + queue, "hooks enable " + queue,
+		"hooks add webhook http://127.0.0.1:1/" + queue + " --job none --name w" + queue, "hooks rotate-secret w" + queue, "hooks show w" + queue,
+		"hooks deliveries --hook " + queue, "hooks retry --hook " + queue, "hooks remove w" + queue,
+		"dead-letter check --max 100000", "job bury " + buried,
 		"dead-letter export --queue " + queue + " --format jsonl -o " + file,
 		"dead-letter delete --queue " + queue + " --yes",
 		"dead-letter import " + file,
@@ -122,21 +179,37 @@ func everything(t *testing.T, databaseURL, queue string) {
 			t.Errorf("soniq %s: exit %d: %s%s", line, r.Code, r.Out, r.Err)
 		}
 	}
+	s.Signals <- syscall.SIGTERM // one of the two takes it
 	s.Signals <- syscall.SIGTERM
-	if code := worker.Wait(t); code != 0 {
-		t.Errorf("the worker ended with %d: %s", code, worker.Err.String())
+	for name, p := range map[string]*clitest.Running{"worker": worker, "watch": watch} {
+		if code := p.Wait(t); code != 0 && code != 130 && code != 143 {
+			t.Errorf("the %s ended with %d: %s", name, code, p.Err.String())
+		}
+		toldOnce(t, p.Err.String())
+	}
+}
+
+// toldOnce looks whether a log tells at most once what a pooler can't do, and nothing else
+// of it.
+func toldOnce(t *testing.T, log string) {
+	t.Helper()
+	for _, told := range []string{"from now on none is used", "notifications don't arrive"} {
+		if n := strings.Count(log, told); n > 1 {
+			t.Errorf("the log says %d times %q: %s", n, told, log)
+		}
 	}
 	for _, bad := range []string{"42P05", "26000", "08P01"} {
-		for _, line := range strings.Split(worker.Err.String(), "\n") {
+		for line := range strings.SplitSeq(log, "\n") {
 			if strings.Contains(line, bad) && !strings.Contains(line, "from now on none is used") {
-				t.Errorf("the worker's log: %s", line)
+				t.Errorf("the log: %s", line)
 			}
 		}
 	}
 }
 
-// nothingIsLeft looks at all of a pooler's connections to the server.
-func nothingIsLeft(t *testing.T, direct, pooled string) {
+// nothingIsLeft looks at all of a pooler's connections to the server, of which it may
+// have most at once.
+func nothingIsLeft(t *testing.T, direct, pooled string, most int) {
 	t.Helper()
 	pool := testkit.Open(t, direct)
 	if n := testkit.Count(t, pool, `
@@ -145,7 +218,7 @@ func nothingIsLeft(t *testing.T, direct, pooled string) {
 		t.Errorf("%d advisory locks are left", n)
 	}
 	backends := testkit.Count(t, pool, `select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`)
-	for range backends {
+	for range min(backends, most) {
 		// A transaction holds its server connection, so that each is another.
 		conn, err := pgx.Connect(t.Context(), pooled)
 		if err != nil {

@@ -13,14 +13,14 @@ import (
 type Proxy struct {
 	listener net.Listener
 
-	mu     sync.Mutex
-	server string
-	closed bool
-	hole   bool
-	down   bool
-	seen   int
-	conns  map[net.Conn]struct{}
-	ended  sync.WaitGroup
+	mu      sync.Mutex
+	servers []string // connections lead to each in turn
+	closed  bool
+	hole    bool
+	down    bool
+	seen    int
+	conns   map[net.Conn]struct{}
+	ended   sync.WaitGroup
 }
 
 // StartProxy starts a proxy before the server of a URL. It ends with the test.
@@ -34,7 +34,7 @@ func StartProxy(t testing.TB, serverURL string) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{listener: listener, server: u.Host, conns: map[net.Conn]struct{}{}}
+	p := &Proxy{listener: listener, servers: []string{u.Host}, conns: map[net.Conn]struct{}{}}
 	p.ended.Go(p.accept)
 	t.Cleanup(p.close)
 	return p
@@ -77,16 +77,20 @@ func (p *Proxy) Down() {
 	p.Cut()
 }
 
-// Up has the proxy carry again, to the server of a URL.
-func (p *Proxy) Up(t testing.TB, serverURL string) {
+// Up has the proxy carry again, to the servers of these URLs in turn.
+func (p *Proxy) Up(t testing.TB, serverURLs ...string) {
 	t.Helper()
-	u, err := url.Parse(serverURL)
-	if err != nil {
-		t.Fatal(err)
+	var servers []string
+	for _, serverURL := range serverURLs {
+		u, err := url.Parse(serverURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, u.Host)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.server, p.down = u.Host, false
+	p.servers, p.down = servers, false
 }
 
 // Accepted is how many connections have come so far.
@@ -126,7 +130,7 @@ func (p *Proxy) accept() {
 func (p *Proxy) carry(client net.Conn) {
 	defer client.Close()
 	p.mu.Lock()
-	address, down := p.server, p.down
+	address, down := p.servers[p.seen%len(p.servers)], p.down
 	p.seen++
 	p.mu.Unlock()
 	if down {

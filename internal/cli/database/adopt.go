@@ -8,6 +8,7 @@ import (
 	"soniq"
 	"soniq/internal/cli/app"
 	"soniq/internal/incarnation"
+	"soniq/internal/pg"
 )
 
 // AdoptCommand says that this database is the one, after a move.
@@ -51,7 +52,7 @@ func (c *AdoptCommand) Run(a *app.App) error {
 		return migrationError(err)
 	}
 	done := adopted{Setup: append(append([]string{}, status.Missing...), status.Functions...), DryRun: c.DryRun}
-	if done.Plan, err = incarnation.Look(a.Ctx, schema.Pool(pool), schema); err != nil {
+	if done.Plan, err = incarnation.Look(a.Ctx, pg.Schema{}.Pool(pool), schema); err != nil {
 		return err
 	}
 	if done.Counters == nil {
@@ -69,7 +70,7 @@ func (c *AdoptCommand) Run(a *app.App) error {
 			return err
 		}
 	}
-	err = pgx.BeginFunc(a.Ctx, pool, func(tx pgx.Tx) (err error) {
+	err = pg.InTx(a.Ctx, pg.Schema{}.Pool(pool), func(tx pgx.Tx) (err error) {
 		done.Dropped, err = incarnation.Adopt(a.Ctx, schema.Tx(tx), schema, incarnation.Options{Drop: c.Deliveries == "drop"})
 		return err
 	})

@@ -119,7 +119,7 @@ func hasTables(a *app.App, pool *pgxpool.Pool) error {
 		return err
 	}
 	var exists bool
-	err = pool.QueryRow(a.Ctx, tablesSQL, schema.SQL("public.soniq_dead_letter_jobs")).Scan(&exists)
+	err = pg.Schema{}.Pool(pool).QueryRow(a.Ctx, tablesSQL, schema.SQL("public.soniq_dead_letter_jobs")).Scan(&exists)
 	if pg.IsCode(err, pg.InsufficientPrivilege) {
 		return nil // whoever may only listen can't tell
 	}

@@ -13,6 +13,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/pg"
 )
 
 const (
@@ -45,9 +46,6 @@ func (c *EnqueueCommand) many(a *app.App, defaults order) error {
 	}
 	total, err := checkLines(a, client, lines, defaults)
 	if err != nil {
-		return err
-	}
-	if err := lines.again(); err != nil {
 		return err
 	}
 	jobs, served, err := insertLines(a, pool, client, lines, defaults, total)
@@ -153,7 +151,11 @@ func insertLines(a *app.App, pool *pgxpool.Pool, client *engine.Client, lines *l
 	bar := a.Progress("enqueueing", total, app.ProgressFrom)
 	defer func() { _ = bar.Clear() }()
 	// Above read committed, another program's unique job would make it fail.
-	err := pgx.BeginTxFunc(a.Ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err := pg.InTxWith(a.Ctx, pg.Schema{}.Pool(pool), pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		*at, done = places{}, done[:0] // a pooler may have refused the first try
+		if err := lines.again(); err != nil {
+			return err
+		}
 		var batch []engine.Insert
 		var size, from, to int
 		flush := func() error {

@@ -142,7 +142,7 @@ func (w *waiting) run(ctx context.Context) error {
 }
 
 func (w *waiting) probe(ctx context.Context, channel, payload string) error {
-	_, err := w.pool.Exec(ctx, `select pg_notify($1, $2)`, channel, payload)
+	_, err := pg.Schema{}.Pool(w.pool).Exec(ctx, `select pg_notify($1, $2)`, channel, payload)
 	return err
 }
 
