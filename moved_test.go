@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"soniq"
 	"soniq/internal/eventually"
@@ -337,8 +338,49 @@ func TestSetup_identityColumnsBehind_goOn(t *testing.T) {
 	if !slices.Equal(result.Applied, []string{"0175_soniq_go_incarnations"}) {
 		t.Errorf("setup did %+v", result)
 	}
-	exec(t, pool, `insert into soniq_dead_letter_audit (dead_letter_id, action) values (gen_random_uuid(), 'tag')`)
+	exec(t, pool, recordSQL)
 	if again := setup(t, pool); len(again.Mended) > 0 {
 		t.Errorf("a second setup did %+v", again)
+	}
+}
+
+const recordSQL = `insert into soniq_dead_letter_audit (dead_letter_id, action) values (gen_random_uuid(), 'tag')`
+
+// Records of the history came from elsewhere and their sequence did not: whoever writes the next ones notices
+// nothing, also side by side, at any isolation level but serializable, and without a right to the sequence.
+func TestAudit_sequenceBehind_isSetRightByWhoeverWrites(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	setup(t, pool)
+	poor := newRole(t, pool, `grant insert on soniq_dead_letter_audit to %s`)
+	for round := range 5 {
+		exec(t, pool, `
+			insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value
+			select coalesce((select max(id) from soniq_dead_letter_audit), 0) + n, gen_random_uuid(), 'tag' from generate_series(1, 50) n`)
+		start := make(chan struct{})
+		group, ctx := errgroup.WithContext(t.Context())
+		for i := range 8 {
+			level := []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead}[i%2]
+			group.Go(func() error {
+				<-start
+				return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: level}, func(tx pgx.Tx) error {
+					for range 3 {
+						if _, err := tx.Exec(ctx, recordSQL); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+		}
+		close(start)
+		if err := group.Wait(); err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+	}
+	exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (100000, gen_random_uuid(), 'tag')`)
+	exec(t, poor.connect(t, pool), recordSQL)
+	if n, next := queryValue[int](t, pool, `select count(*) from soniq_dead_letter_audit`), queryValue[int](t, pool, `select max(id) from soniq_dead_letter_audit`); n != 5*(50+24)+2 || next != 100001 {
+		t.Errorf("%d records, the last is %d", n, next)
 	}
 }

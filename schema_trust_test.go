@@ -126,6 +126,7 @@ var definers = map[string]string{
 	"soniq_hook_changes()":           "reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_dead_letters_inserted()":  "executes soniq_dead_letter_payload, reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_dead_letter_died_again()": "executes soniq_dead_letter_payload",
+	"soniq_audit_written()":          "reads and sets the sequence of soniq_dead_letter_audit",
 	"soniq_dead_letter_epoch()":      "reads and sets the sequence soniq_epochs",
 }
 

@@ -74,7 +74,7 @@ func (c *Client) enqueue(ctx context.Context, db pg.Querier, name string, args a
 		return Enqueued{}, fmt.Errorf("enqueue %s: %w", describeName(name), err)
 	}
 	done, err := enqueueAll(ctx, db, []*insert{in})
-	if err != nil {
+	if err, _ := pg.Explain(err); err != nil {
 		return Enqueued{}, fmt.Errorf("enqueue %s: %w", describeName(name), err)
 	}
 	return done[0], nil
@@ -113,7 +113,7 @@ func (c *Client) enqueueMany(ctx context.Context, db pg.Querier, jobs []Insert) 
 		rows[i] = in
 	}
 	done, err := enqueueAll(ctx, db, rows)
-	if err != nil {
+	if err, _ := pg.Explain(err); err != nil {
 		return nil, fmt.Errorf("enqueue %d jobs: %w", len(jobs), err)
 	}
 	return done, nil

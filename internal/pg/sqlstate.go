@@ -24,6 +24,7 @@ const (
 	DuplicateObject              = "42710"
 	InsufficientPrivilege        = "42501"
 	UndefinedColumn              = "42703"
+	UndefinedFunction            = "42883"
 	UndefinedObject              = "42704"
 	UndefinedTable               = "42P01"
 	UniqueViolation              = "23505"
@@ -137,10 +138,13 @@ func Remedy(err error) string {
 	if !errors.As(err, &pgErr) {
 		return "see the error"
 	}
+	if remedy, ok := renamed(err); ok {
+		return remedy + ": functions of Soniq look for names that are no longer there, as after 'alter schema ... rename'"
+	}
 	switch code := pgErr.Code; {
 	case code == InsufficientPrivilege:
 		return "grant the role of this connection what it lacks"
-	case code == UndefinedTable, code == UndefinedColumn, code == "42883", code == "3F000":
+	case code == UndefinedTable, code == UndefinedColumn, code == UndefinedFunction, code == "3F000":
 		return "run 'soniq setup'; if a trigger of the application's fails, mend the trigger"
 	case IsNotifyQueueFull(err):
 		return "end the session that listens and is idle in a transaction (see pg_stat_activity): it keeps the NOTIFY queue from being emptied"

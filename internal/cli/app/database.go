@@ -271,6 +271,9 @@ func whyNoURL(databaseURL string, err error) string {
 
 // Describe is err in one line: what failed, and what to do where that is known.
 func (a *App) Describe(err error) string {
+	if err, ok := pg.Explain(err); ok {
+		return err.Error()
+	}
 	if err = a.Located(err); soniq.IsMissing(err) {
 		return a.describeMissing("no Soniq tables, or older ones")
 	}
