@@ -312,7 +312,7 @@ func TestSetup_schemaRenamed_mendsTheFunctions(t *testing.T) {
 	}
 	findings, err := soniq.Inspect(t.Context(), pool, soniq.Config{Schema: "app2"})
 	if err != nil || !slices.ContainsFunc(findings, func(f soniq.Finding) bool {
-		return strings.Contains(f.Problem, "functions of Soniq are not this release's") && strings.Contains(f.Remedy, "soniq setup")
+		return strings.Contains(f.Problem, "of Soniq are not this release's") && strings.Contains(f.Remedy, "soniq setup")
 	}) {
 		t.Errorf("findings %v, %v", findings, err)
 	}
