@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -36,38 +37,20 @@ func noise(bytes int) string {
 	return hex.EncodeToString(b)
 }
 
-// smallDisk makes a tablespace on the small disk of the test's environment.
-func smallDisk(t *testing.T, server *devdb.Server, admin *pgxpool.Pool) (fill, free func()) {
+// smallDisk is a disk that may be filled, with what fills it and frees it.
+func smallDisk(t *testing.T) (disk string, fill, free func()) {
 	t.Helper()
-	disk := os.Getenv("SONIQ_TEST_SMALL_DISK")
+	disk = os.Getenv("SONIQ_TEST_SMALL_DISK")
 	if disk == "" {
 		t.Skip("SONIQ_TEST_SMALL_DISK names no disk that may be filled; 'make faults' mounts one")
 	}
-	dir, err := os.MkdirTemp(disk, "space-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := os.Stat(filepath.Join(server.Dir(), "data"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner := info.Sys().(*syscall.Stat_t)
-	if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
-		t.Fatal(err)
-	}
-	exec(t, admin, `create tablespace small location '`+dir+`'`)
 	ballast := filepath.Join(disk, "ballast")
 	free = func() {
 		if err := os.Remove(ballast); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		}
 	}
-	t.Cleanup(func() {
-		free()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(free)
 	fill = func() {
 		t.Helper()
 		f, err := os.OpenFile(ballast, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -83,7 +66,30 @@ func smallDisk(t *testing.T, server *devdb.Server, admin *pgxpool.Pool) (fill, f
 			t.Fatal(err)
 		}
 	}
-	return fill, free
+	return disk, fill, free
+}
+
+// tablespace makes the tablespace small on a disk.
+func tablespace(t *testing.T, server *devdb.Server, admin *pgxpool.Pool, disk string) {
+	t.Helper()
+	dir, err := os.MkdirTemp(disk, "space-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	info, err := os.Stat(filepath.Join(server.Dir(), "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	if err := os.Chown(dir, int(owner.Uid), int(owner.Gid)); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, admin, `create tablespace small location '`+dir+`'`)
 }
 
 // The disk of the tables is full. What needs no room is written, and hooks go on; each
@@ -97,7 +103,8 @@ func TestWorker_diskIsFull_outcomesWaitAndAreWrittenOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := testdb.StartServer(t)
 			admin := connect(t, server.URL())
-			fill, free := smallDisk(t, server, admin)
+			disk, fill, free := smallDisk(t)
+			tablespace(t, server, admin, disk)
 			config := admin.Config().Copy()
 			if c.small {
 				exec(t, admin, `create database small tablespace small`)
@@ -228,4 +235,43 @@ func fullDisk(t *testing.T, pool *pgxpool.Pool, fill, free func(), marksNeedRoom
 			t.Errorf("%s has two outcomes", o)
 		}
 	}
+}
+
+// The disk of the whole server is full. When it finds no room for its WAL, it crashes, and
+// it may not come back before there is room. No job runs twice, and each verdict is
+// written once.
+func TestWorker_diskOfTheWALIsFull_outcomesAreWrittenOnce(t *testing.T) {
+	disk, fill, free := smallDisk(t)
+	server := testdb.StartServerIn(t, disk)
+	pool := connect(t, server.URL())
+	var log journal
+	reg := engine.NewRegistry()
+	ends := newEnds(reg)
+	w := start(t, pool, reg, engine.WorkerConfig{
+		Concurrency: 20, Logger: slog.New(slog.NewMultiHandler(log.logger().Handler(), slog.NewTextHandler(t.Output(), nil))),
+	})
+	ids := enqueueEach(t, pool, slices.Sorted(maps.Keys(endings))...)
+	for range ids {
+		receive(t, "the start of a job", ends.started)
+	}
+	fill()
+	waitTrue(t, "the server to crash", func() bool {
+		_, err := pool.Exec(t.Context(), `select pg_switch_wal() from (select pg_current_xact_id()) x`)
+		return err != nil && !pg.Refused(err)
+	})
+	close(ends.release)
+	waitTrue(t, "a try to write an outcome", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.outcomes) > 0 || strings.Contains(log.String(), "outcomes can't be written; trying until they are")
+	})
+	free()
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.waitFor(t, "all outcomes", func(o []engine.Outcome) bool { return len(o) == len(ids) })
+	if err := w.stop(); err != nil {
+		t.Error(err)
+	}
+	ends.wantEach(t, w, pool, ids, false)
 }

@@ -158,6 +158,26 @@ func StartServer(t testing.TB) *devdb.Server {
 	return startServer(ctx, t, devdb.Options{Fast: true})
 }
 
+// StartServerIn is [StartServer] with the server's data in a folder below dir.
+func StartServerIn(t testing.TB, dir string) *devdb.Server {
+	t.Helper()
+	data, err := os.MkdirTemp(dir, "soniq-postgres-")
+	if err != nil {
+		t.Fatalf("testdb: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(data); err != nil {
+			t.Errorf("testdb: %v", err)
+		}
+	})
+	if err := os.Chmod(data, 0o711); err != nil { //nolint:gosec // The server may run as another user.
+		t.Fatalf("testdb: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return startServer(ctx, t, devdb.Options{Fast: true, Dir: data})
+}
+
 func startServer(ctx context.Context, t testing.TB, options devdb.Options) *devdb.Server {
 	t.Helper()
 	options.Parent = inMemory()
