@@ -22,6 +22,7 @@ import (
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
+	"soniq/internal/tables"
 	"soniq/internal/waiters"
 	"soniq/notify"
 )
@@ -36,6 +37,7 @@ type Worker struct {
 	registry *Registry
 	config   WorkerConfig
 	logger   *slog.Logger
+	tables   *tables.Monitor
 	queues   []string
 	// handlers are the registry's, with its middleware around them.
 	handlers map[string]HandlerFunc
@@ -97,7 +99,7 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		pool:      schema.Pool(pool),
 		registry:  registry,
 		config:    config,
-		logger:    config.Logger.With("worker", id.String()),
+		tables:    tables.NewMonitor(pool, config.Schema, config.Logger.With("worker", id.String())),
 		handlers:  map[string]HandlerFunc{},
 		cancelled: make(chan struct{}),
 		stopping:  make(chan struct{}),
@@ -105,6 +107,7 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		// A queue named twice would be walked twice by each claim.
 		queues: slices.Compact(slices.Sorted(slices.Values(config.Queues))),
 	}
+	w.logger = w.tables.Logger()
 	w.pool.SetLogger(w.logger)
 	if len(w.queues) == 0 {
 		w.queues = registry.queues()
@@ -257,6 +260,7 @@ func (w *Worker) work(ctx context.Context) error {
 
 	awake, awakeCtx := errgroup.WithContext(ctx)
 	awake.Go(func() error { return listener.Run(awakeCtx) })
+	awake.Go(func() error { return w.tables.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunRetention(awakeCtx) })

@@ -20,6 +20,7 @@ import (
 	"soniq/internal/incarnation"
 	"soniq/internal/limiter"
 	"soniq/internal/redact"
+	"soniq/internal/tables"
 	"soniq/notify"
 )
 
@@ -78,6 +79,7 @@ type Dispatcher struct {
 	outbox     outbox
 	log        *slog.Logger
 	rights     rights
+	tables     *tables.Monitor
 	guard      *incarnation.Guard
 	limiter    *limiter.Limiter
 	maxPending int
@@ -130,10 +132,12 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		config.MaxPending = defaultPending
 	}
 	wakeups := notify.NewWakeups()
-	log := redact.Logger(config.Logger)
+	monitor := tables.NewMonitor(pool, config.Schema, redact.Logger(config.Logger))
+	log := monitor.Logger()
 	return &Dispatcher{
 		outbox:      outbox,
 		log:         log,
+		tables:      monitor,
 		guard:       incarnation.NewGuard(outbox.pool, log),
 		rights:      rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
 		limiter:     limiter.New(config.MaxInFlight, wakeups.Set),
@@ -204,6 +208,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer maintaining.Wait()
 	activity := make(chan struct{}, 1)
 	maintaining.Go(func() { d.maintain(ctx, activity) })
+	maintaining.Go(func() { _ = d.tables.Run(ctx) })
 	// To know a promoted standby later. An error comes again in a pass.
 	_, _ = d.guard.Held(ctx, time.Time{})
 	failing, woken := false, false

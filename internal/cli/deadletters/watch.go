@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -13,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
+	"soniq/internal/tables"
 	"soniq/internal/unit"
 )
 
@@ -64,18 +66,16 @@ func (c *watchCmd) Run(a *app.App) error {
 	// A closed pipe ends the watch like Ctrl-C, but not well.
 	ctx, cancel := context.WithCancel(a.Ctx)
 	defer cancel()
-	failed, told := error(nil), false
+	logger, unwatch := tables.Watch(ctx, pool, a.SchemaName(), a.Log)
+	defer unwatch()
+	welcome := sync.OnceFunc(func() { a.Note("watching for dead letters; Ctrl-C stops") })
+	var failed error
 	err = deadletter.Subscribe(ctx, listen, deadletter.SubscribeOptions{
-		Schema: a.SchemaName(),
-		Logger: a.Log,
-		From:   from,
-		Eager:  true,
-		OnConnect: func(context.Context) {
-			if !told {
-				told = true
-				a.Note("watching for dead letters; Ctrl-C stops")
-			}
-		},
+		Schema:    a.SchemaName(),
+		Logger:    logger,
+		From:      from,
+		Eager:     true,
+		OnConnect: func(context.Context) { welcome() },
 	}, func(ctx context.Context, e deadletter.Event) {
 		if !matches(f, e) {
 			return
