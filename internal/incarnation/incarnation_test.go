@@ -216,3 +216,27 @@ func TestAdopt_setsRight(t *testing.T) {
 		t.Errorf("after it: %+v, %v", p, err)
 	}
 }
+
+// What a session wrote in the second in which later rows came, it wrote under its old epoch: readers of those
+// rows have passed it. Adopt puts it after them.
+func TestAdopt_whatDiedAmongLaterRows_isReadAfterThem(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	const putSQL = `
+		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, moved_epoch)
+		select gen_random_uuid(), $1, '{}', 'q', 1, 1, 1, 'timeout', now(), clock_timestamp(), last_value + $2::bigint * (5 << 20) # $2 from soniq_epochs`
+	exec(t, pool, letterSQL, "before")
+	exec(t, pool, putSQL, "publisher's", 1)
+	exec(t, pool, putSQL, "among", 0)
+	const orderSQL = `select job_name from soniq_dead_letter_jobs order by moved_epoch, moved_xid, id`
+	rows, _ := pool.Query(t.Context(), orderSQL)
+	if order, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || !slices.Equal(order, []string{"before", "among", "publisher's"}) {
+		t.Fatalf("before it: %q, %v", order, err)
+	}
+	adopt(t, pool, incarnation.Options{})
+	rows, _ = pool.Query(t.Context(), orderSQL)
+	if order, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || !slices.Equal(order, []string{"before", "publisher's", "among"}) {
+		t.Errorf("after it: %q, %v", order, err)
+	}
+}

@@ -1,12 +1,15 @@
 package interop
 
 import (
+	"bytes"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq"
@@ -24,7 +27,9 @@ type moving struct {
 	proxy     *testkit.Proxy
 	pool      *pgxpool.Pool
 	followers []*following
-	ids       []uuid.UUID
+	// reader reads in this process; nil where programs follow.
+	reader *reader
+	ids    []uuid.UUID
 	// prepared is the number of a transaction that is not yet committed, and late is what died in it.
 	prepared string
 	late     []uuid.UUID
@@ -40,6 +45,64 @@ type move struct {
 	after func(t *testing.T, m *moving)
 	// loses says that what died after before is lost. The followers have read it.
 	loses bool
+	// keeps says that the server goes on with the sequence of epochs as it was: only its start tells the run.
+	// Elsewhere PostgreSQL has reset it, from 15 on.
+	keeps bool
+}
+
+// A reader reads the feed on from its cursor, as docs/channel.md says.
+type reader struct {
+	cursor string
+	read   []uuid.UUID
+	epoch  int64
+}
+
+const readOnSQL = `
+select id, moved_epoch, concat_ws('/', moved_epoch, moved_xid, id)
+from soniq_dead_letter_feed
+where (moved_epoch, moved_xid, id)
+  > (split_part($1, '/', 1)::bigint, split_part($1, '/', 2)::xid8, split_part($1, '/', 3)::uuid)
+order by moved_epoch, moved_xid, id`
+
+func (r *reader) readOn(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), readOnSQL, r.cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id uuid.UUID
+	if _, err := pgx.ForEachRow(rows, []any{&id, &r.epoch, &r.cursor}, func() error {
+		r.read = append(r.read, id)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What ends a run of a server, or takes its files back, begins an epoch that is later than all before it, and a
+// reader goes on from its cursor: 'make moves' has the programs of docs/clients do the same, and more moves.
+func TestMoved_eachRunOfAServer_beginsAnEpoch(t *testing.T) {
+	t.Parallel()
+	if postgresBin() == "" {
+		t.Logf("not run: no server's programs in /usr/lib/postgresql")
+		return
+	}
+	m := &moving{root: clusterRoot(t), reader: &reader{cursor: "0/0/" + uuid.Nil.String()}}
+	m.now = newCluster(t, m.root, "origin")
+	m.connect(t)
+	setUp(t, m.pool)
+	m.die(t, "first")
+	m.allRead(t)
+	for _, move := range runs() {
+		before := m.reader.epoch
+		m.make(t, move)
+		if m.reader.epoch <= before {
+			t.Errorf("%s: epoch %d after %d", move.name, m.reader.epoch, before)
+		}
+		if t.Failed() {
+			t.Fatalf("after %q", move.name)
+		}
+	}
 }
 
 // The programs of docs/clients follow one database through each way in which it can move, in
@@ -133,6 +196,18 @@ func (m *moving) allRead(t *testing.T) {
 		f.readsAll(t)
 		f.readNothingTwice(t)
 	}
+	if m.reader == nil {
+		return
+	}
+	eventually.True(t, "the reader has all", func() bool {
+		m.reader.readOn(t, m.pool)
+		return len(m.reader.read) >= len(m.ids)
+	})
+	// In the order of the transactions, which is not that of the test where one was prepared.
+	byID := func(a, b uuid.UUID) int { return bytes.Compare(a[:], b[:]) }
+	if !slices.Equal(slices.SortedFunc(slices.Values(m.reader.read), byID), slices.SortedFunc(slices.Values(m.ids), byID)) {
+		t.Errorf("it has read %d, and %d have died: not the same", len(m.reader.read), len(m.ids))
+	}
 }
 
 func (m *moving) make(t *testing.T, move move) {
@@ -148,12 +223,15 @@ func (m *moving) make(t *testing.T, move move) {
 	if len(m.late) == 0 {
 		m.allRead(t)
 	}
-	m.proxy.Down()
+	if m.proxy != nil {
+		m.proxy.Down()
+	}
 	if !move.loses {
 		m.die(t, "nobody has read it")
 	}
 	m.now = move.take(t, m, prepared)
 	m.connect(t)
+	m.expectSequence(t, move)
 	for i := range 3 {
 		m.die(t, "after "+move.name+strconv.Itoa(i))
 	}
@@ -161,15 +239,31 @@ func (m *moving) make(t *testing.T, move move) {
 		move.after(t, m)
 	}
 	m.ids, m.late = append(m.ids, m.late...), nil
-	m.proxy.Up(t, m.now.url())
+	if m.proxy != nil {
+		m.proxy.Up(t, m.now.url())
+	}
 	m.die(t, "at last")
 	m.allRead(t)
 }
 
-func moves() []move {
+// expectSequence compares what became of the sequence of epochs.
+func (m *moving) expectSequence(t *testing.T, move move) {
+	t.Helper()
+	if m.reader == nil || value[int](t, m.pool, `select current_setting('server_version_num')::integer`) < 150000 {
+		return
+	}
+	if kept := value[bool](t, m.pool, `select pg_sequence_last_value('soniq_epochs') is not null`); kept != move.keeps {
+		t.Errorf("%s: the sequence of epochs was kept: %t", move.name, kept)
+	}
+}
+
+func moves() []move { return append(runs(), places()...) }
+
+// runs are the moves after which the database is where it was, or on a server with the same identifier.
+func runs() []move {
 	return []move{
 		{
-			name: "restart",
+			name: "restart", keeps: true,
 			before: func(t *testing.T, m *moving) *cluster {
 				// What is imported is no news: not after a move either.
 				execute(t, m.pool, `
@@ -206,7 +300,7 @@ func moves() []move {
 			return m.now
 		}},
 		{
-			name: "files rolled back", loses: true,
+			name: "files rolled back", loses: true, keeps: true,
 			before: func(t *testing.T, m *moving) *cluster {
 				m.pool.Close()
 				m.now.stop(t, "fast")
@@ -277,6 +371,12 @@ func moves() []move {
 				return standby
 			},
 		},
+	}
+}
+
+// places are the moves to another database.
+func places() []move {
+	return []move{
 		{name: "dump restored elsewhere", take: func(t *testing.T, m *moving, _ *cluster) *cluster {
 			return m.restored(t, newCluster(t, m.root, "dumped"))
 		}},
