@@ -637,7 +637,10 @@ begin
     perform public.soniq_begin_waiting(new.id, new.queues);
   end if;
   return null;
-exception when others then
+exception
+when serialization_failure or deadlock_detected then
+  raise; -- whoever is at serializable, or was ended for a deadlock, runs it again
+when others then
   raise warning 'soniq: that a worker waits was not noted: %', sqlerrm;
   return null;
 end
@@ -942,7 +945,10 @@ begin
     -- The subtransaction is begun only here: for each death it would be another twentieth.
     begin
       epoch := public.soniq_begin_epoch();
-    exception when others then
+    exception
+    when serialization_failure or deadlock_detected then
+      raise; -- whoever is at serializable, or was ended for a deadlock, runs it again
+    when others then
       select max(d.moved_epoch) into epoch
       from public.soniq_dead_letter_jobs d;
       raise warning 'soniq: a dead letter has no epoch of its own: %', sqlerrm;
@@ -1009,8 +1015,8 @@ begin
       perform pg_notify('soniq_hook', '');
     end if;
   exception
-  when serialization_failure then
-    raise; -- the transaction may commit all the same: whoever is at serializable runs it again
+  when serialization_failure or deadlock_detected then
+    raise; -- whoever is at serializable, or was ended for a deadlock, runs it again
   when others then
     raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
   end;
@@ -1039,7 +1045,10 @@ begin
       from (select public.soniq_begin_epoch() as epoch) e
       where d.id = new.id
         and d.moved_epoch <> e.epoch;
-    exception when others then
+    exception
+    when serialization_failure or deadlock_detected then
+      raise; -- whoever is at serializable, or was ended for a deadlock, runs it again
+    when others then
       raise warning 'soniq: a dead letter keeps an old epoch: %', sqlerrm;
     end;
   end if;
@@ -1305,8 +1314,8 @@ begin
   end if;
   return null;
 exception
-when serialization_failure then
-  raise; -- the transaction may commit all the same: whoever is at serializable runs it again
+when serialization_failure or deadlock_detected then
+  raise; -- whoever is at serializable, or was ended for a deadlock, runs it again
 when others then
   raise warning 'soniq: dead letters were not handed to the hooks: %', sqlerrm;
   return null;
@@ -1379,7 +1388,8 @@ from (values
   ('0183', 'soniq_go_serializable'),
   ('0189', 'soniq_go_death_cost'),
   ('0190', 'soniq_go_audit_sequence'),
-  ('0192', 'soniq_go_max_attempts')
+  ('0192', 'soniq_go_max_attempts'),
+  ('0195', 'soniq_go_conflicts')
 ) m (version, name);
 
 commit;
