@@ -32,11 +32,13 @@ type home struct {
 const pathSQL = `select pg_catalog.current_schemas(false)::pg_catalog.text[]`
 
 // From here on nothing is picked up that somebody made in a schema of the session's path, be it by a
-// statement or by what one leaves in the catalog. To compile a statement that reads the catalog takes
+// statement or by what one leaves in the catalog. Names that the catalog quotes are compared with those of
+// schema.sql. To compile a statement that reads the catalog takes
 // longer than to run it.
 const pinPathSQL = `
 set local search_path = pg_catalog, pg_temp;
 set local standard_conforming_strings = on;
+set local quote_all_identifiers = off;
 set local jit = off`
 
 // $1 the schemas to look in.

@@ -34,6 +34,7 @@ var pinnedDirectly = map[string]string{
 	"IntervalStyle":                       "postgres",
 	"bytea_output":                        "hex",
 	"extra_float_digits":                  "1",
+	"quote_all_identifiers":               "off",
 }
 
 // Pin makes the sessions of a configuration speak UTF-8, sets what else they need, and
