@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,12 +30,14 @@ type Guard struct {
 	log  *slog.Logger
 	read func(context.Context, pg.Querier) (View, error) // Read, but for tests
 
-	mu     sync.Mutex
-	known  *ID // the database that was the one, as this program has seen it
-	looked time.Time
-	server time.Time
-	reason string
-	warned bool
+	mu    sync.Mutex
+	known *ID // the database that was the one, as this program has seen it
+	// position is how far that one's WAL was.
+	position int64
+	looked   time.Time
+	server   time.Time
+	reason   string
+	warned   bool
 }
 
 // NewGuard returns a guard that has not looked yet.
@@ -85,8 +88,11 @@ func (g *Guard) look(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("write where the database belongs: %w", err)
 	}
+	if older := g.older(v); reason == "" && older != "" {
+		reason = older
+	}
 	if reason == "" && !v.Standby {
-		g.known = &v.Now
+		g.known, g.position = &v.Now, v.Position
 	}
 	g.looked, g.server, g.reason = time.Now(), v.Server, reason
 	return reason, nil
@@ -98,6 +104,23 @@ func (g *Guard) promoted(v View) bool {
 	return g.known != nil && g.known.Timeline > 0 && g.known.System != "" && len(others) == 1 && others[0].same(*g.known) &&
 		v.Now.System == g.known.System && v.Now.Database == g.known.Database && v.Now.Timeline > g.known.Timeline
 }
+
+// older returns why hooks must hold on a server whose WAL is not as far as it was: its disk was set back, or this is
+// a copy of that disk, which nothing else tells from the original. Only a program that lives through it knows.
+func (g *Guard) older(v View) string {
+	if v.Standby || g.known == nil || v.Position == 0 || v.Position >= g.position || v.Now != *g.known {
+		return ""
+	}
+	return fmt.Sprintf("%s: its WAL ends at %s, and was at %s", setBack, lsn(v.Position), lsn(g.position))
+}
+
+const (
+	setBack       = "this is an older state of the database that this program has worked with, or a copy of its disk"
+	remedySetBack = "if this database takes the other's place, restart this program; if not, connect it to the other (docs/restore.md)"
+)
+
+// lsn is a position as PostgreSQL writes it.
+func lsn(position int64) string { return fmt.Sprintf("%X/%X", position>>32, uint32(position)) } //nolint:gosec // the lower half
 
 // warn tells once that the rights are missing.
 func (g *Guard) warn(err error) {
@@ -131,7 +154,11 @@ func (g *Guard) Run(ctx context.Context) error {
 			if reason != last {
 				told, distance = now, tellAgain
 			}
-			g.log.Error("hooks hold: "+reason, "remedy", Remedy)
+			remedy := Remedy
+			if strings.HasPrefix(reason, setBack) {
+				remedy = remedySetBack
+			}
+			g.log.Error("hooks hold: "+reason, "remedy", remedy)
 			last, again = reason, now.Add(distance)
 			distance = min(2*distance, tellAtMost)
 		}

@@ -56,6 +56,9 @@ type View struct {
 	Now ID
 	// Server is when the server was started.
 	Server time.Time
+	// Position is how far the server's WAL is on disk, in bytes. On one timeline of one server it never goes
+	// back. 0 where the server doesn't tell.
+	Position int64
 	// Standby: the server only follows another one.
 	Standby bool
 	// Rows are the table's.
@@ -132,14 +135,15 @@ select pg_is_in_recovery(), pg_postmaster_start_time(),
   (select d.oid::bigint from pg_database d where d.datname = current_database()),`
 
 const timelineSQL = `
-  case when pg_is_in_recovery() then 0 else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint end,`
+  case when pg_is_in_recovery() then 0 else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint end,
+  case when pg_is_in_recovery() then 0 else (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint end,`
 
 // Managed servers refuse one or both of these functions.
 var readSQL = []string{
 	whereSQL + timelineSQL + `
   (select c.system_identifier::text from pg_control_system() c),` + rowsSQL,
 	whereSQL + timelineSQL + ` '',` + rowsSQL,
-	whereSQL + ` 0::bigint, '',` + rowsSQL,
+	whereSQL + ` 0::bigint, 0::bigint, '',` + rowsSQL,
 }
 
 // Read reads where the database is and where it belongs. It writes nothing.
@@ -148,7 +152,7 @@ var readSQL = []string{
 func Read(ctx context.Context, db pg.Querier) (v View, err error) {
 	for _, statement := range readSQL {
 		var rows []byte
-		err = db.QueryRow(ctx, statement).Scan(&v.Standby, &v.Server, &v.Now.Database, &v.Now.Timeline, &v.Now.System, &rows, &v.Ahead)
+		err = db.QueryRow(ctx, statement).Scan(&v.Standby, &v.Server, &v.Now.Database, &v.Now.Timeline, &v.Position, &v.Now.System, &rows, &v.Ahead)
 		if err == nil {
 			err = json.Unmarshal(rows, &v.Rows)
 		}

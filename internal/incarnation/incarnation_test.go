@@ -129,6 +129,47 @@ func TestGuard_adoptsAndHolds(t *testing.T) {
 	}
 }
 
+// A disk that was set back, or its copy, is known to who has seen what came later.
+func TestGuard_diskSetBack_isHeldByWhoKnowsBetter(t *testing.T) {
+	t.Parallel()
+	db := pg.Schema{}.Pool(testdb.New(t))
+	guard := func() *incarnation.Guard { return incarnation.NewGuard(db, slog.New(slog.DiscardHandler)) }
+	lasting := guard()
+	look := func(g *incarnation.Guard) string {
+		t.Helper()
+		// A dispatcher looks at once on a server with another start.
+		reason, err := g.Held(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reason
+	}
+	for range 2 {
+		if r := look(lasting); r != "" {
+			t.Fatalf("the original is held: %s", r)
+		}
+	}
+	v, err := incarnation.Read(t.Context(), db)
+	if err != nil || v.Position <= 0 {
+		t.Fatalf("position %d, %v", v.Position, err)
+	}
+	lasting.SetBack(v.Position / 2)
+	for range 2 {
+		if r := look(lasting); !strings.Contains(r, "older state") {
+			t.Errorf("a disk that was set back: held %q", r)
+		}
+	}
+	fresh := guard()
+	fresh.SetBack(v.Position / 2)
+	if r := look(fresh); r != "" {
+		t.Errorf("a program that has seen nothing else: held %q", r)
+	}
+	lasting.SetBack(0)
+	if r := look(lasting); r != "" {
+		t.Errorf("the original is back, and held: %s", r)
+	}
+}
+
 func adopt(t *testing.T, pool *pgxpool.Pool, o incarnation.Options) (dropped int64) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) (err error) {

@@ -180,6 +180,23 @@ func (c *cluster) recover(t *testing.T) {
 	c.writable(t)
 }
 
+// single runs a statement on a server that is not started.
+func (c *cluster) single(t *testing.T, statement string) {
+	t.Helper()
+	file := c.dir + ".sql"
+	if err := os.WriteFile(file, []byte(statement+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 {
+		shell(t, "chown", "postgres", file)
+		shell(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "sh", "-c", singleShell, "single", filepath.Join(postgresBin(), "postgres"), c.dir, file)
+		return
+	}
+	shell(t, "sh", "-c", singleShell, "single", filepath.Join(postgresBin(), "postgres"), c.dir, file)
+}
+
+const singleShell = `cd / && exec "$1" --single -D "$2" app < "$3"`
+
 func (c *cluster) writable(t *testing.T) {
 	t.Helper()
 	eventually.True(t, "the end of recovery", func() bool { return c.sql(t, "app", "select pg_is_in_recovery()") == "f" })

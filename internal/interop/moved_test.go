@@ -2,11 +2,13 @@ package interop
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -14,6 +16,8 @@ import (
 
 	"soniq"
 	"soniq/internal/eventually"
+	"soniq/internal/incarnation"
+	"soniq/internal/pg"
 	"soniq/internal/testkit"
 )
 
@@ -472,4 +476,97 @@ func (m *moving) switchedOver(t *testing.T) *cluster {
 	m.pool.Close()
 	m.now.stop(t, "fast")
 	return to
+}
+
+// A copy of the disk that is started beside its original has all that tells a server. docs/restore.md has what to
+// do before its start, so that it is told apart; and a program that comes from the original notices by itself.
+func TestMoved_copyOfTheDisk_isToldApart(t *testing.T) {
+	t.Parallel()
+	if postgresBin() == "" {
+		t.Logf("not run: no server's programs in /usr/lib/postgresql")
+		return
+	}
+	root := clusterRoot(t)
+	origin := newCluster(t, root, "origin")
+	m := &moving{root: root, now: origin}
+	m.connect(t)
+	setUp(t, m.pool)
+	guard := func(c *cluster) *incarnation.Guard {
+		t.Helper()
+		pool, err := pgxpool.New(t.Context(), c.url())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		return incarnation.NewGuard(pg.Schema{}.Pool(pool), slog.New(slog.DiscardHandler))
+	}
+	held := func(g *incarnation.Guard) string {
+		t.Helper()
+		reason, err := g.Held(t.Context(), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reason
+	}
+	if r := held(guard(origin)); r != "" {
+		t.Fatalf("the original holds: %s", r)
+	}
+	m.pool.Close()
+	origin.stop(t, "fast")
+	plain, recovered, marked := origin.copyTo(t, "plain"), origin.copyTo(t, "recovered"), origin.copyTo(t, "marked")
+	origin.start(t)
+	m.connect(t)
+	m.age(t)
+
+	// Nothing tells the plain copy, but to who knew the original.
+	plain.configure(t)
+	plain.start(t)
+	if r := held(guard(plain)); r != "" {
+		t.Errorf("docs/restore.md says that a plain copy can't be told apart, and it holds: %s", r)
+	}
+	proxy := testkit.StartProxy(t, origin.url())
+	wanders := &cluster{port: proxyPort(t, proxy.Through(t, origin.url()))}
+	lasting := guard(wanders)
+	if r := held(lasting); r != "" {
+		t.Errorf("the original holds: %s", r)
+	}
+	proxy.Down()
+	proxy.Up(t, plain.url())
+	eventually.True(t, "a program that knew the original holds", func() bool {
+		reason, err := lasting.Held(t.Context(), time.Now())
+		return err == nil && strings.Contains(reason, "older state")
+	})
+
+	// recovery.signal gives it a timeline of its own.
+	recovered.recover(t)
+	if r := held(guard(recovered)); !strings.Contains(r, "timeline 2, it was 1") {
+		t.Errorf("a copy that was recovered: held %q", r)
+	}
+	// A statement before the server takes connections.
+	marked.configure(t)
+	marked.single(t, markSQL)
+	marked.start(t)
+	if r := held(guard(marked)); !strings.Contains(r, "a copy of another one") {
+		t.Errorf("a copy that was marked: held %q", r)
+	}
+}
+
+// markSQL is in docs/restore.md, too.
+const markSQL = `update soniq_incarnations set system_identifier = 'copied' where replaced_at is null`
+
+func TestMoved_docsHaveTheStatement(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/restore.md")
+	if err != nil || !strings.Contains(string(text), markSQL) {
+		t.Errorf("docs/restore.md lacks %q (%v)", markSQL, err)
+	}
+}
+
+func proxyPort(t *testing.T, url string) int {
+	t.Helper()
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(config.Port)
 }
