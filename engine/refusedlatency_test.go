@@ -71,15 +71,15 @@ func TestWorker_outcomeIsRefused_othersAreWrittenWithinASecond(t *testing.T) {
 	exec(t, pool, `
 		create function refuses() returns trigger language plpgsql as $$
 		begin
-			if not pg_try_advisory_xact_lock_shared(7) then
+			if new.job_name = 'hangs' and not pg_try_advisory_xact_lock_shared(7) then
 				perform pg_sleep(60);
 			end if;
 			raise 'the application refuses it';
 		end $$;
-		create trigger refuses before insert on soniq_dead_letter_jobs for each row when (new.job_name = 'refused') execute function refuses()`)
+		create trigger refuses before insert on soniq_dead_letter_jobs for each row when (new.job_name in ('refused', 'hangs')) execute function refuses()`)
 	o := &timed{observed: newObserved(), returned: map[uuid.UUID]time.Time{}, wrote: map[uuid.UUID]time.Time{}}
 	reg := engine.NewRegistry()
-	for _, name := range []string{"done", "dead", "refused"} {
+	for _, name := range []string{"done", "dead", "refused", "hangs"} {
 		engine.HandleRaw(reg, name, func(_ context.Context, job *engine.Job) (any, error) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -108,7 +108,9 @@ func TestWorker_outcomeIsRefused_othersAreWrittenWithinASecond(t *testing.T) {
 	within("refused ones in the same batch", func() time.Duration { return o.slowest(t, pool, n, refused) })
 	within("refused ones wait", func() time.Duration { return o.slowest(t, pool, n, 0) })
 
-	// From now on each try to write a refused one hangs.
+	// From now on each try to write one of these hangs.
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, max_attempts) values (gen_random_uuid(), 'hangs', '{}', 5)`)
+	waitUntil(t, pool, "its refusal", `select exists (select from soniq_kept_outcomes k join soniq_jobs j on j.id = k.job_id where j.job_name = 'hangs')`)
 	lock, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +136,7 @@ func TestWorker_outcomeIsRefused_othersAreWrittenWithinASecond(t *testing.T) {
 	}
 	waitTrue(t, "the outcomes of others while a try hangs", func() bool {
 		since := hanging()
-		o.slowest(t, pool, n, 0)
+		o.slowest(t, pool, n, refused)
 		return queryValue[bool](t, pool, `select (`+hangingSQL+`) = $1`, since)
 	})
 	if _, err := lock.Exec(t.Context(), `select pg_advisory_unlock(7)`); err != nil {

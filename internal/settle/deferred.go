@@ -18,6 +18,9 @@ import (
 // What waits for the same reason is one fault: the same way to write, refused with the
 // same SQLSTATE. Some of each fault are tried again now and then, the oldest first. Once
 // the database takes one of them, all others are tried at once.
+//
+// What was just added is tried beside that: most of it was refused only because of what
+// its batch had in it, and must not wait for a try that hangs.
 type Deferred struct {
 	Writer
 	// Remind is the time until a fault is logged again, which doubles each time.
@@ -31,10 +34,11 @@ type Deferred struct {
 	mu     sync.Mutex
 	fresh  []*waiting
 	closed bool
-	// changed is readable if fresh or closed may have changed.
-	changed chan struct{}
-
+	// tried: closed, and all that was added is written or in faults.
+	tried  bool
 	faults map[faultKey]*fault
+	// added is readable if fresh or closed may have changed, changed if faults or tried may.
+	added, changed chan struct{}
 }
 
 const (
@@ -87,7 +91,10 @@ type fault struct {
 
 // NewDeferred returns one that Run was not called for yet.
 func NewDeferred(w Writer) *Deferred {
-	return &Deferred{Writer: w, changed: make(chan struct{}, 1), faults: map[faultKey]*fault{}}
+	return &Deferred{
+		Writer: w, faults: map[faultKey]*fault{},
+		added: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+	}
 }
 
 // Full reports whether so many outcomes wait that no more jobs should be claimed.
@@ -107,7 +114,7 @@ func (d *Deferred) add(o Outcome, refusal error) {
 	d.mu.Lock()
 	d.fresh = append(d.fresh, &waiting{Outcome: o, err: refusal, patience: firstPatience})
 	d.mu.Unlock()
-	d.signal()
+	signal(d.added)
 }
 
 // Close says that no more will be added.
@@ -115,12 +122,12 @@ func (d *Deferred) Close() {
 	d.mu.Lock()
 	d.closed = true
 	d.mu.Unlock()
-	d.signal()
+	signal(d.added)
 }
 
-func (d *Deferred) signal() {
+func signal(c chan<- struct{}) {
 	select {
-	case d.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -129,11 +136,26 @@ func (d *Deferred) signal() {
 //
 // Errors: that some outcomes were given up, which are logged.
 func (d *Deferred) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	group.Go(func() {
+		d.run(ctx, d.nextFresh, d.added)
+		d.mu.Lock()
+		d.tried = true
+		d.mu.Unlock()
+		signal(d.changed)
+	})
+	d.run(ctx, d.nextWaiting, d.changed)
+	group.Wait()
+	return d.giveUp(context.WithoutCancel(ctx))
+}
+
+// run tries what next says until next says that there will be no more, or ctx ends.
+func (d *Deferred) run(ctx context.Context, next func() (*waiting, time.Duration, bool), changed <-chan struct{}) {
 	for ctx.Err() == nil {
-		w, wait, done := d.next()
+		w, wait, done := next()
 		switch {
 		case done:
-			return nil
+			return
 		case w != nil:
 			d.try(ctx, w)
 			continue
@@ -141,24 +163,30 @@ func (d *Deferred) Run(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-		case <-d.changed:
+		case <-changed:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
-	return d.giveUp(context.WithoutCancel(ctx))
 }
 
-// next is the outcome to try next, else how long to wait for one. done: there will be
-// none.
-func (d *Deferred) next() (w *waiting, wait time.Duration, done bool) {
+// nextFresh is the next outcome that was added. done: there will be none.
+func (d *Deferred) nextFresh() (w *waiting, wait time.Duration, done bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.fresh) > 0 {
 		w, d.fresh = d.fresh[0], d.fresh[1:]
 		return w, 0, false
 	}
-	wait, done = longestRest, d.closed
+	return nil, longestRest, d.closed
+}
+
+// nextWaiting is the waiting outcome to try next, else how long to wait for one. done:
+// there will be none.
+func (d *Deferred) nextWaiting() (w *waiting, wait time.Duration, done bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wait, done = longestRest, d.tried
 	for _, f := range d.faults {
 		if len(f.rows) == 0 {
 			continue
@@ -179,27 +207,32 @@ func (d *Deferred) next() (w *waiting, wait time.Duration, done bool) {
 
 // try tries to write an outcome. If the database refuses it, it waits.
 func (d *Deferred) try(ctx context.Context, w *waiting) {
-	before := d.faultOf(w)
-	if again := w.tried; !again && before.slow >= maxSlow {
-		// It would only wait as others did. It is the next to be tried.
-		w.tried = true
-		before.rows = append([]*waiting{w}, before.rows...)
+	if d.waitsAsOthers(w) {
 		return
 	}
 	began := time.Now()
 	err := d.writeOne(ctx, w.Outcome, w.err, w.patience)
-	if err == nil || ctx.Err() != nil && !pg.Refused(err) {
-		if err == nil {
-			d.written(w, before)
-			return
-		}
+	if err == nil {
+		d.written(w)
+		return
+	}
+	ended := ctx.Err() != nil && !pg.Refused(err)
+	if !ended && !w.kept && pg.Refused(err) {
+		w.kept = d.keep(ctx, w.Outcome)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer signal(d.changed)
+	if !pg.Refused(err) {
 		w.unsure = true
-		before.rows = append(before.rows, w)
+	}
+	if ended {
+		f := d.faultOf(w)
+		f.rows = append(f.rows, w)
 		return
 	}
 	w.err = err
 	if !pg.Refused(err) {
-		w.unsure = true
 		w.patience = min(2*w.patience, maxPatience)
 	}
 	f := d.faultOf(w)
@@ -213,13 +246,25 @@ func (d *Deferred) try(ctx context.Context, w *waiting) {
 		f.rest = min(max(2*f.rest, firstRest), longestRest)
 		f.due = time.Now().Add(f.rest)
 	}
-	if !w.kept && pg.Refused(err) {
-		w.kept = d.keep(ctx, w.Outcome)
-	}
 	d.tell(f, w)
 }
 
-// faultOf is the fault that an outcome was last refused for.
+// waitsAsOthers has an outcome wait untried if the tries of others with its fault are slow.
+// It is the next to be tried.
+func (d *Deferred) waitsAsOthers(w *waiting) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.faultOf(w)
+	if w.tried || f.slow < maxSlow {
+		return false
+	}
+	w.tried = true
+	f.rows = append([]*waiting{w}, f.rows...)
+	signal(d.changed)
+	return true
+}
+
+// faultOf is the fault that an outcome was last refused for. The caller holds mu.
 func (d *Deferred) faultOf(w *waiting) *fault {
 	key := faultKey{d.wayOf(w.Outcome), pg.Code(w.err)}
 	f := d.faults[key]
@@ -231,9 +276,13 @@ func (d *Deferred) faultOf(w *waiting) *fault {
 }
 
 // written follows the write of an outcome. If it had waited, its fault may be gone.
-func (d *Deferred) written(w *waiting, f *fault) {
+func (d *Deferred) written(w *waiting) {
 	d.count.Add(-1)
 	d.bytes.Add(-int64(w.Bytes))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	defer signal(d.changed)
+	f := d.faultOf(w)
 	f.slow = 0
 	if !w.tried {
 		return
@@ -245,7 +294,7 @@ func (d *Deferred) written(w *waiting, f *fault) {
 	}
 }
 
-// tell logs a fault, at growing distance.
+// tell logs a fault, at growing distance. The caller holds mu.
 func (d *Deferred) tell(f *fault, w *waiting) {
 	if !f.told.due() {
 		return

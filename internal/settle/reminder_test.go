@@ -58,10 +58,10 @@ func TestDeferred_refusalGoesOn_isToldAtGrowingDistance(t *testing.T) {
 
 		// Gone, and back at once.
 		lines := func() int { return strings.Count(log.String(), "name=mail") }
-		d.written(w, d.faultOf(w))
+		d.written(w)
 		before := lines()
 		w.tried = true
-		d.written(w, d.faultOf(w))
+		d.written(w)
 		if !strings.Contains(log.String(), "outcomes that the database refused are written") {
 			t.Error("the end is not told")
 		}
