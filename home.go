@@ -2,6 +2,7 @@ package soniq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,6 +50,17 @@ join pg_namespace n on n.nspname = s.name
 left join pg_class c on c.relnamespace = n.oid and c.relname = 'soniq_jobs'
 order by s.place`
 
+// The schemas that have tables of Soniq, $1 aside.
+const otherHomesSQL = `
+select n.nspname::text
+from pg_namespace n
+join pg_class j on j.relnamespace = n.oid and j.relname = 'soniq_jobs' and j.relkind in ('r', 'p')
+join pg_class m on m.relnamespace = n.oid and m.relname = 'soniq_migrations'
+where n.nspname <> $1
+  and n.nspname !~ '^pg_'
+order by n.nspname
+limit 1`
+
 // findHome looks for the schema and pins the search_path of the transaction to the built-ins.
 func findHome(ctx context.Context, tx pgx.Tx, cfg Config) (*home, error) {
 	schema, err := pg.NewSchema(cfg.Schema)
@@ -85,6 +97,16 @@ func findHome(ctx context.Context, tx pgx.Tx, cfg Config) (*home, error) {
 	if cfg.Schema == "" && !h.tables && other != "" {
 		return nil, &OtherSchemaError{Schema: name, Found: other}
 	}
+	// And one whose tables are in a schema that the search_path no longer has: a second set of tables, all empty,
+	// would hide them.
+	if cfg.Schema == "" && !h.tables {
+		switch err := tx.QueryRow(ctx, otherHomesSQL, name).Scan(&other); {
+		case err == nil:
+			return nil, &OtherSchemaError{Schema: name, Found: other, OffPath: true}
+		case !errors.Is(err, pgx.ErrNoRows):
+			return nil, fmt.Errorf("find other tables of Soniq: %w", err)
+		}
+	}
 	if i := slices.Index(path, name); i >= 0 {
 		path = path[:i]
 	}
@@ -92,16 +114,26 @@ func findHome(ctx context.Context, tx pgx.Tx, cfg Config) (*home, error) {
 	return h, nil
 }
 
-// OtherSchemaError says that the default schema has no tables of Soniq, and that another schema of the
-// session's search_path has. 0.1.0 used those; later releases use the schema that [Config] names.
+// OtherSchemaError says that no schema was named, the default one has no tables of Soniq, and another one has. 0.1.0
+// used those that it found by the search_path; later releases use the schema that [Config] names.
 type OtherSchemaError struct {
-	// Schema is the one that was looked in, and Found the one that has the tables.
+	// Schema is the one that was looked in, and Found one that has the tables.
 	Schema, Found string
+	// OffPath: the session's search_path does not have Found.
+	OffPath bool
 }
 
 func (e *OtherSchemaError) Error() string {
-	return fmt.Sprintf("schema %q has no Soniq tables, but schema %q of the search_path has: name the schema with --schema (SONIQ_SCHEMA, Config.Schema)",
-		e.Schema, e.Found)
+	which := "of the search_path"
+	if e.OffPath {
+		which = "of this database"
+	}
+	text := fmt.Sprintf("schema %q has no Soniq tables, but schema %q %s has: name the schema with --schema (SONIQ_SCHEMA, Config.Schema)",
+		e.Schema, e.Found, which)
+	if e.OffPath {
+		text += fmt.Sprintf("; with %q a second, separate Soniq is set up", e.Schema)
+	}
+	return text
 }
 
 // create makes the schema where it isn't there.

@@ -41,8 +41,8 @@ type Config struct {
 	// it where it doesn't exist. Default "public".
 	//
 	// The session's search_path doesn't matter. But where Schema is empty, 'public' has no tables of Soniq and
-	// another schema of the search_path has, which is how 0.1.0 found them, the error is an
-	// [*OtherSchemaError].
+	// another schema of the database has, the error is an [*OtherSchemaError]: 0.1.0 found them by the
+	// search_path, which may have changed since.
 	Schema string
 	// OnProgress is called with a line for a person where it takes longer: how far an index is, who holds
 	// a lock that is waited for. Nothing secret is in it, and no text of anybody's

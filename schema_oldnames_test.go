@@ -1,9 +1,11 @@
 package soniq_test
 
 import (
+	"strings"
 	"testing"
 
 	"soniq"
+	"soniq/internal/testdb"
 )
 
 // statements010OldNames are those of 0.1.0 on the tables that have other names now: what a worker declares,
@@ -69,4 +71,18 @@ func TestUpgrade_oldNames_keepTheRightsOnTheTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after it was undone")
+}
+
+// A table that somebody made under a new name is not taken for the renamed one.
+func TestSetup_newNameIsTaken_isTold(t *testing.T) {
+	t.Parallel()
+	pool := oldPool(t)
+	exec(t, pool, `create table soniq_waiters (mine text)`)
+	_, err := soniq.Setup(t.Context(), pool, soniq.Config{})
+	if err == nil || !strings.Contains(err.Error(), "soniq_hunger is to become soniq_waiters, and both are there") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+	exec(t, pool, `drop table soniq_waiters`)
+	setup(t, pool)
+	expectCatalog(t, "afterwards", pool, catalog(t, testdb.New(t)))
 }

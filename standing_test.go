@@ -104,3 +104,19 @@ func TestWriteMigrations_appliedTwice_isRefused(t *testing.T) {
 		}
 	}
 }
+
+// A role that may not act as the owner is told what to grant.
+func TestPrebuild_mayNotBecomeOwner_saysWhatToGrant(t *testing.T) {
+	t.Parallel()
+	pool := emptyPool(t)
+	other, owner := newRole(t, pool), newRole(t, pool)
+	exec(t, pool, "create schema app authorization "+owner.name+"; grant usage on schema app to "+other.name)
+	cfg := soniq.Config{Schema: "app"}
+	if _, err := soniq.Setup(t.Context(), owner.pool(t, pool), cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err := soniq.Prebuild(t.Context(), other.pool(t, pool), cfg)
+	if err == nil || !strings.Contains(err.Error(), "run it as that role, or grant \""+owner.name+"\" to \""+other.name+"\"") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+}
