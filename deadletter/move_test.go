@@ -122,7 +122,7 @@ func TestMove_readsNullsAsTheWorkerDoes(t *testing.T) {
 		t.Fatalf("moved %v, %v", moved, err)
 	}
 	j := get(t, newQueue(t, pool), id)
-	if j.Queue != "default" || j.Priority != 100 || j.MaxAttempts != 3 || j.UniqueJob || j.Attempts != 3 {
+	if j.Queue != "default" || j.Priority != 100 || j.MaxAttempts != 4 || j.UniqueJob || j.Attempts != 3 {
 		t.Errorf("got %+v", j)
 	}
 	if time.Since(j.OriginalCreatedAt).Abs() > time.Minute {
