@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"soniq/internal/pg"
@@ -96,15 +97,50 @@ func syntaxError(raw []byte) string {
 	return "unknown error"
 }
 
-// decodeArgs decodes raw into args, strictly. Its error names the field. Numbers that
-// become an interface value keep all their digits.
-func decodeArgs[T any](raw json.RawMessage, args *T) error {
+// unknownFieldError says that the arguments have a field which the handler's type hasn't,
+// and nothing else against them. A producer that is deployed first sends those: a worker
+// of the next release knows the field, so the job waits for one.
+type unknownFieldError struct {
+	field   string // quoted
+	attempt int
+}
+
+func (e *unknownFieldError) Error() string { return "field " + e.field + ": not known to this job" }
+
+// Permanent makes the job be tried again, whatever the handler's rules say of its errors.
+func (e *unknownFieldError) Permanent() bool { return false }
+
+// RetryAfter is 1, 2, 4 ... minutes, at most an hour: three retries last for a deployment,
+// and for the grace that a job has whose name nobody knows.
+func (e *unknownFieldError) RetryAfter() time.Duration {
+	return min(time.Minute<<min(max(e.attempt-1, 0), 6), time.Hour)
+}
+
+// decodeArgs decodes raw into args, strictly unless unknown fields are allowed. Its error
+// names the field; that of an unknown one, where all else is right, is an
+// [*unknownFieldError]. Numbers that become an interface value keep all their digits.
+func decodeArgs[T any](raw json.RawMessage, args *T, allowUnknown bool) error {
+	err := decodeInto(raw, args, !allowUnknown)
+	var unknown *unknownFieldError
+	if errors.As(err, &unknown) {
+		var others T
+		if err := decodeInto(raw, &others, false); err != nil {
+			// As text: this is final.
+			return fmt.Errorf("%s; %w", unknown.Error(), err)
+		}
+	}
+	return err
+}
+
+func decodeInto[T any](raw json.RawMessage, args *T, strict bool) error {
 	if string(bytes.TrimSpace(raw)) == "null" {
 		// encoding/json accepts null and changes nothing: a pointer would stay nil.
 		return errors.New("arguments: want a JSON object, got null")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
+	if strict {
+		dec.DisallowUnknownFields()
+	}
 	dec.UseNumber()
 	if err := dec.Decode(args); err != nil {
 		return describeDecodeError(err)
@@ -134,7 +170,7 @@ func describeDecodeError(err error) error {
 	}
 	// The decoder has no type for the error of an unknown field.
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return fmt.Errorf("field %s: not known to this job", name)
+		return &unknownFieldError{field: name}
 	}
 	return fmt.Errorf("arguments: %w", err)
 }

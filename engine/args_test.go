@@ -87,16 +87,16 @@ func TestDecodeArgs_namesTheField(t *testing.T) {
 		`[]`:                                    `arguments: want engine.welcome, got a JSON array`,
 	} {
 		var w welcome
-		if err := decodeArgs(json.RawMessage(raw), &w); err == nil || err.Error() != want {
+		if err := decodeArgs(json.RawMessage(raw), &w, false); err == nil || err.Error() != want {
 			t.Errorf("decodeArgs(%s) = %v, want %s", raw, err, want)
 		}
 	}
 	var w welcome
-	if err := decodeArgs(json.RawMessage(`{"user_id":1,"email":"a@b"}`), &w); err != nil || w.UserID != 1 {
+	if err := decodeArgs(json.RawMessage(`{"user_id":1,"email":"a@b"}`), &w, false); err != nil || w.UserID != 1 {
 		t.Errorf("good arguments: %v, %v", w, err)
 	}
 	var m map[string]any
-	if err := decodeArgs(json.RawMessage(`{"n":12345678901234567890123}`), &m); err != nil || m["n"] != json.Number("12345678901234567890123") {
+	if err := decodeArgs(json.RawMessage(`{"n":12345678901234567890123}`), &m, false); err != nil || m["n"] != json.Number("12345678901234567890123") {
 		t.Errorf("big integer: %v, %v", m, err)
 	}
 }

@@ -70,6 +70,12 @@ func AttemptLimit(n int) HandleOption {
 	return handleOption(func(h *handler) { h.attemptLimit = &n })
 }
 
+// AllowUnknownFields has a handler ignore fields of the arguments that its type hasn't.
+// Default: the job is tried again later, as [Handle] describes.
+func AllowUnknownFields() HandleOption {
+	return handleOption(func(h *handler) { h.allowUnknown = true })
+}
+
 // PermanentIf makes an attempt's error permanent if rule returns true: the job
 // becomes a dead letter at once. rule is called for errors that [Permanent] doesn't
 // mark.

@@ -38,6 +38,8 @@ type handler struct {
 	// attemptLimit, if set, overrides a job's own max attempts.
 	attemptLimit *int
 	argsType     string
+	// allowUnknown: fields of the arguments that their type hasn't are ignored.
+	allowUnknown bool
 }
 
 // NewRegistry returns an empty registry. Mistakes in what is registered later are
@@ -52,9 +54,11 @@ func NewRegistry() *Registry {
 type Validator interface{ Validate() error }
 
 // Handle registers fn as the handler of the jobs with this name. Their arguments are
-// decoded from JSON into a T, strictly. Where a field is unknown, a type is wrong, the
-// arguments are null, or the method Validate fails (see [Validator]), fn isn't
-// called: the job becomes a dead letter with the reason invalid_arguments.
+// decoded from JSON into a T, strictly. Where a type is wrong, the arguments are null, or
+// the method Validate fails (see [Validator]), fn isn't called: the job becomes a dead
+// letter with the reason invalid_arguments. Where all is right but a field that T hasn't,
+// the job is tried again after 1, 2, 4 ... minutes, since a newer worker may know it, and
+// becomes such a dead letter after its last attempt; see [AllowUnknownFields].
 //
 // Each job runs in a goroutine that another job may use afterwards. A handler that
 // changes the goroutine, by [runtime.LockOSThread] or labels, must undo that.
@@ -79,7 +83,13 @@ func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Contex
 	h.argsType = fmt.Sprintf("%T", *new(T))
 	h.run = func(ctx context.Context, job *Job) (any, error) {
 		var args T
-		if err := decodeArgs(job.Args, &args); err != nil {
+		err := decodeArgs(job.Args, &args, h.allowUnknown)
+		var unknown *unknownFieldError
+		if errors.As(err, &unknown) && job.Attempts < job.MaxAttempts {
+			unknown.attempt = job.Attempts
+			return nil, unknown
+		}
+		if err != nil {
 			return nil, InvalidArguments(err)
 		}
 		return fn(ctx, args)
