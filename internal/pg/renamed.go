@@ -47,7 +47,7 @@ func (e *explained) Unwrap() error { return e.err }
 
 // Explain puts before an error what happened and what to do, where Soniq knows it and the server's text doesn't
 // say it. It returns other errors as they are, and reports whether the text is there.
-func Explain(err error) (error, bool) { //nolint:staticcheck // The error is the value here.
+func Explain(err error) (error, bool) {
 	var already *explained
 	if errors.As(err, &already) {
 		return err, true
