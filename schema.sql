@@ -1386,6 +1386,7 @@ from (values
   ('0178', 'soniq_go_operation_heartbeat'),
   ('0179', 'soniq_go_hook_health'),
   ('0183', 'soniq_go_serializable'),
+  ('0186', 'soniq_go_grant_options'),
   ('0189', 'soniq_go_death_cost'),
   ('0190', 'soniq_go_audit_sequence'),
   ('0192', 'soniq_go_max_attempts'),

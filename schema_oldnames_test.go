@@ -86,3 +86,28 @@ func TestSetup_newNameIsTaken_isTold(t *testing.T) {
 	setup(t, pool)
 	expectCatalog(t, "afterwards", pool, catalog(t, testdb.New(t)))
 }
+
+// Who could give a right on a table on to others can do so on the view that has its old name, or shows a part of it.
+func TestSetup_viewsKeepGrantOptions(t *testing.T) {
+	t.Parallel()
+	pool := oldPool(t)
+	giver := newRole(t, pool,
+		`grant select, delete on soniq_hunger to %s with grant option`, `grant select on soniq_chores, soniq_dead_letter_jobs to %s with grant option`,
+		`grant insert on soniq_chores to %s`)
+	column := newRole(t, pool, `grant update (epoch) on soniq_hunger to %s with grant option`)
+	setup(t, pool)
+	for right, want := range map[string]bool{
+		"soniq_hunger SELECT": true, "soniq_hunger DELETE": true, "soniq_chores SELECT": true, "soniq_dead_letter_feed SELECT": true,
+		"soniq_chores INSERT": false, "soniq_hunger INSERT": false,
+	} {
+		view, privilege, _ := strings.Cut(right, " ")
+		if got := queryValue[bool](t, pool, `select has_table_privilege($1, $2, $3)`, giver.name, view, privilege+" WITH GRANT OPTION"); got != want {
+			t.Errorf("%s can be given on: %t, want %t", right, got, want)
+		}
+	}
+	for name, want := range map[string]bool{"epoch": true, "queue": false} {
+		if got := queryValue[bool](t, pool, `select has_column_privilege($1, 'soniq_hunger', $2, 'UPDATE WITH GRANT OPTION')`, column.name, name); got != want {
+			t.Errorf("UPDATE of %s can be given on: %t, want %t", name, got, want)
+		}
+	}
+}
