@@ -199,6 +199,7 @@ func (f *csvReader) cell(b byte) (next byte, err error) {
 
 func (f *csvReader) quotedCell() (next byte, err error) {
 	for {
+		f.raw = f.take(f.raw, '"')
 		b, err := f.readByte()
 		if errors.Is(err, io.EOF) {
 			return 0, errCutOff

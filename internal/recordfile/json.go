@@ -89,6 +89,9 @@ func (f *jsonArrayReader) object() error {
 	f.raw = append(f.raw[:0], '{')
 	text := false
 	for depth := 1; depth > 0; {
+		if text {
+			f.raw = f.take(f.raw, '"', '\\')
+		}
 		b, err := f.readByte()
 		if errors.Is(err, io.EOF) {
 			return errCutOff

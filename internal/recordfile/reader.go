@@ -279,11 +279,35 @@ func (r *byteReader) readByte() (byte, error) {
 	return b, nil
 }
 
+// take appends to raw the next bytes that were read ahead, up to the first one of stops, and
+// only while the record is so short that its size needs no check.
+func (r *byteReader) take(raw []byte, stops ...byte) []byte {
+	part, _ := r.in.Peek(min(r.in.Buffered(), max(0, MaxRecordBytes-r.size)))
+	for _, stop := range stops {
+		if i := bytes.IndexByte(part, stop); i >= 0 {
+			part = part[:i]
+		}
+	}
+	r.line += int64(bytes.Count(part, []byte{'\n'}))
+	r.size += len(part)
+	raw = append(raw, part...)
+	_, _ = r.in.Discard(len(part)) // it was read ahead
+	return raw
+}
+
+const whiteSpace = " \t\r\n"
+
 // skipSpace returns the next byte that is no white space.
 func (r *byteReader) skipSpace() (byte, error) {
 	for {
+		ahead, _ := r.in.Peek(r.in.Buffered())
+		if space := ahead[:len(ahead)-len(bytes.TrimLeft(ahead, whiteSpace))]; len(space) > 0 {
+			r.size = 0
+			r.line += int64(bytes.Count(space, []byte{'\n'}))
+			_, _ = r.in.Discard(len(space)) // it was read ahead
+		}
 		b, err := r.readByte()
-		if err != nil || !strings.ContainsRune(" \t\r\n", rune(b)) {
+		if err != nil || !strings.ContainsRune(whiteSpace, rune(b)) {
 			return b, err
 		}
 		r.size = 0

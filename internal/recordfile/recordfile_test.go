@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/uuid"
@@ -245,6 +246,41 @@ func TestGzip_longRecords_areReadBack(t *testing.T) {
 				}
 			case err != nil || len(got.Args) != len(want.Args):
 				t.Errorf("ours %t, record %d: %d bytes, %v", ours, i+1, len(got.Args), err)
+			}
+		}
+	}
+}
+
+// The line of a record counts those within and between the records before it, however the reads cut
+// them.
+func TestReader_linesWithinAndBetweenRecords_count(t *testing.T) {
+	t.Parallel()
+	const id, at = "00000000-0000-4000-8000-000000000001", "2026-01-02T03:04:05Z"
+	const header = "id,job_name,args,dead_letter_reason,moved_to_dead_letter_at,last_error\n"
+	good := `{"id":"` + id + `","job_name":"a","args":{"x":"}]\"\\"},"dead_letter_reason":"timeout","moved_to_dead_letter_at":"` + at + `"}`
+	for _, file := range []struct {
+		format Format
+		text   string
+		line   int64
+	}{
+		{CSV, header + id + `,a,{},timeout,` + at + `,"a""` + "\n\r\n" + strings.Repeat("x\n", 3000) + "\"\nwrong,a,{},timeout," + at + ",\n", 3005},
+		{CSV, header + "\n\n" + id + `,"a,""b""",{},timeout,` + at + ",\n\nwrong,a,{},timeout," + at + ",\n", 6},
+		{JSON, "\n \t[\n" + good + strings.Repeat("\n ", 3000) + ",\n" + strings.Replace(good, id, "wrong", 1) + "]", 3004},
+		{JSONL, good + "\n" + strings.Repeat("\n", 3000) + strings.Replace(good, id, "wrong", 1), 3002},
+	} {
+		for name, in := range map[string]io.Reader{
+			"at once": strings.NewReader(file.text), "in single bytes": iotest.OneByteReader(strings.NewReader(file.text)),
+		} {
+			r, err := NewReader(t.Context(), in, file.format)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first, err := r.Next(); err != nil || first.ID.String() != id {
+				t.Errorf("%s %s: the first is %s, %v", file.format, name, first.ID, err)
+			}
+			_, err = r.Next()
+			if mistake := (*Error)(nil); !errors.As(err, &mistake) || mistake.Line != file.line || mistake.Field != "id" {
+				t.Errorf("%s %s: the mistake is %v, want one at line %d", file.format, name, err, file.line)
 			}
 		}
 	}
