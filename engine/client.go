@@ -27,8 +27,8 @@ type ClientConfig struct {
 	// quotes, and case counts. The search_path is not used. Default "public".
 	Schema string
 	// Registry gives a job the queue and the max attempts of its handler, unless
-	// the call sets them. Jobs whose names it doesn't have can be enqueued too.
-	// Default none.
+	// the call sets them, and refuses arguments that the handler doesn't take. Jobs
+	// whose names it doesn't have can be enqueued too. Default none.
 	Registry *Registry
 	// ProducerID is written to each job and names the program that enqueued it.
 	// Default "host:pid:program".

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -136,12 +137,16 @@ func (c *Client) prepare(name string, args any, opts []EnqueueOption) (*insert, 
 	if err := checkText("job name", name); err != nil {
 		return nil, err
 	}
-	in.applyDefaults(c.registry.handlers[name])
+	h := c.registry.handlers[name]
+	in.applyDefaults(h)
 	if err := in.validate(); err != nil {
 		return nil, err
 	}
 	var err error
 	if in.args, err = encodeArgs(args, c.config.MaxArgsBytes); err != nil {
+		return nil, err
+	}
+	if err := h.check(in.args); err != nil {
 		return nil, err
 	}
 	if in.unique {
@@ -157,6 +162,22 @@ func (c *Client) prepare(name string, args any, opts []EnqueueOption) (*insert, 
 		return nil, fmt.Errorf("make id: %w", err)
 	}
 	return in, nil
+}
+
+// check refuses arguments that the handler doesn't take: the job would become a dead letter.
+func (h *handler) check(args json.RawMessage) (err error) {
+	if h == nil || h.takes == nil {
+		return nil
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			err = &ArgumentError{"args", fmt.Sprintf("can't be checked: the method Validate panicked: %v", r)}
+		}
+	}()
+	if err := h.takes(args); err != nil {
+		return &ArgumentError{"args", "are not what the handler takes: " + err.Error()}
+	}
+	return nil
 }
 
 func (in *insert) applyDefaults(h *handler) {

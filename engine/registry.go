@@ -40,6 +40,8 @@ type handler struct {
 	argsType     string
 	// allowUnknown: fields of the arguments that their type hasn't are ignored.
 	allowUnknown bool
+	// takes reports why the handler doesn't take these arguments. Nil: it takes any.
+	takes func(raw json.RawMessage) error
 }
 
 // NewRegistry returns an empty registry. Mistakes in what is registered later are
@@ -81,6 +83,7 @@ func Handle[T any](r *Registry, name string, fn func(ctx context.Context, args T
 func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Context, args T) (R, error), opts ...HandleOption) {
 	h := r.add(name, fn != nil, opts)
 	h.argsType = fmt.Sprintf("%T", *new(T))
+	h.takes = func(raw json.RawMessage) error { return decodeArgs(raw, new(T), h.allowUnknown) }
 	h.run = func(ctx context.Context, job *Job) (any, error) {
 		var args T
 		err := decodeArgs(job.Args, &args, h.allowUnknown)

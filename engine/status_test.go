@@ -66,7 +66,7 @@ func TestClient_job_tellsADoneJob(t *testing.T) {
 	job.CreatedAt, job.UpdatedAt, job.ProducerID = time.Time{}, time.Time{}, ""
 	expectJSON(t, *job, engine.Job{
 		ID: id, Name: "n", Args: json.RawMessage(`{}`), Queue: "default", Priority: 100,
-		Status: engine.StatusDone, Attempts: 2, MaxAttempts: 3, LastError: "once",
+		Status: engine.StatusDone, Attempts: 2, MaxAttempts: 4, LastError: "once",
 		Result: json.RawMessage(`{"n": 1.0}`), ExpiresAt: &expires, WorkerID: &worker, ReplayOf: &dead,
 	})
 }

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,3 +77,46 @@ func TestHandle_unknownField_waitsForANewerWorker(t *testing.T) {
 		t.Errorf("the newer worker got %+v", args)
 	}
 }
+
+// A client with a registry refuses what the handler would make a dead letter of.
+func TestClient_withARegistry_refusesWrongArguments(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	reg := engine.NewRegistry()
+	engine.Handle(reg, "strict", func(context.Context, older) error { return nil })
+	engine.Handle(reg, "lenient", func(context.Context, older) error { return nil }, engine.AllowUnknownFields())
+	engine.Handle(reg, "panics", func(context.Context, panicking) error { return nil })
+	engine.HandleRaw(reg, "raw", func(context.Context, *engine.Job) (any, error) { return nil, nil })
+	client, err := engine.NewClient(pool, engine.ClientConfig{Registry: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		args any
+		want string
+	}{
+		{"strict", older{N: 1}, ""},
+		{"strict", nil, ""},
+		{"strict", newer{N: 1}, `field "locale": not known`},
+		{"strict", map[string]any{"n": "x"}, `field "n": want int`},
+		{"strict", older{N: -1}, "must not be negative"},
+		{"lenient", newer{N: 1}, ""},
+		{"panics", nil, "Validate panicked"},
+		{"raw", newer{N: -1}, ""},
+		{"elsewhere", newer{N: -1}, ""},
+	} {
+		checked := client.CheckJob(c.name, c.args)
+		_, err := client.Enqueue(t.Context(), c.name, c.args)
+		for _, err := range []error{checked, err} {
+			var wrong *engine.ArgumentError
+			if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &wrong) || wrong.Field != "args" || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%s with %+v: %v, want %q", c.name, c.args, err, c.want)
+			}
+		}
+	}
+}
+
+type panicking struct{}
+
+func (panicking) Validate() error { panic("no") }
