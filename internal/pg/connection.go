@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -44,14 +46,29 @@ var pinnedDirectly = map[string]string{
 // with [Connect], or see [Unpin].
 func Pin(config *pgx.ConnConfig) {
 	PinSession(config)
+	var refused atomic.Int64 // when a write was, in Unix nanoseconds
 	if config.ValidateConnect == nil {
-		config.ValidateConnect = RequireWrites
+		config.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+			if time.Since(time.Unix(0, refused.Load())) < doubt {
+				return pgconn.ValidateConnectTargetSessionAttrsReadWrite(ctx, conn)
+			}
+			return RequireWrites(ctx, conn)
+		}
 	}
 	before := config.OnPgError
 	config.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) (keep bool) {
-		return err.Code != ReadOnlyTransaction && (before == nil || before(conn, err))
+		if err.Code == ReadOnlyTransaction {
+			refused.Store(time.Now().UnixNano())
+			return false
+		}
+		return before == nil || before(conn, err)
 	}
 }
+
+// doubt is how long after a refused write each server is asked whether it takes writes. A
+// pooler says what was so when it started: it would be chosen again and again where
+// another host of the URL takes writes.
+const doubt = 10 * time.Minute
 
 // PinSession is [Pin] for sessions that only read: any server will do.
 func PinSession(config *pgx.ConnConfig) {

@@ -79,7 +79,7 @@ func TestPoolers_everyCommand_everyMode(t *testing.T) {
 				for i, mode := range execModes {
 					t.Run("exec mode "+mode, func(t *testing.T) {
 						t.Parallel()
-						everything(t, withMode(t, pooled, mode), string(rune('a'+i)))
+						everything(t, withMode(t, pooled, mode), string(rune('a'+i)), "naïve 日本")
 					})
 				}
 			})
@@ -121,8 +121,9 @@ func alone(t *testing.T, databaseURL string, session bool) {
 	}
 }
 
-// everything runs a worker with hooks, and the commands.
-func everything(t *testing.T, databaseURL, queue string) {
+// everything runs a worker with hooks, and the commands. text is what the database keeps of
+// the error of a job.
+func everything(t *testing.T, databaseURL, queue, text string) {
 	s := clitest.NewShell(t, databaseURL)
 	s.OK("setup")
 	worker := s.Start("worker", "--config", testkit.ConfigFile(t, config(queue)), "--allow-exec-hooks")
@@ -156,7 +157,7 @@ func everything(t *testing.T, databaseURL, queue string) {
 			break
 		}
 	}
-	clitest.WantIn(t, "dead-letter show", s.OK("dead-letter", "show", id).Out, "naïve 日本")
+	clitest.WantIn(t, "dead-letter show", s.OK("dead-letter", "show", id).Out, text)
 	eventually.True(t, "the watch to tell of the dead letter", func() bool { return strings.Contains(watch.Out.String(), id) })
 	later := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
 	buried := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
