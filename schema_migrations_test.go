@@ -34,6 +34,7 @@ select line from (
   select format('constraint %s of %s %s validated %s', conname, conrelid::regclass, pg_get_constraintdef(oid), convalidated)
   from pg_constraint
   where connamespace = 'public'::regnamespace
+    and contype <> 'n' -- since PostgreSQL 18 NOT NULL has a name, which a rename of its table leaves
   union all
   select format('index %s valid %s ready %s', pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisready)
   from pg_index i
