@@ -48,7 +48,7 @@ func conflicts(err error) bool { return IsCode(err, SerializationFailure, Deadlo
 // is in it, and returns how full it is then, from 0 to 1. PostgreSQL makes room when
 // somebody adds a notification, which nobody can once the queue is full: then it stays
 // full after the session has ended that held it, and every NOTIFY fails until somebody
-// asks how full it is (PostgreSQL 14 to 18).
+// asks how full it is (seen in PostgreSQL 17 and 18).
 func FreeNotifyQueue(ctx context.Context, db Session) (usage float64, err error) {
 	err = db.QueryRow(ctx, `select pg_notification_queue_usage()`).Scan(&usage)
 	return usage, err
