@@ -276,8 +276,10 @@ func hookState(a *app.App, h hooks.Info, held bool) string {
 		state = "waiting: no dispatcher"
 	case digests:
 		state = "digest due in " + terminal.ShortDuration(digest.Sub(now).Round(time.Second))
-	case h.Pending > 0:
+	case h.Sending:
 		state = "sending"
+	case h.Pending > 0:
+		state = "due" // that nobody is there to send it shows after two minutes
 	}
 	if h.Dropped > 0 {
 		state += "; dropped " + terminal.Thousands(h.Dropped)

@@ -37,7 +37,7 @@ func TestList_state_isTrue(t *testing.T) {
 	}
 	clitest.Seed(t, pool, clitest.Letter{})
 	for _, test := range []struct{ hook, delivery, want string }{
-		{"", "next_attempt_at = now()", "sending"},
+		{"", "next_attempt_at = now()", "due"},
 		{"", "next_attempt_at = now() - interval '24 minutes'", "waiting: no dispatcher"},
 		{"", "next_attempt_at = now() + interval '1 minute', lease = gen_random_uuid()", "sending"},
 		{"", "next_attempt_at = now() + interval '53 seconds', lease = null", "digest due in 5"},

@@ -106,6 +106,9 @@ func (s *served) check(a *app.App) error {
 		}
 	}
 	a.Note("%s; queues %s; %d jobs at once", what, strings.Join(queues, ", "), s.concurrency())
+	if slices.ContainsFunc(s.file.Jobs, func(j workerfile.Job) bool { return j.MaxAttempts == nil }) {
+		a.Note("attempts '-': as many as each job says, 4 unless its producer set it")
+	}
 	return nil
 }
 

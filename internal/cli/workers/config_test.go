@@ -136,7 +136,7 @@ jobs:
 		"JOB  HANDLER ", "a    exec ./a ", "none ", "1s, 1m30s ",
 		"b    http https://h/path?... ", "2m ", "1s, doubled up to 1h ",
 		"c    http env:URL ", "2s, doubled up to 1m, exact ", "d    exec ./d", "e    http http://h:8080/?...")
-	if want := path + " is valid; queues q, r; 3 jobs at once\n"; text.Err != want {
+	if want := path + " is valid; queues q, r; 3 jobs at once\nattempts '-': as many as each job says, 4 unless its producer set it\n"; text.Err != want {
 		t.Errorf("stderr %q, want %q", text.Err, want)
 	}
 	asJSON := s.OK("worker", "--config", path, "--check-config", "--json")
