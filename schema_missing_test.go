@@ -152,7 +152,10 @@ func TestSetup_columnThatCantBeMadeUp_isTold(t *testing.T) {
 	exec(t, pool, `alter table soniq_jobs drop column args`)
 	for range 2 {
 		result := setup(t, pool)
-		if len(result.Mended) != 0 || len(result.Findings) != 1 || !strings.Contains(result.Findings[0].String(), "column args of soniq_jobs is missing") {
+		told := slices.ContainsFunc(result.Findings, func(f soniq.Finding) bool {
+			return strings.Contains(f.String(), "column args of soniq_jobs is missing")
+		})
+		if len(result.Mended) != 0 || !told {
 			t.Errorf("setup: %+v", result)
 		}
 	}
