@@ -10,14 +10,13 @@ import (
 	"soniq/internal/cli/app"
 )
 
-// onceTag is the struct tag of a list flag each of whose values has a key, such as
-// KEY=VALUE. It is the text between the two, or 'all' where the whole value is the
-// key. A key may be given once.
+// onceTag is a struct tag of list flags whose values have keys, such as KEY=VALUE. Its
+// value is the separator, or 'all' if the whole value is the key. Each key may be given
+// once.
 const onceTag = "once"
 
-// checkOnce refuses a flag with one value that was given twice, and a key that was
-// given twice to a flag with many: kong would keep the last one, and the command
-// would do something else than what was typed.
+// checkOnce refuses a single-value flag that is given twice, and a key that is given
+// twice to a list flag. kong would silently keep the last one.
 func checkOnce(cmd *kong.Context) error {
 	seen := map[*kong.Flag]bool{}
 	for _, part := range cmd.Path {

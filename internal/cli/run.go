@@ -19,11 +19,11 @@ import (
 // signalReader is a command that reads [app.Process.Signals] itself.
 type signalReader interface{ ReadsSignals() }
 
-// errorLogger is a command whose errors are records of its log.
+// errorLogger is a command that logs its errors.
 type errorLogger interface{ LogsErrors() }
 
-// monitored is a command for monitors. A monitor reads its answer, and the reason
-// why there is none, from standard output.
+// monitored is a command for monitors, which read its answer and its errors from
+// standard output.
 type monitored interface {
 	// Unknown prints err as the monitor expects it, and returns the exit code.
 	Unknown(a *app.App, cmd *kong.Context, err error) int
@@ -53,7 +53,7 @@ func Run(w app.Process, args []string) int {
 		err = errors.Join(err, a.Close())
 	}
 	if a.Out.Closed() && app.ExitCode(err) != app.ExitPartly {
-		// The person has what they wanted of it, as of 'list | head'.
+		// The reader has seen enough, as in 'list | head'.
 		return app.ExitClosed
 	}
 	if a.Out.Err != nil && app.ExitCode(err) == app.ExitDone {

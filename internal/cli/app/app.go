@@ -61,7 +61,7 @@ type App struct {
 	// same terminal.
 	IgnoreInterrupts atomic.Bool
 
-	// pool is that of Open; nil before.
+	// pool is what Open opened. Nil before that.
 	pool    *pgxpool.Pool
 	closers []func() error
 

@@ -109,13 +109,13 @@ func (a *App) SchemaName() string {
 // gets its tables. All is closed when the command ends. Further calls return the
 // same pool.
 //
-// A command that sends each statement once or twice prepares none by name, which some
-// poolers can't keep apart, unless the URL says how. A server that takes no writes will
-// do where there is no other: most commands read.
+// Statements are not prepared by name, which some poolers can't handle, unless the URL
+// sets a mode. If no server takes writes, it connects to a read-only one: most commands
+// only read.
 func (a *App) Open() (*pgxpool.Pool, error) { return a.open(false) }
 
-// OpenService is [App.Open] for a program that runs for long and writes: a server that
-// takes no writes won't do, and statements are prepared as the URL, or pgx, says.
+// OpenService is [App.Open] for a long-running program that writes. It refuses a
+// read-only server, and prepares statements as the URL or pgx says.
 func (a *App) OpenService() (*pgxpool.Pool, error) { return a.open(true) }
 
 func (a *App) open(service bool) (*pgxpool.Pool, error) {
@@ -192,8 +192,8 @@ func namesTarget(config *pgx.ConnConfig) bool {
 	return strings.Contains(config.ConnString(), "target_session_attrs")
 }
 
-// errPrivateStopped ends a command whose private database was stopped under it:
-// the next one that another command starts would not wait for this one.
+// errPrivateStopped ends a command after its private database was stopped. The command
+// must not reconnect: it holds no lease on the database that another command starts.
 var errPrivateStopped = errors.New("the private database was stopped, by 'soniq dev stop' or a crash")
 
 // endWith ends the command's context when the lease no longer keeps its
@@ -390,8 +390,8 @@ type hostError struct {
 	err     error
 }
 
-// dialed finds the address and the name of the host in the text of pgx's error about
-// one attempt, whose type it does not export.
+// dialed finds the host's address and name in the text of pgx's error for one attempt.
+// pgx does not export the error's type.
 var dialed = regexp.MustCompile(`^(\S+) \((.*?)\): `)
 
 // hostErrors has the last attempt at each host, in the URL's order. A name with several

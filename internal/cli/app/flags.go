@@ -85,8 +85,8 @@ func CheckIDs(texts ...string) error {
 	return nil
 }
 
-// ListLimit is how many rows a command reads at most whose --limit is n: 0 is no
-// limit, in every command that reads. Those that change something refuse 0.
+// ListLimit returns the limit for a command that reads, from the value of its --limit: 0
+// means no limit. Commands that change something refuse 0 instead.
 func ListLimit(n int) (int, error) {
 	switch {
 	case n < 0:

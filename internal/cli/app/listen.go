@@ -10,7 +10,8 @@ type ListenFlag struct {
 	ListenURL string `name:"listen-url" placeholder:"URL" help:"A direct connection for LISTEN, if the database is behind a pooler in transaction mode. Default $$SONIQ_LISTEN_URL."`
 }
 
-// ListenConfig parses the URL of --listen-url or SONIQ_LISTEN_URL; nil if there is none.
+// ListenConfig parses the URL of --listen-url or SONIQ_LISTEN_URL. It returns nil if
+// neither is set.
 // The private database needs none.
 //
 // Errors: a usage error without a word of the URL.

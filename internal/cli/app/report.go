@@ -19,9 +19,9 @@ func (a *App) Report(cmd *kong.Context, err error) {
 	a.Note("soniq: %s", terminal.OneLine(a.ReportText(cmd, err)))
 }
 
-// LogError is [App.Report] for a command whose log is what people and programs read of
-// it: where the log is JSON, the error is a record of it. It is a line for a wrong command
-// line, unless JSON was asked for.
+// LogError reports err for a command that people and programs follow by its log. If the
+// log is JSON, the error is a record. A usage error is a plain line, unless --log-format
+// says json.
 func (a *App) LogError(cmd *kong.Context, err error) {
 	if a.Log == nil || !a.LogsJSON() || a.LogFormat != "json" && ExitCode(err) == ExitUsage {
 		a.Report(cmd, err)

@@ -26,12 +26,12 @@ func (a *App) When(t time.Time) string {
 	return text + " (" + terminal.Age(now, t) + " ago)"
 }
 
-// ProgressFrom is how many jobs are worth a progress bar: some tenths of a
-// second.
+// ProgressFrom is the number of jobs from which a progress bar is shown. They take some
+// tenths of a second.
 const ProgressFrom = 5_000
 
-// Progress is a bar on the terminal, or nothing where there is none or no time
-// to see it.
+// Progress returns a progress bar. It draws nothing if standard error is no terminal, or
+// if total is less than from.
 func (a *App) Progress(doing string, total, from int) *terminal.ProgressBar {
 	var out io.Writer
 	if a.StderrIsTTY && total >= from {

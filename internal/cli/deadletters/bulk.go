@@ -52,14 +52,14 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 
 const serverTimeSQL = `select clock_timestamp()`
 
-// pin bounds f to the dead letters of this moment, by the server's clock: what
-// dies after the question was printed is not part of the answer.
+// pin limits f to dead letters that exist now, by the server's clock. Jobs that die while
+// the user reads the question are not affected.
 func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
 	var now time.Time
 	if err := (pg.Schema{}).Pool(pool).QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
 		return fmt.Errorf("read the server's time: %w", err)
 	}
-	// A --since in the future stays alone: it matches nothing, as it should.
+	// Keep a --since in the future: it must match nothing.
 	if (f.To.IsZero() || f.To.After(now)) && !f.From.After(now) {
 		f.To = now
 	}

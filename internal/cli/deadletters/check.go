@@ -48,7 +48,7 @@ func (checkCmd) Help() string {
     soniq dead-letter check --warn 0 --max 100 --queue payments`
 }
 
-// limit is a bound that something is above, or not. Nil is none.
+// limit has the thresholds of a value. A nil threshold is never exceeded.
 type limit[T cmp.Ordered] struct{ warn, most *T }
 
 func (l limit[T]) judge(v T) int {
@@ -220,7 +220,7 @@ func coarse(d time.Duration) string {
 	}
 }
 
-// perfdata is a threshold in the form of Nagios: nothing where there is none.
+// perfdata formats a threshold for Nagios; an absent one is empty.
 func perfdata[T int64 | float64](threshold *T) string {
 	if threshold == nil {
 		return ""

@@ -103,7 +103,7 @@ func (c *cleanupCmd) Run(a *app.App) error {
 	return c.report(a, archive, n, did, told, err)
 }
 
-// report says how many were removed, and what became of the others.
+// report prints how many were removed, and how many of the archived ones stayed.
 func (c *cleanupCmd) report(a *app.App, archive *archiveFile, n int64, did, told string, err error) error {
 	result := map[string]any{"removed": n}
 	if c.DryRun {
@@ -149,8 +149,8 @@ type archiveFile struct {
 // SetCount is told how many dead letters the file has: see [deadletter.Archive].
 func (f *archiveFile) SetCount(dead int64) { f.rows = dead }
 
-// newArchive makes sure that the file is a new one: what an earlier cleanup
-// removed is nowhere else.
+// newArchive refuses a name that exists: the file may be the only copy of what an
+// earlier cleanup removed.
 func newArchive(ctx context.Context, name string) (*archiveFile, error) {
 	if name == "" || name == "-" {
 		return nil, app.Usagef("--export must be a file: what is removed is to be kept there")

@@ -146,7 +146,7 @@ func parseState(text string) (deadletter.State, error) {
 	}
 }
 
-// parseTags reads the values of --tag; nil is none.
+// parseTags reads the values of --tag. It returns nil if there are none.
 func parseTags(texts []string) (tags map[string]string, err error) {
 	for _, text := range texts {
 		key, value, ok := strings.Cut(text, "=")

@@ -25,8 +25,8 @@ type replayPace struct {
 	MaxReplays    int            `default:"3" placeholder:"N" help:"Skip dead letters that were replayed N times; 0 skips none. Default 3."`
 }
 
-// used is the first of the flags that was used, or empty. A default can't be
-// told from the same value.
+// used returns the first of the flags that was given, or an empty string. A flag that is
+// given with its default value counts as not given.
 func (p *replayPace) used() string {
 	switch {
 	case p.Rate != "":
@@ -286,7 +286,7 @@ func (f *replayFollower) onProgress(op deadletter.Operation, made []deadletter.R
 	}
 }
 
-// end shows the result. err is that of the replay.
+// end shows the result. err is the replay's error.
 func (f *replayFollower) end(result deadletter.ReplayResult, err error) error {
 	if f.bar != nil {
 		_ = f.bar.Finish()

@@ -88,7 +88,7 @@ func lockDemo(ctx context.Context, pool *pgxpool.Pool) (unlock func(), err error
 	}, nil
 }
 
-// demo is one run of it. The worker and the subscription send their news to
+// demo is one run of the demo. The worker and the subscription send their news to
 // the goroutine that prints.
 type demo struct {
 	*app.App
@@ -234,7 +234,7 @@ func (d *demo) play(ctx context.Context, client *engine.Client) error {
 	return d.epilogue(ctx, replayed)
 }
 
-// follow prints what happens until enough of it has.
+// follow prints events until enough have happened.
 func (d *demo) follow(ctx context.Context, enough func(news any) bool) error {
 	for {
 		select {
@@ -357,7 +357,7 @@ func (d *demo) enqueue(ctx context.Context, client *engine.Client) error {
 	return nil
 }
 
-// replay plays the dead letter whose cause can be mended.
+// replay fixes the cause of one dead letter and replays it.
 func (d *demo) replay(ctx context.Context) (deadletter.Job, error) {
 	queue, err := d.DeadLetters(d.pool)
 	if err != nil {

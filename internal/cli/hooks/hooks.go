@@ -53,8 +53,8 @@ func hookStore(a *app.App, keys *hooks.Keyring) (*hooks.Store, error) {
 	return hooks.NewStore(pool, hooks.StoreConfig{Schema: a.SchemaName(), Keys: keys})
 }
 
-// storeWith is the store of hooks. A hook that is named must exist; an empty name
-// is none.
+// storeWith opens the store of hooks. Unless hook is empty, a hook of that name must
+// exist.
 func storeWith(a *app.App, hook string) (*hooks.Store, error) {
 	store, err := hookStore(a, nil)
 	if err != nil || hook == "" {

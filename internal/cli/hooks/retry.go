@@ -58,5 +58,5 @@ func deliveries(n int64) string {
 	return terminal.Thousands(n) + " deliveries are"
 }
 
-// errNoDelivery is that of 'hooks retry'.
+// errNoDelivery ends 'hooks retry' if no delivery matches.
 var errNoDelivery = &app.ExitError{Code: app.ExitNothing, Err: errors.New("no delivery that failed or waits matches; nothing was changed")}

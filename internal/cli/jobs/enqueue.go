@@ -138,7 +138,7 @@ func (c *EnqueueCommand) client(a *app.App) (*pgxpool.Pool, *engine.Client, erro
 	return pool, client, err
 }
 
-// order is one job to be.
+// order is a job before it is enqueued.
 type order struct {
 	name        string
 	args        json.RawMessage

@@ -95,8 +95,8 @@ func (c *jobShowCmd) find(a *app.App, client *engine.Client) (*engine.Job, error
 	return j, err
 }
 
-// wait returns the job as it is when it has ended. Of one whose row is gone
-// then, it is what was seen last.
+// wait waits until the job has ended, and returns it. If its row is gone by then, it
+// returns what was read last.
 func (c *jobShowCmd) wait(a *app.App, pool *pgxpool.Pool, client *engine.Client, j *engine.Job) (*engine.Job, error) {
 	err := c.await(a, pool, client, []uuid.UUID{j.ID}, func(_ uuid.UUID, now *engine.Job) {
 		if now == nil {

@@ -144,7 +144,7 @@ func (c *jobDeleteCmd) Run(a *app.App) error {
 	return c.run(a, "deleted", "Deleted %s", (*engine.Client).DeleteJob)
 }
 
-// run is a command whose change succeeds in one way.
+// run applies change to each job and prints line for each success.
 func (j *jobIDs) run(a *app.App, key, line string, change func(*engine.Client, context.Context, uuid.UUID) error) error {
 	done := []uuid.UUID{}
 	failed, broken, err := j.each(a, func(ctx context.Context, client *engine.Client, id uuid.UUID) error {

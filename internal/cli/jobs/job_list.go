@@ -126,7 +126,7 @@ func printJobs(a *app.App, jobs []*engine.Job) error {
 		status := string(j.Status)
 		switch {
 		case j.Status == engine.StatusQueued && j.ScheduledAt != nil && j.ScheduledAt.After(now):
-			// The age is that of now until then.
+			// Age is used for the time until then.
 			status = "due in " + terminal.Age(*j.ScheduledAt, now)
 		case j.Status == engine.StatusProcessing && j.CancelRequestedAt != nil:
 			status = "cancelling"

@@ -60,8 +60,7 @@ type queueNames struct {
 	Names []string `arg:"" name:"queue" help:"Names of queues."`
 }
 
-// run changes the queues one by one. One that is as it should be already is
-// no failure.
+// run changes the queues one by one. A queue that needs no change is no failure.
 func (q *queueNames) run(a *app.App, key string, change func(*engine.Client, context.Context, string) (bool, error), tell func(name string, changed bool)) error {
 	if slices.Contains(q.Names, "") {
 		return app.Usagef("a queue's name is empty")

@@ -225,8 +225,8 @@ func (w *waiting) round(ctx context.Context) error {
 	}
 }
 
-// passing reports whether err may go away by itself: a network error, or one of the
-// server about connections, resources or a shutdown.
+// passing reports whether the wait should try again after err: a network error, or an
+// error of the server about connections, resources or a shutdown.
 func passing(err error) bool {
 	return pg.Code(err) == "" || pg.IsClass(err, pg.ClassConnection, pg.ClassInsufficientResources, pg.ClassOperatorIntervention)
 }
@@ -270,7 +270,7 @@ func (w *waiting) takeOne(ctx context.Context, id uuid.UUID) (ended bool, err er
 	return true, nil
 }
 
-// warn says why the first open job may wait for long.
+// warn says why the first open job may wait for a long time.
 func (w *waiting) warn(ctx context.Context) error {
 	job, err := w.client.Job(ctx, w.open[0])
 	if err != nil || job.Status != engine.StatusQueued {

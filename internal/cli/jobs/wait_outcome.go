@@ -27,8 +27,8 @@ type jobOutcome struct {
 	Result    json.RawMessage  `json:"result"`
 }
 
-// outcomeOf describes a job that has ended. One whose row is gone is done: a
-// worker that keeps no results deletes it at once.
+// outcomeOf describes a job that has ended. A nil j means that its row is gone: the job
+// is done, and its worker keeps no results.
 func outcomeOf(e engine.Enqueued, j *engine.Job) jobOutcome {
 	if j == nil {
 		return jobOutcome{ID: e.ID, Duplicate: e.Duplicate, Status: engine.StatusDone}

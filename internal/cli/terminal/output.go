@@ -49,8 +49,8 @@ func (o *Output) Redacted(s string) string {
 // Reveal shows secrets from now on.
 func (o *Output) Reveal() { o.Revealed = true }
 
-// A Style is the parameter of a terminal's SGR sequence, such as 31 for red. Empty
-// is none.
+// A Style is the parameter of a terminal's SGR sequence, such as 31 for red. An empty
+// Style is plain text.
 type Style string
 
 const (

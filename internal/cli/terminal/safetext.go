@@ -92,8 +92,8 @@ func FirstLine(s string) string {
 	return ""
 }
 
-// ErrorLine is the most useful line of an error text: the last line of a Python
-// traceback or of output whose beginning was cut off, else the first.
+// ErrorLine returns the most useful line of an error text. It is the last line of a
+// Python traceback, or of output that was cut off at its beginning; else the first line.
 func ErrorLine(s string) string {
 	head := FirstLine(s)
 	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(command.CutOff) {

@@ -19,7 +19,7 @@ type Column struct {
 	Drop  int
 	// Empty columns are left out at any width.
 	Empty bool
-	// Style is that of a cell; nil is none.
+	// Style returns the style of a cell. Nil: no style.
 	Style func(cell string) Style
 }
 

@@ -39,7 +39,7 @@ type KeyFlags struct {
 	HookKeyFile string `name:"hook-key-file" placeholder:"FILE" help:"Keys that seal hooks' secrets in the database: the first seals, all open. Default $$SONIQ_HOOK_KEY, which has them itself, or file:FILE. See 'soniq hooks seal'."`
 }
 
-// Keys reads the keys; nil is none.
+// Keys reads the keys. It returns nil if there are none.
 func (k *KeyFlags) Keys(a *app.App) (*hooks.Keyring, error) {
 	text, source := a.Getenv(HookKeyVariable), HookKeyVariable
 	path, fromFile := strings.CutPrefix(text, "file:")
