@@ -52,7 +52,7 @@ func (c *AdoptCommand) Run(a *app.App) error {
 		return migrationError(err)
 	}
 	done := adopted{Setup: append(append([]string{}, status.Missing...), status.Functions...), DryRun: c.DryRun}
-	if done.Plan, err = incarnation.Look(a.Ctx, pg.Schema{}.Pool(pool), schema); err != nil {
+	if done.Plan, err = incarnation.Look(a.Ctx, schema.Pool(pool), schema); err != nil {
 		return err
 	}
 	if done.Counters == nil {
