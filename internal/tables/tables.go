@@ -147,7 +147,9 @@ type handler struct {
 
 // Handle implements [slog.Handler].
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
-	if !h.monitor.running.Load() || !isMissing(errorOf(r)) {
+	// A record that names a job, such as one whose outcome waits, is about more than the tables, and is
+	// repeated at a growing distance by itself.
+	if !h.monitor.running.Load() || namesJob(r) || !isMissing(errorOf(r)) {
 		return h.Handler.Handle(ctx, r)
 	}
 	select {
@@ -165,6 +167,15 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 // WithGroup implements [slog.Handler].
 func (h *handler) WithGroup(name string) slog.Handler {
 	return &handler{h.Handler.WithGroup(name), h.monitor}
+}
+
+// namesJob reports whether a record is about one job.
+func namesJob(r slog.Record) (names bool) {
+	r.Attrs(func(a slog.Attr) bool {
+		names = a.Key == "job"
+		return !names
+	})
+	return names
 }
 
 // errorOf is the text of the error that a record tells of; empty if it tells of none.
