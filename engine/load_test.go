@@ -123,8 +123,8 @@ func TestWorker_giantTexts_areNotReadWhole(t *testing.T) {
 		from (select repeat('x', 30000000) as text) g`)
 	// An orphan that goes on, and one that has no attempt left.
 	exec(t, pool, `
-		insert into soniq_jobs (id, job_name, args, status, attempts, last_error, updated_at, errors)
-		select gen_random_uuid(), 'ours', '{}', 'processing', n, repeat('x', 30000000), now() - interval '1 day', jsonb_build_array(repeat('x', 30000000))
+		insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, last_error, updated_at, errors)
+		select gen_random_uuid(), 'ours', '{}', 'processing', n, 3, repeat('x', 30000000), now() - interval '1 day', jsonb_build_array(repeat('x', 30000000))
 		from generate_series(1, 3, 2) n`)
 	workers, read := metered(t, url)
 	reg := engine.NewRegistry()
