@@ -233,7 +233,7 @@ func closePool(t testing.TB, pool *pgxpool.Pool) {
 		pool.Close()
 		close(closed)
 	}()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	select {
 	case <-closed:
