@@ -183,7 +183,7 @@ func TestConfig_notYAML_namesTheLine(t *testing.T) {
 		"jobs:\n  a:\n    exec: echo a: b\n": {"3: not YAML: mapping values are not allowed in this context; put text that has a colon and a space in it in quotes, or in lines of its own after |"},
 		"timeout: 1s\nqueues: *x\n":          {"2: not YAML: unknown anchor 'x' referenced"},
 		"timeout: 1s\nresult_ttl: \xff\n":    {"2: not valid UTF-8"},
-		"\xff\xfej\x00o\x00":                 {"1: the text is UTF-16; save it as UTF-8"},
+		"\xff\xfej\x00o\x00":                 {"1: the text is UTF-16; save it as UTF-8 ('iconv -f UTF-16 -t UTF-8', or in PowerShell 'Out-File -Encoding utf8')"},
 		"timeout: 1s\n\x1b[2J: 1s\n":         {`2: control character '\x1b'`},
 		"timeout: 1s\nresult_ttl:\r 1s\n":    {`2: control character '\r'`},
 		"queues: [a]\njobs:\n  x: {exec: a, queue: b}\n":   {`3: x: queue "b" is not among the queues of line 1: its jobs would never run`},

@@ -33,6 +33,7 @@ func TestSetup_databaseOf010_tellsWhatItMended(t *testing.T) {
 			for _, sql := range []string{
 				string(schema), `grant create on schema public to public`,
 				`create table soniq_migrations (id serial primary key, version varchar(255) not null unique, name text not null, applied_at timestamp default now(), checksum text)`,
+				`create index idx_soniq_migrations_version on soniq_migrations (version)`,
 				`insert into soniq_migrations (version, name)
 					select v, 'n' from unnest('{0001,0002,0150,0151,0152,0153,0154,0155,0156,0157,0160}'::text[]) v`,
 			} {

@@ -103,7 +103,7 @@ jobs:
 	if err := w.Wait(); err != nil {
 		t.Errorf("%v: %s", err, w.Err.String())
 	}
-	clitest.WantIn(t, "log", w.Err.String(), `"queues":["default","side"]`, `"from":"soniq.yaml:5"`, `"name":"endpoint"`, "the command of a handler can't be run")
+	clitest.WantIn(t, "log", w.Err.String(), `"queues":["default","side"]`, `"from":"soniq.yaml:5"`, `"job_name":"endpoint"`, "the command of a handler can't be run")
 	if strings.Contains(w.Err.String(), "hunter2") || strings.Contains(w.Err.String(), testkit.Secret) {
 		t.Errorf("a secret was logged: %s", w.Err.String())
 	}
