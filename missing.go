@@ -1,11 +1,16 @@
 package soniq
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"soniq/internal/pg"
 )
 
 // object is a table, column, index, view, sequence or statistics object of schema.sql.
@@ -97,6 +102,9 @@ func topLevel(list string) (parts []string) {
 // and never read.
 const notFinished = ", which was begun and not finished"
 
+// unreadable follows the name of a sequence whose only page is gone.
+const unreadable = ", which can't be read"
+
 // auditObjects adds the objects that are missing. Those of a missing table are its own.
 func (a *audit) auditObjects() {
 	for _, o := range objectsOfSchema() {
@@ -111,6 +119,12 @@ func (a *audit) auditObjects() {
 			}
 			if there && !r.valid {
 				a.missing = append(a.missing, o.String()+notFinished)
+				a.made = append(a.made, o)
+				continue
+			}
+		case "sequence":
+			if there && !r.valid {
+				a.missing = append(a.missing, o.String()+unreadable)
 				a.made = append(a.made, o)
 				continue
 			}
@@ -131,6 +145,36 @@ func (a *audit) auditObjects() {
 	}
 }
 
+// $1 the sequence. Who may not read it, or is on a standby, learns nothing.
+const readSequenceSQL = `
+select case
+  when not pg_is_in_recovery() and has_sequence_privilege(to_regclass($1), 'USAGE, SELECT') then pg_sequence_last_value(to_regclass($1))
+end`
+
+// auditSequences finds the sequences that can't be read. A standby that is promoted before its first restartpoint
+// after an unlogged sequence was made has zeros in its place, and so has a recovery: PostgreSQL 15 to 18 write
+// the page that they reset it to, when they replay it, to memory alone.
+func (h *home) auditSequences(ctx context.Context, tx pgx.Tx, a *audit) error {
+	for _, o := range objectsOfSchema() {
+		r, there := a.relations[o.name]
+		if o.kind != "sequence" || !there || r.kind != "S" {
+			continue
+		}
+		err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+			var last *int64
+			return tx.QueryRow(ctx, readSequenceSQL, h.sql("public."+o.name)).Scan(&last)
+		})
+		switch {
+		case pg.IsCode(err, pg.InternalError):
+			r.valid = false
+			a.relations[o.name] = r
+		case err != nil:
+			return fmt.Errorf("read sequence %s: %w", o.name, err)
+		}
+	}
+	return nil
+}
+
 // makeObjects are the statements that make what is missing: what functions need, and what needs them.
 func (a *audit) makeObjects() (before, after []string) {
 	for _, o := range a.made {
@@ -145,6 +189,9 @@ func (a *audit) makeObjects() (before, after []string) {
 		case "column":
 			before = append(before, o.statement)
 		case "sequence":
+			if _, ok := a.relations[o.name]; ok {
+				before = append(before, "drop sequence public."+o.name)
+			}
 			before = append(before, o.statement)
 			// Its settings that not every server knows.
 			for _, s := range statements(schemaSQL) {

@@ -254,7 +254,8 @@ type audit struct {
 type relation struct {
 	// kind is that of pg_class.relkind.
 	kind string
-	// valid is false of an index that was begun and not finished. table is that of an index.
+	// valid is false of an index that was begun and not finished, and of a sequence that can't be read. table is that
+	// of an index.
 	valid bool
 	table string
 	// columns are those of a table.
@@ -488,6 +489,9 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err := h.auditTriggers(ctx, tx, a); err != nil {
 		return nil, err
 	}
+	if err := h.auditSequences(ctx, tx, a); err != nil {
+		return nil, err
+	}
 	a.auditObjects()
 	slices.Sort(a.missing)
 	rows, _ = tx.Query(ctx, strayTriggersSQL, h.name(), names, objects)
@@ -607,7 +611,7 @@ func mended(before, after *audit, is func(audited) bool, format string) []string
 func madeAnew(before, after *audit) (lines []string) {
 	for _, what := range before.missing {
 		if !slices.Contains(after.missing, what) {
-			lines = append(lines, "made "+strings.TrimSuffix(what, notFinished)+" anew")
+			lines = append(lines, "made "+strings.TrimSuffix(strings.TrimSuffix(what, notFinished), unreadable)+" anew")
 		}
 	}
 	return lines

@@ -111,7 +111,10 @@ func Look(ctx context.Context, db pg.Querier, schema pg.Schema) (p Plan, err err
 	if p.Counters, err = Behind(ctx, db, schema); err != nil {
 		return p, err
 	}
-	if err := db.QueryRow(ctx, epochBehindSQL).Scan(&p.Epoch); err != nil {
+	switch err := db.QueryRow(ctx, epochBehindSQL).Scan(&p.Epoch); {
+	case pg.IsCode(err, pg.InternalError):
+		p.Epoch = true // the sequence can't be read: setup makes it anew
+	case err != nil:
 		return p, fmt.Errorf("read epochs: %w", err)
 	}
 	if err := db.QueryRow(ctx, pendingSQL).Scan(&p.Pending); err != nil {

@@ -109,6 +109,81 @@ func TestMoved_eachRunOfAServer_beginsAnEpoch(t *testing.T) {
 	}
 }
 
+// A standby that is promoted before its first restartpoint after setup can't read the sequence of epochs, on
+// PostgreSQL 15 to 18: deaths go on in one later epoch, a reader misses none, and setup makes the sequence anew.
+func TestMoved_promotedRightAfterSetup_deathsGoOn(t *testing.T) {
+	t.Parallel()
+	if postgresBin() == "" {
+		t.Logf("not run: no server's programs in /usr/lib/postgresql")
+		return
+	}
+	m := &moving{root: clusterRoot(t), reader: &reader{cursor: "0/0/" + uuid.Nil.String()}}
+	m.now = newCluster(t, m.root, "origin")
+	standby := m.now.backup(t, "standby", true)
+	standby.configure(t)
+	standby.start(t)
+	m.connect(t)
+	setUp(t, m.pool)
+	m.die(t, "first")
+	m.allRead(t)
+	before := m.reader.epoch
+	eventually.True(t, "the standby has all", func() bool {
+		return m.now.sql(t, "app", "select pg_current_wal_lsn()") == standby.sql(t, "app", "select pg_last_wal_replay_lsn()")
+	})
+	m.now.stop(t, "immediate")
+	postgresProgram(t, "pg_ctl", "-D", standby.dir, "-w", "promote")
+	standby.writable(t)
+	m.now = standby
+	m.connect(t)
+	_, unreadable := m.pool.Exec(t.Context(), `select pg_sequence_last_value('soniq_epochs')`)
+	t.Logf("the sequence: %v", unreadable)
+	// In one session, two within a second, and in sessions side by side.
+	for range 3 {
+		m.die(t, "after")
+	}
+	first := value[int64](t, m.pool, `select max(moved_epoch) from soniq_dead_letter_jobs`)
+	if first <= before {
+		t.Errorf("epoch %d after %d", first, before)
+	}
+	m.allRead(t)
+	m.adopted(t, unreadable != nil)
+	m.die(t, "after setup")
+	m.allRead(t)
+	if m.reader.epoch < first {
+		t.Errorf("epoch %d after %d", m.reader.epoch, first)
+	}
+}
+
+// adopted does what 'soniq adopt' does, where the sequence of epochs is unreadable or not.
+func (m *moving) adopted(t *testing.T, unreadable bool) {
+	t.Helper()
+	missing := func() []string {
+		s, err := soniq.ReadStatus(t.Context(), m.pool, soniq.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Missing
+	}
+	if got := missing(); unreadable != slices.Contains(got, "sequence soniq_epochs, which can't be read") {
+		t.Errorf("missing: %q", got)
+	}
+	db := pg.Schema{}.Pool(m.pool)
+	if p, err := incarnation.Look(t.Context(), db, pg.Schema{}); err != nil || unreadable && !p.Epoch {
+		t.Errorf("what adopt would do: %+v, %v", p, err)
+	}
+	setUp(t, m.pool)
+	if got := missing(); len(got) > 0 {
+		t.Errorf("missing after setup: %q", got)
+	}
+	err := pg.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		_, err := incarnation.Adopt(t.Context(), pg.Schema{}.Tx(tx), pg.Schema{}, incarnation.Options{})
+		return err
+	})
+	if err != nil {
+		t.Errorf("adopt: %v", err)
+	}
+}
+
 // The programs of docs/clients follow one database through each way in which it can move, in
 // turn. They miss nothing that the new place has, and read nothing twice.
 func TestMoved_followersGoOn(t *testing.T) {

@@ -2,6 +2,7 @@ package database
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -107,7 +108,8 @@ func (c *AdoptCommand) report(a *app.App, done adopted, nothing bool) error {
 		a.Out.Printf("%s: hooks go on%s. They held: %s", verb, c.fate(done.Pending), done.Held)
 	}
 	for _, what := range done.Setup {
-		a.Out.Printf("%s: %s made anew", verb, what)
+		name, _, _ := strings.Cut(what, ", which ")
+		a.Out.Printf("%s: %s made anew", verb, name)
 	}
 	for _, n := range done.Counters {
 		a.Out.Printf("%s: the identity column %s.%s goes on from %d; it was at %d", verb, n.Table, n.Column, n.Greatest, n.Sequence)
