@@ -70,7 +70,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "unknown state", args: []string{"dead-letter", "list", "--state", "zombie"}, code: 2, want: "--state must be"},
 		{name: "bad tag", args: []string{"dead-letter", "list", "--tag", "team"}, code: 2, want: "KEY=VALUE"},
 		{name: "bad since", args: []string{"dead-letter", "list", "--since", "yesterday"}, code: 2, want: "--since must be"},
-		{name: "until before since", args: []string{"dead-letter", "list", "--since", "1h", "--until", "2h"}, code: 2, want: "before"},
+		{name: "until before since", args: []string{"dead-letter", "list", "--since", "1h", "--until", "2h"}, code: 2, want: "--until is before --since"},
 		{name: "limit 0 in bulk", args: []string{"dead-letter", "delete", "--all", "--yes", "--limit", "0"}, code: 2, want: "--limit must be at least 1, not 0; leave it out for no limit"},
 		{name: "bulk without a terminal", args: []string{"dead-letter", "delete", "--all"}, stdin: "y\n", code: 2, want: "permanently delete 1 dead letter. This cannot be undone. Nobody is there to confirm it: add --yes"},
 		{name: "bulk replay without a terminal", args: []string{"dead-letter", "replay", "--all"}, stdin: "y\n", code: 2, want: "queue 1 dead letter again"},
@@ -87,11 +87,11 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "at no time", args: []string{"enqueue", "j", "--at", "tomorrow"}, code: 2, want: "--at must be a time such as"},
 		{name: "cleanup no age", args: []string{"dead-letter", "cleanup", "--older-than", "old"}, code: 2, want: "--older-than must be a duration"},
 		{name: "cleanup age 0", args: []string{"dead-letter", "cleanup", "--older-than", "0d"}, code: 2, want: "--older-than must be above 0"},
-		{name: "cleanup empty age", args: []string{"dead-letter", "cleanup", "--older-than="}, code: 2, want: "--older-than must be a duration"},
+		{name: "cleanup empty age", args: []string{"dead-letter", "cleanup", "--older-than="}, code: 2, want: "--older-than is empty"},
 		{name: "cleanup empty filter", args: []string{"dead-letter", "cleanup", "--queue="}, code: 2, want: "--queue is empty"},
 		{name: "cleanup replaying", args: []string{"dead-letter", "cleanup", "--state", "replaying"}, code: 2, want: "is never cleaned up"},
 		{name: "cleanup to stdout", args: []string{"dead-letter", "cleanup", "--export", "-"}, code: 2, want: "--export must be a file"},
-		{name: "cleanup to no name", args: []string{"dead-letter", "cleanup", "--export="}, code: 2, want: "--export must be a file"},
+		{name: "cleanup to no name", args: []string{"dead-letter", "cleanup", "--export="}, code: 2, want: "--export is empty"},
 		{name: "cleanup to a picture", args: []string{"dead-letter", "cleanup", "--export", "x.png"}, code: 2, want: "must end with .json"},
 		{name: "cleanup to a folder", args: []string{"dead-letter", "cleanup", "--export", dir}, code: 2, want: "must end with .json"},
 		{name: "cleanup to a device", args: []string{"dead-letter", "cleanup", "--export", os.DevNull}, code: 2, want: "must end with .json"},
@@ -102,7 +102,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "stats", args: []string{"dead-letter", "stats", "--hours=-1"}, code: 2, want: "--hours must be"},
 		{name: "stats of 0 hours", args: []string{"dead-letter", "stats", "--hours", "0"}, code: 2, want: "--hours must be from 1 to 876000, not 0; leave it out for all"},
 		{name: "replay attempts", args: []string{"dead-letter", "replay", id, "--new-max-attempts", "0"}, code: 2, want: "--new-max-attempts must be"},
-		{name: "replay queue", args: []string{"dead-letter", "replay", id, "--new-queue", ""}, code: 2, want: "--new-queue must be"},
+		{name: "replay queue", args: []string{"dead-letter", "replay", id, "--new-queue", ""}, code: 2, want: "--new-queue is empty"},
 		{name: "replay without attempts left", args: []string{"dead-letter", "replay", id, "--keep-attempts"}, code: 1, want: "needs --new-max-attempts above 3"},
 		{name: "bulk replay without attempts left", args: []string{"dead-letter", "replay", "--all", "--yes", "--keep-attempts"}, code: 1, want: "nothing was changed"},
 		{name: "force in bulk", args: []string{"dead-letter", "replay", "--all", "--yes", "--force"}, code: 2, want: "--force is for ids"},
@@ -115,7 +115,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "set nothing", args: []string{"dead-letter", "replay", id, "--set", "user_id"}, code: 2, want: "--set must be PATH=VALUE"},
 		{name: "set no path", args: []string{"dead-letter", "replay", id, "--set", "a..b=1"}, code: 2, want: "a path is keys with dots"},
 		{name: "set a NUL", args: []string{"dead-letter", "replay", id, "--set", `a="\u0000"`}, code: 2, want: "can't be stored"},
-		{name: "unset no path", args: []string{"dead-letter", "replay", id, "--unset", ""}, code: 2, want: "a path is keys with dots"},
+		{name: "unset no path", args: []string{"dead-letter", "replay", id, "--unset", ""}, code: 2, want: "--unset is empty"},
 		{name: "set where there is no place", args: []string{"dead-letter", "replay", id, "--set", "user.id=1"}, code: 1, want: id + ": user.id: the top level has no user; it has user_id"},
 		{name: "unset what isn't there", args: []string{"dead-letter", "replay", id, "--unset", "user"}, code: 1, want: id + ": user: the top level has no user; it has user_id"},
 		{name: "replay args no object", args: []string{"dead-letter", "replay", id, "--args", "[1]"}, code: 2, want: "must be a JSON object"},
@@ -126,6 +126,8 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "edit two", args: []string{"dead-letter", "replay", id, missing, "--edit", "--yes"}, code: 2, want: "--edit is for one id"},
 		{name: "edit and set", args: []string{"dead-letter", "replay", id, "--edit", "--yes", "--set", "a=1"}, code: 2, want: "--edit gives all of the arguments"},
 		{name: "edit and args", args: []string{"dead-letter", "replay", id, "--edit", "--yes", "--args", "{}"}, code: 2, want: "exclude each other"},
+		{name: "edit without an editor", args: []string{"dead-letter", "replay", id, "--edit", "--yes"}, code: 2, want: "set VISUAL or EDITOR"},
+		{name: "edit without an editor, as a trial", args: []string{"dead-letter", "replay", id, "--edit", "--dry-run"}, code: 2, want: "set VISUAL or EDITOR"},
 		{name: "edit a missing one", args: []string{"dead-letter", "replay", missing, "--edit", "--yes"}, code: 1, want: missing + ": no such dead letter"},
 		{name: "resume and set", args: []string{"dead-letter", "replay", "--resume", missing, "--set", "a=1"}, code: 2, want: "give it alone"},
 		{name: "rate of an id", args: []string{"dead-letter", "replay", id, "--rate", "5/s"}, code: 2, want: "--rate is for a bulk replay"},
@@ -154,7 +156,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "import a password", args: []string{"dead-letter", "import", "-", "--format", "csv"}, stdin: "id,postgres://u:hunter2@h/x\n", code: 2, want: "standard input: line 1: the column job_name is missing"},
 
 		{name: "no name", args: []string{"enqueue"}, code: 2, want: "which job? give its NAME"},
-		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "job name must not be empty"},
+		{name: "empty name", args: []string{"enqueue", ""}, code: 2, want: "<name> is empty"},
 		{name: "args an array", args: []string{"enqueue", "j", "--args", "[1]"}, code: 2, want: "must be a JSON object"},
 		{name: "args a string", args: []string{"enqueue", "j", "--args", `"x"`}, code: 2, want: "must be a JSON object"},
 		{name: "args no JSON", args: []string{"enqueue", "j", "--args", "{user_id: 42}"}, code: 2, want: "not valid JSON"},
@@ -166,8 +168,8 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "args over 1 MiB", args: []string{"enqueue", "j", "--args", "-"}, stdin: tooLong, code: 2, want: "over the limit of 1048576"},
 		{name: "args over a limit", args: []string{"enqueue", "j", "--args", `{"a":1}`, "--max-args-bytes", "6"}, code: 2, want: "over the limit of 6"},
 		{name: "args file", args: []string{"enqueue", "j", "--args", "@" + filepath.Join(dir, "none.json")}, code: 2, want: "no such file"},
-		{name: "empty queue", args: []string{"enqueue", "j", "--queue", ""}, code: 2, want: "queue must not be empty"},
-		{name: "empty dedup key", args: []string{"enqueue", "j", "--dedup-key", ""}, code: 2, want: "dedup key must not be empty"},
+		{name: "empty queue", args: []string{"enqueue", "j", "--queue", ""}, code: 2, want: "--queue is empty"},
+		{name: "empty dedup key", args: []string{"enqueue", "j", "--dedup-key", ""}, code: 2, want: "--dedup-key is empty"},
 		{name: "no attempts", args: []string{"enqueue", "j", "--max-attempts", "0"}, code: 2, want: "max attempts must be"},
 		{name: "huge priority", args: []string{"enqueue", "j", "--priority", "3000000000"}, code: 2, want: "priority must fit"},
 		{name: "negative delay", args: []string{"enqueue", "j", "--delay=-1s"}, code: 2, want: "delay must not be negative"},
@@ -181,7 +183,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "handler of no kind", args: []string{"worker", "--handle", "j=true"}, code: 2, want: `is followed by "true", not by exec:`},
 		{name: "handler without command", args: []string{"worker", "--handle", "j=exec: "}, code: 2, want: "has no command"},
 		{name: "handler twice", args: []string{"worker", "--handle", "j=exec:a", "--handle", "j=exec:b"}, code: 2, want: `names "j" twice`},
-		{name: "empty queues", args: []string{"worker", "--handle", "j=exec:a", "--queues", "a,,b"}, code: 2, want: "--queues has an empty name"},
+		{name: "empty queues", args: []string{"worker", "--handle", "j=exec:a", "--queues", "a,,b"}, code: 2, want: "--queues is empty"},
 		{name: "no slots", args: []string{"worker", "--handle", "j=exec:a", "--concurrency", "0"}, code: 2, want: "--concurrency must be"},
 		{name: "negative timeout", args: []string{"worker", "--handle", "j=exec:a", "--timeout=-1s"}, code: 2, want: "--timeout must not be negative"},
 		{name: "negative limit of the dead", args: []string{"worker", "--handle", "j=exec:a", "--warn-dead=-1"}, code: 2, want: "--warn-dead must be from 0"},
@@ -196,6 +198,9 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := clitest.NewShell(t, database)
 			s.Stdin = test.stdin
+			if !strings.HasPrefix(test.name, "edit without an editor") {
+				s.Env["EDITOR"] = "true"
+			}
 			r := s.Run(test.args...)
 			clitest.WantCode(t, r, test.code)
 			clitest.WantIn(t, "stderr", r.Err, "soniq: ", test.want)

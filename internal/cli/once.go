@@ -15,6 +15,43 @@ import (
 // once.
 const onceTag = "once"
 
+// emptyTag is a struct tag of text flags that mean the same when their value is empty as
+// when they are left out.
+const emptyTag = "empty"
+
+// checkFilled refuses a flag of the command line, or an argument that may be left out,
+// whose value is empty. In a script that
+// is a variable which isn't set: the command would do as if the flag weren't there.
+func checkFilled(cmd *kong.Context) error {
+	for _, part := range cmd.Path {
+		if flag := part.Flag; flag != nil && !flag.Tag.Has(emptyTag) && hasEmpty(flag.Target) {
+			return app.Usagef("--%s is empty; give it a value, or leave it out", flag.Name)
+		}
+		if arg := part.Positional; arg != nil && !arg.Required && !arg.IsCumulative() && hasEmpty(arg.Target) {
+			return app.Usagef("<%s> is empty; give it a value, or leave it out", arg.Name)
+		}
+	}
+	return nil
+}
+
+// hasEmpty tells whether a flag's value is an empty text, or a list of texts with one.
+func hasEmpty(value reflect.Value) bool {
+	switch {
+	case value.Kind() == reflect.Pointer && !value.IsNil():
+		return hasEmpty(value.Elem())
+	case value.Kind() == reflect.String:
+		return value.Len() == 0
+	case value.Kind() != reflect.Slice || value.Type().Elem().Kind() != reflect.String:
+		return false
+	}
+	for i := range value.Len() {
+		if value.Index(i).Len() == 0 {
+			return true
+		}
+	}
+	return value.Len() == 0
+}
+
 // checkOnce refuses a single-value flag that is given twice, and a key that is given
 // twice to a list flag. kong would silently keep the last one.
 func checkOnce(cmd *kong.Context) error {

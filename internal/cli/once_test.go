@@ -140,6 +140,51 @@ func twice(flag *kong.Flag) (pairs [][]string) {
 	return pairs
 }
 
+// An empty value is a variable of a script that isn't set. It is refused: no flag, and no
+// argument that may be left out, is taken for one that isn't there.
+func TestFlags_givenEmpty(t *testing.T) {
+	t.Parallel()
+	parser, all := leaves(t)
+	for i, command := range all {
+		flags := command.Flags
+		if i == 0 {
+			flags = append(flags, parser.Model.Flags...) // the same ones everywhere
+		}
+		for _, flag := range flags {
+			if flag.IsBool() || flag.Name == "comment" || flag.PlaceHolder == "CURSOR" {
+				continue // no comment is an empty one, and an empty cursor is the beginning
+			}
+			words := slices.Clone(command.words)
+			for _, f := range flags {
+				f.Set = false // a parser is for one line
+				if f.Required && f != flag {
+					words = append(words, "--"+f.Name+"="+oneValue(f))
+				}
+			}
+			// A number, a duration or one of a list of words is refused as it is read.
+			cmd, err := parser.Parse(append(words, "--"+flag.Name+"="))
+			if err == nil {
+				err = cli.CheckFilled(cmd)
+			}
+			if err == nil || !strings.Contains(err.Error(), "--"+flag.Name) {
+				t.Errorf("%s --%s=: %v", command.words, flag.Name, err)
+			}
+		}
+	}
+	for _, words := range [][]string{
+		{"hooks", "deliveries", ""},
+		{"dead-letter", "history", ""},
+		{"dead-letter", "list", "--job", "a", "--job", ""},
+		{"worker", "--handle", "a=exec:true", "--queues", "a,,b"},
+	} {
+		r := clitest.NewShell(t, "postgres://127.0.0.1:1/none").Run(words...)
+		if r.Code != app.ExitUsage || !strings.Contains(r.Err, "is empty") {
+			t.Errorf("%q: exit code %d, %q", words, r.Code, r.Err)
+		}
+		clitest.CheckComplaint(t, r)
+	}
+}
+
 func TestFlags_keysGivenTwice(t *testing.T) {
 	t.Parallel()
 	const id = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -138,6 +138,9 @@ func parse(a *app.App, args []string) (cmd *kong.Context, done bool, err error) 
 	if err := checkOnce(cmd); err != nil {
 		return cmd, false, err
 	}
+	if err := checkFilled(cmd); err != nil {
+		return cmd, false, err
+	}
 	return cmd, false, a.Configure(g.Globals)
 }
 

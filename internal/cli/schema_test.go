@@ -242,7 +242,7 @@ func (r *schemaRun) hooks(dir string) {
 func TestSchema_invalidName_isAUsageError(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"":                      "--schema is empty; leave it out for the schema public",
+		"":                      "--schema is empty; give it a value, or leave it out",
 		"pg_soniq":              "PostgreSQL reserves it for itself",
 		"information_schema":    "PostgreSQL reserves it for itself",
 		strings.Repeat("a", 64): "PostgreSQL cuts names to 63",

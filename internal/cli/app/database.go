@@ -84,9 +84,7 @@ func (a *App) TableSchema() (pg.Schema, error) {
 		name, source = v, "SONIQ_SCHEMA"
 	}
 	if a.Schema != nil {
-		if name, source = *a.Schema, "--schema"; name == "" {
-			return pg.Schema{}, Usagef("--schema is empty; leave it out for the schema public")
-		}
+		name, source = *a.Schema, "--schema"
 	}
 	schema, err := pg.NewSchema(name)
 	if err != nil {
@@ -341,7 +339,7 @@ func ShellWord(text string) string {
 	}) < 0 {
 		return text
 	}
-	return "'" + strings.ReplaceAll(text, "'", `'\\''`) + "'"
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 // describeConnect leaves out the attempts with other TLS modes and addresses,

@@ -100,7 +100,7 @@ func LetterIDs(jobs []deadletter.Job) []uuid.UUID {
 // keeps both.
 type Authorship struct {
 	As      string `placeholder:"NAME" help:"Your name in the history. Default USER@HOST."`
-	Comment string `placeholder:"TEXT" help:"Why you do it. The history keeps it."`
+	Comment string `empty:"" placeholder:"TEXT" help:"Why you do it. The history keeps it."`
 }
 
 // Open connects to the database, as [App.Open] does, and returns its dead-letter

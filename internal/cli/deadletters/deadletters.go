@@ -103,6 +103,9 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	if f.To, err = app.ParseUntil("--until", s.Until, now); err != nil {
 		return f, err
 	}
+	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
+		return f, app.Usagef("--until is before --since: nothing is later than %s and earlier than %s", *s.Since, *s.Until)
+	}
 	if f.Tags, err = parseTags(s.Tag); err != nil {
 		return f, err
 	}

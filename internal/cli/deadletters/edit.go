@@ -2,6 +2,7 @@ package deadletters
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,6 +58,8 @@ func (e *replayEdit) options(a *app.App, o *deadletter.ReplayOptions, t *target)
 		return app.Usagef("%s is for one id; --set and --unset change each dead letter's own arguments", e.whole())
 	case e.Edit && !t.Yes && !t.DryRun && !a.StdinIsTTY:
 		return app.Usagef("--edit asks before it replays, and nobody is there to confirm it: add --yes, or use --set or --args")
+	case e.Edit && editorOf(a) == "" && !a.StdinIsTTY:
+		return app.Usagef("--edit needs an editor, and there is no terminal for vi: set VISUAL or EDITOR, or use --set or --args")
 	}
 	if o.Edits, err = e.edits(); err != nil {
 		return err
@@ -205,16 +208,15 @@ func (e *replayEdit) editor(a *app.App, j deadletter.Job, t *target) (json.RawMe
 	}
 }
 
+// editorOf is the editor that the person has chosen, or empty.
+func editorOf(a *app.App) string {
+	return cmp.Or(a.Getenv("VISUAL"), a.Getenv("EDITOR"))
+}
+
 // runEditor opens the person's editor and waits for its end. Ctrl-C is the
 // editor's as long as it runs.
 func runEditor(a *app.App, path string) error {
-	editor := a.Getenv("VISUAL")
-	if editor == "" {
-		editor = a.Getenv("EDITOR")
-	}
-	if editor == "" {
-		editor = "vi"
-	}
+	editor := cmp.Or(editorOf(a), "vi")
 	// By the shell: the variable can hold arguments. The editor takes the shell's
 	// place, so that it is what a signal ends; env, since the variable can begin
 	// with those of the environment, too.

@@ -42,9 +42,7 @@ func (c *historyCmd) filter(now time.Time) (f deadletter.HistoryFilter, err erro
 		}
 	}
 	if c.Actor != nil {
-		if f.Actor = *c.Actor; f.Actor == "" {
-			return f, app.Usagef("--actor is empty; leave it out to match any")
-		}
+		f.Actor = *c.Actor
 	}
 	if f.From, err = app.ParseTime("--since", c.Since, now); err != nil {
 		return f, err

@@ -36,8 +36,6 @@ func (c *showCmd) Run(a *app.App) error {
 		if err := app.CheckIDs(*c.ID); err != nil {
 			return err
 		}
-	case *c.Group == "":
-		return app.Usagef("--group is empty")
 	}
 	if err := c.Check(); err != nil {
 		return err

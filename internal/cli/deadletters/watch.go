@@ -20,7 +20,7 @@ import (
 
 type watchCmd struct {
 	traits
-	From *deadletter.Position `placeholder:"CURSOR" help:"Begin after this position: the cursor of the last line of --json that you have dealt with. 0 is the beginning. Default: from now on."`
+	From *deadletter.Position `placeholder:"CURSOR" help:"Begin after this position: the cursor of the last line of --json that you have dealt with. 0, or an empty one, is the beginning. Default: from now on."`
 	app.ListenFlag
 }
 

@@ -94,7 +94,7 @@ func addHook(a *app.App, spec hooks.Spec, replace bool, k *workerflags.KeyFlags,
 			return err
 		}
 	case !a.JSON:
-		a.Note("added hook %s; try it with 'soniq hooks test %s'", terminal.OneLine(spec.Name), strings.TrimSpace(terminal.OneLine(spec.Name)+" "+needs))
+		a.Note("added hook %s; try it with 'soniq hooks test %s'", terminal.OneLine(spec.Name), strings.TrimSpace(app.ShellWord(terminal.OneLine(spec.Name))+" "+needs))
 	}
 	if needs != "" {
 		a.Note("only workers that were started with %s send to it", needs)
@@ -118,7 +118,7 @@ func replaceHook(a *app.App, store *hooks.Store, spec hooks.Spec) error {
 		return a.Out.Document(map[string]string{"name": spec.Name})
 	}
 	a.Note("changed hook %s; try it with 'soniq hooks test %s'", terminal.OneLine(spec.Name),
-		strings.TrimSpace(terminal.OneLine(spec.Name)+" "+strings.Join(spec.Needs(), " ")))
+		strings.TrimSpace(app.ShellWord(terminal.OneLine(spec.Name))+" "+strings.Join(spec.Needs(), " ")))
 	return nil
 }
 

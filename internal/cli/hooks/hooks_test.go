@@ -108,6 +108,21 @@ func TestHooks_show_hasEverySettingAndNoSecret(t *testing.T) {
 	}
 }
 
+// A command that is printed can be pasted into a shell, whatever the hook is called.
+func TestHooks_addNamesACommandThatWorks(t *testing.T) {
+	t.Parallel()
+	s := clitest.NewShell(t, testdb.NewURL(t))
+	for name, want := range map[string]string{
+		"plain":        `'soniq hooks test plain'`,
+		"two words":    `'soniq hooks test 'two words''`,
+		`the "x" it's`: `'soniq hooks test 'the "x" it'\''s''`,
+		"$(reboot)":    `'soniq hooks test '$(reboot)''`,
+	} {
+		clitest.WantIn(t, "add", s.OK("hooks", "add", "log", "--name", name).Err, want)
+		clitest.WantIn(t, "change", s.OK("hooks", "add", "log", "--name", name, "--replace").Err, want)
+	}
+}
+
 func TestHooks_mistakes_areNamed(t *testing.T) {
 	t.Parallel()
 	s := clitest.NewShell(t, testdb.NewURL(t))

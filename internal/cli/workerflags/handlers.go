@@ -28,9 +28,6 @@ type HandlerFlags struct {
 // Read reads the configuration file, if there is one. Every mistake in it is noted
 // on standard error; the error is for the last line.
 func (f *HandlerFlags) Read(a *app.App, options workerfile.Options) (*workerfile.File, error) {
-	if f.Config != nil && *f.Config == "" {
-		return nil, app.Usagef("--config is empty")
-	}
 	path, optional := f.path()
 	if path == "" {
 		return &workerfile.File{}, nil
