@@ -132,11 +132,13 @@ type blocker struct {
 	State       *string
 	// Open is for how many seconds its transaction has been open.
 	Open *float64
+	// Prepared is the name of a prepared transaction, which has no process.
+	Prepared *string
 }
 
 // $1 the key. A key of 64 bits stands in two columns.
 const migrationLockHoldersSQL = `
-select a.pid, a.application_name, a.state, null::float8
+select a.pid, a.application_name, a.state, null::float8, null::text
 from pg_locks l
 join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory'
@@ -169,9 +171,12 @@ with wanted (id) as (
   from unnest($1::text[]) n
   join pg_index i on i.indexrelid = to_regclass(n)
 )
-select distinct on (l.virtualtransaction) l.pid, a.application_name, a.state, extract(epoch from clock_timestamp() - a.xact_start)::float8
+select distinct on (l.virtualtransaction) l.pid, a.application_name, a.state,
+  extract(epoch from clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8, p.gid
 from pg_locks l
 left join pg_stat_activity a on a.pid = l.pid
+left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid' and x.virtualtransaction = l.virtualtransaction
+left join pg_prepared_xacts p on p.transaction = x.transactionid
 where l.locktype = 'relation'
   and l.granted
   and l.relation in (select id from wanted)
@@ -188,7 +193,11 @@ func (r *runner) tellBlockers(ctx context.Context, h *home, what string, waited 
 		return nil
 	}
 	var tables []string
-	for _, name := range namedSQL.FindAllString(bodySQL.ReplaceAllString(r.statement, ""), -1) {
+	statement := r.statement
+	if !strings.HasPrefix(statement, "do ") { // what a function names is not locked when it is made
+		statement = bodySQL.ReplaceAllString(statement, "")
+	}
+	for _, name := range namedSQL.FindAllString(statement, -1) {
 		tables = append(tables, h.sql(name))
 	}
 	// Others than CREATE INDEX and CREATE TRIGGER let nobody read meanwhile.
@@ -224,7 +233,14 @@ func heldBy(holders []blocker) string {
 
 func (b blocker) String() string {
 	if b.PID == nil {
-		return "a prepared transaction (see pg_prepared_xacts)"
+		text := "a prepared transaction (see pg_prepared_xacts)"
+		if b.Prepared != nil {
+			text = "the prepared transaction '" + strings.ReplaceAll(*b.Prepared, "'", "''") + "'"
+		}
+		if b.Open != nil {
+			text += fmt.Sprintf(" of %.0f s ago", *b.Open)
+		}
+		return text + ", which only 'commit prepared' or 'rollback prepared' ends"
 	}
 	text := fmt.Sprintf("process %d", *b.PID)
 	if b.Application != nil && *b.Application != "" {

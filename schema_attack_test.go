@@ -622,6 +622,58 @@ func TestSetup_transactionStaysOpen_holdsUpNobodyElse(t *testing.T) {
 	}
 }
 
+// Whoever keeps the lock away that a migration needs within a block is named, be it a session or a prepared
+// transaction, which no session has.
+func TestSetup_waitsForALock_namesWhoHoldsIt(t *testing.T) {
+	t.Parallel()
+	for name, hold := range map[string]func(t *testing.T, pool *pgxpool.Pool) (end func(), want string){
+		"session": func(t *testing.T, pool *pgxpool.Pool) (func(), string) {
+			t.Helper()
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec(t, tx, insertJobSQL)
+			return func() { _ = tx.Rollback(t.Context()) }, fmt.Sprintf("held by process %d", tx.Conn().PgConn().PID())
+		},
+		"prepared transaction": func(t *testing.T, pool *pgxpool.Pool) (func(), string) {
+			t.Helper()
+			gid := uuid.NewString() + " it's"
+			quoted := "'" + strings.ReplaceAll(gid, "'", "''") + "'"
+			exec(t, pool, `begin; `+insertJobSQL+`; prepare transaction `+quoted)
+			return func() { exec(t, pool, `rollback prepared `+quoted) }, "held by the prepared transaction " + quoted
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := emptyPool(t)
+			setup(t, pool)
+			if _, err := soniq.MigrateDown(t.Context(), pool, soniq.Config{}, "0190"); err != nil {
+				t.Fatal(err)
+			}
+			end, want := hold(t, pool)
+			told := make(chan string, 100)
+			done := make(chan error, 1)
+			go func() {
+				_, err := soniq.Setup(t.Context(), pool, soniq.Config{OnProgress: func(line string) { told <- line }})
+				done <- err
+			}()
+			for line := range told {
+				if strings.Contains(line, "has waited") {
+					if !strings.Contains(line, want) {
+						t.Errorf("it told %q, want %q", line, want)
+					}
+					break
+				}
+			}
+			end()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 const deathSQL = `
 insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, dead_letter_reason, original_created_at, moved_to_dead_letter_at)
 values (gen_random_uuid(), 'n', '{}', 'default', 100, 3, 3, 'timeout', now(), now())`
