@@ -198,6 +198,11 @@ func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 	pool := connect(t, url)
 	exec(t, pool, `create table work (job uuid, run int)`)
 	broken := faultydb.New(t, url)
+	// The worker commits, too. So what the handler commits goes through a pool of its own.
+	struck := broken
+	if c.uncommitted != nil {
+		struck = faultydb.New(t, url)
+	}
 	client := newClient(t, pool)
 
 	var mu sync.Mutex
@@ -210,7 +215,7 @@ func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 		n := runs[job.ID]
 		mu.Unlock()
 		started <- struct{}{}
-		return nil, c.run(ctx, broken, n)
+		return nil, c.run(ctx, struck, n)
 	}, engine.Retry(engine.Delays{time.Millisecond}))
 	timing := engine.Timing{Trust: -1}
 	if c.beats {
@@ -224,7 +229,7 @@ func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 		warm := enqueue(t, client, "job", nil)
 		w.waitForJob(t, warm)
 	}
-	broken.Strike(kind, c.sql, times)
+	struck.Strike(kind, c.sql, times)
 	ids := []uuid.UUID{enqueue(t, client, "job", nil), enqueue(t, client, "job", nil)}
 	if c.act != nil {
 		for range ids {
@@ -252,7 +257,7 @@ func (c faultCase) test(t *testing.T, kind faultydb.Fault, times int) {
 		}
 		return true
 	})
-	receive(t, "the fault", broken.Struck)
+	receive(t, "the fault", struck.Struck)
 	if err := w.stop(); err != nil {
 		t.Error(err)
 	}

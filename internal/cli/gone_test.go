@@ -35,7 +35,11 @@ func TestCommands_schemaDropped_sayWhatToDoAndGoOn(t *testing.T) {
 			p := clitest.NewProgram(t, t.TempDir(), url, append(c.args, "--schema", "app")...)
 			p.Begin(t)
 			eventually.True(t, "it begins", func() bool { return strings.Contains(p.Err.String(), c.begun) })
-			testkit.Exec(t, pool, "drop schema app cascade")
+			// Its locks may meet those of what the program does.
+			eventually.True(t, "the schema is dropped", func() bool {
+				_, err := pool.Exec(t.Context(), "drop schema if exists app cascade")
+				return err == nil
+			})
 			eventually.True(t, "it says what to do", func() bool {
 				testkit.Exec(t, pool, `select pg_notify($1, '')`, c.wake)
 				return strings.Contains(p.Err.String(), "has no Soniq tables any more: run 'soniq setup'")
