@@ -2,9 +2,13 @@ package hooks
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
+	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 )
@@ -15,7 +19,7 @@ type hooksRetryCmd struct {
 }
 
 func (hooksRetryCmd) Help() string {
-	return `Makes deliveries due now, with the same ids. A delivered one is not sent again. Exits with 3 if there was nothing to send.
+	return `Makes deliveries due now, with the same ids. A delivered one is not sent again. Exits with 3 if there was nothing to send, and with 4 if one of the ids was left as it is.
 
     soniq hooks retry --hook slack
     soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`
@@ -37,18 +41,44 @@ func (c *hooksRetryCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	n, err := store.RetryDeliveries(a.Ctx, ids, c.Hook)
+	n, left, err := c.retry(a, store, ids)
 	if err != nil {
-		return err
+		return app.Partly(n, err)
 	}
 	if n == 0 {
 		return errNoDelivery
 	}
 	if a.JSON {
-		return a.Out.Document(map[string]int64{"due": n})
+		err = a.Out.Document(map[string]int64{"due": n})
+	} else {
+		a.Out.Printf("%s due now", deliveries(n))
 	}
-	a.Out.Printf("%s due now", deliveries(n))
-	return nil
+	if err == nil && len(left) > 0 {
+		err = app.Partly(n, fmt.Errorf("%s: no such delivery, or it was delivered or is being sent", strings.Join(left, ", ")))
+	}
+	return err
+}
+
+// retry makes deliveries due, one id after the other, so that it can say how many it
+// made due, and which ids were left as they are.
+func (c *hooksRetryCmd) retry(a *app.App, store *hooks.Store, ids []uuid.UUID) (n int64, left []string, err error) {
+	for i, id := range ids {
+		if slices.Contains(ids[:i], id) {
+			continue
+		}
+		due, err := store.RetryDeliveries(a.Ctx, []uuid.UUID{id}, "")
+		if err != nil {
+			return n, left, err
+		}
+		if n += due; due == 0 {
+			left = append(left, id.String())
+		}
+	}
+	if c.Hook != "" {
+		due, err := store.RetryDeliveries(a.Ctx, nil, c.Hook)
+		return n + due, left, err
+	}
+	return n, left, nil
 }
 
 func deliveries(n int64) string {

@@ -79,6 +79,29 @@ func TestDeliveries_andRetry_agree(t *testing.T) {
 	}
 }
 
+// An id that is not made due is named, and is no success: it may be misspelt.
+func TestRetry_namesWhatItLeaves(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "log")
+	clitest.Seed(t, pool, clitest.Letter{})
+	clitest.Seed(t, pool, clitest.Letter{})
+	testkit.Exec(t, pool, "update soniq_hook_deliveries set state = 'delivered', delivered_at = now() where seq = (select min(seq) from soniq_hook_deliveries)")
+	delivered := testkit.Value[string](t, pool, "select id::text from soniq_hook_deliveries where state = 'delivered'")
+	waits := testkit.Value[string](t, pool, "select id::text from soniq_hook_deliveries where state = 'pending'")
+	const unknown = "01890a5d-ac96-774b-bcce-b302099a8057"
+	r := s.Run("hooks", "retry", delivered, waits, unknown, waits)
+	clitest.WantCode(t, r, app.ExitPartly)
+	clitest.WantIn(t, "the count", r.Out, "1 delivery is due now")
+	clitest.WantIn(t, "what is left", r.Err, delivered, unknown)
+	if strings.Contains(r.Err, waits) {
+		t.Errorf("it says that %s was left: %s", waits, r.Err)
+	}
+	clitest.WantCode(t, s.Run("hooks", "retry", delivered, unknown), app.ExitNothing)
+	s.OK("hooks", "retry", waits, waits)
+}
+
 // A hook is changed without losing what waits for it, and a misspelt reason is refused.
 func TestAdd_replace_keepsWhatWaits(t *testing.T) {
 	t.Parallel()
