@@ -45,7 +45,7 @@ order by l.name`
 
 // checkGrants logs in one line which rights the worker's role lacks.
 //
-// Errors: that it lacks some without which it can't work.
+// Errors: that it lacks some without which it can't work, or that row-level security hides what it needs.
 func (w *Worker) checkGrants(ctx context.Context) error {
 	rows, _ := w.pool.Query(ctx, grantsSQL)
 	var grants []string
@@ -67,5 +67,6 @@ func (w *Worker) checkGrants(ctx context.Context) error {
 		w.logger.Error("the worker's role lacks rights; outcomes and maintenance that need them wait until they are granted",
 			"remedy", strings.Join(grants, "; "))
 	}
-	return nil
+	return pg.CheckRowSecurity(ctx, w.pool, pg.ChangesRows, "soniq_jobs", "soniq_workers", "soniq_waiters", "soniq_task_registry",
+		"soniq_kept_outcomes", "soniq_leader_tasks", "soniq_dead_letter_jobs")
 }

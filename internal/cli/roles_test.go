@@ -162,6 +162,55 @@ func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {
 	)...)
 }
 
+// Where row-level security hides all rows, tables look empty, and a change changes nothing: every program says so
+// instead, and what to do. Policies that let rows through are the administrator's.
+func TestRoles_rowLevelSecurity_hidesAll_isSaid(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	clitest.Seed(t, pool, clitest.Letter{})
+	clitest.NewShell(t, pool.Config().ConnString()).OK("enqueue", "j")
+	execute := func(sql string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatal(err)
+		}
+	}
+	viewer, operator := clitest.NewShell(t, login(t, pool, "viewer")), clitest.NewShell(t, login(t, pool, "operator"))
+	lines := []struct {
+		shell *clitest.Shell
+		code  int
+		table string
+		args  []string
+	}{
+		{viewer, 1, "soniq_jobs", []string{"job", "list"}},
+		{viewer, 1, "soniq_jobs", []string{"status"}},
+		{viewer, 1, "soniq_dead_letter_jobs", []string{"dead-letter", "list"}},
+		{viewer, 1, "soniq_dead_letter_jobs", []string{"dead-letter", "groups"}},
+		{viewer, 1, "soniq_dead_letter_jobs", []string{"dead-letter", "export", "--format", "jsonl", "-o", "-"}},
+		{viewer, 3, "soniq_dead_letter_jobs", []string{"dead-letter", "check", "--max", "5"}},
+		{operator, 1, "soniq_dead_letter_jobs", []string{"dead-letter", "replay", "--all", "--dry-run"}},
+		{clitest.NewShell(t, login(t, pool, "worker")), 1, "soniq_jobs", []string{"worker", "--no-hooks", "--handle", "j=exec:true"}},
+		{clitest.NewShell(t, login(t, pool, "dispatcher")), 1, "soniq_hook_deliveries", []string{"hooks", "run"}},
+	}
+	const each = `do $$ declare t text; begin
+		foreach t in array array['soniq_jobs', 'soniq_dead_letter_jobs', 'soniq_hook_deliveries'] loop execute format('%s', t); end loop;
+	end $$`
+	execute(fmt.Sprintf(each, "alter table %I enable row level security"))
+	for _, l := range lines {
+		r := l.shell.Run(l.args...)
+		if said := r.Out + r.Err; r.Code != l.code || !strings.Contains(said, "row-level security hides all rows") ||
+			!strings.Contains(said, "alter table public."+l.table+" disable row level security") {
+			t.Errorf("soniq %s: exit %d: %s", strings.Join(l.args, " "), r.Code, said)
+		}
+	}
+	execute(fmt.Sprintf(each, "create policy soniq on %I using (true) with check (true)"))
+	for _, l := range lines[:7] {
+		if r := l.shell.Run(l.args...); r.Code != 0 {
+			t.Errorf("with a policy, soniq %s: exit %d: %s", strings.Join(l.args, " "), r.Code, r.Err)
+		}
+	}
+}
+
 func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -460,8 +460,12 @@ func (a *App) OpenClient() (*pgxpool.Pool, *engine.Client, error) {
 	return pool, client, err
 }
 
-// DeadLetters returns the dead-letter queue of the database.
+// DeadLetters returns the dead-letter queue of the database. Where row-level security hides all of it, that is
+// the error: that there are none would be untrue.
 func (a *App) DeadLetters(pool *pgxpool.Pool) (*deadletter.Queue, error) {
+	if err := a.CheckRowSecurity(pool, pg.ReadsRows, "soniq_dead_letter_jobs"); err != nil {
+		return nil, err
+	}
 	return deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: a.SchemaName()})
 }
 
@@ -473,6 +477,15 @@ func (a *App) OpenDeadLetters() (*pgxpool.Pool, *deadletter.Queue, error) {
 	}
 	queue, err := a.DeadLetters(pool)
 	return pool, queue, err
+}
+
+// CheckRowSecurity is [pg.CheckRowSecurity] of the schema.
+func (a *App) CheckRowSecurity(pool *pgxpool.Pool, commands string, tables ...string) error {
+	schema, err := a.TableSchema()
+	if err != nil {
+		return err
+	}
+	return pg.CheckRowSecurity(a.Ctx, schema.Pool(pool), commands, tables...)
 }
 
 // person is who is at the keyboard, as far as that is known: 'ada@laptop'.

@@ -171,11 +171,7 @@ func (c *checkCmd) measure(a *app.App, f deadletter.Filter) (deadletter.Backlog,
 	defer cancel()
 	a.Ctx = ctx
 	b, err := func() (b deadletter.Backlog, err error) {
-		pool, err := a.Open()
-		if err != nil {
-			return b, err
-		}
-		queue, err := a.DeadLetters(pool)
+		_, queue, err := a.OpenDeadLetters()
 		if err != nil {
 			return b, err
 		}

@@ -5,6 +5,7 @@ import (
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/workerflags"
+	"soniq/internal/pg"
 	"soniq/internal/workerfile"
 )
 
@@ -46,6 +47,13 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 		return err
 	}
 	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
+		return err
+	}
+	err = a.CheckRowSecurity(pool, pg.ChangesRows, "soniq_hooks", "soniq_hook_deliveries", "soniq_leader_tasks")
+	if err == nil {
+		err = a.CheckRowSecurity(pool, pg.ReadsRows, "soniq_dead_letter_jobs")
+	}
+	if err != nil {
 		return err
 	}
 	soniq.WarnOfFindings(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}, a.Log)

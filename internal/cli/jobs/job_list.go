@@ -9,6 +9,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/pg"
 	"soniq/internal/suggest"
 )
 
@@ -72,6 +73,9 @@ func (c *jobListCmd) Run(a *app.App) error {
 		return err
 	}
 	pool, client, err := a.OpenClient()
+	if err == nil {
+		err = a.CheckRowSecurity(pool, pg.ReadsRows, "soniq_jobs") // no jobs would be untrue
+	}
 	if err != nil {
 		return err
 	}

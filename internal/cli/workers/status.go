@@ -5,6 +5,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/jobs"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/pg"
 )
 
 // StatusCommand shows queues, workers and dead letters.
@@ -19,7 +20,10 @@ func (StatusCommand) Help() string {
 
 // Run runs the command.
 func (StatusCommand) Run(a *app.App) error {
-	client, err := a.Client()
+	pool, client, err := a.OpenClient()
+	if err == nil {
+		err = a.CheckRowSecurity(pool, pg.ReadsRows, "soniq_jobs", "soniq_dead_letter_jobs", "soniq_workers")
+	}
 	if err != nil {
 		return err
 	}
