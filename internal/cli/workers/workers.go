@@ -80,7 +80,7 @@ A command gets the job's arguments as JSON on standard input, and SONIQ_JOB_ID, 
     78    it failed for good: dead letter at once
     else  it failed: tried again later, while attempts remain
 
-The rest of its environment is the worker's, with the database's URL and without the secrets of endpoints and hooks. The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does what it has started. What it leaves running in its process group when it exits is killed.
+The rest of its environment is the worker's, with the database's URL and without the secrets of endpoints and hooks. The end of standard error is recorded as the error. A command that is still running at its timeout, or when the worker must stop, gets SIGTERM, then SIGKILL; so does its process group. What it leaves running there when it exits is killed; a child that has left the group goes on.
 
 An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 407, 408, 421, 425, other 5xx and network errors are tried again; anything else has failed for good. With a secret, requests are signed; docs/worker.md has code that verifies them.
 
