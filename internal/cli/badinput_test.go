@@ -166,7 +166,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "args invalid UTF-8", args: []string{"enqueue", "j", "--args", "{\"a\": \"\xff\"}"}, code: 2, want: "not valid UTF-8"},
 		{name: "args invalid UTF-8 from stdin", args: []string{"enqueue", "j", "--args", "-"}, stdin: "{\"a\": \"\xff\"}", code: 2, want: "not valid UTF-8"},
 		{name: "args over 1 MiB", args: []string{"enqueue", "j", "--args", "-"}, stdin: tooLong, code: 2, want: "over the limit of 1048576"},
-		{name: "args over a limit", args: []string{"enqueue", "j", "--args", `{"a":1}`, "--max-args-bytes", "6"}, code: 2, want: "over the limit of 6"},
+		{name: "args over a limit", args: []string{"enqueue", "j", "--args", `{"a":1}`, "--max-args-bytes", "6"}, code: 2, want: "over the limit of 6 bytes; store large data elsewhere and enqueue a reference to it, or allow more with --max-args-bytes"},
 		{name: "args file", args: []string{"enqueue", "j", "--args", "@" + filepath.Join(dir, "none.json")}, code: 2, want: "no such file"},
 		{name: "empty queue", args: []string{"enqueue", "j", "--queue", ""}, code: 2, want: "--queue is empty"},
 		{name: "empty dedup key", args: []string{"enqueue", "j", "--dedup-key", ""}, code: 2, want: "--dedup-key is empty"},

@@ -75,8 +75,9 @@ func TestInput_withoutAnEnd_isRefusedAtTheLimit(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"enqueue", "j", "--args", "@/dev/zero"}, "--args: /dev/zero is longer than 1114112 bytes"},
-		{[]string{"enqueue", "j", "--args", "@/dev/zero", "--max-args-bytes", "2000000"}, "--args: /dev/zero is longer than 2065536 bytes"},
+		{[]string{"enqueue", "j", "--args", "@/dev/zero"}, "--args are over the limit of 1048576 bytes"},
+		{[]string{"enqueue", "j", "--args", "@/dev/zero", "--max-args-bytes", "2000000"}, "--args are over the limit of 2000000 bytes; store large data elsewhere and enqueue a reference to it, or allow more with --max-args-bytes"},
+		{[]string{"enqueue", "j", "--args", `{"a":1}`, "--max-args-bytes", "6"}, "--args are over the limit of 6 bytes"},
 		{[]string{"enqueue", "--from", "/dev/zero"}, "/dev/zero: line 1 has no end within 268435456 bytes; nothing was enqueued"},
 		{[]string{"dead-letter", "replay", id, "--args", "@/dev/zero"}, "--args: /dev/zero is longer than 67108864 bytes"},
 		{[]string{"dead-letter", "import", "/dev/zero", "--format", "jsonl"}, "/dev/zero: line 1, record 1: it is longer than 67108864 bytes, and this is no regular file"},

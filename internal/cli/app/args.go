@@ -35,7 +35,7 @@ func ReadArgs(a *App, text string, most int) (args json.RawMessage, err error) {
 	var path *fs.PathError
 	switch {
 	case errors.As(err, &long):
-		return nil, Usagef("--args: %s is longer than %d bytes, more than the arguments may have", terminal.OneLine(name), long.Most)
+		return nil, Usagef("--args: %s is %w, more than the arguments may have", terminal.OneLine(name), long)
 	case errors.As(err, &path):
 		return nil, Usagef("--args: %w", err)
 	case err != nil:

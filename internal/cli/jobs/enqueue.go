@@ -10,6 +10,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/cli/app"
+	"soniq/internal/input"
 	"soniq/internal/unit"
 )
 
@@ -69,7 +70,12 @@ func (c *EnqueueCommand) Run(a *app.App) error {
 	case c.From == "-" && (c.Args == "-" || c.Args == "@-"):
 		return app.Usagef("--args - and --from - would both read standard input")
 	}
-	if defaults.args, err = app.ReadArgs(a, c.Args, c.mostArgs()+lineOverhead); err != nil {
+	defaults.args, err = app.ReadArgs(a, c.Args, c.mostArgs()+lineOverhead)
+	var long *input.TooLongError
+	if errors.As(err, &long) || err == nil && len(defaults.args) > c.mostArgs() {
+		return app.Usagef("--args are over the limit of %d bytes; %s", c.mostArgs(), storeElsewhere)
+	}
+	if err != nil {
 		return err
 	}
 	if c.From != "" {
@@ -120,6 +126,9 @@ type enqueued struct {
 	ID        uuid.UUID `json:"id"`
 	Duplicate bool      `json:"duplicate"`
 }
+
+// storeElsewhere is what to do about arguments that are too large.
+const storeElsewhere = "store large data elsewhere and enqueue a reference to it, or allow more with --max-args-bytes"
 
 // mostArgs is how many bytes the arguments of a job may have.
 func (c *EnqueueCommand) mostArgs() int {

@@ -132,11 +132,14 @@ func checkLines(a *app.App, client *engine.Client, lines *lineFile, defaults ord
 
 func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defaults order) error {
 	if tooLong {
-		return fmt.Errorf("longer than %d bytes; store large data elsewhere and enqueue a reference to it", limit)
+		return fmt.Errorf("longer than %d bytes; %s", limit, storeElsewhere)
 	}
 	o, err := parseLine(text, defaults)
 	if err != nil {
 		return err
+	}
+	if most := limit - lineOverhead; len(o.args) > most {
+		return fmt.Errorf("args are %d bytes, over the limit of %d; %s", len(o.args), most, storeElsewhere)
 	}
 	if err := checkFields(text); err != nil {
 		return err
