@@ -146,6 +146,9 @@ func (a *App) open(service bool) (*pgxpool.Pool, error) {
 	if !service && !strings.Contains(db.URL, "default_query_exec_mode") {
 		config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
+	if !service { // programs that run for long say what they wait for by themselves
+		watchLocks(config.ConnConfig, a.Log)
+	}
 	pool, err := a.openPool(config, service)
 	if err != nil {
 		return nil, err
