@@ -123,9 +123,10 @@ const maxSafetyPoll = 8 * time.Minute
 // maxConcurrency limits Concurrency.
 const maxConcurrency = 10_000
 
-// Defaults of [WorkerConfig].
+// Defaults and limits of [WorkerConfig].
 const (
 	defaultWorkerArgsBytes  = 16 << 20
+	maxWorkerArgsBytes      = 1 << 30
 	defaultWorkerArgsMemory = 256 << 20
 	defaultAttemptsLimit    = 1000
 )
@@ -161,8 +162,8 @@ func (c WorkerConfig) validate() error {
 		return fmt.Errorf("config: Concurrency must be from 1 to %d, not %d", maxConcurrency, c.Concurrency)
 	}
 	// What PostgreSQL makes of a jsonb is shorter than 1 GiB.
-	if c.MaxArgsBytes < 0 || c.MaxArgsBytes > 1<<30 {
-		return fmt.Errorf("config: MaxArgsBytes must be from 1 to %d, not %d", 1<<30, c.MaxArgsBytes)
+	if c.MaxArgsBytes < 0 || c.MaxArgsBytes > maxWorkerArgsBytes {
+		return fmt.Errorf("config: MaxArgsBytes must be from 1 to %d, not %d", maxWorkerArgsBytes, c.MaxArgsBytes)
 	}
 	if least := cmp.Or(c.MaxArgsBytes, defaultWorkerArgsBytes); c.MaxArgsMemory != 0 && c.MaxArgsMemory < int64(least) {
 		return fmt.Errorf("config: MaxArgsMemory must be at least MaxArgsBytes, which is %d, not %d", least, c.MaxArgsMemory)

@@ -14,7 +14,7 @@ import (
 // is the job, with its result.
 //
 // The job has the defaults of its handler, and args as [Client.Enqueue] takes them, up
-// to 1 MiB. attempt is the number of the attempt, from 1 to the job's max attempts.
+// to 1 GiB, the most that a worker may be configured to load. attempt is the number of the attempt, from 1 to the job's max attempts.
 // timeout limits the attempt if the handler has no [Timeout]; 0 means no limit.
 // The classifiers of [ClassifyBy] apply; those of a worker's configuration are not
 // known here.
@@ -27,7 +27,7 @@ func (r *Registry) DryRun(ctx context.Context, name string, args any, attempt in
 	if !ok {
 		return Outcome{}, &ArgumentError{"job name", "has no handler: " + name}
 	}
-	raw, err := encodeArgs(args, defaultMaxArgsBytes)
+	raw, err := encodeArgs(args, maxWorkerArgsBytes)
 	if err != nil {
 		return Outcome{}, err
 	}

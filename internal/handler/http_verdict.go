@@ -57,7 +57,7 @@ func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Res
 	row := httpverdict.Of(failed.status)
 	if row.Paused {
 		if pause, ok := retryAfter(resp.Header, h.now()); ok {
-			h.log.Info("an endpoint asks for a pause", "job", job.ID, "job_name", job.Name, "status", failed.status, "pause", pause)
+			h.log.Info("an endpoint asks for a pause", "job", job.ID, "job_name", job.Name, "status", failed.status, "pause", pause.String())
 			return engine.Snooze(pause)
 		}
 	}

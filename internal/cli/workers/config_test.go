@@ -278,9 +278,31 @@ jobs:
 		t.Errorf("%+v", v)
 	}
 	clitest.WantIn(t, "by flag", s.OK("worker", "run-once", "x", "--handle", "x=exec:echo 42").Out, "42\n")
+	clitest.WantIn(t, "a duration in the log", s.Run("worker", "run-once", "busy", "--config", path, "--log-format", "json").Err, `"pause":"30s"`)
 	r := s.Run("worker", "run-once", "x")
 	clitest.WantCode(t, r, app.ExitUsage)
 	clitest.WantIn(t, "no handler", r.Err, "soniq.yaml", "--config", "--handle NAME=exec:COMMAND", "see 'soniq worker run-once --help'")
+}
+
+// A handler is tried with what a worker would give it: as much as max_args_size allows.
+func TestWorkerRunOnce_argumentsAreThoseOfAWorker(t *testing.T) {
+	t.Parallel()
+	s := clitest.NewShell(t, "")
+	dir := t.TempDir()
+	args, path := filepath.Join(dir, "args.json"), filepath.Join(dir, "soniq.yaml")
+	err := errors.Join(
+		os.WriteFile(args, []byte(`{"a": "`+strings.Repeat("x", 2<<20)+`"}`), 0o600),
+		os.WriteFile(path, []byte("max_args_size: 64KiB\njobs: {x: {exec: wc -c}}\n"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clitest.WantIn(t, "2 MiB", s.OK("worker", "run-once", "x", "--handle", "x=exec:wc -c", "--args", "@"+args).Out, "2097161")
+	r := s.Run("worker", "run-once", "x", "--config", path, "--args", "@"+args)
+	clitest.WantCode(t, r, app.ExitUsage)
+	clitest.WantIn(t, "over max_args_size", r.Err, "longer than 65536 bytes")
+	r = s.Run("worker", "run-once", "x", "--config", path, "--args", `{"a": "`+strings.Repeat("x", 65_536)+`"}`)
+	clitest.WantCode(t, r, app.ExitUsage)
+	clitest.WantIn(t, "over max_args_size", r.Err, "over the limit of 65536", "max_args_size")
 }
 
 func TestWorkerRunOnce_interrupted_endsTheCommand(t *testing.T) {

@@ -60,7 +60,11 @@ func (c *workerRunOnceCmd) Run(a *app.App) error {
 	if i < 0 {
 		return app.Usagef("%s", c.Unknown(s.file.Jobs))
 	}
-	args, err := app.ReadArgs(a, c.Args, app.MostArgs)
+	most := cmp.Or(s.config.MaxArgsBytes, defaultMaxArgsSize)
+	args, err := app.ReadArgs(a, c.Args, most)
+	if err == nil && len(args) > most {
+		err = app.Usagef("--args are %d bytes, over the limit of %d: a worker loads no more, unless max_args_size allows it", len(args), most)
+	}
 	if err != nil {
 		return err
 	}
