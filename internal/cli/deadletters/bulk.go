@@ -1,7 +1,6 @@
 package deadletters
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -50,20 +49,35 @@ func (t *target) resolve(now time.Time) (bulk bool, f deadletter.Filter, err err
 	return true, f, nil
 }
 
+// clockAhead is by how much a dead letter must be dated ahead of the server's clock to be
+// told of: what dies just now is not.
+const clockAhead = time.Minute
+
 const serverTimeSQL = `select clock_timestamp()`
 
 // pin limits f to dead letters that exist now, by the server's clock. Jobs that die while
-// the user reads the question are not affected.
-func pin(ctx context.Context, pool *pgxpool.Pool, f *deadletter.Filter) error {
+// the user reads the question are not affected. It says how many are left out because a
+// clock that was ahead dated them.
+func pin(a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f *deadletter.Filter) error {
 	var now time.Time
-	if err := (pg.Schema{}).Pool(pool).QueryRow(ctx, serverTimeSQL).Scan(&now); err != nil {
+	if err := (pg.Schema{}).Pool(pool).QueryRow(a.Ctx, serverTimeSQL).Scan(&now); err != nil {
 		return fmt.Errorf("read the server's time: %w", err)
 	}
 	// Keep a --since in the future: it must match nothing.
-	if (f.To.IsZero() || f.To.After(now)) && !f.From.After(now) {
-		f.To = now
+	if !f.To.IsZero() && !f.To.After(now) || f.From.After(now) {
+		return nil
 	}
-	return nil
+	ahead := *f
+	ahead.From, ahead.Limit = now.Add(clockAhead), 0
+	f.To = now
+	if !ahead.To.IsZero() && ahead.To.Before(ahead.From) {
+		return nil
+	}
+	n, err := queue.Count(a.Ctx, ahead)
+	if err == nil && n > 0 {
+		a.Note("left out: %s of times that are still to come, by the server's clock: give their ids ('soniq dead-letter list' has them), or wait", terminal.Letters(n))
+	}
+	return err
 }
 
 // shownRows is how many dead letters a preview shows.

@@ -124,6 +124,26 @@ func TestShow_tellsTheWholeStory(t *testing.T) {
 		"replaying, as job "+replayed.Replayed[0].To.String(), "1 time, last ", "--force")
 }
 
+// What another program's clock has dated ahead is not left out in silence.
+func TestBulk_tellsOfDeathsThatAreStillToCome(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	clitest.Seed(t, pool, clitest.Letter{Age: time.Hour})
+	clitest.Seed(t, pool, clitest.Letter{Age: -time.Second}) // as one that dies just now
+	ahead := clitest.Seed(t, pool, clitest.Letter{Job: "ahead", Age: -time.Hour}).String()
+	for _, verb := range []string{"delete", "replay"} {
+		r := s.Run("dead-letter", verb, "--job", "ahead", "--yes")
+		clitest.WantCode(t, r, app.ExitNothing)
+		clitest.WantIn(t, verb, r.Err, "left out: 1 dead letter of times that are still to come", "give their ids")
+		clitest.WantIn(t, verb, s.OK("dead-letter", verb, "--all", "--dry-run").Err, "left out: 1 dead letter")
+		if r := s.OK("dead-letter", verb, "--all", "--until", "5m", "--dry-run"); strings.Contains(r.Err, "left out") {
+			t.Errorf("%s: %s", verb, r.Err)
+		}
+	}
+	s.OK("dead-letter", "delete", ahead)
+}
+
 func TestReplay_ids(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

@@ -82,7 +82,7 @@ func (c *deleteCmd) single(a *app.App, queue *deadletter.Queue, ids []uuid.UUID,
 }
 
 func (c *deleteCmd) bulk(a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter) error {
-	if err := pin(a.Ctx, pool, &f); err != nil {
+	if err := pin(a, pool, queue, &f); err != nil {
 		return err
 	}
 	n, err := queue.Count(a.Ctx, f)

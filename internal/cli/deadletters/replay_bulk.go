@@ -113,7 +113,7 @@ func leftOut(p deadletter.ReplayPlan) string {
 func (c *replayCmd) bulk(
 	a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, pace deadletter.Pace,
 ) error {
-	if err := pin(a.Ctx, pool, &f); err != nil {
+	if err := pin(a, pool, queue, &f); err != nil {
 		return err
 	}
 	plan, err := queue.PlanReplay(a.Ctx, f, o)
