@@ -20,6 +20,7 @@ import (
 	"soniq/internal/maintenance"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
+	"soniq/notify"
 )
 
 const heldSQL = `
@@ -422,9 +423,27 @@ func TestWorker_draining_withdrawsItsLockAndKeepsItsJob(t *testing.T) {
 	}
 }
 
+// A deafService counts how often it hears that notifications don't arrive, and that they do.
+type deafService struct{ deaf, hears atomic.Int32 }
+
+func (*deafService) Channels() map[string]notify.Handler { return nil }
+
+func (*deafService) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (s *deafService) Listening(healthy bool) {
+	if healthy {
+		s.hears.Add(1)
+	} else {
+		s.deaf.Add(1)
+	}
+}
+
 // A worker that no notification reaches finds new jobs by polling, and says so
 // once: here its listener is in another database, as behind a pooler in
-// transaction mode.
+// transaction mode. Its services are told, so that dispatchers of hooks poll too.
 func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
 	t.Parallel()
 	reg := engine.NewRegistry()
@@ -436,7 +455,8 @@ func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
 	pool := testdb.New(t)
 	client := newClient(t, pool)
 	var log journal
-	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config, Logger: log.logger()})
+	service := &deafService{}
+	w := start(t, pool, reg, engine.WorkerConfig{ListenConfig: config, Logger: log.logger(), Services: []engine.BackgroundService{service}})
 	const warning = "notifications don't arrive"
 	waitTrue(t, "the warning", func() bool { return strings.Contains(log.String(), warning) })
 	for range 3 {
@@ -449,6 +469,9 @@ func TestWorker_notificationsDontArrive_pollsAndWarnsOnce(t *testing.T) {
 	}
 	if n := strings.Count(log.String(), warning); n != 1 {
 		t.Errorf("it warned %d times:\n%s", n, log.String())
+	}
+	if service.deaf.Load() == 0 || service.hears.Load() > 0 {
+		t.Errorf("its service heard %d times that notifications don't arrive, and %d times that they do", service.deaf.Load(), service.hears.Load())
 	}
 }
 

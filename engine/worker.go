@@ -317,6 +317,7 @@ func (w *Worker) listener() (*notify.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.listening(false) // until the first probe has arrived, which it never does behind a pooler in transaction mode
 	schema := w.pool.Schema()
 	listener.Handle(schema.Channel(notify.NewJob), w.fetcher)
 	listener.Handle(schema.Channel(notify.Control), w.cancels)
