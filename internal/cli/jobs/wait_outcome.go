@@ -28,7 +28,7 @@ type jobOutcome struct {
 }
 
 // outcomeOf describes a job that has ended. A nil j means that its row is gone: the job
-// is done, and its worker keeps no results.
+// is done, and its worker keeps no results, or somebody has deleted it.
 func outcomeOf(e engine.Enqueued, j *engine.Job) jobOutcome {
 	if j == nil {
 		return jobOutcome{ID: e.ID, Duplicate: e.Duplicate, Status: engine.StatusDone}
@@ -62,7 +62,7 @@ func (e *jobOutcome) failure() error {
 	}
 }
 
-const goneText = "done; its row, and a result if there was one, is gone"
+const goneText = "its row is gone, with a result if there was one: it is done, unless somebody has deleted it"
 
 // waitForResult prints the result of one job.
 func (f *waitFlags) waitForResult(a *app.App, pool *pgxpool.Pool, client *engine.Client, job engine.Enqueued) error {

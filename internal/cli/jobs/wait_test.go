@@ -82,7 +82,7 @@ func TestWait_rowDeletedAtOnce_isDoneWithoutResult(t *testing.T) {
 	startWorker(t, url, "--handle", "j=exec:cat", "--result-ttl", "0")
 	s := clitest.NewShell(t, url)
 	r := s.OK("enqueue", "j", "--wait")
-	clitest.WantIn(t, "stderr", r.Err, "done; its row, and a result if there was one, is gone")
+	clitest.WantIn(t, "stderr", r.Err, "its row is gone, with a result if there was one: it is done, unless somebody has deleted it")
 	if o := clitest.Decode[waitOutcome](t, s.OK("enqueue", "j", "--wait", "--json").Out); o.Status != engine.StatusDone || string(o.Result) != "null" {
 		t.Errorf("as JSON: %+v", o)
 	}
