@@ -68,7 +68,7 @@ func (s *session) try(ctx context.Context, conn, other *pgx.Conn) (arrives bool,
 			s.log.DebugContext(ctx, "a LISTEN may be left on a connection of the pooler", "error", takeErr)
 		}
 	}()
-	if _, err := other.Exec(ctx, `select pg_catalog.pg_notify($1, '')`, pgx.QueryExecModeSimpleProtocol, channel); err != nil {
+	if _, err := other.Exec(ctx, `select pg_catalog.pg_notify($1, '')`, pgx.QueryExecModeExec, channel); err != nil {
 		return false, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, s.health.timing.answer)

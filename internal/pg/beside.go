@@ -51,8 +51,8 @@ func (p *Pool) Connect(ctx context.Context) (*pgx.Conn, error) {
 			return nil, errors.Join(err, conn.Close(ctx))
 		}
 	}
-	if !speaksUTF8(conn) {
-		if _, err := conn.Exec(ctx, speakUTF8SQL); err != nil {
+	if speak := speakSQL(conn); speak != "" {
+		if _, err := conn.Exec(ctx, speak); err != nil {
 			return nil, errors.Join(err, conn.Close(ctx))
 		}
 	}

@@ -280,7 +280,7 @@ func (p *Pool) on(conn *pgx.Conn) Session {
 	return s
 }
 
-// checked is a pool whose connections speak UTF-8.
+// checked is a pool whose connections speak UTF-8; see [speakSQL].
 type checked struct{ pool *pgxpool.Pool }
 
 // acquire costs no round trip where the encoding is right: the server reports it.
@@ -289,22 +289,32 @@ func (c checked) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if speaksUTF8(conn.Conn()) {
+	speak := speakSQL(conn.Conn())
+	if speak == "" {
 		return conn, nil
 	}
-	if _, err := conn.Exec(ctx, speakUTF8SQL); err != nil {
+	if _, err := conn.Exec(ctx, speak); err != nil {
 		conn.Release()
 		return nil, err
 	}
 	return conn, nil
 }
 
-// pgx writes the strings of Go as they are, and so UTF-8, whatever the session says.
-const speakUTF8SQL = `set client_encoding = 'UTF8'`
-
-func speaksUTF8(conn *pgx.Conn) bool {
+// speakSQL sets the encoding of a session; it is empty where that is right. pgx writes
+// the strings of Go as they are, and so UTF-8, whatever the session says. A database in
+// SQL_ASCII knows of no encoding: a row may have bytes that are not UTF-8, and the server
+// would refuse whatever reads it, with all other rows. So there the bytes come and go as
+// they are, but for the simple protocol, which pgx refuses then.
+func speakSQL(conn *pgx.Conn) string {
+	wanted := "UTF8"
+	if conn.PgConn().ParameterStatus("server_encoding") == "SQL_ASCII" && conn.Config().DefaultQueryExecMode != pgx.QueryExecModeSimpleProtocol {
+		wanted = "SQL_ASCII"
+	}
 	encoding := conn.PgConn().ParameterStatus("client_encoding")
-	return encoding == "UTF8" || encoding == "" // a pooler may report nothing
+	if encoding == wanted || encoding == "" { // a pooler may report nothing
+		return ""
+	}
+	return "set client_encoding = '" + wanted + "'"
 }
 
 func (c checked) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -340,10 +350,14 @@ func (c checked) Begin(ctx context.Context) (pgx.Tx, error) {
 
 func (c checked) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	tx, err := c.pool.BeginTx(ctx, options)
-	if err != nil || speaksUTF8(tx.Conn()) {
+	if err != nil {
 		return tx, err
 	}
-	if _, err := tx.Exec(ctx, speakUTF8SQL); err != nil {
+	speak := speakSQL(tx.Conn())
+	if speak == "" {
+		return tx, nil
+	}
+	if _, err := tx.Exec(ctx, speak); err != nil {
 		_ = tx.Rollback(context.WithoutCancel(ctx)) // err says why
 		return nil, err
 	}

@@ -2,8 +2,10 @@ package poolers_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,18 +81,59 @@ func TestServers_encodings(t *testing.T) {
 	} {
 		t.Run(e.encoding+", client "+e.client, func(t *testing.T) {
 			t.Parallel()
-			adminURL := testdb.EmptyURL(t)
-			admin := testkit.Open(t, adminURL)
-			name := "soniq_encoding_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:12]
-			testkit.Exec(t, admin, fmt.Sprintf("create database %s template template0 encoding '%s' lc_collate 'C' lc_ctype 'C'", name, e.encoding))
-			t.Cleanup(func() {
-				if _, err := admin.Exec(context.WithoutCancel(t.Context()), "drop database "+name+" with (force)"); err != nil {
-					t.Error(err)
-				}
-			})
-			testkit.Exec(t, admin, "alter database "+name+" set client_encoding = '"+e.client+"'")
-			everything(t, with(t, adminURL, func(u *url.URL, _ url.Values) { u.Path = "/" + name }), "q", e.text)
+			everything(t, encodedURL(t, e.encoding, e.client), "q", e.text)
 		})
+	}
+}
+
+// encodedURL is that of a new database of an encoding, whose sessions begin with client.
+func encodedURL(t *testing.T, encoding, client string) string {
+	t.Helper()
+	adminURL := testdb.EmptyURL(t)
+	admin := testkit.Open(t, adminURL)
+	name := "soniq_encoding_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:12]
+	testkit.Exec(t, admin, fmt.Sprintf("create database %s template template0 encoding '%s' lc_collate 'C' lc_ctype 'C'", name, encoding))
+	t.Cleanup(func() {
+		if _, err := admin.Exec(context.WithoutCancel(t.Context()), "drop database "+name+" with (force)"); err != nil {
+			t.Error(err)
+		}
+	})
+	testkit.Exec(t, admin, "alter database "+name+" set client_encoding = '"+client+"'")
+	return with(t, adminURL, func(u *url.URL, _ url.Values) { u.Path = "/" + name })
+}
+
+// A database in SQL_ASCII takes any bytes. Rows with some that are not UTF-8 run, die, and hide no others, in each
+// mode but the simple protocol's.
+func TestServers_bytesOfNoEncoding_hideNoOther(t *testing.T) {
+	t.Parallel()
+	databaseURL := encodedURL(t, "SQL_ASCII", "SQL_ASCII")
+	s := clitest.NewShell(t, databaseURL)
+	s.OK("setup")
+	pool := testkit.Open(t, with(t, databaseURL, func(_ *url.URL, q url.Values) { q.Set("client_encoding", "SQL_ASCII") }))
+	for _, job := range []string{`'good', E'{"a": "\351", "\351": 1}'`, `'bad', E'{"a": "\351"}'`, `E'caf\351', '{}'`, `'good', '{}'`, `'bad', '{}'`} {
+		testkit.Exec(t, pool, `insert into soniq_jobs (id, queue, job_name, args) values (gen_random_uuid(), 'odd', `+job+`)`)
+	}
+	testkit.Exec(t, pool, `
+		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
+		  dead_letter_reason, tags, original_created_at, moved_to_dead_letter_at)
+		values (gen_random_uuid(), E'b\351', E'{"a": "\351"}', 'odd', 1, 1, 1, E'caf\351', 'timeout', E'{"t": "\351"}', now(), now())`)
+	everything(t, databaseURL, "q", "naïve 日本")
+	worker := startWorker(t, s, "odd")
+	eventually.True(t, "the jobs to end", func() bool {
+		return testkit.Value[string](t, pool, `
+			select (select count(*) from soniq_jobs where queue = 'odd' and status = 'done') || ' done, '
+			  || (select count(*) from soniq_dead_letter_jobs where queue = 'odd' and job_name = 'bad') || ' dead'`) == "2 done, 2 dead"
+	})
+	stopWell(t, s, worker)
+	for _, line := range []string{"job list --json", "dead-letter list --json"} {
+		if !json.Valid([]byte(s.OK(strings.Fields(line)...).Out)) {
+			t.Errorf("soniq %s: not JSON", line)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "odd.jsonl")
+	s.OK("dead-letter", "export", "--queue", "odd", "-o", file)
+	if r := s.Run("dead-letter", "import", file); r.Code != 2 || !strings.Contains(r.Err, "not valid UTF-8") {
+		t.Errorf("import: exit %d: %s", r.Code, r.Err)
 	}
 }
 
