@@ -43,7 +43,11 @@ func closeGate(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
 	return conn
 }
 
-const waitersSQL = `select count(*) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted and database = (select oid from pg_database where datname = current_database())`
+// pg_locks has the locks of all databases.
+const (
+	waitingSQL = `from pg_locks where locktype = 'advisory' and objid = 4711 and not granted and database = (select oid from pg_database where datname = current_database())`
+	waitersSQL = `select count(*) ` + waitingSQL
+)
 
 // Whatever stops a bulk change halfway, its record says that it has stopped, and why.
 // The changes are those of every verb; each waits in the middle when it is stopped.
@@ -87,7 +91,7 @@ func TestQueue_bulkChange_stopped_isRecordedAsStopped(t *testing.T) {
 					cancel(errGone)
 				case "the server":
 					want = "57P01"
-					exec(t, pool, `select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 4711 and not granted`)
+					exec(t, pool, `select pg_terminate_backend(pid) `+waitingSQL)
 				}
 				err := <-ended
 				cancel(nil)
