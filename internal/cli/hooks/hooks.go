@@ -87,14 +87,21 @@ type hookNames struct {
 	Names []string `arg:"" name:"hook" help:"Names of hooks."`
 }
 
+// each changes the hooks. Names that no hook has are told, and the others are changed all the same.
 func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store, string) error) error {
 	store, err := hookStore(a, nil)
 	if err != nil {
 		return err
 	}
-	done := []string{}
+	done, failed := []string{}, []app.Failure{}
+	var broken error
 	for _, name := range h.Names {
-		if err = noHook(a, store, name, change(store, name)); err != nil {
+		err := change(store, name)
+		if errors.Is(err, hooks.ErrNotFound) {
+			failed = append(failed, app.Failure{ID: name, Error: noHook(a, store, name, err).Error()})
+			continue
+		}
+		if broken = err; broken != nil {
 			break
 		}
 		done = append(done, name)
@@ -103,11 +110,11 @@ func (h *hookNames) each(a *app.App, key, told string, change func(*hooks.Store,
 		}
 	}
 	if a.JSON {
-		if err := a.Out.Document(map[string]any{key: done}); err != nil {
+		if err := a.Out.Document(map[string]any{key: done, "failed": failed}); err != nil {
 			return err
 		}
 	}
-	return app.Partly(int64(len(done)), err)
+	return a.BrokenOutcome(len(done), failed, broken)
 }
 
 type hooksEnableCmd struct{ hookNames }

@@ -102,6 +102,23 @@ func TestRetry_namesWhatItLeaves(t *testing.T) {
 	s.OK("hooks", "retry", waits, waits)
 }
 
+// A name that no hook has keeps no other hook from being changed.
+func TestHooks_oneOfManyIsUnknown_othersAreChanged(t *testing.T) {
+	t.Parallel()
+	s := clitest.NewShell(t, testdb.NewURL(t))
+	s.OK("hooks", "add", "log", "--name", "one")
+	s.OK("hooks", "add", "log", "--name", "two")
+	for _, verb := range []string{"disable", "enable", "remove"} {
+		r := s.Run("hooks", verb, "one", "tow", "two", "--json")
+		clitest.WantCode(t, r, app.ExitPartly)
+		clitest.WantIn(t, verb, r.Out, `"one"`, `"two"`, `"id": "tow"`)
+		clitest.WantIn(t, verb, r.Err, `there is no hook "tow"`)
+	}
+	if r := s.Run("hooks", "list"); strings.Contains(r.Out, "one") || strings.Contains(r.Out, "two") {
+		t.Errorf("they are there still: %s", r.Out)
+	}
+}
+
 // A hook is changed without losing what waits for it, and a misspelt reason is refused.
 func TestAdd_replace_keepsWhatWaits(t *testing.T) {
 	t.Parallel()
