@@ -121,6 +121,9 @@ func (e *unknownFieldError) RetryAfter() time.Duration {
 // [*unknownFieldError]. Numbers that become an interface value keep all their digits.
 func decodeArgs[T any](raw json.RawMessage, args *T, allowUnknown bool) error {
 	err := decodeInto(raw, args, !allowUnknown)
+	if err == nil {
+		return nil // and allocate nothing
+	}
 	var unknown *unknownFieldError
 	if errors.As(err, &unknown) {
 		var others T

@@ -86,13 +86,12 @@ func HandleResult[T, R any](r *Registry, name string, fn func(ctx context.Contex
 	h.takes = func(raw json.RawMessage) error { return decodeArgs(raw, new(T), h.allowUnknown) }
 	h.run = func(ctx context.Context, job *Job) (any, error) {
 		var args T
-		err := decodeArgs(job.Args, &args, h.allowUnknown)
-		var unknown *unknownFieldError
-		if errors.As(err, &unknown) && job.Attempts < job.MaxAttempts {
-			unknown.attempt = job.Attempts
-			return nil, unknown
-		}
-		if err != nil {
+		if err := decodeArgs(job.Args, &args, h.allowUnknown); err != nil {
+			var unknown *unknownFieldError
+			if errors.As(err, &unknown) && job.Attempts < job.MaxAttempts {
+				unknown.attempt = job.Attempts
+				return nil, unknown
+			}
 			return nil, InvalidArguments(err)
 		}
 		return fn(ctx, args)
