@@ -121,7 +121,8 @@ func TestStopping_handlerGivesItsJobBack(t *testing.T) {
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
 	begun := make(chan struct{})
-	engine.Handle(reg, "early", func(context.Context, struct{}) error { return fmt.Errorf("no: %w", engine.ErrShutdown) })
+	engine.Handle(reg, "early", func(context.Context, struct{}) error { return fmt.Errorf("no: %w", engine.ErrShutdown) },
+		engine.Retry(engine.Delays{time.Hour}))
 	engine.Handle(reg, "late", func(ctx context.Context, _ struct{}) error {
 		close(begun)
 		<-engine.Stopping(ctx)
@@ -131,6 +132,7 @@ func TestStopping_handlerGivesItsJobBack(t *testing.T) {
 	early, late := enqueue(t, client, "early", struct{}{}), enqueue(t, client, "late", struct{}{})
 	w := start(t, pool, reg, engine.WorkerConfig{})
 	receive(t, "the job", begun)
+	waitUntil(t, pool, "the early one has failed", `select attempts = 1 and status = 'queued' from soniq_jobs where id = $1`, early)
 	if err := w.stop(); err != nil {
 		t.Error(err)
 	}
