@@ -152,7 +152,7 @@ select case
 end`
 
 // auditSequences finds the sequences that can't be read. A standby that is promoted before its first restartpoint
-// after an unlogged sequence was made has zeros in its place, and so has a recovery: PostgreSQL 15 to 18 write
+// after an unlogged sequence was made has zeros in its place, and so has a recovery: PostgreSQL 15.18 writes
 // the page that they reset it to, when they replay it, to memory alone.
 func (h *home) auditSequences(ctx context.Context, tx pgx.Tx, a *audit) error {
 	for _, o := range objectsOfSchema() {

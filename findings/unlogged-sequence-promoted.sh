@@ -1,6 +1,7 @@
 #!/bin/sh
 # What meets: PostgreSQL 15's unlogged sequences and a standby that is promoted
-# before its first restartpoint after one was made.
+# before its first restartpoint after one was made. Seen with 15.18; 17.11 and 18.6
+# read the sequence.
 #
 # Behaviour: on the promoted server nextval() and pg_sequence_last_value() fail
 # with 'bad magic number in sequence: 00000000', until the sequence is dropped

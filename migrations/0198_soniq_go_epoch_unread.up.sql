@@ -1,4 +1,4 @@
--- A dead letter is written where the sequence of epochs can't be read: PostgreSQL 15 to 18 leave zeros in the place of
+-- A dead letter is written where the sequence of epochs can't be read: PostgreSQL 15.18 leaves zeros in the place of
 -- an unlogged sequence on a standby that is promoted before its first restartpoint after setup.
 -- The epoch of this run of the server. It is a sequence, which is not undone with a transaction and looks
 -- the same from all of them: the first death after a start makes it, whatever its isolation level, and

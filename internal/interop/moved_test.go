@@ -110,7 +110,7 @@ func TestMoved_eachRunOfAServer_beginsAnEpoch(t *testing.T) {
 }
 
 // A standby that is promoted before its first restartpoint after setup can't read the sequence of epochs, on
-// PostgreSQL 15 to 18: deaths go on in one later epoch, a reader misses none, and setup makes the sequence anew.
+// PostgreSQL 15.18: deaths go on in one later epoch, a reader misses none, and setup makes the sequence anew.
 func TestMoved_promotedRightAfterSetup_deathsGoOn(t *testing.T) {
 	t.Parallel()
 	if postgresBin() == "" {
