@@ -18,7 +18,7 @@ var migrationFiles embed.FS
 // Soniq's; for other schemas use [WriteMigrations].
 type Migration struct {
 	// Version is four digits. 0001 and 0002 are Python Soniq's core migrations; those of Soniq for Go
-	// are 0150 to 0199, in the range that Python leaves to plugins.
+	// are 0150 to 0299, in the range that Python leaves to plugins.
 	Version string
 	// Name is the rest of its file's name, such as 'soniq_go_hooks'.
 	Name string
@@ -45,7 +45,7 @@ const (
 	lastShared = "0002"
 	// firstOwn is the first migration of Soniq for Go, and rangeEnd the first version past its range.
 	firstOwn = "0150"
-	rangeEnd = "0200"
+	rangeEnd = "0300"
 	// trustMigration takes the right to execute our functions from PUBLIC.
 	trustMigration = "0161"
 )

@@ -513,7 +513,7 @@ func TestSetup_changedFunctions_areMended(t *testing.T) {
 		}
 	}
 	// A newer release has functions of its own.
-	exec(t, pool, `insert into soniq_migrations (version, name) values ('0199', 'of a later release')`)
+	exec(t, pool, `insert into soniq_migrations (version, name) values ('0299', 'of a later release')`)
 	exec(t, pool, `create or replace function soniq_waiting(queue text) returns boolean language plpgsql set search_path = pg_catalog, pg_temp as $$ begin return true; end $$`)
 	if got := setup(t, pool); len(got.Mended) != 0 || !strings.Contains(queryValue[string](t, pool, `select prosrc from pg_proc where proname = 'soniq_waiting'`), "return true") {
 		t.Errorf("a later release's function: %+v", got)

@@ -84,11 +84,11 @@ func TestMigrate_stepByStep(t *testing.T) {
 	sqlExec(t, pool, `update soniq_migrations set checksum = null where version = '0161'`)
 
 	// What a later release has.
-	sqlExec(t, pool, `insert into soniq_migrations (version, name) values ('0199', 'later'), ('0003', 'scheduler')`)
-	expect(0, []string{"of a later release: 0199_later\n", "up to date\n"}, "check")
-	expect(0, []string{"newer     0199_later", "other     0003_scheduler"}, "list")
+	sqlExec(t, pool, `insert into soniq_migrations (version, name) values ('0299', 'later'), ('0003', 'scheduler')`)
+	expect(0, []string{"of a later release: 0299_later\n", "up to date\n"}, "check")
+	expect(0, []string{"newer     0299_later", "other     0003_scheduler"}, "list")
 	clitest.WantIn(t, "setup", sh.OK("setup").Err, "The database is newer than this program")
-	sqlExec(t, pool, `delete from soniq_migrations where version = '0199'`)
+	sqlExec(t, pool, `delete from soniq_migrations where version = '0299'`)
 
 	// And back.
 	expect(0, []string{"Would undo 0162_soniq_go_long_names, which loses: the whole name"}, "down", "--to", "0160", "--dry-run")
@@ -178,9 +178,9 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 	sqlExec(t, emptyPool, `revoke create on schema public from public`)
 	role, login := loginURL(t, emptyPool, empty)
 	newer := testdb.NewURL(t)
-	sqlExec(t, poolOn(t, newer), `insert into soniq_migrations (version, name) values ('0199', 'later')`)
+	sqlExec(t, poolOn(t, newer), `insert into soniq_migrations (version, name) values ('0299', 'later')`)
 	older := testdb.NewURL(t)
-	sqlExec(t, poolOn(t, older), `insert into soniq_migrations (version, name) values ('0199', 'later'); delete from soniq_migrations where version = '0162'`)
+	sqlExec(t, poolOn(t, older), `insert into soniq_migrations (version, name) values ('0299', 'later'); delete from soniq_migrations where version = '0162'`)
 	elsewhere := testdb.EmptyURL(t)
 	elsewherePool := poolOn(t, elsewhere)
 	if _, err := soniq.Setup(t.Context(), elsewherePool, soniq.Config{Schema: "app"}); err != nil {
@@ -213,8 +213,8 @@ func TestMigrate_badInput_isOneLine(t *testing.T) {
 		{"up without CREATE", login, []string{"migrate", "up"}, 1, []string{"may create nothing in schema public"}},
 		{"down of nothing", empty, []string{"migrate", "down", "--to", "0160", "--yes"}, 0, nil},
 		{"prebuild without CREATE", login, []string{"migrate", "prebuild"}, 0, nil},
-		{"down of a newer database", newer, []string{"migrate", "down", "--to", "0160", "--yes"}, 1, []string{"newer than this program", "0199_later"}},
-		{"up of a newer database that lacks something", older, []string{"migrate", "up"}, 1, []string{"newer than this program", "0199"}},
+		{"down of a newer database", newer, []string{"migrate", "down", "--to", "0160", "--yes"}, 1, []string{"newer than this program", "0299_later"}},
+		{"up of a newer database that lacks something", older, []string{"migrate", "up"}, 1, []string{"newer than this program", "0299"}},
 		{"prebuild of a newer database", newer, []string{"migrate", "prebuild"}, 1, []string{"newer than this program"}},
 		{"setup where the tables are elsewhere", elsewhere, []string{"setup"}, 1, []string{`schema "public" has no Soniq tables, but schema "app" of the search_path has`, "--schema"}},
 		{"worker where the tables are elsewhere", elsewhere, []string{"hooks", "run", "--log-format", "text"}, 1, []string{`schema "app" of the search_path has`, "--schema"}},
