@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test race matrix moves faults files snippets bench compare lint fmt docs demo module ci poolers
+.PHONY: help build release test long race matrix moves faults files snippets bench compare lint fmt docs demo module ci poolers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ release: ## build static binaries and their checksums in dist/
 test: ## run the tests; they bring their own Postgres
 	$(GO) test ./...
 
+long: ## run the tests with more rounds, rows and combinations of the same; the chaos suite for five minutes
+	SONIQ_TEST_LONG=all $(GO) test -timeout 60m ./...
+	$(GO) test ./engine -count=1 -run Chaos -chaos=5m -timeout 20m
+
 race: ## run the tests with the race detector
 	$(GO) test -race ./...
 
@@ -50,8 +54,8 @@ faults: ## fill the disk and the NOTIFY queue of servers of its own; as root
 snippets: ## run the programs of docs/clients with each client, and cut them off
 	SONIQ_TEST_SNIPPETS=all $(GO) test ./internal/interop -run Snippets -count=1 -v -timeout 30m
 
-poolers: ## run all commands behind PgBouncer; SONIQ_TEST_PGBOUNCER=PATH names another than the installed one
-	$(GO) test -count=1 ./internal/poolers
+poolers: ## run all commands in all modes behind PgBouncer; SONIQ_TEST_PGBOUNCER=PATH names another than the installed one
+	SONIQ_TEST_LONG=all $(GO) test -count=1 ./internal/poolers
 
 files: ## send files of dead letters through psql, DuckDB, pandas, jq, Miller, sqlite3 and LibreOffice
 	.ci/files

@@ -14,6 +14,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/deadwrite"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // randomText can't be compressed into an index.
@@ -140,11 +141,15 @@ func TestMove_giantHistory_isLeftOut(t *testing.T) {
 	pool := testdb.New(t)
 	worker := insertWorker(t, pool)
 	id := insertClaimed(t, pool, worker, columns{"job_name": "a"})
+	// 26 MB are left out, as 266 MB must be: that much and an entry are no value of a table.
 	exec(t, pool, `
-		update soniq_jobs set errors = (select jsonb_agg(t.text) from (select repeat('x', 200000000) as text union all select repeat('x', 66000000)) t)
-		where id = $1`, id)
+		update soniq_jobs set errors = jsonb_build_array(repeat('x', 200000 * $2::int), repeat('x', 66000 * $2::int))
+		where id = $1`, id, testkit.Size(100, 1000))
 	if moved, err := deadwrite.Move(t.Context(), pool, worker, []deadwrite.Death{death(id)}); err != nil || len(moved) != 1 {
 		t.Fatalf("moved %v, %v", moved, err)
+	}
+	if n := value[int](t, pool, `select coalesce(jsonb_array_length(errors), 0) from soniq_dead_letter_jobs where id = $1`, id); n != 0 {
+		t.Errorf("the history has %d entries", n)
 	}
 }
 
@@ -157,13 +162,13 @@ func TestQueue_List_giantRows_areShownAsSuch(t *testing.T) {
 	plain := insertDead(t, pool, columns{"job_name": "plain", "args": `{"n": 1}`})
 	ids := map[string]uuid.UUID{}
 	for name, args := range map[string]string{
-		"giant":  `jsonb_build_object('x', repeat('x', 30000000))`,
-		"digits": `jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 15000)))`,
-		"few":    `jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 140)))`,
+		"giant":  `jsonb_build_object('x', repeat('x', 17000000))`,
+		"digits": `('{"x": [1e131071' || repeat(', 1e131071', 15000 - 1) || ']}')::jsonb`,
+		"few":    `('{"x": [1e131071' || repeat(', 1e131071', 140 - 1) || ']}')::jsonb`,
 	} {
 		ids[name] = insertDead(t, pool, columns{"job_name": name})
 		exec(t, pool, `
-			update soniq_dead_letter_jobs set args = `+args+`, last_error = repeat('e', 10000000), errors = jsonb_build_array(repeat('x', 30000000))
+			update soniq_dead_letter_jobs set args = `+args+`, last_error = repeat('e', 1000000), errors = jsonb_build_array(repeat('x', 3000000))
 			where id = $1`, ids[name])
 	}
 	jobs, err := q.List(t.Context(), deadletter.Filter{})
@@ -199,7 +204,7 @@ func TestQueue_unsendableArguments_areNamed(t *testing.T) {
 	insertDead(t, pool, columns{"moved_to_dead_letter_at": at.Add(-time.Hour)})
 	huge := insertDead(t, pool, columns{"moved_to_dead_letter_at": at, "job_name": "huge"})
 	insertDead(t, pool, columns{"moved_to_dead_letter_at": at.Add(time.Hour)})
-	exec(t, pool, `update soniq_dead_letter_jobs set args = jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, 9000))) where id = $1`, huge)
+	exec(t, pool, `update soniq_dead_letter_jobs set args = ('{"x": [1e131071' || repeat(', 1e131071', 9000 - 1) || ']}')::jsonb where id = $1`, huge)
 	edit := deadletter.ReplayOptions{Edits: []deadletter.ArgsEdit{{Path: "a", Value: json.RawMessage("1")}}}
 	for what, send := range map[string]func() error{
 		"export": func() error {

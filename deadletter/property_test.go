@@ -139,7 +139,7 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 	}
 	restore()
 	matched := 0
-	for range 40 {
+	for range testkit.Size(12, 40) {
 		f := anyFilter(r)
 		var want []uuid.UUID
 		for _, j := range everything {

@@ -39,6 +39,7 @@ const (
 	// A round has each fault that there is. It lasts four times as long as a
 	// silent worker is believed to live, so that some are taken for dead.
 	chaosJobsARound = 10_000
+	chaosJobsShort  = 4_000 // of the short round
 	chaosBatch      = 50
 	// chaosSettles bounds the wait for the last job once all faults are lifted.
 	// What takes longest is a listener's backoff and a claim's timeout.
@@ -201,25 +202,24 @@ create trigger chaos_log after update or delete on soniq_jobs
 // Everything goes wrong that the plan has, while jobs come in and are run. In
 // the end each job has ended once, as its kind must, and all that was written
 // was written by whoever held the claim.
-//
-// Not parallel: it needs the processors, and would be what others measure.
 func TestChaos_everyFault_eachJobEndsOnceAndEachDeathIsAnnounced(t *testing.T) {
+	t.Parallel()
 	seed := *chaosSeed
 	for seed == 0 {
 		seed = rand.Uint64()
 	}
 	c := &chaos{
 		T: t, folder: t.TempDir(),
-		timing:     engine.Timing{Beat: 500 * time.Millisecond, Trust: 2 * time.Second, Dead: 4 * time.Second},
+		timing:     engine.Timing{Beat: 400 * time.Millisecond, Trust: 1500 * time.Millisecond, Dead: 3 * time.Second},
 		stopped:    map[string]bool{},
 		subscribed: map[uuid.UUID]bool{}, heard: map[uuid.UUID]int{},
 	}
-	dead, rounds := c.timing.Dead, 1
+	dead, rounds, aRound := c.timing.Dead, 1, chaosJobsShort
 	if *chaosLasts > 0 {
-		c.timing, dead = engine.Timing{}, 30*time.Second
+		c.timing, dead, aRound = engine.Timing{}, 30*time.Second, chaosJobsARound
 		rounds = max(int(*chaosLasts/(4*dead)), 1)
 	}
-	c.jobs = rounds * chaosJobsARound
+	c.jobs = rounds * aRound
 	plan, lasts := chaosPlan(seed, rounds, dead)
 	// Not with Log, which a hang would not show.
 	fmt.Printf("chaos: %d rounds, %s, run it again with -chaos=%s -chaos.seed=%d\n", rounds, lasts, *chaosLasts, seed)
@@ -253,7 +253,7 @@ func TestChaos_everyFault_eachJobEndsOnceAndEachDeathIsAnnounced(t *testing.T) {
 	}
 	faultsBegan := time.Now()
 	var faults sync.WaitGroup
-	faults.Go(func() { c.produce(lasts) })
+	faults.Go(func() { c.produce(lasts, aRound) })
 	var serving sync.Mutex
 	for _, f := range plan {
 		<-time.After(time.Until(faultsBegan.Add(f.at)))
@@ -296,7 +296,7 @@ func (c *chaos) retry(ctx context.Context, what string, do func(context.Context)
 
 // produce enqueues all jobs, spread over the time. A batch whose commit is
 // uncertain is not enqueued twice.
-func (c *chaos) produce(lasts time.Duration) {
+func (c *chaos) produce(lasts time.Duration, aRound int) {
 	client, err := engine.NewClient(c.pool, engine.ClientConfig{})
 	if err != nil {
 		c.Error(err)
@@ -317,7 +317,7 @@ func (c *chaos) produce(lasts time.Duration) {
 		for i := range chaosBatch {
 			// A step that is prime to the number of kinds meets all of them.
 			kind := kinds[(n*chaosBatch+i)*7%len(kinds)]
-			if i == 0 && n%(batches*chaosJobsARound/c.jobs/3) == 10 {
+			if i == 0 && n%(batches*aRound/c.jobs/3) == 10 {
 				kind = last // three a round
 			}
 			batch = append(batch, engine.Insert{

@@ -100,7 +100,7 @@ func TestWorkers_killed_jobsRunElsewhereInSeconds(t *testing.T) {
 	url := testdb.NewURL(t)
 	pool, sent := traced(t, url)
 	client := newClient(t, pool)
-	const kills = 12
+	const kills = 6
 	victims := make([]*process, kills)
 	var starting sync.WaitGroup
 	for i := range victims {
@@ -210,7 +210,7 @@ func TestWorkers_serverKilledAndRestarted_keepTheirJobs(t *testing.T) {
 	t.Parallel()
 	server := testdb.StartServer(t)
 	client := newClient(t, connect(t, server.URL()))
-	const workers = 10
+	const workers = 5
 	reg := engine.NewRegistry()
 	started, release := slowJob(reg, "slow")
 	var fleet []*running

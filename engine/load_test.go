@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/engine"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // metered is a pool that counts what its connections read.
@@ -56,15 +58,17 @@ func (c *meteredConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Ten jobs of 200 MB, and others that are small in the table and gigabytes as
+// Jobs of 110 MB, and others that are small in the table and gigabytes as
 // text, die without having come to the worker, whose other jobs go on.
 func TestWorker_giantArguments_areNeverLoaded(t *testing.T) {
 	t.Parallel()
 	url := testdb.NewURL(t)
 	pool := connect(t, url)
-	const giants = 10
+	// No text is made of what is larger than 64 MiB, and from 1 MiB in the table, compressed to a
+	// hundredth, a dead letter is moved apart from others.
+	giants, size := testkit.Size(4, 10), testkit.Size(110_000_000, 200_000_000)
 	exec(t, pool, `
-		insert into soniq_jobs (id, job_name, args, priority) values (gen_random_uuid(), 'giant', jsonb_build_object('x', repeat('x', 200000000)), 1)`)
+		insert into soniq_jobs (id, job_name, args, priority) values (gen_random_uuid(), 'giant', jsonb_build_object('x', repeat('x', $1::int)), 1)`, size)
 	exec(t, pool, `
 		insert into soniq_jobs (id, job_name, args, priority)
 		select gen_random_uuid(), 'giant', j.args, 1 from soniq_jobs j, generate_series(2, $1::int)`, giants)
@@ -72,7 +76,7 @@ func TestWorker_giantArguments_areNeverLoaded(t *testing.T) {
 	for _, digits := range []int{15_000, 600, 140} {
 		exec(t, pool, `
 			insert into soniq_jobs (id, job_name, args, priority)
-			select gen_random_uuid(), 'digits', jsonb_build_object('x', (select jsonb_agg('1e131071'::numeric) from generate_series(1, $1::int))), 1`, digits)
+			select gen_random_uuid(), 'digits', ('{"x": [1e131071' || repeat(', 1e131071', $1::int - 1) || ']}')::jsonb, 1`, digits)
 	}
 	workers, read := metered(t, url)
 	reg := engine.NewRegistry()
@@ -97,14 +101,14 @@ func TestWorker_giantArguments_areNeverLoaded(t *testing.T) {
 		if o.Kind != engine.OutcomeDeadLetter || v.Reason != classify.InvalidArguments || !strings.Contains(v.Message, "arguments") {
 			t.Errorf("%s: %s, %s: %q", o.Job.Name, o.Kind, v.Reason, v.Message)
 		}
-		if o.Job.Name == "giant" && (v.Code != "arguments_too_large" || !strings.Contains(v.Message, "200000044 bytes") || !strings.Contains(v.Message, "--max-args-size")) {
+		if o.Job.Name == "giant" && (v.Code != "arguments_too_large" || !strings.Contains(v.Message, strconv.Itoa(size+44)+" bytes") || !strings.Contains(v.Message, "--max-args-size")) {
 			t.Errorf("%s: %q", v.Code, v.Message)
 		}
 	}
 	// Nothing of them is lost.
 	if n := queryValue[int](t, pool, `
 		select count(*) from soniq_dead_letter_jobs d
-		where d.job_name = 'giant' and pg_column_size(d.args) > 2000000`); n != giants {
+		where d.job_name = 'giant' and pg_column_size(d.args) > $1::int / 100`, size); n != giants {
 		t.Errorf("%d dead letters have all of their arguments, want %d", n, giants)
 	}
 	if n := read.Load(); n > 4<<20 {
@@ -120,18 +124,18 @@ func TestWorker_giantTexts_areNotReadWhole(t *testing.T) {
 	exec(t, pool, `
 		insert into soniq_jobs (id, job_name, args, last_error, producer_id, dedup_key, result, errors)
 		select gen_random_uuid(), 'ours', '{}', g.text, g.text, repeat('k', 100000), to_jsonb(g.text), jsonb_build_array(g.text)
-		from (select repeat('x', 30000000) as text) g`)
+		from (select repeat('x', 3000000) as text) g`)
 	// An orphan that goes on, and one that has no attempt left.
 	exec(t, pool, `
 		insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, last_error, updated_at, errors)
-		select gen_random_uuid(), 'ours', '{}', 'processing', n, 3, repeat('x', 30000000), now() - interval '1 day', jsonb_build_array(repeat('x', 30000000))
+		select gen_random_uuid(), 'ours', '{}', 'processing', n, 3, repeat('x', 3000000), now() - interval '1 day', jsonb_build_array(repeat('x', 3000000))
 		from generate_series(1, 3, 2) n`)
 	workers, read := metered(t, url)
 	reg := engine.NewRegistry()
 	noop(reg, "ours")
 	w := start(t, workers, reg, engine.WorkerConfig{})
 	w.waitFor(t, "the jobs", func(all []engine.Outcome) bool { return len(all) == 2 })
-	waitUntil(t, pool, "the end of the other", `select count(*) = 1 from soniq_dead_letter_jobs where length(last_error) >= 30000000`)
+	waitUntil(t, pool, "the end of the other", `select count(*) = 1 from soniq_dead_letter_jobs where length(last_error) >= 3000000`)
 	if n := read.Load(); n > 1<<20 {
 		t.Errorf("the worker read %d bytes", n)
 	}
@@ -167,6 +171,9 @@ func TestWorker_argumentsOfEverySize_arriveWhole(t *testing.T) {
 			// A byte in the table, six as text.
 			"escaped": func() rune { return rune(1 + random.IntN(8)) },
 		} {
+			if n > 1<<20 && (name == "compressible" || name == "wide") && !testkit.Long() {
+				continue // as large in the table, or as text, as the others
+			}
 			var s strings.Builder
 			for s.Len() < n && (name != "escaped" || 6*s.Len() < n) {
 				s.WriteRune(letter())

@@ -361,6 +361,8 @@ func TestWorker_stopsWhileOutcomesAreRefused_noneRunsAgain(t *testing.T) {
 	if n := strings.Count(log.String(), "could not be written before the worker stopped; whoever recovers the job writes it"); n != len(ids) {
 		t.Errorf("it names %d jobs that are left:\n%s", n, log.String())
 	}
+	// It has been silent for long enough to be taken for dead.
+	exec(t, pool, `update soniq_workers set last_heartbeat = now() - interval '1 hour' where id = $1`, w.ID())
 	other := start(t, pool, reg, engine.WorkerConfig{})
 	waitTrue(t, "a try of the other worker", func() bool {
 		_ = other.RecoverOrphans(t.Context())

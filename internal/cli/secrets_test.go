@@ -357,7 +357,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 	}
 	for _, path := range append(order, "dead-letter (as a story)") {
 		for _, line := range cases[path].lines {
-			for _, way := range [][]string{nil, {"--json"}, {"--log-format", "text", "--log-level", "debug"}} {
+			for _, way := range [][]string{nil, {"--json", "--log-format", "text", "--log-level", "debug"}} {
 				r := s.Run(append(way, line...)...)
 				p.wantNone(t, fmt.Sprintf("%.60q", append(line, way...)), r.Out+r.Err)
 				wantTimes(t, fmt.Sprintf("%.60q", append(line, way...)), r.Out+r.Err)

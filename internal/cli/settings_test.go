@@ -3,6 +3,7 @@ package cli_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"soniq/internal/cli/clitest"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // roleSettings are what an administrator may have set for the role, by what they have in common. Values
@@ -53,11 +55,42 @@ var roleSettings = map[string]map[string]string{
 	"kept plans never": {"plan_cache_mode": "force_custom_plan", "jit": "off"},
 }
 
+// together are groups that one run can have at once, since none hides what another does.
+var together = [][]string{
+	{"timeouts"},
+	{"timeout of transactions", "repeatable read", "names", "forms"},
+	{"serializable", "syntax", "memory"},
+	{"plans"},
+	{"parallel plans"},
+	{"kept plans never"},
+}
+
+// settingsOfRuns are the settings of each run: of a group, or of several where tests are short.
+func settingsOfRuns(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	if testkit.Long() {
+		return roleSettings
+	}
+	runs, groups := map[string]map[string]string{}, 0
+	for _, names := range together {
+		all := map[string]string{}
+		for _, name := range names {
+			groups++
+			maps.Copy(all, roleSettings[name])
+		}
+		runs[strings.Join(names, ", ")] = all
+	}
+	if groups != len(roleSettings) {
+		t.Fatalf("%d of %d groups are in a run", groups, len(roleSettings))
+	}
+	return runs
+}
+
 // Whatever is set for the role, setup, enqueue, claim, death, hook, replay and every look work, and what is
 // read is what was written.
 func TestCommands_anySettingOfTheRole(t *testing.T) {
 	t.Parallel()
-	for group, settings := range roleSettings {
+	for group, settings := range settingsOfRuns(t) {
 		t.Run(group, func(t *testing.T) {
 			t.Parallel()
 			url := testdb.EmptyURL(t)

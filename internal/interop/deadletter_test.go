@@ -43,7 +43,7 @@ const getLetter = `await app.dead_letter.get_dead_letter_job(id)`
 // The database announces a death, so it does not matter who moved the job.
 func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		bodies := make(chan string, 100)
@@ -112,7 +112,7 @@ func TestDeadLetters_ofPython_areAnnouncedAndReachTheHooks(t *testing.T) {
 // lists, reads, tags, replays and deletes them all the same.
 func TestDeadLetters_ofGo_areWorkedByPython(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		queue := newQueue(t, pool)
 		id := dieInGo(t, pool, "shared.echo", arguments)
@@ -176,7 +176,7 @@ func TestDeadLetters_ofGo_areWorkedByPython(t *testing.T) {
 // known, though Python runs it.
 func TestDeadLetters_ofPython_areReplayedByGo(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client, queue := newClient(t, pool), newQueue(t, pool)
 		py.worker(t, pool, "shared")
@@ -219,7 +219,7 @@ func TestDeadLetters_ofPython_areReplayedByGo(t *testing.T) {
 // What both call by the same name is the same number.
 func TestStats_agreeWhereTheyMeanTheSame(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		queue := newQueue(t, pool)
 		execute(t, pool, `

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"soniq/internal/testkit"
 )
 
 const (
@@ -216,6 +219,22 @@ func TestEnvironments_areReadyOrSayWhy(t *testing.T) {
 				t.Logf("run with %s in %s", e.what, folder)
 			}
 		})
+	}
+}
+
+// byTurns runs a test with one release of Python Soniq, and the next test perhaps with the
+// other one. Where tests are long, it is [eachRelease].
+func byTurns(t *testing.T, test func(t *testing.T, py *python)) {
+	t.Helper()
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(t.Name()))
+	e := releases[int(sum.Sum32())%len(releases)]
+	switch folder, ok := need(t, e); {
+	case testkit.Long():
+		eachRelease(t, test)
+	case ok:
+		t.Log("run with ", e.what)
+		test(t, &python{folder: folder, version: e.what[len("Python Soniq "):]})
 	}
 }
 

@@ -35,7 +35,7 @@ where status = 'done' and attempts = 1 and job_name = $1 and result ->> 'by' = $
 
 func TestFleet_ownQueues_eachRunsItsOwn(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		reg := engine.NewRegistry()
@@ -63,7 +63,7 @@ func TestFleet_ownQueues_eachRunsItsOwn(t *testing.T) {
 // Python.
 func TestFleet_oneQueue_eachJobRunsOnce(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		const each = 50
@@ -109,7 +109,7 @@ func TestFleet_oneQueue_eachJobRunsOnce(t *testing.T) {
 // dead letter is Go's to replay, in a queue that Python doesn't serve.
 func TestFleet_goNameOnPythonsQueue_isBuriedByPythonAndReplayedByGo(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client, queue := newClient(t, pool), newQueue(t, pool)
 		py.worker(t, pool, "shared")
@@ -137,7 +137,7 @@ func TestFleet_goNameOnPythonsQueue_isBuriedByPythonAndReplayedByGo(t *testing.T
 // buries nothing there.
 func TestFleet_pythonWorkerLives_goBuriesNothingOfItsQueue(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		// Python is at work and takes no other job.
@@ -239,7 +239,7 @@ func observer(t *testing.T, pool *pgxpool.Pool) (look func()) {
 // no other Go worker that would have done it within seconds.
 func TestFleet_killedGo_isRecoveredByPython(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		victim := startVictim(t, pool)
@@ -271,7 +271,7 @@ func TestFleet_killedGo_isRecoveredByPython(t *testing.T) {
 // it rejoins.
 func TestFleet_goWorkerSweptByPython_losesTheClaimAndRejoins(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		c := py.console(t, pool)
@@ -311,7 +311,7 @@ func TestFleet_goWorkerSweptByPython_losesTheClaimAndRejoins(t *testing.T) {
 // Each side's maintenance, and setup, waits its turn for the other's.
 func TestLocks_bothTakeTurns(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		c := py.console(t, pool)

@@ -38,7 +38,7 @@ const arguments = `{
 
 func TestArguments_pythonEnqueues_goRunsThemAsTheyWere(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool, client := goEcho(t)
 		c := py.console(t, pool)
 		for _, args := range []string{`{}`, arguments} {
@@ -61,7 +61,7 @@ func TestArguments_pythonEnqueues_goRunsThemAsTheyWere(t *testing.T) {
 
 func TestArguments_goEnqueues_pythonRunsThemAsTheyWere(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		py.worker(t, pool, "python")
@@ -90,7 +90,7 @@ func TestArguments_goEnqueues_pythonRunsThemAsTheyWere(t *testing.T) {
 // 0.0.5 stores what isn't JSON as its text; 0.1.0 refuses it, in Python.
 func TestArguments_pythonObjects_arriveAsTextOrAreRefused(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		type args struct {
@@ -130,7 +130,7 @@ func TestArguments_pythonObjects_arriveAsTextOrAreRefused(t *testing.T) {
 // Each side reads the other's jobs, results and errors by its own API.
 func TestResults_eachSideReadsTheOthers(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		py.worker(t, pool, "python,shared")
@@ -174,7 +174,7 @@ func TestResults_eachSideReadsTheOthers(t *testing.T) {
 
 func TestScheduled_eachSideRunsTheOthersWhenDue(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool, client := goEcho(t)
 		c := py.console(t, pool)
 
@@ -211,7 +211,7 @@ func TestScheduled_eachSideRunsTheOthersWhenDue(t *testing.T) {
 
 func TestCancel_eachSideCancelsTheOthersQueuedJob(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		c := py.console(t, pool)

@@ -12,6 +12,7 @@ import (
 
 	"soniq"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // Whoever comes first, both have what they need, and neither undoes anything.
@@ -78,8 +79,8 @@ func TestSetup_eitherOrder_bothWork(t *testing.T) {
 // of them at once may fail on an empty database; ours must get through that.
 func TestSetup_bothAtOnce_oursSucceeds(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
-		for range 3 {
+	byTurns(t, func(t *testing.T, py *python) {
+		for range testkit.Size(1, 3) {
 			pool := emptyPool(t)
 			c := py.console(t, pool)
 			// The connection is there: what is left is the race.

@@ -12,7 +12,7 @@ import (
 // Equal arguments of either language are one job while it is queued.
 func TestUnique_keysCollideAcrossLanguages(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		pool := testdb.New(t)
 		client := newClient(t, pool)
 		c := py.console(t, pool)
@@ -47,7 +47,7 @@ func TestUnique_keysCollideAcrossLanguages(t *testing.T) {
 // The hash is of the text that Python's json makes; see package argshash.
 func TestArgsHash_isPythons(t *testing.T) {
 	t.Parallel()
-	eachRelease(t, func(t *testing.T, py *python) {
+	byTurns(t, func(t *testing.T, py *python) {
 		c := py.console(t, testdb.New(t))
 		for _, args := range []string{
 			arguments,

@@ -65,10 +65,12 @@ var arrangements = []struct {
 }
 
 // The whole of the program runs behind PgBouncer, in session and in transaction mode,
-// however pgx sends the statements, and leaves nothing of a session behind.
+// however pgx sends the statements, and leaves nothing of a session behind. In each mode a
+// worker and a watch run; the commands are dealt out to the modes, and to others in each
+// arrangement. 'make poolers' and 'make long' run each command in each mode.
 func TestPoolers_everyCommand_everyMode(t *testing.T) {
 	t.Parallel()
-	for _, a := range arrangements {
+	for n, a := range arrangements {
 		t.Run(a.name, func(t *testing.T) {
 			t.Parallel()
 			direct := testdb.EmptyURL(t)
@@ -79,7 +81,18 @@ func TestPoolers_everyCommand_everyMode(t *testing.T) {
 				for i, mode := range execModes {
 					t.Run("exec mode "+mode, func(t *testing.T) {
 						t.Parallel()
-						everything(t, withMode(t, pooled, mode), string(rune('a'+i)), "naïve 日本")
+						queue, urls := string(rune('a'+i)), []string{withMode(t, pooled, mode)}
+						begun := begin(t, urls[0], queue, "naïve 日本")
+						if !testkit.Long() {
+							urls = nil
+							for k := range execModes {
+								urls = append(urls, withMode(t, pooled, execModes[(k+n)%len(execModes)]))
+							}
+						}
+						if testkit.Long() || i == n {
+							begun.commands(t, urls)
+						}
+						begun.end(t)
 					})
 				}
 			})
@@ -124,6 +137,21 @@ func alone(t *testing.T, databaseURL string, session bool) {
 // everything runs a worker with hooks, and the commands. text is what the database keeps of
 // the error of a job.
 func everything(t *testing.T, databaseURL, queue, text string) {
+	t.Helper()
+	begun := begin(t, databaseURL, queue, text)
+	begun.commands(t, []string{databaseURL})
+	begun.end(t)
+}
+
+// begun are a worker and a watch, which have seen a job die.
+type begun struct {
+	*clitest.Shell
+	worker, watch *clitest.Running
+	queue, id     string
+}
+
+func begin(t *testing.T, databaseURL, queue, text string) *begun {
+	t.Helper()
 	s := clitest.NewShell(t, databaseURL)
 	s.OK("setup")
 	worker := s.Start("worker", "--config", testkit.ConfigFile(t, config(queue)), "--allow-exec-hooks")
@@ -159,10 +187,17 @@ func everything(t *testing.T, databaseURL, queue, text string) {
 	}
 	clitest.WantIn(t, "dead-letter show", s.OK("dead-letter", "show", id).Out, text)
 	eventually.True(t, "the watch to tell of the dead letter", func() bool { return strings.Contains(watch.Out.String(), id) })
+	return &begun{s, worker, watch, queue, id}
+}
+
+// commands runs them by turns through the URLs.
+func (b *begun) commands(t *testing.T, urls []string) {
+	t.Helper()
+	s, queue, id := b.Shell, b.queue, b.id
 	later := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
 	buried := strings.TrimSpace(s.OK("enqueue", "good", "--queue", queue, "--delay", "1h").Out)
 	file := filepath.Join(t.TempDir(), "dead.jsonl")
-	for _, line := range []string{
+	for i, line := range []string{
 		"dead-letter list --queue " + queue, "dead-letter list --job bad --queue " + queue + " --json", "dead-letter stats", "dead-letter groups",
 		"dead-letter tag " + id + " ticket=1", "dead-letter replay " + id + " --set a=1", "dead-letter history " + id,
 		"job list", "job " + later, "job cancel " + later, "queue pause " + queue + "x", "queue resume " + queue + "x", "queue list",
@@ -176,13 +211,18 @@ func everything(t *testing.T, databaseURL, queue, text string) {
 		"dead-letter replay --queue " + queue + " --all --yes",
 		"dead-letter cleanup --days 30 --dry-run",
 	} {
-		if r := s.Run(strings.Fields(line)...); r.Code != 0 && r.Code != 3 {
+		if r := clitest.NewShell(t, urls[i%len(urls)]).Run(strings.Fields(line)...); r.Code != 0 && r.Code != 3 {
 			t.Errorf("soniq %s: exit %d: %s%s", line, r.Code, r.Out, r.Err)
 		}
 	}
-	s.Signals <- syscall.SIGTERM // one of the two takes it
-	s.Signals <- syscall.SIGTERM
-	for name, p := range map[string]*clitest.Running{"worker": worker, "watch": watch} {
+}
+
+// end stops them in good order.
+func (b *begun) end(t *testing.T) {
+	t.Helper()
+	b.Signals <- syscall.SIGTERM // one of the two takes it
+	b.Signals <- syscall.SIGTERM
+	for name, p := range map[string]*clitest.Running{"worker": b.worker, "watch": b.watch} {
 		if code := p.Wait(t); code != 0 && code != 130 && code != 143 {
 			t.Errorf("the %s ended with %d: %s", name, code, p.Err.String())
 		}

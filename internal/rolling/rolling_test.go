@@ -363,9 +363,9 @@ var statements = map[string]string{
 	"turn":        `insert into soniq_chores (name, begun_at) values ('mine', now()) on conflict (name) do update set begun_at = excluded.begun_at where soniq_chores.begun_at < now()`,
 }
 
-// run runs one kind of statement, each some milliseconds, until ctx ends.
+// run runs one kind of statement, again and again, until ctx ends.
 func (l *load) run(ctx context.Context, pool *pgxpool.Pool, name string) error {
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(30 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
