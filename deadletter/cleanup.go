@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/pg"
 	"soniq/internal/sweep"
 )
 
@@ -99,25 +100,26 @@ const deadLetters = "public.soniq_dead_letter_jobs"
 // f.
 func (q *Queue) deleteOldest(ctx context.Context, f Filter, o *sweep.Oldest) (int64, error) {
 	op := Operation{Action: ActionCleanup, State: OperationRunning}
-	stop := func() {}
-	o.Table, o.Time = deadLetters, "moved_to_dead_letter_at"
-	o.OnDeleted = func(ctx context.Context, deleted int64) error {
-		op.Total, op.Done = deleted, deleted
-		if op.ID != uuid.Nil {
-			return nil
+	step := q.counted(&op, func(op *Operation, ctx context.Context, db pg.Querier) error {
+		if op.Total = op.Done; op.ID != uuid.Nil {
+			return op.save(ctx, db)
 		}
-		err := q.beginOperation(ctx, q.pool, &op, f, nil)
-		if err == nil {
+		return q.beginOperation(ctx, db, op, f, nil)
+	})
+	var stop func()
+	o.Table, o.Time = deadLetters, "moved_to_dead_letter_at"
+	o.Step = func(ctx context.Context, do func(db pg.Querier) (int64, error)) (int64, error) {
+		n, err := step(ctx, do)
+		if stop == nil && op.ID != uuid.Nil {
 			stop = q.keepAlive(ctx, op.ID)
 		}
-		return err
-	}
-	n, err := o.Delete(ctx, q.pool)
-	stop()
-	op.Total, op.Done = n, n
-	if op.ID == uuid.Nil {
 		return n, err
 	}
+	n, err := o.Delete(ctx, q.pool)
+	if stop == nil {
+		return n, err
+	}
+	stop()
 	return n, q.endOperation(ctx, &op, err)
 }
 
@@ -183,8 +185,8 @@ func (q *Queue) deleteArchived(ctx context.Context, w *where, f Filter, rows []s
 		return 0, err
 	}
 	defer q.keepAlive(ctx, op.ID)()
-	deleted, err := sweep.DeleteVersions(ctx, q.pool, deadLetters, w.Where, rows, deleteBatch)
-	if op.Done = deleted; err == nil || sweep.IsRefusal(err) {
+	_, err := sweep.DeleteVersions(ctx, q.counted(&op, (*Operation).save), deadLetters, w.Where, rows, deleteBatch)
+	if err == nil || sweep.IsRefusal(err) {
 		op.Skipped = op.Total - op.Done
 	}
 	return op.Done, q.endOperation(ctx, &op, err)

@@ -110,61 +110,33 @@ func (q *Queue) deleteAll(ctx context.Context, f Filter) (int64, error) {
 		return 0, err
 	}
 	defer q.keepAlive(ctx, op.ID)()
-	var refused sweep.Refusals
-	for batch := range slices.Chunk(ids, deleteBatch) {
-		n, err := q.deletePicked(ctx, f, batch, &refused)
-		op.Done += n
-		if err != nil {
-			return op.Done, q.endOperation(ctx, &op, err)
-		}
+	rows := sweep.IDs{Table: deadLetters, Where: whereOf(f).Where, IDs: ids, Batch: deleteBatch, Step: q.counted(&op, (*Operation).save)}
+	_, err = rows.Delete(ctx, q.pool)
+	if err == nil || sweep.IsRefusal(err) {
+		op.Skipped = op.Total - op.Done
 	}
-	op.Skipped = op.Total - op.Done
-	return op.Done, q.endOperation(ctx, &op, refused.Err())
+	return op.Done, q.endOperation(ctx, &op, err)
 }
 
-// deletePicked deletes those of the ids that the filter still picks.
-//
-// A worker may lock several dead letters at once, in any order, when it writes
-// outcomes: waiting for one of them with others locked could deadlock. So the batch
-// deletes rows that are free, and then each of the others in a transaction of its
-// own.
-func (q *Queue) deletePicked(ctx context.Context, f Filter, ids []uuid.UUID, refused *sweep.Refusals) (deleted int64, err error) {
-	w := whereOf(f)
-	w.And("d.id = any(" + w.Param(ids) + ")")
-	deleted, err = sweep.DeleteUnlocked(ctx, q.pool, deadLetters, w.Where)
-	if sweep.IsRefusal(err) {
-		return q.deleteEach(ctx, f, ids, refused)
-	}
-	if err != nil || deleted == int64(len(ids)) {
-		return deleted, err
-	}
-	locked, err := q.ids(ctx, selectIDs+w.SQL(), w.Params())
-	if err != nil {
-		return deleted, err
-	}
-	for _, id := range locked {
-		w := whereOf(f)
-		w.And("d.id = " + w.Param(id))
-		tag, err := q.pool.Exec(ctx, "delete from public.soniq_dead_letter_jobs d"+w.SQL(), w.Params()...)
-		if err != nil {
-			return deleted, err
+// counted runs each step of op in a transaction that also writes how far op is. So what was
+// deleted stands in the history, even if the process is killed the next moment.
+func (q *Queue) counted(op *Operation, write func(op *Operation, ctx context.Context, db pg.Querier) error) sweep.Step {
+	return func(ctx context.Context, do func(db pg.Querier) (int64, error)) (n int64, err error) {
+		var next Operation
+		err = pg.InTxWith(ctx, q.pool, readCommitted, func(tx pgx.Tx) (err error) {
+			if n, err = do(tx); err != nil || n == 0 {
+				return err
+			}
+			next = *op
+			next.Done += n
+			return write(&next, ctx, tx)
+		})
+		if err != nil || n == 0 {
+			return 0, err
 		}
-		deleted += tag.RowsAffected()
+		*op = next
+		return n, nil
 	}
-	return deleted, nil
-}
-
-// deleteEach deletes those of the ids that the filter still picks one by one: the
-// database refuses to delete some of them.
-func (q *Queue) deleteEach(ctx context.Context, f Filter, ids []uuid.UUID, refused *sweep.Refusals) (deleted int64, err error) {
-	for _, id := range ids {
-		n, err := sweep.DeleteOne(ctx, q.pool, deadLetters, whereOf(f).Where, id)
-		deleted += n
-		if err = refused.Add(id, err); err != nil {
-			return deleted, err
-		}
-	}
-	return deleted, nil
 }
 
 func (q *Queue) ids(ctx context.Context, sql string, params []any) ([]uuid.UUID, error) {

@@ -161,3 +161,71 @@ func TestQueue_Operations_killedProcess_isStopped(t *testing.T) {
 		t.Errorf("resumed: %+v, %v", result, err)
 	}
 }
+
+// accountSQL makes each commit that deletes dead letters fail unless the history says, at
+// that commit, how many are gone.
+const accountSQL = `
+create table deaths_before as select count(*) as n from soniq_dead_letter_jobs;
+create function accounted() returns trigger language plpgsql as $$
+begin
+  if (select n from deaths_before) - (select count(*) from soniq_dead_letter_jobs)
+    <> (select coalesce(sum(done), 0) from soniq_dead_letter_operations)
+  then
+    raise exception 'the history doesn''t say what is gone';
+  end if;
+  return null;
+end
+$$;
+create constraint trigger accounted
+  after delete on soniq_dead_letter_jobs
+  deferrable initially deferred
+  for each row when ((old.args ->> 'n')::integer % 100 = 0)
+  execute function accounted()`
+
+// Whoever kills a process that deletes can choose any moment. So what is gone stands in
+// the history at each commit, also if rows are refused, and are deleted one by one.
+func TestQueue_bulkDelete_killedAtAnyMoment_historySaysWhatIsGone(t *testing.T) {
+	t.Parallel()
+	verbs := map[string]func(context.Context, *deadletter.Queue) (int64, error){
+		"delete": func(ctx context.Context, q *deadletter.Queue) (int64, error) {
+			return q.DeleteAll(ctx, deadletter.Filter{All: true})
+		},
+		"cleanup": func(ctx context.Context, q *deadletter.Queue) (int64, error) {
+			return q.Cleanup(ctx, time.Hour, deadletter.Filter{})
+		},
+		"cleanup to a file": func(ctx context.Context, q *deadletter.Queue) (int64, error) {
+			return q.CleanupTo(ctx, time.Hour, deadletter.Filter{}, testArchive{}, deadletter.FormatJSONL)
+		},
+		"retention": func(ctx context.Context, q *deadletter.Queue) (int64, error) {
+			return q.ApplyRetention(ctx, []deadletter.Retention{{Keep: time.Hour}}, deadletter.MaintenanceOptions{Lock: 4712})
+		},
+	}
+	for name, verb := range verbs {
+		for _, refused := range []int64{0, 1} {
+			t.Run(fmt.Sprintf("%s, %d refused", name, refused), func(t *testing.T) {
+				t.Parallel()
+				pool := testdb.New(t)
+				q := newQueue(t, pool)
+				const n = 5200 // more than a batch
+				fill(t, pool, n)
+				exec(t, pool, accountSQL)
+				if refused > 0 {
+					last := "5150" // of the last batch: the oldest go first, or the newest
+					if name == "delete" {
+						last = "50"
+					}
+					exec(t, pool, `create table cases (letter uuid references soniq_dead_letter_jobs)`)
+					exec(t, pool, `insert into cases select id from soniq_dead_letter_jobs where args ->> 'n' = $1`, last)
+				}
+				gone, err := verb(t.Context(), q)
+				if gone != n-refused || (err != nil) != (refused > 0) {
+					t.Fatalf("deleted %d, %v", gone, err)
+				}
+				ops, err := q.Operations(t.Context(), 0)
+				if err != nil || len(ops) != 1 || ops[0].Done != gone {
+					t.Errorf("the history has %+v, %v", ops, err)
+				}
+			})
+		}
+	}
+}

@@ -78,7 +78,7 @@ type StoppedError struct {
 	// many of these did not succeed.
 	Died  int
 	Ended int
-	// Pending is how many canaries did not end in time.
+	// Pending is how many canaries had not ended: in time, if none of the others failed.
 	Pending int
 }
 
@@ -86,8 +86,10 @@ func (e *StoppedError) Error() string {
 	switch {
 	case e.Operation.StoppedBy == StoppedByBreaker:
 		return fmt.Sprintf("stopped: %d of %d replays that have ended died again", e.Died, e.Ended)
-	case e.Pending > 0:
+	case e.Died == 0:
 		return fmt.Sprintf("stopped: %d of the first replays did not end in time; does a worker run?", e.Pending)
+	case e.Pending > 0:
+		return fmt.Sprintf("stopped: %d of the first replays did not succeed, and %d had not ended yet", e.Died, e.Pending)
 	default:
 		return fmt.Sprintf("stopped: %d of the first replays did not succeed", e.Died)
 	}

@@ -206,6 +206,34 @@ func TestQueue_ResumeReplay_canary_thatDies_stopsIt(t *testing.T) {
 	}
 }
 
+// One canary that fails is enough: nobody waits for the others, and they are not late.
+func TestQueue_ResumeReplay_canaryFailsBeforeOthersEnd_saysThatItFailed(t *testing.T) {
+	t.Parallel()
+	ends := map[string]string{
+		"dies":         "update soniq_dead_letter_jobs set state = 'dead' where replay_job_id = $1",
+		"is cancelled": "update soniq_jobs set status = 'cancelled' where id = $1",
+		"is deleted":   "delete from soniq_jobs where id = $1",
+	}
+	for how, sql := range ends {
+		pool := testdb.New(t)
+		q := newQueue(t, pool)
+		fill(t, pool, 5)
+		op := start(t, q, unfiltered, deadletter.ReplayOptions{}, deadletter.Pace{Canary: 3})
+		op, err := resume(t.Context(), q, op.ID, func(_ deadletter.Operation, made []deadletter.Replayed) {
+			if len(made) > 0 {
+				exec(t, pool, sql, made[0].To)
+			}
+		})
+		var stopped *deadletter.StoppedError
+		if !errors.As(err, &stopped) || stopped.Died != 1 || stopped.Pending != 2 || op.Done != 3 {
+			t.Errorf("a canary %s: %+v, %v", how, op, err)
+		}
+		if want := "stopped: 1 of the first replays did not succeed, and 2 had not ended yet"; err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a canary %s: %v", how, err)
+		}
+	}
+}
+
 func TestQueue_ResumeReplay_breaker_stopsWhenReplaysDieAgain(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

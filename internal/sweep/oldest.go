@@ -45,13 +45,22 @@ type Oldest struct {
 	Lock int64
 	// Pauses: a pause follows each batch that is as long as the batch took.
 	Pauses bool
-	// OnDeleted is called after each batch that deleted rows, with the number of
-	// rows so far. Its error ends the work. It may be nil.
-	OnDeleted func(ctx context.Context, deleted int64) error
+	// Step runs each statement that deletes. Nil is the session of Delete.
+	Step Step
 
 	deleted int64
 	from    pgtype.Timestamptz
 	refused Refusals
+}
+
+// A Step runs do, which deletes rows by one statement, on a session of its own, and returns
+// what do does: how many they are. So it can record, in the transaction that deletes them,
+// that they are gone.
+type Step func(ctx context.Context, do func(db pg.Querier) (int64, error)) (int64, error)
+
+// on is the step that runs each statement on db.
+func on(db pg.Querier) Step {
+	return func(_ context.Context, do func(db pg.Querier) (int64, error)) (int64, error) { return do(db) }
 }
 
 // Refusals are rows that the database refused to delete.
@@ -99,19 +108,19 @@ func (o *Oldest) Refused() bool { return o.refused.Any() }
 // Delete deletes the rows and returns how many, also after an error. A row that the
 // database refuses to delete doesn't keep others from being deleted.
 //
-// Errors: those of [Refusals.Err], of OnDeleted, of the context, of the database.
+// Errors: those of [Refusals.Err], of the Step, of the context, of the database.
 func (o *Oldest) Delete(ctx context.Context, db pg.Querier) (int64, error) {
+	if o.Step == nil {
+		o.Step = on(db)
+	}
 	for more := true; more; {
 		began := time.Now()
-		n, size, err := o.lockedBatch(ctx, db)
+		n, size, err := o.lockedBatch(ctx)
 		taken := n
 		if IsRefusal(err) {
 			n, taken, err = o.each(ctx, db)
 		}
 		o.deleted += n
-		if err == nil && n > 0 && o.OnDeleted != nil {
-			err = o.OnDeleted(ctx, o.deleted)
-		}
 		more = taken == int64(size) && (o.Limit == 0 || o.deleted < int64(o.Limit))
 		if err == nil && more && o.Pauses {
 			err = pause.For(ctx, max(time.Since(began), shortestPause))
@@ -166,7 +175,7 @@ func (o *Oldest) each(ctx context.Context, db pg.Querier) (deleted, taken int64,
 	}
 	before := len(o.refused.ids)
 	for _, r := range batch {
-		n, err := DeleteOne(ctx, db, o.Table, o.Where, r.ID)
+		n, err := o.Step(ctx, func(db pg.Querier) (int64, error) { return DeleteOne(ctx, db, o.Table, o.Where, r.ID) })
 		deleted += n
 		if err = o.refused.Add(r.ID, err); err != nil {
 			return deleted, int64(len(batch)), err
@@ -234,9 +243,12 @@ func (o *Oldest) SQL() (sql string, params []any, size int) {
 }
 
 // lockedBatch waits for the lock and deletes a batch.
-func (o *Oldest) lockedBatch(ctx context.Context, db pg.Querier) (deleted int64, size int, err error) {
+func (o *Oldest) lockedBatch(ctx context.Context) (deleted int64, size int, err error) {
 	attempt := func() (int64, error) {
-		deleted, size, err = o.batch(ctx, db)
+		deleted, err = o.Step(ctx, func(db pg.Querier) (n int64, err error) {
+			n, size, err = o.batch(ctx, db)
+			return n, err
+		})
 		if err != nil && !errors.Is(err, ErrLocked) {
 			err = backoff.Permanent(err)
 		}

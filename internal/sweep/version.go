@@ -18,19 +18,22 @@ type Version struct {
 }
 
 // DeleteVersions deletes the rows d of a table that match the conditions and are as they were read, so
-// many with a statement, and returns how many, also after an error. It leaves rows that are locked. A
+// many with a step, and returns how many, also after an error. It leaves rows that are locked. A
 // row that the database refuses to delete doesn't keep others from being deleted.
 //
-// Errors: those of [Refusals.Err] and of the database.
-func DeleteVersions(ctx context.Context, db pg.Querier, table string, where pg.Where, rows []Version, size int) (deleted int64, err error) {
+// Errors: those of [Refusals.Err], of the step and of the database.
+func DeleteVersions(ctx context.Context, step Step, table string, where pg.Where, rows []Version, size int) (deleted int64, err error) {
+	unlocked := func(rows []Version) (int64, error) {
+		return step(ctx, func(db pg.Querier) (int64, error) { return DeleteUnlocked(ctx, db, table, asRead(where, rows)) })
+	}
 	var refused Refusals
 	for batch := range slices.Chunk(rows, size) {
-		n, err := DeleteUnlocked(ctx, db, table, asRead(where, batch))
+		n, err := unlocked(batch)
 		deleted += n
 		if IsRefusal(err) {
 			err = nil
 			for _, row := range batch {
-				n, refusal := DeleteUnlocked(ctx, db, table, asRead(where, []Version{row}))
+				n, refusal := unlocked([]Version{row})
 				deleted += n
 				if err = refused.Add(row.ID, refusal); err != nil {
 					break
