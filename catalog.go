@@ -57,28 +57,30 @@ type relation struct {
 
 type strayTrigger struct{ name, table, owner string }
 
-// trustedSQL begins the statements that tell whom to trust: a role, those that it
-// is a member of, superusers, and the owners of the schema and of the database. A
-// superuser counts as a member of every role, so membership is read off the
-// catalog. $1 the schema, $2 the names of relations and types, $3 the role.
+// trustedSQL finds whom to trust: a role, those that it is a member of, superusers, and the owners of the schema and
+// of the database. A superuser counts as a member of every role, so membership is read off the catalog. $1 the schema,
+// $2 the role.
 const trustedSQL = `
 with recursive member (role) as (
   select r.oid
   from pg_roles r
-  where r.rolname = $3
+  where r.rolname = $2
   union
   select m.roleid
   from member b
   join pg_auth_members m on m.member = b.role
-), trusted (role) as (
-  select role from member
-  union
-  select r.oid from pg_roles r where r.rolsuper
-  union
-  select n.nspowner from pg_namespace n where n.nspname = $1
-  union
-  select d.datdba from pg_database d where d.datname = current_database()
-), relation as (
+)
+select role::text from member
+union
+select r.oid::text from pg_roles r where r.rolsuper
+union
+select n.nspowner::text from pg_namespace n where n.nspname = $1
+union
+select d.datdba::text from pg_database d where d.datname = current_database()`
+
+// relationCTE begins statements on relations. $1 the schema, $2 the names of relations and types.
+const relationCTE = `
+with relation as (
   select c.oid, c.relname, c.relowner, c.relkind, c.relnamespace::regnamespace::text || '.' || quote_ident(c.relname) as name
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
@@ -86,9 +88,9 @@ with recursive member (role) as (
     and c.relname = any ($2)
 )`
 
-// The row types of relations are theirs. $4 the names of functions.
-const objectsSQL = trustedSQL + `
-select o.kind || ' ' || o.name, pg_get_userbyid(o.owner), o.owner in (select t.role from trusted t)
+// The row types of relations are theirs. $3 the roles that are trusted, by oid, $4 the names of functions.
+const objectsSQL = relationCTE + `
+select o.kind || ' ' || o.name, pg_get_userbyid(o.owner), o.owner = any ($3::text[]::oid[])
 from (
   select
     case r.relkind
@@ -123,8 +125,8 @@ order by 1`
 
 // What is written to or read from a table runs the functions, the operators and
 // the checks of the types that its triggers, rules, policies, defaults,
-// constraints, indexes and columns use.
-const codeSQL = trustedSQL + `, part (class, id, what) as (
+// constraints, indexes and columns use. $3 the roles that are trusted, by oid.
+const codeSQL = relationCTE + `, part (class, id, what) as (
   select 'pg_trigger'::regclass, t.oid, 'trigger ' || quote_ident(t.tgname) || ' of ' || r.name
   from relation r
   join pg_trigger t on t.tgrelid = r.oid
@@ -169,7 +171,7 @@ from (
   join pg_depend d on d.classid = p.class and d.objid = p.id and d.refclassid = 'pg_operator'::regclass
   join pg_operator o on o.oid = d.refobjid
 ) u
-where u.owner not in (select t.role from trusted t)
+where u.owner <> all ($3::text[]::oid[])
 order by 1`
 
 // $1 the schema, $2 the names of functions.
@@ -242,9 +244,12 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	_, names := h.definitions()
 	objects := objectNames()
 	a := &audit{relations: map[string]relation{}}
+	if err := h.readTrusted(ctx, tx, role); err != nil {
+		return nil, err
+	}
 	var name, owner string
 	var trusted bool
-	rows, _ := tx.Query(ctx, objectsSQL, h.name(), objects, role, names)
+	rows, _ := tx.Query(ctx, objectsSQL, h.name(), objects, h.trusted, names)
 	_, err := pgx.ForEachRow(rows, []any{&name, &owner, &trusted}, func() error {
 		a.objects = append(a.objects, name)
 		if !slices.Contains(a.owners, owner) {
@@ -258,7 +263,7 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read the owners of what is there: %w", err)
 	}
-	rows, _ = tx.Query(ctx, codeSQL, h.name(), objects, role)
+	rows, _ = tx.Query(ctx, codeSQL, h.name(), objects, h.trusted)
 	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
 		a.foreign = append(a.foreign, ForeignObject{name, owner})
 		return nil
@@ -266,15 +271,8 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 	if err != nil {
 		return nil, fmt.Errorf("read what the tables run: %w", err)
 	}
-	var r relation
-	rows, _ = tx.Query(ctx, relationsSQL, h.name(), objects)
-	_, err = pgx.ForEachRow(rows, []any{&name, &r.kind, &r.valid, &r.table, &r.columns}, func() error {
-		a.relations[name] = r
-		r = relation{}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the tables and indexes: %w", err)
+	if err := h.auditRelations(ctx, tx, a); err != nil {
+		return nil, err
 	}
 	if err := h.auditFunctions(ctx, tx, a); err != nil {
 		return nil, err
@@ -297,6 +295,33 @@ func (h *home) audit(ctx context.Context, tx pgx.Tx, role string) (*audit, error
 		return nil, fmt.Errorf("read triggers: %w", err)
 	}
 	return a, nil
+}
+
+// readTrusted reads whom a role trusts.
+func (h *home) readTrusted(ctx context.Context, tx pgx.Tx, role string) error {
+	rows, _ := tx.Query(ctx, trustedSQL, h.name(), role)
+	trusted, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read whom to trust: %w", err)
+	}
+	h.trusted = trusted
+	return nil
+}
+
+// auditRelations adds the tables, indexes, views and sequences.
+func (h *home) auditRelations(ctx context.Context, tx pgx.Tx, a *audit) error {
+	var name string
+	var r relation
+	rows, _ := tx.Query(ctx, relationsSQL, h.name(), objectNames())
+	_, err := pgx.ForEachRow(rows, []any{&name, &r.kind, &r.valid, &r.table, &r.columns}, func() error {
+		a.relations[name] = r
+		r = relation{}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the tables and indexes: %w", err)
+	}
+	return nil
 }
 
 // auditFunctions adds the functions of ours, and those that are missing.
@@ -362,6 +387,9 @@ func (a *audit) hasMigrations() bool {
 		return strings.HasPrefix(name, "table ") && strings.HasSuffix(name, ".soniq_migrations")
 	})
 }
+
+// isEmpty reports whether nothing of ours was there.
+func (a *audit) isEmpty() bool { return len(a.objects) == 0 }
 
 // refusal is the error for what is foreign.
 func (a *audit) refusal(h *home) error {

@@ -26,6 +26,8 @@ type home struct {
 	// user is the role that the session's statements run as. owner owns soniq_jobs; empty where it
 	// isn't there yet.
 	user, owner string
+	// trusted are the roles whose objects are not foreign, by oid, as the last audit found them.
+	trusted []string
 }
 
 // Of built-in functions whose arguments match exactly: nothing in the session's search_path matches

@@ -48,8 +48,9 @@ type SetupResult struct {
 
 // Setup migrates the database to the newest schema: an empty one, one that Python Soniq made, and one
 // that an older release made. One that is up to date it leaves unchanged. It may run in several
-// processes at once: it holds the migration lock, which Python Soniq's setup takes too. Each migration
-// is a transaction: after a failure those before it stay, and Setup can be run again.
+// processes at once: it holds the migration lock, which Python Soniq's setup takes too. An empty database
+// gets the whole schema in one transaction. Else each migration is a transaction: after a failure those
+// before it stay. Setup can be run again.
 //
 // Where all that is there belongs to one role, Setup works as that role: what it adds is that role's
 // too. Functions of ours that are not as they should be (PUBLIC may execute them, say) are mended.
@@ -106,19 +107,15 @@ func migrateUp(ctx context.Context, pool *pgxpool.Pool, cfg Config, to string) (
 		return result, err
 	}
 	r := &runner{pool: pool, cfg: cfg}
-	var first *audit
 	for {
-		applied, before, err := r.applyNext(ctx, to)
-		if first == nil {
-			first = before
-		}
+		applied, err := r.applyNext(ctx, to, &result)
 		if err != nil {
 			return result, afterSome(err, result.Applied)
 		}
-		if applied == "" {
-			return result, r.finish(ctx, first, &result)
+		if len(applied) == 0 {
+			return result, r.lookAtMended(ctx, &result)
 		}
-		result.Applied = append(result.Applied, applied)
+		result.Applied = append(result.Applied, applied...)
 	}
 }
 
@@ -143,18 +140,33 @@ func checkServer(ctx context.Context, conn pg.Session) error {
 	return nil
 }
 
-// applyNext applies the first migration that is missing, in a transaction, and returns its name; none
-// where all up to a version are there. Before is what the catalog said at its beginning.
-func (r *runner) applyNext(ctx context.Context, to string) (applied string, before *audit, err error) {
-	err = r.inTx(ctx, func() string { return applied }, func(tx pgx.Tx, h *home) error {
-		applied = ""
-		if before, err = h.open(ctx, tx); err != nil {
+// applyNext applies the first migration that is missing, in a transaction, and returns its name. Where nothing of
+// ours is there it makes the whole schema, and returns all names. Where no migration up to a version is missing it
+// mends what needs it, or tells what there is to tell, and returns none.
+func (r *runner) applyNext(ctx context.Context, to string, result *SetupResult) (applied []string, err error) {
+	what := func() string {
+		if len(applied) == 0 {
+			return mendingIsUnderWay
+		}
+		return strings.Join(applied, ", ")
+	}
+	err = r.inTx(ctx, what, func(tx pgx.Tx, h *home) error {
+		applied = nil
+		before, err := h.open(ctx, tx)
+		if err != nil {
 			return err
+		}
+		if r.first == nil {
+			r.first = before
 		}
 		if !before.hasMigrations() {
 			if err := h.mayCreate(ctx, tx); err != nil {
 				return err
 			}
+		}
+		if to == newestMigration() && before.isEmpty() {
+			applied = names(migrations())
+			return r.createAll(ctx, tx, h)
 		}
 		recorded, err := h.ensureMigrations(ctx, tx, before)
 		if err != nil {
@@ -162,7 +174,7 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		}
 		missing := slices.DeleteFunc(recorded.missing(), func(m Migration) bool { return m.Version > to })
 		if len(missing) == 0 {
-			return nil
+			return r.finish(ctx, tx, h, before, recorded, result)
 		}
 		if newer := recorded.newer(); len(newer) > 0 {
 			return &NewerError{Versions: newer}
@@ -178,13 +190,43 @@ func (r *runner) applyNext(ctx context.Context, to string) (applied string, befo
 		if err != nil {
 			return fmt.Errorf("apply %s: %w", m, err)
 		}
-		applied = m.String()
+		applied = []string{m.String()}
 		if err := r.commit(ctx, tx, h, append(steps, record(h, m))); err != nil {
 			return fmt.Errorf("apply %s: %w", m, err)
 		}
 		return nil
 	})
-	return applied, before, err
+	return applied, err
+}
+
+// createAll makes the schema as a whole, which is what the migrations add up to. Nobody uses it yet, so that one
+// transaction holds nobody up. What somebody makes meanwhile under a name of ours makes a statement fail: none
+// has 'if not exists'.
+func (r *runner) createAll(ctx context.Context, tx pgx.Tx, h *home) error {
+	var steps []step
+	for _, statement := range schemaStatements() {
+		steps = append(steps, h.step(statement))
+	}
+	err := r.commit(ctx, tx, h, append(steps, recordAll(h)))
+	switch {
+	case madeAtOnce(err):
+		return fmt.Errorf("create the schema: %w: %w", errMadeAtOnce, err)
+	case err != nil:
+		return fmt.Errorf("create the schema: %w", err)
+	}
+	return nil
+}
+
+// recordAll is the last step of making the schema as a whole.
+func recordAll(h *home) step {
+	var versions, names, checksums []string
+	for _, m := range migrations() {
+		versions, names, checksums = append(versions, m.Version), append(names, m.Name), append(checksums, m.Checksum())
+	}
+	return h.step(`
+insert into public.soniq_migrations (version, name, applied_at, checksum)
+select m.version, m.name, now() at time zone 'utc', m.checksum
+from unnest($1::text[], $2::text[], $3::text[]) m (version, name, checksum)`, versions, names, checksums)
 }
 
 // record is the last step of a migration.
@@ -247,54 +289,51 @@ func (h *home) ensureMigrations(ctx context.Context, tx pgx.Tx, before *audit) (
 	return h.recorded(ctx, tx)
 }
 
-// finish mends functions where the database is at the newest migration, and tells what was mended since
-// the first look.
-func (r *runner) finish(ctx context.Context, first *audit, result *SetupResult) error {
-	var before *audit
-	what := func() string { return "mending what is missing or was changed" }
-	report := func(tx pgx.Tx, h *home, after *audit) (err error) {
-		var counters []string
-		if err := catchUp(ctx, tx, h, &counters); err != nil {
-			return err
-		}
-		result.Mended = slices.Concat(
-			mended(first, after, isPublic, "revoked EXECUTE on %s from PUBLIC"),
-			mended(first, after, isLoose, "pinned the search_path of %s to pg_catalog"),
-			// A migration gives functions other bodies as a matter of course.
-			mended(before, after, isOther, "put back the body of %s"),
-			madeAnew(before, after), counters)
-		result.Findings, err = h.findings(ctx, tx, after)
-		return err
+// mendingIsUnderWay names it for progress.
+const mendingIsUnderWay = "mending what is missing or was changed"
+
+// finish mends what is missing or was changed where the database is at the newest migration. A later release knows
+// better what its functions are. Where there is nothing to mend it tells what there is to tell.
+func (r *runner) finish(ctx context.Context, tx pgx.Tx, h *home, before *audit, recorded versions, result *SetupResult) error {
+	result.Newer = recorded.newer()
+	before.current = len(result.Newer)+len(recorded.missing()) == 0
+	r.mended = nil
+	if before.current && before.needsMending() {
+		r.mended = before
+		return r.commit(ctx, tx, h, r.mending(h, before))
 	}
-	reported := false
-	err := r.inTx(ctx, what, func(tx pgx.Tx, h *home) (err error) {
-		if before, err = h.open(ctx, tx); err != nil {
-			return err
-		}
-		recorded, err := h.recorded(ctx, tx)
-		if err != nil {
-			return err
-		}
-		result.Newer = recorded.newer()
-		before.current = len(result.Newer)+len(recorded.missing()) == 0
-		// A later release knows better what its functions are.
-		if before.current && before.needsMending() {
-			return r.commit(ctx, tx, h, r.mending(h, before))
-		}
-		reported = true
-		return report(tx, h, before)
-	})
-	if err != nil || reported {
-		return err
+	return r.report(ctx, tx, h, before, before, result)
+}
+
+// lookAtMended looks again where something was mended, and tells what.
+func (r *runner) lookAtMended(ctx context.Context, result *SetupResult) error {
+	if r.mended == nil {
+		return nil
 	}
-	return r.inTx(ctx, what, func(tx pgx.Tx, h *home) error {
+	return r.inTx(ctx, func() string { return mendingIsUnderWay }, func(tx pgx.Tx, h *home) error {
 		after, err := h.open(ctx, tx)
 		if err != nil {
 			return err
 		}
 		after.current = true
-		return report(tx, h, after)
+		return r.report(ctx, tx, h, r.mended, after, result)
 	})
+}
+
+// report tells what was mended between two looks and since the first one, and what a person has to end.
+func (r *runner) report(ctx context.Context, tx pgx.Tx, h *home, before, after *audit, result *SetupResult) (err error) {
+	var counters []string
+	if err := catchUp(ctx, tx, h, &counters); err != nil {
+		return err
+	}
+	result.Mended = slices.Concat(
+		mended(r.first, after, isPublic, "revoked EXECUTE on %s from PUBLIC"),
+		mended(r.first, after, isLoose, "pinned the search_path of %s to pg_catalog"),
+		// A migration gives functions other bodies as a matter of course.
+		mended(before, after, isOther, "put back the body of %s"),
+		madeAnew(before, after), counters)
+	result.Findings, err = h.findings(ctx, tx, after)
+	return err
 }
 
 // catchUp sets the sequences of identity columns that are behind, and tells of each: after logical

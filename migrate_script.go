@@ -30,6 +30,9 @@ type runner struct {
 	patience time.Duration
 	// statement is the one that failed, if it was one of a script.
 	statement string
+	// first is what the catalog said at the beginning of an upgrade, and mended what it said before
+	// something was mended.
+	first, mended *audit
 }
 
 // Whoever waits for a lock on a table holds up all who come after it, and whoever may read one can keep
@@ -64,9 +67,9 @@ const stillTries = 5
 const boundsSQL = `
 set local lock_timeout = %d;
 set local idle_in_transaction_session_timeout = %d;
-select set_config(s.name, '0', true)
-from pg_settings s
-where s.name in ('statement_timeout', 'transaction_timeout')`
+set local statement_timeout = 0;
+select set_config('transaction_timeout', '0', true)
+where current_setting('server_version_num')::int >= 170000`
 
 // inTx runs do in a transaction, under the patience for locks, and again as often as it takes. What
 // names it for progress.
@@ -161,8 +164,8 @@ func (r *runner) commit(ctx context.Context, tx pgx.Tx, h *home, steps []step) e
 	_, functions := h.definitions()
 	first := len(steps)
 	steps = append(steps,
-		step{sql: foreignObjectsSQL, args: []any{h.name(), objectNames(), h.user, functions}, source: "look again who owns what is there"},
-		step{sql: foreignCodeSQL, args: []any{h.name(), objectNames(), h.user}, source: "look again what the tables run"},
+		step{sql: foreignObjectsSQL, args: []any{h.name(), objectNames(), h.trusted, functions}, source: "look again who owns what is there"},
+		step{sql: foreignCodeSQL, args: []any{h.name(), objectNames(), h.trusted}, source: "look again what the tables run"},
 		step{sql: "commit", source: "commit"})
 	batch := &pgconn.Batch{}
 	for _, s := range steps {

@@ -119,7 +119,9 @@ func inToolsTransaction(t *testing.T, pool *pgxpool.Pool, statements []string) {
 	}
 }
 
-// What is printed for each tool makes the database that Setup makes, in any schema, and undoes it.
+// What is printed for each tool makes the database that Setup makes, in any schema, and undoes it. What is odd about a
+// name is a matter of the text, which is the same for all tools but for what is around it: one of them shows that
+// 'public' works too.
 func TestWriteMigrations_eachTool_makesWhatSetupMakes(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{}
@@ -130,6 +132,9 @@ func TestWriteMigrations_eachTool_makesWhatSetupMakes(t *testing.T) {
 	}
 	for _, tool := range soniq.SQLTools() {
 		for schema, catalog := range want {
+			if schema == "" && tool != soniq.Psql {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s in schema %q", tool, schema), func(t *testing.T) {
 				t.Parallel()
 				pool := openPool(t, testdb.EmptyURL(t), "")
@@ -154,6 +159,9 @@ func TestWriteMigrations_eachTool_makesWhatSetupMakes(t *testing.T) {
 				status, err = soniq.ReadStatus(t.Context(), pool, soniq.Config{Schema: schema})
 				if err != nil || len(status.In(soniq.Applied)) != 2 {
 					t.Errorf("status after it was undone: %+v, %v", status, err)
+				}
+				if tool != soniq.Psql {
+					return
 				}
 				setup(t, pool, schema)
 				if d := difference(catalog, catalogOf(t, pool, schema)); len(d) > 0 {

@@ -101,6 +101,15 @@ var allUp = sync.OnceValue(func() string {
 	return text.String()
 })
 
+// schemaStatements are those of schema.sql that make something: a transaction of our own is around them, under its
+// own search_path, and it records the migrations with their checksums.
+var schemaStatements = sync.OnceValue(func() []string {
+	return slices.DeleteFunc(statements(schemaSQL), func(s string) bool {
+		return s == "begin" || s == "commit" || strings.HasPrefix(s, "select pg_catalog.set_config('search_path'") ||
+			strings.HasPrefix(s, "insert into public.soniq_migrations ")
+	})
+})
+
 // statementTokens finds what may hold a semicolon that ends no statement, and the semicolons.
 var statementTokens = regexp.MustCompile(`(?s)--[^\n]*|'(?:[^']|'')*'|\$\$.*?\$\$|;`)
 

@@ -32,7 +32,7 @@ var schemaSQL string
 
 // SchemaSQL returns the whole schema as SQL: what the migrations add up to. It is for
 // a database without Soniq's tables, and puts them in the schema 'public'. [Setup]
-// runs the migrations instead.
+// does the same where nothing of Soniq is there, and else runs the migrations.
 func SchemaSQL() string { return schemaSQL }
 
 // Config says where Soniq's tables are. The zero value is ready to use.

@@ -1,7 +1,7 @@
 -- The whole schema of Soniq in one file: what the files in migrations/ add up to, which a
 -- test proves. Run it on a database without Soniq's tables: 'psql -f schema.sql'. It makes
 -- everything in one transaction, or nothing, and records the migrations, so that a worker
--- starts. 'soniq setup' needs this file for nothing; it also upgrades a database that an older
+-- starts. 'soniq setup' does the same in an empty database; it also upgrades one that an older
 -- release or Python Soniq made, and checks who owns what is there already.
 --
 -- The tables are in the schema 'public'. 'soniq migrate sql --schema NAME' prints the migrations

@@ -359,29 +359,43 @@ func expectForeign(t *testing.T, pool *pgxpool.Pool, object, owner string) {
 // late is refused as well, and nothing of it has run.
 func TestSetup_madeMeanwhileBySomebodyElse_isRefused(t *testing.T) {
 	t.Parallel()
-	pool := pythonPool(t)
-	exec(t, pool, pythonFillSQL[:strings.Index(pythonFillSQL, ";")])
-	mallory := newRole(t, pool, `grant create on schema public to %s`, `create schema mallory authorization %s`)
-	first, second := mallory.connect(t, pool), mallory.connect(t, pool)
-	exec(t, first, tellSQL)
-	// Setup waits here, in the middle of the schema.
-	exec(t, first, `begin; create table soniq_chores ()`)
-	done := setupMeanwhile(pool)
-	await(t, pool, "Setup waits for the other's table", `
-		select exists (
-		  select from pg_stat_activity
-		  where datname = current_database() and wait_event_type = 'Lock' and query like '%soniq_chores%'
-		)`)
-	exec(t, second, `
-		create table soniq_hunger (queue text, worker_id uuid, epoch bigint, primary key (queue, worker_id));
-		create trigger t before insert on soniq_hunger for each row execute function mallory.tell()`)
-	exec(t, first, `rollback`)
-	var foreign *soniq.ForeignError
-	if err := <-done; !errors.As(err, &foreign) || !slices.Contains(foreign.Objects, soniq.ForeignObject{Name: "table public.soniq_hunger", Owner: mallory.name}) {
-		t.Errorf("got %v", err)
-	}
-	if queryValue[bool](t, pool, `select is_called from mallory.ran`) {
-		t.Error("code of the role ran")
+	for name, c := range map[string]struct {
+		prepare func(*testing.T) *pgxpool.Pool
+		// Setup waits for held, in the middle of the schema, and comes to late afterwards.
+		held, late, columns string
+	}{
+		"an empty database": {emptyPool, "soniq_waiters", "soniq_hooks", "id uuid, name text"},
+		"Python's": {func(t *testing.T) *pgxpool.Pool {
+			pool := pythonPool(t)
+			exec(t, pool, pythonFillSQL[:strings.Index(pythonFillSQL, ";")])
+			return pool
+		}, "soniq_chores", "soniq_hunger", "queue text, worker_id uuid, epoch bigint, primary key (queue, worker_id)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := c.prepare(t)
+			mallory := newRole(t, pool, `grant create on schema public to %s`, `create schema mallory authorization %s`)
+			first, second := mallory.connect(t, pool), mallory.connect(t, pool)
+			exec(t, first, tellSQL)
+			exec(t, first, `begin; create table `+c.held+` ()`)
+			done := setupMeanwhile(pool)
+			await(t, pool, "Setup waits for the other's table", `
+				select exists (
+				  select from pg_stat_activity
+				  where datname = current_database() and wait_event_type = 'Lock' and query like '%' || $1 || '%'
+				)`, c.held)
+			exec(t, second, `
+				create table `+c.late+` (`+c.columns+`);
+				create trigger t before insert on `+c.late+` for each row execute function mallory.tell()`)
+			exec(t, first, `rollback`)
+			var foreign *soniq.ForeignError
+			if err := <-done; !errors.As(err, &foreign) || !slices.Contains(foreign.Objects, soniq.ForeignObject{Name: "table public." + c.late, Owner: mallory.name}) {
+				t.Errorf("got %v", err)
+			}
+			if queryValue[bool](t, pool, `select is_called from mallory.ran`) {
+				t.Error("code of the role ran")
+			}
+		})
 	}
 }
 

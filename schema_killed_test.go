@@ -107,53 +107,92 @@ select exists (
 // on with what it was sent or ends it; the next run goes on.
 func TestMigrate_killed_leavesNothingHalfDone(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*testing.T) *pgxpool.Pool{
-		"an empty database": emptyPool, "a database of 0.1.0": oldPool,
-	} {
+	pool, twin := oldPool(t), oldPool(t)
+	exec(t, twin, recordsSQL)
+	// The catalog of the twin after each step. Rights that 0.1.0 gave to all don't come back on the way down.
+	k, up, down := killing{pool: pool}, map[string][]string{}, map[string][]string{}
+	all := soniq.Migrations()
+	var pending []soniq.Migration
+	for _, m := range all {
+		result, err := soniq.MigrateUp(t.Context(), twin, soniq.Config{}, m.Version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Applied) > 0 {
+			pending = append(pending, m)
+			up[m.Version] = catalog(t, twin)
+			down[m.Version] = up[m.Version]
+		}
+	}
+	for i := len(all) - 1; all[i].Version > "0160"; i-- {
+		if _, err := soniq.MigrateDown(t.Context(), twin, soniq.Config{}, all[i-1].Version); err != nil {
+			t.Fatal(err)
+		}
+		down[all[i-1].Version] = catalog(t, twin)
+	}
+	undo := holdable(t, pool)
+	previous := catalog(t, pool)
+	for _, m := range pending {
+		k.kill(t, "up to "+m.Version, "up", previous, up[m.Version])
+		if _, err := soniq.MigrateUp(t.Context(), pool, soniq.Config{}, m.Version); err != nil {
+			t.Fatalf("%s afterwards: %v", m, err)
+		}
+		previous = up[m.Version]
+		k.expect(t, "up to "+m.Version, previous)
+	}
+	for i := len(all) - 1; all[i].Version > "0160"; i-- {
+		to := all[i-1].Version
+		k.kill(t, "down to "+to, "down "+to, down[all[i].Version], down[to])
+		if _, err := soniq.MigrateDown(t.Context(), pool, soniq.Config{}, to); err != nil {
+			t.Fatalf("down from %s afterwards: %v", all[i], err)
+		}
+		k.expect(t, "down to "+to, down[to])
+	}
+	undo()
+	t.Logf("%d processes were killed", k.killed)
+}
+
+// An empty database gets its schema in one go.
+func TestSetup_killedOnAnEmptyDatabase_leavesAllOrNothing(t *testing.T) {
+	t.Parallel()
+	for name, ended := range map[string]bool{"the server goes on": false, "the server ends it": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			pool, twin := prepare(t), prepare(t)
-			exec(t, twin, recordsSQL)
-			// The catalog of the twin after each step. Rights that 0.1.0 gave to all don't come back on the way down.
-			k, up, down := killing{pool: pool}, map[string][]string{}, map[string][]string{}
-			all := soniq.Migrations()
-			for _, m := range all {
-				if _, err := soniq.MigrateUp(t.Context(), twin, soniq.Config{}, m.Version); err != nil {
-					t.Fatal(err)
-				}
-				up[m.Version] = catalog(t, twin)
-				down[m.Version] = up[m.Version]
+			pool := emptyPool(t)
+			before := catalog(t, pool)
+			// In the middle of the schema it waits for a table of that name.
+			tx, err := pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
 			}
-			for i := len(all) - 1; all[i].Version > "0160"; i-- {
-				if _, err := soniq.MigrateDown(t.Context(), twin, soniq.Config{}, all[i-1].Version); err != nil {
-					t.Fatal(err)
-				}
-				down[all[i-1].Version] = catalog(t, twin)
+			defer func() { _ = tx.Rollback(t.Context()) }()
+			exec(t, tx, `create table soniq_dead_letter_jobs ()`)
+			v := newVictim(t, pool, "up")
+			await(t, pool, "setup waits for the table", `
+				select exists (
+				  select from pg_stat_activity
+				  where datname = current_database()
+				    and application_name = 'victim'
+				    and wait_event_type = 'Lock'
+				)`)
+			v.kill(t)
+			if ended {
+				exec(t, pool, `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'victim'`)
 			}
-			undo := holdable(t, pool)
-			previous := catalog(t, pool)
-			for _, m := range all {
-				if queryValue[bool](t, pool, `select exists (select from soniq_migrations where version = $1)`, m.Version) {
-					previous = up[m.Version]
-					continue
-				}
-				k.kill(t, "up to "+m.Version, "up", previous, up[m.Version])
-				if _, err := soniq.MigrateUp(t.Context(), pool, soniq.Config{}, m.Version); err != nil {
-					t.Fatalf("%s afterwards: %v", m, err)
-				}
-				previous = up[m.Version]
-				k.expect(t, "up to "+m.Version, previous)
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
 			}
-			for i := len(all) - 1; all[i].Version > "0160"; i-- {
-				to := all[i-1].Version
-				k.kill(t, "down to "+to, "down "+to, down[all[i].Version], down[to])
-				if _, err := soniq.MigrateDown(t.Context(), pool, soniq.Config{}, to); err != nil {
-					t.Fatalf("down from %s afterwards: %v", all[i], err)
+			await(t, pool, "the end of the killed one's session", victimGoneSQL)
+			// It may have waited for too long when it was killed.
+			if got := catalog(t, pool); !slices.Equal(got, before) {
+				if err := soniq.Check(t.Context(), pool, soniq.Config{}); err != nil || ended {
+					t.Errorf("the server ended it: %t, and it left %d lines: %v", ended, len(got), err)
 				}
-				k.expect(t, "down to "+to, down[to])
 			}
-			undo()
-			t.Logf("%d processes were killed", k.killed)
+			setup(t, pool)
+			if err := soniq.Check(t.Context(), pool, soniq.Config{}); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }

@@ -321,12 +321,14 @@ func TestDeadLetterTrigger_hostileRow_payloadIsSmallJSON(t *testing.T) {
 
 // Two texts that together are more than a value can hold, as a producer may have
 // written them. The dead letter is announced and handed to the hooks, and so are the
-// others of its statement. Not parallel: the server needs some gigabytes for a moment.
+// others of its statement. Not parallel: the server needs some gigabytes for a moment. A constant would be
+// computed by the planner first.
 func TestTriggers_hugeRow_isToldOfLikeAnother(t *testing.T) {
 	pool := testdb.New(t)
 	exec(t, pool, `insert into soniq_hooks (name, kind, events, tags) values ('h', 'log', '{job.dead_lettered,job.resolved}', null)`)
-	exec(t, pool, `insert into soniq_jobs (id, job_name, args, producer_id) values ('00000000-0000-0000-0000-000000000001', 'huge', '{}', repeat('x', 540000000))`)
-	exec(t, pool, `update soniq_jobs set dedup_key = repeat('x', 540000000), status = 'processing'`)
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args, producer_id)
+		select '00000000-0000-0000-0000-000000000001', 'huge', '{}', repeat('x', n) from generate_series(540000000, 540000000) n`)
+	exec(t, pool, `update soniq_jobs set dedup_key = repeat('x', n), status = 'processing' from generate_series(540000000, 540000000) n`)
 	exec(t, pool, `insert into soniq_jobs (id, job_name, args) values ('00000000-0000-0000-0000-000000000002', 'other', '{}')`)
 	l := listen(t, pool, "soniq_dead_letter")
 	exec(t, pool, `

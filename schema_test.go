@@ -144,8 +144,8 @@ func TestSetup_whilePythonMigrates_waitsAsLongAsItsContext(t *testing.T) {
 	setup(t, pool)
 }
 
-// Python's setup makes soniq_migrations before it takes the lock. 'if not
-// exists' waits for that to be committed, and then fails.
+// Python's setup makes soniq_migrations before it takes the lock. Ours waits for that to be committed, and then
+// fails.
 func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 	t.Parallel()
 	pool := emptyPool(t)
@@ -168,7 +168,7 @@ func TestSetup_tableIsMadeAtTheSameTime_beginsAnew(t *testing.T) {
 		  select from pg_stat_activity
 		  where datname = current_database()
 		    and wait_event_type = 'Lock'
-		    and query like '%create table if not exists public.soniq_migrations%'
+		    and query like '%create table public.soniq_migrations%'
 		)`)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
