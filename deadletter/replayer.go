@@ -14,6 +14,7 @@ import (
 	"soniq/internal/audit"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
+	"soniq/internal/replaysql"
 )
 
 const (
@@ -42,81 +43,19 @@ func (r replayer) atOnce(n int) int {
 	return n
 }
 
-// makeJobsSQL inserts a queued job for each dead letter and links the two. It
-// returns the ids of both for those that it made.
-//
-// A job that is equal to a queued one under either unique index isn't made, and
-// its dead letter isn't changed. The trigger on the insert wakes the workers.
-// created_at is the clock's time, not the transaction's: the jobs of one
-// transaction run in their order.
-//
-// A name and a queue that were shortened become whole again. What the unique
-// indexes of the queue can't hold is not unique.
-//
-// $1 dead letters, $2 the new ids, $3 keep attempts, $4 max attempts or 0, $5
-// priority or null, $6 queue or empty, $7 delay, $8 and $9 the other arguments of
-// each and their hash, or null. For the record: $10 the operation, $11 the actor,
-// $12 the comment, $13 the detail of each or null.
-const makeJobsSQL = `
-with made as (
-  insert into public.soniq_jobs (
-    id, job_name, args, args_hash, status, attempts, max_attempts,
-    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
-  )
-  select
-    u.job_id, coalesce(d.whole_job_name, d.job_name), coalesce(u.args::jsonb, d.args),
-    case when u.args is not null and d.args_hash is not null then u.args_hash else d.args_hash end, 'queued',
-    case when $3 then d.attempts else 0 end,
-    case when $4 > 0 then $4 else greatest(d.max_attempts, 1) end,
-    coalesce(nullif($6, ''), d.whole_queue, d.queue),
-    coalesce($5, d.priority),
-    coalesce(d.unique_job, false) and d.whole_job_name is null
-      and octet_length(d.job_name) + octet_length(coalesce(d.args_hash, '')) <= 2500,
-    case when octet_length(d.dedup_key) <= 2500 then d.dedup_key end, d.producer_id, d.id, clock_timestamp(),
-    case when $7::interval > interval '0' then clock_timestamp() + $7::interval end
-  from unnest($1::uuid[], $2::uuid[], $8::text[], $9::text[]) with ordinality as u (id, job_id, args, args_hash, position)
-  join public.soniq_dead_letter_jobs d on d.id = u.id
-  order by u.position
-  on conflict do nothing
-  returning id, replay_of
-), linked as (
-  update public.soniq_dead_letter_jobs d
-  set
-    state = 'replaying',
-    replay_job_id = made.id,
-    resurrection_count = coalesce(d.resurrection_count, 0) + 1,
-    last_resurrection_at = clock_timestamp()
-  from made
-  where d.id = made.replay_of
-  returning d.id, made.id as job_id
-), recorded as (
-  insert into public.soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor, comment, because, job_id, detail)
-  select l.id, $10::uuid, 'replay', nullif($11, ''), nullif($12, ''), nullif($12, ''), l.job_id, u.detail::jsonb
-  from linked l
-  join unnest($1::uuid[], $13::text[]) as u (id, detail) on u.id = l.id
-)
-select id, job_id
-from linked`
-
 // makeJobs makes the jobs, in the order of the dead letters, and records who did
 // it. operation is the one that it is part of, or nil. It returns those that it
 // made, in the same order.
 func (r replayer) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, operation *uuid.UUID) ([]Replayed, error) {
-	fresh := make([]uuid.UUID, len(ids))
-	for i := range fresh {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return nil, err
-		}
-		fresh[i] = id
+	fresh, err := freshIDs(len(ids))
+	if err != nil {
+		return nil, err
 	}
 	args, hashes, details, err := r.otherArgs(ctx, tx, ids)
 	if err != nil {
 		return nil, err
 	}
-	o := r.options
-	rows, err := tx.Query(ctx, makeJobsSQL, ids, fresh, o.KeepAttempts, o.MaxAttempts, o.Priority, o.Queue, o.Delay, args, hashes,
-		operation, r.by.actor, r.by.comment, details)
+	rows, err := tx.Query(ctx, replaysql.Make, append(r.params(operation).Params(), ids, fresh, args, hashes, details)...)
 	if err != nil {
 		return nil, err
 	}
@@ -136,6 +75,27 @@ func (r replayer) makeJobs(ctx context.Context, tx pgx.Tx, ids []uuid.UUID, oper
 		}
 	}
 	return made, nil
+}
+
+// freshIDs are the ids of n new jobs, in their order.
+func freshIDs(n int) ([]uuid.UUID, error) {
+	fresh := make([]uuid.UUID, n)
+	for i := range fresh {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, err
+		}
+		fresh[i] = id
+	}
+	return fresh, nil
+}
+
+func (r replayer) params(operation *uuid.UUID) replaysql.Options {
+	o := r.options
+	return replaysql.Options{
+		KeepAttempts: o.KeepAttempts, MaxAttempts: o.MaxAttempts, Priority: o.Priority, Queue: o.Queue, Delay: o.Delay,
+		Operation: operation, Actor: r.by.actor, Comment: r.by.comment,
+	}
 }
 
 // newArgs returns the new job's arguments and their hash, for a dead letter with
@@ -321,6 +281,11 @@ func isQueueTooLong(err error) bool {
 // that is the one to replay.
 func (r replayer) replayable(f Filter) *where {
 	w := whereOf(f)
+	r.andReplayable(w)
+	return w
+}
+
+func (r replayer) andReplayable(w *where) {
 	w.And("d.state = 'dead'")
 	w.And(outcomeUnknown + " is not true")
 	w.And("not " + superseded)
@@ -332,7 +297,6 @@ func (r replayer) replayable(f Filter) *where {
 	if r.options.MaxReplays > 0 {
 		w.And("not " + w.exhausted(r.options.MaxReplays))
 	}
-	return w
 }
 
 // superseded: a replay of the row died, and has a dead letter of its own.

@@ -111,23 +111,30 @@ func (q *Queue) ReplayCount(ctx context.Context, f Filter, o ReplayOptions) (int
 }
 
 func (q *Queue) replayCount(ctx context.Context, f Filter, r replayer) (int64, error) {
-	if err := f.Validate(); err != nil {
+	if err := q.checkReplay(ctx, f, r); err != nil {
 		return 0, err
+	}
+	return q.count(ctx, r.replayable(f), f.Limit)
+}
+
+// checkReplay returns why a bulk replay would not begin: a wrong filter or option, or a
+// row that is picked and has no attempts left, or no place for an edit.
+func (q *Queue) checkReplay(ctx context.Context, f Filter, r replayer) error {
+	if err := f.Validate(); err != nil {
+		return err
 	}
 	if err := r.options.validateAll(); err != nil {
-		return 0, err
+		return err
 	}
-	n, err := q.count(ctx, r.replayable(f), f.Limit)
-	if err == nil && r.options.edits() {
-		err = q.checkEdits(ctx, f, r)
+	if r.options.edits() {
+		if err := q.checkEdits(ctx, f, r); err != nil {
+			return err
+		}
 	}
-	if err == nil && r.options.KeepAttempts {
-		err = q.checkAllAttempts(ctx, f, r)
+	if r.options.KeepAttempts {
+		return q.checkAllAttempts(ctx, f, r)
 	}
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
+	return nil
 }
 
 // The places are those of the query that picks the rows and of the new maximum,

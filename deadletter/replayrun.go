@@ -17,6 +17,7 @@ import (
 	"soniq/internal/byindex"
 	"soniq/internal/history"
 	"soniq/internal/pg"
+	"soniq/internal/replaysql"
 )
 
 const (
@@ -32,6 +33,8 @@ const (
 	breakerLeast = 20
 	// breakerWindow bounds how many of the latest replays the breaker reads.
 	breakerWindow = 5000
+	// breakerShare: the breaker's looks take a twentieth of the time at the most.
+	breakerShare = 20
 	// canaryTimeout is the default of Pace.CanaryTimeout.
 	canaryTimeout = 10 * time.Minute
 	// saveTimeout bounds the statement that records how an operation ended, after
@@ -58,8 +61,13 @@ type replayRun struct {
 	replayed   []Replayed
 	// since is the last record before this run. The breaker judges this run's
 	// replays alone.
-	since  int64
+	since int64
+	// looked is when the breaker looked last, and look how long that took.
 	looked time.Time
+	look   time.Duration
+	// after is the last place of the selection that was taken, and last the one that the
+	// transaction under way has taken.
+	after, last int64
 }
 
 func (q *Queue) newReplayRun(onProgress func(Operation, []Replayed)) *replayRun {
@@ -92,8 +100,7 @@ func (r *replayRun) start(ctx context.Context, f Filter, order replayOrder) erro
 		return err
 	}
 	r.use(order)
-	// It finds a row without attempts left, too.
-	if _, err := r.q.replayCount(ctx, f, r.replayer); err != nil {
+	if err := r.q.checkReplay(ctx, f, r.replayer); err != nil {
 		return err
 	}
 	op := Operation{Action: ActionReplay, State: OperationRunning}
@@ -280,33 +287,17 @@ func (q *Queue) outcomes(ctx context.Context, replays []Replayed) (o outcomes, e
 	return o, err
 }
 
-// A replay that died has a dead letter of its own. A replay that was cancelled
-// says nothing about the cause. $1 the operation, $2 the record before this run,
-// $3 the window.
-const breakerSQL = `
-select
-  count(*) filter (where exists (select from public.soniq_dead_letter_jobs x where x.id = a.job_id)),
-  count(*) filter (where d.state = 'resolved')
-from (
-  select dead_letter_id, job_id
-  from public.soniq_dead_letter_audit
-  where operation_id = $1
-    and id > $2
-  order by id desc
-  limit $3
-) a
-left join public.soniq_dead_letter_jobs d on d.id = a.dead_letter_id`
-
 // breaker returns a *StoppedError if too many of this run's replays died.
 func (r *replayRun) breaker(ctx context.Context) error {
-	if r.pace.Breaker == 0 || time.Since(r.looked) < lookInterval {
+	if r.pace.Breaker == 0 || time.Since(r.looked) < max(lookInterval, breakerShare*r.look) {
 		return nil
 	}
 	var died, succeeded int
-	if err := r.q.pool.QueryRow(ctx, breakerSQL, r.op.ID, r.since, breakerWindow).Scan(&died, &succeeded); err != nil {
+	began := time.Now()
+	if err := byindex.LookupRow(ctx, r.q.pool, replaysql.Breaker, []any{r.op.ID, r.since, breakerWindow}, &died, &succeeded); err != nil {
 		return err
 	}
-	r.looked = time.Now()
+	r.looked, r.look = time.Now(), time.Since(began)
 	ended := died + succeeded
 	if ended < breakerLeast || float64(died) < r.pace.Breaker*float64(ended) {
 		return nil
@@ -320,14 +311,14 @@ func (r *replayRun) breaker(ctx context.Context) error {
 func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done bool, err error) {
 	op := r.op
 	err = pg.InTxWith(ctx, r.q.pool, readCommitted, func(tx pgx.Tx) (err error) {
-		op = r.op
+		op, r.last = r.op, r.after
 		made, done, err = r.batchTx(ctx, tx, &op, most)
 		return err
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	r.op = op
+	r.op, r.after = op, r.last
 	r.replayed = append(r.replayed, made...)
 	r.onProgress(op, made)
 	return made, done, nil
@@ -340,54 +331,89 @@ from public.soniq_dead_letter_operations
 where id = $1
 for update`
 
-// The table fills faster than its statistics: mostly they know one operation and no row.
-// So nothing is joined, and the rows are deleted by their places in the table. Whoever
-// takes some holds the operation's lock. $1 the operation, $2 the batch.
-const takeSelectionSQL = `
-with taken as (
-  delete from public.soniq_dead_letter_selections s
-  where s.ctid = any (array(
-    select p.ctid
-    from public.soniq_dead_letter_selections p
-    where p.operation_id = (select $1::uuid)
-    order by p.place
-    limit $2
-  ))
-  returning s.place, s.dead_letter_id
-)
-select dead_letter_id
-from taken
-order by place`
-
 // batchTx is batch in its transaction.
 func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most int) (made []Replayed, done bool, err error) {
-	if _, err := tx.Exec(ctx, byindex.SettingsSQL); err != nil {
+	if _, err := tx.Exec(ctx, byindex.LookupSQL); err != nil {
 		return nil, false, err
 	}
 	if err := tx.QueryRow(ctx, lockOperationSQL, op.ID).Scan(&op.Done, &op.Skipped); err != nil {
 		return nil, false, err
 	}
-	rows, err := tx.Query(ctx, takeSelectionSQL, op.ID, most)
-	if err != nil {
-		return nil, false, err
+	next := r.replayNext
+	if r.replayer.options.edits() {
+		next = r.editNext
 	}
-	picked, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	made, taken, err := next(ctx, tx, op.ID, most)
 	if err != nil {
-		return nil, false, err
-	}
-	if made, err = r.replayPicked(ctx, tx, op, picked); err != nil {
 		return nil, false, err
 	}
 	op.Done += int64(len(made))
-	op.Skipped += int64(len(picked) - len(made))
+	op.Skipped += int64(taken - len(made))
 	op.State, op.StoppedBy = OperationRunning, ""
-	if done = len(picked) < most; done {
+	if done = taken < most; done {
 		op.State = OperationDone
 		if err := r.redactOrder(ctx, tx, op.ID); err != nil {
 			return nil, false, err
 		}
 	}
 	return made, done, op.save(ctx, tx)
+}
+
+// replayNext replays those of the next rows that can still be replayed, in their order.
+// The start made sure that all could be; other programs may have changed rows since.
+func (r *replayRun) replayNext(ctx context.Context, tx pgx.Tx, operation uuid.UUID, most int) (made []Replayed, taken int, err error) {
+	fresh, err := freshIDs(most)
+	if err != nil {
+		return nil, 0, err
+	}
+	sql, params := r.nextBatch(operation, fresh, most)
+	rows, err := tx.Query(ctx, sql, params...)
+	if err != nil {
+		return nil, 0, err
+	}
+	var (
+		from, to     *uuid.UUID
+		count, place *int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{&from, &to, &count, &place}, func() error {
+		switch {
+		case from != nil:
+			made = append(made, Replayed{From: *from, To: *to})
+		case place != nil:
+			taken, r.last = int(*count), *place
+		}
+		return nil
+	})
+	return made, taken, err
+}
+
+func (r *replayRun) nextBatch(operation uuid.UUID, fresh []uuid.UUID, most int) (sql string, params []any) {
+	batch := replaysql.Batch{Options: r.replayer.params(&operation), Fresh: fresh, After: r.after, Most: most}
+	return batch.SQL(func(w *pg.Where) {
+		conditions := &where{*w}
+		r.replayer.andReplayable(conditions)
+		*w = conditions.Where
+	})
+}
+
+// editNext is replayNext with other arguments, which pass through this process.
+func (r *replayRun) editNext(ctx context.Context, tx pgx.Tx, operation uuid.UUID, most int) (made []Replayed, taken int, err error) {
+	rows, err := tx.Query(ctx, replaysql.Take(), operation, r.after, most)
+	if err != nil {
+		return nil, 0, err
+	}
+	var (
+		picked []uuid.UUID
+		id     uuid.UUID
+	)
+	if _, err = pgx.ForEachRow(rows, []any{&id, &r.last}, func() error {
+		picked = append(picked, id)
+		return nil
+	}); err != nil {
+		return nil, 0, err
+	}
+	made, err = r.replayPicked(ctx, tx, operation, picked)
+	return made, len(picked), err
 }
 
 // redactOrder stores the order without its secrets.
@@ -400,9 +426,8 @@ func (r *replayRun) redactOrder(ctx context.Context, tx pgx.Tx, operation uuid.U
 }
 
 // replayPicked replays those of the picked rows that can still be replayed, in
-// their order. The start made sure that all could be; other programs may have
-// changed rows since.
-func (r *replayRun) replayPicked(ctx context.Context, tx pgx.Tx, op *Operation, picked []uuid.UUID) ([]Replayed, error) {
+// their order.
+func (r *replayRun) replayPicked(ctx context.Context, tx pgx.Tx, operation uuid.UUID, picked []uuid.UUID) ([]Replayed, error) {
 	w := r.replayer.replayable(Filter{})
 	w.And("d.id = any(" + w.Param(picked) + ")")
 	var spent []uuid.UUID
@@ -417,7 +442,7 @@ func (r *replayRun) replayPicked(ctx context.Context, tx pgx.Tx, op *Operation, 
 	}
 	ids = slices.DeleteFunc(ids, func(id uuid.UUID) bool { return slices.Contains(spent, id) })
 	for {
-		made, err := r.replayer.makeJobs(ctx, tx, ids, &op.ID)
+		made, err := r.replayer.makeJobs(ctx, tx, ids, &operation)
 		var misfit *EditError
 		if !errors.As(err, &misfit) {
 			return made, err

@@ -15,8 +15,19 @@ select count(set_config(s.name, '0', true))
 from pg_catalog.pg_settings s
 where s.name in ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')`
 
-// SettingsSQL has the rest of its transaction planned as [Query] has its statement.
-const SettingsSQL = onlySQL
+// LookupSQL has the rest of its transaction look up each row by an index, one by one, in the
+// order in which they are asked for: the plan is the same whatever the planner knows of the
+// tables. It is for statements that join few rows with tables of any size. A list of rows must
+// not be joined with another one, which would be read once for each row.
+const LookupSQL = onlySQL + `, set_config('enable_bitmapscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+
+// LookupRow runs a statement under [LookupSQL] that returns one row, which is scanned, in one
+// round trip and a transaction of its own.
+//
+// Errors: [pgx.ErrNoRows]; those of the database.
+func LookupRow(ctx context.Context, pool Batcher, sql string, args []any, dest ...any) error {
+	return row(ctx, pool, LookupSQL, sql, args, dest)
+}
 
 // Unhurried runs a statement that may take as long as it needs, in one round trip and a
 // transaction of its own. As with [pgx.Conn.Query], the rows need no Close after an
@@ -33,8 +44,14 @@ func Unhurried(ctx context.Context, pool Batcher, sql string, args ...any) (pgx.
 //
 // Errors: [pgx.ErrNoRows]; those of the database.
 func UnhurriedRow(ctx context.Context, pool Batcher, sql string, args []any, dest ...any) error {
+	return row(ctx, pool, UnhurriedSQL, sql, args, dest)
+}
+
+func row(ctx context.Context, pool Batcher, settings, sql string, args, dest []any) error {
 	return Again(ctx, pool, func(pool Batcher) error {
-		rows, err := Unhurried(ctx, pool, sql, args...)
+		var batch pgx.Batch
+		batch.Queue(settings)
+		rows, err := query(ctx, pool, &batch, sql, args)
 		if err != nil {
 			return err
 		}

@@ -116,20 +116,48 @@ func (c *replayCmd) bulk(
 	if err := pin(a, pool, queue, &f); err != nil {
 		return err
 	}
-	plan, err := queue.PlanReplay(a.Ctx, f, o)
-	if err != nil {
+	if !c.Yes || c.DryRun {
+		plan, err := queue.PlanReplay(a.Ctx, f, o)
+		if err != nil {
+			return replayAllError(err)
+		}
+		if plan.Picked == 0 {
+			return nothingPicked(plan)
+		}
+		if c.DryRun {
+			return c.previewReplay(a, queue, f, o, plan, leftOut(plan))
+		}
+		if err := c.ask(a, queue, f, o, plan); err != nil {
+			return err
+		}
+	}
+	run := replayFollower{a: a, canary: int64(pace.Canary)}
+	result, err := queue.ReplayAll(a.Ctx, f, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: pace, OnProgress: run.onProgress})
+	if !run.started && err == nil {
+		// What a plan counts takes as long as some thousand replays: it is made only now.
+		plan, err := queue.PlanReplay(a.Ctx, f, o)
+		if err != nil {
+			return replayAllError(err)
+		}
+		return nothingPicked(plan)
+	}
+	if !run.started {
 		return replayAllError(err)
 	}
+	return run.end(result, err)
+}
+
+// nothingPicked is the error of a replay that would take nothing.
+func nothingPicked(plan deadletter.ReplayPlan) error {
 	rest := leftOut(plan)
-	if plan.Picked == 0 {
-		if rest == "" {
-			return errNothingMatched
-		}
-		return &app.ExitError{Code: app.ExitNothing, Err: fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
+	if rest == "" {
+		return errNothingMatched
 	}
-	if c.DryRun {
-		return c.previewReplay(a, queue, f, o, plan, rest)
-	}
+	return &app.ExitError{Code: app.ExitNothing, Err: fmt.Errorf("no dead letter to replay; left alone: %s", rest)}
+}
+
+// ask shows what a bulk replay would do, and asks whether it should.
+func (c *replayCmd) ask(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, plan deadletter.ReplayPlan) error {
 	if err := c.showEdits(a, queue, f, o); err != nil {
 		return err
 	}
@@ -137,18 +165,10 @@ func (c *replayCmd) bulk(
 	if c.replayEdit.used() != "" {
 		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
 	}
-	if rest != "" {
+	if rest := leftOut(plan); rest != "" {
 		question += " Left alone: " + rest + "."
 	}
-	if err := a.Confirm(c.Yes, question); err != nil {
-		return err
-	}
-	run := replayFollower{a: a, canary: int64(pace.Canary)}
-	result, err := queue.ReplayAll(a.Ctx, f, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: pace, OnProgress: run.onProgress})
-	if !run.started {
-		return replayAllError(err)
-	}
-	return run.end(result, err)
+	return a.Confirm(false, question)
 }
 
 func (c *replayCmd) previewReplay(
@@ -212,9 +232,6 @@ func (c *replayCmd) sampleEdits(a *app.App, queue *deadletter.Queue, f deadlette
 
 // showEdits shows before the question what would change.
 func (c *replayCmd) showEdits(a *app.App, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions) error {
-	if c.Yes {
-		return nil
-	}
 	sample, err := c.sampleEdits(a, queue, f, o)
 	if err != nil || len(sample) == 0 {
 		return err
@@ -270,6 +287,9 @@ type replayFollower struct {
 
 // onProgress is called at the start and after each batch.
 func (f *replayFollower) onProgress(op deadletter.Operation, made []deadletter.Replayed) {
+	if op.ID == uuid.Nil {
+		return // nothing is picked
+	}
 	if !f.started {
 		f.started = true
 		if f.canary > 0 {
