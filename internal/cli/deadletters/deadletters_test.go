@@ -634,6 +634,48 @@ func TestWatch_from_goesOnAfterTheCursor(t *testing.T) {
 	}
 }
 
+// The connection is lost again and again, at any statement: each dead letter is printed once, with its
+// error, also if it takes a look at the row to know that it is to be printed.
+func TestWatch_connectionLostAtAnyMoment_printsEachOnce(t *testing.T) {
+	t.Parallel()
+	for name, filter := range map[string][]string{"all": nil, "by what only the row knows": {"--error", "refused"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			s := clitest.NewShell(t, pool.Config().ConnString())
+			const letters = 300
+			for range letters {
+				clitest.Seed(t, pool, clitest.Letter{})
+			}
+			w := s.Start(append([]string{"dead-letter", "watch", "--json", "--from", "0"}, filter...)...)
+			printed := func() []string { return strings.Fields(strings.ReplaceAll(w.Out.String(), " ", "")) }
+			for cut := 1; cut <= 20; cut++ {
+				eventually.True(t, "some more lines", func() bool { return len(printed()) >= cut*letters/25 })
+				if _, err := pool.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`); err != nil {
+					t.Fatal(err)
+				}
+			}
+			last := clitest.Seed(t, pool, clitest.Letter{})
+			eventually.True(t, "the last one", func() bool { return strings.Contains(w.Out.String(), last.String()) })
+			s.Signals <- syscall.SIGINT
+			if code := w.Wait(t); code != 0 {
+				t.Errorf("exit %d: %s", code, w.Err.String())
+			}
+			seen := map[string]bool{}
+			for _, text := range printed() {
+				line := clitest.Decode[struct{ ID, Error string }](t, text)
+				if seen[line.ID] || line.Error == "" {
+					t.Errorf("printed twice, or without its error: %s", text)
+				}
+				seen[line.ID] = true
+			}
+			if len(seen) != letters+1 {
+				t.Errorf("printed %d of %d; notes: %s", len(seen), letters+1, w.Err.String())
+			}
+		})
+	}
+}
+
 // What a notification doesn't say is looked up in the row.
 func TestWatch_filtersByWhatOnlyTheRowKnows(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter"
@@ -82,16 +84,19 @@ func (c *watchCmd) Run(a *app.App) error {
 		}
 		// The rest is for the database to compare.
 		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
-			picked, err := queue.Picks(ctx, f, e.ID)
-			if err != nil {
+			picked, err := patiently(ctx, func() (bool, error) { return queue.Picks(ctx, f, e.ID) })
+			if err != nil && ctx.Err() == nil {
 				a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
-				return
 			}
-			if !picked {
+			if err != nil || !picked {
 				return
 			}
 		}
-		if failed = printEvent(a, watched{e, c.error(ctx, a, queue, e)}); failed != nil {
+		text := c.error(ctx, a, queue, e)
+		if ctx.Err() != nil {
+			return
+		}
+		if failed = printEvent(a, watched{e, text}); failed != nil {
 			cancel()
 		}
 	})
@@ -134,14 +139,28 @@ func hasTables(a *app.App, pool *pgxpool.Pool) error {
 
 // error is the first line of a dead letter's error, or nothing if it has been deleted.
 func (c *watchCmd) error(ctx context.Context, a *app.App, queue *deadletter.Queue, e deadletter.Event) string {
-	j, err := queue.Get(ctx, e.ID)
+	j, err := patiently(ctx, func() (deadletter.Job, error) { return queue.Get(ctx, e.ID) })
 	if err != nil {
-		if !errors.Is(err, deadletter.ErrNotFound) {
+		if !errors.Is(err, deadletter.ErrNotFound) && ctx.Err() == nil {
 			a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
 		}
 		return ""
 	}
 	return terminal.ErrorLine(app.AllRedacted(a, []deadletter.Job{j})[0].LastError)
+}
+
+// patiently asks until the database answers: what dies while the connection is lost is printed once
+// it is back. Some answers are the same each time: a right is missing, or the dead letter.
+func patiently[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	return backoff.Retry(ctx, func() (T, error) {
+		answer, err := ask()
+		if errors.Is(err, deadletter.ErrNotFound) || pg.IsClass(err, pg.ClassSyntaxOrAccess) {
+			err = backoff.Permanent(err)
+		}
+		return answer, err
+	}, backoff.WithMaxElapsedTime(0), backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 50 * time.Millisecond, Multiplier: 2, RandomizationFactor: 0.5, MaxInterval: 10 * time.Second,
+	}))
 }
 
 func printEvent(a *app.App, e watched) error {
