@@ -120,6 +120,38 @@ func TestDispatcher_retryAfter_isHonoured(t *testing.T) {
 	})
 }
 
+// A person who says 'now' means now, whatever the hook waits for: the next try, the pause after
+// failures, or that of a Retry-After. A hook's own pace is kept.
+func TestStore_RetryDeliveries_hookPauses_sendsNow(t *testing.T) {
+	t.Parallel()
+	for name, pause := range map[string]string{
+		"after failures":        `failures = 9, failing_since = now() - interval '1 hour', last_failed_at = now(), blocked_until = now() + interval '1 hour'`,
+		"that was asked for":    `blocked_until = now() + interval '1 day'`,
+		"that ends never":       `blocked_until = 'infinity'`,
+		"of a second, for pace": `blocked_until = now() + interval '1 second'`,
+	} {
+		for _, kind := range []string{"webhook", "slack"} {
+			t.Run(kind+" pauses "+name, func(t *testing.T) {
+				t.Parallel()
+				pool := testdb.New(t)
+				rc := newReceiver(t, nil)
+				addHook(t, pool, kind, rc.URL)
+				exec(t, pool, `update soniq_hooks set `+pause)
+				die(t, pool, 1, "j", "boom")
+				exec(t, pool, `update soniq_hook_deliveries set attempts = 3, next_attempt_at = now() + interval '1 hour'`)
+				dispatch(t, pool)
+				id := value[uuid.UUID](t, pool, `select id from soniq_hook_deliveries`)
+				if n, err := storeOf(t, pool, nil).RetryDeliveries(t.Context(), []uuid.UUID{id}, ""); n != 1 || err != nil {
+					t.Fatalf("%d due, %v", n, err)
+				}
+				eventually.True(t, "the delivery", func() bool {
+					return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
+				})
+			})
+		}
+	}
+}
+
 func TestWebhook_redirect_isNotFollowed(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)

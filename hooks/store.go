@@ -411,6 +411,7 @@ from public.soniq_hook_deliveries d
 left join public.soniq_hook_status h on h.id = d.hook_id
 where ($1 = '' or h.name = $1)
   and ($2 = '' or d.state = $2)
+  and ($4::uuid[] is null or d.id = any ($4))
 order by d.created_at desc, d.seq desc
 limit $3`
 
@@ -420,6 +421,8 @@ type DeliveryFilter struct {
 	Hook string
 	// State is theirs. Default all.
 	State DeliveryState
+	// IDs are theirs. Default all.
+	IDs []uuid.UUID
 	// Limit is how many are returned at most, the newest. Negative is an error.
 	// Default 1,000.
 	Limit int
@@ -433,7 +436,7 @@ func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryInf
 		return nil, fmt.Errorf("list deliveries: Limit: %d is negative", f.Limit)
 	}
 	f.Limit = cmp.Or(f.Limit, 1000)
-	rows, _ := s.pool.Query(ctx, storeDeliveriesSQL, f.Hook, f.State, f.Limit)
+	rows, _ := s.pool.Query(ctx, storeDeliveriesSQL, f.Hook, f.State, f.Limit, f.IDs)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[DeliveryInfo])
 	if err != nil {
 		return nil, fmt.Errorf("list deliveries: %w", err)
@@ -445,27 +448,39 @@ func (s *Store) Deliveries(ctx context.Context, f DeliveryFilter) ([]DeliveryInf
 	return found, nil
 }
 
+// A hook's pause ends too, or they would wait for it: after failures for an hour, after
+// Retry-After for a day. What keeps messages apart, 20 s at most, is no such pause.
 const storeRetrySQL = `
-update public.soniq_hook_deliveries d
-set state = 'pending',
-  attempts = 0,
-  next_attempt_at = clock_timestamp()
-where d.lease is null
-  and d.state <> 'delivered'
-  and (d.id = any ($1) or d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))`
+with due as (
+  update public.soniq_hook_deliveries d
+  set state = 'pending',
+    attempts = 0,
+    next_attempt_at = clock_timestamp()
+  where d.lease is null
+    and d.state <> 'delivered'
+    and (d.id = any ($1) or d.hook_id = (select h.id from public.soniq_hooks h where h.name = $2))
+  returning d.hook_id
+), awake as (
+  update public.soniq_hooks h
+  set blocked_until = null
+  where h.id in (select hook_id from due)
+    and h.sender is null
+    and (h.failures > 0 or h.blocked_until > clock_timestamp() + interval '20 seconds')
+)
+select count(*) from due`
 
 // RetryDeliveries makes deliveries due now that failed or wait for their next
 // attempt: those with these ids, and all of hook unless it is empty. It returns how
-// many.
+// many. Their hooks' pauses end, after failures or a Retry-After; what is disabled stays so.
 //
 // Errors: those of the database.
-func (s *Store) RetryDeliveries(ctx context.Context, ids []uuid.UUID, hook string) (int64, error) {
-	tag, err := s.pool.Exec(ctx, storeRetrySQL, ids, hook)
-	if err == nil && tag.RowsAffected() > 0 {
+func (s *Store) RetryDeliveries(ctx context.Context, ids []uuid.UUID, hook string) (n int64, err error) {
+	err = s.pool.QueryRow(ctx, storeRetrySQL, ids, hook).Scan(&n)
+	if err == nil && n > 0 {
 		_, err = s.pool.Exec(ctx, storeWakeSQL)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("retry deliveries: %w", err)
 	}
-	return tag.RowsAffected(), nil
+	return n, nil
 }

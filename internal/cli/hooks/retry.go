@@ -19,7 +19,7 @@ type hooksRetryCmd struct {
 }
 
 func (hooksRetryCmd) Help() string {
-	return `Makes deliveries due now, with the same ids. A delivered one is not sent again. Exits with 3 if there was nothing to send, and with 4 if one of the ids was left as it is.
+	return `Makes deliveries due now, with the same ids, also while their hook pauses after failures or a Retry-After. A delivered one is not sent again. Those of a disabled hook wait until it is enabled. Exits with 3 if there was nothing to send, and with 4 if one of the ids was left as it is.
 
     soniq hooks retry --hook slack
     soniq hooks retry 0b8ad1a6-6d0c-4f0e-9d4b-2a1b3c4d5e6f`
@@ -53,6 +53,7 @@ func (c *hooksRetryCmd) Run(a *app.App) error {
 	} else {
 		a.Out.Printf("%s due now", deliveries(n))
 	}
+	c.noteWaiting(a, store, ids)
 	if err == nil && len(left) > 0 {
 		err = app.Partly(n, fmt.Errorf("%s: no such delivery, or it was delivered or is being sent", strings.Join(left, ", ")))
 	}
@@ -79,6 +80,35 @@ func (c *hooksRetryCmd) retry(a *app.App, store *hooks.Store, ids []uuid.UUID) (
 		return n + due, left, err
 	}
 	return n, left, nil
+}
+
+// noteWaiting says which of the hooks send nothing now although deliveries are due. A role that can't
+// read that is told nothing.
+func (c *hooksRetryCmd) noteWaiting(a *app.App, store *hooks.Store, ids []uuid.UUID) {
+	names := []string{c.Hook}
+	if len(ids) > 0 {
+		found, err := store.Deliveries(a.Ctx, hooks.DeliveryFilter{IDs: ids, State: hooks.Pending, Limit: len(ids)})
+		if err != nil {
+			return
+		}
+		for _, d := range found {
+			names = append(names, d.Hook)
+		}
+	}
+	all, err := store.List(a.Ctx)
+	if err != nil {
+		return
+	}
+	for _, h := range all {
+		switch name := terminal.OneLine(h.Name); {
+		case !slices.Contains(names, h.Name):
+		case !h.Enabled:
+			a.Note("hook %s is disabled (%s): it sends what is due after 'soniq hooks enable %s'", name, terminal.OneLine(h.DisabledReason), app.ShellWord(name))
+		case h.Unavailable != "":
+			a.Note("hook %s waits: %s", name, terminal.OneLine(h.Unavailable))
+		}
+	}
+	a.NoteHeld()
 }
 
 func deliveries(n int64) string {

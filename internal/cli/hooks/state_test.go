@@ -79,6 +79,30 @@ func TestDeliveries_andRetry_agree(t *testing.T) {
 	}
 }
 
+// What a retry makes due is sent, or it says why not.
+func TestRetry_disabledHook_saysThatItSendsNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "log", "--name", "on call")
+	s.OK("hooks", "add", "log", "--name", "other")
+	clitest.Seed(t, pool, clitest.Letter{})
+	s.OK("hooks", "disable", "on call")
+	id := testkit.Value[string](t, pool, "select d.id::text from soniq_hook_deliveries d join soniq_hooks h on h.id = d.hook_id where not h.enabled")
+	for _, args := range [][]string{{"--hook", "on call"}, {id}, {id, "--hook", "other", "--json"}} {
+		r := s.OK(append([]string{"hooks", "retry"}, args...)...)
+		clitest.WantIn(t, strings.Join(args, " "), r.Err, "hook on call is disabled (by hand): it sends what is due after 'soniq hooks enable 'on call''")
+		if strings.Contains(r.Err, "other") {
+			t.Errorf("%v: %s", args, r.Err)
+		}
+	}
+	testkit.Exec(t, pool, "update soniq_hooks set enabled = true, lacks = 'it needs --hook-env X', lacks_at = now() where name = 'on call'")
+	clitest.WantIn(t, "a hook that lacks something", s.OK("hooks", "retry", id).Err, "hook on call waits: it needs --hook-env X")
+	if r := s.OK("hooks", "retry", "--hook", "other"); r.Err != "" {
+		t.Errorf("nothing is in its way: %s", r.Err)
+	}
+}
+
 // An id that is not made due is named, and is no success: it may be misspelt.
 func TestRetry_namesWhatItLeaves(t *testing.T) {
 	t.Parallel()
