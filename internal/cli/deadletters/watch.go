@@ -82,15 +82,8 @@ func (c *watchCmd) Run(a *app.App) error {
 		if !matches(f, e) {
 			return
 		}
-		// The rest is for the database to compare.
-		if len(c.Group)+len(c.Tag) > 0 || c.Error != nil {
-			picked, err := patiently(ctx, func() (bool, error) { return queue.Picks(ctx, f, e.ID) })
-			if err != nil && ctx.Err() == nil {
-				a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
-			}
-			if err != nil || !picked {
-				return
-			}
+		if !c.picks(ctx, a, queue, f, e) {
+			return
 		}
 		text := c.error(ctx, a, queue, e)
 		if ctx.Err() != nil {
@@ -135,6 +128,18 @@ func hasTables(a *app.App, pool *pgxpool.Pool) error {
 		return fmt.Errorf("schema %q has no Soniq tables: run 'soniq setup', or name the schema with --schema", schema.Name())
 	}
 	return nil
+}
+
+// picks reports whether the filter picks the dead letter by what only the database can compare.
+func (c *watchCmd) picks(ctx context.Context, a *app.App, queue *deadletter.Queue, f deadletter.Filter, e deadletter.Event) bool {
+	if len(c.Group)+len(c.Tag) == 0 && c.Error == nil {
+		return true
+	}
+	picked, err := patiently(ctx, func() (bool, error) { return queue.Picks(ctx, f, e.ID) })
+	if err != nil && ctx.Err() == nil {
+		a.Note("soniq: %s: %s", e.ID, terminal.OneLine(a.Describe(err)))
+	}
+	return err == nil && picked
 }
 
 // error is the first line of a dead letter's error, or nothing if it has been deleted.
