@@ -15,21 +15,22 @@ import (
 	"soniq/engine"
 	"soniq/internal/claim"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
-// crowds are what a producer can put in the way of all others: 100,000 jobs, each
+// crowds are what a producer can put in the way of all others: many jobs, each
 // with a priority of its own, half of them more urgent than the default.
 var crowds = map[string]string{
 	"far ahead":   `now() + interval '1 year'`,
 	"other names": `now() - interval '1 minute'`,
 }
 
-func crowd(t *testing.T, pool *pgxpool.Pool, due string) {
+func crowd(t *testing.T, pool *pgxpool.Pool, due string, n int) {
 	t.Helper()
 	exec(t, pool, `alter table soniq_jobs set (autovacuum_enabled = off)`)
 	exec(t, pool, `
 		insert into soniq_jobs (id, job_name, args, priority, scheduled_at)
-		select gen_random_uuid(), 'nobody', '{}', n - 50000, `+due+` from generate_series(1, 100000) n where n <> 50100`)
+		select gen_random_uuid(), 'nobody', '{}', n - $1::int / 2, `+due+` from generate_series(1, $1::int) n where n <> $1::int / 2 + 100`, n)
 }
 
 // What a claim costs is bounded: by lanes, by entries of one index, or by what
@@ -40,7 +41,7 @@ func TestClaim_plan_ofACrowd_readsTheIndexOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := testdb.New(t)
-			crowd(t, pool, due)
+			crowd(t, pool, due, 100_000)
 			exec(t, pool, `insert into soniq_jobs (id, job_name, args) select gen_random_uuid(), 'ours', '{}' from generate_series(1, 50)`)
 			exec(t, pool, `vacuum analyze soniq_jobs`)
 			queues, names := []string{"default", "other"}, []string{"ours"}
@@ -120,7 +121,7 @@ func TestWorker_crowdOfLanes_othersJobsStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pool := testdb.New(t)
-			crowd(t, pool, due)
+			crowd(t, pool, due, testkit.Size(25_000, 100_000))
 			reg := engine.NewRegistry()
 			noop(reg, "ours")
 			noop(reg, "bounded", engine.Concurrency(1))
