@@ -134,12 +134,14 @@ func alone(t *testing.T, databaseURL string, session bool) {
 	}
 }
 
-// everything runs a worker with hooks, and the commands. text is what the database keeps of
-// the error of a job.
-func everything(t *testing.T, databaseURL, queue, text string) {
+// everything runs a worker with hooks, and the commands, all of them where tests are long.
+// text is what the database keeps of the error of a job.
+func everything(t *testing.T, databaseURL, queue, text string, all bool) {
 	t.Helper()
 	begun := begin(t, databaseURL, queue, text)
-	begun.commands(t, []string{databaseURL})
+	if all || testkit.Long() {
+		begun.commands(t, []string{databaseURL})
+	}
 	begun.end(t)
 }
 

@@ -72,16 +72,20 @@ where datname = current_database() and pid <> pg_backend_pid() and application_n
 // what it can't hold of a text is replaced.
 func TestServers_encodings(t *testing.T) {
 	t.Parallel()
-	for _, e := range []struct{ encoding, client, text string }{
-		{"LATIN1", "LATIN1", "na?ve ??"},
-		{"EUC_JP", "EUC_JP", "日本"},
-		{"SQL_ASCII", "SQL_ASCII", "naïve 日本"},
-		{"UTF8", "LATIN1", "naïve 日本"},
-		{"UTF8", "SJIS", "naïve 日本"},
+	for _, e := range []struct {
+		encoding, client, text string
+		// all commands, and not only the worker, the watch and what shows a dead letter
+		all bool
+	}{
+		{"LATIN1", "LATIN1", "na?ve ??", true},
+		{"EUC_JP", "EUC_JP", "日本", false},
+		{"SQL_ASCII", "SQL_ASCII", "naïve 日本", false}, // see the next test
+		{"UTF8", "LATIN1", "naïve 日本", false},
+		{"UTF8", "SJIS", "naïve 日本", true},
 	} {
 		t.Run(e.encoding+", client "+e.client, func(t *testing.T) {
 			t.Parallel()
-			everything(t, encodedURL(t, e.encoding, e.client), "q", e.text)
+			everything(t, encodedURL(t, e.encoding, e.client), "q", e.text, e.all)
 		})
 	}
 }
@@ -117,7 +121,7 @@ func TestServers_bytesOfNoEncoding_hideNoOther(t *testing.T) {
 		insert into soniq_dead_letter_jobs (id, job_name, args, queue, priority, max_attempts, attempts, last_error,
 		  dead_letter_reason, tags, original_created_at, moved_to_dead_letter_at)
 		values (gen_random_uuid(), E'b\351', E'{"a": "\351"}', 'odd', 1, 1, 1, E'caf\351', 'timeout', E'{"t": "\351"}', now(), now())`)
-	everything(t, databaseURL, "q", "naïve 日本")
+	everything(t, databaseURL, "q", "naïve 日本", true)
 	worker := startWorker(t, s, "odd")
 	eventually.True(t, "the jobs to end", func() bool {
 		return testkit.Value[string](t, pool, `
@@ -172,7 +176,7 @@ func TestServers_firstHostIsDownOrReadOnly(t *testing.T) {
 			everything(t, with(t, direct, func(u *url.URL, query url.Values) {
 				u.Host = first + "," + u.Host
 				query.Set("sslmode", "disable")
-			}), "q", "naïve 日本")
+			}), "q", "naïve 日本", kind == "read-only")
 		})
 	}
 }
