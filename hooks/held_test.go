@@ -30,7 +30,7 @@ func TestDispatcher_onACopy_holdsUntilItIsAdopted(t *testing.T) {
 		t.Errorf("%d requests from a copy", n)
 	}
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		_, err := incarnation.Adopt(t.Context(), tx, pg.Schema{}, incarnation.Options{})
+		_, _, err := incarnation.Adopt(t.Context(), tx, pg.Schema{}, incarnation.Options{})
 		return err
 	})
 	if err != nil {

@@ -168,49 +168,56 @@ where d.state = 'pending'`
 
 const wakeSQL = `select pg_notify('soniq_hook', '')`
 
+// LOCK takes no snapshot: what follows sees what was committed before the lock.
+const alone = `lock table public.soniq_incarnations in share row exclusive mode`
+
 // Options of [Adopt]. The zero value keeps pending deliveries.
 type Options struct {
-	// Drop marks the deliveries that are pending as failed.
+	// Drop marks the deliveries that are pending as failed, if hooks hold. If they don't, what is
+	// pending is from after the move.
 	Drop bool
 	// By is who adopts, for the record. Default the role.
 	By string
 }
 
 // Adopt makes this database the one: hooks go on. It sets right what does not survive a move: sequences
-// that are behind, and the epoch of dead letters. It needs the rights of the tables' owner. It must run in a
-// transaction, and returns how many deliveries it dropped.
+// that are behind, and the epoch of dead letters. It needs the rights of the tables' owner. It must begin a
+// transaction: of several at once, each sees what the one before has done. It returns what it had to do, and
+// how many deliveries it dropped.
 //
 // Errors: those of the database; then nothing is changed but sequences.
-func Adopt(ctx context.Context, tx pg.Querier, schema pg.Schema, o Options) (dropped int64, err error) {
-	p, err := Look(ctx, tx, schema)
-	if err != nil {
-		return 0, err
+func Adopt(ctx context.Context, tx pg.Querier, schema pg.Schema, o Options) (p Plan, dropped int64, err error) {
+	if _, err := tx.Exec(ctx, alone); err != nil {
+		return p, 0, fmt.Errorf("wait for others that adopt it: %w", err)
+	}
+	if p, err = Look(ctx, tx, schema); err != nil {
+		return p, 0, err
 	}
 	if err := CatchUp(ctx, tx, schema, p.Counters); err != nil {
-		return 0, err
+		return p, 0, err
 	}
 	if _, err := tx.Exec(ctx, oldRowsSQL); err != nil {
-		return 0, fmt.Errorf("set the epoch of restored dead letters: %w", err)
+		return p, 0, fmt.Errorf("set the epoch of restored dead letters: %w", err)
 	}
 	if p.Epoch {
 		if err := beginEpoch(ctx, tx); err != nil {
-			return 0, err
+			return p, 0, err
 		}
 	}
-	if o.Drop {
+	if o.Drop && p.Held != "" {
 		tag, err := tx.Exec(ctx, dropPendingSQL)
 		if err != nil {
-			return 0, fmt.Errorf("drop pending deliveries: %w", err)
+			return p, 0, fmt.Errorf("drop pending deliveries: %w", err)
 		}
 		dropped = tag.RowsAffected()
 	}
 	if err := adopt(ctx, tx, p.Now, "adopt", o.By); err != nil {
-		return 0, fmt.Errorf("write where the database belongs: %w", err)
+		return p, 0, fmt.Errorf("write where the database belongs: %w", err)
 	}
 	if _, err := tx.Exec(ctx, wakeSQL); err != nil {
-		return 0, fmt.Errorf("wake the dispatchers: %w", err)
+		return p, 0, fmt.Errorf("wake the dispatchers: %w", err)
 	}
-	return dropped, nil
+	return p, dropped, nil
 }
 
 func beginEpoch(ctx context.Context, tx pg.Querier) error {

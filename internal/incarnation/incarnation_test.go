@@ -173,7 +173,7 @@ func TestGuard_diskSetBack_isHeldByWhoKnowsBetter(t *testing.T) {
 func adopt(t *testing.T, pool *pgxpool.Pool, o incarnation.Options) (dropped int64) {
 	t.Helper()
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) (err error) {
-		dropped, err = incarnation.Adopt(t.Context(), tx, pg.Schema{}, o)
+		_, dropped, err = incarnation.Adopt(t.Context(), tx, pg.Schema{}, o)
 		return err
 	})
 	if err != nil {

@@ -176,7 +176,7 @@ func (m *moving) adopted(t *testing.T, unreadable bool) {
 		t.Errorf("missing after setup: %q", got)
 	}
 	err := pg.InTx(t.Context(), db, func(tx pgx.Tx) error {
-		_, err := incarnation.Adopt(t.Context(), pg.Schema{}.Tx(tx), pg.Schema{}, incarnation.Options{})
+		_, _, err := incarnation.Adopt(t.Context(), pg.Schema{}.Tx(tx), pg.Schema{}, incarnation.Options{})
 		return err
 	})
 	if err != nil {

@@ -56,14 +56,11 @@ func (c *AdoptCommand) Run(a *app.App) error {
 	if done.Plan, err = incarnation.Look(a.Ctx, schema.Pool(pool), schema); err != nil {
 		return err
 	}
-	if done.Counters == nil {
-		done.Counters = []incarnation.Counter{}
-	}
 	nothing := done.Nothing() && len(done.Setup) == 0
 	if c.DryRun || nothing {
 		return c.report(a, done, nothing)
 	}
-	if err := a.Confirm(c.Yes, "This database becomes the one: its hooks send from now on"+c.fate(done.Pending)+"."); err != nil {
+	if err := a.Confirm(c.Yes, "This database becomes the one: its hooks send from now on"+c.fate(done.Plan, done.Pending)+"."); err != nil {
 		return err
 	}
 	if len(done.Setup) > 0 {
@@ -72,19 +69,20 @@ func (c *AdoptCommand) Run(a *app.App) error {
 		}
 	}
 	err = pg.InTx(a.Ctx, pg.Schema{}.Pool(pool), func(tx pgx.Tx) (err error) {
-		done.Dropped, err = incarnation.Adopt(a.Ctx, schema.Tx(tx), schema, incarnation.Options{Drop: c.Deliveries == "drop"})
+		done.Plan, done.Dropped, err = incarnation.Adopt(a.Ctx, schema.Tx(tx), schema, incarnation.Options{Drop: c.Deliveries == "drop"})
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("adopt the database: %w", err)
 	}
-	return c.report(a, done, false)
+	// Somebody else may have been faster.
+	return c.report(a, done, done.Nothing() && len(done.Setup) == 0)
 }
 
-// fate says what becomes of pending deliveries.
-func (c *AdoptCommand) fate(pending int64) string {
+// fate says what becomes of pending deliveries, if they were held.
+func (c *AdoptCommand) fate(p incarnation.Plan, pending int64) string {
 	switch {
-	case pending == 0:
+	case pending == 0 || p.Held == "":
 		return ""
 	case c.Deliveries == "drop":
 		return fmt.Sprintf(", and the %d deliveries that are pending are dropped", pending)
@@ -93,6 +91,9 @@ func (c *AdoptCommand) fate(pending int64) string {
 }
 
 func (c *AdoptCommand) report(a *app.App, done adopted, nothing bool) error {
+	if done.Counters == nil {
+		done.Counters = []incarnation.Counter{}
+	}
 	if a.JSON {
 		return a.Out.Document(done)
 	}
@@ -100,12 +101,15 @@ func (c *AdoptCommand) report(a *app.App, done adopted, nothing bool) error {
 		a.Out.Printf("This database is the one already. There is nothing to do.")
 		return nil
 	}
-	verb := "Done"
-	if done.DryRun {
+	verb, pending := "Done", done.Pending
+	switch {
+	case done.DryRun:
 		verb = "Would be done"
+	case c.Deliveries == "drop":
+		pending = done.Dropped
 	}
 	if done.Held != "" {
-		a.Out.Printf("%s: hooks go on%s. They held: %s", verb, c.fate(done.Pending), done.Held)
+		a.Out.Printf("%s: hooks go on%s. They held: %s", verb, c.fate(done.Plan, pending), done.Held)
 	}
 	for _, what := range done.Setup {
 		name, _, _ := strings.Cut(what, ", which ")

@@ -7,6 +7,9 @@ import (
 
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/clitest"
+	"soniq/internal/eventually"
+	"soniq/internal/incarnation"
+	"soniq/internal/pg"
 	"soniq/internal/testdb"
 )
 
@@ -47,5 +50,62 @@ func TestAdopt_ofACopy(t *testing.T) {
 	clitest.WantIn(t, "adopt again", sh.OK("adopt").Out, "There is nothing to do")
 	if r := sh.OK("hooks", "list"); strings.Contains(r.Err+r.Out, "hold") || strings.Contains(r.Out, "held") {
 		t.Errorf("afterwards: %s%s", r.Out, r.Err)
+	}
+}
+
+// Of two operators at once the second finds nothing to do: above all it drops nothing of what the first one
+// has let go on, nor what is from after that.
+func TestAdopt_twoAtOnce_theSecondDropsNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	sh := clitest.NewShell(t, pool.Config().ConnString())
+	sh.OK("hooks", "add", "webhook", "https://example.com/x", "--name", "ops")
+	clitest.Exec(t, pool, `insert into soniq_incarnations (system_identifier, database_oid, timeline, how) values ('1', 1, 1, 'first')`)
+	const deliver = `insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) select id, 'job.dead_lettered', gen_random_uuid(), '{}', 'g' from soniq_hooks`
+	clitest.Exec(t, pool, deliver)
+
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(t.Context()) }()
+	if p, _, err := incarnation.Adopt(t.Context(), tx, pg.Schema{}, incarnation.Options{}); err != nil || p.Held == "" || p.Pending != 1 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	second := sh.Start("adopt", "--yes", "--deliveries", "drop")
+	eventually.True(t, "the second one, which waits", func() bool {
+		var n int
+		err := pool.QueryRow(t.Context(), `select count(*) from pg_locks where not granted and relation = 'soniq_incarnations'::regclass`).Scan(&n)
+		return err == nil && n == 1
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clitest.Exec(t, pool, deliver)
+	if code := second.Wait(t); code != 0 || !strings.Contains(second.Out.String(), "There is nothing to do") || strings.Contains(second.Out.String(), "dropped") {
+		t.Errorf("exit %d: %s%s", code, second.Out.String(), second.Err.String())
+	}
+	var pending int
+	if err := pool.QueryRow(t.Context(), `select count(*) from soniq_hook_deliveries where state = 'pending'`).Scan(&pending); err != nil || pending != 2 {
+		t.Errorf("%d deliveries wait, %v", pending, err)
+	}
+}
+
+// What is pending where no hook held is from after the move: it is never dropped.
+func TestAdopt_hooksDontHold_dropsNothing(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	sh := clitest.NewShell(t, pool.Config().ConnString())
+	sh.OK("hooks", "add", "webhook", "https://example.com/x", "--name", "ops")
+	clitest.Exec(t, pool, `insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, facts, group_key) select id, 'job.dead_lettered', gen_random_uuid(), '{}', 'g' from soniq_hooks`)
+	clitest.Exec(t, pool, `insert into soniq_dead_letter_audit (id, dead_letter_id, action) overriding system value values (100, gen_random_uuid(), 'tag')`)
+	r := sh.OK("adopt", "--yes", "--deliveries", "drop")
+	clitest.WantIn(t, "what was done", r.Out, "goes on from 100")
+	if strings.Contains(r.Out+r.Err, "drop") {
+		t.Errorf("%s%s", r.Out, r.Err)
+	}
+	var pending int
+	if err := pool.QueryRow(t.Context(), `select count(*) from soniq_hook_deliveries where state = 'pending'`).Scan(&pending); err != nil || pending != 1 {
+		t.Errorf("%d deliveries wait, %v", pending, err)
 	}
 }
