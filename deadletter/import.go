@@ -155,6 +155,7 @@ func (i *restoring) run(ctx context.Context, in io.Reader, format Format) error 
 	if err != nil {
 		return err
 	}
+	f.Preview = i.options.DryRun
 	for {
 		batch, more, err := f.NextBatch(ctx, i.skip)
 		i.result.IgnoredColumns = f.Ignored()

@@ -88,8 +88,8 @@ func fromRecord(n int) string {
 	return "select " + strings.Join(of, ", ")
 }
 
-// The beginning of a restore and of its preview: the file's rows, and what became of
-// the replays that had not ended.
+// The beginning of a restore: the file's rows, and what became of the replays that had not
+// ended.
 const restoredRows = `
 with file as (
   %s
@@ -97,7 +97,8 @@ with file as (
   select j.id, j.replay_of, j.status
   from public.soniq_jobs j
   where (j.id, j.replay_of) in (select f.replay_job_id, f.id from file f where f.state = 'replaying')
-  order by j.id%s
+  order by j.id
+  for share
 )`
 
 // stateNow is the state of a row f of the file, whose replay is p or null.
@@ -114,7 +115,7 @@ const stateNow = `
 const restoreParams = 4
 
 func restoreSQL(file string) string {
-	return fmt.Sprintf(restoredRows, file, "\n  for share") + restoreRowsSQL
+	return fmt.Sprintf(restoredRows, file) + restoreRowsSQL
 }
 
 // The jobs of replays are locked, so that one which ends at this moment finds the dead
@@ -189,23 +190,36 @@ func wholeText(column string) string {
 // The parameters of a preview before the rows: $1 the most ids.
 const previewParams = 1
 
-func previewSQL(file string) string { return fmt.Sprintf(restoredRows, file, "") + previewRowsSQL }
+// A subquery for one value is a look into an index, whatever the statistics say.
+func previewSQL(file string) string { return fmt.Sprintf(previewRowsSQL, file) }
 
-const previewRowsSQL = `, fresh as (
-  select f.id, f.state, ` + stateNow + ` as state_now
+const previewRowsSQL = `
+with file as (
+  %s
+), looked as materialized (
+  select
+    f.id,
+    (select d.id from public.soniq_dead_letter_jobs d where d.id = f.id) is not null as there,
+    f.state = 'replaying' and coalesce(
+      (select j.status from public.soniq_jobs j where j.id = f.replay_job_id and j.replay_of = f.id)
+    , '') not in ('queued', 'processing') as settled
   from file f
-  left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
-  where not exists (select from public.soniq_dead_letter_jobs d where d.id = f.id)
 )
 select
-  (select count(*) from fresh),
-  (select count(*) from fresh where state = 'replaying' and state_now <> 'replaying'),
+  count(*) filter (where not there),
+  count(*) filter (where not there and settled),
   array(
-    select f.id
-    from file f
-    where not exists (select from fresh r where r.id = f.id)
+    select l.id
+    from looked l
+    where l.there
     limit $1
-  )`
+  )
+from looked`
+
+// briefSQL are rows of the file of which the database needs no more: $2 the ids, $3 the jobs that
+// replay them, or null.
+const briefSQL = `select u.id, case when u.replay_job_id is not null then 'replaying' end as state, u.replay_job_id
+  from unnest($2::uuid[], $3::uuid[]) as u (id, replay_job_id)`
 
 const silentSQL = "select set_config('soniq.silent', 'on', true)"
 
@@ -245,7 +259,26 @@ func insert(ctx context.Context, db pg.Querier, b *recordfile.Batch, by Provenan
 //
 // Errors: as Restore.
 func PreviewRestore(ctx context.Context, db pg.Querier, b *recordfile.Batch, skip func(*recordfile.Error) error) (Restored, error) {
-	return divide(b, func(b *recordfile.Batch) (Restored, error) {
+	brief, exact := map[uuid.UUID]bool{}, false
+	if b.Alone == nil {
+		for n, id := range b.IDs {
+			brief[id] = !b.Briefs()[n].Exact
+			exact = exact || !brief[id]
+		}
+		if !exact {
+			return previewBrief(ctx, db, b)
+		}
+	}
+	plain := b.Pick(func(id uuid.UUID) bool { return brief[id] })
+	whole := Restored{}
+	if len(plain.IDs) > 0 {
+		var err error
+		if whole, err = previewBrief(ctx, db, &plain); err != nil {
+			return whole, err
+		}
+	}
+	rest := b.Pick(func(id uuid.UUID) bool { return !brief[id] })
+	more, err := divide(&rest, func(b *recordfile.Batch) (Restored, error) {
 		from, params := fromArray(previewParams), []any{mostThere, nil}
 		if b.Alone == nil {
 			params[previewParams] = b.Array()
@@ -254,6 +287,24 @@ func PreviewRestore(ctx context.Context, db pg.Querier, b *recordfile.Batch, ski
 		}
 		return scanRestored(db.QueryRow(ctx, previewSQL(from), params...))
 	}, skip)
+	whole.add(more)
+	return whole, err
+}
+
+// previewBrief is the preview of records that the reader knows the database to take.
+func previewBrief(ctx context.Context, db pg.Querier, b *recordfile.Batch) (Restored, error) {
+	replays := make([]*uuid.UUID, len(b.IDs))
+	for n, brief := range b.Briefs() {
+		replays[n] = brief.Replay
+	}
+	return scanRestored(db.QueryRow(ctx, previewSQL(briefSQL), mostThere, b.IDs, replays))
+}
+
+// add adds what became of other records.
+func (r *Restored) add(more Restored) {
+	r.Imported += more.Imported
+	r.Settled += more.Settled
+	r.There = append(r.There, more.There...)
 }
 
 // divide does a batch as a whole or, if the database refuses one of its records, in halves, down to
@@ -275,9 +326,7 @@ func divide(b *recordfile.Batch, do func(*recordfile.Batch) (Restored, error), s
 		return whole, err
 	}
 	rest, err := divide(&second, do, skip)
-	whole.Imported += rest.Imported
-	whole.Settled += rest.Settled
-	whole.There = append(whole.There, rest.There...)
+	whole.add(rest)
 	return whole, err
 }
 

@@ -67,17 +67,25 @@ func valueEnd(doc []byte, i int) int {
 		case '}', ']':
 			depth--
 		default:
-			n := bytes.IndexAny(doc[i:], ",:]} \t\r\n")
+			n := wordLength(doc[i:])
 			if n == 0 {
 				continue
-			}
-			if n < 0 {
-				n = len(doc) - i
 			}
 			i += n - 1
 		}
 		if depth == 0 {
 			return i + 1
+		}
+	}
+	return len(doc)
+}
+
+// wordLength returns the length of the number or the word that doc begins with.
+func wordLength(doc []byte) int {
+	for n, c := range doc {
+		switch c {
+		case ',', ':', ']', '}', ' ', '\t', '\r', '\n':
+			return n
 		}
 	}
 	return len(doc)

@@ -1,7 +1,5 @@
 package jsondoc
 
-import "soniq/internal/pg"
-
 // Valid reports whether doc is valid JSON. It agrees with [json.Valid] but for the depth, which
 // json.Valid limits to 10,000: PostgreSQL stores documents that are nested deeper. It takes a
 // byte for each open bracket, and no stack.
@@ -130,28 +128,28 @@ func (v *validator) word(word string) bool {
 }
 
 func (v *validator) text() bool {
-	end := pg.StringEnd(v.doc, v.at)
-	if end >= len(v.doc) {
-		return false
-	}
-	for i := v.at + 1; i < end; i++ {
+	for i := v.at + 1; i < len(v.doc); i++ {
 		switch c := v.doc[i]; {
+		case c == '"':
+			v.at = i + 1
+			return true
 		case c < firstControl:
 			return false
-		case c == '\\':
-			i++
-			if v.doc[i] == 'u' {
-				if i+hexDigitsOfUnit >= end || !areHex(v.doc[i+1:i+1+hexDigitsOfUnit]) {
-					return false
-				}
-				i += hexDigitsOfUnit
-			} else if !isEscape(v.doc[i]) {
+		case c != '\\':
+		case i+1 == len(v.doc):
+			return false
+		case v.doc[i+1] == 'u':
+			if i+1+hexDigitsOfUnit >= len(v.doc) || !areHex(v.doc[i+2:i+2+hexDigitsOfUnit]) {
 				return false
 			}
+			i += 1 + hexDigitsOfUnit
+		case isEscape(v.doc[i+1]):
+			i++
+		default:
+			return false
 		}
 	}
-	v.at = end + 1
-	return true
+	return false
 }
 
 func isEscape(c byte) bool {

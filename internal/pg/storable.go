@@ -95,13 +95,16 @@ func Depth(doc []byte) int {
 // StringEnd returns the index of the quote that ends the JSON string which begins
 // at doc[at], and len(doc) if there is none.
 func StringEnd(doc []byte, at int) int {
-	for i := at + 1; i < len(doc); i++ {
-		switch doc[i] {
-		case '"':
-			return i
-		case '\\':
-			i++
+	for at++; at < len(doc); {
+		n := bytes.IndexByte(doc[at:], '"')
+		if n < 0 {
+			return len(doc)
 		}
+		escape := bytes.IndexByte(doc[at:at+n], '\\')
+		if escape < 0 {
+			return at + n
+		}
+		at += escape + 2
 	}
 	return len(doc)
 }

@@ -28,9 +28,21 @@ type Batch struct {
 	Alone *Record
 
 	rows   [][]byte
+	brief  []Brief
 	places []place
 	bytes  int
 }
+
+// A Brief is what a preview needs to know of a record.
+type Brief struct {
+	// Exact: the record has [Record.Exact], which the database alone can check.
+	Exact bool
+	// Replay is the job that replays it, in the state replaying; else nil.
+	Replay *uuid.UUID
+}
+
+// Briefs are those of the records.
+func (b *Batch) Briefs() []Brief { return b.brief }
 
 // A place is that of a record in its file.
 type place struct{ line, record int64 }
@@ -40,9 +52,10 @@ type pendingRecord struct {
 	place
 }
 
-func (b *Batch) add(id uuid.UUID, row []byte, at place) {
+func (b *Batch) add(id uuid.UUID, row []byte, brief Brief, at place) {
 	b.IDs = append(b.IDs, id)
 	b.rows = append(b.rows, row)
+	b.brief = append(b.brief, brief)
 	b.places = append(b.places, at)
 	b.bytes += len(row)
 }
@@ -52,7 +65,7 @@ func (b *Batch) Pick(pick func(id uuid.UUID) bool) Batch {
 	picked := Batch{Alone: b.Alone}
 	for n, id := range b.IDs {
 		if pick(id) {
-			picked.add(id, b.rows[n], b.places[n])
+			picked.add(id, b.rows[n], b.brief[n], b.places[n])
 		}
 	}
 	return picked
@@ -63,9 +76,9 @@ func (b *Batch) Halves() (first, second Batch) {
 	half := len(b.IDs) / 2
 	for n, id := range b.IDs {
 		if n < half {
-			first.add(id, b.rows[n], b.places[n])
+			first.add(id, b.rows[n], b.brief[n], b.places[n])
 		} else {
-			second.add(id, b.rows[n], b.places[n])
+			second.add(id, b.rows[n], b.brief[n], b.places[n])
 		}
 	}
 	return first, second
@@ -92,6 +105,17 @@ func (b *Batch) Array() string {
 	return text.String()
 }
 
+func (r *Record) brief() Brief {
+	b := Brief{Exact: r.Exact != nil}
+	if r.State == stateReplaying {
+		b.Replay = r.ReplayJobID
+		if b.Replay == nil {
+			b.Replay = &uuid.Nil
+		}
+	}
+	return b
+}
+
 // NextBatch returns the next records. more is false at the end of the file. skip is called with
 // each mistake after which the file can be read on; if it returns nil, the record is left out.
 //
@@ -100,7 +124,7 @@ func (r *Reader) NextBatch(ctx context.Context, skip func(*Error) error) (b Batc
 	if p := r.pending; p != nil {
 		r.pending = nil
 		b.Alone = &p.Record
-		b.add(p.ID, nil, p.place)
+		b.add(p.ID, nil, p.Record.brief(), p.place)
 		return b, true, nil
 	}
 	for len(b.IDs) < batchRecords && b.bytes < batchBytes {
@@ -124,8 +148,13 @@ func (r *Reader) NextBatch(ctx context.Context, skip func(*Error) error) (b Batc
 			r.pending = &pendingRecord{record, at}
 			break
 		}
+		brief := record.brief()
+		if r.Preview && !brief.Exact {
+			b.add(record.ID, nil, brief, at)
+			continue
+		}
 		row := make([]byte, 0, len(record.Args)+len(record.Tags)+len(record.Errors)+recordOverhead)
-		b.add(record.ID, record.AppendJSON(row), at)
+		b.add(record.ID, record.AppendJSON(row), brief, at)
 	}
 	return b, true, nil
 }

@@ -193,10 +193,14 @@ func (u *unknownColumns) decodeObject(text []byte) (cells, error) {
 	if !jsondoc.Valid(text) {
 		return nil, &syntaxError{json.Unmarshal(text, new(struct{}))}
 	}
-	c := make(cells, len(columns))
+	if u.cells == nil {
+		u.cells = make(cells, len(columns))
+	}
+	c := u.cells
+	clear(c)
 	more := false
 	for raw, value := range jsondoc.Members(text) {
-		if name := columnName(raw); columns[name] != nil {
+		if name := knownColumn(raw); name != "" {
 			c[name] = value
 		} else {
 			more = true
@@ -243,6 +247,26 @@ func (c cells) ofCSV() error {
 	}
 	return nil
 }
+
+// knownColumn returns the name of the column that a key of a JSON object is, or "".
+func knownColumn(raw []byte) string {
+	if name := columnNames[string(raw[1:len(raw)-1])]; name != "" {
+		return name
+	}
+	if name := columnName(raw); columns[name] != nil {
+		return name
+	}
+	return ""
+}
+
+// columnNames are the names of the columns: a map finds one of bytes without making a text of them.
+var columnNames = func() map[string]string {
+	names := map[string]string{}
+	for name := range columns {
+		names[name] = name
+	}
+	return names
+}()
 
 // columnName returns a key of a JSON object as text, or its beginning: no column has
 // a name that long.

@@ -54,6 +54,10 @@ type recordReader interface {
 
 // A Reader reads the records of a file.
 type Reader struct {
+	// Preview leaves the JSON of a record out of its [Batch], unless the record is Alone or
+	// has [Record.Exact]: a preview has no need of it.
+	Preview bool
+
 	*byteReader
 	fault   *faultReader
 	records recordReader

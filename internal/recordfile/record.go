@@ -144,6 +144,19 @@ var columns = map[string]func(*Record) any{
 	epochColumn:               func(*Record) any { return new(string) },
 }
 
+// readColumns are the columns of header, with their fields.
+var readColumns = func() (all []readColumn) {
+	for _, name := range header {
+		all = append(all, readColumn{name, columns[name]})
+	}
+	return all
+}()
+
+type readColumn struct {
+	name  string
+	field func(*Record) any
+}
+
 // requiredColumns are those for which there is no true default.
 var requiredColumns = []string{"id", "job_name", "args", "dead_letter_reason", "moved_to_dead_letter_at"}
 
@@ -167,13 +180,17 @@ func (c cells) record() (Record, error) {
 		return r, err
 	}
 	a := assignment{exact: map[string]string{}}
-	for _, name := range header {
-		raw, there := c[name]
-		if !there || name != "args" && isNull(columns[name](&r), raw) {
+	for _, column := range readColumns {
+		raw, there := c[column.name]
+		if !there || column.name != "args" && bytes.Equal(raw, jsonNull) {
 			continue
 		}
-		if err := a.assign(name, columns[name](&r), raw); err != nil {
-			return r, &fieldError{name, err}
+		field := column.field(&r)
+		if column.name != "args" && isNull(field, raw) {
+			continue
+		}
+		if err := a.assign(column.name, field, raw); err != nil {
+			return r, &fieldError{column.name, err}
 		}
 	}
 	if raw, there := c["original_created_at"]; !there || isNull(&r.OriginalCreatedAt, raw) {

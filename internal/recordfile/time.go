@@ -19,6 +19,9 @@ type when struct {
 }
 
 func (a *assignment) time(name string, raw json.RawMessage) (time.Time, error) {
+	if t, ok := ownTime(plainString(raw)); ok {
+		return t, nil
+	}
 	w, err := parseTime(scalar(raw))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s %w", shown(raw), err)
@@ -35,6 +38,31 @@ func (a *assignment) optionalTime(name string, field **time.Time, raw json.RawMe
 		*field = &t
 	}
 	return err
+}
+
+// ownTime reads a time as [appendTimeText] writes it, which is that of most files.
+func ownTime(s []byte) (t time.Time, ok bool) {
+	const form = "0000-00-00T00:00:00.000000Z"
+	if len(s) != len(form) {
+		return t, false
+	}
+	for i := range len(form) {
+		if digit := '0' <= s[i] && s[i] <= '9'; form[i] == '0' && !digit || form[i] != '0' && s[i] != form[i] {
+			return t, false
+		}
+	}
+	number := func(from, to int) (n int) {
+		for _, c := range s[from:to] {
+			n = 10*n + int(c-'0')
+		}
+		return n
+	}
+	year, month, day := number(0, 4), time.Month(number(5, 7)), number(8, 10)
+	hour, minute, second := number(11, 13), number(14, 16), number(17, 19)
+	t = time.Date(year, month, day, hour, minute, second, number(20, 26)*int(time.Microsecond), time.UTC)
+	// time.Date makes another day of the 30th of February.
+	return t, t.Day() == day && t.Month() == month && hour <= 23 && minute <= 59 && second <= 59 &&
+		!t.Before(EarliestTime) && !t.After(LatestTime)
 }
 
 var errNoTime = errors.New("is not a time such as 2026-01-02T03:04:05Z")

@@ -10,7 +10,11 @@ import (
 )
 
 // unknownColumns are the columns of a file that no dead letter has.
-type unknownColumns struct{ names []string }
+type unknownColumns struct {
+	names []string
+	// cells are those of the record that was read last.
+	cells cells
+}
 
 // mostUnknown is how many of them a file may have.
 const mostUnknown = 100

@@ -78,6 +78,9 @@ func assignText(raw json.RawMessage) (s string, err error) {
 	if raw[0] == plainText {
 		return string(raw[1:]), nil
 	}
+	if inner := plainString(raw); inner != nil {
+		return string(inner), nil
+	}
 	if json.Unmarshal(raw, &s) != nil {
 		return "", fmt.Errorf("%s is not a text", shown(raw))
 	}
@@ -87,11 +90,23 @@ func assignText(raw json.RawMessage) (s string, err error) {
 	return s, nil
 }
 
+// plainString returns what is between the quotes of valid JSON, if that is a string without
+// escapes, else nil.
+func plainString(raw json.RawMessage) []byte {
+	if len(raw) < 2 || raw[0] != '"' || bytes.IndexByte(raw, '\\') >= 0 {
+		return nil
+	}
+	return raw[1 : len(raw)-1]
+}
+
 // scalar returns what a number, a boolean, a time or an id is written as: with quotes or without,
 // since CSV has no types.
 func scalar(raw json.RawMessage) string {
 	if len(raw) > 6*MaxTextBytes {
 		return ""
+	}
+	if inner := plainString(raw); inner != nil {
+		return strings.TrimSpace(string(inner))
 	}
 	s := string(raw)
 	if strings.HasPrefix(s, `"`) && json.Unmarshal(raw, &s) != nil {
@@ -147,7 +162,15 @@ func assignBool(raw json.RawMessage) (*bool, error) {
 	return &b, nil
 }
 
+// uuidLength is that of a UUID as text.
+const uuidLength = 36
+
 func assignID(raw json.RawMessage) (uuid.UUID, error) {
+	if inner := plainString(raw); len(inner) == uuidLength {
+		if id, err := uuid.ParseBytes(inner); err == nil {
+			return id, nil
+		}
+	}
 	id, err := uuid.Parse(scalar(raw))
 	if err != nil {
 		return id, fmt.Errorf("%s is not a UUID", shown(raw))

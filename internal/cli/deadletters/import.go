@@ -72,26 +72,25 @@ func (c *importCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	total, err := in.check(a, format, c.SkipInvalid)
+	progress, clear, err := c.progress(a, in, format)
 	if err != nil {
 		return in.explain(err)
 	}
-	bar := a.Progress("importing", int(total), app.ProgressFrom)
 	var invalid []invalidRecord
 	result, err := queue.Import(a.Ctx, in, format, deadletter.ImportOptions{
 		DryRun:      c.DryRun,
 		SkipInvalid: c.SkipInvalid,
 		Source:      in.name,
-		OnProgress:  func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped+r.Invalid, total)) },
+		OnProgress:  progress,
 		OnInvalid: func(mistake *deadletter.FileError) {
-			_ = bar.Clear()
+			clear()
 			a.Note("soniq: %s: %s", terminal.OneLine(in.name), terminal.OneLine(mistake.Error()))
 			if a.JSON && len(invalid) < mostInvalid {
 				invalid = append(invalid, invalidRecord{mistake.Line, mistake.Record, mistake.ID, mistake.Field, mistake.Err.Error()})
 			}
 		},
 	})
-	_ = bar.Clear()
+	clear()
 	if err != nil && (result.Imported == 0 || c.DryRun) {
 		return in.explain(err)
 	}
@@ -105,6 +104,21 @@ func (c *importCmd) Run(a *app.App) error {
 		return &app.ExitError{Code: app.ExitPartly, Err: app.ErrReported}
 	}
 	return nil
+}
+
+// progress checks the file, unless nothing is changed before its end is known anyway, and
+// returns what shows how far the import is, and what clears that.
+func (c *importCmd) progress(a *app.App, in *importFile, format deadletter.Format) (show func(deadletter.ImportResult), clear func(), err error) {
+	if c.DryRun {
+		set, clear, err := in.bytesBar(a, "importing bytes")
+		return func(deadletter.ImportResult) { set() }, clear, err
+	}
+	total, err := in.check(a, format, c.SkipInvalid)
+	if err != nil {
+		return nil, nil, err
+	}
+	bar := a.Progress("importing", int(total), app.ProgressFrom)
+	return func(r deadletter.ImportResult) { _ = bar.Set64(min(r.Imported+r.Skipped+r.Invalid, total)) }, func() { _ = bar.Clear() }, nil
 }
 
 // An invalidRecord is a dead letter that was left out.
@@ -253,26 +267,39 @@ func (in *importFile) check(a *app.App, format deadletter.Format, skipInvalid bo
 	if in.file == nil {
 		return 0, nil
 	}
-	info, err := in.file.Stat()
+	show, clear, err := in.bytesBar(a, "checking bytes")
 	if err != nil {
 		return 0, err
 	}
-	bar := a.Progress("checking bytes", int(info.Size()), checkedFrom)
 	check := deadletter.CheckImport
 	if skipInvalid {
 		check = deadletter.CheckReadable
 	}
-	total, err = check(a.Ctx, in.file, format, func(int64) {
-		if at, err := in.file.Seek(0, io.SeekCurrent); err == nil {
-			_ = bar.Set64(min(at, info.Size()))
-		}
-	})
-	_ = bar.Clear()
+	total, err = check(a.Ctx, in.file, format, func(int64) { show() })
+	clear()
 	if err != nil {
 		return 0, err
 	}
 	_, err = in.file.Seek(in.start, io.SeekStart)
 	return total, err
+}
+
+// bytesBar returns what shows how many bytes of the file have been read, and what clears that.
+func (in *importFile) bytesBar(a *app.App, doing string) (show, clear func(), err error) {
+	if in.file == nil {
+		return func() {}, func() {}, nil
+	}
+	info, err := in.file.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	bar := a.Progress(doing, int(info.Size()), checkedFrom)
+	show = func() {
+		if at, err := in.file.Seek(0, io.SeekCurrent); err == nil {
+			_ = bar.Set64(min(at, info.Size()))
+		}
+	}
+	return show, func() { _ = bar.Clear() }, nil
 }
 
 // explain says which file it is that has a mistake. It is the input that is

@@ -170,7 +170,7 @@ func TestImport_mistakeAtTheEnd_nothingOfAFileGetsIn(t *testing.T) {
 func TestImport_large_showsProgressOnATerminalAlone(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	seedMany(t, pool, app.ProgressFrom)
+	seedMany(t, pool, 3*app.ProgressFrom) // over 4 MB
 	path := filepath.Join(t.TempDir(), "dead.jsonl")
 	s := clitest.NewShell(t, pool.Config().ConnString())
 	s.OK("dead-letter", "export", "-o", path)
