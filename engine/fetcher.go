@@ -12,28 +12,27 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/internal/claim"
+	"soniq/internal/hub"
 	"soniq/internal/waiters"
-	"soniq/notify"
 )
 
-// fetcher claims jobs and starts them. It is the handler of the notifications about
-// new jobs: they wake it, and so does the time at which the next job is due.
+// fetcher claims jobs and starts them. Its hub wakes it when there may be a job for it:
+// see package hub.
 type fetcher struct {
-	logger     *slog.Logger
-	inflight   *inflight
-	claimer    *claim.Claimer[*Job]
-	loader     *loader
-	waiter     *waiters.Waiter
+	logger   *slog.Logger
+	inflight *inflight
+	claimer  *claim.Claimer[*Job]
+	loader   *loader
+	waiter   *waiters.Waiter
+	member   *hub.Member
+	// scope is all that the worker serves.
+	scope      claim.Scope
 	safetyPoll time.Duration
 	// start runs jobs.
 	start func(ctx context.Context, jobs []*Job)
 	// heard is called when a cancellation may concern a job that was just claimed.
 	heard func()
-	// wakeDetector makes the failure detector look soon: somebody may claim a job.
-	wakeDetector func()
 
-	// wakeups has the bit that says that there may be jobs.
-	wakeups *notify.Wakeups
 	// notificationsUnreliable: the worker must poll.
 	notificationsUnreliable atomic.Bool
 	// claimUncertain is readable when a claim failed since it was last read, and the
@@ -51,24 +50,11 @@ const (
 	unreliablePoll = time.Second
 )
 
-// Connected implements [notify.Handler]. LISTEN was committed before it. What was
-// proved before is void when the fetcher wakes.
-func (f *fetcher) Connected(ctx context.Context) {
-	f.waiter.Invalidate()
-	f.wakeups.Connected(ctx)
-}
-
-// Notify implements [notify.Handler].
-func (f *fetcher) Notify(ctx context.Context, payload string) {
-	f.wakeups.Notify(ctx, payload)
-	f.wakeDetector()
-}
-
 // registered follows each write of the worker's row.
 func (f *fetcher) registered(incarnation int64) {
 	if f.waiter.Registered(incarnation) {
 		f.waiter.Invalidate()
-		f.wakeups.Set()
+		f.member.Wakeups().Set()
 	}
 }
 
@@ -77,7 +63,7 @@ func (f *fetcher) registered(incarnation int64) {
 func (f *fetcher) listening(healthy bool) {
 	f.notificationsUnreliable.Store(!healthy)
 	if !healthy {
-		f.wakeups.Set()
+		f.member.Wakeups().Set()
 	}
 }
 
@@ -97,12 +83,12 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 			return nil
 		}
 		if free == 0 {
+			f.passOn(ctx)
 			sleep(ctx, f.waiter.Full(ctx), nil, f.inflight.freed)
 			continue
 		}
-		// Cleared before the fetch, never after: what commits while the fetch runs sets
-		// the bit again.
-		f.wakeups.Clear()
+		// Before the fetch, never after: what commits while the fetch runs wakes again.
+		f.member.Begin()
 		next, err := f.fetch(ctx, jobsCtx, free)
 		wait := next.wait
 		if err == nil && wait > 0 {
@@ -112,6 +98,7 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 			if ctx.Err() != nil {
 				return nil
 			}
+			f.member.Pass()
 			if !failing {
 				f.logger.Warn("can't claim jobs; trying until that works", "error", err)
 				failing = true
@@ -129,6 +116,22 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 	}
 }
 
+// passOn follows a fetch that left no free slot. If the worker was woken for more than it
+// took, and others sleep, it looks whether to wake one.
+func (f *fetcher) passOn(ctx context.Context) {
+	if !f.member.Full() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	next, err := f.claimer.UntilNext(ctx, f.scope)
+	if err != nil || next.Unsure || next.OK && next.Wait <= 0 {
+		f.member.Pass()
+		return
+	}
+	f.member.Answered(next.Wait, next.OK)
+}
+
 // sleep waits until there may be jobs to claim. wait is how long the waiter allows.
 func (f *fetcher) sleep(ctx context.Context, next fetched, wait time.Duration) {
 	if next.wait == 0 {
@@ -141,19 +144,17 @@ func (f *fetcher) sleep(ctx context.Context, next fetched, wait time.Duration) {
 	if next.capped {
 		freed = f.inflight.freed
 	}
-	sleep(ctx, wait, f.wakeups.C(), freed)
-	if next.due && wait == next.wait {
-		// Without a notification.
-		f.wakeDetector()
-	}
+	f.member.Park(hub.Parked{Limited: next.capped, Partly: next.partly, Due: next.due, DueIn: next.dueIn})
+	sleep(ctx, wait, f.member.Wakeups().C(), freed)
 }
 
 // fetched is what a fetch found.
 type fetched struct {
 	// wait is how long to sleep: 0 after a full fetch, because there may be more.
 	wait time.Duration
-	// due: a job is due then.
-	due bool
+	// due: a job is due in dueIn, which is no longer. Somebody of the hub is woken then.
+	due   bool
+	dueIn time.Duration
 	// capped: a handler or a queue runs as many jobs as it may, so its jobs were not
 	// asked for.
 	capped bool
@@ -190,7 +191,7 @@ func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, e
 	if err != nil || due.Unsure {
 		return next, err
 	}
-	next.wait, next.due = f.untilLook(due)
+	next.wait, next.dueIn, next.due = f.untilLook(due)
 	return next, nil
 }
 
@@ -223,9 +224,10 @@ func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, f
 	return more, again, nil
 }
 
-// untilLook is how long to sleep before the next fetch, and whether a job is due then.
-func (f *fetcher) untilLook(next claim.Next) (wait time.Duration, due bool) {
-	poll := f.safetyPoll
+// untilLook is how long to sleep before the next fetch, and in how long a job is due, if
+// one is due by then.
+func (f *fetcher) untilLook(next claim.Next) (poll, dueIn time.Duration, due bool) {
+	poll = f.safetyPoll
 	if f.notificationsUnreliable.Load() {
 		poll = min(poll, unreliablePoll)
 	}
@@ -233,16 +235,16 @@ func (f *fetcher) untilLook(next claim.Next) (wait time.Duration, due bool) {
 	switch {
 	case !next.OK || next.Wait > poll:
 		f.overdue = 0
-		return poll, false
+		return poll, 0, false
 	case next.Wait > 0:
 		f.overdue = 0
 		// Waking a moment too early would only cost a fetch that finds nothing.
-		return next.Wait + time.Millisecond, true
+		return poll, next.Wait + time.Millisecond, true
 	}
 	// Due and not claimed: another session holds the row's lock, or it has just become
 	// due. Look again soon, and ever less often.
 	f.overdue = min(max(f.overdue*2, 25*time.Millisecond), time.Second)
-	return f.overdue, true
+	return poll, f.overdue, true
 }
 
 // claim makes one claim and starts its jobs.

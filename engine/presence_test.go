@@ -33,14 +33,16 @@ select exists (
     and (l.classid::bigint << 32) | l.objid::bigint = o.lock_key
 )`
 
-// Two workers of one process share hostname and pid, as containers do.
-func TestWorker_sameHostnameAndPID_eachHasItsLock(t *testing.T) {
+// Two workers of one process share the connection that listens and its lock, and those
+// of two pools don't. All share hostname and pid, as containers do.
+func TestWorker_sameHostnameAndPID_eachAdvertisesTheLockOfItsConnection(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	reg := engine.NewRegistry()
 	noop(reg, "a")
 	first, second := start(t, pool, reg, engine.WorkerConfig{}), start(t, pool, reg, engine.WorkerConfig{})
-	for _, w := range []*running{first, second} {
+	third := start(t, connect(t, pool.Config().ConnString()), reg, engine.WorkerConfig{})
+	for _, w := range []*running{first, second, third} {
 		waitUntil(t, pool, "an advertised lock", heldSQL, w.ID())
 	}
 	if n := queryValue[int](t, pool, `select count(distinct lock_key) from soniq_workers`); n != 2 {

@@ -5,8 +5,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
-
-	"soniq/notify"
 )
 
 // tellStopping tells handlers and services that the worker was told to stop.
@@ -22,16 +20,12 @@ func (w *Worker) tellStopping() {
 // minServices is the minimum time for services to end.
 const minServices = time.Second
 
-// startServices starts the background services and registers their channels with the
-// listener. The function it returns stops them, and waits for at most patience until they
-// have ended.
-func (w *Worker) startServices(ctx context.Context, listener *notify.Listener) (stop func(patience time.Duration)) {
+// startServices starts the background services. The function it returns stops them, and
+// waits for at most patience until they have ended.
+func (w *Worker) startServices(ctx context.Context) (stop func(patience time.Duration)) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	for _, s := range w.config.Services {
-		for channel, handler := range s.Channels() {
-			listener.Handle(channel, handler)
-		}
 		running.Go(func() {
 			defer func() {
 				if r := recover(); r != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/internal/claim"
+	"soniq/internal/hub"
 	"soniq/internal/incarnation"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
@@ -143,7 +145,7 @@ func (w *Worker) wire() error {
 		waiter:         waiters.New(w.pool, w.id, w.logger, w.queues),
 		safetyPoll:     c.SafetyPoll,
 		start:          w.start,
-		wakeups:        notify.NewWakeups(w.queues...),
+		scope:          claim.Scope{Queues: w.queues, Names: w.registry.Names()},
 		claimUncertain: make(chan struct{}, 1),
 	}
 	// Until the listener has proved the contrary.
@@ -176,10 +178,17 @@ func (w *Worker) wire() error {
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
 		Busy: w.inflight.busy, Registered: w.fetcher.registered, Recover: w.maintenance.Recovery.OfWorker,
-		Clock: &w.clock, Stepped: stepped,
+		Clock: &w.clock, Stepped: stepped, Leads: func() bool { return w.fetcher.member.Leads() },
 	})
-	w.fetcher.wakeDetector = w.liveness.Watch.Wake
-	w.cancels.wakeDetector = w.liveness.Watch.Wake
+	w.fetcher.member = hub.NewMember(hub.MemberConfig{
+		Queues: w.queues, Names: w.registry.Names(), Session: w.liveness.Session, Control: w.cancels,
+		Listened: w.fetcher.waiter.Invalidate, OnHealth: w.listening, WakeDetector: w.liveness.Watch.Wake,
+	})
+	w.cancels.wakeDetector = func() {
+		if w.fetcher.member.Leads() {
+			w.liveness.Watch.Wake()
+		}
+	}
 	return nil
 }
 
@@ -232,13 +241,12 @@ func (w *Worker) Run(ctx context.Context) error {
 // work runs the parts and stops them in order: fetching first, then the jobs, then
 // the completer that writes their outcomes, then the heartbeat.
 func (w *Worker) work(ctx context.Context) error {
-	listener, err := w.listener()
-	if err != nil {
+	if err := w.join(ctx); err != nil {
 		return err
 	}
 	// ctx ends the fetching; jobs, their outcomes and the heartbeat outlive it.
 	background := context.WithoutCancel(ctx)
-	stopServices := w.startServices(background, listener)
+	stopServices := w.startServices(background)
 	// Later it has jobs to wait for first.
 	tail := func() time.Duration { return w.tail }
 	defer func() { stopServices(tail()) }()
@@ -259,7 +267,7 @@ func (w *Worker) work(ctx context.Context) error {
 	settling.Go(func() error { return w.completer.run(settleCtx) })
 
 	awake, awakeCtx := errgroup.WithContext(ctx)
-	awake.Go(func() error { return listener.Run(awakeCtx) })
+	awake.Go(func() error { return w.fetcher.member.Run(awakeCtx) })
 	awake.Go(func() error { return w.tables.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
@@ -268,7 +276,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })
 	awake.Go(func() error { return incarnation.NewGuard(w.pool, w.logger).Run(awakeCtx) })
 	awake.Go(func() error { return w.fetcher.run(awakeCtx, jobsCtx) })
-	err = awake.Wait()
+	err := awake.Wait()
 
 	began := time.Now()
 	if w.inflight.busy() {
@@ -303,25 +311,17 @@ const (
 	stopTail = 6 * time.Second
 )
 
-// listener listens for the parts.
-func (w *Worker) listener() (*notify.Listener, error) {
-	config := w.config.ListenConfig
-	if config == nil {
-		config = w.pool.Config().ConnConfig
-	}
-	listener, err := notify.NewListener(notify.Config{
-		ConnConfig: config, Logger: w.logger,
-		OnConnect: w.liveness.Session.Up, OnDisconnect: w.liveness.Session.Down,
-		Probe: w.probe, OnHealth: w.listening,
-	})
-	if err != nil {
-		return nil, err
-	}
-	w.listening(false) // until the first probe has arrived, which it never does behind a pooler in transaction mode
+// join makes the worker a member of its hub, which other workers of the process share. One
+// with services of its own shares with nobody: they may want more channels.
+func (w *Worker) join(ctx context.Context) error {
 	schema := w.pool.Schema()
-	listener.Handle(schema.Channel(notify.NewJob), w.fetcher)
-	listener.Handle(schema.Channel(notify.Control), w.cancels)
-	return listener, nil
+	key := hub.Key{Pool: w.pool.Raw(), Listen: w.config.ListenConfig, Schema: schema.Name()}
+	channels := map[string]notify.Handler{}
+	for _, s := range w.config.Services {
+		key.Alone = w
+		maps.Copy(channels, s.Channels())
+	}
+	return hub.Join(ctx, hub.Config{Key: key, Pool: w.pool, Logger: w.logger, Channels: channels}, w.fetcher.member)
 }
 
 // A hearer wants to know whether notifications arrive.
@@ -335,14 +335,6 @@ func (w *Worker) listening(healthy bool) {
 			h.Listening(healthy)
 		}
 	}
-}
-
-const probeSQL = `select pg_notify($1, $2)`
-
-// probe sends a notification to the listener through the pool.
-func (w *Worker) probe(ctx context.Context, channel, payload string) error {
-	_, err := w.pool.Exec(ctx, probeSQL, channel, payload)
-	return err
 }
 
 // plus adds two durations that aren't negative; the longest stands for 'never'.

@@ -14,7 +14,7 @@ type witness struct {
 // reconnect begins a session of the witness's own.
 func (w *witness) reconnect(now time.Time) {
 	w.detector.timing = RealTiming
-	w.own = &lock{since: now}
+	w.own = &lock{Lock: Lock{since: now}}
 }
 
 // looks judges one peer. Without its own lock in sight, the witness knows nothing of

@@ -1,10 +1,10 @@
 // Package liveness says that a worker lives, and finds out which others don't.
 //
-// Each worker's listener connection holds a session advisory lock, which ends with
-// the process. The worker's row in soniq_workers advertises the lock beside the
-// heartbeat. The parts:
+// The connection that the workers of a process listen on holds a session advisory lock,
+// which ends with the process. Each worker's row in soniq_workers advertises the lock
+// beside the heartbeat. The parts:
 //
-//	Session    takes the lock on each new connection of the listener
+//	Session    knows the lock on the present connection of the listener
 //	Heartbeat  writes the row, and the lock that it advertises
 //	Watch      sees that the own lock is visible, and looks at the other workers
 //	Detector   decides from these looks who is dead
@@ -37,6 +37,9 @@ type Config struct {
 	Names, ArgsTypes []string
 	// Busy reports whether it runs jobs.
 	Busy func() bool
+	// Leads reports whether this worker is the one that watches the others for its
+	// process. The rest look at them rarely. Default: it is.
+	Leads func() bool
 	// Registered is called with the incarnation of the row each time it was written.
 	Registered func(incarnation int64)
 	// Clock takes in the database's time of each heartbeat. Stepped is called when it was
@@ -60,7 +63,7 @@ type Parts struct {
 func New(config Config) Parts {
 	timing := RealTiming
 	contact := &contact{}
-	session := &Session{logger: config.Logger, worker: config.Worker, changed: make(chan struct{}, 1)}
+	session := &Session{changed: make(chan struct{}, 1)}
 	watch := &Watch{
 		config: config, session: session, contact: contact, timing: &timing, woken: make(chan struct{}, 1),
 	}

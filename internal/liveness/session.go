@@ -13,25 +13,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Session is the listener's connection, with the lock that it holds.
+// Session is the listener's connection to one worker, with the lock that it holds.
 type Session struct {
-	logger *slog.Logger
-	worker uuid.UUID
 	// wakeDetector makes the watch look soon.
 	wakeDetector func()
 	// changed is readable when the worker's row must be written at once.
 	changed chan struct{}
 
-	mu    sync.Mutex
-	count int
-	lock  *lock
+	mu   sync.Mutex
+	lock *lock
 }
 
-// lock is an advisory lock that a connection of the listener holds.
+// lock is what one worker knows of a lock.
 type lock struct {
-	key   int64
-	pid   uint32
-	since time.Time
+	Lock
 	// visible: a look through the pool saw that this connection holds it. Behind a
 	// pooler, or in another database, no look ever does.
 	visible bool
@@ -42,13 +37,21 @@ const (
 	takeLockSQL = `select pg_try_advisory_lock($1)`
 )
 
-// Up tries to take the lock on a new connection of the listener. Without the lock
-// the worker still has its heartbeat, and the listener goes on.
-func (s *Session) Up(ctx context.Context, conn *pgx.Conn) error {
-	s.mu.Lock()
-	s.count++
-	l := &lock{key: lockKey(s.worker, s.count), pid: conn.PgConn().PID()}
-	s.mu.Unlock()
+// Lock is an advisory lock that a connection of a listener holds, which several workers
+// of a process may share: it shows that the process lives.
+type Lock struct {
+	key   int64
+	pid   uint32
+	since time.Time
+}
+
+// TakeLock tries to take a lock on a new connection of a listener. owner and count make
+// its key. It returns nil if there is none: the workers still have their heartbeats, and
+// the listener goes on.
+//
+// Errors: the connection is lost.
+func TakeLock(ctx context.Context, conn *pgx.Conn, owner uuid.UUID, count int, logger *slog.Logger) (*Lock, error) {
+	l := &Lock{key: lockKey(owner, count), pid: conn.PgConn().PID()}
 	var pid uint32
 	var taken bool
 	// Simple protocol: a pooler may not know prepared statements.
@@ -58,23 +61,27 @@ func (s *Session) Up(ctx context.Context, conn *pgx.Conn) error {
 	}
 	switch {
 	case err != nil && conn.IsClosed():
-		return err
+		return nil, err
 	case pid != l.pid && err == nil:
 		// A pooler ends its sessions when it likes.
-		s.logger.Info("a pooler is between the listener and the server: only its heartbeat shows a crash of this worker",
+		logger.Info("a pooler is between the listener and the server: only its heartbeat shows a crash of this worker",
 			"after", DeadAfter.String())
-		return nil
+		return nil, nil
 	case !taken:
-		s.logger.Info("can't take the worker's lock: only its heartbeat shows a crash of this worker",
+		logger.Info("can't take the worker's lock: only its heartbeat shows a crash of this worker",
 			"after", DeadAfter.String(), "error", err)
-		return nil
+		return nil, nil
 	}
 	l.since = time.Now()
+	return l, nil
+}
+
+// Up notes that the listener's new connection holds the lock.
+func (s *Session) Up(l *Lock) {
 	s.mu.Lock()
-	s.lock = l
+	s.lock = &lock{Lock: *l}
 	s.mu.Unlock()
 	s.wakeDetector()
-	return nil
 }
 
 // Down has the lock taken out of the worker's row at once. Others see that it is
@@ -125,9 +132,9 @@ func (s *Session) saw(l *lock, held bool) {
 	signal(s.changed)
 }
 
-// lockKey is for one session of a worker: the server may keep the lock of a session
+// lockKey is for one connection of an owner: the server may keep the lock of a session
 // that was cut off for long after its client has gone.
-func lockKey(worker uuid.UUID, session int) int64 {
-	sum := sha256.Sum256(fmt.Appendf(nil, "soniq.worker.v1/%s/%d", worker, session))
+func lockKey(owner uuid.UUID, connection int) int64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "soniq.worker.v1/%s/%d", owner, connection))
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }

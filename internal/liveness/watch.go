@@ -135,7 +135,12 @@ func (w *Watch) lookOn(ctx context.Context, db pg.Session, d *Detector, saw *boo
 	if err := errors.Join(errs...); err != nil {
 		return unlockedLookInterval, err
 	}
-	return d.pace(s.peers, contact, w.session.current() != nil && w.config.Busy()), nil
+	next = d.pace(s.peers, contact, w.session.current() != nil && w.config.Busy())
+	if w.config.Leads != nil && !w.config.Leads() {
+		// Another worker of this process looks, and dies with it.
+		next = restInterval
+	}
+	return next, nil
 }
 
 // sight is what one look saw.

@@ -49,6 +49,9 @@
 // through again. A worker that others declared dead learns this with its next
 // heartbeat, and no earlier.
 //
+// Which of the workers of a process a notification wakes is decided by package hub. The
+// one that is woken here stands for all of them there.
+//
 // Without a listener, or where notifications don't arrive, the worker polls. It does
 // not wait for a queue at its concurrency limit: the end of a job wakes it, and then
 // it declares itself again. It waits for a paused queue as for any other, and a

@@ -1,0 +1,147 @@
+package engine_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/engine"
+	"soniq/internal/claim"
+	"soniq/internal/testdb"
+)
+
+// idleCrew starts workers on one pool, and waits until all rely on notifications.
+func idleCrew(t *testing.T, pool *pgxpool.Pool, n int, reg func() *engine.Registry) (workers []*running) {
+	t.Helper()
+	for range n {
+		workers = append(workers, start(t, pool, reg(), engine.WorkerConfig{Concurrency: 1}))
+	}
+	for _, w := range workers {
+		waitTrue(t, "trust in notifications", w.Hears)
+	}
+	return workers
+}
+
+func TestWorkers_manyOfOneProcess_oneListensAndOneIsWoken(t *testing.T) {
+	t.Parallel()
+	const workers, jobs = 20, 30
+	url := testdb.NewURL(t)
+	pool, sent := tracedFor(t, url, claim.WholeSQL)
+	other := connect(t, url)
+	started := make(chan *engine.Job, jobs)
+	idleCrew(t, pool, workers, func() *engine.Registry {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "a", func(_ context.Context, job *engine.Job) (any, error) {
+			started <- job
+			return nil, nil
+		})
+		return reg
+	})
+	if n := queryValue[int](t, other, `select count(*) from pg_stat_activity
+		where datname = current_database() and application_name = 'soniq-listener'`); n != 1 {
+		t.Errorf("%d connections listen, want 1", n)
+	}
+	client := newClient(t, other)
+	_, before := sent.count()
+	for range jobs {
+		enqueue(t, client, "a", nil)
+		receive(t, "the start", started)
+	}
+	// All that were woken for one job had to look before the next one: 20 each.
+	if _, after := sent.count(); after-before > 4*jobs {
+		t.Errorf("%d claims for %d jobs", after-before, jobs)
+	}
+}
+
+// The one that is woken first can't run it.
+func TestWorkers_handlerAtItsLimit_anotherWorkerRunsTheJob(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	started, release := make(chan *engine.Job, 10), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for range 3 {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "narrow", func(ctx context.Context, job *engine.Job) (any, error) {
+			started <- job
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil, nil
+		}, engine.Concurrency(1))
+		w := start(t, pool, reg, engine.WorkerConfig{Concurrency: 5, ShutdownTimeout: time.Nanosecond})
+		waitTrue(t, "trust in notifications", w.Hears)
+	}
+	client := newClient(t, pool)
+	for range 3 {
+		enqueue(t, client, "narrow", nil)
+		receive(t, "the start, where the handler is free", started)
+	}
+}
+
+// Workers of one queue that handle different jobs share a process.
+func TestWorkers_differentHandlers_eachIsWokenForItsOwn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	started := make(chan *engine.Job, 10)
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, name, func(_ context.Context, job *engine.Job) (any, error) {
+			started <- job
+			return nil, nil
+		})
+		waitTrue(t, "trust in notifications", start(t, pool, reg, engine.WorkerConfig{}).Hears)
+	}
+	client := newClient(t, pool)
+	for range 5 {
+		for _, name := range names {
+			enqueue(t, client, name, nil)
+			receive(t, "the start of "+name, started)
+		}
+	}
+}
+
+// The one that was woken for a job that is due later runs another one by then, or has
+// stopped.
+func TestWorkers_theOneThatKnowsOfTheDueJobIsAway_anotherRunsIt(t *testing.T) {
+	t.Parallel()
+	for _, away := range []string{"busy", "stopped"} {
+		t.Run(away, func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			release := make(chan struct{})
+			t.Cleanup(func() { close(release) })
+			started := make(chan *engine.Job, 10)
+			workers := idleCrew(t, pool, 2, func() *engine.Registry {
+				reg := engine.NewRegistry()
+				engine.HandleRaw(reg, "held", func(ctx context.Context, job *engine.Job) (any, error) {
+					started <- job
+					select {
+					case <-release:
+					case <-ctx.Done():
+					}
+					return nil, nil
+				})
+				return reg
+			})
+			client := newClient(t, pool)
+			later := enqueue(t, client, "held", nil, engine.At(time.Now().Add(1500*time.Millisecond)))
+			switch away {
+			case "busy":
+				enqueue(t, client, "held", nil)
+				receive(t, "the first", started)
+			case "stopped":
+				// Each may be the one that knows.
+				if err := workers[1].stop(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if job := receive(t, "the job that was due later", started); job.ID != later {
+				t.Errorf("job %s runs, want %s", job.ID, later)
+			}
+		})
+	}
+}

@@ -1,0 +1,322 @@
+// Package hub is what the workers of a process share: the connection that listens, the
+// lock on it that shows that the process lives, and the choice of the worker that is
+// woken.
+//
+// A notification says that a queue has a job. It does not matter which worker runs it,
+// so one is woken, and the others sleep on. That takes care, because the one may not be
+// able to run the job. The rule is:
+//
+//	A call is answered by a fetch that began after the call, looked at all that the
+//	workers of the crew serve, and left nothing.
+//
+// A crew are the workers with the same queues and job names; each crew is called. A
+// member that was called and can't answer passes the call on: its fetch left more jobs
+// than it had slots for, or failed, or did not look at a handler that is at its limit,
+// or the worker stops. Where no answer comes within lateAfter, another member is called
+// too. A call is passed only to members that have begun no fetch since it was made, so
+// it ends. If there is none of these, nobody sleeps who could run the job: a member that
+// is neither asleep nor at a fetch begins a fetch before it sleeps.
+//
+// When the next job is due is known to the crew, not to the member that has found out:
+// it may be busy by then.
+//
+// Between workers of several processes nothing of this holds: each hub hears each
+// notification. So a hub that is frozen or cut off keeps no job from the others.
+package hub
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"soniq/internal/liveness"
+	"soniq/internal/pg"
+	"soniq/notify"
+)
+
+// Key is what the workers of a hub have in common.
+type Key struct {
+	// Pool is where they send.
+	Pool *pgxpool.Pool
+	// Listen is where they listen, nil where the pool leads.
+	Listen *pgx.ConnConfig
+	Schema string
+	// Alone, if it is not nil, is a worker that shares with nobody.
+	Alone any
+}
+
+// Config is what a hub needs.
+type Config struct {
+	Key    Key
+	Pool   *pg.Pool
+	Logger *slog.Logger
+	// Channels are those of the services of a worker that shares with nobody.
+	Channels map[string]notify.Handler
+}
+
+// Hub is shared by its members.
+type Hub struct {
+	key    Key
+	id     uuid.UUID
+	logger *slog.Logger
+
+	// end ends the listener, and ended is closed when it has ended with err.
+	end   context.CancelFunc
+	ended chan struct{}
+	err   error
+
+	mu sync.Mutex
+	// count counts the calls.
+	count int64
+	// members are in the order in which they came. The first one leads.
+	members []*Member
+	crews   map[string]*crew
+	// connections counts, and lock is the present one's, if it has one.
+	connections int
+	lock        *liveness.Lock
+	// listening: the channels of jobs and of control are listened to.
+	listening, controlled bool
+	healthy               bool
+}
+
+// hubs are those that have members.
+var hubs = struct {
+	sync.Mutex
+	by map[Key]*Hub
+}{by: map[Key]*Hub{}}
+
+// Join makes m a member of the hub of config, which begins to listen with its first one.
+// Then call m.Run.
+//
+// Errors: what is wrong with the connection's configuration.
+func Join(ctx context.Context, config Config, m *Member) error {
+	hubs.Lock()
+	defer hubs.Unlock()
+	h := hubs.by[config.Key]
+	if h == nil {
+		var err error
+		if h, err = start(ctx, config); err != nil {
+			return err
+		}
+		hubs.by[config.Key] = h
+	}
+	h.add(ctx, m)
+	return nil
+}
+
+// start starts a hub without members, which goes on when ctx ends.
+func start(ctx context.Context, config Config) (*Hub, error) {
+	h := &Hub{key: config.Key, id: uuid.New(), logger: config.Logger, crews: map[string]*crew{}, ended: make(chan struct{})}
+	conn := config.Key.Listen
+	if conn == nil {
+		conn = config.Pool.Config().ConnConfig
+	}
+	listener, err := notify.NewListener(notify.Config{
+		ConnConfig: conn, Logger: config.Logger,
+		OnConnect: h.connected, OnDisconnect: h.disconnected,
+		Probe: notify.ProbeThrough(config.Pool), OnHealth: h.heard,
+	})
+	if err != nil {
+		return nil, err
+	}
+	schema := config.Pool.Schema()
+	listener.Handle(schema.Channel(notify.NewJob), (*jobs)(h))
+	listener.Handle(schema.Channel(notify.Control), (*control)(h))
+	for channel, handler := range config.Channels {
+		listener.Handle(channel, handler)
+	}
+	ctx, h.end = context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer close(h.ended)
+		h.err = listener.Run(ctx)
+	}()
+	return h, nil
+}
+
+// add tells a new member what the others were told.
+func (h *Hub) add(ctx context.Context, m *Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	m.hub = h
+	key := crewKey(m.config)
+	if h.crews[key] == nil {
+		h.crews[key] = &crew{hub: h, serves: serving(m.config.Queues)}
+	}
+	m.crew = h.crews[key]
+	m.crew.members = append(m.crew.members, m)
+	h.members = append(h.members, m)
+	if h.lock != nil {
+		m.config.Session.Up(h.lock)
+	}
+	m.config.OnHealth(h.healthy)
+	if h.listening {
+		m.listened()
+	}
+	if h.controlled {
+		m.config.Control.Connected(ctx)
+	}
+}
+
+// serving returns whether a queue is one of these; the empty one is any.
+func serving(queues []string) func(string) bool {
+	return func(queue string) bool { return queue == "" || slices.Contains(queues, queue) }
+}
+
+// listened: what was announced until now must be looked for.
+func (m *Member) listened() {
+	m.config.Listened()
+	m.wakeups.Set()
+}
+
+// run waits for the end of ctx, or of the listener, and takes m off.
+func (h *Hub) run(ctx context.Context, m *Member) error {
+	select {
+	case <-ctx.Done():
+	case <-h.ended:
+	}
+	hubs.Lock()
+	last := h.remove(m)
+	if last {
+		delete(hubs.by, h.key)
+	}
+	hubs.Unlock()
+	if last {
+		h.end()
+		<-h.ended
+	}
+	select {
+	case <-h.ended:
+		return h.err
+	default:
+		return nil
+	}
+}
+
+// remove takes a member off, and reports whether it was the last one.
+func (h *Hub) remove(m *Member) (last bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	led := h.members[0] == m
+	h.members = slices.DeleteFunc(h.members, func(o *Member) bool { return o == m })
+	m.crew.remove(m)
+	if len(m.crew.members) == 0 {
+		delete(h.crews, crewKey(m.config))
+	}
+	m.config.Session.Down()
+	if led {
+		h.wakeDetector()
+	}
+	return len(h.members) == 0
+}
+
+// wakeDetector makes the one that leads look at the other workers soon.
+func (h *Hub) wakeDetector() {
+	if len(h.members) > 0 {
+		h.members[0].config.WakeDetector()
+	}
+}
+
+// connected takes the lock on a new connection.
+func (h *Hub) connected(ctx context.Context, conn *pgx.Conn) error {
+	h.mu.Lock()
+	h.connections++
+	n := h.connections
+	h.mu.Unlock()
+	lock, err := liveness.TakeLock(ctx, conn, h.id, n, h.logger)
+	if err != nil || lock == nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lock = lock
+	for _, m := range h.members {
+		m.config.Session.Up(lock)
+	}
+	return nil
+}
+
+func (h *Hub) disconnected() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lock, h.listening, h.controlled = nil, false, false
+	for _, m := range h.members {
+		m.config.Session.Down()
+	}
+}
+
+// heard notes whether notifications arrive.
+func (h *Hub) heard(healthy bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.healthy = healthy
+	for _, m := range h.members {
+		m.config.OnHealth(healthy)
+	}
+}
+
+// announce calls each crew for a job in the queue; the empty one is any.
+func (h *Hub) announce(queue string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.count++
+	for _, c := range h.crews {
+		if c.serves(queue) {
+			c.call(h.count)
+		}
+	}
+	h.wakeDetector()
+}
+
+// jobs handles what is announced of new jobs.
+type jobs Hub
+
+// Connected implements [notify.Handler]. LISTEN was committed before it.
+func (j *jobs) Connected(context.Context) {
+	h := (*Hub)(j)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.listening = true
+	for _, m := range h.members {
+		m.listened()
+	}
+}
+
+// Notify implements [notify.Handler].
+func (j *jobs) Notify(_ context.Context, queue string) { (*Hub)(j).announce(queue) }
+
+// control passes on what is announced to workers.
+type control Hub
+
+// Connected implements [notify.Handler].
+func (c *control) Connected(ctx context.Context) {
+	h := (*Hub)(c)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.controlled = true
+	for _, m := range h.members {
+		m.config.Control.Connected(ctx)
+	}
+}
+
+// Notify implements [notify.Handler].
+func (c *control) Notify(ctx context.Context, payload string) {
+	h := (*Hub)(c)
+	h.mu.Lock()
+	members := slices.Clone(h.members)
+	h.mu.Unlock()
+	for _, m := range members {
+		m.config.Control.Notify(ctx, payload)
+	}
+}
+
+// crewKey is equal for workers that serve the same.
+func crewKey(c MemberConfig) string {
+	return strings.Join(slices.Sorted(slices.Values(c.Queues)), "\x00") + "\x00\x00" +
+		strings.Join(slices.Sorted(slices.Values(c.Names)), "\x00")
+}

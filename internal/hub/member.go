@@ -1,0 +1,167 @@
+package hub
+
+import (
+	"context"
+	"time"
+
+	"soniq/internal/liveness"
+	"soniq/notify"
+)
+
+// MemberConfig is what a hub needs to know of a worker.
+type MemberConfig struct {
+	// Queues and Names are what the worker serves.
+	Queues, Names []string
+	// Session is told of the lock that the connection holds.
+	Session *liveness.Session
+	// Control handles what is announced to workers.
+	Control notify.Handler
+	// Listened is called when the channels are listened to on a new connection.
+	Listened func()
+	// OnHealth is called when it changes whether notifications arrive.
+	OnHealth func(healthy bool)
+	// WakeDetector makes the failure detector look soon.
+	WakeDetector func()
+}
+
+// Member is a worker's side of a hub. Its fetcher says what it does:
+//
+//	         Begin            Park
+//	away ----------> looking ------> parked
+//	  ^                |   ^           |
+//	  +----------------+   +-----------+
+//	   Full, Failed            Begin
+//
+// The zero state is away. All methods but Run are the fetcher's.
+type Member struct {
+	config  MemberConfig
+	wakeups *notify.Wakeups
+	hub     *Hub
+	crew    *crew
+
+	// The hub's lock guards what follows.
+
+	state state
+	// begun is the hub's count when the last fetch began, and parking the crew's when the
+	// member parked last.
+	begun, parking int64
+	// limited: a handler or a queue ran as many jobs as it may at the last fetch, so it
+	// did not look at all that others of the crew would.
+	limited bool
+	// asked is a call for which no fetch has begun; answering is one for which it has.
+	asked, answering call
+}
+
+// NewMember returns a member of no hub yet. Call [Join].
+func NewMember(config MemberConfig) *Member {
+	return &Member{config: config, wakeups: notify.NewWakeups()}
+}
+
+// Run takes part in the hub until ctx ends.
+//
+// Errors: those of [notify.Listener.Run].
+func (m *Member) Run(ctx context.Context) error { return m.hub.run(ctx, m) }
+
+// Wakeups wake the worker's fetcher.
+func (m *Member) Wakeups() *notify.Wakeups { return m.wakeups }
+
+// Leads reports whether this member looks after the other workers for all of its hub.
+func (m *Member) Leads() bool {
+	if m.hub == nil {
+		return true
+	}
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	return len(m.hub.members) == 0 || m.hub.members[0] == m
+}
+
+// Begin comes before each fetch, which answers all calls until now.
+func (m *Member) Begin() {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	m.state, m.begun = looking, m.hub.count
+	m.answering, m.asked = m.answering.join(m.asked), call{}
+	// Under the lock, and before the fetch: a call that comes later sets the bit again.
+	m.wakeups.Clear()
+}
+
+// Parked says how a fetch came back that found fewer jobs than there was room for.
+type Parked struct {
+	// Limited: a handler or a queue ran as many jobs as it may, and was not looked at.
+	Limited bool
+	// Partly: the fetch did not look at everything.
+	Partly bool
+	// Due: a job is due after DueIn.
+	Due   bool
+	DueIn time.Duration
+}
+
+// Park follows such a fetch: the member sleeps.
+func (m *Member) Park(p Parked) {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	m.crew.parkings++
+	m.state, m.parking, m.limited = parked, m.crew.parkings, p.Limited
+	if p.Due {
+		m.crew.dueIn(p.DueIn)
+	}
+	switch {
+	case p.Partly:
+		// The next fetch answers, or somebody else when that is late.
+	case p.Limited:
+		m.passAnswering()
+	default:
+		m.answering = call{}
+	}
+}
+
+// Full says that there is no free slot. It reports whether there is a call to pass on,
+// and somebody to pass it to: then look whether there are more jobs, and call Pass or
+// Answered.
+func (m *Member) Full() (look bool) {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	m.state = away
+	m.answering, m.asked = m.answering.join(m.asked), call{}
+	if m.answering.origin == 0 {
+		return false
+	}
+	for _, o := range m.crew.members {
+		if o != m && o.mayTake(m.answering.origin) {
+			return true
+		}
+	}
+	m.answering = call{}
+	return false
+}
+
+// Answered says that no more jobs are due; another is after due, if ok.
+func (m *Member) Answered(due time.Duration, ok bool) {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	m.answering = call{}
+	if ok {
+		m.crew.dueIn(due)
+	}
+}
+
+// Pass gives to others what this member was called for. It is away, until its next
+// fetch.
+func (m *Member) Pass() {
+	m.hub.mu.Lock()
+	defer m.hub.mu.Unlock()
+	m.pass()
+}
+
+func (m *Member) pass() {
+	m.state = away
+	m.answering, m.asked = m.answering.join(m.asked), call{}
+	m.passAnswering()
+}
+
+func (m *Member) passAnswering() {
+	if origin := m.answering.origin; origin != 0 {
+		m.answering = call{}
+		m.crew.route(origin)
+	}
+}
