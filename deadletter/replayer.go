@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -311,7 +312,7 @@ const overtaken = "coalesce(d.replay_of is not null and (" +
 // exhausted: the row was replayed most times or more. Hardly any row is itself a
 // replay, and only those pay for the recursion.
 func (w *where) exhausted(most int) string {
-	n := w.Param(most)
+	n := w.Param(min(most, math.MaxInt32)) // the columns are integers
 	return `(case
     when d.replay_of is null then coalesce(d.resurrection_count, 0)
     else ` + replaysOf("d.id") + `

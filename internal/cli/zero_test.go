@@ -10,6 +10,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"soniq/internal/cli/app"
 	"soniq/internal/cli/clitest"
 	"soniq/internal/testdb"
 )
@@ -64,6 +65,53 @@ func TestFlags_zero_isSaidOrRefused(t *testing.T) {
 	}
 	if n < 12 {
 		t.Errorf("only %d flags refuse 0", n)
+	}
+}
+
+// notForPeople is what a program says whose number was not looked at.
+var notForPeople = regexp.MustCompile(`(?i)encode|overflow|\bOID\b|SQLSTATE|panic|\bint4\b`)
+
+// A number of any size is one that the command can do something with, or it is refused as wrong usage: by the
+// command, and not by what the number meets further on.
+func TestFlags_huge_areTakenOrRefused(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	clitest.Seed(t, pool, clitest.Letter{Age: 48 * time.Hour})
+	sh := clitest.NewShell(t, pool.Config().ConnString())
+	around := map[string][]string{
+		"worker run":         {"--handle=x=exec:true", "--check-config"},
+		"dead-letter replay": {"--all", "--dry-run"},
+		"dead-letter delete": {"--all", "--dry-run"},
+		"enqueue":            {"x"},
+		"job show":           {"01890a5d-ac96-774b-bcce-b302099a8057"},
+	}
+	_, all := leaves(t)
+	n := 0
+	for _, command := range all {
+		path := strings.Join(command.path, " ")
+		words, known := around[path]
+		if !known {
+			words, known = aroundZero[path]
+		}
+		if !known {
+			words = command.words[len(command.path):]
+		}
+		for _, flag := range command.Flags {
+			if !isAmount(flag) || path == "bench" || path == "hooks run" {
+				continue
+			}
+			n++
+			for _, number := range []string{"99999999999", "9223372036854775807", "92233720368547758070"} {
+				words := append(slices.Concat(command.path, words), "--"+flag.Name+"="+number)
+				r := sh.Run(words...)
+				if r.Code == app.ExitFailed || notForPeople.MatchString(r.Out+r.Err) {
+					t.Errorf("%q: exit code %d, %s%s", words, r.Code, r.Out, r.Err)
+				}
+			}
+		}
+	}
+	if n < 30 {
+		t.Errorf("only %d flags take a number", n)
 	}
 }
 

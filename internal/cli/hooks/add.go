@@ -82,7 +82,7 @@ func addHook(a *app.App, spec hooks.Spec, replace bool, k *workerflags.KeyFlags,
 	}
 	_, err = store.Add(a.Ctx, spec, show)
 	if errors.Is(err, hooks.ErrExists) {
-		return fmt.Errorf("there is a hook %q already; --replace changes it and keeps what waits for it and its secret, or give another --name", spec.Name)
+		return taken(a, store, spec)
 	}
 	if err != nil {
 		return err
@@ -105,11 +105,26 @@ func addHook(a *app.App, spec hooks.Spec, replace bool, k *workerflags.KeyFlags,
 	return nil
 }
 
+// taken says why the hook can't be added or changed: what has its name now, and what to do.
+func taken(a *app.App, store *hooks.Store, spec hooks.Spec) error {
+	switch h, err := store.Get(a.Ctx, spec.Name); {
+	case errors.Is(err, hooks.ErrNotFound):
+		return fmt.Errorf("there is no hook %q; leave --replace out to add it", spec.Name)
+	case err != nil:
+		return err
+	case h.DeclaredAt != nil:
+		return fmt.Errorf("the hook %q stands in a configuration: change it there, or give another --name", spec.Name)
+	case h.Kind != spec.Kind:
+		return fmt.Errorf("the hook %q is of the kind %s, which --replace doesn't change: remove it first, or give another --name", spec.Name, h.Kind)
+	}
+	return fmt.Errorf("there is a hook %q already; --replace changes it and keeps what waits for it and its secret, or give another --name", spec.Name)
+}
+
 // replaceHook changes a hook and says so.
 func replaceHook(a *app.App, store *hooks.Store, spec hooks.Spec) error {
 	err := store.Replace(a.Ctx, spec)
 	if errors.Is(err, hooks.ErrNotFound) {
-		return fmt.Errorf("there is no hook %q of the kind %s that 'soniq hooks add' has made; leave --replace out to add it", spec.Name, spec.Kind)
+		return taken(a, store, spec)
 	}
 	switch {
 	case err != nil:

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -140,6 +141,39 @@ func TestHooks_oneOfManyIsUnknown_othersAreChanged(t *testing.T) {
 	}
 	if r := s.Run("hooks", "list"); strings.Contains(r.Out, "one") || strings.Contains(r.Out, "two") {
 		t.Errorf("they are there still: %s", r.Out)
+	}
+}
+
+// Where a name is taken, each way to add it says what has it, and what helps.
+func TestAdd_nameIsTaken_saysWhatHelps(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.OK("hooks", "add", "log", "--name", "added")
+	testkit.Exec(t, pool, "insert into soniq_hooks (name, kind, declared_at) values ('declared', 'log', now())")
+	slack := []string{"hooks", "add", "slack", "env:SONIQ_HOOK_S", "--name"}
+	log := []string{"hooks", "add", "log", "--name"}
+	for _, c := range []struct {
+		add     []string
+		name    string
+		replace bool
+		want    string
+	}{
+		{log, "added", false, "--replace changes it"},
+		{slack, "added", false, "is of the kind log, which --replace doesn't change"},
+		{slack, "added", true, "is of the kind log, which --replace doesn't change"},
+		{log, "declared", false, "stands in a configuration: change it there"},
+		{log, "declared", true, "stands in a configuration: change it there"},
+		{slack, "declared", true, "stands in a configuration: change it there"},
+		{log, "none", true, "leave --replace out to add it"},
+	} {
+		args := append(slices.Clone(c.add), c.name)
+		if c.replace {
+			args = append(args, "--replace")
+		}
+		r := s.Run(args...)
+		clitest.WantCode(t, r, app.ExitFailed)
+		clitest.WantIn(t, strings.Join(args, " "), r.Err, c.want)
 	}
 }
 
