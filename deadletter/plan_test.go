@@ -177,19 +177,19 @@ func TestQueue_Backlog_planReadsTheDeadAlone(t *testing.T) {
 func TestReplayRun_anyStatistics_readsItsRowsAlone(t *testing.T) {
 	t.Parallel()
 	const (
-		selected = 40_000
+		selected = 12_000
 		fill     = `
 			insert into soniq_dead_letter_jobs (
 			  id, job_name, args, queue, priority, max_attempts, attempts,
 			  dead_letter_reason, original_created_at, moved_to_dead_letter_at
 			)
 			select gen_random_uuid(), 'job.' || n % 30, '{}', 'q' || n % 10, 100, 3, 3, 'r' || n % 5, now(), now() - n * interval '1 second'
-			from generate_series(1, 60000) n`
+			from generate_series(1, 20000) n`
 		choose = `
 			insert into soniq_dead_letter_selections
 			select $1, row_number() over (order by moved_to_dead_letter_at, id), id
 			from soniq_dead_letter_jobs
-			limit 40000`
+			limit 12000`
 	)
 	tests := map[string][]string{
 		"of none":           {},

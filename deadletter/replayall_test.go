@@ -12,6 +12,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
 
 // unfiltered picks every dead letter in a bulk verb.
@@ -234,7 +235,7 @@ func TestQueue_ReplayAll_atTheSameTimeMakesEachJobOnce(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	q := newQueue(t, pool)
-	const n = 5000
+	n := testkit.Size(2500, 5000) // more than a batch
 	fill(t, pool, n)
 	ids := value[[]uuid.UUID](t, pool, "select array_agg(id) from (select id from soniq_dead_letter_jobs limit 50) x")
 	made := make([]int, 5)
