@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/pg"
 )
 
 // A Filter picks dead letters. The zero value picks all of them, and each field
@@ -26,7 +27,8 @@ type Filter struct {
 	NameLike string
 	// Reasons may be others than those of this package. Default any.
 	Reasons []classify.Reason
-	// From and To bound the time of death. Both are inclusive. Default unbounded.
+	// From and To bound the time of death. Both are inclusive. A year before 1 or after
+	// 9999 is an error. Default unbounded.
 	From time.Time
 	To   time.Time
 	// Tags must all match: the top level of the tags has the key, and its value
@@ -69,6 +71,9 @@ func (f Filter) Validate() error {
 	}
 	if f.Tags != nil && len(f.Tags) == 0 {
 		return fmt.Errorf("filter: Tags: %w", ErrEmptyFilterField)
+	}
+	if err := pg.CheckWindow("filter", f.From, f.To); err != nil {
+		return err
 	}
 	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
 		return fmt.Errorf("filter: To: %s is before From, %s",

@@ -262,10 +262,10 @@ func (q *Queue) Operations(ctx context.Context, limit int) ([]Operation, error) 
 // OperationsOf returns the latest operations that the filter picks, the newest first. Its
 // ID doesn't count.
 //
-// Errors: a negative limit; those of the database.
+// Errors: a negative limit, a year before 1 or after 9999; those of the database.
 func (q *Queue) OperationsOf(ctx context.Context, f HistoryFilter) ([]Operation, error) {
-	if f.Limit < 0 {
-		return nil, fmt.Errorf("list operations: Limit: %d is negative", f.Limit)
+	if err := f.Validate("list operations"); err != nil {
+		return nil, err
 	}
 	sql, params := f.Operations()
 	rows, _ := q.pool.Query(ctx, sql, params...)
@@ -279,10 +279,10 @@ func (q *Queue) OperationsOf(ctx context.Context, f HistoryFilter) ([]Operation,
 // Records returns the latest records that the filter picks, the newest first: all of the
 // dead letter ID or, without one, those of single dead letters, which no operation made.
 //
-// Errors: a negative limit; those of the database.
+// Errors: as for [Queue.OperationsOf].
 func (q *Queue) Records(ctx context.Context, f HistoryFilter) ([]Record, error) {
-	if f.Limit < 0 {
-		return nil, fmt.Errorf("list records: Limit: %d is negative", f.Limit)
+	if err := f.Validate("list records"); err != nil {
+		return nil, err
 	}
 	sql, params := f.Records()
 	rows, _ := q.pool.Query(ctx, sql, params...)

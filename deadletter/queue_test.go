@@ -104,6 +104,24 @@ func TestQueue_filtersPickWhatTheySay(t *testing.T) {
 	}
 }
 
+// A time far outside PostgreSQL's range would be sent as another one. The times of a
+// filter are in the test below; these are those of the history.
+func TestQueue_timesOutOfRange_areRefused(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t, testdb.New(t))
+	for _, at := range []time.Time{time.Unix(1<<60, 0), time.Unix(-1<<60, 0), time.Unix(noon.UnixMicro(), 0), time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		for field, f := range map[string]deadletter.HistoryFilter{"From": {From: at}, "To": {To: at}} {
+			_, operations := q.OperationsOf(t.Context(), f)
+			_, records := q.Records(t.Context(), f)
+			for verb, err := range map[string]error{"operations": operations, "records": records} {
+				if err == nil || !strings.Contains(err.Error(), field+": must be in a year from 1 to 9999") {
+					t.Errorf("%s, %s %s: %v", verb, field, at, err)
+				}
+			}
+		}
+	}
+}
+
 func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 	t.Parallel()
 	type filter = deadletter.Filter
@@ -122,6 +140,12 @@ func TestFilter_refusesWhatMakesNoSense(t *testing.T) {
 		{filter{State: "deceased"}, "State", nil},
 		{filter{Limit: -1}, "Limit", nil},
 		{filter{From: noon, To: noon.Add(-1)}, "To", nil},
+		// As microseconds these are 1970, and any time at all.
+		{filter{From: time.Unix(1<<60, 0)}, "From", nil},
+		{filter{From: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)}, "From", nil},
+		{filter{To: time.Unix(1<<60, 0)}, "To", nil},
+		{filter{To: time.Unix(noon.UnixMicro(), 0)}, "To", nil},
+		{filter{To: time.Unix(-1<<60, 0)}, "To", nil},
 		{filter{JobNames: []string{"a\x00"}}, "JobNames", nil},
 		{filter{Queues: []string{"\xff"}}, "Queues", nil},
 		{filter{NameLike: "\x00"}, "NameLike", nil},

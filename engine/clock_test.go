@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"soniq/engine"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
@@ -67,6 +69,45 @@ func TestWorkers_databasesClockIsSet_nobodyLivingIsBuried(t *testing.T) {
 	waitUntil(t, pool, "both jobs", `select count(*) = 2 from soniq_jobs where id in ($1, $2) and status = 'done'`, held, waiting)
 	if n := queryValue[int](t, pool, `select count(*) from soniq_dead_letter_jobs`); n != 0 {
 		t.Errorf("%d dead letters", n)
+	}
+}
+
+// A job that is put off to no time, and that its producer dated ahead, is not due before
+// that time, and is not said to be. A worker that starts makes it due, and so does whoever
+// makes it due by hand. What is put off for ever is, and is shown as that.
+func TestJobs_datedAhead_runWithoutWaitingForTheirDate(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	client := newClient(t, pool)
+	insert := func(column, at string) uuid.UUID {
+		id := uuid.New()
+		exec(t, pool, `insert into soniq_jobs (id, job_name, args, `+column+`) values ($1, 'a', '{}', $2::text::timestamptz)`, id, at)
+		return id
+	}
+	ahead := []string{"infinity", "294000-01-01", time.Now().Add(time.Hour).Format(time.RFC3339)}
+	var ids []uuid.UUID
+	for _, at := range ahead {
+		ids = append(ids, insert("created_at", at))
+	}
+	never := insert("scheduled_at", "infinity")
+	if s, err := client.Status(t.Context()); err != nil || s.Queues[0].Due != 0 || s.Queues[0].Scheduled != 4 {
+		t.Errorf("status %+v, %v", s.Queues, err)
+	}
+	reg := engine.NewRegistry()
+	noop(reg, "a")
+	w := start(t, pool, reg, engine.WorkerConfig{})
+	for _, id := range ids {
+		w.waitForJob(t, id)
+	}
+	for _, at := range ahead {
+		id := insert("created_at", at)
+		if err := client.RetryJob(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		w.waitForJob(t, id)
+	}
+	if j := getJob(t, client, never); j.Status != engine.StatusQueued || j.ScheduledAt == nil || j.ScheduledAt.Year() != 9999 {
+		t.Errorf("a job that is never due is %s, due at %v", j.Status, j.ScheduledAt)
 	}
 }
 

@@ -105,7 +105,7 @@ set status = 'queued',
   last_error = case status when 'cancelled' then null else last_error end,
   errors = case status when 'cancelled' then null else errors end,
   scheduled_at = case
-    when status = 'cancelled' or scheduled_at > now() then now()
+    when status = 'cancelled' or coalesce(scheduled_at, created_at) > now() then now()
     else scheduled_at
   end,
   cancel_requested_at = null,

@@ -213,6 +213,11 @@ func (in *insert) validate() error {
 	if err := checkText("producer id", *in.producerID); err != nil {
 		return err
 	}
+	if in.at != nil {
+		if problem := pg.TimeProblem(*in.at); problem != "" {
+			return &ArgumentError{"at", problem}
+		}
+	}
 	if in.delay != nil && *in.delay < 0 {
 		return &ArgumentError{"delay", fmt.Sprintf("must not be negative, not %s", *in.delay)}
 	}
@@ -380,19 +385,25 @@ func findDuplicates(ctx context.Context, db pg.Querier, rows []*insert, missing 
 		hashes = append(hashes, rows[i].argsHash)
 		dedupKeys = append(dedupKeys, rows[i].dedupKey)
 	}
-	result, err := db.Query(ctx, duplicatesSQL, ids, names, hashes, dedupKeys)
-	if err != nil {
-		return fmt.Errorf("look up duplicates: %w", err)
-	}
+	result, _ := db.Query(ctx, duplicatesSQL, ids, names, hashes, dedupKeys)
 	var id, existing uuid.UUID
 	if _, err := pgx.ForEachRow(result, []any{&id, &existing}, func() error {
 		done[missing[id]] = Enqueued{ID: existing, Duplicate: true}
 		delete(missing, id)
 		return nil
 	}); err != nil {
-		return fmt.Errorf("look up duplicates: %w", err)
+		return fmt.Errorf("look up duplicates: %w%s", err, duplicatesRemedy(err))
 	}
 	return nil
+}
+
+// duplicatesRemedy names the grant that a role lacks which may insert jobs and not find
+// the one that is queued already.
+func duplicatesRemedy(err error) string {
+	if !pg.IsCode(err, pg.InsufficientPrivilege) {
+		return ""
+	}
+	return "; an equal job is queued already, and to find it the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs"
 }
 
 // describeInsertError makes an *ArgumentError of the errors that are about a

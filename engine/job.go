@@ -43,7 +43,8 @@ type Job struct {
 	// attempt: 1 is the first.
 	Attempts    int `json:"attempts"`
 	MaxAttempts int `json:"max_attempts"`
-	// ScheduledAt is when the job is, or was, due. Nil means at once.
+	// ScheduledAt is when the job is, or was, due. Nil means at once. A job that is never
+	// due, at infinity, has the end of the year 9999.
 	ScheduledAt *time.Time `json:"scheduled_at,omitempty"`
 	CreatedAt   time.Time  `json:"created_at"`
 	UpdatedAt   time.Time  `json:"updated_at"`

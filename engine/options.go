@@ -94,7 +94,8 @@ func Priority(n int) EnqueueOption {
 	return enqueueOption(func(in *insert) { in.priority = n })
 }
 
-// At makes the job due at t. A time in the past means at once.
+// At makes the job due at t. A time in the past means at once. A year before 1 or after
+// 9999 is an error.
 func At(t time.Time) EnqueueOption {
 	return enqueueOption(func(in *insert) { in.at, in.delay = &t, nil })
 }

@@ -14,12 +14,13 @@ import (
 )
 
 // jobColumns are the columns of a [Job]. A text stands in the place of arguments and
-// results over most bytes. Infinite times are read as NULL.
+// results over most bytes. Infinite times are read as NULL, except for the due time: a job
+// that is due at infinity waits, and one without a due time does not.
 func jobColumns(most int) string {
 	return `
   id, ` + pg.BoundedText("job_name", 2000) + `, ` + pg.BoundedJSON("args", "arguments", most) + `, ` + pg.BoundedText("coalesce(queue, 'default')", 2000) + `, coalesce(priority, 100), status,
   coalesce(attempts, 0), greatest(coalesce(max_attempts, 4), 1),
-  ` + pg.FiniteTime("scheduled_at") + `,
+  ` + pg.BoundedTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("created_at") + `, now()),
   coalesce(` + pg.FiniteTime("updated_at") + `, ` + pg.FiniteTime("created_at") + `, now()),
   coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), ` + pg.BoundedJSON("result", "a result", most) + `, ` + pg.FiniteTime("expires_at") + `,
@@ -37,7 +38,7 @@ union all
 select
   id, ` + pg.BoundedText("job_name", 2000) + `, ` + pg.BoundedJSON("args", "arguments", most) + `, ` + pg.BoundedText("queue", 2000) + `, priority, 'dead_letter',
   attempts, max_attempts,
-  ` + pg.FiniteTime("scheduled_at") + `,
+  ` + pg.BoundedTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("original_created_at") + `, now()), coalesce(` + pg.FiniteTime("moved_to_dead_letter_at") + `, now()),
   coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), null, null,
   coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `

@@ -84,15 +84,15 @@ var statusQueuesSQL = `
 with counted as (
   select
     coalesce(queue, 'default') as name,
-    count(*) filter (where status = 'queued' and (scheduled_at is null or scheduled_at <= now())) as due,
-    count(*) filter (where status = 'queued' and scheduled_at > now()) as scheduled,
+    count(*) filter (where status = 'queued' and ` + pg.JobDue + ` <= now()) as due,
+    count(*) filter (where status = 'queued' and ` + pg.JobDue + ` > now()) as scheduled,
     count(*) filter (where status = 'processing') as processing,
     count(*) filter (where status = 'done') as done,
     count(*) filter (where status = 'cancelled') as cancelled,
     extract(epoch from now() - min(coalesce(scheduled_at, created_at)) filter (
-      where status = 'queued' and (scheduled_at is null or scheduled_at <= now())
+      where status = 'queued' and ` + pg.JobDue + ` <= now()
         and isfinite(coalesce(scheduled_at, created_at)))) as oldest
-  from public.soniq_jobs
+  from public.soniq_jobs j
   group by 1
 ),
 paused as (

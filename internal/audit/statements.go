@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,6 +80,17 @@ type Filter struct {
 	From, To time.Time
 	// Limit is how many are returned at most. Negative is an error. 0 is 1,000.
 	Limit int
+}
+
+// Validate returns an error that begins with what is done with the filter, and names the
+// first wrong field.
+//
+// Errors: only that; no caller decides by it.
+func (f Filter) Validate(doing string) error {
+	if f.Limit < 0 {
+		return fmt.Errorf("%s: Limit: %d is negative", doing, f.Limit)
+	}
+	return pg.CheckWindow(doing, f.From, f.To)
 }
 
 // where returns the conditions on a table with the column at for the time.

@@ -37,8 +37,14 @@ func grants(t *testing.T) map[string]string {
 	blocks := map[string]string{}
 	for _, section := range strings.Split(string(text), "\n### ") {
 		heading, rest, _ := strings.Cut(section, "\n")
-		if b := sqlBlock.FindStringSubmatch(rest); b != nil {
-			blocks[strings.ToLower(heading)] = b[1]
+		for i, b := range sqlBlock.FindAllStringSubmatch(rest, -1) {
+			// What a role needs for more comes in further blocks.
+			kind := strings.ToLower(heading)
+			if i > 0 {
+				b[1] = blocks[kind] + b[1]
+				kind += " with more"
+			}
+			blocks[kind] = b[1]
 		}
 	}
 	return blocks
@@ -55,7 +61,8 @@ func login(t *testing.T, pool *pgxpool.Pool, kind string) string {
 		if !ok {
 			t.Fatalf("docs/security.md has no grants for a %s", kind)
 		}
-		if sql = regexp.MustCompile(`\bsoniq_`+kind+`\b`).ReplaceAllString(block, name); sql == block {
+		role, _, _ := strings.Cut(kind, " ")
+		if sql = regexp.MustCompile(`\bsoniq_`+role+`\b`).ReplaceAllString(block, name); sql == block {
 			t.Fatalf("the grants for a %s name no role soniq_%s:\n%s", kind, kind, block)
 		}
 	}
@@ -117,6 +124,30 @@ func TestRoles_producer_enqueuesAndNothingElse(t *testing.T) {
 		"select from soniq_dead_letter_jobs", "select from soniq_hooks", "select from soniq_workers",
 		"insert into soniq_dead_letter_jobs default values", "insert into soniq_hooks (name, kind) values ('h', 'log')",
 	)...)
+}
+
+// A producer of unique jobs finds the one that is queued already with the second grant.
+// Without it the error says what is missing.
+func TestRoles_producerOfUniqueJobs_needsAndHasTheSecondGrant(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	with := clitest.NewShell(t, login(t, pool, "producer with more"))
+	without := clitest.NewShell(t, login(t, pool, "producer"))
+	for _, line := range [][]string{
+		{"enqueue", "j", "--unique"},
+		{"enqueue", "j", "--dedup-key", "k"},
+		{"enqueue", "j", "--unique", "--dedup-key", "both", "--args", `{"a": 1}`},
+	} {
+		first := with.OK(line...)
+		if second := with.OK(line...); second.Out != first.Out {
+			t.Errorf("%q: %s, and then %s", line, first.Out, second.Out)
+		}
+		if r := without.Run(line...); r.Code != 1 || !strings.Contains(r.Err, "the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs") {
+			t.Errorf("%q without it: exit %d, %s", line, r.Code, r.Err)
+		}
+	}
+	refused(t, with.Env["SONIQ_DATABASE_URL"], append(ownersAlone,
+		"select args from soniq_jobs", "select last_error from soniq_jobs", "update soniq_jobs set priority = 1", "delete from soniq_jobs")...)
 }
 
 func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {

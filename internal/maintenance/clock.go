@@ -11,8 +11,8 @@ import (
 const clockTask = "jobs from the future"
 
 // makeDueSQL makes jobs due that have no time of their own and were made in the future:
-// the database's clock was set back since. It doesn't wait for a row. Parameter: $1 how
-// many.
+// the database's clock was set back since, or their producer dated them so, perhaps at
+// infinity. It doesn't wait for a row. Parameter: $1 how many.
 const makeDueSQL = `
 update public.soniq_jobs
 set scheduled_at = now()
@@ -22,7 +22,6 @@ where id in (
   where j.status = 'queued'
     and j.scheduled_at is null
     and j.created_at > now() + interval '1 second'
-    and isfinite(j.created_at)
   limit $1
   for update skip locked
 )`

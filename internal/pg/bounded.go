@@ -1,6 +1,10 @@
 package pg
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
 
 // Limits for columns whose size is decided by whoever may insert a job. A jsonb
 // value has up to 255 MB, and a few bytes of it can be gigabytes as text: 1e131071
@@ -86,6 +90,30 @@ const (
 	EarliestTime = "timestamptz '0001-01-01 00:00:00+00'"
 	LatestTime   = "timestamptz '9999-12-31 23:59:59+00'"
 )
+
+// TimeProblem says what is wrong with a time that a caller gives, and completes a
+// sentence that begins with what it is. It is empty for a time from [EarliestTime] to
+// [LatestTime]: what is far outside pgx would send as another time, since its count of
+// microseconds overflows.
+func TimeProblem(t time.Time) string {
+	if year := t.UTC().Year(); year < 1 || year > 9999 {
+		return "must be in a year from 1 to 9999, not " + strconv.Itoa(year)
+	}
+	return ""
+}
+
+// CheckWindow checks the ends of a window. The zero time is no end.
+//
+// Errors: one that begins with what has the window, and names the field, From or To.
+func CheckWindow(what string, from, to time.Time) error {
+	if problem := TimeProblem(from); problem != "" {
+		return fmt.Errorf("%s: From: %s", what, problem)
+	}
+	if problem := TimeProblem(to); problem != "" {
+		return fmt.Errorf("%s: To: %s", what, problem)
+	}
+	return nil
+}
 
 // BoundedTime returns an expression for a column of type timestamptz: its value,
 // or the nearest time that Go and JSON can represent. NULL stays NULL.

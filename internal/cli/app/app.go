@@ -34,8 +34,10 @@ type Process struct {
 	// Whether the stream is a terminal.
 	StdinIsTTY, StdoutIsTTY, StderrIsTTY bool
 	// Width of the terminal in columns; 0 means no limit.
-	Width   int
-	Getenv  func(string) string
+	Width  int
+	Getenv func(string) string
+	// Now is this machine's time. Once an [App] has opened the database, it is that of
+	// the database.
 	Now     func() time.Time
 	Signals <-chan os.Signal
 	// Exit ends the process at once. The last signal calls it.

@@ -159,6 +159,9 @@ func (a *App) open(service bool) (*pgxpool.Pool, error) {
 		}
 	}
 	a.pool = pool
+	if !service && !db.Dev {
+		a.readClock(pool)
+	}
 	return pool, nil
 }
 

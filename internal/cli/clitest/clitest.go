@@ -53,6 +53,8 @@ type Shell struct {
 	TTY     bool
 	Width   int
 	Signals chan os.Signal
+	// ClockAhead is by how much the machine's clock is ahead of the right time.
+	ClockAhead time.Duration
 }
 
 // NewShell has the database in its environment, if there is one. Hooks may
@@ -78,7 +80,7 @@ func (s *Shell) Process(out, notes io.Writer) app.Process {
 		Stdin: strings.NewReader(s.Stdin), Stdout: out, Stderr: notes,
 		StdinIsTTY: s.TTY, StdoutIsTTY: s.TTY, StderrIsTTY: s.TTY, Width: s.Width,
 		Getenv:  func(name string) string { return s.Env[name] },
-		Now:     func() time.Time { return time.Now().UTC() },
+		Now:     func() time.Time { return time.Now().UTC().Add(s.ClockAhead) },
 		Signals: s.Signals,
 		Exit:    func(int) { s.T.Error("the command ended the process") },
 	}

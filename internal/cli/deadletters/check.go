@@ -175,6 +175,9 @@ func (c *checkCmd) measure(a *app.App, f deadletter.Filter) (deadletter.Backlog,
 		if err != nil {
 			return b, err
 		}
+		if err := c.window(&f, a.Now()); err != nil {
+			return b, err
+		}
 		return queue.Backlog(a.Ctx, f)
 	}()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -86,6 +86,9 @@ func (c *cleanupCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if err := c.window(&f, a.Now()); err != nil {
+		return err
+	}
 	did := "Removed"
 	var n int64
 	switch {

@@ -97,14 +97,8 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 			return f, err
 		}
 	}
-	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
+	if err := s.window(&f, now); err != nil {
 		return f, err
-	}
-	if f.To, err = app.ParseUntil("--until", s.Until, now); err != nil {
-		return f, err
-	}
-	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
-		return f, app.Usagef("--until is before --since: nothing is later than %s and earlier than %s", *s.Since, *s.Until)
 	}
 	if f.Tags, err = parseTags(s.Tag); err != nil {
 		return f, err
@@ -113,6 +107,21 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 		return f, app.Usagef("%w", err)
 	}
 	return f, nil
+}
+
+// window sets the ends of the filter's window. A command calls it again once the database
+// is open: an age is before now by the database's clock, which has dated the dead letters.
+func (s *selection) window(f *deadletter.Filter, now time.Time) (err error) {
+	if f.From, err = app.ParseTime("--since", s.Since, now); err != nil {
+		return err
+	}
+	if f.To, err = app.ParseUntil("--until", s.Until, now); err != nil {
+		return err
+	}
+	if !f.From.IsZero() && !f.To.IsZero() && f.To.Before(f.From) {
+		return app.Usagef("--until is before --since: nothing is later than %s and earlier than %s", *s.Since, *s.Until)
+	}
+	return nil
 }
 
 // checkEmpty refuses a flag with an empty value.

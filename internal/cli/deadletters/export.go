@@ -171,6 +171,9 @@ func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.
 
 // export writes the dead letters to w, with a progress bar on a terminal.
 func (c *exportCmd) export(a *app.App, pool *pgxpool.Pool, w io.Writer, f deadletter.Filter, format deadletter.Format) (int64, error) {
+	if err := c.window(&f, a.Now()); err != nil {
+		return 0, err
+	}
 	queue, err := a.DeadLetters(pool)
 	if err != nil {
 		return 0, err

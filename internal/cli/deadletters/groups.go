@@ -40,6 +40,9 @@ func (c *groupsCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if err := c.window(&f, a.Now()); err != nil {
+		return err
+	}
 	// One more than is shown says whether there are more.
 	f.Limit = min(c.Limit, math.MaxInt32-1) + 1
 	groups, err := queue.Groups(a.Ctx, f)

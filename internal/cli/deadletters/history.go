@@ -52,11 +52,14 @@ func (c *historyCmd) filter(now time.Time) (f deadletter.HistoryFilter, err erro
 }
 
 func (c *historyCmd) Run(a *app.App) error {
-	f, err := c.filter(a.Now())
-	if err != nil {
+	if _, err := c.filter(a.Now()); err != nil {
 		return err
 	}
 	_, queue, err := a.OpenDeadLetters()
+	if err != nil {
+		return err
+	}
+	f, err := c.filter(a.Now()) // again, by the database's clock
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,9 @@ func (c *listCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if err := c.window(&f, a.Now()); err != nil {
+		return err
+	}
 	after, err := c.cursor(a, queue)
 	if err != nil {
 		return err

@@ -100,6 +100,9 @@ func (c *replayCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if err := c.window(&f, a.Now()); err != nil {
+		return err
+	}
 	if bulk {
 		return c.bulk(a, pool, queue, f, o, pace)
 	}
