@@ -85,8 +85,14 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 		// It said when, and the attempt is not charged.
 		wait, final = r.pause, false
 	}
-	if err := d.outbox.failed(ctx, lease, ids, delivery, failure.Error(), final, wait, r.throttled); err != nil {
+	n, err := d.outbox.failed(ctx, lease, ids, delivery, failure.Error(), final, wait, r.throttled)
+	if err != nil {
 		return result{}, err
+	}
+	if n == 0 {
+		// Whoever has the lease now says how it ended, and what that says about the hook.
+		d.log.Warn("a hook delivery failed after the end of its lease; it is another dispatcher's now, or was removed", "hook", h.Name, "delivery", delivery.ID, "error", failure)
+		return result{}, nil
 	}
 	level := slog.LevelWarn
 	if final {

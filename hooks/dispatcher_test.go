@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -147,6 +148,48 @@ func TestStore_RetryDeliveries_hookPauses_sendsNow(t *testing.T) {
 				eventually.True(t, "the delivery", func() bool {
 					return value[int](t, pool, `select count(*) from soniq_hook_deliveries where state = 'delivered'`) == 1
 				})
+			})
+		}
+	}
+}
+
+// A dispatcher that was frozen comes back to a delivery that another one has sent, or that was removed: its
+// own failure is no news of the hook, whatever the answer was, and the other's turn stays the other's.
+func TestDispatcher_failureAfterItsLease_saysNothingOfTheHook(t *testing.T) {
+	t.Parallel()
+	for name, taken := range map[string]string{
+		"delivered by another":    `update soniq_hook_deliveries set state = 'delivered', lease = null, delivered_at = now()`,
+		"being sent by another":   `update soniq_hook_deliveries set lease = gen_random_uuid(), next_attempt_at = now() + interval '1 minute'`,
+		"removed with its letter": `delete from soniq_hook_deliveries`,
+	} {
+		for _, status := range []int{http.StatusInternalServerError, http.StatusGone, http.StatusTooManyRequests} {
+			t.Run(fmt.Sprintf("%s, then %d", name, status), func(t *testing.T) {
+				t.Parallel()
+				pool := testdb.New(t)
+				other := uuid.New()
+				rc := newReceiver(t, func(n int, w http.ResponseWriter, _ *http.Request) {
+					if n > 1 {
+						return
+					}
+					if _, err := pool.Exec(context.Background(), taken); err != nil {
+						t.Error(err)
+					}
+					if _, err := pool.Exec(context.Background(), `update soniq_hooks set sender = $1`, other); err != nil {
+						t.Error(err)
+					}
+					w.Header().Set("Retry-After", "3600")
+					w.WriteHeader(status)
+				})
+				hook := addHook(t, pool, "webhook", rc.URL)
+				log := &logged{}
+				dispatchWith(t, pool, hooks.Config{Logger: log.logger()})
+				die(t, pool, 1, "j", "boom")
+				eventually.True(t, "the failure", func() bool { return strings.Contains(log.String(), "after the end of its lease") })
+				die(t, pool, 1, "j", "boom")
+				eventually.True(t, "the next one", func() bool { return len(rc.requests()) == 2 })
+				if !value[bool](t, pool, `select enabled and failures = 0 and failing_since is null and blocked_until is null and sender = $2 from soniq_hooks where id = $1`, hook, other) {
+					t.Error("the failure counts")
+				}
 			})
 		}
 	}

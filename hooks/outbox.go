@@ -283,11 +283,11 @@ where d.id = any ($1)
   and d.lease = $2
   and d.state = 'pending'`
 
-// failed marks the rows whose lease we still have. They are tried again after wait;
-// final: never. refund: the attempt is not charged.
-func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d *Delivery, reason string, final bool, wait time.Duration, refund bool) error {
-	_, err := o.pool.Exec(ctx, outboxFailedSQL, ids, lease, d.Status, storable(d.Answer), storable(reason), final, wait.Seconds(), refund)
-	return err
+// failed marks the rows whose lease we still have, and returns how many. They are tried
+// again after wait; final: never. refund: the attempt is not charged.
+func (o outbox) failed(ctx context.Context, lease uuid.UUID, ids []uuid.UUID, d *Delivery, reason string, final bool, wait time.Duration, refund bool) (int64, error) {
+	tag, err := o.pool.Exec(ctx, outboxFailedSQL, ids, lease, d.Status, storable(d.Answer), storable(reason), final, wait.Seconds(), refund)
+	return tag.RowsAffected(), err
 }
 
 var outboxHealthSQL = `

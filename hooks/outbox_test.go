@@ -71,8 +71,8 @@ func TestOutbox_lateMark_changesNothing(t *testing.T) {
 	if n, err := o.delivered(t.Context(), hook, late, ids, d); err != nil || n != 0 {
 		t.Errorf("marked %d rows, %v", n, err)
 	}
-	if err := o.failed(t.Context(), late, ids, d, "late", true, time.Hour, false); err != nil {
-		t.Fatal(err)
+	if n, err := o.failed(t.Context(), late, ids, d, "late", true, time.Hour, false); err != nil || n != 0 {
+		t.Fatalf("marked %d rows, %v", n, err)
 	}
 	if err := o.release(t.Context(), late, ids); err != nil {
 		t.Fatal(err)
