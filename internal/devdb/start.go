@@ -200,6 +200,8 @@ func (c *cluster) settings(port int) []string {
 			// The one setting that pays. The others, synchronous_commit above
 			// all, would lose commits when a test kills the server.
 			"-c", "fsync=off",
+			// To compile a test's statement takes longer than to run it.
+			"-c", "jit=off",
 		)
 	}
 	return settings

@@ -49,6 +49,7 @@ const maxConns = 10
 type server struct {
 	mu    sync.Mutex
 	url   string // empty until opened
+	admin *pgxpool.Pool
 	lease *devdb.Lease
 	count int // of the databases made
 }
@@ -68,6 +69,7 @@ func Main(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
+	shared.disconnect()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, "testdb:", err)
 		code = 1
@@ -202,22 +204,22 @@ func create(t testing.TB, schema bool) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	admin, number, err := shared.open(ctx)
+	url, number, err := shared.open(ctx)
 	if err != nil {
 		t.Fatalf("testdb: %v", err)
 	}
 	name := databaseName(number)
-	if err := createDatabase(ctx, admin, name, schema); err != nil {
+	if err := shared.createDatabase(ctx, name, schema); err != nil {
 		t.Fatalf("testdb: %v", err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
-		if err := dropDatabase(ctx, admin, name); err != nil {
+		if err := shared.dropDatabase(ctx, name); err != nil {
 			t.Errorf("testdb: %v", err)
 		}
 	})
-	made, err := withDatabase(admin, name)
+	made, err := withDatabase(url, name)
 	if err != nil {
 		t.Fatalf("testdb: %v", err)
 	}
@@ -262,15 +264,36 @@ func (s *server) open(ctx context.Context) (string, int, error) {
 	if err := sweep(ctx, admin); err != nil {
 		return "", 0, err
 	}
+	config, err := pgxpool.ParseConfig(admin)
+	if err != nil {
+		return "", 0, fmt.Errorf("parse %s: %w", urlEnv, err)
+	}
+	// One for each test that may run at once.
+	config.MaxConns = int32(2 * runtime.GOMAXPROCS(0)) //nolint:gosec // Not so many.
+	if s.admin, err = pgxpool.NewWithConfig(context.Background(), config); err != nil {
+		return "", 0, err
+	}
 	s.url = admin
 	return s.url, s.count, nil
+}
+
+// disconnect closes the connections to the server.
+func (s *server) disconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.admin != nil {
+		s.admin.Close()
+	}
 }
 
 func (s *server) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lease := s.lease
-	s.url, s.lease = "", nil
+	if s.admin != nil {
+		s.admin.Close()
+	}
+	s.url, s.lease, s.admin = "", nil, nil
 	if lease == nil {
 		return nil
 	}

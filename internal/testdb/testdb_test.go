@@ -106,7 +106,9 @@ func TestServer_givenByEnvironment_isUsed(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 4 {
 			wg.Go(func() {
-				if err := createDatabase(t.Context(), own, "atonce_"+strconv.Itoa(i), true); err != nil {
+				if err := withConn(t.Context(), own, func(conn *pgx.Conn) error {
+					return createDatabase(t.Context(), conn, own, "atonce_"+strconv.Itoa(i), true)
+				}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -122,12 +124,16 @@ func TestServer_givenByEnvironment_isUsed(t *testing.T) {
 
 	t.Run("leftovers_areDropped", func(t *testing.T) {
 		now := strconv.FormatInt(time.Now().Unix(), 36)
+		create := func(name string) {
+			t.Helper()
+			must(t, createDatabase(t.Context(), connect(t, own), own, name, false))
+		}
 		for i := range 6 {
-			must(t, createDatabase(t.Context(), own, templatePrefix+strconv.Itoa(i), false))
+			create(templatePrefix + strconv.Itoa(i))
 		}
 		leftover := testPrefix + hostDigest() + "_" + gonePID + "_" + now + "_1"
-		must(t, createDatabase(t.Context(), own, leftover, false))
-		must(t, createDatabase(t.Context(), own, "soniq_test_mine", false))
+		create(leftover)
+		create("soniq_test_mine")
 		// What was prepared there outlives its run and every connection.
 		inLeftover, err := withDatabase(own, leftover)
 		must(t, err)
