@@ -424,3 +424,24 @@ func listen(t testing.TB, pool *pgxpool.Pool, channel string) func() string {
 		return n.Payload
 	}
 }
+
+// A count that another program wrote as large as it can be is no reason to replay nothing.
+func TestQueue_Replay_greatestCount_isReplayedLikeOthers(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := newQueue(t, pool)
+	fill(t, pool, 5)
+	exec(t, pool, "update soniq_dead_letter_jobs set resurrection_count = case args ->> 'n' when '1' then 2147483647 when '2' then 2147483646 when '3' then null else 0 end")
+	one := value[uuid.UUID](t, pool, "select id from soniq_dead_letter_jobs where args ->> 'n' = '1'")
+	if _, err := q.Replay(t.Context(), one, deadletter.ReplayOptions{}); err != nil {
+		t.Error(err)
+	}
+	exec(t, pool, "update soniq_dead_letter_jobs set state = 'dead'")
+	result, err := q.ReplayAll(t.Context(), unfiltered, deadletter.ReplayAllOptions{})
+	if err != nil || len(result.Replayed) != 5 {
+		t.Errorf("replayed %d, %v", len(result.Replayed), err)
+	}
+	if got := value[string](t, pool, "select string_agg(resurrection_count::text, ' ' order by args ->> 'n') from soniq_dead_letter_jobs"); got != "2147483647 2147483647 1 1 1" {
+		t.Errorf("counts %s", got)
+	}
+}

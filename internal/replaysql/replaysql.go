@@ -70,7 +70,7 @@ const made = `made as (
   set
     state = 'replaying',
     replay_job_id = made.id,
-    resurrection_count = coalesce(d.resurrection_count, 0) + 1,
+    resurrection_count = least(coalesce(d.resurrection_count, 0), 2147483646) + 1,
     last_resurrection_at = clock_timestamp()
   from made
   where d.id = made.replay_of
