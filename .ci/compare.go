@@ -2,7 +2,9 @@
 // an older commit. It prints the median of each figure of both, and the median of the
 // pairs' ratios; only ratios of one run mean something.
 //
-//	go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] COMMIT
+//	go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] [-jobs N] [-workloads] COMMIT
+//
+// With -workloads the older commit runs the workloads of the working tree: for those that it hasn't.
 //
 // It starts private PostgreSQL servers as --dev does, unless SONIQ_DATABASE_URL is set.
 package main
@@ -35,25 +37,27 @@ type figure struct {
 func main() {
 	rounds := flag.Int("rounds", 5, "pairs of runs")
 	only := flag.String("only", "burn-down,wake,enqueue", "workloads of 'soniq bench --list'")
+	jobs := flag.Int("jobs", 0, "jobs of a burn-down; 0 is the default of 'soniq bench'")
+	workloads := flag.Bool("workloads", false, "the older commit runs the workloads of this tree")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] COMMIT")
+		fmt.Fprintln(os.Stderr, "usage: go run .ci/compare.go [-rounds N] [-only WORKLOAD,...] [-jobs N] [-workloads] COMMIT")
 		os.Exit(2)
 	}
-	if err := compare(flag.Arg(0), *only, *rounds); err != nil {
+	if err := compare(flag.Arg(0), *only, *rounds, *jobs, *workloads); err != nil {
 		fmt.Fprintln(os.Stderr, "compare:", err)
 		os.Exit(1)
 	}
 }
 
-func compare(commit, only string, rounds int) error {
+func compare(commit, only string, rounds, jobs int, workloads bool) error {
 	dir, err := os.MkdirTemp("", "soniq-compare-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
 	base, now := filepath.Join(dir, "base"), filepath.Join(dir, "now")
-	if err := build(dir, commit, base, now); err != nil {
+	if err := build(dir, commit, base, now, workloads); err != nil {
 		return err
 	}
 	values := map[string][2][]float64{}
@@ -61,7 +65,7 @@ func compare(commit, only string, rounds int) error {
 	for round := range rounds {
 		for turn := range 2 {
 			which := (round + turn) % 2 // who goes first changes
-			figures, err := measure([]string{base, now}[which], only)
+			figures, err := measure([]string{base, now}[which], only, jobs)
 			if err != nil {
 				return err
 			}
@@ -93,18 +97,48 @@ func compare(commit, only string, rounds int) error {
 }
 
 // build makes the program of both; that of the commit from a worktree of its own.
-func build(dir, commit, base, now string) error {
+func build(dir, commit, base, now string, workloads bool) error {
 	tree := filepath.Join(dir, "tree")
 	if err := run("git", "worktree", "add", "--detach", tree, commit); err != nil {
 		return err
 	}
 	defer func() { _ = run("git", "worktree", "remove", "--force", tree) }()
+	if workloads {
+		if err := overlay(tree); err != nil {
+			return fmt.Errorf("give %s the workloads of this tree: %w", commit, err)
+		}
+	}
 	old := exec.Command("go", "build", "-o", base, "./cmd/soniq")
 	old.Dir, old.Stderr = tree, os.Stderr
 	if err := old.Run(); err != nil {
 		return fmt.Errorf("build %s: %w", commit, err)
 	}
 	return run("go", "build", "-o", now, "./cmd/soniq")
+}
+
+// overlay puts the workloads of this tree into another one, whose command knows its own.
+func overlay(tree string) error {
+	if err := run("cp", "-RT", "internal/bench", filepath.Join(tree, "internal/bench")); err != nil {
+		return err
+	}
+	const command = "internal/cli/dev/bench.go"
+	now, err := os.ReadFile(command)
+	if err != nil {
+		return err
+	}
+	old, err := os.ReadFile(filepath.Join(tree, command))
+	if err != nil {
+		return err
+	}
+	const list, entry = "all := []bench.Match{\n", "{Workload: bench."
+	var more []byte
+	for line := range bytes.Lines(now) {
+		if bytes.Contains(line, []byte(entry)) && !bytes.Contains(old, bytes.TrimSpace(line)) {
+			more = append(more, line...)
+		}
+	}
+	old = bytes.Replace(old, []byte(list), append([]byte(list), more...), 1)
+	return os.WriteFile(filepath.Join(tree, command), old, 0o600)
 }
 
 func run(name string, args ...string) error {
@@ -117,8 +151,11 @@ func run(name string, args ...string) error {
 }
 
 // measure runs one round of the workloads and returns each figure by its name.
-func measure(program, only string) (map[string]float64, error) {
+func measure(program, only string, jobs int) (map[string]float64, error) {
 	args := []string{"bench", "--json", "--rounds=1", "--only=" + only}
+	if jobs > 0 {
+		args = append(args, fmt.Sprint("--jobs=", jobs))
+	}
 	if os.Getenv("SONIQ_DATABASE_URL") == "" {
 		args = append(args, "--dev")
 	}

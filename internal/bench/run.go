@@ -42,6 +42,9 @@ var (
 	WakePairs    = Workload{"wake-pairs", "the second of two inserts 1 to 90 ms apart: from insert to start", wakePairs}
 	WakeRollback = Workload{"wake-rollback", "an insert after a rolled back one: from insert to start", wakeAfterRollback}
 	Failures     = Workload{"failures", "jobs fail for good and are replayed", failures}
+	BulkReplay   = Workload{"bulk-replay", "a quarter of four times the jobs, all dead letters, is replayed, and not for the first time", bulkReplay}
+	Import       = Workload{"import", "dead letters are exported, and imported: a dry run, and in earnest", importing}
+	MassDeath    = Workload{"mass-death", "jobs fail for good at once, and a hook is on", massDeath}
 	Idle         = Workload{"idle", "a worker with nothing to do", idle}
 )
 
@@ -49,7 +52,7 @@ var (
 func Workloads() []Workload {
 	return []Workload{
 		BurnDown, BurnDownFew, BurnDownHeld, Sustained, Enqueue, EnqueueEight, EnqueueAwake, EnqueueMany,
-		WakeIdle, WakePairs, WakeRollback, Failures, Idle,
+		WakeIdle, WakePairs, WakeRollback, Failures, BulkReplay, Import, MassDeath, Idle,
 	}
 }
 

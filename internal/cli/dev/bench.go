@@ -146,6 +146,9 @@ func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
 		{Workload: bench.WakePairs, Systems: []bench.System{told, defaults}},
 		{Workload: bench.WakeRollback, Systems: []bench.System{told, defaults}},
 		{Workload: bench.Failures, Systems: []bench.System{failing}},
+		{Workload: bench.BulkReplay, Systems: []bench.System{tuned}},
+		{Workload: bench.Import, Systems: []bench.System{tuned}},
+		{Workload: bench.MassDeath, Systems: []bench.System{failing}},
 		{Workload: bench.Idle, Systems: []bench.System{defaults}},
 	}
 	if len(c.Only) == 0 {
