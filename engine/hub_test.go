@@ -2,9 +2,11 @@ package engine_test
 
 import (
 	"context"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/engine"
@@ -16,7 +18,7 @@ import (
 func idleCrew(t *testing.T, pool *pgxpool.Pool, n int, reg func() *engine.Registry) (workers []*running) {
 	t.Helper()
 	for range n {
-		workers = append(workers, start(t, pool, reg(), engine.WorkerConfig{Concurrency: 1}))
+		workers = append(workers, start(t, pool, reg(), engine.WorkerConfig{Concurrency: 1, ShutdownTimeout: time.Nanosecond}))
 	}
 	for _, w := range workers {
 		waitTrue(t, "trust in notifications", w.Hears)
@@ -143,5 +145,74 @@ func TestWorkers_theOneThatKnowsOfTheDueJobIsAway_anotherRunsIt(t *testing.T) {
 				t.Errorf("job %s runs, want %s", job.ID, later)
 			}
 		})
+	}
+}
+
+// Each of five processes is the first one to look for some sessions that enqueue. Two of
+// them can't: one is frozen and keeps its lock, one was killed a moment ago.
+func TestWorkers_firstProcessFrozenOrKilled_anotherRunsTheJob(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	frozen, killed := startProcess(t, url, engine.Timing{}), startProcess(t, url, engine.Timing{})
+	started := make(chan *engine.Job, 100)
+	for range 3 {
+		idleCrew(t, connect(t, url), 1, func() *engine.Registry {
+			reg := engine.NewRegistry()
+			engine.HandleRaw(reg, "held", func(_ context.Context, job *engine.Job) (any, error) {
+				started <- job
+				return nil, nil
+			})
+			return reg
+		})
+	}
+	pool := connect(t, url)
+	waitUntil(t, pool, "the locks of all", advertisingSQL, 5)
+	frozen.signal(t, syscall.SIGSTOP)
+	killed.signal(t, syscall.SIGKILL)
+	var longest time.Duration
+	for range 20 {
+		conn, err := pgx.Connect(t.Context(), url) // another session each time
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err = conn.Exec(t.Context(), `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'held', '{}')`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		receive(t, "the start in a process that runs", started)
+		longest = max(longest, time.Since(began))
+		_ = conn.Close(t.Context())
+	}
+	t.Logf("the longest wait was %s", longest)
+}
+
+// What one process has no slots for is run by the others.
+func TestWorkers_firstProcessFull_theOthersRunTheRest(t *testing.T) {
+	t.Parallel()
+	const processes = 5
+	url := testdb.NewURL(t)
+	started, release := make(chan *engine.Job, 100), make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	for range processes {
+		idleCrew(t, connect(t, url), 1, func() *engine.Registry {
+			reg := engine.NewRegistry()
+			engine.HandleRaw(reg, "held", func(ctx context.Context, job *engine.Job) (any, error) {
+				started <- job
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return nil, nil
+			})
+			return reg
+		})
+	}
+	pool := connect(t, url)
+	waitUntil(t, pool, "the locks of all", advertisingSQL, processes)
+	exec(t, pool, `insert into soniq_jobs (id, job_name, args)
+		select gen_random_uuid(), 'held', '{}' from generate_series(1, $1)`, processes)
+	for range processes {
+		receive(t, "a start in each", started)
 	}
 }

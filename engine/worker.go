@@ -178,8 +178,16 @@ func (w *Worker) wire() error {
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
 		Busy: w.inflight.busy, Registered: w.fetcher.registered, Recover: w.maintenance.Recovery.OfWorker,
-		Clock: &w.clock, Stepped: stepped, Leads: func() bool { return w.fetcher.member.Leads() },
+		Clock: &w.clock, Stepped: stepped, Crew: hub.CrewKey(w.queues, w.registry.Names()),
+		Leads: func() bool { return w.fetcher.member.Leads() },
+		Saw:   func(peers []liveness.Peer) { w.fetcher.member.Saw(peers) },
 	})
+	w.wireHub()
+	return nil
+}
+
+// wireHub makes the worker's side of a hub.
+func (w *Worker) wireHub() {
 	w.fetcher.member = hub.NewMember(hub.MemberConfig{
 		Queues: w.queues, Names: w.registry.Names(), Session: w.liveness.Session, Control: w.cancels,
 		Listened: w.fetcher.waiter.Invalidate, OnHealth: w.listening, WakeDetector: w.liveness.Watch.Wake,
@@ -189,7 +197,6 @@ func (w *Worker) wire() error {
 			w.liveness.Watch.Wake()
 		}
 	}
-	return nil
 }
 
 // ID is the worker's id in soniq_workers.

@@ -53,3 +53,10 @@ type Handler interface {
 	// Notify is called for each notification.
 	Notify(ctx context.Context, payload string)
 }
+
+// Sourced is a [Handler] that wants to know who notified.
+type Sourced interface {
+	// NotifyFrom is called in place of Notify. pid is the server's process of the session
+	// that notified: all listeners are given the same.
+	NotifyFrom(ctx context.Context, pid uint32, payload string)
+}

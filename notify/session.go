@@ -223,6 +223,12 @@ func (a adapter) HandleBacklog(ctx context.Context, channel string, conn *pgx.Co
 
 func (a adapter) HandleNotification(ctx context.Context, n *pgconn.Notification, _ *pgx.Conn) error {
 	a.s.health.arrived()
-	a.s.guarded(ctx, n.Channel, func() { a.h.Notify(ctx, n.Payload) })
+	a.s.guarded(ctx, n.Channel, func() {
+		if h, ok := a.h.(Sourced); ok {
+			h.NotifyFrom(ctx, n.PID, n.Payload)
+		} else {
+			a.h.Notify(ctx, n.Payload)
+		}
+	})
 	return nil
 }

@@ -12,7 +12,13 @@ type call struct {
 	origin int64
 	// since is when a member was given it.
 	since time.Time
+	// hop counts how often it was passed from one hub to another. At lastHop it is passed no
+	// more.
+	hop int
 }
+
+// lastHop is a call that all hubs get.
+const lastHop = 2
 
 // join is one call in place of two: what answers the later one answers both.
 func (c call) join(o call) call {
@@ -25,7 +31,7 @@ func (c call) join(o call) call {
 	if o.since.Before(c.since) {
 		c.since = o.since
 	}
-	c.origin = max(c.origin, o.origin)
+	c.origin, c.hop = max(c.origin, o.origin), min(c.hop, o.hop)
 	return c
 }
 
@@ -43,7 +49,9 @@ const (
 // crew are the members that serve the same queues and job names: what one of them can
 // run, each can. The hub's lock guards it.
 type crew struct {
-	hub     *Hub
+	hub *Hub
+	// key is the crew's in all hubs.
+	key     string
 	serves  func(queue string) bool
 	members []*Member
 	// parkings counts, so that the last one to park is known.
@@ -54,6 +62,14 @@ type crew struct {
 	dueTimer *time.Timer
 	// late fires when a call has not been answered for lateAfter.
 	late *time.Timer
+
+	// others are the locks of the other hubs that have members of this crew.
+	others []int64
+	deputy deputy
+	// sending: a call is being sent to other hubs, and unsent is the hop of another one
+	// that is to follow.
+	sending bool
+	unsent  int
 }
 
 // lateAfter is how long a member may take to answer a call, before another one is
@@ -61,26 +77,30 @@ type crew struct {
 const lateAfter = 250 * time.Millisecond
 
 // call wakes one member, unless one that is about to look will see the job too.
-func (c *crew) call(origin int64) {
+func (c *crew) call(what call) {
 	for _, m := range c.members {
 		if m.asked.origin != 0 {
-			m.asked.origin = origin
+			m.asked.origin, m.asked.hop = what.origin, min(m.asked.hop, what.hop)
 			return
 		}
 	}
-	c.route(origin)
+	c.route(what)
 }
 
-// route gives a call to a member that has not looked since it was made, if there is one.
-func (c *crew) route(origin int64) {
+// route gives a call to a member that has not looked since it was made. If there is none,
+// it is for another hub.
+func (c *crew) route(what call) {
 	var best *Member
 	for _, m := range c.members {
-		if m.mayTake(origin) && (best == nil || m.before(best)) {
+		if m.mayTake(what.origin) && (best == nil || m.before(best)) {
 			best = m
 		}
 	}
-	if best != nil {
-		best.ask(origin)
+	switch {
+	case best != nil:
+		best.ask(what)
+	case what.hop < lastHop && len(c.others) > 0:
+		c.send(what.hop + 1)
 	}
 }
 
@@ -103,8 +123,9 @@ func (m *Member) before(o *Member) bool {
 }
 
 // ask gives the member a call and wakes it.
-func (m *Member) ask(origin int64) {
-	m.asked = call{origin: origin, since: time.Now()}
+func (m *Member) ask(what call) {
+	what.since = time.Now()
+	m.asked = what
 	m.wakeups.Set()
 	c := m.crew
 	if c.late == nil {
@@ -124,10 +145,12 @@ func (c *crew) lookForLate() {
 		open = open.join(held)
 		if held.origin != 0 && now.Sub(held.since) >= lateAfter {
 			late = late.join(held)
+			// Other hubs get it once.
+			m.asked.hop, m.answering.hop = lastHop, lastHop
 		}
 	}
 	if late.origin != 0 {
-		c.route(late.origin)
+		c.route(late)
 	}
 	if open.origin != 0 && c.late == nil {
 		c.late = time.AfterFunc(lateAfter, c.lookForLate)
@@ -156,7 +179,7 @@ func (c *crew) isDue(at time.Time) {
 	}
 	c.due = time.Time{}
 	c.hub.count++
-	c.call(c.hub.count)
+	c.call(call{origin: c.hub.count})
 	c.hub.wakeDetector()
 }
 
@@ -167,7 +190,7 @@ func (c *crew) remove(m *Member) {
 	if len(c.members) > 0 {
 		return
 	}
-	for _, t := range []*time.Timer{c.late, c.dueTimer} {
+	for _, t := range []*time.Timer{c.late, c.dueTimer, c.deputy.timer} {
 		if t != nil {
 			t.Stop()
 		}

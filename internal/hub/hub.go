@@ -20,16 +20,15 @@
 // When the next job is due is known to the crew, not to the member that has found out:
 // it may be busy by then.
 //
-// Between workers of several processes nothing of this holds: each hub hears each
-// notification. So a hub that is frozen or cut off keeps no job from the others.
+// Between hubs see fleet.go.
 package hub
 
 import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -65,6 +64,8 @@ type Hub struct {
 	key    Key
 	id     uuid.UUID
 	logger *slog.Logger
+	// publish sends a payload to all hubs.
+	publish func(ctx context.Context, payload string) error
 
 	// end ends the listener, and ended is closed when it has ended with err.
 	end   context.CancelFunc
@@ -80,9 +81,17 @@ type Hub struct {
 	// connections counts, and lock is the present one's, if it has one.
 	connections int
 	lock        *liveness.Lock
+	// lockKey is its key; 0 is none.
+	lockKey int64
 	// listening: the channels of jobs and of control are listened to.
 	listening, controlled bool
 	healthy               bool
+	// announced is when a job was announced last.
+	announced time.Time
+	// closed: the last member has left.
+	closed bool
+	// sends are the calls that are being sent to other hubs.
+	sends sync.WaitGroup
 }
 
 // hubs are those that have members.
@@ -112,7 +121,7 @@ func Join(ctx context.Context, config Config, m *Member) error {
 
 // start starts a hub without members, which goes on when ctx ends.
 func start(ctx context.Context, config Config) (*Hub, error) {
-	h := &Hub{key: config.Key, id: uuid.New(), logger: config.Logger, crews: map[string]*crew{}, ended: make(chan struct{})}
+	h := &Hub{key: config.Key, id: uuid.New(), publish: publisher(config.Pool), logger: config.Logger, crews: map[string]*crew{}, ended: make(chan struct{})}
 	conn := config.Key.Listen
 	if conn == nil {
 		conn = config.Pool.Config().ConnConfig
@@ -144,9 +153,9 @@ func (h *Hub) add(ctx context.Context, m *Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m.hub = h
-	key := crewKey(m.config)
+	key := CrewKey(m.config.Queues, m.config.Names)
 	if h.crews[key] == nil {
-		h.crews[key] = &crew{hub: h, serves: serving(m.config.Queues)}
+		h.crews[key] = &crew{hub: h, key: key, serves: serving(m.config.Queues)}
 	}
 	m.crew = h.crews[key]
 	m.crew.members = append(m.crew.members, m)
@@ -189,6 +198,7 @@ func (h *Hub) run(ctx context.Context, m *Member) error {
 	if last {
 		h.end()
 		<-h.ended
+		h.sends.Wait()
 	}
 	select {
 	case <-h.ended:
@@ -206,13 +216,14 @@ func (h *Hub) remove(m *Member) (last bool) {
 	h.members = slices.DeleteFunc(h.members, func(o *Member) bool { return o == m })
 	m.crew.remove(m)
 	if len(m.crew.members) == 0 {
-		delete(h.crews, crewKey(m.config))
+		delete(h.crews, m.crew.key)
 	}
 	m.config.Session.Down()
 	if led {
 		h.wakeDetector()
 	}
-	return len(h.members) == 0
+	h.closed = len(h.members) == 0
+	return h.closed
 }
 
 // wakeDetector makes the one that leads look at the other workers soon.
@@ -234,7 +245,7 @@ func (h *Hub) connected(ctx context.Context, conn *pgx.Conn) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lock = lock
+	h.lock, h.lockKey = lock, lock.Key()
 	for _, m := range h.members {
 		m.config.Session.Up(lock)
 	}
@@ -244,7 +255,7 @@ func (h *Hub) connected(ctx context.Context, conn *pgx.Conn) error {
 func (h *Hub) disconnected() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lock, h.listening, h.controlled = nil, false, false
+	h.lock, h.lockKey, h.listening, h.controlled = nil, 0, false, false
 	for _, m := range h.members {
 		m.config.Session.Down()
 	}
@@ -258,19 +269,6 @@ func (h *Hub) heard(healthy bool) {
 	for _, m := range h.members {
 		m.config.OnHealth(healthy)
 	}
-}
-
-// announce calls each crew for a job in the queue; the empty one is any.
-func (h *Hub) announce(queue string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.count++
-	for _, c := range h.crews {
-		if c.serves(queue) {
-			c.call(h.count)
-		}
-	}
-	h.wakeDetector()
 }
 
 // jobs handles what is announced of new jobs.
@@ -288,7 +286,12 @@ func (j *jobs) Connected(context.Context) {
 }
 
 // Notify implements [notify.Handler].
-func (j *jobs) Notify(_ context.Context, queue string) { (*Hub)(j).announce(queue) }
+func (j *jobs) Notify(ctx context.Context, queue string) { j.NotifyFrom(ctx, 0, queue) }
+
+// NotifyFrom implements [notify.Sourced].
+func (j *jobs) NotifyFrom(_ context.Context, pid uint32, queue string) {
+	(*Hub)(j).announce(pid, queue)
+}
 
 // control passes on what is announced to workers.
 type control Hub
@@ -305,18 +308,18 @@ func (c *control) Connected(ctx context.Context) {
 }
 
 // Notify implements [notify.Handler].
-func (c *control) Notify(ctx context.Context, payload string) {
+func (c *control) Notify(ctx context.Context, payload string) { c.NotifyFrom(ctx, 0, payload) }
+
+// NotifyFrom implements [notify.Sourced].
+func (c *control) NotifyFrom(ctx context.Context, pid uint32, payload string) {
 	h := (*Hub)(c)
+	if h.received(pid, payload) {
+		return
+	}
 	h.mu.Lock()
 	members := slices.Clone(h.members)
 	h.mu.Unlock()
 	for _, m := range members {
 		m.config.Control.Notify(ctx, payload)
 	}
-}
-
-// crewKey is equal for workers that serve the same.
-func crewKey(c MemberConfig) string {
-	return strings.Join(slices.Sorted(slices.Values(c.Queues)), "\x00") + "\x00\x00" +
-		strings.Join(slices.Sorted(slices.Values(c.Names)), "\x00")
 }

@@ -126,6 +126,9 @@ func (m *Member) Full() (look bool) {
 	if m.answering.origin == 0 {
 		return false
 	}
+	if m.answering.hop < lastHop && len(m.crew.others) > 0 {
+		return true
+	}
 	for _, o := range m.crew.members {
 		if o != m && o.mayTake(m.answering.origin) {
 			return true
@@ -160,8 +163,8 @@ func (m *Member) pass() {
 }
 
 func (m *Member) passAnswering() {
-	if origin := m.answering.origin; origin != 0 {
+	if what := m.answering; what.origin != 0 {
 		m.answering = call{}
-		m.crew.route(origin)
+		m.crew.route(what)
 	}
 }

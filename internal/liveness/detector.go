@@ -37,6 +37,10 @@ type Peer struct {
 	// Heartbeat is by the database's clock, which may be set. It is only ever compared
 	// for being another one than before.
 	Heartbeat time.Time
+	// Crew is Config.Crew of a Go worker, '' where it wrote none.
+	Crew string
+	// Silent is for how long the observer has seen no heartbeat.
+	Silent time.Duration
 	// Held is whether somebody holds its lock. Busy is whether it holds processing
 	// jobs.
 	Held, Busy bool
@@ -132,6 +136,14 @@ func (d *Detector) lostLock(s *sighting, at moment) bool {
 	return s.key != nil && !s.missing.IsZero() &&
 		at.ended.Sub(d.lock.since) >= d.timing.Trust &&
 		at.began.Sub(s.missing) >= lockMissing
+}
+
+// silence is for how long the peer has not beaten, as far as was seen.
+func (d *Detector) silence(peer uuid.UUID, at time.Time) time.Duration {
+	if s := d.seen[peer]; s != nil {
+		return at.Sub(s.silent)
+	}
+	return 0
 }
 
 // excuse begins anew with a peer that seemed dead: it can't beat while its row is

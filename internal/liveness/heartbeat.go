@@ -26,7 +26,8 @@ type Heartbeat struct {
 // marked as stopped, or was silent for so long that the worker may not have counted
 // as waiting (soniq_waiting gives it five minutes). The statement returns whether
 // somebody had marked the worker as stopped, the incarnation, and the time. Parameters: $9 and
-// $10 the job names and their arguments' types, or none; $11 a new incarnation.
+// $10 the job names and their arguments' types, or none; $11 a new incarnation; $12 what
+// makes workers interchangeable, see Config.Crew.
 const RegisterSQL = `
 with before as (
   select status
@@ -40,9 +41,10 @@ with before as (
   set last_seen_at = now()
 )
 insert into public.soniq_workers (
-  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, incarnation
+  id, hostname, pid, queues, concurrency, status, version, last_heartbeat, started_at, lock_key, backend_pid, incarnation,
+  metadata
 )
-values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8, $11)
+values ($1, $2, $3, $4, $5, 'active', $6, now(), now(), $7, $8, $11, jsonb_build_object('crew', $12::text))
 on conflict (id) do update
 set status = 'active',
   last_heartbeat = now(),
@@ -75,7 +77,7 @@ func (h *Heartbeat) Register(ctx context.Context, db pg.Querier, names bool) err
 	var at time.Time
 	sent := time.Now()
 	err = db.QueryRow(ctx, RegisterSQL, c.Worker, host+"/"+c.Worker.String(), os.Getpid(),
-		c.Queues, c.Concurrency, c.Version, key, pid, handled, types, rand.Int64()).Scan(&stopped, &incarnation, &at)
+		c.Queues, c.Concurrency, c.Version, key, pid, handled, types, rand.Int64(), c.Crew).Scan(&stopped, &incarnation, &at)
 	if err != nil {
 		return fmt.Errorf("register worker: %w", err)
 	}

@@ -40,6 +40,11 @@ type Config struct {
 	// Leads reports whether this worker is the one that watches the others for its
 	// process. The rest look at them rarely. Default: it is.
 	Leads func() bool
+	// Crew is equal for workers of which each can run what the others can. It is written
+	// to the row.
+	Crew string
+	// Saw is called with what each look saw of the other workers. Default none.
+	Saw func([]Peer)
 	// Registered is called with the incarnation of the row each time it was written.
 	Registered func(incarnation int64)
 	// Clock takes in the database's time of each heartbeat. Stepped is called when it was

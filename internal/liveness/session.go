@@ -45,6 +45,9 @@ type Lock struct {
 	since time.Time
 }
 
+// Key is what others see the lock by.
+func (l *Lock) Key() int64 { return l.key }
+
 // TakeLock tries to take a lock on a new connection of a listener. owner and count make
 // its key. It returns nil if there is none: the workers still have their heartbeats, and
 // the listener goes on.

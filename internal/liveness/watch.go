@@ -42,6 +42,7 @@ select
   o.id,
   coalesce(o.version like 'go/%', false),
   o.lock_key,
+  coalesce(o.metadata ->> 'crew', ''),
   o.last_heartbeat,
   exists (select from held h where h.key = o.lock_key),
   o.id <> $1 and exists (select from public.soniq_jobs j where j.worker_id = o.id and j.status = 'processing'),
@@ -132,6 +133,12 @@ func (w *Watch) lookOn(ctx context.Context, db pg.Session, d *Detector, saw *boo
 			d.excuse(p.ID, time.Now())
 		}
 	}
+	if w.config.Saw != nil {
+		for i := range s.peers {
+			s.peers[i].Silent = d.silence(s.peers[i].ID, at.began)
+		}
+		w.config.Saw(s.peers)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return unlockedLookInterval, err
 	}
@@ -159,7 +166,7 @@ func (w *Watch) see(ctx context.Context, db pg.Session, own *lock) (s sight, err
 	rows, _ := db.Query(ctx, LookSQL, w.config.Worker, key, pid)
 	var p Peer
 	_, err = pgx.ForEachRow(rows, []any{
-		&p.ID, &p.Ours, &p.LockKey, &p.Heartbeat, &p.Held, &p.Busy, &s.ownLock,
+		&p.ID, &p.Ours, &p.LockKey, &p.Crew, &p.Heartbeat, &p.Held, &p.Busy, &s.ownLock,
 	}, func() error {
 		if p.ID == w.config.Worker {
 			s.registered = true
