@@ -72,10 +72,19 @@ func TestQuery_tableWasEmptyWhenPlanned_readsByIndex(t *testing.T) {
 func TestQuery_settingsEndWithIt(t *testing.T) {
 	t.Parallel()
 	pool := single(t)
+	exec(t, pool, "set jit = on") // the server of the tests compiles nothing
 	if _, err := collect(t.Context(), pool, "select name from things"); err != nil {
 		t.Fatal(err)
 	}
-	for _, setting := range []string{"enable_seqscan", "jit"} {
+	tag, err := byindex.Exec(t.Context(), pool, "insert into things values (1, 'a'), (2, 'b')")
+	if err != nil || tag.RowsAffected() != 2 {
+		t.Errorf("%d rows, %v", tag.RowsAffected(), err)
+	}
+	var sort string
+	if err := byindex.LookupRow(t.Context(), pool, "select current_setting('enable_sort')", nil, &sort); err != nil || sort != "off" {
+		t.Errorf("within a look-up enable_sort is %q, %v", sort, err)
+	}
+	for _, setting := range []string{"enable_seqscan", "jit", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "enable_sort"} {
 		var value string
 		if err := pool.QueryRow(t.Context(), "select current_setting($1)", setting).Scan(&value); err != nil || value != "on" {
 			t.Errorf("%s is %q, %v", setting, value, err)
