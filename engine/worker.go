@@ -190,7 +190,7 @@ func (w *Worker) wire() error {
 func (w *Worker) wireHub() {
 	w.fetcher.member = hub.NewMember(hub.MemberConfig{
 		Queues: w.queues, Names: w.registry.Names(), Session: w.liveness.Session, Control: w.cancels,
-		Listened: w.fetcher.waiter.Invalidate, OnHealth: w.listening, WakeDetector: w.liveness.Watch.Wake,
+		Listened: w.fetcher.waiter.Invalidate, OnHealth: w.listening, Busy: w.inflight.busy, WakeDetector: w.liveness.Watch.Wake,
 	})
 	w.cancels.wakeDetector = func() {
 		if w.fetcher.member.Leads() {

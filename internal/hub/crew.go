@@ -66,6 +66,8 @@ type crew struct {
 	// others are the locks of the other hubs that have members of this crew.
 	others []int64
 	deputy deputy
+	// spread is when a call was given to another hub although a member might have taken it.
+	spread time.Time
 	// sending: a call is being sent to other hubs, and unsent is the hop of another one
 	// that is to follow.
 	sending bool

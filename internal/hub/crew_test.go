@@ -2,7 +2,9 @@ package hub
 
 import (
 	"context"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,12 +17,17 @@ type quiet struct{}
 func (quiet) Connected(context.Context)      {}
 func (quiet) Notify(context.Context, string) {}
 
-func newHub() *Hub { return &Hub{crews: map[string]*crew{}, ended: make(chan struct{})} }
+func newHub() *Hub {
+	return &Hub{
+		crews: map[string]*crew{}, ended: make(chan struct{}), logger: slog.New(slog.DiscardHandler),
+		publish: func(context.Context, string) error { return nil },
+	}
+}
 
 func (h *Hub) newMember(queues, names string) *Member {
 	m := NewMember(MemberConfig{
 		Queues: strings.Fields(queues), Names: strings.Fields(names), Session: liveness.New(liveness.Config{}).Session, Control: quiet{},
-		Listened: func() {}, OnHealth: func(bool) {}, WakeDetector: func() {},
+		Listened: func() {}, OnHealth: func(bool) {}, Busy: func() bool { return false }, WakeDetector: func() {},
 	})
 	h.add(context.Background(), m)
 	return m
@@ -221,4 +228,32 @@ func TestHub_callWhileOneIsBeingSent_isSentToo(t *testing.T) {
 		goOn <- struct{}{}
 	}
 	h.sends.Wait()
+}
+
+// One session that enqueues keeps one process busy, and the others are to help.
+func TestHub_firstIsBusy_callsAnotherNowAndThen(t *testing.T) {
+	t.Parallel()
+	h := newHub()
+	var sent atomic.Int64
+	h.publish = func(context.Context, string) error { sent.Add(1); return nil }
+	m := h.newMember("q", "n").sleeps()
+	m.crew.others = []int64{7}
+	h.announce(1, "q")
+	if !m.woken() || sent.Load() != 0 {
+		t.Errorf("idle: want one wake here and none elsewhere, which got %d", sent.Load())
+	}
+	m.config.Busy = func() bool { return true }
+	m.sleeps()
+	h.announce(1, "q")
+	h.sends.Wait()
+	h.mu.Lock()
+	deputy := m.crew.deputy.timer != nil
+	h.mu.Unlock()
+	if m.woken() || sent.Load() != 1 || !deputy {
+		t.Errorf("busy: want one wake elsewhere and a look here later; sent %d, later %t", sent.Load(), deputy)
+	}
+	h.announce(1, "q")
+	if !m.woken() {
+		t.Error("busy, a moment later: want a wake here")
+	}
 }

@@ -33,7 +33,8 @@ import (
 // always calls at once, and so do workers of older releases.
 //
 // A hub that is first and can't answer sends the call to the others, on soniq_control:
-// the first of them calls a member, and if it can't answer either, all do.
+// the first of them calls a member, and if it can't answer either, all do. One that runs
+// jobs already gives calls away in this way too, up to 20 a second.
 
 const (
 	// deputies look after these many steps of deputyStep.
@@ -49,6 +50,8 @@ const (
 	silentAfter = liveness.BeatInterval + 3*time.Second
 	// lately is how long after a job was announced a hub looks because another is gone.
 	lately = 3 * time.Second
+	// spreadEvery is the least time between two calls that a hub gives away as it is busy.
+	spreadEvery = 50 * time.Millisecond
 	// sendTimeout is short: the deputies look soon.
 	sendTimeout = 2 * time.Second
 )
@@ -95,13 +98,29 @@ func (h *Hub) announce(pid uint32, queue string) {
 		if !c.serves(queue) {
 			continue
 		}
-		if rank := c.rank(pid, 0); rank == 0 {
+		switch rank := c.rank(pid, 0); {
+		case rank == 0 && c.spreads():
+			c.send(1)
+			c.deputize(h.count, 1)
+		case rank == 0:
 			c.call(call{origin: h.count})
-		} else {
+		default:
 			c.deputize(h.count, rank)
 		}
 	}
 	h.wakeDetector()
+}
+
+// spreads reports whether a call is rather for another hub, because members of this one run
+// jobs: one session that enqueues would else have one process run all, beside others that
+// idle. That costs a notification, so it is done now and then only: short jobs don't need it.
+func (c *crew) spreads() bool {
+	busy := func(m *Member) bool { return m.config.Busy() }
+	if len(c.others) == 0 || time.Since(c.spread) < spreadEvery || !slices.ContainsFunc(c.members, busy) {
+		return false
+	}
+	c.spread = time.Now()
+	return true
 }
 
 // deputy is a look that is to come if others don't.

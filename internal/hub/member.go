@@ -20,6 +20,8 @@ type MemberConfig struct {
 	Listened func()
 	// OnHealth is called when it changes whether notifications arrive.
 	OnHealth func(healthy bool)
+	// Busy reports whether the worker runs jobs.
+	Busy func() bool
 	// WakeDetector makes the failure detector look soon.
 	WakeDetector func()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -253,6 +252,8 @@ func (w *world) comes() {
 	w.people = append(w.people, &person{
 		Member: process.newMember("q", names), process: process, names: strings.Fields(names), slots: 1 + w.IntN(3), running: map[string]int{},
 	})
+	p := w.people[len(w.people)-1]
+	p.config.Busy = func() bool { return p.free() < p.slots }
 	w.meet()
 	w.tell("%d comes to process %d, for %s", len(w.people)-1, process.lockKey, names)
 }
@@ -373,7 +374,7 @@ func newWorld(seed uint64) *world {
 	w.calm = w.IntN(2) == 0
 	for i := range 1 + w.IntN(6) {
 		h := newHub()
-		h.lockKey, h.logger = int64(i+1), slog.New(slog.DiscardHandler)
+		h.lockKey = int64(i + 1)
 		h.publish = func(_ context.Context, payload string) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
