@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,59 @@ func TestMove_longNames_areShortenedAndNothingIsLost(t *testing.T) {
 		if n := value[int](t, pool, `select count(*) from soniq_jobs where queue = $1 and replay_of = $2`, queue, ids[0]); n != 1 {
 			t.Errorf("%s: %d replays in the queue", how, n)
 		}
+	}
+}
+
+// A filter takes the names that the jobs had, though the table has shortened them.
+func TestFilter_longNames_matchWhatWasShortened(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	q := newQueue(t, pool)
+	verdict := classify.Decide(classify.Attempt{Kind: classify.KindUnregistered})
+	first := strings.Repeat("é", 1500)
+	second, queue := first+"2", strings.Repeat("q", 3000)
+	ids := map[string]uuid.UUID{}
+	for _, name := range []string{first, second, "short"} {
+		ids[name] = insertJob(t, pool, columns{"job_name": name, "queue": queue})
+		if _, err := deadwrite.MoveQueued(t.Context(), pool, []uuid.UUID{ids[name]}, verdict); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Another program keeps a name that an index holds because it compresses well.
+	other := insertDead(t, pool, columns{"job_name": first, "moved_to_dead_letter_at": time.Now().Add(-time.Hour)})
+	for what, test := range map[string]struct {
+		filter deadletter.Filter
+		want   []uuid.UUID
+	}{
+		"a name":          {deadletter.Filter{JobNames: []string{first}}, []uuid.UUID{ids[first], other}},
+		"names":           {deadletter.Filter{JobNames: []string{"short", second, second}}, []uuid.UUID{ids["short"], ids[second]}},
+		"a queue":         {deadletter.Filter{Queues: []string{queue}}, []uuid.UUID{ids["short"], ids[second], ids[first]}},
+		"no name":         {deadletter.Filter{JobNames: []string{first + "3"}}, nil},
+		"short and queue": {deadletter.Filter{JobNames: []string{"short"}, Queues: []string{queue}}, []uuid.UUID{ids["short"]}},
+	} {
+		jobs, err := q.List(t.Context(), test.filter)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		var got []uuid.UUID
+		for _, j := range jobs {
+			got = append(got, j.ID)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", what, got, test.want)
+		}
+		if n, err := q.Count(t.Context(), test.filter); err != nil || n != int64(len(test.want)) {
+			t.Errorf("%s: it counts %d, %v", what, n, err)
+		}
+		for _, id := range ids {
+			if picked, err := q.Picks(t.Context(), test.filter, id); err != nil || picked != slices.Contains(test.want, id) {
+				t.Errorf("%s: picks %t, %v", what, picked, err)
+			}
+		}
+	}
+	result, err := q.ReplayAll(t.Context(), deadletter.Filter{JobNames: []string{second}}, deadletter.ReplayAllOptions{ReplayOptions: deadletter.ReplayOptions{Queue: "default"}})
+	if err != nil || len(result.Replayed) != 1 || result.Replayed[0].From != ids[second] {
+		t.Errorf("replayed %v, %v", result.Replayed, err)
 	}
 }
 

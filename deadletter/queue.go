@@ -110,7 +110,7 @@ func pageSQL(f Filter, after Cursor) (sql func(reading) string, params []any) {
 		return func(r reading) string { return r.selectJobs() + end }, w.Params()
 	}
 	unique := slices.Compact(slices.Sorted(slices.Values(names)))
-	from := "unnest(" + w.Param(unique) + "::text[]) as n (name)"
+	from := "unnest(" + w.names(unique) + "::text[]) as n (name)"
 	w.And("d.job_name = n.name")
 	limit := w.Limit(f.Limit)
 	end := "\nfrom " + from + "\ncross join lateral (\n" +

@@ -53,13 +53,14 @@ type ReplayOptions struct {
 	Force bool `json:"force,omitempty"`
 }
 
-// maxDelay is a century. A much longer one overflows a Duration.
-const maxDelay = 36500 * 24 * time.Hour
+// MaxDelay is the longest Delay of [ReplayOptions], a century. A much longer one overflows a Duration.
+const MaxDelay = 36500 * 24 * time.Hour
 
-// maxNewQueue bounds a queue's name, in bytes, so that it fits into every index.
-const maxNewQueue = 2000
+// MaxNewQueue bounds Queue of [ReplayOptions], in bytes, so that it fits into every index.
+const MaxNewQueue = 2000
 
-func (o ReplayOptions) validate() error {
+// Validate returns an error that names the first wrong field.
+func (o ReplayOptions) Validate() error {
 	if o.MaxAttempts < 0 || o.MaxAttempts > math.MaxInt32 {
 		return fmt.Errorf("replay options: MaxAttempts: %d is not between 0 and %d", o.MaxAttempts, math.MaxInt32)
 	}
@@ -69,11 +70,11 @@ func (o ReplayOptions) validate() error {
 	if !acceptable(o.Queue) {
 		return errors.New("replay options: Queue: not valid UTF-8, or with a NUL byte in it")
 	}
-	if len(o.Queue) > maxNewQueue {
-		return fmt.Errorf("replay options: Queue: %d bytes, more than %d", len(o.Queue), maxNewQueue)
+	if len(o.Queue) > MaxNewQueue {
+		return fmt.Errorf("replay options: Queue: %d bytes, more than %d", len(o.Queue), MaxNewQueue)
 	}
-	if o.Delay < 0 || o.Delay > maxDelay {
-		return fmt.Errorf("replay options: Delay: %s is not between 0 and %s", o.Delay, maxDelay)
+	if o.Delay < 0 || o.Delay > MaxDelay {
+		return fmt.Errorf("replay options: Delay: %s is not between 0 and %s", o.Delay, MaxDelay)
 	}
 	if o.MaxReplays < 0 {
 		return fmt.Errorf("replay options: MaxReplays: %d is negative", o.MaxReplays)
@@ -106,7 +107,7 @@ var (
 	errArgsAll  = errors.New("replay options: Args: only for a single dead letter")
 )
 
-// validateAll is validate for a bulk replay.
+// validateAll is Validate for a bulk replay.
 func (o ReplayOptions) validateAll() error {
 	if o.Force {
 		return errForceAll
@@ -114,7 +115,7 @@ func (o ReplayOptions) validateAll() error {
 	if o.Args != nil {
 		return errArgsAll
 	}
-	return o.validate()
+	return o.Validate()
 }
 
 // edits reports whether the new jobs get other arguments.
@@ -181,7 +182,7 @@ func (q *Queue) ReplayTx(ctx context.Context, tx pgx.Tx, id uuid.UUID, o ReplayO
 }
 
 func (q *Queue) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID, o ReplayOptions) (uuid.UUID, error) {
-	if err := o.validate(); err != nil {
+	if err := o.Validate(); err != nil {
 		return uuid.Nil, err
 	}
 	job, err := replayer{o, q.by}.one(ctx, tx, id)
@@ -198,7 +199,7 @@ func (q *Queue) replay(ctx context.Context, tx pgx.Tx, id uuid.UUID, o ReplayOpt
 // Errors: those of [Queue.Replay].
 func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) error {
 	r := replayer{o, q.by}
-	err := o.validate()
+	err := o.Validate()
 	if err == nil {
 		err = r.refusal(ctx, q.pool, replayStateSQL, id)
 	}

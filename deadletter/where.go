@@ -25,10 +25,10 @@ func whereOf(f Filter) *where {
 // filter adds the conditions of a valid filter.
 func (w *where) filter(f Filter) {
 	if f.JobNames != nil {
-		w.And("d.job_name = any(" + w.Param(f.JobNames) + ")")
+		w.And("d.job_name = any(" + w.names(f.JobNames) + ")")
 	}
 	if f.Queues != nil {
-		w.And("d.queue = any(" + w.Param(f.Queues) + ")")
+		w.And("d.queue = any(" + w.names(f.Queues) + ")")
 	}
 	if f.NameLike != "" {
 		w.nameLike(f.NameLike)
@@ -75,6 +75,17 @@ func stateCondition(s State) string {
 	default:
 		return "d.state = 'resolved'"
 	}
+}
+
+// names returns an expression for exact names as the table has them: one that is too long for an index
+// stands there as [pg.IndexedText] makes it or, if another program wrote it, as it is.
+func (w *where) names(names []string) string {
+	given := w.Param(names)
+	if !slices.ContainsFunc(names, pg.IsShortened) {
+		return given
+	}
+	from := " from unnest(" + given + "::text[]) n (name)"
+	return "array(select n.name" + from + " union select " + pg.IndexedText("n.name") + from + ")"
 }
 
 // nameLike adds the condition of Filter.NameLike.

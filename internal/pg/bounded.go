@@ -22,7 +22,7 @@ const (
 
 // indexedBytes is the longest text that is surely short enough for an index. An
 // entry of an index has at most 2,704 bytes, and here also holds a time and an id.
-const indexedBytes = "2000"
+const indexedBytes = 2000
 
 // BoundedJSON returns an expression for a column of type jsonb: its value, or a
 // JSON string with the size where it has more than limit bytes. NULL stays NULL.
@@ -74,14 +74,17 @@ func BoundedText(column string, n int) string {
 // index. A longer text becomes its beginning and a hash of the whole, so that two
 // different texts stay different.
 func IndexedText(column string) string {
-	return "case when octet_length(" + column + ") <= " + indexedBytes + " then " + column +
+	return "case when octet_length(" + column + ") <= " + strconv.Itoa(indexedBytes) + " then " + column +
 		" else left(" + column + ", 200) || '...' || lpad(to_hex(hashtextextended(" + column + ", 0)), 16, '0') end"
 }
+
+// IsShortened reports whether [IndexedText] shortens the text.
+func IsShortened(text string) bool { return len(text) > indexedBytes }
 
 // WholeText returns an expression for the text that [IndexedText] shortens, and
 // NULL for one that it keeps.
 func WholeText(column string) string {
-	return "case when octet_length(" + column + ") > " + indexedBytes + " then " + column + " end"
+	return "case when octet_length(" + column + ") > " + strconv.Itoa(indexedBytes) + " then " + column + " end"
 }
 
 // Times that both Go and JSON can represent. Anybody may write other times, and

@@ -132,7 +132,8 @@ func hasTables(a *app.App, pool *pgxpool.Pool) error {
 
 // picks reports whether the filter picks the dead letter by what only the database can compare.
 func (c *watchCmd) picks(ctx context.Context, a *app.App, queue *deadletter.Queue, f deadletter.Filter, e deadletter.Event) bool {
-	if len(c.Group)+len(c.Tag) == 0 && c.Error == nil {
+	shortened := slices.ContainsFunc(slices.Concat(f.JobNames, f.Queues), pg.IsShortened)
+	if len(c.Group)+len(c.Tag) == 0 && c.Error == nil && !shortened {
 		return true
 	}
 	picked, err := patiently(ctx, func() (bool, error) { return queue.Picks(ctx, f, e.ID) })
@@ -183,9 +184,15 @@ func printEvent(a *app.App, e watched) error {
 // matches is the filter of the queries, for one notification.
 func matches(f deadletter.Filter, e deadletter.Event) bool {
 	return (f.NameLike == "" || nameLike(f.NameLike, e.JobName)) &&
-		(len(f.JobNames) == 0 || slices.Contains(f.JobNames, e.JobName)) &&
-		(len(f.Queues) == 0 || slices.Contains(f.Queues, e.Queue)) &&
+		isOneOf(f.JobNames, e.JobName) &&
+		isOneOf(f.Queues, e.Queue) &&
 		(len(f.Reasons) == 0 || slices.Contains(f.Reasons, e.Reason))
+}
+
+// isOneOf reports whether a name can be one of those, of which none means any. Which name was shortened, and to
+// what, only the database knows.
+func isOneOf(names []string, name string) bool {
+	return len(names) == 0 || slices.Contains(names, name) || slices.ContainsFunc(names, pg.IsShortened)
 }
 
 // nameLike reports whether pattern is a part of name or, with * or ?, matches
