@@ -60,6 +60,8 @@ const MaxDelay = 36500 * 24 * time.Hour
 const MaxNewQueue = 2000
 
 // Validate returns an error that names the first wrong field.
+//
+// Errors: without types.
 func (o ReplayOptions) Validate() error {
 	if o.MaxAttempts < 0 || o.MaxAttempts > math.MaxInt32 {
 		return fmt.Errorf("replay options: MaxAttempts: %d is not between 0 and %d", o.MaxAttempts, math.MaxInt32)

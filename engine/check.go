@@ -18,6 +18,17 @@ func (c *Client) CheckJob(name string, args any, opts ...EnqueueOption) error {
 	return err
 }
 
+// CheckJob is [Client.CheckJob] before there is a pool: a program can report a mistake before it connects.
+//
+// Errors: an [*ArgumentError]; for mistakes in the configuration those of [NewClient].
+func (config ClientConfig) CheckJob(name string, args any, opts ...EnqueueOption) error {
+	c, err := config.client()
+	if err != nil {
+		return err
+	}
+	return c.CheckJob(name, args, opts...)
+}
+
 // Availability says which live workers could run a job now.
 type Availability struct {
 	// Queue is true if a live worker serves the job's queue.

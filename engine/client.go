@@ -58,10 +58,20 @@ func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 	if pool == nil {
 		return nil, errors.New("new client: pool is nil")
 	}
+	c, err := config.client()
+	if err != nil {
+		return nil, err
+	}
 	schema, err := pg.NewSchema(config.Schema)
 	if err != nil {
 		return nil, fmt.Errorf("new client: config: Schema: %w", err)
 	}
+	c.pool = schema.Pool(pool)
+	return c, nil
+}
+
+// client is one without a pool.
+func (config ClientConfig) client() (*Client, error) {
 	if config.MaxArgsBytes < 0 {
 		return nil, fmt.Errorf("new client: config: MaxArgsBytes must not be negative, not %d", config.MaxArgsBytes)
 	}
@@ -79,5 +89,5 @@ func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 	if err := registry.Err(); err != nil {
 		return nil, fmt.Errorf("new client: %w", err)
 	}
-	return &Client{pool: schema.Pool(pool), config: config, registry: registry}, nil
+	return &Client{config: config, registry: registry}, nil
 }

@@ -358,7 +358,7 @@ func takeInserted(ctx context.Context, db pg.Querier, missing map[uuid.UUID]int,
 		return err
 	})
 	if err != nil {
-		return describeInsertError(err)
+		return describeStoreError("job", err)
 	}
 	for _, id := range inserted {
 		delete(missing, id)
@@ -406,12 +406,12 @@ func duplicatesRemedy(err error) string {
 	return "; an equal job is queued already, and to find it the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs"
 }
 
-// describeInsertError makes an *ArgumentError of the errors that are about a
-// value: class 22 is a value out of range, class 54 a value too complex.
-func describeInsertError(err error) error {
+// describeStoreError makes an *ArgumentError about a field of the errors that are about
+// a value: class 22 is a value out of range, class 54 a value too complex.
+func describeStoreError(field string, err error) error {
 	var pgErr *pgconn.PgError
 	if pg.IsClass(err, pg.ClassData, pg.ClassProgramLimit) && !pg.IsNotifyQueueFull(err) && errors.As(err, &pgErr) {
-		return &ArgumentError{"job", "can't be stored: " + pgErr.Message}
+		return &ArgumentError{field, "can't be stored: " + pgErr.Message}
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func (c *Client) pauseQueue(ctx context.Context, db pg.Querier, queue string) (c
 	}
 	tag, err := db.Exec(ctx, pauseSQL, queue, c.config.ProducerID)
 	if err != nil {
-		return false, fmt.Errorf("pause queue: %w", err)
+		return false, fmt.Errorf("pause queue: %w", describeStoreError("queue", err))
 	}
 	return tag.RowsAffected() > 0, nil
 }

@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -112,6 +113,12 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "replay breaker", args: []string{"dead-letter", "replay", "--all", "--yes", "--breaker", "150%"}, code: 2, want: "--breaker must be"},
 		{name: "replay max replays", args: []string{"dead-letter", "replay", "--all", "--yes", "--max-replays=-1"}, code: 2, want: "--max-replays must not"},
 		{name: "replay delay", args: []string{"dead-letter", "replay", id, "--delay", "soon"}, code: 2, want: "--delay must be"},
+		{name: "replay in a century", args: []string{"dead-letter", "replay", id, "--delay", "1000000h"}, code: 2, want: "--delay must be at most 36500d, not 1000000h"},
+		{name: "bulk replay in a century", args: []string{"dead-letter", "replay", "--all", "--yes", "--delay", "1000000h"}, code: 2, want: "--delay must be at most 36500d, not 1000000h"},
+		{name: "replay into a long queue", args: []string{"dead-letter", "replay", id, "--new-queue", strings.Repeat("q", 2001)}, code: 2, want: "--new-queue must be at most 2000 bytes, not 2001"},
+		{name: "bulk replay into a long queue", args: []string{"dead-letter", "replay", "--all", "--yes", "--new-queue", strings.Repeat("q", 2001)}, code: 2, want: "--new-queue must be at most 2000 bytes, not 2001"},
+		{name: "pause what no index holds", args: []string{"queue", "pause", noise(9000)}, code: 2, want: "queue can't be stored: index row requires"},
+		{name: "migrate up to no version", args: []string{"migrate", "up", "--to", "zz"}, code: 2, want: "no such migration"},
 		{name: "set nothing", args: []string{"dead-letter", "replay", id, "--set", "user_id"}, code: 2, want: "--set must be PATH=VALUE"},
 		{name: "set no path", args: []string{"dead-letter", "replay", id, "--set", "a..b=1"}, code: 2, want: "a path is keys with dots"},
 		{name: "set a NUL", args: []string{"dead-letter", "replay", id, "--set", `a="\u0000"`}, code: 2, want: "can't be stored"},
@@ -218,6 +225,65 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
 		t.Errorf("files were left behind: %v, %v", entries, err)
+	}
+}
+
+// noise is a text that can't be compressed.
+func noise(n int) string {
+	random := rand.New(rand.NewPCG(1, 2))
+	text := make([]byte, n)
+	for i := range text {
+		text[i] = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ-_"[random.IntN(64)]
+	}
+	return string(text)
+}
+
+// A mistake that can be seen without a server is told where none answers.
+func TestBadInput_noServer_theInputIsToldFirst(t *testing.T) {
+	t.Parallel()
+	const id = "01890a5d-ac96-774b-bcce-b302099a8057"
+	s := clitest.NewShell(t, "postgres://soniq:hunter2@"+clitest.ClosedPort(t)+"/x")
+	for _, test := range []struct {
+		stdin, want string
+		args        []string
+	}{
+		{want: "not valid JSON", args: []string{"enqueue", "j", "--args", "{"}},
+		{want: "not valid JSON", args: []string{"enqueue", "j", "--args", "-"}, stdin: "{"},
+		{want: "priority must fit", args: []string{"enqueue", "j", "--priority", "3000000000"}},
+		{want: "max attempts must be", args: []string{"enqueue", "j", "--max-attempts", "0"}},
+		{want: "delay must not be negative", args: []string{"enqueue", "j", "--delay=-1s"}},
+		{want: "can't be stored", args: []string{"enqueue", "j", "--args", `{"a": "\u0000"}`}},
+		{want: "line 2: not valid JSON", args: []string{"enqueue", "j", "--from", "-"}, stdin: "{}\n{\n"},
+		{want: "line 1: priority must fit", args: []string{"enqueue", "j", "--from", "-"}, stdin: `{"priority": 3000000000}`},
+		{want: "not valid JSON", args: []string{"dead-letter", "replay", id, "--args", "{"}},
+		{want: "--set must be PATH=VALUE", args: []string{"dead-letter", "replay", id, "--set", "a"}},
+		{want: "--delay must be at most", args: []string{"dead-letter", "replay", id, "--delay", "1000000h"}},
+		{want: "--delay must be at most", args: []string{"dead-letter", "replay", "--all", "--delay", "1000000h", "--dry-run"}},
+		{want: "--new-queue must be at most", args: []string{"dead-letter", "replay", id, "--new-queue", strings.Repeat("q", 2001)}},
+		{want: "--max-replays must not", args: []string{"dead-letter", "replay", "--all", "--max-replays=-1"}},
+		{want: "KEY=VALUE", args: []string{"dead-letter", "tag", id, "=x"}},
+		{want: "--limit must be at least 1", args: []string{"dead-letter", "delete", "--all", "--limit", "0"}},
+		{want: "not a job id", args: []string{"dead-letter", "show", "zz"}},
+		{want: "--since must be", args: []string{"dead-letter", "list", "--since", "zz"}},
+		{want: "--since must be", args: []string{"dead-letter", "history", "--since", "zz"}},
+		{want: "--from: cursor", args: []string{"dead-letter", "watch", "--from", "zz"}},
+		{want: "say --format", args: []string{"dead-letter", "export", "-o", "x.png"}},
+		{want: "no such file", args: []string{"dead-letter", "import", "none.json"}},
+		{want: "--days must be", args: []string{"dead-letter", "cleanup", "--days", "0"}},
+		{want: "the URL must begin with", args: []string{"hooks", "add", "webhook", "ftp://x"}},
+		{want: "not the id of a delivery", args: []string{"hooks", "retry", "zz"}},
+		{want: "not a job id", args: []string{"job", "cancel", "zz"}},
+		{want: "--status must be", args: []string{"job", "list", "--status", "zz"}},
+		{want: "name is empty", args: []string{"queue", "pause", ""}},
+		{want: "no such migration", args: []string{"migrate", "up", "--to", "zz"}},
+		{want: "no such migration", args: []string{"migrate", "down", "--to", "zz"}},
+		{want: "has no '='", args: []string{"worker", "--handle", "j", "--log-format", "text"}},
+	} {
+		s.Stdin = test.stdin
+		r := s.Run(test.args...)
+		if r.Code != 2 || !strings.Contains(r.Err, test.want) || strings.Contains(r.Err, "reach") {
+			t.Errorf("%.200q: exit %d: %.300s; want %q", test.args, r.Code, r.Err, test.want)
+		}
 	}
 }
 

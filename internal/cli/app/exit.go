@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"soniq/engine"
 	"soniq/internal/cli/terminal"
 )
 
@@ -49,6 +50,10 @@ func ExitCode(err error) int {
 	var e *ExitError
 	if errors.As(err, &e) {
 		return e.Code
+	}
+	var wrong *engine.ArgumentError
+	if errors.As(err, &wrong) {
+		return ExitUsage
 	}
 	return ExitFailed
 }

@@ -113,7 +113,9 @@ func (c *migrateUpCmd) Run(a *app.App) error {
 	newest := soniq.Migrations()
 	to := newest[len(newest)-1].Version
 	if c.To != "" {
-		to = version(c.To)
+		if to = version(c.To); !known(to) {
+			return unknown(c.To)
+		}
 	}
 	if c.DryRun {
 		return c.preview(a, to)

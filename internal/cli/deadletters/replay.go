@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -77,6 +78,20 @@ func (c *replayCmd) options(bulk bool) (o deadletter.ReplayOptions, err error) {
 	return o, nil
 }
 
+// checkReplay finds what the queue would refuse, before there is a connection.
+func checkReplay(o deadletter.ReplayOptions) error {
+	switch err := o.Validate(); {
+	case err == nil:
+		return nil
+	case len(o.Queue) > deadletter.MaxNewQueue:
+		return app.Usagef("--new-queue must be at most %d bytes, not %d", deadletter.MaxNewQueue, len(o.Queue))
+	case o.Delay > deadletter.MaxDelay:
+		return app.Usagef("--delay must be at most %dd, not %s", deadletter.MaxDelay/(24*time.Hour), o.Delay)
+	default:
+		return app.Usagef("%w", err)
+	}
+}
+
 func (c *replayCmd) Run(a *app.App) error {
 	if c.Resume != nil {
 		return c.resume(a)
@@ -94,6 +109,9 @@ func (c *replayCmd) Run(a *app.App) error {
 	}
 	pace, err := c.pace(&o)
 	if err != nil {
+		return err
+	}
+	if err := checkReplay(o); err != nil {
 		return err
 	}
 	pool, queue, err := c.Authorship.Open(a)

@@ -81,17 +81,17 @@ func (c *EnqueueCommand) Run(a *app.App) error {
 	if c.From != "" {
 		return c.many(a, defaults)
 	}
+	// A mistake is told without a server, too.
+	if err := c.config(a).CheckJob(defaults.name, defaults.args, defaults.options()...); err != nil {
+		return ofArgument(err)
+	}
 	pool, client, err := c.client(a)
 	if err != nil {
 		return err
 	}
 	job, err := client.Enqueue(a.Ctx, defaults.name, defaults.args, defaults.options()...)
-	var wrong *engine.ArgumentError
-	if errors.As(err, &wrong) {
-		return app.Usagef("%w", wrong)
-	}
 	if err != nil {
-		return err
+		return ofArgument(err)
 	}
 	if job.Duplicate {
 		a.Note("an equal job is queued already")
@@ -104,6 +104,15 @@ func (c *EnqueueCommand) Run(a *app.App) error {
 		return c.waitForResult(a, pool, client, job)
 	}
 	return c.print(a, client, job, defaults.name)
+}
+
+// ofArgument is err, or a usage error for a mistake of the person.
+func ofArgument(err error) error {
+	var wrong *engine.ArgumentError
+	if errors.As(err, &wrong) {
+		return app.Usagef("%w", wrong)
+	}
+	return err
 }
 
 // print prints the job's id, and warns if nobody could run the job.
@@ -143,8 +152,12 @@ func (c *EnqueueCommand) client(a *app.App) (*pgxpool.Pool, *engine.Client, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := engine.NewClient(pool, engine.ClientConfig{Schema: a.SchemaName(), MaxArgsBytes: c.mostArgs()})
+	client, err := engine.NewClient(pool, c.config(a))
 	return pool, client, err
+}
+
+func (c *EnqueueCommand) config(a *app.App) engine.ClientConfig {
+	return engine.ClientConfig{Schema: a.SchemaName(), MaxArgsBytes: c.mostArgs()}
 }
 
 // order is a job before it is enqueued.

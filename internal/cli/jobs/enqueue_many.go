@@ -37,14 +37,15 @@ func (c *EnqueueCommand) many(a *app.App, defaults order) error {
 		return err
 	}
 	defer lines.close()
-	pool, client, err := c.client(a)
-	if err != nil {
-		return err
-	}
 	if c.From == "-" && a.StdinIsTTY {
 		a.Note("One JSON object a line; Ctrl-D ends the input.")
 	}
-	total, err := checkLines(a, client, lines, defaults)
+	// Mistakes are told without a server, too.
+	total, err := checkLines(a, c.config(a), lines, defaults)
+	if err != nil {
+		return err
+	}
+	pool, client, err := c.client(a)
 	if err != nil {
 		return err
 	}
@@ -96,14 +97,14 @@ func noteEnqueued(a *app.App, jobs []engine.Enqueued) {
 }
 
 // checkLines counts the jobs. Every mistake is named, by line.
-func checkLines(a *app.App, client *engine.Client, lines *lineFile, defaults order) (total int, err error) {
+func checkLines(a *app.App, config engine.ClientConfig, lines *lineFile, defaults order) (total int, err error) {
 	mistakes := 0
 	err = lines.each(func(number int, text []byte, tooLong bool) error {
 		if err := a.Ctx.Err(); err != nil {
 			return err
 		}
 		total++
-		err := checkLine(client, text, tooLong, lines.limit, defaults)
+		err := checkLine(config, text, tooLong, lines.limit, defaults)
 		if err == nil {
 			return nil
 		}
@@ -130,7 +131,7 @@ func checkLines(a *app.App, client *engine.Client, lines *lineFile, defaults ord
 	return 0, &app.ExitError{Code: app.ExitUsage, Err: app.ErrReported}
 }
 
-func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defaults order) error {
+func checkLine(config engine.ClientConfig, text []byte, tooLong bool, limit int, defaults order) error {
 	if tooLong {
 		return fmt.Errorf("longer than %d bytes; %s", limit, storeElsewhere)
 	}
@@ -144,7 +145,7 @@ func checkLine(client *engine.Client, text []byte, tooLong bool, limit int, defa
 	if err := checkFields(text); err != nil {
 		return err
 	}
-	return client.CheckJob(o.name, o.args, o.options()...)
+	return config.CheckJob(o.name, o.args, o.options()...)
 }
 
 // insertLines enqueues all lines, or none. It returns where they wait, too.
