@@ -2,6 +2,8 @@ package deadletter
 
 import (
 	"context"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +241,24 @@ func TestReplayRun_anyStatistics_readsItsRowsAlone(t *testing.T) {
 	}
 }
 
+var nodeType = regexp.MustCompile(`"Node Type": "([^"]+)"`)
+
+// locksAlone reports whether what is below the lock of a plan reads no part of the same statement.
+func locksAlone(plan string) bool {
+	var below []string
+	for _, node := range nodeType.FindAllStringSubmatch(plan, -1) {
+		switch {
+		case node[1] == "LockRows":
+			below = []string{}
+		case below != nil && node[1] == "ModifyTable":
+			return !slices.Contains(below, "CTE Scan")
+		case below != nil:
+			below = append(below, node[1])
+		}
+	}
+	return false
+}
+
 // batchReads checks what the statements of the batches read that follow each other.
 func batchReads(t *testing.T, pool *pgxpool.Pool, operation uuid.UUID, selected int) {
 	t.Helper()
@@ -270,7 +290,12 @@ func batchReads(t *testing.T, pool *pgxpool.Pool, operation uuid.UUID, selected 
 		}
 		sql, params := r.nextBatch(operation, fresh, most)
 		// A row has some 60: of eleven indexes, three levels each, and of three tables.
-		within("a batch", testkit.Touched(t, tx, sql, params...), 2*most, 80*most)
+		batch := testkit.Touched(t, tx, sql, params...)
+		within("a batch", batch, 2*most, 80*most)
+		// A row that another replay has changed is looked at again, with all that is joined below the lock.
+		if !locksAlone(batch.Plan) {
+			t.Errorf("the lock of a row is above the rows of the batch:\n%s", batch.Plan)
+		}
 		r.after += most
 		taken := testkit.Touched(t, tx, replaysql.Take(), operation, r.after, most)
 		within("a batch with edits", taken, most, 10*most)

@@ -144,7 +144,8 @@ type Batch struct {
 // and has the number of rows taken and the last place.
 //
 // All that replay lock in the order of the places, which is that of the deaths: two at the
-// same time don't deadlock.
+// same time don't deadlock. Each row is locked by a query of its own: a row that somebody has
+// changed is looked at again, and all that is joined with it would be, too.
 func (b Batch) SQL(conditions func(*pg.Where)) (sql string, params []any) {
 	var w pg.Where
 	for _, p := range b.Params() {
@@ -152,15 +153,18 @@ func (b Batch) SQL(conditions func(*pg.Where)) (sql string, params []any) {
 	}
 	sql = `
 with ` + taken("$6", w.Param(b.After), w.Param(b.Most)) + `, locked as materialized (
-  select t.place, ` + columns + `
-  from taken t
-  join public.soniq_dead_letter_jobs d on d.id = t.dead_letter_id`
+  select t.place, d.*
+  from (select place, dead_letter_id from taken order by place) t
+  cross join lateral (
+    select ` + columns + `
+    from public.soniq_dead_letter_jobs d`
 	fresh := w.Param(b.Fresh)
+	w.And("d.id = t.dead_letter_id")
 	conditions(&w)
 	w.And("not ($1 and d.attempts >= case when $2 > 0 then $2 else d.max_attempts end)")
 	sql += w.SQL() + `
-  order by t.place
-  for update of d
+    for update of d
+  ) d
 ), picked as (
   select l.*, (` + fresh + `::uuid[])[row_number() over (order by l.place)] as job_id, null as other_args, null as other_hash
   from locked l
