@@ -57,6 +57,8 @@ type File struct {
 	old      *os.File
 	was      unix.Stat_t
 	truncate bool
+	// forced says that the file takes the place of a read-only one.
+	forced bool
 
 	end  sync.Once
 	stop func() bool
@@ -71,7 +73,8 @@ func Create(ctx context.Context, path string) (*File, error) {
 	return open(ctx, path, false)
 }
 
-// Replace is [Create] that puts a new file, with the mode 0600, in the place of a read-only one.
+// Replace is [Create] that puts a new file in the place of a read-only one too. It has that one's mode and,
+// where the user may give files away, its owner; where not, it is the user's alone.
 //
 // Errors: those of Create, but for ErrReadOnly.
 func Replace(ctx context.Context, path string) (*File, error) {
@@ -141,6 +144,7 @@ func (f *File) open(ctx context.Context, uid uint32, force bool) error {
 			if !force {
 				return ErrReadOnly
 			}
+			f.forced = true
 			return f.begin()
 		}
 		old, err := p.openSame(ctx)
@@ -306,20 +310,25 @@ func (f *File) isMore() bool {
 
 // likeOld gives the file the owner and the mode of the file that it replaces.
 func (f *File) likeOld() error {
-	if f.old == nil {
+	if f.old == nil && !f.forced {
 		return nil
 	}
+	mode := modeOf(f.was) & 0o777
 	fd := int(f.file.Fd())
 	var is unix.Stat_t
 	if err := unix.Fstat(fd, &is); err != nil {
 		return err
 	}
 	if is.Uid != f.was.Uid || is.Gid != f.was.Gid {
-		if err := unix.Fchown(fd, int(f.was.Uid), int(f.was.Gid)); err != nil {
+		err := unix.Fchown(fd, int(f.was.Uid), int(f.was.Gid))
+		if err != nil && !f.forced {
 			return err
 		}
+		if err != nil {
+			mode &= 0o700 // the group is another one
+		}
 	}
-	return unix.Fchmod(fd, modeOf(f.was)&0o777)
+	return unix.Fchmod(fd, mode)
 }
 
 // overwrite copies the content to the old file.

@@ -525,7 +525,34 @@ func TestCommitNew_leavesWhatIsThereAlone(t *testing.T) {
 	if _, err := io.WriteString(f, "new"); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Commit(); err != nil || content(t, path) != "new" || stat(t, path).Mode&0o777 != 0o600 || len(names(t, dir)) != 1 {
+	if err := f.Commit(); err != nil || content(t, path) != "new" || stat(t, path).Mode&0o777 != 0o400 || len(names(t, dir)) != 1 {
 		t.Errorf("%v, %q", err, content(t, path))
+	}
+}
+
+// A read-only file that is replaced stays as it was for everybody: neither more nor less can be read.
+func TestReplace_readOnlyFile_keepsItsModeAndOwner(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(folder(t, 0o755), "a.json")
+	for _, mode := range []fs.FileMode{0o400, 0o440, 0o444, 0o555} {
+		put(t, path, "old", mode)
+		_, theirs := users(t)
+		theirs(path)
+		before := stat(t, path)
+		f, err := Replace(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(f, "new"); err != nil {
+			t.Fatal(err)
+		}
+		err = f.Commit()
+		f.Abandon()
+		if after := stat(t, path); err != nil || after.Mode != before.Mode || after.Uid != before.Uid || after.Gid != before.Gid || content(t, path) != "new" {
+			t.Errorf("%v: %v; %o of %d became %o of %d", mode, err, before.Mode, before.Uid, after.Mode, after.Uid)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
