@@ -182,6 +182,10 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "negative delay", args: []string{"enqueue", "j", "--delay=-1s"}, code: 2, want: "delay must not be negative"},
 		{name: "bad delay", args: []string{"enqueue", "j", "--delay", "soon"}, code: 2, want: "--delay"},
 		{name: "bad time", args: []string{"enqueue", "j", "--at", "noon"}, code: 2, want: "--at must be a time"},
+		{name: "time that the clocks skip", args: []string{"enqueue", "j", "--at", "2026-03-29 02:30 Europe/Berlin"}, code: 2, want: "--at: \"2026-03-29 02:30:00\" does not exist in Europe/Berlin"},
+		{name: "time that the clocks show twice", args: []string{"enqueue", "j", "--at", "2026-10-25 02:30 Europe/Berlin"}, code: 2, want: "give '2026-10-25 02:30:00 +02:00' or '2026-10-25 02:30:00 +01:00'"},
+		{name: "since a time that the clocks show twice", args: []string{"dead-letter", "list", "--since", "2026-10-25 02:30 Europe/Berlin"}, code: 2, want: "--since: \"2026-10-25 02:30:00\" comes twice"},
+		{name: "until a time that the clocks skip", args: []string{"dead-letter", "list", "--until", "2026-03-29 02:30 Europe/Berlin"}, code: 2, want: "--until: \"2026-03-29 02:30:00\" does not exist"},
 		{name: "delay and time", args: []string{"enqueue", "j", "--delay", "1s", "--at", "2026-01-01T00:00:00Z"}, code: 2, want: "can't be used together"},
 
 		{name: "no handler", args: []string{"worker"}, code: 2, want: "no handler"},
@@ -255,6 +259,7 @@ func TestBadInput_noServer_theInputIsToldFirst(t *testing.T) {
 		{want: "can't be stored", args: []string{"enqueue", "j", "--args", `{"a": "\u0000"}`}},
 		{want: "line 2: not valid JSON", args: []string{"enqueue", "j", "--from", "-"}, stdin: "{}\n{\n"},
 		{want: "line 1: priority must fit", args: []string{"enqueue", "j", "--from", "-"}, stdin: `{"priority": 3000000000}`},
+		{want: "line 1: scheduled_at: \"2026-03-29 02:30:00\" does not exist", args: []string{"enqueue", "j", "--from", "-"}, stdin: `{"scheduled_at": "2026-03-29 02:30 Europe/Berlin"}`},
 		{want: "not valid JSON", args: []string{"dead-letter", "replay", id, "--args", "{"}},
 		{want: "--set must be PATH=VALUE", args: []string{"dead-letter", "replay", id, "--set", "a"}},
 		{want: "--delay must be at most", args: []string{"dead-letter", "replay", id, "--delay", "1000000h"}},

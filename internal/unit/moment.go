@@ -2,6 +2,7 @@ package unit
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 	"time"
@@ -26,6 +27,53 @@ type Moment struct {
 	Second bool
 }
 
+// A ClockError is a time that the clocks of a zone skip, or that they show twice.
+type ClockError struct {
+	// Text is the time, Zone the zone's name.
+	Text, Zone string
+	// Near are the last second before the gap and the first one after it, or the two
+	// times that Text can mean.
+	Near [2]time.Time
+	// Twice says that the clocks show the time twice.
+	Twice bool
+}
+
+// Error completes a sentence that begins with the name of what was read.
+func (e *ClockError) Error() string {
+	if e.Twice {
+		const form = "2006-01-02 15:04:05.999999999 -07:00"
+		return fmt.Sprintf("%q comes twice in %s, where the clocks are set back: give '%s' or '%s'",
+			e.Text, e.Zone, e.Near[0].Format(form), e.Near[1].Format(form))
+	}
+	return fmt.Sprintf("%q does not exist in %s, where the clocks are set forward: the nearest are '%s %[2]s' and '%[4]s %[2]s'",
+		e.Text, e.Zone, e.Near[0].Format(time.DateTime), e.Near[1].Format(time.DateTime))
+}
+
+// checkClock returns a [*ClockError] if the clocks of a zone never show a time, or twice.
+func checkClock(text string, zone *time.Location) error {
+	wall, err := time.Parse(time.DateTime, text)
+	if err != nil {
+		return err
+	}
+	// The clocks change by a day at most, and not twice in two days.
+	const day = 24 * time.Hour
+	_, before := wall.Add(-day).In(zone).Zone()
+	_, after := wall.Add(day).In(zone).Zone()
+	first := wall.Add(-time.Duration(before) * time.Second).In(zone)
+	second := wall.Add(-time.Duration(after) * time.Second).In(zone)
+	shown := func(t time.Time) bool { return t.Format(time.DateTime) == wall.Format(time.DateTime) }
+	switch {
+	case before == after:
+		return nil
+	case shown(first) && shown(second):
+		return &ClockError{Text: text, Zone: zone.String(), Near: [2]time.Time{first, second}, Twice: true}
+	case shown(first) || shown(second):
+		return nil
+	}
+	change, _ := first.ZoneBounds()
+	return &ClockError{Text: text, Zone: zone.String(), Near: [2]time.Time{change.Add(-time.Second), change}}
+}
+
 var errNoTime = errors.New("no time")
 
 // ParseTime reads a date or a time: 2006-01-02, 2006-01-02 15:04, with seconds and a
@@ -34,7 +82,8 @@ var errNoTime = errors.New("no time")
 // Without a zone it is in UTC. So it reads what this program, PostgreSQL and JSON
 // print.
 //
-// Errors: one without details; no caller decides by it.
+// Errors: a [*ClockError] for a time that a zone's clocks skip or show twice; else one
+// without details.
 func ParseTime(text string) (Moment, error) {
 	part := momentForm.FindStringSubmatch(text)
 	if part == nil || part[2] == "" && part[5] != "" {
@@ -68,6 +117,11 @@ func ParseTime(text string) (Moment, error) {
 	}
 	var err error
 	m.Time, err = time.ParseInLocation(layout, text, where)
+	if err == nil && strings.Contains(zone, "/") {
+		if err := checkClock(text, where); err != nil {
+			return Moment{}, err
+		}
+	}
 	// The first moment of the year 1 would mean any time.
 	if err != nil || m.IsZero() {
 		return Moment{}, errNoTime

@@ -2,7 +2,10 @@ package unit_test
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,10 +49,64 @@ func TestTime_printedFormsAreRead(t *testing.T) {
 			got, err := unit.ParseTime(text)
 			if off := at.Sub(got.Time); err != nil || off < 0 || off >= form.exact {
 				// An hour that the clocks repeat is two times in one zone.
-				if name == "in a named zone" && err == nil && got.Format(time.DateTime) == at.Format(time.DateTime) {
+				var clock *unit.ClockError
+				if name == "in a named zone" && errors.As(err, &clock) && clock.Twice &&
+					slices.ContainsFunc(clock.Near[:], at.Truncate(time.Second).Equal) {
 					continue
 				}
 				t.Fatalf("%s: %q is read as %s, %v; it is %s", name, text, got, err, at)
+			}
+		}
+	}
+}
+
+// A time that the clocks skip, or show twice, is refused with the two that can be meant.
+// Every other one near a change of the clocks is taken.
+func TestTime_changeOfClocks_isRefusedWithTheNearest(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"2026-03-29 02:00 Europe/Berlin":          "'2026-03-29 01:59:59 Europe/Berlin' and '2026-03-29 03:00:00 Europe/Berlin'",
+		"2026-03-29 02:30 Europe/Berlin":          "'2026-03-29 01:59:59 Europe/Berlin' and '2026-03-29 03:00:00 Europe/Berlin'",
+		"2026-03-29T02:59:59.9 Europe/Berlin":     "'2026-03-29 01:59:59 Europe/Berlin' and '2026-03-29 03:00:00 Europe/Berlin'",
+		"2026-10-25 02:00 Europe/Berlin":          "'2026-10-25 02:00:00 +02:00' or '2026-10-25 02:00:00 +01:00'",
+		"2026-10-25 02:30:15.5 Europe/Berlin":     "'2026-10-25 02:30:15.5 +02:00' or '2026-10-25 02:30:15.5 +01:00'",
+		"2026-10-25 02:59:59 Europe/Berlin":       "+02:00' or",
+		"2026-03-08 02:30 America/New_York":       "'2026-03-08 01:59:59 America/New_York' and '2026-03-08 03:00:00 America/New_York'",
+		"2026-11-01 01:30 America/New_York":       "'2026-11-01 01:30:00 -04:00' or '2026-11-01 01:30:00 -05:00'",
+		"2026-10-04 02:15 Australia/Lord_Howe":    "'2026-10-04 01:59:59 Australia/Lord_Howe' and '2026-10-04 02:30:00 Australia/Lord_Howe'",
+		"2026-04-05 01:45 Australia/Lord_Howe":    "'2026-04-05 01:45:00 +11:00' or '2026-04-05 01:45:00 +10:30'",
+		"2011-12-30 12:00 Pacific/Apia":           "'2011-12-29 23:59:59 Pacific/Apia' and '2011-12-31 00:00:00 Pacific/Apia'",
+		"2026-03-29 01:59:59 Europe/Berlin":       "",
+		"2026-03-29 03:00 Europe/Berlin":          "",
+		"2026-10-25 01:59:59 Europe/Berlin":       "",
+		"2026-10-25 03:00 Europe/Berlin":          "",
+		"2026-10-25 02:30 +01:00":                 "",
+		"2026-10-25 02:30 UTC":                    "",
+		"2026-03-29 02:30":                        "",
+		"2011-12-29 23:59 Pacific/Apia":           "",
+		"2026-10-25 02:30 Africa/Addis_Ababa":     "",
+		"2026-10-25 01:59:59.999 Europe/Berlin":   "",
+		"2026-03-29 01:59:59.999 Europe/Berlin":   "",
+		"2026-11-01 02:00 America/New_York":       "",
+		"2026-11-01 00:59:59 America/New_York":    "",
+		"2026-10-04 02:30:00 Australia/Lord_Howe": "",
+	} {
+		_, err := unit.ParseTime(text)
+		if want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+			continue
+		}
+		var clock *unit.ClockError
+		if !errors.As(err, &clock) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+			continue
+		}
+		// What it proposes is taken.
+		for _, proposed := range regexp.MustCompile(`'(.*?)'`).FindAllStringSubmatch(err.Error(), -1) {
+			if at, err := unit.ParseTime(proposed[1]); err != nil || !slices.ContainsFunc(clock.Near[:], at.Equal) {
+				t.Errorf("%s: %s is %s, %v", text, proposed[1], at, err)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"math"
 	"strings"
 	"time"
@@ -54,6 +55,10 @@ func parseMoment(flag string, value *string, now time.Time) (unit.Moment, error)
 		return unit.Moment{Time: now.Add(-age)}, nil
 	}
 	m, err := unit.ParseTime(*value)
+	var clock *unit.ClockError
+	if errors.As(err, &clock) {
+		return m, Usagef("%s: %w", flag, clock)
+	}
 	if err != nil {
 		return m, Usagef("%s must be an age such as 24h or 7d, or a time such as 2006-01-02, '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z, not %q", flag, *value)
 	}

@@ -184,6 +184,10 @@ func (c *EnqueueCommand) order() (order, error) {
 	}
 	if c.At != "" {
 		at, err := unit.ParseTime(c.At)
+		var clock *unit.ClockError
+		if errors.As(err, &clock) {
+			return o, app.Usagef("--at: %w", clock)
+		}
 		if err != nil {
 			return o, app.Usagef("--at must be a time such as '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z, not %q", c.At)
 		}

@@ -73,6 +73,10 @@ func parseLine(text []byte, o order) (order, error) {
 		o.delay, o.at = &delay, nil
 	case line.ScheduledAt != nil:
 		at, err := unit.ParseTime(*line.ScheduledAt)
+		var clock *unit.ClockError
+		if errors.As(err, &clock) {
+			return o, fmt.Errorf("scheduled_at: %w", clock)
+		}
 		if err != nil {
 			return o, fmt.Errorf(`scheduled_at must be a time such as "2006-01-02T15:04:05Z", not %q`, *line.ScheduledAt)
 		}
