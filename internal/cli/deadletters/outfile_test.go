@@ -93,7 +93,7 @@ func TestExport_andCleanup_noneReplacesAnArchive(t *testing.T) {
 	}
 	s.OK("dead-letter", "import", path)
 	s.OK("dead-letter", "export", "--force", "-o", path)
-	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o400 {
 		t.Errorf("%v, %v", info, err)
 	}
 }
