@@ -33,6 +33,6 @@ func (f *follower) Notify(ctx context.Context, payload string) {
 	}
 }
 
-func (f *follower) run(ctx context.Context, fn func(context.Context, Event)) {
-	f.feed.Run(ctx, func(ctx context.Context, r feed.Row) { fn(ctx, r.Event()) })
+func (f *follower) run(ctx context.Context, fn func(context.Context, Event)) error {
+	return f.feed.Run(ctx, func(ctx context.Context, r feed.Row) { fn(ctx, r.Event()) })
 }

@@ -67,8 +67,8 @@ type SubscribeOptions struct {
 // notification arrives, which the log says once: there only From delivers. A payload that
 // can't be read is logged and skipped.
 //
-// Errors: a configuration that can't work. A lost connection isn't one: Subscribe
-// connects again.
+// Errors: a configuration that can't work; with From, that the role may not read the
+// dead letters. A lost connection isn't one: Subscribe connects again.
 func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn func(context.Context, Event)) error {
 	schema, err := pg.NewSchema(o.Schema)
 	if err != nil {
@@ -87,10 +87,7 @@ func Subscribe(ctx context.Context, cfg *pgx.ConnConfig, o SubscribeOptions, fn 
 	if o.From != nil {
 		f := newFollower(cfg, schema, o)
 		listener.Handle(schema.Channel(notify.DeadLetter), f)
-		group.Go(func() error {
-			f.run(ctx, fn)
-			return nil
-		})
+		group.Go(func() error { return f.run(ctx, fn) })
 	} else {
 		s := &subscription{feed.NewLive[Event](o.Logger), o.Logger}
 		listener.Handle(schema.Channel(notify.DeadLetter), s)

@@ -100,6 +100,39 @@ func refused(t *testing.T, dsn string, statements ...string) {
 	}
 }
 
+// A watch by a role that may not read the dead letters ends with the grant that it lacks, at its start and later.
+func TestWatch_mayNotRead_endsAndNamesTheGrant(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	dsn := login(t, pool, "")
+	u, err := url.Parse(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	role := u.User.Username()
+	s := clitest.NewShell(t, dsn)
+	ends := func(r clitest.Result) {
+		t.Helper()
+		if r.Code != 1 || !strings.Contains(r.Err, "permission denied") || !strings.Contains(r.Err, "the role needs: grant select on soniq_dead_letter_feed, soniq_dead_letter_jobs") ||
+			strings.Count(r.Err, "permission denied") != 1 {
+			t.Errorf("exit %d: %s", r.Code, r.Err)
+		}
+	}
+	for _, args := range [][]string{{}, {"--from", "0"}} {
+		running := s.Start(append([]string{"dead-letter", "watch"}, args...)...)
+		code := running.Wait(t)
+		ends(clitest.Result{Code: code, Err: strings.TrimPrefix(running.Err.String(), "watching for dead letters; Ctrl-C stops\n")})
+	}
+	clitest.Exec(t, pool, "grant select on soniq_dead_letter_feed, soniq_dead_letter_jobs to "+role)
+	running := s.Start("dead-letter", "watch", "--json")
+	eventually.True(t, "it watches", func() bool { return strings.Contains(running.Err.String(), "watching") })
+	clitest.Seed(t, pool, clitest.Letter{})
+	eventually.True(t, "a dead letter", func() bool { return running.Out.String() != "" })
+	clitest.Exec(t, pool, "revoke select on soniq_dead_letter_feed from "+role)
+	clitest.Seed(t, pool, clitest.Letter{})
+	ends(clitest.Result{Code: running.Wait(t), Err: running.Err.String()})
+}
+
 // Everything that no role but the owner may do.
 var ownersAlone = []string{
 	"create or replace function public.soniq_jobs_inserted() returns trigger language plpgsql as $$ begin return null; end $$",

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -78,7 +79,7 @@ func End(ctx context.Context, db pg.Querier) (Cursor, error) {
 	if err == nil {
 		c.XID, err = strconv.ParseUint(xid, 10, 64)
 	}
-	return c, err
+	return c, denied(err)
 }
 
 // A Row is a dead letter, as the notification of its death describes it.
@@ -153,8 +154,18 @@ func (f *Follower) rouse() {
 	}
 }
 
-// Run calls fn for each dead letter until ctx ends.
-func (f *Follower) Run(ctx context.Context, fn func(context.Context, Row)) {
+// denied names the grant that a role lacks which may not read the dead letters.
+func denied(err error) error {
+	if !pg.IsCode(err, pg.InsufficientPrivilege) {
+		return err
+	}
+	return fmt.Errorf("%w; the role needs: grant select on soniq_dead_letter_feed, soniq_dead_letter_jobs", err)
+}
+
+// Run calls fn for each dead letter until ctx ends. It tries again after errors, but for one.
+//
+// Errors: the server's, that the role may not read the dead letters.
+func (f *Follower) Run(ctx context.Context, fn func(context.Context, Row)) error {
 	defer func() { f.disconnect() }()
 	soon := followSoon
 	lost := false
@@ -165,6 +176,9 @@ func (f *Follower) Run(ctx context.Context, fn func(context.Context, Row)) {
 		n, err := f.look(ctx, fn)
 		if err != nil {
 			f.disconnect()
+			if pg.IsCode(err, pg.InsufficientPrivilege) {
+				return denied(err)
+			}
 			if !lost && ctx.Err() == nil {
 				f.cfg.Logger.WarnContext(ctx, "can't read the dead letters; trying again", "error", err)
 			}
@@ -190,6 +204,7 @@ func (f *Follower) Run(ctx context.Context, fn func(context.Context, Row)) {
 		case <-time.After(wait):
 		}
 	}
+	return nil
 }
 
 // look reads one batch, and returns how many there were.
