@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,6 +79,50 @@ func TestReplay_bulk_outputClosed_isResumed(t *testing.T) {
 		t.Errorf("%d jobs after the rest", n)
 	}
 }
+
+// The second Ctrl-C in a bulk replay that waits for a lock ends it at once, and says how to go on.
+func TestReplay_bulk_secondInterrupt_saysHowToGoOn(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	for i := range 30 {
+		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
+	}
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	ended := make(chan int, 1)
+	var out, notes clitest.Stream
+	process := s.Process(&out, &notes)
+	process.Exit = func(code int) {
+		ended <- code
+		runtime.Goexit()
+	}
+	blocked := make(chan struct{})
+	process.Stdout = writerFunc(func(p []byte) (int, error) {
+		<-blocked // a terminal that is stopped: the first Ctrl-C ends nothing
+		return len(p), nil
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cli.Run(process, strings.Fields("dead-letter replay --all --yes --rate 20/s"))
+	}()
+	eventually.True(t, "replays", func() bool { return clitest.CountJobs(t, pool) > 0 })
+	s.Signals <- syscall.SIGINT
+	s.Signals <- syscall.SIGINT
+	if code := <-ended; code != app.ExitFailed {
+		t.Errorf("exit %d", code)
+	}
+	said := notes.String()
+	close(blocked)
+	op := clitest.Decode[[]deadletter.Operation](t, s.OK("dead-letter", "history", "--json").Out)[0]
+	if want := "soniq: ended at once, by another signal; 'soniq dead-letter replay --resume " + op.ID.String() + "' goes on\n"; said != want {
+		t.Errorf("it says %q, want %q", said, want)
+	}
+	<-done
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // Ctrl-C at a question says that nothing was changed.
 func TestConfirm_interrupted_saysThatNothingWasChanged(t *testing.T) {

@@ -9,6 +9,7 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -70,6 +71,7 @@ type App struct {
 	// abortCleanups run when the process ends in the middle of a command.
 	abortMu       sync.Mutex
 	abortCleanups map[*func()]struct{}
+	abortHints    []string
 }
 
 // New returns an App whose command line is not parsed yet.
@@ -123,14 +125,28 @@ func (a *App) OnSignals(answers ...func()) (stop func()) {
 	}
 }
 
-// Abort runs the cleanups of OnAbort, and ends the process at once.
+// Abort runs the cleanups of OnAbort, says so, and ends the process at once.
 func (a *App) Abort() {
 	a.abortMu.Lock()
+	end := "soniq: ended at once, by another signal"
+	for _, hint := range a.abortHints {
+		end += "; " + hint
+	}
+	// The command may be about to write to Notes.
+	_, _ = fmt.Fprintln(a.Stderr, end)
 	for remove := range a.abortCleanups {
 		(*remove)()
 	}
 	a.abortMu.Unlock()
 	a.Exit(ExitFailed)
+}
+
+// HintOnAbort registers what to say where a signal ends the process in the middle of the command, such as how to
+// go on.
+func (a *App) HintOnAbort(hint string) {
+	a.abortMu.Lock()
+	defer a.abortMu.Unlock()
+	a.abortHints = append(a.abortHints, hint)
 }
 
 // OnAbort registers a cleanup, such as to remove a temporary file, for the case

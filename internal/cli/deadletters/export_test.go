@@ -94,7 +94,8 @@ func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	codes := []int{}
-	a := &app.App{Process: app.Process{Exit: func(code int) { codes = append(codes, code) }}}
+	var said strings.Builder
+	a := &app.App{Process: app.Process{Stderr: &said, Exit: func(code int) { codes = append(codes, code) }}}
 	half, err := outfile.Create(t.Context(), filepath.Join(dir, "half.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -113,5 +114,8 @@ func TestAbort_takesAwayWhatIsHalfDone(t *testing.T) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 || entries[0].Name() != "whole.json" || len(codes) != 1 || codes[0] != app.ExitFailed {
 		t.Errorf("left %v, %v; exits %v", entries, err, codes)
+	}
+	if said.String() != "soniq: ended at once, by another signal\n" {
+		t.Errorf("it says %q", said.String())
 	}
 }

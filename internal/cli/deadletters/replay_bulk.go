@@ -292,6 +292,7 @@ func (f *replayFollower) onProgress(op deadletter.Operation, made []deadletter.R
 	}
 	if !f.started {
 		f.started = true
+		f.a.HintOnAbort(fmt.Sprintf("'soniq dead-letter replay --resume %s' goes on", op.ID))
 		if f.canary > 0 {
 			f.a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(f.canary, op.Total)))
 		}
