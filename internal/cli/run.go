@@ -37,6 +37,9 @@ func Run(w app.Process, args []string) int {
 	a := app.New(ctx, w)
 	a.Out.OnClosed = func() { end(app.ErrClosed) }
 	cmd, done, err := parse(a, args)
+	if a.Out.Err != nil {
+		done, err = true, nil // the help couldn't be written, which is said below
+	}
 	if !done && err == nil {
 		if _, ok := selected[secretShower](cmd); ok {
 			a.Out.Reveal()

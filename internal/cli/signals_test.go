@@ -54,6 +54,39 @@ func TestOutput_closedByItsReader_endsQuietly(t *testing.T) {
 	}
 }
 
+// What can't be written is an error, in one line. /dev/full is a disk without room.
+func TestOutput_cantBeWritten_fails(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	id := clitest.Seed(t, pool, clitest.Letter{}).String()
+	for _, args := range []string{
+		"dead-letter list", "dead-letter list --json", "dead-letter show " + id, "dead-letter show --json " + id, "dead-letter groups", "dead-letter stats",
+		"dead-letter export", "dead-letter export --format csv", "dead-letter export --format jsonl -o -", "dead-letter export --format jsonl -o /dev/stdout",
+		"dead-letter history --json", "dead-letter delete --all --dry-run", "dead-letter replay --all --dry-run", "dead-letter cleanup --days 1 --dry-run",
+		"status", "status --json", "job list --json", "queue list --json", "worker list --json", "hooks list --json", "migrate list", "version", "completion bash", "--help",
+	} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			return // there is none
+		}
+		p := clitest.NewProgram(t, t.TempDir(), pool.Config().ConnString(), strings.Fields(args)...)
+		p.Stdout = full
+		_ = p.Run() // its exit code is looked at
+		_ = full.Close()
+		if said := p.Err.String(); p.ProcessState.ExitCode() != 1 || strings.Count(said, "soniq: ") != 1 || !strings.HasSuffix(said, "no space left on device\n") {
+			t.Errorf("soniq %s: exit %d, %q", args, p.ProcessState.ExitCode(), said)
+		}
+	}
+	for _, args := range []string{"dead-letter export", "dead-letter export --format csv -o -"} {
+		p := clitest.NewProgram(t, t.TempDir(), pool.Config().ConnString(), strings.Fields(args)...)
+		p.Path, p.Args = "/bin/sh", append([]string{"sh", "-c", `exec "$0" "$@" >&-`}, p.Args...)
+		_ = p.Run()
+		if said := p.Err.String(); p.ProcessState.ExitCode() != 1 || !strings.HasPrefix(said, "soniq: standard output is closed") || strings.Count(said, "\n") != 1 {
+			t.Errorf("soniq %s >&-: exit %d, %q", args, p.ProcessState.ExitCode(), said)
+		}
+	}
+}
+
 // A bulk replay whose lines nobody reads any more stops after its batch, is recorded as
 // stopped, and says how to go on.
 func TestReplay_bulk_outputClosed_isResumed(t *testing.T) {

@@ -148,6 +148,9 @@ func (c *exportCmd) fill(a *app.App, pool *pgxpool.Pool, file *outfile.File, f d
 }
 
 func (c *exportCmd) toStdout(a *app.App, f deadletter.Filter, format deadletter.Format) error {
+	if a.Out.MayBeClosed() {
+		return errors.New("standard output is closed, or discarded by the program that started this one; nothing was exported: redirect it, or give --output FILE")
+	}
 	pool, err := a.Open()
 	if err != nil {
 		return err

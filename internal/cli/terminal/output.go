@@ -12,6 +12,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"soniq/internal/redact"
 )
 
@@ -140,6 +142,18 @@ func (o *Output) Discards() bool {
 	}
 	null, err := os.Stat(os.DevNull)
 	return err == nil && os.SameFile(is, null)
+}
+
+// MayBeClosed reports whether the output was closed when the program began, or a program discards it: Go's
+// runtime opens /dev/null for reading and writing in the place of a closed one, as many programs do for a child
+// whose output they ignore. A shell's >/dev/null is open for writing alone.
+func (o *Output) MayBeClosed() bool {
+	f, ok := o.Raw.(*os.File)
+	if !ok || !o.Discards() {
+		return false
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	return err != nil || flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 // NewOutput returns an Output that writes to w.
