@@ -269,12 +269,6 @@ func batchReads(t *testing.T, pool *pgxpool.Pool, operation uuid.UUID, selected 
 	}
 	r := queue.newReplayRun(nil)
 	r.op.ID = operation
-	within := func(what string, reading testkit.Reading, rows, pages int) {
-		t.Helper()
-		if reading.Rows > rows || reading.Pages > pages {
-			t.Errorf("%s reads %d rows and %d pages, of at most %d and %d:\n%s", what, reading.Rows, reading.Pages, rows, pages, reading.Plan)
-		}
-	}
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -291,17 +285,17 @@ func batchReads(t *testing.T, pool *pgxpool.Pool, operation uuid.UUID, selected 
 		sql, params := r.nextBatch(operation, fresh, most)
 		// A row has some 60: of eleven indexes, three levels each, and of three tables.
 		batch := testkit.Touched(t, tx, sql, params...)
-		within("a batch", batch, 2*most, 80*most)
+		batch.Within(t, "a batch", 2*most, 80*most)
 		// A row that another replay has changed is looked at again, with all that is joined below the lock.
 		if !locksAlone(batch.Plan) {
 			t.Errorf("the lock of a row is above the rows of the batch:\n%s", batch.Plan)
 		}
 		r.after += most
 		taken := testkit.Touched(t, tx, replaysql.Take(), operation, r.after, most)
-		within("a batch with edits", taken, most, 10*most)
+		taken.Within(t, "a batch with edits", most, 10*most)
 		r.after += most
 	}
-	within("the breaker", testkit.Touched(t, tx, replaysql.Breaker, operation, 0, most), most, 12*most)
+	testkit.Touched(t, tx, replaysql.Breaker, operation, 0, most).Within(t, "the breaker", most, 12*most)
 	var left int
 	if err := tx.QueryRow(t.Context(), "select count(*) from soniq_dead_letter_selections where operation_id = $1", operation).Scan(&left); err != nil || left != selected-6*most {
 		t.Errorf("%d of the selection are left, %v", left, err)

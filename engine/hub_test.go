@@ -26,6 +26,22 @@ func idleCrew(t *testing.T, pool *pgxpool.Pool, n int, reg func() *engine.Regist
 	return workers
 }
 
+// holding returns what makes the registry of a job 'held', which tells that it has started and runs until release.
+func holding(started chan<- *engine.Job, release <-chan struct{}) func() *engine.Registry {
+	return func() *engine.Registry {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "held", func(ctx context.Context, job *engine.Job) (any, error) {
+			started <- job
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil, nil
+		})
+		return reg
+	}
+}
+
 func TestWorkers_manyOfOneProcess_oneListensAndOneIsWoken(t *testing.T) {
 	t.Parallel()
 	const workers, jobs = 20, 30
@@ -117,18 +133,7 @@ func TestWorkers_theOneThatKnowsOfTheDueJobIsAway_anotherRunsIt(t *testing.T) {
 			release := make(chan struct{})
 			t.Cleanup(func() { close(release) })
 			started := make(chan *engine.Job, 10)
-			workers := idleCrew(t, pool, 2, func() *engine.Registry {
-				reg := engine.NewRegistry()
-				engine.HandleRaw(reg, "held", func(ctx context.Context, job *engine.Job) (any, error) {
-					started <- job
-					select {
-					case <-release:
-					case <-ctx.Done():
-					}
-					return nil, nil
-				})
-				return reg
-			})
+			workers := idleCrew(t, pool, 2, holding(started, release))
 			client := newClient(t, pool)
 			later := enqueue(t, client, "held", nil, engine.At(time.Now().Add(1500*time.Millisecond)))
 			switch away {
@@ -195,18 +200,7 @@ func TestWorkers_firstProcessFull_theOthersRunTheRest(t *testing.T) {
 	started, release := make(chan *engine.Job, 100), make(chan struct{})
 	t.Cleanup(func() { close(release) })
 	for range processes {
-		idleCrew(t, connect(t, url), 1, func() *engine.Registry {
-			reg := engine.NewRegistry()
-			engine.HandleRaw(reg, "held", func(ctx context.Context, job *engine.Job) (any, error) {
-				started <- job
-				select {
-				case <-release:
-				case <-ctx.Done():
-				}
-				return nil, nil
-			})
-			return reg
-		})
+		idleCrew(t, connect(t, url), 1, holding(started, release))
 	}
 	pool := connect(t, url)
 	waitUntil(t, pool, "the locks of all", advertisingSQL, processes)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"soniq/deadletter"
 	"soniq/internal/cli"
@@ -92,9 +91,7 @@ func TestOutput_cantBeWritten_fails(t *testing.T) {
 func TestReplay_bulk_outputClosed_isResumed(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	for i := range 30 {
-		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
-	}
+	clitest.SeedMany(t, pool, 30)
 	s := clitest.NewShell(t, pool.Config().ConnString())
 	out, notes := &closingPipe{writes: 1}, &clitest.Stream{}
 	code := cli.Run(s.Process(out, notes), strings.Fields("dead-letter replay --all --yes --rate 20/s"))
@@ -117,9 +114,7 @@ func TestReplay_bulk_outputClosed_isResumed(t *testing.T) {
 func TestReplay_bulk_secondInterrupt_saysHowToGoOn(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	for i := range 30 {
-		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
-	}
+	clitest.SeedMany(t, pool, 30)
 	s := clitest.NewShell(t, pool.Config().ConnString())
 	ended := make(chan int, 1)
 	var out, notes clitest.Stream

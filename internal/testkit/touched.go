@@ -16,6 +16,14 @@ type Reading struct {
 	Plan string
 }
 
+// Within fails the test where a statement reads more than so many rows or pages. what names it.
+func (r Reading) Within(t testing.TB, what string, rows, pages int) {
+	t.Helper()
+	if r.Rows > rows || r.Pages > pages {
+		t.Errorf("%s reads %d rows and %d pages, of at most %d and %d:\n%s", what, r.Rows, r.Pages, rows, pages, r.Plan)
+	}
+}
+
 // plan is a node of a plan in JSON.
 type plan struct {
 	Rows     float64 `json:"Actual Rows"`

@@ -184,6 +184,14 @@ insert into public.soniq_dead_letter_jobs (
 )
 values ($1, $2, $3::jsonb, $4, 100, 3, 3, $5, $6, now() - $7::interval, now() - $7::interval, $8, $9::jsonb)`
 
+// SeedMany inserts n dead letters, each a minute older than the one before.
+func SeedMany(t *testing.T, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	for i := range n {
+		Seed(t, pool, Letter{Age: time.Duration(i+1) * time.Minute})
+	}
+}
+
 // Seed inserts a dead letter, and returns its id.
 func Seed(t *testing.T, pool *pgxpool.Pool, l Letter) uuid.UUID {
 	t.Helper()

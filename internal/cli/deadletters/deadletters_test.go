@@ -259,9 +259,7 @@ func TestDelete_bulk_asksWithTheExactCount(t *testing.T) {
 	pool := testdb.New(t)
 	s := clitest.NewShell(t, pool.Config().ConnString())
 	s.TTY = true
-	for i := range 37 {
-		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
-	}
+	clitest.SeedMany(t, pool, 37)
 	const question = "This will permanently delete 37 dead letters. This cannot be undone. Continue? [y/N] "
 	for _, answer := range []string{"", "\n", "n\n", "yep\n", "no\n"} {
 		s.Stdin = answer

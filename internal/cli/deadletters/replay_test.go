@@ -4,7 +4,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
@@ -18,9 +17,7 @@ import (
 func TestReplay_bulk_interrupted_isResumed(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	for i := range 30 {
-		clitest.Seed(t, pool, clitest.Letter{Age: time.Duration(i+1) * time.Minute})
-	}
+	clitest.SeedMany(t, pool, 30)
 	s := clitest.NewShell(t, pool.Config().ConnString())
 	if r := s.OK("dead-letter", "history"); r.Err != "nothing was done yet\n" {
 		t.Errorf("%+v", r)
