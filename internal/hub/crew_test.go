@@ -3,7 +3,9 @@ package hub
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,12 +27,17 @@ func newHub() *Hub {
 }
 
 func (h *Hub) newMember(queues, names string) *Member {
-	m := NewMember(MemberConfig{
+	m := newcomer(queues, names)
+	h.add(context.Background(), m)
+	return m
+}
+
+// newcomer is a member of no hub yet.
+func newcomer(queues, names string) *Member {
+	return NewMember(MemberConfig{
 		Queues: strings.Fields(queues), Names: strings.Fields(names), Session: liveness.New(liveness.Config{}).Session, Control: quiet{},
 		Listened: func() {}, OnHealth: func(bool) {}, Busy: func() bool { return false }, WakeDetector: func() {},
 	})
-	h.add(context.Background(), m)
-	return m
 }
 
 // woken reports whether the member was woken, and forgets it.
@@ -255,5 +262,23 @@ func TestHub_firstIsBusy_callsAnotherNowAndThen(t *testing.T) {
 	h.announce(1, "q")
 	if !m.woken() {
 		t.Error("busy, a moment later: want a wake here")
+	}
+}
+
+// A worker's failure detector may look while the worker joins. The race detector is the
+// judge.
+func TestHub_detectorLooksWhileItsWorkerJoins_noRace(t *testing.T) {
+	t.Parallel()
+	h, m := newHub(), newcomer("q", "n")
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for m.Saw(nil); !m.Leads() || m.hub.Load() == nil; m.Saw(nil) {
+			runtime.Gosched()
+		}
+	})
+	h.add(context.Background(), m)
+	looking.Wait()
+	if second := h.newMember("q", "n"); second.Leads() || !m.Leads() {
+		t.Error("two lead, or the wrong one")
 	}
 }

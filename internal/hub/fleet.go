@@ -179,7 +179,7 @@ func (c *crew) lookedSince(origin int64) bool {
 
 // Saw takes in which other workers there are. Any member may call it.
 func (m *Member) Saw(peers []liveness.Peer) {
-	h := m.hub
+	h := m.hub.Load()
 	if h == nil {
 		return
 	}

@@ -152,7 +152,7 @@ func start(ctx context.Context, config Config) (*Hub, error) {
 func (h *Hub) add(ctx context.Context, m *Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	m.hub = h
+	m.hub.Store(h)
 	key := CrewKey(m.config.Queues, m.config.Names)
 	if h.crews[key] == nil {
 		h.crews[key] = &crew{hub: h, key: key, serves: serving(m.config.Queues)}

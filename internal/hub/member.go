@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"soniq/internal/liveness"
@@ -38,11 +39,12 @@ type MemberConfig struct {
 type Member struct {
 	config  MemberConfig
 	wakeups *notify.Wakeups
-	hub     *Hub
-	crew    *crew
+	// hub is nil until the worker joins one. Its failure detector may look before that.
+	hub atomic.Pointer[Hub]
 
 	// The hub's lock guards what follows.
 
+	crew  *crew
 	state state
 	// begun is the hub's count when the last fetch began, and parking the crew's when the
 	// member parked last.
@@ -62,26 +64,33 @@ func NewMember(config MemberConfig) *Member {
 // Run takes part in the hub until ctx ends.
 //
 // Errors: those of [notify.Listener.Run].
-func (m *Member) Run(ctx context.Context) error { return m.hub.run(ctx, m) }
+func (m *Member) Run(ctx context.Context) error { return m.hub.Load().run(ctx, m) }
 
 // Wakeups wake the worker's fetcher.
 func (m *Member) Wakeups() *notify.Wakeups { return m.wakeups }
 
 // Leads reports whether this member looks after the other workers for all of its hub.
 func (m *Member) Leads() bool {
-	if m.hub == nil {
+	h := m.hub.Load()
+	if h == nil {
 		return true
 	}
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
-	return len(m.hub.members) == 0 || m.hub.members[0] == m
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.members) == 0 || h.members[0] == m
+}
+
+// lock locks the member's hub, and returns what unlocks it.
+func (m *Member) lock() (unlock func()) {
+	h := m.hub.Load()
+	h.mu.Lock()
+	return h.mu.Unlock
 }
 
 // Begin comes before each fetch, which answers all calls until now.
 func (m *Member) Begin() {
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
-	m.state, m.begun = looking, m.hub.count
+	defer m.lock()()
+	m.state, m.begun = looking, m.hub.Load().count
 	m.answering, m.asked = m.answering.join(m.asked), call{}
 	// Under the lock, and before the fetch: a call that comes later sets the bit again.
 	m.wakeups.Clear()
@@ -100,8 +109,7 @@ type Parked struct {
 
 // Park follows such a fetch: the member sleeps.
 func (m *Member) Park(p Parked) {
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
+	defer m.lock()()
 	m.crew.parkings++
 	m.state, m.parking, m.limited = parked, m.crew.parkings, p.Limited
 	if p.Due {
@@ -121,8 +129,7 @@ func (m *Member) Park(p Parked) {
 // and somebody to pass it to: then look whether there are more jobs, and call Pass or
 // Answered.
 func (m *Member) Full() (look bool) {
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
+	defer m.lock()()
 	m.state = away
 	m.answering, m.asked = m.answering.join(m.asked), call{}
 	if m.answering.origin == 0 {
@@ -142,8 +149,7 @@ func (m *Member) Full() (look bool) {
 
 // Answered says that no more jobs are due; another is after due, if ok.
 func (m *Member) Answered(due time.Duration, ok bool) {
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
+	defer m.lock()()
 	m.answering = call{}
 	if ok {
 		m.crew.dueIn(due)
@@ -153,8 +159,7 @@ func (m *Member) Answered(due time.Duration, ok bool) {
 // Pass gives to others what this member was called for. It is away, until its next
 // fetch.
 func (m *Member) Pass() {
-	m.hub.mu.Lock()
-	defer m.hub.mu.Unlock()
+	defer m.lock()()
 	m.pass()
 }
 
