@@ -248,7 +248,9 @@ func (w *world) comes() {
 	if process.killed || process.frozen {
 		return
 	}
+	process.mu.Lock()
 	process.closed = false
+	process.mu.Unlock()
 	w.people = append(w.people, &person{
 		Member: process.newMember("q", names), process: process, names: strings.Fields(names), slots: 1 + w.IntN(3), running: map[string]int{},
 	})
