@@ -10,7 +10,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/internal/fetch"
 	"soniq/internal/liveness"
+	"soniq/internal/pause"
 	"soniq/internal/pg"
 	"soniq/notify"
 )
@@ -63,16 +65,16 @@ func (c *cancelWatch) run(ctx context.Context) error {
 	for {
 		// Cleared before the look, never after.
 		c.Clear()
-		pause := liveness.BeatInterval
-		lookCtx, stop := context.WithTimeout(ctx, claimTimeout)
+		wait := liveness.BeatInterval
+		lookCtx, stop := context.WithTimeout(ctx, fetch.Timeout)
 		err := c.look(lookCtx)
 		stop()
 		if err != nil && ctx.Err() == nil {
 			// The fetcher and the heartbeat report a database that is away.
 			c.logger.Debug("can't look for requests to cancel; trying again", "error", err)
-			pause = time.Second
+			wait = time.Second
 		}
-		sleep(ctx, pause, c.C(), nil)
+		pause.Until(ctx, wait, c.C(), nil)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -90,7 +90,7 @@ func (w *Worker) wireCompleter() {
 		if job := o.Job.(*Job); job.held != nil {
 			// Others need the room.
 			job.Args, o.Bytes = nil, 0
-			job.held.release()
+			job.held.Release()
 		}
 	}
 	c.outcomes = newOutcomes(w.config.Concurrency, deferred)
@@ -121,7 +121,7 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 		Verdict: written.Verdict, Duration: written.Duration, result: written.Result,
 	}
 	if !written.Deferred {
-		defer o.Job.held.release()
+		defer o.Job.held.Release()
 	}
 	c.settled(o)
 	attrs := func(more ...any) []any {

@@ -19,7 +19,7 @@
 //	                   notifications, due times
 //	                              │
 //	                              v      jobs
-//	internal/waiters <──────> fetcher ────────> inflight ──> handlers
+//	internal/waiters <─> internal/fetch ──────> inflight ──> handlers
 //	may it sleep?                 │  <──────── slots │
 //	                internal/claim                   v outcomes
 //	                                             completer ──> soniq_jobs,

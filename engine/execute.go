@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/jobargs"
 	"soniq/internal/pg"
 )
 
@@ -74,7 +75,7 @@ type execution struct {
 	// handle is the handler's function, wrapped in the middleware.
 	handle HandlerFunc
 	// loader reads arguments that the claim did not return. Nil in a dry run.
-	loader *loader
+	loader *jobargs.Loader
 	// timeout limits the attempt. 0 or negative means no limit.
 	timeout time.Duration
 	// classifiers are the worker's, or the handler's own.
@@ -128,7 +129,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		return
 	}
 	// Released when the handler has returned, and not when it is abandoned.
-	defer func() { e.job.held.release() }()
+	defer func() { e.job.held.Release() }()
 	if o, ok := e.prepare(ctx); !ok {
 		outcome = o
 		return

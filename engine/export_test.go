@@ -45,8 +45,8 @@ func (w *Worker) SetTiming(t Timing) {
 		w.liveness.Timing.SilentSince = asItsHeartbeatSays
 	}
 	w.tail = cmp.Or(t.Tail, w.tail)
-	w.fetcher.waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)
-	w.fetcher.waiter.Reached = t.Reached
+	w.fetcher.Waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)
+	w.fetcher.Waiter.Reached = t.Reached
 }
 
 // Advertises reports whether the worker's row names its lock.
@@ -85,10 +85,10 @@ func (w *Worker) Cancels() *cancelWatch { return w.cancels }
 
 // BeginClaim is the beginning of a claim; it returns its end.
 func (w *Worker) BeginClaim() func() {
-	end := w.inflight.beginClaim(0)
+	end := w.inflight.BeginClaim(0)
 	return func() {
 		if end() {
-			w.fetcher.heard()
+			w.fetcher.Heard()
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (w *Worker) Beat(ctx context.Context) error {
 }
 
 // Hears reports whether the worker relies on notifications.
-func (w *Worker) Hears() bool { return !w.fetcher.notificationsUnreliable.Load() }
+func (w *Worker) Hears() bool { return w.fetcher.Reliable() }
 
 // WatchDeadLetters is a run of the task.
 func (w *Worker) WatchDeadLetters(ctx context.Context) error {

@@ -20,7 +20,7 @@ type inflight struct {
 	logger      *slog.Logger
 	concurrency int
 	// outcomes takes the outcomes. Each running job has a place in it reserved (see
-	// free), so handing one over never blocks.
+	// Free), so handing one over never blocks.
 	outcomes *outcomes
 	// freed is readable when a slot may have become free since it was last read.
 	freed chan struct{}
@@ -54,36 +54,36 @@ func newInflight(logger *slog.Logger, concurrency int, limits *claim.Limits, out
 	}
 }
 
-// free is how many jobs may be claimed. While outcomes can't be written it falls to
+// Free is how many jobs may be claimed. While outcomes can't be written it falls to
 // none: a job is claimed only if its outcome has a place to go.
-func (f *inflight) free() int {
+func (f *inflight) Free() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return max(min(f.concurrency, f.outcomes.places())-len(f.running), 0)
 }
 
 // busy reports whether jobs are running, or outcomes can't be written.
-func (f *inflight) busy() bool { return f.free() < f.concurrency }
+func (f *inflight) busy() bool { return f.Free() < f.concurrency }
 
-// scopes are the claims that may bring something, open is all of them together, and
+// Scopes are the claims that may bring something, open is all of them together, and
 // full reports whether a handler or a queue runs as many jobs as it may.
-func (f *inflight) scopes() (scopes []claim.Scope, open claim.Scope, full bool) {
+func (f *inflight) Scopes() (scopes []claim.Scope, open claim.Scope, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.limits.Scopes(), f.limits.Open(), f.limits.Full()
 }
 
-// room is how many jobs a claim may bring, at most free.
-func (f *inflight) room(scope claim.Scope, free int) int {
+// Room is how many jobs a claim may bring, at most free.
+func (f *inflight) Room(scope claim.Scope, free int) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.limits.Room(scope, free)
 }
 
-// beginClaim retains the token of a claim until end is called, when its jobs are
+// BeginClaim retains the token of a claim until end is called, when its jobs are
 // running. end reports whether a job that was not running might have been cancelled
 // meanwhile.
-func (f *inflight) beginClaim(token int64) (end func() (heard bool)) {
+func (f *inflight) BeginClaim(token int64) (end func() (heard bool)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.claiming++
@@ -166,6 +166,9 @@ func (f *inflight) settled(token int64) {
 	f.mu.Unlock()
 	f.signalFreed()
 }
+
+// Freed is readable when a slot may have become free since it was last read.
+func (f *inflight) Freed() <-chan struct{} { return f.freed }
 
 func (f *inflight) signalFreed() { signal(f.freed) }
 
@@ -259,5 +262,13 @@ func (f *inflight) giveBack() {
 			"job", job.ID, "job_name", job.Name)
 		f.outcomes.add(Outcome{Job: job, Kind: OutcomeReleased})
 		delete(f.running, job)
+	}
+}
+
+// signal makes c, which has room for one, readable.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }

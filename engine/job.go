@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/claim"
+	"soniq/internal/jobargs"
 )
 
 // JobStatus is the status of a job, as text in the database and in JSON.
@@ -73,7 +75,7 @@ type Job struct {
 	token int64
 	// held is what the arguments take of the worker's MaxArgsMemory; nil is nothing.
 	// stored is their size in the row, if that was read, else 0.
-	held   *heldArgs
+	held   *jobargs.Held
 	stored int64
 }
 
@@ -100,6 +102,18 @@ func (j *Job) forHandler() *Job {
 		handed.WorkerID = &copied.worker
 	}
 	return handed
+}
+
+// claimedJob is a claimed row as a job. All jobs of a worker share its id.
+func claimedJob(c *claim.Job, worker *uuid.UUID, token int64) *Job {
+	j := &Job{
+		ID: c.ID, Name: c.Name, Args: c.Args, Queue: c.Queue, Priority: c.Priority, Status: StatusProcessing,
+		Attempts: c.Attempts, MaxAttempts: c.MaxAttempts,
+		ScheduledAt: c.ScheduledAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, LastError: c.LastError,
+		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: worker, ReplayOf: c.ReplayOf, token: token,
+	}
+	j.inUTC()
+	return j
 }
 
 func clone[T any](p *T) *T {

@@ -19,8 +19,10 @@ import (
 	"soniq"
 	"soniq/deadletter"
 	"soniq/internal/claim"
+	"soniq/internal/fetch"
 	"soniq/internal/hub"
 	"soniq/internal/incarnation"
+	"soniq/internal/jobargs"
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
@@ -45,7 +47,8 @@ type Worker struct {
 	handlers map[string]HandlerFunc
 
 	inflight    *inflight
-	fetcher     *fetcher
+	fetcher     *fetch.Fetcher[*Job]
+	loader      *jobargs.Loader
 	completer   *completer
 	cancels     *cancelWatch
 	liveness    liveness.Parts
@@ -136,25 +139,18 @@ func (w *Worker) wire() error {
 	w.wireCompleter()
 	limits := claim.NewLimits(c.Concurrency, w.queues, w.registry.Names(), c.QueueConcurrency, w.registry.concurrencies())
 	w.inflight = newInflight(w.logger, c.Concurrency, limits, w.completer.outcomes)
-	w.fetcher = &fetcher{
-		logger:   w.logger,
-		inflight: w.inflight,
-		claimer: claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit,
-			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
-		loader:         newLoader(w.pool, c),
-		waiter:         waiters.New(w.pool, w.id, w.logger, w.queues),
-		safetyPoll:     c.SafetyPoll,
-		start:          w.start,
-		scope:          claim.Scope{Queues: w.queues, Names: w.registry.Names()},
-		claimUncertain: make(chan struct{}, 1),
-	}
-	// Until the listener has proved the contrary.
-	w.fetcher.notificationsUnreliable.Store(true)
+	w.loader = jobargs.New(w.pool, c.MaxArgsBytes, c.MaxArgsMemory)
 	w.cancels = &cancelWatch{
 		Wakeups: notify.NewWakeups(), pool: w.pool, worker: w.id, logger: w.logger, inflight: w.inflight,
 		grace: c.CancelGrace, abandon: w.abandon,
 	}
-	w.fetcher.heard = w.cancels.Set
+	w.fetcher = fetch.New(fetch.Config[*Job]{
+		Logger: w.logger, Slots: w.inflight, Waiter: waiters.New(w.pool, w.id, w.logger, w.queues),
+		Claimer: claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit,
+			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
+		Scope: claim.Scope{Queues: w.queues, Names: w.registry.Names()}, SafetyPoll: c.SafetyPoll,
+		Load: w.loadMiddle, Start: w.start, Heard: w.cancels.Set,
+	})
 
 	letters, err := deadletter.NewQueue(w.pool.Raw(), deadletter.QueueConfig{Schema: w.pool.Schema().Name()})
 	if err != nil {
@@ -170,17 +166,17 @@ func (w *Worker) wire() error {
 		Pool: w.pool, Logger: w.logger, Worker: w.id, DeadLetters: letters,
 		Queues: w.queues, Names: w.registry.Names(),
 		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(), ResultTTL: c.ResultTTL,
-		Tokens: w.inflight.tokens, Release: w.completer.release, ClaimUncertain: w.fetcher.claimUncertain,
+		Tokens: w.inflight.tokens, Release: w.completer.release, ClaimUncertain: w.fetcher.ClaimUncertain,
 		Clock: &w.clock, Stepped: stepped, ClockBack: clockBack,
 		UnknownGrace: c.UnknownGrace, WarnDead: c.WarnDead, WarnDeadAge: c.WarnDeadAge, Retention: c.Retention,
 	})
 	w.liveness = liveness.New(liveness.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
-		Busy: w.inflight.busy, Registered: w.fetcher.registered, Recover: w.maintenance.Recovery.OfWorker,
+		Busy: w.inflight.busy, Registered: w.fetcher.Registered, Recover: w.maintenance.Recovery.OfWorker,
 		Clock: &w.clock, Stepped: stepped, Crew: hub.CrewKey(w.queues, w.registry.Names()),
-		Leads: func() bool { return w.fetcher.member.Leads() },
-		Saw:   func(peers []liveness.Peer) { w.fetcher.member.Saw(peers) },
+		Leads: func() bool { return w.fetcher.Member.Leads() },
+		Saw:   func(peers []liveness.Peer) { w.fetcher.Member.Saw(peers) },
 	})
 	w.wireHub()
 	return nil
@@ -188,12 +184,12 @@ func (w *Worker) wire() error {
 
 // wireHub makes the worker's side of a hub.
 func (w *Worker) wireHub() {
-	w.fetcher.member = hub.NewMember(hub.MemberConfig{
+	w.fetcher.Member = hub.NewMember(hub.MemberConfig{
 		Queues: w.queues, Names: w.registry.Names(), Session: w.liveness.Session, Control: w.cancels,
-		Listened: w.fetcher.waiter.Invalidate, OnHealth: w.listening, Busy: w.inflight.busy, WakeDetector: w.liveness.Watch.Wake,
+		Listened: w.fetcher.Waiter.Invalidate, OnHealth: w.listening, Busy: w.inflight.busy, WakeDetector: w.liveness.Watch.Wake,
 	})
 	w.cancels.wakeDetector = func() {
-		if w.fetcher.member.Leads() {
+		if w.fetcher.Member.Leads() {
 			w.liveness.Watch.Wake()
 		}
 	}
@@ -274,7 +270,7 @@ func (w *Worker) work(ctx context.Context) error {
 	settling.Go(func() error { return w.completer.run(settleCtx) })
 
 	awake, awakeCtx := errgroup.WithContext(ctx)
-	awake.Go(func() error { return w.fetcher.member.Run(awakeCtx) })
+	awake.Go(func() error { return w.fetcher.Member.Run(awakeCtx) })
 	awake.Go(func() error { return w.tables.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.Run(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
@@ -282,13 +278,13 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.maintenance.RunPruning(awakeCtx) })
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })
 	awake.Go(func() error { return incarnation.NewGuard(w.pool, w.logger).Run(awakeCtx) })
-	awake.Go(func() error { return w.fetcher.run(awakeCtx, jobsCtx) })
+	awake.Go(func() error { return w.fetcher.Run(awakeCtx, jobsCtx) })
 	err := awake.Wait()
 
 	began := time.Now()
 	if w.inflight.busy() {
 		// Producers need not wait for a drain. Without one, Unregister withdraws.
-		beating.Go(func() error { w.fetcher.waiter.WithdrawAll(background); return nil })
+		beating.Go(func() error { w.fetcher.Waiter.WithdrawAll(background); return nil })
 	}
 	w.inflight.drain(cancelJobs, w.config.ShutdownTimeout, w.config.CancelGrace, w.cancelled)
 	// All outcomes are there now. Handlers that never returned can't add any.
@@ -328,7 +324,7 @@ func (w *Worker) join(ctx context.Context) error {
 		key.Alone = w
 		maps.Copy(channels, s.Channels())
 	}
-	return hub.Join(ctx, hub.Config{Key: key, Pool: w.pool, Logger: w.logger, Channels: channels}, w.fetcher.member)
+	return hub.Join(ctx, hub.Config{Key: key, Pool: w.pool, Logger: w.logger, Channels: channels}, w.fetcher.Member)
 }
 
 // A hearer wants to know whether notifications arrive.
@@ -336,7 +332,7 @@ type hearer interface{ Listening(healthy bool) }
 
 // listening tells the parts whether notifications arrive.
 func (w *Worker) listening(healthy bool) {
-	w.fetcher.listening(healthy)
+	w.fetcher.Listening(healthy)
 	for _, s := range w.config.Services {
 		if h, ok := s.(hearer); ok {
 			h.Listening(healthy)
@@ -378,7 +374,7 @@ func (w *Worker) start(ctx context.Context, jobs []*Job) {
 
 func (w *Worker) execution(ctx context.Context, job *Job) *execution {
 	e := &execution{
-		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.fetcher.loader, log: w.logger,
+		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.loader, log: w.logger,
 		timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
 		worker: w.id, schema: w.pool.Schema(), ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
 		stopping: w.stopping,

@@ -17,3 +17,20 @@ func For(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// Until returns when d has passed (negative: never), ctx has ended, or one of the channels,
+// which may be nil, has something.
+func Until(ctx context.Context, d time.Duration, a, b <-chan struct{}) {
+	var timeout <-chan time.Time
+	if d >= 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-timeout:
+	case <-a:
+	case <-b:
+	}
+}

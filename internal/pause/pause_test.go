@@ -26,3 +26,30 @@ func TestFor(t *testing.T) {
 		}
 	})
 }
+
+func TestUntil_whatComesFirst_endsIt(t *testing.T) {
+	t.Parallel()
+	for what, took := range map[string]time.Duration{"time": time.Minute, "one": 0, "another": 0, "ctx": 0} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			wait := time.Duration(-1)
+			one, another := make(chan struct{}, 1), make(chan struct{}, 1)
+			switch what {
+			case "time":
+				wait = time.Minute
+			case "one":
+				one <- struct{}{}
+			case "another":
+				another <- struct{}{}
+			case "ctx":
+				cancel()
+			}
+			began := time.Now()
+			pause.Until(ctx, wait, one, another)
+			if got := time.Since(began); got != took {
+				t.Errorf("%s: it took %s, want %s", what, got, took)
+			}
+		})
+	}
+}

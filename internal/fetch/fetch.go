@@ -1,4 +1,6 @@
-package engine
+// Package fetch is the loop of a worker that claims jobs and starts them: when it claims,
+// how many, and how long it sleeps.
+package fetch
 
 import (
 	"context"
@@ -9,66 +11,101 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/google/uuid"
 
 	"soniq/internal/claim"
 	"soniq/internal/hub"
+	"soniq/internal/pause"
 	"soniq/internal/waiters"
 )
 
-// fetcher claims jobs and starts them. Its hub wakes it when there may be a job for it:
+// Slots are the worker's running jobs, as its fetcher sees them.
+type Slots interface {
+	// Free is how many jobs may be claimed.
+	Free() int
+	// Freed is readable when a slot may have become free since it was last read.
+	Freed() <-chan struct{}
+	// Scopes are the claims that may bring something, open is all of them together, and
+	// full reports whether a handler or a queue runs as many jobs as it may.
+	Scopes() (scopes []claim.Scope, open claim.Scope, full bool)
+	// Room is how many jobs a claim may bring, at most free.
+	Room(scope claim.Scope, free int) int
+	// BeginClaim keeps the token of a claim live until end is called, when its jobs are
+	// running. end reports whether a job that was not running might have been cancelled
+	// meanwhile.
+	BeginClaim(token int64) (end func() (heard bool))
+}
+
+// Config is what a fetcher needs. J is a claimed job.
+type Config[J any] struct {
+	Logger  *slog.Logger
+	Slots   Slots
+	Claimer *claim.Claimer[J]
+	Waiter  *waiters.Waiter
+	// Scope is all that the worker serves.
+	Scope      claim.Scope
+	SafetyPoll time.Duration
+	// Load reads what the claim left out of its jobs.
+	Load func(ctx context.Context, token int64, jobs []J)
+	// Start runs jobs.
+	Start func(ctx context.Context, jobs []J)
+	// Heard is called when a cancellation may concern a job that was just claimed.
+	Heard func()
+}
+
+// Fetcher claims jobs and starts them. Its hub wakes it when there may be a job for it:
 // see package hub.
-type fetcher struct {
-	logger   *slog.Logger
-	inflight *inflight
-	claimer  *claim.Claimer[*Job]
-	loader   *loader
-	waiter   *waiters.Waiter
-	member   *hub.Member
-	// scope is all that the worker serves.
-	scope      claim.Scope
-	safetyPoll time.Duration
-	// start runs jobs.
-	start func(ctx context.Context, jobs []*Job)
-	// heard is called when a cancellation may concern a job that was just claimed.
-	heard func()
+type Fetcher[J any] struct {
+	Config[J]
+	// Member is its side of the hub. Set it before Run.
+	Member *hub.Member
+	// ClaimUncertain is readable when a claim failed since it was last read, and the
+	// database answers again: it may have committed that claim.
+	ClaimUncertain chan struct{}
 
 	// notificationsUnreliable: the worker must poll.
 	notificationsUnreliable atomic.Bool
-	// claimUncertain is readable when a claim failed since it was last read, and the
-	// database answers again: it may have committed that claim.
-	claimUncertain chan struct{}
 	// overdue paces the next looks at a due job that another session holds.
 	overdue time.Duration
 }
 
+// New returns a fetcher, which takes notifications for unreliable until the listener has
+// proved the contrary.
+func New[J any](config Config[J]) *Fetcher[J] {
+	f := &Fetcher[J]{Config: config, ClaimUncertain: make(chan struct{}, 1)}
+	f.notificationsUnreliable.Store(true)
+	return f
+}
+
 const (
-	// claimTimeout is when a connection that doesn't answer is given up.
-	claimTimeout = 10 * time.Second
+	// Timeout is when a connection that doesn't answer is given up.
+	Timeout = 10 * time.Second
 	// unreliablePoll is how often a worker looks for jobs while notifications are
 	// unreliable.
 	unreliablePoll = time.Second
 )
 
-// registered follows each write of the worker's row.
-func (f *fetcher) registered(incarnation int64) {
-	if f.waiter.Registered(incarnation) {
-		f.waiter.Invalidate()
-		f.member.Wakeups().Set()
+// Registered follows each write of the worker's row.
+func (f *Fetcher[J]) Registered(incarnation int64) {
+	if f.Waiter.Registered(incarnation) {
+		f.Waiter.Invalidate()
+		f.Member.Wakeups().Set()
 	}
 }
 
-// listening notes whether notifications are reliable. It wakes the fetcher, which may
+// Reliable reports whether notifications arrive.
+func (f *Fetcher[J]) Reliable() bool { return !f.notificationsUnreliable.Load() }
+
+// Listening notes whether notifications are reliable. It wakes the fetcher, which may
 // be asleep for longer than it should now.
-func (f *fetcher) listening(healthy bool) {
+func (f *Fetcher[J]) Listening(healthy bool) {
 	f.notificationsUnreliable.Store(!healthy)
 	if !healthy {
-		f.member.Wakeups().Set()
+		f.Member.Wakeups().Set()
 	}
 }
 
-// run claims jobs and starts them until ctx ends. The jobs run under jobsCtx.
-func (f *fetcher) run(ctx, jobsCtx context.Context) error {
+// Run claims jobs and starts them until ctx ends. The jobs run under jobsCtx.
+func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 	// retry paces the claims while the database is away.
 	retry := &backoff.ExponentialBackOff{
 		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
@@ -76,7 +113,7 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 	retry.Reset()
 	failing := false
 	for {
-		free := f.inflight.free()
+		free := f.Slots.Free()
 		// Read after the slots, never before: a slot that a job left after ctx had ended
 		// would be taken again.
 		if ctx.Err() != nil {
@@ -84,33 +121,36 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 		}
 		if free == 0 {
 			f.passOn(ctx)
-			sleep(ctx, f.waiter.Full(ctx), nil, f.inflight.freed)
+			pause.Until(ctx, f.Waiter.Full(ctx), nil, f.Slots.Freed())
 			continue
 		}
 		// Before the fetch, never after: what commits while the fetch runs wakes again.
-		f.member.Begin()
+		f.Member.Begin()
 		next, err := f.fetch(ctx, jobsCtx, free)
 		wait := next.wait
 		if err == nil && wait > 0 {
-			wait, err = f.waiter.Park(ctx, next.short, wait, !next.partly)
+			wait, err = f.Waiter.Park(ctx, next.short, wait, !next.partly)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			f.member.Pass()
+			f.Member.Pass()
 			if !failing {
-				f.logger.Warn("can't claim jobs; trying until that works", "error", err)
+				f.Logger.Warn("can't claim jobs; trying until that works", "error", err)
 				failing = true
 			}
-			sleep(ctx, retry.NextBackOff(), nil, nil)
+			pause.Until(ctx, retry.NextBackOff(), nil, nil)
 			continue
 		}
 		if failing {
-			f.logger.Info("claiming jobs again")
+			f.Logger.Info("claiming jobs again")
 			failing = false
 			retry.Reset()
-			signal(f.claimUncertain)
+			select {
+			case f.ClaimUncertain <- struct{}{}:
+			default:
+			}
 		}
 		f.sleep(ctx, next, wait)
 	}
@@ -118,34 +158,34 @@ func (f *fetcher) run(ctx, jobsCtx context.Context) error {
 
 // passOn follows a fetch that left no free slot. If the worker was woken for more than it
 // took, and others sleep, it looks whether to wake one.
-func (f *fetcher) passOn(ctx context.Context) {
-	if !f.member.Full() {
+func (f *Fetcher[J]) passOn(ctx context.Context) {
+	if !f.Member.Full() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	next, err := f.claimer.UntilNext(ctx, f.scope)
+	next, err := f.Claimer.UntilNext(ctx, f.Scope)
 	if err != nil || next.Unsure || next.OK && next.Wait <= 0 {
-		f.member.Pass()
+		f.Member.Pass()
 		return
 	}
-	f.member.Answered(next.Wait, next.OK)
+	f.Member.Answered(next.Wait, next.OK)
 }
 
 // sleep waits until there may be jobs to claim. wait is how long the waiter allows.
-func (f *fetcher) sleep(ctx context.Context, next fetched, wait time.Duration) {
+func (f *Fetcher[J]) sleep(ctx context.Context, next fetched, wait time.Duration) {
 	if next.wait == 0 {
-		f.waiter.Full(ctx)
+		f.Waiter.Full(ctx)
 	}
 	if wait == 0 {
 		return
 	}
 	var freed <-chan struct{}
 	if next.capped {
-		freed = f.inflight.freed
+		freed = f.Slots.Freed()
 	}
-	f.member.Park(hub.Parked{Limited: next.capped, Partly: next.partly, Due: next.due, DueIn: next.dueIn})
-	sleep(ctx, wait, f.member.Wakeups().C(), freed)
+	f.Member.Park(hub.Parked{Limited: next.capped, Partly: next.partly, Due: next.due, DueIn: next.dueIn})
+	pause.Until(ctx, wait, f.Member.Wakeups().C(), freed)
 }
 
 // fetched is what a fetch found.
@@ -165,18 +205,18 @@ type fetched struct {
 }
 
 // fetch claims up to free jobs, starts them, and looks when the next one is due.
-func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, err error) {
-	scopes, open, capped := f.inflight.scopes()
+func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int) (next fetched, err error) {
+	scopes, open, capped := f.Slots.Scopes()
 	next.capped = capped
 	more, again, err := f.claimAll(ctx, jobsCtx, scopes, free)
 	if err != nil {
 		return next, err
 	}
-	nextCtx, cancel := context.WithTimeout(ctx, claimTimeout)
+	nextCtx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
 	if more {
 		if len(scopes) > 0 {
-			err = f.claimer.LookIfDue(nextCtx, open)
+			err = f.Claimer.LookIfDue(nextCtx, open)
 		}
 		return next, err
 	}
@@ -187,7 +227,7 @@ func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, e
 		next.wait, next.partly = max(time.Until(again), time.Millisecond), true
 		return next, nil
 	}
-	due, err := f.claimer.UntilNext(nextCtx, open)
+	due, err := f.Claimer.UntilNext(nextCtx, open)
 	if err != nil || due.Unsure {
 		return next, err
 	}
@@ -197,16 +237,16 @@ func (f *fetcher) fetch(ctx, jobsCtx context.Context, free int) (next fetched, e
 
 // claimAll claims up to free jobs in the scopes. more reports that there may be more
 // jobs, and again is when a whole claim is due: zero if all were.
-func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, free int) (more bool, again time.Time, err error) {
+func (f *Fetcher[J]) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, free int) (more bool, again time.Time, err error) {
 	// A claim that has begun is finished, so that no claimed row is left without a
 	// runner; but not for ever.
-	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimTimeout)
+	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Timeout)
 	defer cancel()
 	for _, scope := range scopes {
 		if free == 0 {
 			return true, again, nil
 		}
-		n := f.inflight.room(scope, free)
+		n := f.Slots.Room(scope, free)
 		if n == 0 {
 			// Another scope took what this one shares with it; more was true then.
 			continue
@@ -226,8 +266,8 @@ func (f *fetcher) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, f
 
 // untilLook is how long to sleep before the next fetch, and in how long a job is due, if
 // one is due by then.
-func (f *fetcher) untilLook(next claim.Next) (poll, dueIn time.Duration, due bool) {
-	poll = f.safetyPoll
+func (f *Fetcher[J]) untilLook(next claim.Next) (poll, dueIn time.Duration, due bool) {
+	poll = f.SafetyPoll
 	if f.notificationsUnreliable.Load() {
 		poll = min(poll, unreliablePoll)
 	}
@@ -248,58 +288,21 @@ func (f *fetcher) untilLook(next claim.Next) (poll, dueIn time.Duration, due boo
 }
 
 // claim makes one claim and starts its jobs.
-func (f *fetcher) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) (claim.Taken[*Job], error) {
+func (f *Fetcher[J]) claim(ctx, jobsCtx context.Context, scope claim.Scope, n int) (claim.Taken[J], error) {
 	token := rand.Int64()
-	end := f.inflight.beginClaim(token)
+	end := f.Slots.BeginClaim(token)
 	defer func() {
 		if end() {
-			f.heard()
+			f.Heard()
 		}
 	}()
-	taken, err := f.claimer.Take(ctx, token, scope, n)
+	taken, err := f.Claimer.Take(ctx, token, scope, n)
 	if err != nil {
-		return claim.Taken[*Job]{}, err
+		return claim.Taken[J]{}, err
 	}
-	f.loader.loadMiddle(ctx, token, taken.Jobs)
-	f.start(jobsCtx, taken.Jobs)
+	f.Load(ctx, token, taken.Jobs)
+	f.Start(jobsCtx, taken.Jobs)
 	// The first job begins now, on this thread, and not once another is awake.
 	runtime.Gosched()
 	return taken, nil
-}
-
-// claimedJob is a claimed row as a job. All jobs of a worker share its id.
-func claimedJob(c *claim.Job, worker *uuid.UUID, token int64) *Job {
-	j := &Job{
-		ID: c.ID, Name: c.Name, Args: c.Args, Queue: c.Queue, Priority: c.Priority, Status: StatusProcessing,
-		Attempts: c.Attempts, MaxAttempts: c.MaxAttempts,
-		ScheduledAt: c.ScheduledAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, LastError: c.LastError,
-		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: worker, ReplayOf: c.ReplayOf, token: token,
-	}
-	j.inUTC()
-	return j
-}
-
-// sleep returns when d has passed (negative: never), ctx ends, or one of the
-// channels, which may be nil, has something.
-func sleep(ctx context.Context, d time.Duration, woken, freed <-chan struct{}) {
-	var timeout <-chan time.Time
-	if d >= 0 {
-		timer := time.NewTimer(d)
-		defer timer.Stop()
-		timeout = timer.C
-	}
-	select {
-	case <-ctx.Done():
-	case <-timeout:
-	case <-woken:
-	case <-freed:
-	}
-}
-
-// signal makes c, which has room for one, readable.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
