@@ -34,6 +34,9 @@ type Timing struct {
 	Reached func(waiters.Step)
 }
 
+// SetHealthClock changes the clock by which probes are answered.
+func (w *Worker) SetHealthClock(now func() time.Time) { w.health.SetClock(now) }
+
 // SetTiming must be called before Run.
 func (w *Worker) SetTiming(t Timing) {
 	*w.liveness.Timing = liveness.Timing{

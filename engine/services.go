@@ -9,6 +9,7 @@ import (
 
 // tellStopping tells handlers and services that the worker was told to stop.
 func (w *Worker) tellStopping() {
+	w.health.Stopping()
 	close(w.stopping)
 	for _, s := range w.config.Services {
 		if s, ok := s.(interface{ Stopping() }); ok {

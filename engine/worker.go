@@ -20,6 +20,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/claim"
 	"soniq/internal/fetch"
+	"soniq/internal/health"
 	"soniq/internal/hub"
 	"soniq/internal/incarnation"
 	"soniq/internal/jobargs"
@@ -54,6 +55,7 @@ type Worker struct {
 	liveness    liveness.Parts
 	clock       pg.Clock
 	maintenance *maintenance.Maintenance
+	health      health.State
 
 	started    atomic.Bool
 	cancelOnce sync.Once
@@ -108,11 +110,12 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 		handlers:  map[string]HandlerFunc{},
 		cancelled: make(chan struct{}),
 		stopping:  make(chan struct{}),
+		health:    health.State{Schema: newestMigration()},
 		tail:      stopTail,
 		// A queue named twice would be walked twice by each claim.
 		queues: slices.Compact(slices.Sorted(slices.Values(config.Queues))),
 	}
-	w.logger = w.tables.Logger()
+	w.logger, w.health.Missing = w.tables.Logger(), w.tables.Missing
 	w.pool.SetLogger(w.logger)
 	if len(w.queues) == 0 {
 		w.queues = registry.queues()
@@ -149,7 +152,7 @@ func (w *Worker) wire() error {
 		Claimer: claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit,
 			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
 		Scope: claim.Scope{Queues: w.queues, Names: w.registry.Names()}, SafetyPoll: c.SafetyPoll,
-		Load: w.loadMiddle, Start: w.start, Heard: w.cancels.Set,
+		Load: w.loadMiddle, Start: w.start, Heard: w.cancels.Set, Claimed: w.health.Claimed,
 	})
 
 	letters, err := deadletter.NewQueue(w.pool.Raw(), deadletter.QueueConfig{Schema: w.pool.Schema().Name()})
@@ -173,7 +176,7 @@ func (w *Worker) wire() error {
 	w.liveness = liveness.New(liveness.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
-		Busy: w.inflight.busy, Registered: w.fetcher.Registered, Recover: w.maintenance.Recovery.OfWorker,
+		Busy: w.inflight.busy, Registered: w.registered, Recover: w.maintenance.Recovery.OfWorker,
 		Clock: &w.clock, Stepped: stepped, Crew: hub.CrewKey(w.queues, w.registry.Names()),
 		Leads: func() bool { return w.fetcher.Member.Leads() },
 		Saw:   func(peers []liveness.Peer) { w.fetcher.Member.Saw(peers) },
@@ -195,6 +198,12 @@ func (w *Worker) wireHub() {
 	}
 }
 
+// newestMigration is the version of the tables that this release was built for.
+func newestMigration() string {
+	all := soniq.Migrations()
+	return all[len(all)-1].String()
+}
+
 // ID is the worker's id in soniq_workers.
 func (w *Worker) ID() uuid.UUID { return w.id }
 
@@ -211,15 +220,16 @@ func (w *Worker) Cancel() { w.cancelOnce.Do(func() { close(w.cancelled) }) }
 //
 // Errors: that the worker could not start, and that outcomes could not be written at
 // the end.
-func (w *Worker) Run(ctx context.Context) error {
+func (w *Worker) Run(ctx context.Context) (err error) {
 	if w.started.Swap(true) {
 		return errors.New("run worker: it has run already")
 	}
+	defer func() { w.health.Ended(err) }()
 	// Checked now: an outcome that can't be written because a column is missing would be
 	// tried for ever.
 	// As it was given: where none was, the check says which schema of the search_path has tables.
 	schema := soniq.Config{Schema: w.config.Schema}
-	err := w.checkGrants(ctx)
+	err = w.checkGrants(ctx)
 	if err == nil {
 		err = soniq.Check(ctx, w.pool.Raw(), schema)
 	}
@@ -332,12 +342,19 @@ type hearer interface{ Listening(healthy bool) }
 
 // listening tells the parts whether notifications arrive.
 func (w *Worker) listening(healthy bool) {
+	w.health.Listening(healthy)
 	w.fetcher.Listening(healthy)
 	for _, s := range w.config.Services {
 		if h, ok := s.(hearer); ok {
 			h.Listening(healthy)
 		}
 	}
+}
+
+// registered follows each write of the worker's row.
+func (w *Worker) registered(incarnation int64) {
+	w.health.Beat()
+	w.fetcher.Registered(incarnation)
 }
 
 // plus adds two durations that aren't negative; the longest stands for 'never'.

@@ -28,10 +28,11 @@ type grammar struct {
 	Adopt   database.AdoptCommand   `cmd:"" group:"start" help:"Say that a database that was restored or moved is the one, so that its hooks go on."`
 	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show queues, workers and dead letters."`
 
-	Worker  workers.Command     `cmd:"" group:"jobs" help:"Run a worker whose handlers are commands and HTTP endpoints."`
-	Enqueue jobs.EnqueueCommand `cmd:"" group:"jobs" help:"Add a job, or many."`
-	Job     jobs.JobCommand     `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
-	Queue   jobs.QueueCommand   `cmd:"" group:"jobs" help:"List, pause and resume queues."`
+	Worker  workers.Command       `cmd:"" group:"jobs" help:"Run a worker whose handlers are commands and HTTP endpoints."`
+	Health  workers.HealthCommand `cmd:"" group:"jobs" help:"Ask a worker whether it is ready or live, for the probes of containers."`
+	Enqueue jobs.EnqueueCommand   `cmd:"" group:"jobs" help:"Add a job, or many."`
+	Job     jobs.JobCommand       `cmd:"" group:"jobs" help:"Show, list, cancel, retry and delete jobs."`
+	Queue   jobs.QueueCommand     `cmd:"" group:"jobs" help:"List, pause and resume queues."`
 
 	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export dead letters: jobs that cannot succeed."`
 

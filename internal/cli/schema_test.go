@@ -147,11 +147,18 @@ func (r *schemaRun) jobs(dir string) {
 		r.t.Fatal(err)
 	}
 	later := strings.TrimSpace(r.do("enqueue", 0, "enqueue", "--from", file).Out)
-	end := r.begin("worker run", "serving", "worker", "--handle", "ok=exec:true", "--handle", "bad=exec:exit 78", "--log-format", "text")
+	socket := "unix:" + filepath.Join(dir, "health")
+	end := r.begin("worker run", "serving", "worker", "--health-listen", socket, "--handle", "ok=exec:true", "--handle", "bad=exec:exit 78", "--log-format", "text")
 	r.do("enqueue", 0, "enqueue", "ok", "--wait", "--wait-timeout", "30s")
 	for range 3 {
 		r.do("enqueue", app.ExitFailed, "enqueue", "bad", "--wait", "--wait-timeout", "30s")
 	}
+	r.do("health", 0, "health", socket)
+	host, err := os.Hostname()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	clitest.WantIn(r.t, "health", r.do("health", 0, "health", "--from-database").Out, "1 of 1 workers of host "+host+" live")
 	clitest.WantIn(r.t, "worker list", r.do("worker list", 0, "worker", "list").Out, "default")
 	end()
 	clitest.WantIn(r.t, "status", r.do("status", 0, "status").Out, "Dead letters: 3 dead")

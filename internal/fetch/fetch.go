@@ -48,6 +48,9 @@ type Config[J any] struct {
 	Load func(ctx context.Context, token int64, jobs []J)
 	// Start runs jobs.
 	Start func(ctx context.Context, jobs []J)
+	// Claimed is called with the error of each claim that failed, and with nil once one works
+	// again.
+	Claimed func(err error)
 	// Heard is called when a cancellation may concern a job that was just claimed.
 	Heard func()
 }
@@ -136,6 +139,7 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 				return nil
 			}
 			f.Member.Pass()
+			f.Claimed(err)
 			if !failing {
 				f.Logger.Warn("can't claim jobs; trying until that works", "error", err)
 				failing = true
@@ -146,6 +150,7 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 		if failing {
 			f.Logger.Info("claiming jobs again")
 			failing = false
+			f.Claimed(nil)
 			retry.Reset()
 			select {
 			case f.ClaimUncertain <- struct{}{}:

@@ -34,6 +34,8 @@ type Monitor struct {
 	// running: Run takes what is in errors.
 	running atomic.Bool
 	errors  chan slog.Record
+	// missing is what wait waits for.
+	missing atomic.Pointer[string]
 	// lookEvery and firstAgain are shorter in tests.
 	lookEvery, firstAgain time.Duration
 }
@@ -82,11 +84,22 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 }
 
+// Missing says what the database lacks of the tables; nothing while all is there, as far as
+// the program has noticed.
+func (m *Monitor) Missing() string {
+	if lacks := m.missing.Load(); lacks != nil {
+		return *lacks
+	}
+	return ""
+}
+
 // wait tells what is missing until it is back.
 func (m *Monitor) wait(ctx context.Context, lacks string, record slog.Record) {
 	again := time.Time{}
 	distance := m.firstAgain
+	defer m.missing.Store(nil)
 	for {
+		m.missing.Store(new(lacks))
 		if now := time.Now(); now.After(again) {
 			m.log.Warn(lacks+": run 'soniq setup', or end this program; it goes on when they are there", "error", errorOf(record))
 			again = now.Add(distance)

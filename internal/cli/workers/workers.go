@@ -20,6 +20,8 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/workerflags"
 	"soniq/internal/handler"
+	"soniq/internal/health"
+	"soniq/internal/opsserver"
 	"soniq/internal/unit"
 	"soniq/internal/workerfile"
 )
@@ -54,6 +56,7 @@ type runCmd struct {
 	workerflags.HookGrants
 	workerflags.HookFlow
 	app.ListenFlag
+	healthFlag
 }
 
 func (runCmd) Help() string {
@@ -129,6 +132,10 @@ type served struct {
 	file   *workerfile.File
 	config engine.WorkerConfig
 	hooks  hooks.Config
+	// ops are the addresses for probes.
+	ops *opsserver.Servers
+	// probes answer there.
+	probes health.Switch
 }
 
 // load checks the file and the flags as a whole.
@@ -150,7 +157,8 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 	if s.config.ListenConfig, err = c.ListenConfig(a); err != nil {
 		return nil, err
 	}
-	return s, nil
+	s.ops = opsserver.New(a.Log)
+	return s, c.serveHealth(a, s.ops, &s.probes)
 }
 
 // loadHooks checks what is for the dispatcher.
@@ -185,11 +193,18 @@ func (c *runCmd) Run(a *app.App) error {
 	}
 	started := make(chan *engine.Worker, 1)
 	defer stopInSteps(a, stop, started)()
+	// Probes are answered until the worker has stopped: a drain can be seen.
+	stopServing, err := s.ops.Start(context.WithoutCancel(a.Ctx))
+	if err != nil {
+		return err
+	}
+	defer stopServing()
 	worker, err := c.newWorker(a, s)
 	if err != nil {
 		return err
 	}
 	started <- worker
+	s.probes.Set(worker.Health())
 	for i := range s.file.Jobs {
 		job := &s.file.Jobs[i]
 		a.Log.Info("serving", "job_name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))

@@ -1,9 +1,9 @@
-package engine
+// Package rights finds out which rights a worker's role lacks, and how to grant them.
+package rights
 
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -43,30 +43,28 @@ from lacking l
 group by l.name
 order by l.name`
 
-// checkGrants logs in one line which rights the worker's role lacks.
+// Lacking are the rights that the role of db lacks to run a worker, as statements that grant
+// them. vital reports whether a worker can't work at all without one of them.
 //
-// Errors: that it lacks some without which it can't work, or that row-level security hides what it needs.
-func (w *Worker) checkGrants(ctx context.Context) error {
-	rows, _ := w.pool.Query(ctx, grantsSQL)
-	var grants []string
+// Errors: that the role may not use the schema, or that row-level security hides what a worker
+// needs, each with what to do; those of the database.
+func Lacking(ctx context.Context, db *pg.Pool) (grants []string, vital bool, err error) {
+	rows, _ := db.Query(ctx, grantsSQL)
 	var grant string
-	var vital, stops bool
-	_, err := pgx.ForEachRow(rows, []any{&grant, &vital}, func() error {
+	var needed bool
+	_, err = pgx.ForEachRow(rows, []any{&grant, &needed}, func() error {
 		grants = append(grants, grant)
-		stops = stops || vital
+		vital = vital || needed
 		return nil
 	})
 	switch {
 	case pg.IsCode(err, pg.InsufficientPrivilege):
-		return fmt.Errorf("the worker's role may not use the schema: %w; grant usage on schema %s to it", err, w.pool.Schema().Quoted())
+		return nil, true, fmt.Errorf("the worker's role may not use the schema: %w; grant usage on schema %s to it", err, db.Schema().Quoted())
 	case err != nil:
-		return fmt.Errorf("check rights: %w", err)
-	case stops:
-		return fmt.Errorf("the worker's role lacks rights that it can't work without: %s", strings.Join(grants, "; "))
-	case len(grants) > 0:
-		w.logger.Error("the worker's role lacks rights; outcomes and maintenance that need them wait until they are granted",
-			"remedy", strings.Join(grants, "; "))
+		return nil, false, fmt.Errorf("check rights: %w", err)
+	case vital:
+		return grants, vital, nil
 	}
-	return pg.CheckRowSecurity(ctx, w.pool, pg.ChangesRows, "soniq_jobs", "soniq_workers", "soniq_waiters", "soniq_task_registry",
+	return grants, vital, pg.CheckRowSecurity(ctx, db, pg.ChangesRows, "soniq_jobs", "soniq_workers", "soniq_waiters", "soniq_task_registry",
 		"soniq_kept_outcomes", "soniq_leader_tasks", "soniq_dead_letter_jobs")
 }

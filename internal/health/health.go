@@ -1,0 +1,211 @@
+// Package health says whether a worker lives and whether it is ready, and answers probes.
+//
+// Live is a process that should not be restarted: one that is busy, one that drains, and one
+// whose database is away, which a restart would not bring back. Ready is a worker that takes
+// jobs. A worker is not ready before it has started, as soon as it is told to stop, and while
+// its database has not answered for some seconds.
+//
+// A probe asks nothing of the database: a worker notes what its heartbeats and claims saw.
+package health
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"soniq/internal/liveness"
+)
+
+const (
+	// silence is after how long without a heartbeat the database counts as away. A beat
+	// that is on time is 10 s old.
+	silence = liveness.BeatInterval + 5*time.Second
+	// failing is for how long claims must have failed in a row. One that failed for a
+	// moment is tried again before.
+	failing = 5 * time.Second
+)
+
+// Verdict is the answer of one check.
+type Verdict string
+
+// The verdicts.
+const (
+	OK   Verdict = "ok"
+	Fail Verdict = "failed"
+	// Warn is of a check that is no reason to take a worker away.
+	Warn Verdict = "warning"
+)
+
+// Check is what one check found.
+type Check struct {
+	Name    string  `json:"name"`
+	Verdict Verdict `json:"status"`
+	// Detail says why, for people; it may be empty.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Report is what a probe is told.
+type Report struct {
+	Live  bool `json:"live"`
+	Ready bool `json:"ready"`
+	// Checks are those of readiness, in a fixed order.
+	Checks []Check `json:"checks"`
+}
+
+// failed are the names of the checks that failed.
+func (r Report) failed() (names []string) {
+	for _, c := range r.Checks {
+		if c.Verdict == Fail {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// State is what a worker notes for its probes. The zero value is that of a worker that has
+// not started. Its methods may be called from several goroutines.
+type State struct {
+	// Schema is the version of the tables that the program was built for.
+	Schema string
+	// Missing says what the database lacks of the tables, if anything. Nil is the same as
+	// a function that returns nothing.
+	Missing func() string
+
+	mu       sync.Mutex
+	started  bool
+	stopping bool
+	ended    bool
+	failure  bool
+	// beat is the last heartbeat that was written, and failed the first of the claims that
+	// failed in a row: times of the monotonic clock.
+	beat, failed time.Time
+	heard        bool
+	now          func() time.Time
+}
+
+// Beat notes that the worker's heartbeat was written. The first means that it has started.
+func (s *State) Beat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started, s.beat = true, s.clock()
+}
+
+// Claimed notes how a claim went.
+func (s *State) Claimed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.failed = time.Time{}
+	case s.failed.IsZero():
+		s.failed = s.clock()
+	}
+}
+
+// Listening notes whether notifications arrive.
+func (s *State) Listening(healthy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = healthy
+}
+
+// Stopping notes that the worker was told to stop.
+func (s *State) Stopping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopping = true
+}
+
+// Ended notes that the worker has ended, and why.
+func (s *State) Ended(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended, s.failure = true, err != nil
+}
+
+// SetClock makes now the clock, for tests.
+func (s *State) SetClock(now func() time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = now
+}
+
+func (s *State) clock() time.Time {
+	if s.now != nil {
+		return s.now()
+	}
+	return time.Now()
+}
+
+// Report is what a probe is told now.
+func (s *State) Report() Report {
+	missing := ""
+	if s.Missing != nil {
+		missing = s.Missing()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := Report{
+		// A worker that failed in a program that goes on is helped by a restart.
+		Live:   !s.failure,
+		Checks: []Check{s.worker(), s.draining(), s.database(), s.claims(), s.listener(), s.schema(missing)},
+	}
+	r.Ready = r.Live && len(r.failed()) == 0
+	return r
+}
+
+func (s *State) worker() Check {
+	switch {
+	case s.failure:
+		return Check{"worker", Fail, "it has ended with an error, which its log has"}
+	case s.ended:
+		return Check{"worker", Fail, "it has ended"}
+	case !s.started:
+		return Check{"worker", Fail, "it has not started yet"}
+	}
+	return Check{"worker", OK, ""}
+}
+
+func (s *State) draining() Check {
+	if s.stopping && !s.ended {
+		return Check{"draining", Fail, "it was told to stop; running jobs go on, and no other begins"}
+	}
+	return Check{"draining", OK, ""}
+}
+
+func (s *State) database() Check {
+	if !s.started || s.ended {
+		return Check{"database", OK, "not asked"}
+	}
+	ago := s.clock().Sub(s.beat).Truncate(time.Second)
+	if ago >= silence {
+		return Check{"database", Fail, fmt.Sprintf("no heartbeat could be written for %s", ago)}
+	}
+	return Check{"database", OK, fmt.Sprintf("the last heartbeat was written %s ago", ago)}
+}
+
+func (s *State) claims() Check {
+	if s.failed.IsZero() || s.stopping {
+		return Check{"claims", OK, ""}
+	}
+	since := s.clock().Sub(s.failed).Truncate(time.Second)
+	if since >= failing {
+		return Check{"claims", Fail, fmt.Sprintf("jobs can't be claimed since %s; the log says why", since)}
+	}
+	return Check{"claims", OK, "the last one failed, and is tried again"}
+}
+
+func (s *State) listener() Check {
+	if !s.heard && s.started && !s.ended {
+		// Behind a pooler that is for ever, and the worker works.
+		return Check{"listener", Warn, "notifications don't arrive; the worker looks for jobs every second"}
+	}
+	return Check{"listener", OK, ""}
+}
+
+func (s *State) schema(missing string) Check {
+	if missing != "" {
+		return Check{"schema", Fail, missing}
+	}
+	return Check{"schema", OK, s.Schema}
+}
