@@ -183,7 +183,9 @@ create table public.soniq_waiters (
 create table public.soniq_leader_tasks (
   name text primary key,
   begun_at timestamptz not null,
-  raised_at timestamptz
+  raised_at timestamptz,
+  -- What the turn has found out for all: the gauges of metrics.
+  result jsonb
 );
 
 ---------------------------------------------------------------------------
@@ -1409,7 +1411,8 @@ from (values
   ('0190', 'soniq_go_audit_sequence'),
   ('0192', 'soniq_go_max_attempts'),
   ('0195', 'soniq_go_conflicts'),
-  ('0198', 'soniq_go_epoch_unread')
+  ('0198', 'soniq_go_epoch_unread'),
+  ('0230', 'soniq_go_leader_result')
 ) m (version, name);
 
 commit;

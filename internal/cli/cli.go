@@ -15,6 +15,7 @@ import (
 	"soniq/internal/cli/dev"
 	"soniq/internal/cli/hooks"
 	"soniq/internal/cli/jobs"
+	"soniq/internal/cli/metrics"
 	"soniq/internal/cli/workers"
 )
 
@@ -27,6 +28,7 @@ type grammar struct {
 	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
 	Adopt   database.AdoptCommand   `cmd:"" group:"start" help:"Say that a database that was restored or moved is the one, so that its hooks go on."`
 	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show queues, workers and dead letters."`
+	Metrics metrics.Command         `cmd:"" group:"start" help:"Serve Prometheus metrics of queues, workers, dead letters and hooks."`
 
 	Worker  workers.Command       `cmd:"" group:"jobs" help:"Run a worker whose handlers are commands and HTTP endpoints."`
 	Health  workers.HealthCommand `cmd:"" group:"jobs" help:"Ask a worker whether it is ready or live, for the probes of containers."`
