@@ -15,6 +15,7 @@ import (
 
 	"soniq/internal/argshash"
 	"soniq/internal/pg"
+	"soniq/internal/roles"
 )
 
 // Enqueued is the answer to an enqueue.
@@ -392,18 +393,20 @@ func findDuplicates(ctx context.Context, db pg.Querier, rows []*insert, missing 
 		delete(missing, id)
 		return nil
 	}); err != nil {
-		return fmt.Errorf("look up duplicates: %w%s", err, duplicatesRemedy(err))
+		return fmt.Errorf("look up duplicates: %w", duplicatesError(err))
 	}
 	return nil
 }
 
-// duplicatesRemedy names the grant that a role lacks which may insert jobs and not find
-// the one that is queued already.
-func duplicatesRemedy(err error) string {
-	if !pg.IsCode(err, pg.InsufficientPrivilege) {
-		return ""
+// duplicatesError names the grant that a role lacks which may insert jobs and not find
+// the one that is queued already: some columns are enough for that.
+func duplicatesError(err error) error {
+	var denied *pg.DeniedError
+	if !errors.As(err, &denied) {
+		return err
 	}
-	return "; an equal job is queued already, and to find it the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs"
+	return fmt.Errorf("%w; an equal job is queued already, and to find it the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs: %s",
+		errors.Unwrap(denied), pg.GrantsHint(denied.Schema, roles.UniqueProducer))
 }
 
 // describeStoreError makes an *ArgumentError about a field of the errors that are about

@@ -8,6 +8,7 @@ import (
 
 	"soniq/internal/health"
 	"soniq/internal/rights"
+	"soniq/internal/roles"
 )
 
 // Health answers the probes of an orchestrator: GET /livez and GET /readyz with 200 or 503, and
@@ -26,7 +27,7 @@ func (w *Worker) Health() http.Handler { return health.Handler(w.health.Report) 
 func (w *Worker) checkGrants(ctx context.Context) error {
 	grants, vital, err := rights.Lacking(ctx, w.pool)
 	if err == nil && vital {
-		return fmt.Errorf("the worker's role lacks rights that it can't work without: %s", strings.Join(grants, "; "))
+		return fmt.Errorf("the worker's role lacks rights that it can't work without: %s; %s", strings.Join(grants, "; "), rights.Hint(w.pool, roles.Worker))
 	}
 	if len(grants) > 0 {
 		w.logger.Error("the worker's role lacks rights; outcomes and maintenance that need them wait until they are granted",

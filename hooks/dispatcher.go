@@ -170,13 +170,17 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 	if err != nil {
 		return fmt.Errorf("run hooks: %w", err)
 	}
+	if err := d.checkGrants(ctx); err != nil {
+		return fmt.Errorf("run hooks: %w", err)
+	}
+	d.log.Info("sending hooks")
 	d.Listening(false) // until the first probe has arrived
 	for channel, handler := range d.Channels() {
 		listener.Handle(channel, handler)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return listener.Run(ctx) })
-	group.Go(func() error { return d.Run(ctx) })
+	group.Go(func() error { return d.loop(ctx) })
 	group.Go(func() error { return d.guard.Run(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("run hooks: %w", err)
@@ -198,6 +202,14 @@ func (d *Dispatcher) Listening(healthy bool) {
 //
 // Errors: none.
 func (d *Dispatcher) Run(ctx context.Context) error {
+	if err := d.checkGrants(ctx); err != nil {
+		d.log.Error("hooks send nothing until their role has the rights", "error", err)
+	}
+	return d.loop(ctx)
+}
+
+// loop is Run, once the rights are looked at.
+func (d *Dispatcher) loop(ctx context.Context) error {
 	// Senders go on for stopTimeout after ctx has ended.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

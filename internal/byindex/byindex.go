@@ -78,9 +78,10 @@ func query(ctx context.Context, pool Batcher, batch *pgx.Batch, sql string, args
 	// If the first statement fails, so does the second, with the same error.
 	_, _ = results.Exec()
 	inner, err := results.Query()
-	rows := &rowsOf{Rows: inner, results: results}
+	rows := &rowsOf{Rows: inner, results: results, denied: func(err error) error { return pg.Denied(ctx, pool, err, sql) }}
 	if err != nil {
 		rows.Close()
+		err = rows.denied(err)
 	}
 	return rows, err
 }
@@ -90,6 +91,7 @@ func query(ctx context.Context, pool Batcher, batch *pgx.Batch, sql string, args
 type rowsOf struct {
 	pgx.Rows
 	results pgx.BatchResults
+	denied  func(error) error
 	closed  bool
 	err     error
 }
@@ -114,8 +116,12 @@ func (r *rowsOf) Close() {
 }
 
 func (r *rowsOf) Err() error {
-	if err := r.Rows.Err(); err != nil {
-		return err
+	err := r.Rows.Err()
+	if err == nil {
+		err = r.err
 	}
-	return r.err
+	if err != nil && r.closed {
+		err = r.denied(err)
+	}
+	return err
 }

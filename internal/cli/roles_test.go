@@ -113,7 +113,7 @@ func TestWatch_mayNotRead_endsAndNamesTheGrant(t *testing.T) {
 	s := clitest.NewShell(t, dsn)
 	ends := func(r clitest.Result) {
 		t.Helper()
-		if r.Code != 1 || !strings.Contains(r.Err, "permission denied") || !strings.Contains(r.Err, "the role needs: grant select on soniq_dead_letter_feed, soniq_dead_letter_jobs") ||
+		if r.Code != 1 || !strings.Contains(r.Err, "permission denied") || !strings.Contains(r.Err, " select on public.soniq_dead_letter_feed: 'soniq grants --viewer "+role+"'") ||
 			strings.Count(r.Err, "permission denied") != 1 {
 			t.Errorf("exit %d: %s", r.Code, r.Err)
 		}
@@ -175,12 +175,35 @@ func TestRoles_producerOfUniqueJobs_needsAndHasTheSecondGrant(t *testing.T) {
 		if second := with.OK(line...); second.Out != first.Out {
 			t.Errorf("%q: %s, and then %s", line, first.Out, second.Out)
 		}
-		if r := without.Run(line...); r.Code != 1 || !strings.Contains(r.Err, "the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs") {
+		if r := without.Run(line...); r.Code != 1 || !strings.Contains(r.Err, "the role needs select (id, job_name, args_hash, dedup_key, status, unique_job) on soniq_jobs: 'soniq grants --unique-producer ROLE'") {
 			t.Errorf("%q without it: exit %d, %s", line, r.Code, r.Err)
 		}
 	}
 	refused(t, with.Env["SONIQ_DATABASE_URL"], append(ownersAlone,
 		"select args from soniq_jobs", "select last_error from soniq_jobs", "update soniq_jobs set priority = 1", "delete from soniq_jobs")...)
+}
+
+func TestRoles_scaler_countsAndNothingElse(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	clitest.NewShell(t, pool.Config().ConnString()).OK("enqueue", "j")
+	dsn := login(t, pool, "scaler")
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	var due int
+	err = conn.QueryRow(t.Context(), `select count(*) from soniq_jobs j where j.status = 'queued' and coalesce(j.scheduled_at, now()) <= now()
+		and j.queue not in (select name from soniq_queues where paused_at is not null)`).Scan(&due)
+	if err != nil || due != 1 {
+		t.Errorf("%d due: %v", due, err)
+	}
+	refused(t, dsn, append(ownersAlone,
+		"select id from soniq_jobs", "select job_name from soniq_jobs", "select args from soniq_jobs", "select last_error from soniq_jobs", "select result from soniq_jobs",
+		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')", "update soniq_jobs set priority = 1",
+		"select from soniq_dead_letter_jobs", "select from soniq_hooks", "select from soniq_workers", "update soniq_queues set paused_at = null",
+	)...)
 }
 
 func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {

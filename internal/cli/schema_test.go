@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -45,6 +47,19 @@ type schemaRun struct {
 	*clitest.Shell
 	t    *testing.T
 	seen []string
+}
+
+// sql runs statements as the owner of the tables.
+func (r *schemaRun) sql(statements string) {
+	r.t.Helper()
+	conn, err := pgx.Connect(context.Background(), r.Env["SONIQ_DATABASE_URL"])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(context.Background(), statements, pgx.QueryExecModeSimpleProtocol); err != nil {
+		r.t.Error(err)
+	}
 }
 
 // do runs a command that must end with this exit code.
@@ -136,6 +151,10 @@ func (r *schemaRun) tables(schema string) {
 	r.do("migrate up", 0, "migrate", "up")
 	r.do("migrate prebuild", 0, "migrate", "prebuild")
 	r.do("migrate down", 0, "migrate", "down", "--to", "0160", "--dry-run")
+	role := "soniq_schema_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	r.sql("create role " + role)
+	r.t.Cleanup(func() { r.sql("drop owned by " + role + "; drop role " + role) })
+	clitest.WantIn(r.t, "grants", r.do("grants", 0, "grants", "--run", "--viewer", role).Out, `on "My ""own""".soniq_jobs`)
 	clitest.WantIn(r.t, "migrate sql", r.do("migrate sql", 0, "migrate", "sql").Out, `"My ""own""".soniq_jobs`)
 }
 

@@ -156,7 +156,8 @@ func (f *Follower) rouse() {
 
 // denied names the grant that a role lacks which may not read the dead letters.
 func denied(err error) error {
-	if !pg.IsCode(err, pg.InsufficientPrivilege) {
+	var already *pg.DeniedError
+	if !pg.IsCode(err, pg.InsufficientPrivilege) || errors.As(err, &already) {
 		return err
 	}
 	return fmt.Errorf("%w; the role needs: grant select on soniq_dead_letter_feed, soniq_dead_letter_jobs", err)

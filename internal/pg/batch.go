@@ -49,11 +49,22 @@ func (b *batch) failed(err error) bool {
 	return true
 }
 
+// denied is an error with the right that the role lacks for the next statement.
+func (b *batch) denied(err error) error {
+	if err == nil || b.next >= len(b.queries) {
+		return err
+	}
+	s := b.session
+	s.solo = false // the connection is not free
+	return s.denied(b.ctx, err, b.queries[b.next].SQL)
+}
+
 func (b *batch) Exec() (pgconn.CommandTag, error) {
 	tag, err := b.BatchResults.Exec()
 	if b.failed(err) {
 		tag, err = b.BatchResults.Exec()
 	}
+	err = b.denied(err)
 	b.next++
 	return tag, err
 }
@@ -63,6 +74,7 @@ func (b *batch) Query() (pgx.Rows, error) {
 	if b.failed(err) {
 		inner, err = b.BatchResults.Query()
 	}
+	err = b.denied(err)
 	b.next++
 	return inner, err
 }

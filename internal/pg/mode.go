@@ -37,6 +37,10 @@ type mode struct {
 	fallback pgx.QueryExecMode
 	// foreign: of a transaction that somebody else began, and that is not run again.
 	foreign bool
+	// user is the role of the URL.
+	user string
+	// asking is held while somebody asks which right lacks, on a connection of their own.
+	asking sync.Mutex
 	// forced is the mode of the statements, if it is not base: a pgx.QueryExecMode.
 	forced atomic.Int32
 
@@ -46,7 +50,7 @@ type mode struct {
 }
 
 func newMode(config *pgx.ConnConfig) *mode {
-	m := &mode{base: config.DefaultQueryExecMode, fallback: pgx.QueryExecModeCacheDescribe}
+	m := &mode{base: config.DefaultQueryExecMode, fallback: pgx.QueryExecModeCacheDescribe, user: config.User}
 	if config.DescriptionCacheCapacity <= 0 {
 		m.fallback = pgx.QueryExecModeExec
 	}

@@ -85,7 +85,9 @@ func plainMode(config *pgx.ConnConfig) *mode {
 // (see [Pool]). Whoever made pool closes it.
 func (s Schema) Pool(pool *pgxpool.Pool) *Pool {
 	m := modeOf(pool)
-	return &Pool{raw: pool, session: session{raw: ReadCommitted{checked{pool}}, schema: s, mode: m, solo: true, reset: pool.Reset}}
+	p := &Pool{raw: pool, session: session{raw: ReadCommitted{checked{pool}}, schema: s, mode: m, solo: true, reset: pool.Reset}}
+	p.beside = p.Connect
+	return p
 }
 
 // session writes the schema into the statements of a pool, a connection or a
@@ -100,6 +102,8 @@ type session struct {
 	// reset closes the connections of the pool, which lead to a server that must be
 	// left; nil if there is none.
 	reset func()
+	// beside makes a connection of its own, as the pool does; nil without a pool.
+	beside func(context.Context) (*pgx.Conn, error)
 }
 
 // failed takes in the error of a statement, and reports whether it is to be sent again.
@@ -114,17 +118,19 @@ func (s session) failed(err error, sent pgx.QueryExecMode) (again bool) {
 }
 
 func (s session) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	plain := sql
 	sql = s.schema.SQL(sql)
 	passed, sent := s.mode.args(args)
 	tag, err := s.raw.Exec(ctx, sql, passed...)
 	if s.failed(err, sent) {
 		passed, _ = s.mode.args(args)
-		return s.raw.Exec(ctx, sql, passed...)
+		tag, err = s.raw.Exec(ctx, sql, passed...)
 	}
-	return tag, err
+	return tag, s.denied(ctx, err, plain)
 }
 
 func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	plain := sql
 	sql = s.schema.SQL(sql)
 	passed, sent := s.mode.args(args)
 	send := func() (pgx.Rows, error) {
@@ -135,7 +141,8 @@ func (s session) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 	if s.failed(err, sent) {
 		inner, err = send()
 	}
-	return &rows{Rows: inner, failed: func(err error) bool { return s.failed(err, sent) }, again: send}, err
+	denied := func(err error) error { return s.denied(ctx, err, plain) }
+	return &rows{Rows: inner, failed: func(err error) bool { return s.failed(err, sent) }, again: send, denied: denied}, denied(err)
 }
 
 func (s session) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
@@ -192,8 +199,17 @@ type rows struct {
 	pgx.Rows
 	failed func(error) (again bool)
 	again  func() (pgx.Rows, error)
+	denied func(error) error
 	read   bool
 	over   bool
+	err    error // what denied has made of the error
+}
+
+func (r *rows) Err() error {
+	if r.err == nil {
+		r.err = r.denied(r.Rows.Err())
+	}
+	return r.err
 }
 
 func (r *rows) Next() bool {

@@ -141,7 +141,10 @@ func Remedy(err error) string {
 	if remedy, ok := renamed(err); ok {
 		return remedy + ": functions of Soniq look for names that are no longer there, as after 'alter schema ... rename'"
 	}
+	var denied *DeniedError
 	switch code := pgErr.Code; {
+	case errors.As(err, &denied):
+		return denied.grant() + " (" + denied.remedy() + ")"
 	case code == InsufficientPrivilege:
 		return "grant the role of this connection what it lacks"
 	case code == UndefinedTable, code == UndefinedColumn, code == UndefinedFunction, code == "3F000":

@@ -218,9 +218,10 @@ func (t Table) deleteEach(ctx context.Context, db pg.Querier, from int64, refuse
 
 // IsRefusal reports whether the database refuses a statement because of its rows, or
 // may: without some of them it may succeed. What other transactions do at the same time
-// is no such reason.
+// is no such reason, nor is a right to the table that the role lacks.
 func IsRefusal(err error) bool {
-	return pg.Refused(err) && !pg.Momentary(err) && !pg.IsCode(err, pg.ObjectInUse)
+	var denied *pg.DeniedError
+	return pg.Refused(err) && !errors.As(err, &denied) && !pg.Momentary(err) && !pg.IsCode(err, pg.ObjectInUse)
 }
 
 // shift numbers the parameters of a condition from n+1 on.

@@ -48,6 +48,9 @@ func (c *AdoptCommand) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
+	if err := requireOwner(a, pg.Schema{}.Pool(pool), schema, "adopt"); err != nil {
+		return err
+	}
 	status, err := soniq.ReadStatus(a.Ctx, pool, config(a))
 	if err != nil {
 		return migrationError(err)

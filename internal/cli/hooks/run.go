@@ -69,6 +69,5 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := workerflags.Declare(a, dispatcher, file); err != nil {
 		return err
 	}
-	a.Log.Info("sending hooks")
 	return dispatcher.RunAlone(a.Ctx, listen)
 }
