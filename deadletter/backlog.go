@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/internal/deadwrite"
+	"soniq/internal/replaysql"
 )
 
 // A Backlog is how many dead letters there are, and how old the oldest is.
@@ -78,7 +79,7 @@ func backlogSQLOf(f Filter) (sql string, params []any) {
 	}
 	if f.State == StateDead {
 		none = "\n  and d.id in (" + deadwrite.Recounted + ")"
-		youngest = "\n  and (d.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id) is null)\n  and not " + overtaken
+		youngest = "\n  and (d.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id) is null)\n  and not " + replaysql.Overtaken
 	}
 	if f.Limit > 0 {
 		// In the order of an index: a scan of the table could have to read all of it

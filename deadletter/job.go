@@ -111,12 +111,6 @@ func (j Job) OutcomeUnknown() bool {
 		j.LastResurrectionAt != nil && j.LastResurrectionAt.After(j.MovedAt)
 }
 
-// outcomeUnknown is OutcomeUnknown in SQL. It can be null.
-const outcomeUnknown = `(
-    d.state = 'dead' and d.replay_job_id is null
-    and d.last_resurrection_at > d.moved_to_dead_letter_at
-  )`
-
 // The times that both Go and JSON can hold have a year of four digits. A row may
 // hold any other, an infinite one too: it must not make a list fail.
 const (

@@ -131,6 +131,9 @@ func TestFilter_longNames_matchWhatWasShortened(t *testing.T) {
 		"a name":          {deadletter.Filter{JobNames: []string{first}}, []uuid.UUID{ids[first], other}},
 		"names":           {deadletter.Filter{JobNames: []string{"short", second, second}}, []uuid.UUID{ids["short"], ids[second]}},
 		"a queue":         {deadletter.Filter{Queues: []string{queue}}, []uuid.UUID{ids["short"], ids[second], ids[first]}},
+		"a part":          {deadletter.Filter{NameLike: strings.Repeat("é", 1500)}, []uuid.UUID{ids[second], ids[first], other}},
+		"a pattern":       {deadletter.Filter{NameLike: "é*2"}, []uuid.UUID{ids[second]}},
+		"a digest":        {deadletter.Filter{NameLike: "..."}, nil},
 		"no name":         {deadletter.Filter{JobNames: []string{first + "3"}}, nil},
 		"short and queue": {deadletter.Filter{JobNames: []string{"short"}, Queues: []string{queue}}, []uuid.UUID{ids["short"]}},
 	} {
@@ -176,6 +179,12 @@ func TestQueue_Replay_queueThatNoIndexHolds(t *testing.T) {
 	filter := deadletter.Filter{JobNames: []string{"a"}}
 	if n, err := q.ReplayCount(t.Context(), filter, deadletter.ReplayOptions{}); err != nil || n != 1 {
 		t.Errorf("it counts %d, %v", n, err)
+	}
+	for queue, want := range map[string]int64{"": 1, "default": 0} {
+		plan, err := q.PlanReplay(t.Context(), filter, deadletter.ReplayOptions{Queue: queue})
+		if err != nil || plan.LongQueue != want || plan.Picked != 2-want {
+			t.Errorf("into %q: %+v, %v", queue, plan, err)
+		}
 	}
 	result, err := q.ReplayAll(t.Context(), filter, deadletter.ReplayAllOptions{})
 	if err != nil || len(result.Replayed) != 1 || result.Replayed[0].From != other {

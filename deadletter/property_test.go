@@ -203,7 +203,7 @@ func TestFilter_anyFilter_previewIsTheEffect(t *testing.T) {
 		if plan.Picked != preview || plan.Replay != int64(len(result.Replayed)) || plan.Duplicates != result.Operation.Skipped {
 			t.Errorf("replay of %+v: planned %+v, replayed %d, skipped %d", f, plan, len(result.Replayed), result.Operation.Skipped)
 		}
-		if f.Limit == 0 && plan.Picked+plan.Replaying+plan.Resolved+plan.Superseded+plan.OutcomeUnknown+plan.Exhausted != int64(len(want)) {
+		if f.Limit == 0 && plan.Picked+plan.Replaying+plan.Resolved+plan.Superseded+plan.OutcomeUnknown+plan.Exhausted+plan.LongQueue != int64(len(want)) {
 			t.Errorf("replay of %+v: the plan %+v does not account for all %d", f, plan, len(want))
 		}
 		if err != nil || preview != int64(len(result.Replayed))+result.Operation.Skipped || preview != int64(len(first)) {

@@ -139,29 +139,26 @@ const (
 )
 
 // A loose index scan: one look for each name that exists, however many rows have
-// it. $1 is mostNamesRead, and the pattern's condition comes last. A row without a
+// it. Rows with the same shortened name have the same whole one. $1 is mostNamesRead, and the pattern's condition comes last. A row without a
 // name says that there are more names.
 const namesSQL = `
 with recursive names as (
-  (select d.job_name, 1 as n from public.soniq_dead_letter_jobs d order by d.job_name limit 1)
+  (select d.job_name, d.whole_job_name, 1 as n from public.soniq_dead_letter_jobs d order by d.job_name limit 1)
   union all
-  select
-    (
-      select d.job_name
-      from public.soniq_dead_letter_jobs d
-      where d.job_name > n.job_name
-      order by d.job_name
-      limit 1
-    ),
-    n.n + 1
+  select d.job_name, d.whole_job_name, n.n + 1
   from names n
-  where n.job_name is not null
-    and n.n <= $1
+  cross join lateral (
+    select d.job_name, d.whole_job_name
+    from public.soniq_dead_letter_jobs d
+    where d.job_name > n.job_name
+    order by d.job_name
+    limit 1
+  ) d
+  where n.n <= $1
 )
 select case when d.n <= $1 then d.job_name end
 from names d
-where d.job_name is not null
-  and (d.n > $1 or `
+where (d.n > $1 or `
 
 // resolveName replaces a pattern by the names that match it, if they are few. The
 // filter picks the same rows.

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/internal/pg"
+	"soniq/internal/replaysql"
 )
 
 // readCommitted is the isolation level of every transaction here, whatever the
@@ -203,7 +204,7 @@ func (q *Queue) CheckReplay(ctx context.Context, id uuid.UUID, o ReplayOptions) 
 	r := replayer{o, q.by}
 	err := o.Validate()
 	if err == nil {
-		err = r.refusal(ctx, q.pool, replayStateSQL, id)
+		err = r.refusal(ctx, q.pool, replaysql.State, id)
 	}
 	if err == nil {
 		err = r.duplicate(ctx, q.pool, id)

@@ -160,37 +160,6 @@ func (r replayer) otherArgs(ctx context.Context, db pg.Querier, ids []uuid.UUID)
 	return args, hashes, details, err
 }
 
-// replaysOf is the SQL of how often the work of a dead letter was replayed: itself
-// and those that it is a replay of. Rows made by hand can form a circle. It is the
-// same as the function soniq_dead_letter_replays in schema.sql, which programs of
-// 0.1.0 call, and needs no right to execute one.
-func replaysOf(id string) string {
-	return `(
-  with recursive line (parent, replays, depth) as (
-    select f.replay_of, f.resurrection_count, 1
-    from public.soniq_dead_letter_jobs f
-    where f.id = ` + id + `
-    union all
-    select f.replay_of, f.resurrection_count, l.depth + 1
-    from line l
-    join public.soniq_dead_letter_jobs f on f.id = l.parent
-    where l.depth < 100
-  )
-  select least(coalesce(sum(l.replays), 0), 1000000)::integer
-  from line l
-)`
-}
-
-// $1 the dead letter.
-var (
-	replayStateSQL = `
-select d.state, d.replay_job_id, d.attempts, d.max_attempts, ` + replaysOf("d.id") + `
-from public.soniq_dead_letter_jobs d
-where d.id = $1`
-	lockReplayStateSQL = replayStateSQL + `
-for update`
-)
-
 // refusal reads the dead letter by sql, one of the two statements above, and
 // returns why it can't be replayed. It doesn't look for duplicates.
 func (r replayer) refusal(ctx context.Context, db pg.Querier, sql string, id uuid.UUID) error {
@@ -217,19 +186,6 @@ func (r replayer) refusal(ctx context.Context, db pg.Querier, sql string, id uui
 	return o.checkAttempts(id, attempts, maxAttempts)
 }
 
-// The queued job that is equal to the dead letter $1 under one of the unique
-// indexes. $2 is the hash of other arguments, or null.
-const duplicateSQL = `
-select j.id
-from public.soniq_dead_letter_jobs d
-join public.soniq_jobs j on j.status = 'queued' and (
-  d.unique_job and j.unique_job and j.job_name = d.job_name
-    and j.args_hash = case when d.args_hash is not null then coalesce($2, d.args_hash) end
-  or j.dedup_key = d.dedup_key
-)
-where d.id = $1
-limit 1`
-
 // duplicate returns a *DuplicateError if a job that is equal to the dead letter is
 // queued.
 func (r replayer) duplicate(ctx context.Context, db pg.Querier, id uuid.UUID) error {
@@ -238,7 +194,7 @@ func (r replayer) duplicate(ctx context.Context, db pg.Querier, id uuid.UUID) er
 		return err
 	}
 	var queued uuid.UUID
-	err = db.QueryRow(ctx, duplicateSQL, id, hashes[0]).Scan(&queued)
+	err = db.QueryRow(ctx, replaysql.Duplicate, id, hashes[0]).Scan(&queued)
 	if err == nil {
 		return &DuplicateError{ID: queued}
 	}
@@ -250,7 +206,7 @@ func (r replayer) duplicate(ctx context.Context, db pg.Querier, id uuid.UUID) er
 
 // one replays a single dead letter.
 func (r replayer) one(ctx context.Context, tx pgx.Tx, id uuid.UUID) (uuid.UUID, error) {
-	if err := r.refusal(ctx, tx, lockReplayStateSQL, id); err != nil {
+	if err := r.refusal(ctx, tx, replaysql.LockState, id); err != nil {
 		return uuid.Nil, err
 	}
 	for range duplicateTries {
@@ -288,26 +244,16 @@ func (r replayer) replayable(f Filter) *where {
 
 func (r replayer) andReplayable(w *where) {
 	w.And("d.state = 'dead'")
-	w.And(outcomeUnknown + " is not true")
-	w.And("not " + superseded)
-	w.And("not " + overtaken)
+	w.And(replaysql.OutcomeUnknown + " is not true")
+	w.And("not " + replaysql.Superseded)
+	w.And("not " + replaysql.Overtaken)
 	if r.options.Queue == "" {
-		// The index of the queue may not hold it.
-		w.And("d.whole_queue is null")
+		w.And("not " + replaysql.LongQueue)
 	}
 	if r.options.MaxReplays > 0 {
 		w.And("not " + w.exhausted(r.options.MaxReplays))
 	}
 }
-
-// superseded: a replay of the row died, and has a dead letter of its own.
-const superseded = "exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)"
-
-// overtaken: the row is a replay that died, and what it replayed was replayed again
-// since. A subquery for one value is run for the few rows that need it; an exists could
-// become a join with the whole table.
-const overtaken = "coalesce(d.replay_of is not null and (" +
-	"select p.replay_job_id <> d.id from public.soniq_dead_letter_jobs p where p.id = d.replay_of), false)"
 
 // exhausted: the row was replayed most times or more. Hardly any row is itself a
 // replay, and only those pay for the recursion.
@@ -315,7 +261,7 @@ func (w *where) exhausted(most int) string {
 	n := w.Param(min(most, math.MaxInt32)) // the columns are integers
 	return `(case
     when d.replay_of is null then coalesce(d.resurrection_count, 0)
-    else ` + replaysOf("d.id") + `
+    else ` + replaysql.ReplaysOf("d.id") + `
   end >= ` + n + `)`
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"soniq/internal/byindex"
 	"soniq/internal/pg"
+	"soniq/internal/replaysql"
 )
 
 // A ReplayPlan is what [Queue.ReplayAll] would do now. All are numbers of dead
@@ -34,6 +35,9 @@ type ReplayPlan struct {
 	OutcomeUnknown int64 `json:"outcome_unknown"`
 	// Exhausted have reached MaxReplays.
 	Exhausted int64 `json:"exhausted"`
+	// LongQueue have a queue whose name was shortened, since it is over 2,000 bytes. Only a
+	// replay into another queue takes them, by ReplayOptions.Queue.
+	LongQueue int64 `json:"long_queue"`
 }
 
 // PlanReplay returns what [Queue.ReplayAll] would do with the same filter and
@@ -49,17 +53,6 @@ func (q *Queue) PlanReplay(ctx context.Context, f Filter, o ReplayOptions) (Repl
 	return p, nil
 }
 
-// The places are those of the conditions superseded, outcome unknown and
-// exhausted, and of the filter.
-const leftOutSQL = `
-select
-  count(*) filter (where d.state = 'replaying'),
-  count(*) filter (where d.state = 'resolved'),
-  count(*) filter (where d.state = 'dead' and %[1]s),
-  count(*) filter (where d.state = 'dead' and %[2]s),
-  count(*) filter (where d.state = 'dead' and not %[1]s and %[2]s is not true and %[3]s)
-from public.soniq_dead_letter_jobs d%[4]s`
-
 func (q *Queue) planReplay(ctx context.Context, f Filter, r replayer) (p ReplayPlan, err error) {
 	if p.Picked, err = q.replayCount(ctx, f, r); err != nil {
 		return p, err
@@ -73,8 +66,13 @@ func (q *Queue) planReplay(ctx context.Context, f Filter, r replayer) (p ReplayP
 	if r.options.MaxReplays > 0 {
 		exhausted = w.exhausted(r.options.MaxReplays)
 	}
-	sql := fmt.Sprintf(leftOutSQL, "("+superseded+" or "+overtaken+")", outcomeUnknown, exhausted, w.SQL())
-	err = byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(), &p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted)
+	long := "false"
+	if r.options.Queue == "" {
+		long = replaysql.LongQueue
+	}
+	sql := fmt.Sprintf(replaysql.LeftOut, "("+replaysql.Superseded+" or "+replaysql.Overtaken+")", replaysql.OutcomeUnknown, exhausted, long, w.SQL())
+	err = byindex.UnhurriedRow(ctx, q.pool, sql, w.Params(),
+		&p.Replaying, &p.Resolved, &p.Superseded, &p.OutcomeUnknown, &p.Exhausted, &p.LongQueue)
 	return p, err
 }
 
@@ -188,30 +186,6 @@ func (q *Queue) checkEdits(ctx context.Context, f Filter, r replayer) error {
 	return q.named(ctx, w, n, err)
 }
 
-// The rows that one of the two unique indexes can refuse, in the order in which
-// they would be inserted, and whether an equal job is queued for each: one with
-// the same arguments, one with the same key. The place is that of the query that
-// picks the rows.
-const uniqueRowsSQL = `
-select
-  p.id,
-  case when p.unique_job and p.args_hash is not null then p.job_name end,
-  case when p.unique_job then p.args_hash end,
-  p.dedup_key,
-  p.args,
-  exists (
-    select from public.soniq_jobs j
-    where j.status = 'queued' and j.unique_job and p.unique_job and j.job_name = p.job_name and j.args_hash = p.args_hash
-  ),
-  exists (
-    select from public.soniq_jobs j
-    where j.status = 'queued' and j.dedup_key = p.dedup_key
-  )
-from (%s) p
-where p.dedup_key is not null
-   or p.unique_job and p.args_hash is not null
-order by p.moved_to_dead_letter_at, p.id`
-
 // A uniqueKey is what one of the unique indexes holds: a job's name and the hash
 // of its arguments, or a dedup key and no hash.
 type uniqueKey struct{ name, hash string }
@@ -250,7 +224,7 @@ func (q *Queue) uniqueRows(ctx context.Context, f Filter, r replayer) (all []uni
 	}
 	picked := "select d.id, d.moved_to_dead_letter_at, d.job_name, d.args_hash, d.unique_job, d.dedup_key, " + args +
 		"\nfrom public.soniq_dead_letter_jobs d" + w.SQL() + oldestFirst + w.Limit(f.Limit)
-	rows, err := byindex.Unhurried(ctx, q.pool, fmt.Sprintf(uniqueRowsSQL, picked), w.Params()...)
+	rows, err := byindex.Unhurried(ctx, q.pool, fmt.Sprintf(replaysql.UniqueRows, picked), w.Params()...)
 	if err != nil {
 		return nil, err
 	}
@@ -295,17 +269,8 @@ func (q *Queue) uniqueRows(ctx context.Context, f Filter, r replayer) (all []uni
 	return all, err
 }
 
-// The positions, from 1, of the names $1 and hashes $2 that a queued job has.
-const queuedEqualSQL = `
-select u.position
-from unnest($1::text[], $2::text[]) with ordinality as u (name, hash, position)
-where exists (
-  select from public.soniq_jobs j
-  where j.status = 'queued' and j.unique_job and j.job_name = u.name and j.args_hash = u.hash
-)`
-
 func (q *Queue) queuedEqual(ctx context.Context, names, hashes []string) ([]int64, error) {
-	rows, err := byindex.Unhurried(ctx, q.pool, queuedEqualSQL, names, hashes)
+	rows, err := byindex.Unhurried(ctx, q.pool, replaysql.QueuedEqual, names, hashes)
 	if err != nil {
 		return nil, err
 	}

@@ -65,9 +65,15 @@ type replayRun struct {
 	// looked is when the breaker looked last, and look how long that took.
 	looked time.Time
 	look   time.Duration
+	// limiter is that of the rate. All that the operation's runs take counts: two of them
+	// at the same time keep one rate.
+	limiter *rate.Limiter
+	// others is how many rows other runs have taken that limiter hasn't counted yet.
+	others int64
 	// after is the last place of the selection that was taken, and last the one that the
-	// transaction under way has taken.
+	// transaction under way has taken, which are taken rows.
 	after, last int64
+	taken       int
 }
 
 func (q *Queue) newReplayRun(onProgress func(Operation, []Replayed)) *replayRun {
@@ -193,15 +199,10 @@ func (r *replayRun) batches(ctx context.Context) error {
 			return err
 		}
 	}
-	batch, limiter := r.replayer.atOnce(runBatch), rate.NewLimiter(rate.Inf, runBatch)
-	if r.pace.Rate > 0 {
-		batch = min(max(int(r.pace.Rate/paceSteps), 1), batch)
-		limiter = rate.NewLimiter(rate.Limit(r.pace.Rate), batch)
-	}
+	batch := r.limit()
 	for {
-		if err := limiter.WaitN(ctx, batch); err != nil {
-			// The limiter's own error is about a deadline that it foresees.
-			return cmp.Or(ctx.Err(), err)
+		if err := r.wait(ctx, batch); err != nil {
+			return err
 		}
 		if err := r.breaker(ctx); err != nil {
 			return err
@@ -211,6 +212,30 @@ func (r *replayRun) batches(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// limit makes the limiter, and returns how many rows a batch takes.
+func (r *replayRun) limit() (batch int) {
+	batch, r.limiter = r.replayer.atOnce(runBatch), rate.NewLimiter(rate.Inf, runBatch)
+	if r.pace.Rate > 0 {
+		batch = min(max(int(r.pace.Rate/paceSteps), 1), batch)
+		r.limiter = rate.NewLimiter(rate.Limit(r.pace.Rate), batch)
+	}
+	return batch
+}
+
+// wait waits until the rate allows a batch, after what other runs have taken.
+func (r *replayRun) wait(ctx context.Context, batch int) error {
+	for owed := r.others + int64(batch); owed > 0; {
+		n := min(owed, int64(batch))
+		if err := r.limiter.WaitN(ctx, int(n)); err != nil {
+			// The limiter's own error is about a deadline that it foresees.
+			return cmp.Or(ctx.Err(), err)
+		}
+		owed -= n
+	}
+	r.others = 0
+	return nil
 }
 
 // needsCanary reports whether the first replays are canaries: also in a run after
@@ -318,6 +343,7 @@ func (r *replayRun) batch(ctx context.Context, most int) (made []Replayed, done 
 	if err != nil {
 		return nil, false, err
 	}
+	r.others += op.Done + op.Skipped - r.op.Done - r.op.Skipped - int64(r.taken)
 	r.op, r.after = op, r.last
 	r.replayed = append(r.replayed, made...)
 	r.onProgress(op, made)
@@ -347,6 +373,7 @@ func (r *replayRun) batchTx(ctx context.Context, tx pgx.Tx, op *Operation, most 
 	if err != nil {
 		return nil, false, err
 	}
+	r.taken = taken
 	op.Done += int64(len(made))
 	op.Skipped += int64(taken - len(made))
 	op.State, op.StoppedBy = OperationRunning, ""

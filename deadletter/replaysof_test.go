@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/replaysql"
 	"soniq/internal/testdb"
 )
 
@@ -39,7 +40,7 @@ func TestReplaysOf_chains_areWhatTheFunctionCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	rows, err := pool.Query(t.Context(), `select d.id, `+replaysOf("d.id")+`, soniq_dead_letter_replays(d.id) from soniq_dead_letter_jobs d`)
+	rows, err := pool.Query(t.Context(), `select d.id, `+replaysql.ReplaysOf("d.id")+`, soniq_dead_letter_replays(d.id) from soniq_dead_letter_jobs d`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,12 +88,13 @@ func (w *where) names(names []string) string {
 	return "array(select n.name" + from + " union select " + pg.IndexedText("n.name") + from + ")"
 }
 
-// nameLike adds the condition of Filter.NameLike.
+// nameLike adds the condition of Filter.NameLike, which is about the whole name.
 func (w *where) nameLike(pattern string) {
+	const name = "coalesce(d.whole_job_name, d.job_name)"
 	if strings.ContainsAny(pattern, "*?") {
-		w.And("d.job_name like " + w.Param(globToLike(pattern)))
+		w.And(name + " like " + w.Param(globToLike(pattern)))
 	} else {
-		w.And("strpos(d.job_name, " + w.Param(pattern) + ") > 0")
+		w.And("strpos(" + name + ", " + w.Param(pattern) + ") > 0")
 	}
 }
 

@@ -102,6 +102,7 @@ func leftOut(p deadletter.ReplayPlan) string {
 		{p.Superseded, "with a younger dead letter of their replay"},
 		{p.OutcomeUnknown, "replayed elsewhere with an unknown outcome"},
 		{p.Exhausted, "replayed too often (--max-replays)"},
+		{p.LongQueue, "of a queue whose name is too long (--new-queue)"},
 	} {
 		if part.n > 0 {
 			parts = append(parts, terminal.Thousands(part.n)+" "+part.what)
