@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"soniq/internal/hub"
 	"soniq/internal/liveness"
 	"soniq/internal/waiters"
 )
@@ -50,6 +51,16 @@ func (w *Worker) SetTiming(t Timing) {
 	w.tail = cmp.Or(t.Tail, w.tail)
 	w.fetcher.Waiter.WithdrawAfter = cmp.Or(t.WithdrawAfter, waiters.WithdrawAfter)
 	w.fetcher.Waiter.Reached = t.Reached
+}
+
+// AtHubStep has reached called at each step from a wake to the fetch that answers it. Call it
+// before Run.
+func (w *Worker) AtHubStep(reached func(hub.Step)) { w.fetcher.Member.Reached = reached }
+
+// LookAtOthers is a look at the other workers, which decides nothing.
+func (w *Worker) LookAtOthers(ctx context.Context) error {
+	_, err := w.liveness.Watch.Look(ctx, liveness.NewDetector(*w.liveness.Timing))
+	return err
 }
 
 // Advertises reports whether the worker's row names its lock.

@@ -128,6 +128,7 @@ func (m *Member) before(o *Member) bool {
 func (m *Member) ask(what call) {
 	what.since = time.Now()
 	m.asked = what
+	m.reach(Called)
 	m.wakeups.Set()
 	c := m.crew
 	if c.late == nil {

@@ -41,6 +41,8 @@ type Member struct {
 	wakeups *notify.Wakeups
 	// hub is nil until the worker joins one. Its failure detector may look before that.
 	hub atomic.Pointer[Hub]
+	// Reached is called at each step, for tests. Default none.
+	Reached func(Step)
 
 	// The hub's lock guards what follows.
 
@@ -54,6 +56,23 @@ type Member struct {
 	limited bool
 	// asked is a call for which no fetch has begun; answering is one for which it has.
 	asked, answering call
+}
+
+// Step is a step from a call to the fetch that answers it, as tests know it.
+type Step string
+
+// The steps.
+const (
+	// Called: the member has a call, and doesn't know it yet. The hub is locked.
+	Called Step = "called"
+	// Looks: its next fetch begins.
+	Looks Step = "looks"
+)
+
+func (m *Member) reach(step Step) {
+	if m.Reached != nil {
+		m.Reached(step)
+	}
 }
 
 // NewMember returns a member of no hub yet. Call [Join].
@@ -89,6 +108,11 @@ func (m *Member) lock() (unlock func()) {
 
 // Begin comes before each fetch, which answers all calls until now.
 func (m *Member) Begin() {
+	m.begin()
+	m.reach(Looks)
+}
+
+func (m *Member) begin() {
 	defer m.lock()()
 	m.state, m.begun = looking, m.hub.Load().count
 	m.answering, m.asked = m.answering.join(m.asked), call{}

@@ -1,0 +1,198 @@
+package engine_test
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"soniq/internal/hub"
+	"soniq/internal/testkit"
+)
+
+// fleetFault is what becomes of a process whose worker was called for a job.
+type fleetFault struct {
+	name string
+	// job is the name of the job. Default quick.
+	job string
+	// away: the process can't run the job.
+	away bool
+	do   func(f *fleet, s *fleetSeat)
+	// ends, which may be nil, ends the fault before the job can start.
+	ends func(f *fleet)
+}
+
+var fleetFaults = []fleetFault{
+	{name: "killed", away: true, do: func(_ *fleet, s *fleetSeat) { s.kill() }},
+	{name: "frozen", away: true, do: func(_ *fleet, s *fleetSeat) { s.signal(syscall.SIGSTOP) }},
+	{name: "black-holed", away: true, do: func(_ *fleet, s *fleetSeat) { s.hole() }},
+	{name: "drains", do: func(_ *fleet, s *fleetSeat) { s.drain() }},
+	{name: "loses its listener", do: func(_ *fleet, s *fleetSeat) { s.endListener() }},
+	{name: "is full", do: func(f *fleet, _ *fleetSeat) { f.fill("held", 2) }},
+	{name: "is at its limit", job: "narrow", do: func(f *fleet, _ *fleetSeat) { f.fill("narrow", 1) }},
+	{
+		name: "finds the queue paused",
+		do:   func(f *fleet, _ *fleetSeat) { f.pause(f.client.PauseQueue) },
+		ends: func(f *fleet) {
+			<-time.After(time.Duration(rand.IntN(20)) * time.Millisecond)
+			f.pause(f.client.ResumeQueue)
+		},
+	},
+}
+
+// fleetMoments are when a fault comes: before the job is there, to the process that comes first
+// for its session; and when a worker was called for the job, or begins its fetch.
+var fleetMoments = []hub.Step{"before", hub.Called, hub.Looks}
+
+// first is the process that comes first for a session.
+func (f *fleet) first(session int) *fleetSeat {
+	f.Helper()
+	chosen := f.stopAt(hub.Called)
+	id, _ := f.insert(session, "quick")
+	stop := receive(f.T, "a call", chosen)
+	stop.goOn()
+	waitUntil(f.T, f.pool, "the end of the job", `select status = 'done' from soniq_jobs where id = $1`, id)
+	return stop.seat
+}
+
+// meets enqueues a job through a session, and has the fault come at that moment. others, which
+// may be nil, is what happens then to other processes than the one that is struck. It returns how
+// long the job waited after all that.
+func (f *fleet) meets(fault fleetFault, moment hub.Step, session int, others func(struck *fleetSeat)) time.Duration {
+	f.Helper()
+	strike := func(s *fleetSeat) {
+		fault.do(f, s)
+		if others != nil {
+			others(s)
+		}
+	}
+	var struck *fleetSeat
+	if moment == "before" {
+		struck = f.first(session)
+		strike(struck)
+	}
+	calls := f.stopAt(moment)
+	id, since := f.insert(session, cmp.Or(fault.job, "quick"))
+	if moment != "before" {
+		stop := receive(f.T, "a call", calls)
+		struck = stop.seat
+		strike(struck)
+		since = time.Now()
+		stop.goOn()
+	}
+	if fault.ends != nil {
+		fault.ends(f)
+		since = time.Now()
+	}
+	start, err := f.awaitStart(id)
+	if err != nil {
+		f.Fatalf("%s, %s: %v", fault.name, moment, err)
+	}
+	// A fetch may have been under way already when the job came.
+	if fault.away && start.seat == struck && start.at.After(since) {
+		f.Errorf("%s, %s: the job started in that process", fault.name, moment)
+	}
+	return start.at.Sub(since)
+}
+
+// fleetSoon is when a job has surely started that nobody slept through, but on a machine that
+// does other things. Nothing but a fault of the wakes takes longer three times in a row.
+const fleetSoon = 3 * time.Second
+
+// soon plays a round until it took less than fleetSoon, at most three times.
+func (f *fleet) soon(what string, play func() time.Duration) {
+	f.Helper()
+	var took []time.Duration
+	for range 3 {
+		f.rest()
+		t := play()
+		f.lift()
+		if took = append(took, t.Round(time.Millisecond)); t < fleetSoon {
+			f.Logf("%s: started after %s", what, took)
+			return
+		}
+	}
+	f.Errorf("%s: started after %s", what, took)
+}
+
+// Whatever becomes of the process that is to run a job, before it is called for it or until it
+// claims: another one runs it soon. No poll helps: the next one is in minutes.
+func TestFleet_chosenProcessFails_jobStartsElsewhere(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, 3, 1)
+	session := 0
+	for _, fault := range fleetFaults {
+		for _, moment := range fleetMoments {
+			session = (session + 1) % len(f.sessions)
+			f.soon(fmt.Sprintf("%s, %s", fault.name, moment), func() time.Duration {
+				return f.meets(fault, moment, session, nil)
+			})
+		}
+	}
+	f.rest()
+	f.startedOnce()
+}
+
+// One of eight processes is called, and all kinds of faults come at once, each to a process. Two
+// are left.
+func TestFleet_allFaultsAtOnce_jobStartsInAnIdleProcess(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, 8, 1)
+	random := testkit.Rand(t)
+	for range testkit.Size(2, 50) {
+		f.soon("all at once", func() time.Duration {
+			faults := slices.Clone(fleetFaults)
+			random.Shuffle(len(faults), func(i, j int) { faults[i], faults[j] = faults[j], faults[i] })
+			chosen := faults[0]
+			chosen.job = "narrow"
+			chosen.ends = func(f *fleet) { f.pause(f.client.ResumeQueue) }
+			return f.meets(chosen, hub.Called, random.IntN(len(f.sessions)), func(struck *fleetSeat) {
+				seats := slices.DeleteFunc(slices.Clone(f.seats), func(s *fleetSeat) bool { return s == struck })
+				random.Shuffle(len(seats), func(i, j int) { seats[i], seats[j] = seats[j], seats[i] })
+				for i, fault := range faults[1:] {
+					fault.do(f, seats[i])
+				}
+			})
+		})
+	}
+}
+
+// Random faults come to random processes, one of which was called. Whoever is left starts the
+// job.
+func TestFleet_randomFaults_noJobIsSleptThrough(t *testing.T) {
+	t.Parallel()
+	for range testkit.Size(1, 4) {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			f := startFleet(t, 4, 2)
+			random := testkit.Rand(t)
+			var took []time.Duration
+			for range testkit.Size(20, 2500) {
+				took = append(took, f.randomRound(random))
+				f.lift()
+				if random.IntN(4) > 0 {
+					f.rest()
+				}
+			}
+			slices.Sort(took)
+			t.Logf("%d rounds: p50 %s, p99 %s, max %s", len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+		})
+	}
+}
+
+func (f *fleet) randomRound(random *rand.Rand) time.Duration {
+	f.Helper()
+	fault := fleetFaults[random.IntN(len(fleetFaults))]
+	moment := fleetMoments[random.IntN(len(fleetMoments))]
+	return f.meets(fault, moment, random.IntN(len(f.sessions)), func(struck *fleetSeat) {
+		intact := random.IntN(len(f.seats))
+		for i, s := range f.seats {
+			if s != struck && i != intact && random.IntN(3) == 0 {
+				fleetFaults[random.IntN(5)].do(f, s) // one of those that strike a process
+			}
+		}
+	})
+}
