@@ -65,19 +65,12 @@ func (f *inflight) Free() int {
 // busy reports whether jobs are running, or outcomes can't be written.
 func (f *inflight) busy() bool { return f.Free() < f.concurrency }
 
-// Scopes are the claims that may bring something, open is all of them together, and
-// full reports whether a handler or a queue runs as many jobs as it may.
-func (f *inflight) Scopes() (scopes []claim.Scope, open claim.Scope, full bool) {
+// Open is what may be claimed, and full reports whether a handler or a queue is left out,
+// since it runs as many jobs as it may.
+func (f *inflight) Open() (open claim.Scope, full bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.limits.Scopes(), f.limits.Open(), f.limits.Full()
-}
-
-// Room is how many jobs a claim may bring, at most free.
-func (f *inflight) Room(scope claim.Scope, free int) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.limits.Room(scope, free)
+	return f.limits.Open()
 }
 
 // BeginClaim retains the token of a claim until end is called, when its jobs are

@@ -80,7 +80,7 @@ func TestWorker_queueConcurrency_boundsItsJobsAndNoOthers(t *testing.T) {
 func TestWorker_queueAtItsBound_sleepsUntilAJobEnds(t *testing.T) {
 	t.Parallel()
 	url := testdb.NewURL(t)
-	pool, sent := tracedFor(t, url, claim.WholeSQL)
+	pool, sent := tracedFor(t, url, claim.LimitedSQL)
 	reg := engine.NewRegistry()
 	started, release := make(chan *engine.Job, 10), make(chan struct{}, 10)
 	engine.HandleRaw(reg, "a", func(_ context.Context, job *engine.Job) (any, error) {

@@ -149,7 +149,7 @@ func (w *Worker) wire() error {
 	}
 	w.fetcher = fetch.New(fetch.Config[*Job]{
 		Logger: w.logger, Slots: w.inflight, Waiter: waiters.New(w.pool, w.id, w.logger, w.queues),
-		Claimer: claim.New(w.pool, w.id, w.registry.attemptLimits(), c.MaxAttemptsLimit,
+		Claimer: claim.New(w.pool, w.id, limits, w.registry.attemptLimits(), c.MaxAttemptsLimit,
 			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
 		Scope: claim.Scope{Queues: w.queues, Names: w.registry.Names()}, SafetyPoll: c.SafetyPoll,
 		Load: w.loadMiddle, Start: w.start, Heard: w.cancels.Set, Claimed: w.health.Claimed,

@@ -15,10 +15,13 @@
 //
 // Whole claims are expensive if some queue has more lanes than are walked: with a
 // million jobs far ahead in lanes of their own, a whole claim takes 0.15 s. Then only
-// known lanes are looked at between two whole claims.
+// known lanes are looked at between two whole claims. And they are slow behind many jobs
+// that can't be taken: see floors.
 //
-// Limits says what may be claimed while handlers and queues have concurrency limits of
-// their own.
+// Handlers and queues may have concurrency limits of their own: Limits says what may be
+// claimed. A claim brings no more of each than there is room for, and keeps the order: it
+// is that of one list of all jobs, without those that may not run. When it has filled
+// something, the next claim leaves that out.
 package claim
 
 import (
@@ -36,11 +39,38 @@ import (
 	"soniq/internal/pg"
 )
 
-// Scope is what one claim takes: jobs of these names from these queues.
-type Scope struct{ Queues, Names []string }
+// Scope is what one claim takes: jobs of these names from these queues, and no more than
+// there is room for where [Limits] made it.
+type Scope struct {
+	Queues, Names []string
+	// mostOfQueue and mostOfName are how many jobs of some of them.
+	mostOfQueue, mostOfName map[string]int
+}
 
 func (s Scope) equal(o Scope) bool {
-	return slices.Equal(s.Queues, o.Queues) && slices.Equal(s.Names, o.Names)
+	return same(s.Queues, o.Queues) && same(s.Names, o.Names)
+}
+
+func same(a, b []string) bool {
+	if len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] {
+		return true
+	}
+	return slices.Equal(a, b)
+}
+
+// Empty reports whether there is nothing to take.
+func (s Scope) Empty() bool { return len(s.Queues) == 0 || len(s.Names) == 0 }
+
+// limits reports whether a claim of n jobs could bring too many of something.
+func (s Scope) limits(n int) bool {
+	for _, most := range []map[string]int{s.mostOfQueue, s.mostOfName} {
+		for _, m := range most {
+			if m < n {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Job is a claimed job as its row has it. Times are local ones.
@@ -63,6 +93,10 @@ type Job struct {
 type Claimer[J any] struct {
 	pool   *pg.Pool
 	worker uuid.UUID
+	// all is all that the worker serves. Of its names, unlimited have no limit of their
+	// own, and bounded have one.
+	all                Scope
+	unlimited, bounded []string
 	// take makes a J of a job, which it must not keep, under the token of its claim.
 	take func(job *Job, token int64) J
 	// limits are the handlers' attempt limits, by job name; attemptLimit is that of
@@ -71,23 +105,42 @@ type Claimer[J any] struct {
 	attemptLimit int
 	// cursor is where the last claim ended, until a whole one is due; nil is none.
 	cursor *cursor
+	// noCursor is until when there is none, because a more urgent lane has jobs that can't
+	// be taken: a claim at the cursor brings nothing then.
+	noCursor time.Time
 	// expensive: whole claims are, because of manyLanes or because a look took the
 	// server slowAfter. manyLanes: some queue has more lanes than are walked. lookedAt
 	// is when that was last checked.
 	expensive, manyLanes bool
 	lookedAt             time.Time
 	known                knownLanes
+	// floors are where claims begin; nil is at the first job of each lane. learnt is when
+	// it was last read whether they are worth it.
+	floors *floors
+	learnt time.Time
+	// slowFloors is when learning them takes so long that they are worth it.
+	slowFloors time.Duration
 	// most limits a claim after one that has timed out; 0 is no limit.
 	most int
 }
 
-// New returns the claimer of a worker. attemptLimits are the handlers' own, by job
-// name, and attemptLimit is that of all other jobs. take makes a J of each claimed job
-// and its token; it must not keep the Job, which is used again for the next row.
+// New returns the claimer of a worker that serves what limits say. attemptLimits are the
+// handlers' own, by job name, and attemptLimit is that of all other jobs. take makes a J of
+// each claimed job and its token; it must not keep the Job, which is used again for the
+// next row.
 func New[J any](
-	pool *pg.Pool, worker uuid.UUID, attemptLimits map[string]int, attemptLimit int, take func(job *Job, token int64) J,
+	pool *pg.Pool, worker uuid.UUID, limits *Limits, attemptLimits map[string]int, attemptLimit int, take func(job *Job, token int64) J,
 ) *Claimer[J] {
-	return &Claimer[J]{pool: pool, worker: worker, limits: attemptLimits, attemptLimit: attemptLimit, take: take}
+	return &Claimer[J]{
+		pool: pool, worker: worker, limits: attemptLimits, attemptLimit: attemptLimit, take: take,
+		all:       Scope{Queues: limits.queues.all, Names: limits.names.all},
+		unlimited: limits.names.open, bounded: limits.names.bounded, slowFloors: slowFloors,
+	}
+}
+
+// form is that of this worker's statements.
+func (c *Claimer[J]) form(limited bool) *statements {
+	return forms[form{many: len(c.all.Queues) > fewQueues, limited: limited}]
 }
 
 const (
@@ -113,8 +166,11 @@ const (
 // Taken is what a claim brought.
 type Taken[J any] struct {
 	Jobs []J
-	// Full: there may be more.
+	// Full: it brought as many as were asked for, so there may be more.
 	Full bool
+	// Unfinished: something is full now, or not everything was looked at. Ask again, in
+	// what is open then.
+	Unfinished bool
 	// Again is when the next claim looks at all lanes; zero if this one did.
 	Again time.Time
 }
@@ -127,66 +183,118 @@ func (c *Claimer[J]) Take(ctx context.Context, token int64, scope Scope, n int) 
 	if c.most > 0 {
 		n = min(n, c.most)
 	}
-	if c.expensive {
-		return c.takeKnown(ctx, token, scope, n)
+	if c.floors != nil {
+		c.floors.fresh = false
 	}
-	var jobs []J
-	if at := c.cursor; at != nil && time.Now().Before(at.until) && at.scope.equal(scope) {
-		var err error
-		if jobs, err = c.takeAtCursor(ctx, token, n); err != nil || len(jobs) == n {
-			return Taken[J]{Jobs: jobs, Full: true}, err
+	a := asked{scope: scope, n: n, token: token}
+	if c.expensive {
+		return c.takeKnown(ctx, a)
+	}
+	var first []J
+	at, vain := c.cursor, false
+	if at != nil && time.Now().Before(at.until) && at.scope.equal(scope) {
+		got, err := c.takeAtCursor(ctx, a)
+		if err != nil || len(got.jobs) == n {
+			return Taken[J]{Jobs: got.jobs, Full: true}, err
 		}
+		if len(got.jobs) > 0 && scope.limits(n) {
+			// There is less room for the rest than scope says.
+			c.cursor = nil
+			return Taken[J]{Jobs: got.jobs, Unfinished: true}, nil
+		}
+		first, vain = got.jobs, len(got.jobs) == 0
+	}
+	a.n -= len(first)
+	taken, err := c.takeWhole(ctx, a)
+	if err != nil && len(first) > 0 {
+		// These are claimed. The next claim meets the error again.
+		return Taken[J]{Jobs: first, Full: true}, nil
+	}
+	if len(first) > 0 {
+		taken.Jobs = append(first, taken.Jobs...)
+	}
+	if vain && c.cursor != nil && c.cursor.sameLane(at.point) {
+		c.cursor, c.noCursor = nil, time.Now().Add(maxExpensive)
+	}
+	return taken, err
+}
+
+// asked is what a claim asks for.
+type asked struct {
+	scope Scope
+	n     int
+	token int64
+}
+
+// takeWhole claims from all lanes, from their floors on if there are some.
+func (c *Claimer[J]) takeWhole(ctx context.Context, a asked) (Taken[J], error) {
+	f := c.floors
+	if f != nil && f.tried && time.Now().After(f.until) {
+		if err := c.learnFloors(ctx); err != nil {
+			return Taken[J]{}, err
+		}
+		f = c.floors
 	}
 	began := time.Now()
-	rest := n - len(jobs)
-	more, lanes, err := c.claim(ctx, WholeSQL, token, scope, rest)
+	var got brought[J]
+	var err error
+	if f == nil {
+		got, err = c.claim(ctx, (*statements).wholeSQL, a)
+	} else {
+		got, err = c.claim(ctx, (*statements).flooredSQL, a, f.of(a.scope)...)
+	}
+	c.cursor = nil
 	if err != nil {
-		c.cursor = nil
-		if len(jobs) > 0 {
-			// These are claimed. The next claim meets the error again.
-			return Taken[J]{Jobs: jobs, Full: true}, nil
-		}
 		return Taken[J]{}, err
 	}
-	if c.cursor = nil; len(lanes) == 1 && len(more) == rest {
-		c.cursor = &cursor{scope: scope, point: lanes[0], until: time.Now().Add(max(wholeEvery*time.Since(began), minWhole))}
+	took := time.Since(began)
+	full := len(got.jobs) == a.n
+	if full && len(got.lanes) == 1 && time.Now().After(c.noCursor) {
+		c.cursor = &cursor{scope: a.scope, point: got.lanes[0], until: time.Now().Add(max(wholeEvery*took, minWhole))}
 	}
-	if jobs == nil {
-		jobs = more
-	} else {
-		jobs = append(jobs, more...)
+	taken := Taken[J]{Jobs: got.jobs, Full: full, Unfinished: got.filled}
+	switch {
+	case f == nil:
+		c.noteSlow(took, len(got.jobs))
+	case f.fresh:
+	case time.Now().Before(f.until):
+		taken.Again = f.until
+	default:
+		// They were old, but a job that has just come is found with them before they are
+		// learnt anew, which takes time.
+		f.tried, taken.Unfinished = true, true
 	}
-	return Taken[J]{Jobs: jobs, Full: len(more) == rest}, nil
+	return taken, nil
 }
 
 // takeAtCursor claims at the cursor and moves it.
-func (c *Claimer[J]) takeAtCursor(ctx context.Context, token int64, n int) ([]J, error) {
+func (c *Claimer[J]) takeAtCursor(ctx context.Context, a asked) (brought[J], error) {
 	at := c.cursor
-	jobs, lanes, err := c.claim(ctx, CursorSQL, token, at.scope, n, at.queue, at.priority, at.due)
-	if len(lanes) > 0 {
-		at.due = lanes[0].due
+	got, err := c.claim(ctx, (*statements).cursorSQL, a, at.queue, at.priority, at.due)
+	if len(got.lanes) > 0 {
+		at.due = got.lanes[0].due
 	}
-	return jobs, err
+	return got, err
 }
 
 // takeKnown is Take while whole claims are expensive.
-func (c *Claimer[J]) takeKnown(ctx context.Context, token int64, scope Scope, n int) (Taken[J], error) {
-	known := c.known.of(scope, c.manyLanes)
+func (c *Claimer[J]) takeKnown(ctx context.Context, a asked) (Taken[J], error) {
+	known := c.known.of(a.scope, c.manyLanes)
 	if time.Now().Before(known.until) {
-		jobs, err := c.takeIn(ctx, token, scope, n, known)
-		return Taken[J]{Jobs: jobs, Full: len(jobs) == n, Again: known.until}, err
+		got, err := c.takeIn(ctx, a, known)
+		return Taken[J]{Jobs: got.jobs, Full: len(got.jobs) == a.n, Unfinished: got.filled, Again: known.until}, err
 	}
 	began := time.Now()
-	jobs, lanes, err := c.claim(ctx, WholeRestSQL, token, scope, n)
+	got, err := c.claim(ctx, (*statements).restSQL, a)
 	known.until = time.Now().Add(min(max(wholeEvery*time.Since(began), minWhole), maxExpensive))
-	known.remember(lanes)
-	return Taken[J]{Jobs: jobs, Full: len(jobs) == n}, err
+	known.remember(got.lanes)
+	return Taken[J]{Jobs: got.jobs, Full: len(got.jobs) == a.n, Unfinished: got.filled}, err
 }
 
 // takeIn claims in the known lanes.
-func (c *Claimer[J]) takeIn(ctx context.Context, token int64, scope Scope, n int, known *lanes) ([]J, error) {
+func (c *Claimer[J]) takeIn(ctx context.Context, a asked, known *lanes) (brought[J], error) {
 	if len(known.points) == 0 {
-		return nil, nil
+		return brought[J]{}, nil
 	}
 	var (
 		queues     = make([]string, len(known.points))
@@ -196,49 +304,93 @@ func (c *Claimer[J]) takeIn(ctx context.Context, token int64, scope Scope, n int
 	for i, p := range known.points {
 		queues[i], priorities[i], dues[i] = p.queue, int32(p.priority), p.due
 	}
-	jobs, found, err := c.claim(ctx, KnownSQL, token, scope, n, queues, priorities, dues)
-	known.remember(found)
-	return jobs, err
+	got, err := c.claim(ctx, (*statements).knownSQL, a, queues, priorities, dues)
+	known.remember(got.lanes)
+	return got, err
 }
 
-// claim runs one of the statements, with its further parameters. lanes are those that
-// it took from, each with its latest due time.
-func (c *Claimer[J]) claim(ctx context.Context, sql string, token int64, scope Scope, n int, further ...any) (jobs []J, lanes []point, err error) {
-	args := append([]any{scope.Queues, scope.Names, n, c.worker, token, c.limits, c.attemptLimit}, further...)
+// brought is what a statement has claimed.
+type brought[J any] struct {
+	jobs []J
+	// lanes are those that it took from, each with its latest due time.
+	lanes []point
+	// filled: a queue or a name is full now.
+	filled bool
+}
+
+// add adds the job of a row.
+func (b *brought[J]) add(job J, p point) {
+	b.jobs = append(b.jobs, job)
+	// Jobs of one lane come one after the other.
+	i := len(b.lanes) - 1
+	if i < 0 || !b.lanes[i].sameLane(p) {
+		i = slices.IndexFunc(b.lanes, p.sameLane)
+	}
+	switch {
+	case i < 0:
+		b.lanes = append(b.lanes, p)
+	case isLater(p.due, b.lanes[i].due):
+		b.lanes[i].due = p.due
+	}
+}
+
+// claim runs one of the statements, with its further parameters.
+func (c *Claimer[J]) claim(ctx context.Context, sql func(*statements) string, a asked, further ...any) (got brought[J], err error) {
+	args := []any{a.scope.Queues, a.scope.Names, a.n, c.worker, a.token, c.limits, c.attemptLimit}
+	limited := a.scope.limits(a.n)
+	if limited {
+		args = append(args, asJSON(a.scope.mostOfQueue), asJSON(a.scope.mostOfName))
+	}
+	args = append(args, further...)
 	var r row
 	err = byindex.Again(ctx, c.pool, func(db byindex.Batcher) error {
-		jobs, lanes = nil, nil
-		rows, _ := byindex.Query(ctx, db, sql, args...)
+		got = brought[J]{}
+		var ofQueue, ofName map[string]int
+		if limited {
+			ofQueue, ofName = map[string]int{}, map[string]int{}
+		}
+		rows, _ := byindex.Query(ctx, db, sql(c.form(limited)), args...)
 		_, err := pgx.ForEachRow(rows, r.targets(), func() error {
 			r.complete()
-			jobs = append(jobs, c.take(&r.Job, token))
-			p := point{r.Queue, r.Priority, r.due}
-			// Jobs of one lane come one after the other.
-			i := len(lanes) - 1
-			if i < 0 || !lanes[i].sameLane(p) {
-				i = slices.IndexFunc(lanes, p.sameLane)
-			}
-			switch {
-			case i < 0:
-				lanes = append(lanes, p)
-			case isLater(p.due, lanes[i].due):
-				lanes[i].due = p.due
+			got.add(c.take(&r.Job, a.token), point{r.Queue, r.Priority, r.due})
+			if limited {
+				ofQueue[r.Queue]++
+				ofName[r.Name]++
 			}
 			return nil
 		})
+		got.filled = reached(ofQueue, a.scope.mostOfQueue) || reached(ofName, a.scope.mostOfName)
 		return err
 	})
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			// Whatever makes it slow, a smaller claim meets less of it.
-			c.most = max(n/4, 1)
+			c.most = max(a.n/4, 1)
 		}
-		return nil, nil, fmt.Errorf("claim jobs: %w", err)
+		return brought[J]{}, fmt.Errorf("claim jobs: %w", err)
 	}
 	if c.most *= 2; c.most >= unlimited {
 		c.most = 0
 	}
-	return jobs, lanes, nil
+	return got, nil
+}
+
+// asJSON is an object, and never null.
+func asJSON(most map[string]int) map[string]int {
+	if most == nil {
+		return map[string]int{}
+	}
+	return most
+}
+
+// reached reports whether one of the counts is at its limit.
+func reached(counts, most map[string]int) bool {
+	for what, n := range counts {
+		if limit, ok := most[what]; ok && n >= limit {
+			return true
+		}
+	}
+	return false
 }
 
 // maxSmallArgs is how many bytes of arguments come with a claim.

@@ -27,13 +27,17 @@ type claimer struct {
 }
 
 func newUnlimited(pool *pgxpool.Pool) *Claimer[Job] {
+	return newLimited(pool, NewLimits(1000, []string{"q", "r"}, []string{"x", "y"}, nil, nil))
+}
+
+func newLimited(pool *pgxpool.Pool, limits *Limits) *Claimer[Job] {
 	take := func(j *Job, _ int64) Job { return *j }
-	return New(pg.Schema{}.Pool(pool), uuid.Must(uuid.NewV7()), map[string]int{}, 1000, take)
+	return New(pg.Schema{}.Pool(pool), uuid.Must(uuid.NewV7()), limits, map[string]int{}, 1000, take)
 }
 
 // from claims up to n jobs.
 func (c claimer) from(ctx context.Context, queues, names []string, n int) ([]Job, error) {
-	taken, err := c.Take(ctx, 1, Scope{queues, names}, n)
+	taken, err := c.Take(ctx, 1, Scope{Queues: queues, Names: names}, n)
 	return taken.Jobs, err
 }
 
@@ -154,6 +158,21 @@ func TestClaimer_moreUrgentThanTheCursor_goFirst(t *testing.T) {
 	}
 }
 
+// More urgent jobs of other names: a claim at the cursor would bring nothing each time.
+func TestClaimer_moreUrgentOfOthers_noCursorForAWhile(t *testing.T) {
+	t.Parallel()
+	c := newClaimer(t)
+	c.fill(t, 8, 100, "q")
+	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority) values (gen_random_uuid(), 'other', '{}', 'r', 1)`)
+	c.takes(t, "1", "2")
+	c.stays(t, true)
+	c.takes(t, "3", "4")
+	c.stays(t, false)
+	c.noCursor = time.Now()
+	c.takes(t, "5", "6")
+	c.stays(t, true)
+}
+
 func TestClaimer_queueOfTheCursorIsPaused_takesNothing(t *testing.T) {
 	t.Parallel()
 	c := newClaimer(t)
@@ -212,7 +231,7 @@ func TestClaimer_connectionBreaks_nothingClaimedIsForgotten(t *testing.T) {
 	c.Claimer = newUnlimited(broken.Pool)
 	c.takes(t, "1", "2")
 	c.stays(t, true)
-	broken.Strike(faultydb.BreaksBefore, CursorSQL, 1)
+	broken.Strike(faultydb.BreaksBefore, forms[form{}].cursor, 1)
 	if jobs, err := c.from(t.Context(), []string{"q", "r"}, []string{"x"}, 2); len(jobs) != 0 || !errors.Is(err, faultydb.ErrInjected) {
 		t.Errorf("%v, %v", jobs, err)
 	}

@@ -25,7 +25,7 @@ func TestClaimer_manyLanes_isSeenAndForgotten(t *testing.T) {
 	c.fill(t, 3, 650, "q")
 	look := func(wantExpensive, wantUnsure bool) {
 		t.Helper()
-		next, err := c.UntilNext(t.Context(), Scope{[]string{"q", "r"}, []string{"x"}})
+		next, err := c.UntilNext(t.Context(), Scope{Queues: []string{"q", "r"}, Names: []string{"x"}})
 		if err != nil || c.expensive != wantExpensive || next.Unsure != wantUnsure {
 			t.Errorf("expensive %t, unsure %t, %v; want %t, %t", c.expensive, next.Unsure, err, wantExpensive, wantUnsure)
 		}
@@ -84,7 +84,7 @@ func TestClaimer_manyQueues_allAreServed(t *testing.T) {
 		for _, j := range jobs {
 			taken[j.Queue]++
 		}
-		if _, err := c.UntilNext(t.Context(), Scope{queues, []string{"x"}}); err != nil {
+		if _, err := c.UntilNext(t.Context(), Scope{Queues: queues, Names: []string{"x"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

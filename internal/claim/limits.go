@@ -7,18 +7,15 @@ import "slices"
 // the running jobs guards them.
 type Limits struct {
 	names, queues bounds
-	// turn rotates the scopes, so that a full backlog of one doesn't take all slots for
-	// ever.
-	turn int
 }
 
 // bounds are the limits of the job names, or of the queues.
 type bounds struct {
-	// open are those without a limit of their own.
-	open []string
-	// bounded are the others, and bound is how many jobs each may run.
-	bounded []string
-	bound   map[string]int
+	// all are those with and without a limit of their own, open those without, and
+	// bounded the others.
+	all, open, bounded []string
+	// bound is how many jobs each of the bounded may run.
+	bound map[string]int
 	// busy counts the running jobs of the bounded ones.
 	busy map[string]int
 }
@@ -30,7 +27,8 @@ func NewLimits(concurrency int, queues, names []string, queueLimits, nameLimits 
 }
 
 func newBounds(concurrency int, all []string, bound map[string]int) bounds {
-	b := bounds{bound: map[string]int{}, busy: map[string]int{}}
+	// Never nil, which is NULL.
+	b := bounds{all: all, open: []string{}, bounded: []string{}, bound: map[string]int{}, busy: map[string]int{}}
 	for _, what := range all {
 		if n, ok := bound[what]; ok && n < concurrency {
 			b.bounded = append(b.bounded, what)
@@ -42,30 +40,19 @@ func newBounds(concurrency int, all []string, bound map[string]int) bounds {
 	return b
 }
 
-// groups are those that may run more: the open ones together, because they share what
-// is free, and each of the others by itself.
-func (b *bounds) groups() (groups [][]string) {
-	if len(b.open) > 0 {
-		groups = append(groups, b.open)
+// room are those that may run more, and how many more those with a limit of their own.
+func (b *bounds) room() (what []string, most map[string]int) {
+	if len(b.bounded) == 0 {
+		return b.all, nil
 	}
-	for _, what := range b.bounded {
-		if b.busy[what] < b.bound[what] {
-			groups = append(groups, []string{what})
+	what, most = slices.Clone(b.open), make(map[string]int, len(b.bounded))
+	for _, name := range b.bounded {
+		if n := b.bound[name] - b.busy[name]; n > 0 {
+			what = append(what, name)
+			most[name] = n
 		}
 	}
-	return groups
-}
-
-// room is how many more jobs of a group may run, at most free.
-func (b *bounds) room(group []string, free int) int {
-	if n, ok := b.bound[group[0]]; ok {
-		return min(n-b.busy[group[0]], free)
-	}
-	return free
-}
-
-func (b *bounds) full() bool {
-	return slices.ContainsFunc(b.bounded, func(what string) bool { return b.busy[what] >= b.bound[what] })
+	return what, most
 }
 
 func (b *bounds) count(what string, n int) {
@@ -74,34 +61,13 @@ func (b *bounds) count(what string, n int) {
 	}
 }
 
-// Scopes are the claims that may bring something. Together they can take more than
-// there is room for: ask Room before each.
-func (l *Limits) Scopes() []Scope {
-	var scopes []Scope
-	for _, queues := range l.queues.groups() {
-		for _, names := range l.names.groups() {
-			scopes = append(scopes, Scope{queues, names})
-		}
-	}
-	if len(scopes) > 1 {
-		l.turn = (l.turn + 1) % len(scopes)
-		scopes = slices.Concat(scopes[l.turn:], scopes[:l.turn])
-	}
-	return scopes
+// Open is what may run more jobs. full reports whether a name or a queue is left out,
+// since it runs as many as it may.
+func (l *Limits) Open() (open Scope, full bool) {
+	open.Queues, open.mostOfQueue = l.queues.room()
+	open.Names, open.mostOfName = l.names.room()
+	return open, len(open.Queues) < len(l.queues.all) || len(open.Names) < len(l.names.all)
 }
-
-// Open is what may run more jobs: any of these names in any of these queues.
-func (l *Limits) Open() Scope {
-	return Scope{slices.Concat(l.queues.groups()...), slices.Concat(l.names.groups()...)}
-}
-
-// Room is how many jobs a claim may bring, at most free.
-func (l *Limits) Room(scope Scope, free int) int {
-	return l.names.room(scope.Names, l.queues.room(scope.Queues, free))
-}
-
-// Full reports whether a name or a queue runs as many jobs as it may.
-func (l *Limits) Full() bool { return l.names.full() || l.queues.full() }
 
 // Started counts a job that begins.
 func (l *Limits) Started(queue, name string) { l.count(queue, name, 1) }

@@ -27,6 +27,10 @@ type Next struct {
 //
 // Errors: those of the database.
 func (c *Claimer[J]) UntilNext(ctx context.Context, scope Scope) (next Next, err error) {
+	if c.floors != nil && len(c.floors.lanes) > 0 && !c.floors.fresh {
+		// What comes before old floors was not looked at.
+		return Next{Unsure: true}, nil
+	}
 	was := c.expensive
 	next, more, err := c.look(ctx, scope)
 	if err != nil || !more {
@@ -36,7 +40,7 @@ func (c *Claimer[J]) UntilNext(ctx context.Context, scope Scope) (next Next, err
 		// The claims that led here have looked at the first lanes alone.
 		return Next{Unsure: true}, nil
 	}
-	far, full, _, err := c.lookAhead(ctx, NextRestSQL, scope)
+	far, full, _, err := c.lookAhead(ctx, c.form(false).nextRest, scope)
 	if err != nil {
 		return Next{}, err
 	}
@@ -65,22 +69,28 @@ func (c *Claimer[J]) LookIfDue(ctx context.Context, scope Scope) error {
 // look looks ahead in the first lanes, and notes whether whole claims are expensive.
 // more reports that there are more lanes.
 func (c *Claimer[J]) look(ctx context.Context, scope Scope) (next Next, more bool, err error) {
-	next, more, took, err := c.lookAhead(ctx, NextSQL, scope)
+	sql, further := c.form(false).next, []any(nil)
+	// A claim was slow, and it is not known yet why.
+	unknown := c.floors != nil && len(c.floors.lanes) == 0
+	if c.floors != nil && !unknown {
+		sql, further = c.form(false).nextFloored, c.floors.of(scope)
+	}
+	next, more, took, err := c.lookAhead(ctx, sql, scope, further...)
 	if err != nil {
 		return Next{}, false, err
 	}
 	c.lookedAt, c.manyLanes = time.Now(), more
-	if expensive := more || took > slowAfter; expensive != c.expensive {
-		c.expensive, c.cursor, c.known = expensive, nil, nil
+	if expensive := more || took > slowAfter && !unknown; expensive != c.expensive {
+		c.expensive, c.cursor, c.known, c.floors = expensive, nil, nil, nil
 	}
 	return next, more, nil
 }
 
-// lookAhead runs NextSQL or NextRestSQL.
-func (c *Claimer[J]) lookAhead(ctx context.Context, sql string, scope Scope) (next Next, more bool, took time.Duration, err error) {
+// lookAhead runs one of the statements that look ahead.
+func (c *Claimer[J]) lookAhead(ctx context.Context, sql string, scope Scope, further ...any) (next Next, more bool, took time.Duration, err error) {
 	var until *float64
 	var seconds float64
-	rows, _ := byindex.Query(ctx, c.pool, sql, scope.Queues, scope.Names, horizon)
+	rows, _ := byindex.Query(ctx, c.pool, sql, append([]any{scope.Queues, scope.Names, horizon}, further...)...)
 	_, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (struct{}, error) {
 		return struct{}{}, row.Scan(&until, &more, &seconds)
 	})

@@ -24,11 +24,9 @@ type Slots interface {
 	Free() int
 	// Freed is readable when a slot may have become free since it was last read.
 	Freed() <-chan struct{}
-	// Scopes are the claims that may bring something, open is all of them together, and
-	// full reports whether a handler or a queue runs as many jobs as it may.
-	Scopes() (scopes []claim.Scope, open claim.Scope, full bool)
-	// Room is how many jobs a claim may bring, at most free.
-	Room(scope claim.Scope, free int) int
+	// Open is what may be claimed, and full reports whether a handler or a queue is left
+	// out, since it runs as many jobs as it may.
+	Open() (open claim.Scope, full bool)
 	// BeginClaim keeps the token of a claim live until end is called, when its jobs are
 	// running. end reports whether a job that was not running might have been cancelled
 	// meanwhile.
@@ -211,28 +209,26 @@ type fetched struct {
 
 // fetch claims up to free jobs, starts them, and looks when the next one is due.
 func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int) (next fetched, err error) {
-	scopes, open, capped := f.Slots.Scopes()
-	next.capped = capped
-	more, again, err := f.claimAll(ctx, jobsCtx, scopes, free)
+	last, err := f.claimAll(ctx, jobsCtx, free)
+	next.capped = last.full
 	if err != nil {
 		return next, err
 	}
 	nextCtx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	if more {
-		if len(scopes) > 0 {
-			err = f.Claimer.LookIfDue(nextCtx, open)
-		}
-		return next, err
-	}
-	if len(scopes) > 0 {
-		next.short = open.Queues
-	}
-	if !again.IsZero() {
-		next.wait, next.partly = max(time.Until(again), time.Millisecond), true
+	switch {
+	case last.more:
+		return next, f.Claimer.LookIfDue(nextCtx, last.open)
+	case last.open.Empty():
+		next.wait, _, _ = f.untilLook(claim.Next{})
 		return next, nil
 	}
-	due, err := f.Claimer.UntilNext(nextCtx, open)
+	next.short = last.open.Queues
+	if !last.again.IsZero() {
+		next.wait, next.partly = max(time.Until(last.again), time.Millisecond), true
+		return next, nil
+	}
+	due, err := f.Claimer.UntilNext(nextCtx, last.open)
 	if err != nil || due.Unsure {
 		return next, err
 	}
@@ -240,33 +236,39 @@ func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int) (next fetched
 	return next, nil
 }
 
-// claimAll claims up to free jobs in the scopes. more reports that there may be more
-// jobs, and again is when a whole claim is due: zero if all were.
-func (f *Fetcher[J]) claimAll(ctx, jobsCtx context.Context, scopes []claim.Scope, free int) (more bool, again time.Time, err error) {
+// lastClaim is what the last claim of a fetch asked for and found.
+type lastClaim struct {
+	// open was asked for. full: something was not, since it runs as many jobs as it may.
+	open claim.Scope
+	full bool
+	// more: there may be more jobs. If not, all that the open queues had was taken.
+	more bool
+	// again is when a claim looks at all lanes; zero if the last one did.
+	again time.Time
+}
+
+// claimAll claims up to free jobs. It claims again, in what is open then, when a claim has
+// filled a handler or a queue. Each such claim has brought a job at least.
+func (f *Fetcher[J]) claimAll(ctx, jobsCtx context.Context, free int) (last lastClaim, err error) {
 	// A claim that has begun is finished, so that no claimed row is left without a
 	// runner; but not for ever.
 	claimCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Timeout)
 	defer cancel()
-	for _, scope := range scopes {
-		if free == 0 {
-			return true, again, nil
+	for {
+		last.open, last.full = f.Slots.Open()
+		if last.open.Empty() {
+			return last, nil
 		}
-		n := f.Slots.Room(scope, free)
-		if n == 0 {
-			// Another scope took what this one shares with it; more was true then.
-			continue
-		}
-		got, err := f.claim(claimCtx, jobsCtx, scope, n)
+		got, err := f.claim(claimCtx, jobsCtx, last.open, free)
 		if err != nil {
-			return more, again, err
+			return last, err
 		}
 		free -= len(got.Jobs)
-		more = more || got.Full
-		if at := got.Again; !at.IsZero() && (again.IsZero() || at.Before(again)) {
-			again = at
+		last.again, last.more = got.Again, got.Full || free == 0
+		if last.more || !got.Unfinished {
+			return last, nil
 		}
 	}
-	return more, again, nil
 }
 
 // untilLook is how long to sleep before the next fetch, and in how long a job is due, if
