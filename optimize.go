@@ -28,6 +28,7 @@ var redundantIndexes = []string{
 	"idx_soniq_dead_letter_jobs_queue",
 	"idx_soniq_dead_letter_jobs_reason",
 	"idx_soniq_dead_letter_jobs_cursor",
+	"idx_soniq_dead_letter_jobs_dead",
 }
 
 const indexExistsSQL = `

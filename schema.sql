@@ -254,8 +254,15 @@ create table public.soniq_dead_letter_jobs (
   whole_queue text,
   -- Comes before moved_xid in the cursor. 0 if no trigger has told it: rows from before the column, and of
   -- an old dump.
-  moved_epoch bigint not null default coalesce(nullif(pg_catalog.current_setting('soniq.epoch', true), ''), '0')::bigint
-);
+  moved_epoch bigint not null default coalesce(nullif(pg_catalog.current_setting('soniq.epoch', true), ''), '0')::bigint,
+  -- Why it needs no attention any more: resolved, or superseded by the dead letter of its replay. It is in an index
+  -- and says less than the state, which is in none: a replay changes no index. Others that need no attention
+  -- have it too, once workers have looked at them; so the state and the replays have the last word.
+  closed text
+)
+-- A page has room for new versions of some of its rows: a replay then leaves them in it, and all indexes as
+-- they are.
+with (fillfactor = 80);
 
 create index idx_soniq_dead_letter_jobs_moved_at
   on public.soniq_dead_letter_jobs (moved_to_dead_letter_at);
@@ -281,10 +288,11 @@ create index idx_soniq_dead_letter_jobs_group_moved
     moved_to_dead_letter_at, id
   );
 
--- Counts the dead ones and finds the oldest, each minute, for workers and monitors. Resolved ones are
--- kept as a record, and would be in the way in the other indexes.
-create index idx_soniq_dead_letter_jobs_dead
-  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id) where state = 'dead';
+-- Those that may need attention, for workers and monitors. Resolved ones are kept as a record, and would be in the way
+-- in the other indexes; superseded ones are passed over without a look at the table. It must not have a column
+-- that a replay changes.
+create index idx_soniq_dead_letter_jobs_open
+  on public.soniq_dead_letter_jobs (moved_to_dead_letter_at, id, closed) where closed is distinct from 'resolved';
 
 -- Few dead letters are of a replay; the others cost nothing here.
 create index idx_soniq_dead_letter_jobs_replay_of
@@ -1091,6 +1099,55 @@ create or replace trigger soniq_dead_letter_died_again
   when (old.moved_to_dead_letter_at is distinct from new.moved_to_dead_letter_at)
   execute function public.soniq_dead_letter_died_again();
 
+-- Whoever changes the state need not know of 'closed'. It is true of those who know it that this does nothing.
+create or replace function public.soniq_dead_letter_closes() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_relid = 'public.soniq_dead_letter_jobs'::regclass then
+    update public.soniq_dead_letter_jobs d
+    set closed = case d.state when 'resolved' then 'resolved' end
+    where d.id = new.id
+      and d.closed is distinct from case d.state when 'resolved' then 'resolved' end;
+  end if;
+  return null;
+end
+$$;
+revoke all on function public.soniq_dead_letter_closes() from public;
+
+create or replace trigger soniq_dead_letter_closes
+  after update on public.soniq_dead_letter_jobs
+  for each row
+  when (
+    old.state is distinct from new.state
+    and (new.state = 'resolved') is distinct from (new.closed is not distinct from 'resolved')
+    or new.state = 'replaying' and new.closed is not null
+  )
+  execute function public.soniq_dead_letter_closes();
+
+-- A dead letter whose replay's dead letter is deleted needs attention again.
+create or replace function public.soniq_dead_letter_reopens() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_relid = 'public.soniq_dead_letter_jobs'::regclass then
+    update public.soniq_dead_letter_jobs d
+    set closed = null
+    where d.id = old.replay_of
+      and d.replay_job_id = old.id
+      and d.closed = 'superseded';
+  end if;
+  return null;
+end
+$$;
+revoke all on function public.soniq_dead_letter_reopens() from public;
+
+create or replace trigger soniq_dead_letter_reopens
+  after delete on public.soniq_dead_letter_jobs
+  for each row
+  when (old.replay_of is not null)
+  execute function public.soniq_dead_letter_reopens();
+
 -- Follows a replay to its end, whoever ran or deleted the job. Success resolves the dead letter and
 -- those that it is a replay of; anything else makes it dead again. The dead letter names the job that
 -- replays it. A job's own replay_of is not enough: whoever may enqueue can write it. In the same way, a
@@ -1116,12 +1173,16 @@ begin
         and d.replay_job_id = c.id
     )
     update public.soniq_dead_letter_jobs d
-    set state = 'resolved'
+    set state = 'resolved', closed = 'resolved'
     from chain
     where d.id = chain.id;
   else
     update public.soniq_dead_letter_jobs d
-    set state = 'dead'
+    set
+      state = 'dead',
+      closed = case
+        when (select s.replay_of from public.soniq_dead_letter_jobs s where s.id = old.id) = d.id then 'superseded'
+      end
     where d.id = old.replay_of
       and d.state = 'replaying'
       and d.replay_job_id = old.id;
@@ -1412,6 +1473,9 @@ from (values
   ('0192', 'soniq_go_max_attempts'),
   ('0195', 'soniq_go_conflicts'),
   ('0198', 'soniq_go_epoch_unread'),
+  ('0220', 'soniq_go_closed'),
+  ('0221', 'soniq_go_open'),
+  ('0222', 'soniq_go_dead_index'),
   ('0230', 'soniq_go_leader_result')
 ) m (version, name);
 

@@ -310,8 +310,9 @@ func TestPrebuild_databaseOf010_buildsWhatItCan(t *testing.T) {
 	if err != nil || !slices.Equal(result.Built, []string{rawIndex}) {
 		t.Fatalf("%+v, %v", result, err)
 	}
-	// 0.1.0 has not the column of this one.
-	if w := result.Waiting; len(w) != 1 || w[0].Index != "idx_soniq_dead_letter_jobs_feed" || !strings.Contains(w[0].Why, "its column moved_epoch comes with") {
+	// 0.1.0 has not the columns of these.
+	if w := result.Waiting; len(w) != 2 || w[0].Index != "idx_soniq_dead_letter_jobs_feed" || !strings.Contains(w[0].Why, "its column moved_epoch comes with") ||
+		w[1].Index != "idx_soniq_dead_letter_jobs_open" || !strings.Contains(w[1].Why, "its column closed comes with 0220") {
 		t.Errorf("waiting: %+v", w)
 	}
 	if lines.find("building index "+rawIndex+" on soniq_dead_letter_audit") == "" || lines.find("built index "+rawIndex+" in ") == "" {

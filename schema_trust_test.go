@@ -122,6 +122,8 @@ var definers = map[string]string{
 	"soniq_jobs_requeued()":          "reads soniq_waiters and soniq_workers",
 	"soniq_job_cancelled()":          "writes columns of soniq_jobs that who requeues may not write",
 	"soniq_replay_ended()":           "writes soniq_dead_letter_jobs",
+	"soniq_dead_letter_closes()":     "writes soniq_dead_letter_jobs",
+	"soniq_dead_letter_reopens()":    "writes soniq_dead_letter_jobs",
 	"soniq_worker_changed()":         "writes soniq_waiters",
 	"soniq_hook_changes()":           "reads soniq_hooks and writes soniq_hook_deliveries",
 	"soniq_dead_letters_inserted()":  "executes soniq_dead_letter_payload, reads soniq_hooks and writes soniq_hook_deliveries",
@@ -239,8 +241,8 @@ func TestTrust_everyObject_keepsTheRules(t *testing.T) {
 				  )
 				union all
 				select x.stxname::text from pg_statistic_ext x where x.stxnamespace = quote_ident(current_schema())::regnamespace`)
-			// A database that had dead letters before migration 0174 keeps this one.
-			made = append(made, "idx_soniq_dead_letter_jobs_cursor")
+			// A database that had dead letters before migrations 0174 and 0222 keeps these.
+			made = append(made, "idx_soniq_dead_letter_jobs_cursor", "idx_soniq_dead_letter_jobs_dead")
 			if d := difference(soniq.ObjectNames(), made); len(d) > 0 {
 				t.Errorf("the names in the schema's text (-) and in the database (+) differ:\n%s", strings.Join(d, "\n"))
 			}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"soniq/internal/deadwrite"
 	"soniq/internal/replaysql"
 )
 
@@ -24,21 +23,13 @@ type Backlog struct {
 }
 
 // The count and the oldest are of one snapshot. The places are those of the filter's
-// conditions, of its limit, of the ids that count with a younger dead letter and of a
-// condition that leaves them out. A Duration can't hold 300 years.
-//
-// The rows are counted by an index alone, and those that count elsewhere, of which
-// there are few, are taken off.
+// conditions and of its limit. A Duration can't hold 300 years.
 const backlogSQL = `
-with recounted as materialized (
-  select count(*) as n
-  from (select d.id from public.soniq_dead_letter_jobs d%[1]s%[3]s) d
-)
-select greatest(counted.n - (select n from recounted), 0), oldest.id, coalesce(oldest.age, 0)::double precision
+select counted.n, oldest.id, coalesce(oldest.age, 0)::double precision
 from (select count(*) as n from (select from public.soniq_dead_letter_jobs d%[1]s%[2]s) picked) counted
 left join (
   select d.id, least(greatest(extract(epoch from clock_timestamp() - ` + movedAt + `), 0), 250 * 365.25 * 86400) as age
-  from public.soniq_dead_letter_jobs d%[1]s%[4]s` + oldestFirst + `
+  from public.soniq_dead_letter_jobs d%[1]s` + oldestFirst + `
   limit 1
 ) oldest on true`
 
@@ -72,19 +63,18 @@ func (q *Queue) backlog(ctx context.Context, f Filter) (b Backlog, err error) {
 
 func backlogSQLOf(f Filter) (sql string, params []any) {
 	w := whereOf(f)
-	conditions, bound := w.SQL(), ""
-	none, youngest := "\n  and false", ""
-	if conditions == "" {
-		none = "\n where false"
-	}
 	if f.State == StateDead {
-		none = "\n  and d.id in (" + deadwrite.Recounted + ")"
-		youngest = "\n  and (d.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id) is null)\n  and not " + replaysql.Overtaken
+		// Nearly all that count with a younger dead letter are passed over in the index. The others,
+		// and those of programs that know of no index, are looked up one by one.
+		w.And("d.closed is null")
+		w.And("(d.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id) is null)")
+		w.And("not " + replaysql.Overtaken)
 	}
+	conditions, bound := w.SQL(), ""
 	if f.Limit > 0 {
 		// In the order of an index: a scan of the table could have to read all of it
 		// before it meets enough rows.
-		bound = oldestFirst + w.Limit(f.Limit) + " + (select n from recounted)"
+		bound = oldestFirst + w.Limit(f.Limit)
 	}
-	return fmt.Sprintf(backlogSQL, conditions, bound, none, youngest), w.Params()
+	return fmt.Sprintf(backlogSQL, conditions, bound), w.Params()
 }

@@ -243,7 +243,7 @@ func (r replayer) replayable(f Filter) *where {
 }
 
 func (r replayer) andReplayable(w *where) {
-	w.And("d.state = 'dead'")
+	w.And(replaysql.Dead)
 	w.And(replaysql.OutcomeUnknown + " is not true")
 	w.And("not " + replaysql.Superseded)
 	w.And("not " + replaysql.Overtaken)

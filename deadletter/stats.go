@@ -78,6 +78,8 @@ select
     select greatest(o.moved_to_dead_letter_at, ` + earliest + `)
     from public.soniq_dead_letter_jobs o
     where o.state = 'dead'
+      and o.closed is distinct from 'resolved'
+      and o.closed is null
       and (o.replay_job_id is null or (select s.id from public.soniq_dead_letter_jobs s where s.id = o.replay_job_id) is null)
     order by o.moved_to_dead_letter_at
     limit 1

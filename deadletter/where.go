@@ -8,6 +8,7 @@ import (
 
 	"soniq/internal/argshash"
 	"soniq/internal/pg"
+	"soniq/internal/replaysql"
 )
 
 // A where is the conditions of a statement on a dead letter d.
@@ -64,12 +65,12 @@ func (w *where) filter(f Filter) {
 	}
 }
 
-// stateCondition has the state as a literal: dead rows have an index of their own,
+// stateCondition has the state as a literal: there is an index of those that may be dead,
 // which a generic plan for a parameter could not use.
 func stateCondition(s State) string {
 	switch s {
 	case StateDead:
-		return "d.state = 'dead'"
+		return replaysql.Dead
 	case StateReplaying:
 		return "d.state = 'replaying'"
 	default:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"soniq/deadletter"
+	"soniq/internal/deadwrite"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
 	"soniq/internal/sweep"
@@ -24,6 +25,7 @@ const (
 
 	pruneTask   = "prune workers and job names"
 	historyTask = "forget what was done to dead letters"
+	closeTask   = "mark dead letters that need no attention"
 )
 
 // A worker with jobs to recover is kept. Where Python's foreign key is, a worker with
@@ -59,8 +61,8 @@ const oldKept = `
           and j.claim_token = r.token
       )`
 
-// pruneInTurn prunes hourly, and deletes the long history daily, each if this worker
-// is the leader of the turn.
+// pruneInTurn prunes hourly, and daily deletes the long history and marks dead letters, each if
+// this worker is the leader of the turn.
 func (m *Maintenance) pruneInTurn(ctx context.Context) error {
 	leads, err := pg.TakeTurn(ctx, m.config.Pool, pruneTask, pruneInterval)
 	if err == nil && leads {
@@ -72,7 +74,11 @@ func (m *Maintenance) pruneInTurn(ctx context.Context) error {
 			Lock: m.config.Pool.Schema().LockKey(pg.MaintenanceLock),
 		})
 	}
-	return errors.Join(err, historyErr)
+	leads, closeErr := pg.TakeTurn(ctx, m.config.Pool, closeTask, historyInterval)
+	if closeErr == nil && leads {
+		_, closeErr = deadwrite.Close(ctx, m.config.Pool)
+	}
+	return errors.Join(err, historyErr, closeErr)
 }
 
 // Prune deletes, in small batches, all rows of workers, job names and periodic tasks

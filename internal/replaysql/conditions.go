@@ -7,6 +7,11 @@ const OutcomeUnknown = `(
     and d.last_resurrection_at > d.moved_to_dead_letter_at
   )`
 
+// Dead is the condition that the row d is in the state dead. It has what the index of open dead
+// letters has in its condition; whether they are dead is looked up in the table, since the state
+// is in no index.
+const Dead = "d.state = 'dead' and d.closed is distinct from 'resolved'"
+
 // Superseded is the condition that a replay of the row d died, and has
 // a dead letter of its own.
 const Superseded = "exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)"

@@ -69,6 +69,7 @@ const made = `made as (
   update public.soniq_dead_letter_jobs d
   set
     state = 'replaying',
+    closed = null,
     replay_job_id = made.id,
     resurrection_count = least(coalesce(d.resurrection_count, 0), 2147483646) + 1,
     last_resurrection_at = clock_timestamp()
