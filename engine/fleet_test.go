@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	osexec "os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -166,11 +165,11 @@ func (f *fleet) hear(s *fleetSeat, stdin io.Writer, words []string) {
 		s.saw <- words[1]
 	case "hears":
 		s.hears++
+		f.change()
 	case "started":
 		id := uuid.MustParse(words[2])
 		f.started[id] = append(f.started[id], fleetStart{w, time.Now(), words[3]})
-		close(f.changed)
-		f.changed = make(chan struct{})
+		f.change()
 	case string(hub.Called), string(hub.Looks):
 		step := hub.Step(words[0])
 		if f.armed != nil && step == hub.Called {
@@ -183,6 +182,12 @@ func (f *fleet) hear(s *fleetSeat, stdin io.Writer, words []string) {
 		}
 		goOn()
 	}
+}
+
+// change tells those that wait that something has changed.
+func (f *fleet) change() {
+	close(f.changed)
+	f.changed = make(chan struct{})
 }
 
 // stopAt has the next worker stand still that is called and reaches the step.
@@ -315,7 +320,11 @@ func (f *fleet) lift() {
 		}
 		if s.leaves {
 			<-s.ended
+		}
+		select {
+		case <-s.ended:
 			s.start()
+		default:
 		}
 	}
 	f.pause(f.client.ResumeQueue)
@@ -329,14 +338,37 @@ where w.id = any ($1)
   and w.status = 'active'
   and w.lock_key is not null`
 
+// awaitHears waits until all workers of a process rely on notifications.
+func (s *fleetSeat) awaitHears() {
+	f := s.fleet
+	f.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		f.mu.Lock()
+		hears, changed := s.hears, f.changed
+		f.mu.Unlock()
+		if hears == f.workers {
+			return
+		}
+		select {
+		case <-changed:
+		case <-s.ended:
+			s.start() // it was cut off when it began
+		case <-timeout.C:
+			s.signal(syscall.SIGQUIT) // it says what it does
+			<-s.ended
+			f.Fatalf("%d of %d workers of a process rely on notifications after %s", hears, f.workers, patience)
+		}
+	}
+}
+
 // rest waits until all workers listen, know each other and have no job left.
 func (f *fleet) rest() {
 	f.Helper()
-	waitTrue(f.T, "trust in notifications", func() bool {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return !slices.ContainsFunc(f.seats, func(s *fleetSeat) bool { return s.hears < f.workers })
-	})
+	for _, s := range f.seats {
+		s.awaitHears()
+	}
 	waitUntil(f.T, f.pool, "a listener in each process", fleetReadySQL, f.ids(f.seats...))
 	waitTrue(f.T, "the end of all jobs", func() bool {
 		for _, s := range f.seats {

@@ -188,9 +188,10 @@ func (f *fleet) randomRound(random *rand.Rand) time.Duration {
 	fault := fleetFaults[random.IntN(len(fleetFaults))]
 	moment := fleetMoments[random.IntN(len(fleetMoments))]
 	return f.meets(fault, moment, random.IntN(len(f.sessions)), func(struck *fleetSeat) {
-		intact := random.IntN(len(f.seats))
-		for i, s := range f.seats {
-			if s != struck && i != intact && random.IntN(3) == 0 {
+		seats := slices.DeleteFunc(slices.Clone(f.seats), func(s *fleetSeat) bool { return s == struck })
+		intact := random.IntN(len(seats))
+		for i, s := range seats {
+			if i != intact && random.IntN(3) == 0 {
 				fleetFaults[random.IntN(5)].do(f, s) // one of those that strike a process
 			}
 		}

@@ -83,7 +83,8 @@ func (p *fleetProcess) work(url string) error {
 	if err != nil {
 		return err
 	}
-	var running errgroup.Group
+	// A worker that can't start ends the process.
+	running, all := errgroup.WithContext(context.Background())
 	for i := range workers {
 		worker, err := engine.NewWorker(pool, p.registry(i), engine.WorkerConfig{
 			Concurrency: 2, ShutdownTimeout: time.Millisecond, SafetyPoll: 8 * time.Minute,
@@ -93,11 +94,14 @@ func (p *fleetProcess) work(url string) error {
 			return err
 		}
 		worker.AtHubStep(func(step hub.Step) { p.standStill(fmt.Sprint(step, " ", i)) })
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(all)
 		defer cancel()
 		p.workers[strconv.Itoa(i)] = fleetMember{worker, ctx, cancel}
 		p.say("up", i, worker.ID())
-		running.Go(func() error { return worker.Run(ctx) })
+		running.Go(func() error {
+			defer cancel()
+			return worker.Run(ctx)
+		})
 		running.Go(func() error {
 			for !worker.Hears() {
 				if pause.For(ctx, 10*time.Millisecond) != nil {
