@@ -132,6 +132,25 @@ var (
 	riverImpatient = River{Label: "River, 1 ms cooldown", MaxWorkers: 10, FetchCooldown: time.Millisecond, FetchPollInterval: time.Second}
 )
 
+// The fleets. Those of River have no member of 400: each of its clients keeps a connection to
+// listen on.
+var (
+	soniqFleet1    = fleet("soniq, 1 worker", bench.Soniq{}, 1)
+	soniqFleet10   = fleet("soniq, 10 workers", bench.Soniq{}, 10)
+	soniqFleet40   = fleet("soniq, 40 workers", bench.Soniq{}, 40)
+	soniqFleet400  = bench.Fleet{System: bench.Soniq{}, Label: "soniq, 400 workers", Workers: 400, Processes: 4, PoolSize: 16}
+	soniqQueue     = bench.Soniq{Label: "soniq, 1 queue"}
+	soniqQueues    = bench.Soniq{Label: "soniq, 1,000 queues", Queues: 1000}
+	soniqStrangers = bench.Soniq{Label: "soniq, 10 jobs of others for each", Strangers: true}
+	soniqUnlimited = bench.Soniq{Label: "soniq, no limits", Names: 30, Queues: 6}
+	soniqLimited   = bench.Soniq{Label: "soniq, 36 limits", Names: 30, Queues: 6, Limited: true}
+)
+
+// fleet is a fleet in one process. The pool has a connection for each to listen on, and 20.
+func fleet(label string, system bench.System, workers int) bench.Fleet {
+	return bench.Fleet{System: system, Label: label, Workers: workers, PoolSize: workers + 20}
+}
+
 func (f *flags) matches(graphile *Graphile) ([]bench.Match, error) {
 	burning := []bench.System{plain, soniqTuned, riverTuned, plainDeleting, soniqDeleting}
 	if graphile != nil {
@@ -150,6 +169,12 @@ func (f *flags) matches(graphile *Graphile) ([]bench.Match, error) {
 		{Workload: bench.WakePairs, Systems: []bench.System{plainTold, soniqDefault, riverImpatient}},
 		{Workload: bench.WakeRollback, Systems: []bench.System{plainTold, soniqDefault, riverImpatient}},
 		{Workload: bench.Idle, Systems: []bench.System{soniqDefault, riverDefault}},
+		{Workload: bench.ManyWorkers, Systems: []bench.System{
+			soniqFleet1, fleet("River, 1 client", riverImpatient, 1), soniqFleet10, fleet("River, 10 clients", riverImpatient, 10),
+			soniqFleet40, fleet("River, 40 clients", riverImpatient, 40), soniqFleet400,
+		}},
+		{Workload: bench.ManyQueues, Systems: []bench.System{soniqQueue, soniqQueues, soniqStrangers}},
+		{Workload: bench.Limits, Systems: []bench.System{soniqUnlimited, soniqLimited}},
 	}
 	if f.only == "" {
 		return all, nil

@@ -32,6 +32,14 @@ var bars = []bar{
 	{workload: bench.WakePairs, figure: "p99", system: soniqDefault, limit: 10, most: true},
 	{workload: bench.WakeRollback, figure: "p99", system: soniqDefault, limit: 10, most: true},
 	{workload: bench.Idle, figure: "statements a minute", system: soniqDefault, limit: 20, most: true},
+	{workload: bench.ManyWorkers, figure: bench.TransactionsAJob, system: soniqFleet40, limit: 12, most: true},
+	{workload: bench.ManyWorkers, figure: "p50", system: soniqFleet40, rival: soniqFleet1, limit: 1.3, most: true},
+	{workload: bench.ManyWorkers, figure: "p99", system: soniqFleet40, rival: soniqFleet1, limit: 2, most: true},
+	{workload: bench.ManyWorkers, figure: bench.TransactionsAJob, system: soniqFleet400, rival: soniqFleet40, limit: 1.3, most: true},
+	{workload: bench.ManyQueues, figure: "p50", system: soniqQueues, rival: soniqQueue, limit: 1.2, most: true},
+	{workload: bench.ManyQueues, figure: "worked off", system: soniqStrangers, rival: soniqQueue, limit: 0.9},
+	{workload: bench.Limits, figure: bench.TransactionsAtRest, system: soniqLimited, limit: 20, most: true},
+	{workload: bench.Limits, figure: bench.TransactionsAJob, system: soniqLimited, limit: 12, most: true},
 }
 
 // verdicts prints what became of each bar that was measured.

@@ -45,6 +45,9 @@ var (
 	BulkReplay   = Workload{"bulk-replay", "a quarter of four times the jobs, all dead letters, is replayed, and not for the first time", bulkReplay}
 	Import       = Workload{"import", "dead letters are exported, and imported: a dry run, and in earnest", importing}
 	MassDeath    = Workload{"mass-death", "jobs fail for good at once, and a hook is on", massDeath}
+	ManyWorkers  = Workload{"fleet", "1 to 400 idle workers: what a job costs, and how long it waits", fleetWakes}
+	ManyQueues   = Workload{"many-queues", "a worker of 1 to 1,000 queues, or with jobs of others before its own", manyQueues}
+	Limits       = Workload{"limits", "a worker of 30 names and 6 queues: what it costs that each has a concurrency", fleetWakes}
 	Idle         = Workload{"idle", "a worker with nothing to do", idle}
 )
 
@@ -53,6 +56,7 @@ func Workloads() []Workload {
 	return []Workload{
 		BurnDown, BurnDownFew, BurnDownHeld, Sustained, Enqueue, EnqueueEight, EnqueueAwake, EnqueueMany,
 		WakeIdle, WakePairs, WakeRollback, Failures, BulkReplay, Import, MassDeath, Idle,
+		ManyWorkers, ManyQueues, Limits,
 	}
 }
 

@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -26,10 +27,42 @@ type Soniq struct {
 	ResultTTL time.Duration
 	// Fails lets each job fail for good.
 	Fails bool
+	// Names and Queues are how many the worker serves. Jobs go to them in turn. Default 1.
+	Names, Queues int
+	// Limited gives each name and each queue a concurrency.
+	Limited bool
+	// Strangers makes Fill insert strangersEach times as many jobs first, of names that the
+	// worker doesn't serve.
+	Strangers bool
 }
 
-// jobName is that of the job which does nothing.
-const jobName = "noop"
+const (
+	// jobName is that of the job which does nothing.
+	jobName = "noop"
+	// stranger begins the names of jobs that no worker serves.
+	stranger = "stranger"
+	// strangersEach are those for each job of Fill.
+	strangersEach = 10
+	// limit is each concurrency of a worker that is Limited. No job waits for it: it costs what
+	// it costs to have one.
+	limit = 5
+)
+
+// nameOf is that of the job with number seq.
+func (s Soniq) nameOf(seq int64) string {
+	if s.Names < 2 {
+		return jobName
+	}
+	return fmt.Sprintf("%s-%d", jobName, seq%int64(s.Names))
+}
+
+// queueOf is that of the job with number seq.
+func (s Soniq) queueOf(seq int64) string {
+	if s.Queues < 2 {
+		return "default"
+	}
+	return fmt.Sprintf("queue-%d", seq%int64(s.Queues))
+}
 
 type noopArgs struct {
 	Seq int64 `json:"seq"`
@@ -41,6 +74,14 @@ func (s Soniq) Name() string {
 		return "soniq"
 	}
 	return s.Label
+}
+
+// options are those of the job with number seq.
+func (s Soniq) options(seq int64) []engine.EnqueueOption {
+	if s.Queues < 2 {
+		return nil
+	}
+	return []engine.EnqueueOption{engine.Queue(s.queueOf(seq))}
 }
 
 // Setup implements [System].
@@ -55,14 +96,25 @@ func (s Soniq) Fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	if err != nil {
 		return err
 	}
-	return Batches(n, func(first int64, size int) error {
-		batch := make([]engine.Insert, size)
-		for i := range batch {
-			batch[i] = engine.Insert{Name: jobName, Args: noopArgs{first + int64(i)}}
+	fill := func(n int, name func(seq int64) string) error {
+		return Batches(n, func(first int64, size int) error {
+			batch := make([]engine.Insert, size)
+			for i := range batch {
+				seq := first + int64(i)
+				batch[i] = engine.Insert{
+					Name: name(seq), Args: noopArgs{seq}, Options: s.options(seq),
+				}
+			}
+			_, err := client.EnqueueMany(ctx, batch)
+			return err
+		})
+	}
+	if s.Strangers {
+		if err := fill(strangersEach*n, func(seq int64) string { return fmt.Sprintf("%s-%d", stranger, seq%10) }); err != nil {
+			return err
 		}
-		_, err := client.EnqueueMany(ctx, batch)
-		return err
-	})
+	}
+	return fill(n, s.nameOf)
 }
 
 // Inserter implements [System].
@@ -73,9 +125,9 @@ func (s Soniq) Inserter(pool *pgxpool.Pool) (Inserter, error) {
 	}
 	return func(ctx context.Context, tx pgx.Tx, seq int64) (err error) {
 		if tx != nil {
-			_, err = client.EnqueueTx(ctx, tx, jobName, noopArgs{seq})
+			_, err = client.EnqueueTx(ctx, tx, s.nameOf(seq), noopArgs{seq}, s.options(seq)...)
 		} else {
-			_, err = client.Enqueue(ctx, jobName, noopArgs{seq})
+			_, err = client.Enqueue(ctx, s.nameOf(seq), noopArgs{seq}, s.options(seq)...)
 		}
 		return err
 	}, nil
@@ -84,16 +136,31 @@ func (s Soniq) Inserter(pool *pgxpool.Pool) (Inserter, error) {
 // Work implements [System].
 func (s Soniq) Work(ctx context.Context, pool *pgxpool.Pool, probe Probe) error {
 	registry := engine.NewRegistry()
-	engine.Handle(registry, jobName, func(_ context.Context, args noopArgs) error {
-		probe.Started(args.Seq)
-		if s.Fails {
-			return engine.Permanent(errFails)
-		}
-		return nil
-	})
-	worker, err := engine.NewWorker(pool, registry, engine.WorkerConfig{
+	config := engine.WorkerConfig{
 		Schema: s.Schema, Concurrency: s.Concurrency, ResultTTL: s.ResultTTL, Observer: settled{probe}, Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	var options []engine.HandleOption
+	if s.Limited {
+		options = append(options, engine.Concurrency(limit))
+		config.QueueConcurrency = map[string]int{}
+	}
+	for i := range max(s.Names, 1) {
+		engine.Handle(registry, s.nameOf(int64(i)), func(_ context.Context, args noopArgs) error {
+			probe.Started(args.Seq)
+			if s.Fails {
+				return engine.Permanent(errFails)
+			}
+			return nil
+		}, options...)
+	}
+	for i := range max(s.Queues, 1) {
+		queue := s.queueOf(int64(i))
+		config.Queues = append(config.Queues, queue)
+		if s.Limited {
+			config.QueueConcurrency[queue] = limit
+		}
+	}
+	worker, err := engine.NewWorker(pool, registry, config)
 	if err != nil {
 		return err
 	}
@@ -109,7 +176,7 @@ func (s settled) Settled(context.Context, engine.Outcome) { s.probe.Settled(1) }
 
 // Left implements [System].
 func (s Soniq) Left() string {
-	return s.sql(`select count(*) from public.soniq_jobs where status <> 'done'`)
+	return s.sql(`select count(*) from public.soniq_jobs where status <> 'done' and job_name not like '` + stranger + `%'`)
 }
 
 // Expire implements [System]. It is what a worker does, in one go.

@@ -98,6 +98,7 @@ func TestBadInput_oneLineAndNothingChanged(t *testing.T) {
 		{name: "cleanup to a device", args: []string{"dead-letter", "cleanup", "--export", os.DevNull}, code: 2, want: "must end with .json"},
 		{name: "cleanup to nowhere", args: []string{"dead-letter", "cleanup", "--export", filepath.Join(dir, "no", "such.json")}, code: 1, want: "no such file or directory"},
 		{name: "bench jobs", args: []string{"bench", "--jobs", "0"}, code: 2, want: "--jobs must be from 1"},
+		{name: "bench workers", args: []string{"bench", "--workers", "0"}, code: 2, want: "--workers must be from 1"},
 		{name: "bench for", args: []string{"bench", "--for", "10ms"}, code: 2, want: "--for must be from 1s"},
 		{name: "bench only", args: []string{"bench", "--only", "burn"}, code: 2, want: "there is no workload \"burn\""},
 		{name: "stats", args: []string{"dead-letter", "stats", "--hours=-1"}, code: 2, want: "--hours must be"},

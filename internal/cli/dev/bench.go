@@ -28,16 +28,18 @@ type BenchCommand struct {
 	Concurrency int           `placeholder:"N" default:"2000" help:"Concurrency of the tuned worker, from 1 on. Default 2000."`
 	Rate        int           `placeholder:"N" default:"1000" help:"Jobs a second of 'sustained', from 1 on. Default 1000."`
 	Samples     int           `placeholder:"N" default:"100" help:"Wakes that are measured, from 1 on. Default 100."`
+	Workers     int           `placeholder:"N" default:"400" help:"Workers of the largest fleet, from 1 on: 1, 10, 40 and 400 are measured. 400 need 80 connections. Default 400."`
 	For         time.Duration `placeholder:"DURATION" default:"3s" help:"How long 'sustained' and the single inserts last, above 0. Default 3s."`
-	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long the idle worker is watched, above 0. Default 30s."`
+	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long idle workers are watched, and then given a job each 30 ms, from 1s to 1h. Default 30s."`
 }
 
 // Help implements [kong.HelpProvider].
 func (BenchCommand) Help() string {
-	return `Measures this program beside plain SQL on the same server: the same work in a small table, without retries and without protection against crashes. It takes some minutes. Each measurement runs in a database of its own, soniq_bench_..., which is dropped afterwards; your tables and workers are not touched. Only the ratios describe Soniq; the other figures depend on your machine.
+	return `Measures this program beside plain SQL on the same server: the same work in a small table, without retries and without protection against crashes. Fleets of workers are measured beside one worker. All of it takes an hour; --only and --rounds make it shorter. Each measurement runs in a database of its own, soniq_bench_..., which is dropped afterwards; your tables and workers are not touched. Only the ratios describe Soniq; the other figures depend on your machine.
 
     soniq bench --dev
-    soniq bench --dev --only burn-down --jobs 200000 --rounds 5`
+    soniq bench --dev --only burn-down --jobs 200000 --rounds 5
+    soniq bench --dev --only fleet --rounds 1`
 }
 
 // benchMost bounds a benchmark that somebody mistypes.
@@ -53,6 +55,7 @@ func (c *BenchCommand) validate() error {
 		{"--concurrency", c.Concurrency},
 		{"--rate", c.Rate},
 		{"--samples", c.Samples},
+		{"--workers", c.Workers},
 	} {
 		if v.n < 1 || v.n > benchMost {
 			return app.Usagef("%s must be from 1 to %d, not %d", v.flag, benchMost, v.n)
@@ -150,6 +153,9 @@ func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
 		{Workload: bench.Import, Systems: []bench.System{tuned}},
 		{Workload: bench.MassDeath, Systems: []bench.System{failing}},
 		{Workload: bench.Idle, Systems: []bench.System{defaults}},
+		{Workload: bench.ManyWorkers, Systems: fleets(schema, c.Workers)},
+		{Workload: bench.ManyQueues, Systems: manyQueues(schema)},
+		{Workload: bench.Limits, Systems: limits(schema)},
 	}
 	if len(c.Only) == 0 {
 		return all, nil
@@ -160,6 +166,42 @@ func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
 		}
 	}
 	return slices.DeleteFunc(all, func(m bench.Match) bool { return !slices.Contains(c.Only, m.Workload.Name) }), nil
+}
+
+// fleets of up to most workers are compared with one worker.
+func fleets(schema string, most int) (all []bench.System) {
+	for _, f := range []bench.Fleet{
+		{Label: "1 worker", Workers: 1},
+		{Label: "10 workers", Workers: 10},
+		{Label: "10 processes", Workers: 10, Processes: 10, PoolSize: 5},
+		{Label: "40 workers", Workers: 40},
+		// Together with the four sessions that listen, they fit a max_connections of 100.
+		{Label: "400 workers, 4 processes", Workers: 400, Processes: 4, PoolSize: 16},
+	} {
+		f.System = bench.Soniq{Schema: schema}
+		if f.Workers <= most {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// manyQueues are compared with a worker of one queue.
+func manyQueues(schema string) []bench.System {
+	return []bench.System{
+		bench.Soniq{Schema: schema, Label: "1 queue"},
+		bench.Soniq{Schema: schema, Label: "100 queues", Queues: 100},
+		bench.Soniq{Schema: schema, Label: "1,000 queues", Queues: 1000},
+		bench.Soniq{Schema: schema, Label: "10 jobs of others for each", Strangers: true},
+	}
+}
+
+// limits are compared with a worker that has none.
+func limits(schema string) []bench.System {
+	return []bench.System{
+		bench.Soniq{Schema: schema, Label: "no limits", Names: 30, Queues: 6},
+		bench.Soniq{Schema: schema, Label: "36 limits", Names: 30, Queues: 6, Limited: true},
+	}
 }
 
 // A machine is what a ratio was measured on.
@@ -189,7 +231,7 @@ func (c *BenchCommand) show(a *app.App, on machine, results []bench.Result) erro
 		{Title: "FIGURE", Min: 10},
 		{Title: "VALUE", Right: true},
 		{Title: "UNIT"},
-		{Title: "OF PLAIN SQL", Right: true},
+		{Title: "OF THE FIRST", Right: true},
 	}}
 	for i, r := range results {
 		workload, system := r.Workload, r.System

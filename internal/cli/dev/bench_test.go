@@ -13,10 +13,8 @@ import (
 	"soniq/internal/cli/clitest"
 	"soniq/internal/eventually"
 	"soniq/internal/testdb"
+	"soniq/internal/testkit"
 )
-
-// benchDatabasesSQL counts the databases of benchmarks.
-const benchDatabasesSQL = `select count(*) from pg_database where datname like 'soniq_bench_%'`
 
 func TestBench_smallRun_measuresWhatIsAsked(t *testing.T) {
 	t.Parallel()
@@ -72,27 +70,90 @@ func TestBench_smallRun_measuresWhatIsAsked(t *testing.T) {
 	}
 
 	text := sh.OK("bench", "--jobs", "300", "--rounds", "2", "--only", "enqueue-many").Out
-	for _, part := range []string{"medians of 2 rounds", "OF PLAIN SQL", "soniq, defaults", "inserted", "jobs/s"} {
+	for _, part := range []string{"medians of 2 rounds", "OF THE FIRST", "soniq, defaults", "inserted", "jobs/s"} {
 		if !strings.Contains(text, part) {
 			t.Errorf("the table lacks %q:\n%s", part, text)
 		}
 	}
 }
 
+// Fleets, queues and limits are measured beside one of the same.
+func TestBench_fleets_areMeasuredBesideOneWorker(t *testing.T) {
+	t.Parallel()
+	for workload, systems := range map[string][]string{
+		"fleet":       {"1 worker", "10 workers", "10 processes"},
+		"many-queues": {"1 queue", "100 queues", "1,000 queues", "10 jobs of others for each"},
+		"limits":      {"no limits", "36 limits"},
+	} {
+		t.Run(workload, func(t *testing.T) {
+			t.Parallel()
+			sh := clitest.NewShell(t, testdb.New(t).Config().ConnString())
+			r := sh.OK("bench", "--only", workload, "--workers", "10", "--rounds", "1", "--jobs", "50", "--samples", "2", "--idle-for", "1s", "--json")
+			var report struct {
+				Results []struct {
+					System  string
+					Figures []struct {
+						Name         string
+						Value, Ratio float64
+					}
+				}
+			}
+			if err := json.Unmarshal([]byte(r.Out), &report); err != nil {
+				t.Fatalf("%v: %s", err, r.Out)
+			}
+			var got []string
+			for i, result := range report.Results {
+				got = append(got, result.System)
+				for _, f := range result.Figures {
+					// In a second little may happen at rest.
+					if f.Value < 0 || f.Value == 0 && strings.HasPrefix(f.Name, "p") {
+						t.Errorf("%s: %s is %v", result.System, f.Name, f.Value)
+					}
+					if i > 0 && f.Name == "p50" && f.Ratio <= 0 {
+						t.Errorf("%s: %s has no ratio", result.System, f.Name)
+					}
+				}
+			}
+			if !slices.Equal(got, systems) {
+				t.Errorf("measured %q, want %q", got, systems)
+			}
+		})
+	}
+}
+
 func TestBench_interrupted_leavesNoDatabase(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
-	sh := clitest.NewShell(t, pool.Config().ConnString())
-	r := sh.Start("bench", "--only", "idle", "--idle-for", "1h")
-	const workingSQL = `
-		select count(*) from pg_stat_activity
-		where datname like 'soniq_bench_%' and query like '%soniq_workers%'`
-	eventually.True(t, "the benchmark's worker", func() bool { return clitest.Count(t, pool, workingSQL) > 0 })
-	sh.Signals <- syscall.SIGINT
-	if code := r.Wait(t); code != 1 || r.Err.String() != "soniq: interrupted\n" {
-		t.Errorf("exit %d: %s", code, r.Err.String())
+	for _, workload := range []string{"idle", "fleet"} {
+		t.Run(workload, func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			name := "bench-" + uuid.NewString()
+			url, err := url.Parse(pool.Config().ConnString())
+			if err != nil {
+				t.Fatal(err)
+			}
+			query := url.Query()
+			query.Set("application_name", name)
+			url.RawQuery = query.Encode()
+			sh := clitest.NewShell(t, url.String())
+			r := sh.Start("bench", "--only", workload, "--workers", "1", "--idle-for", "1h")
+			const workingSQL = `
+				select coalesce(min(datname), '') from pg_stat_activity
+				where application_name = $1 and datname like 'soniq_bench_%' and query like '%soniq_workers%'`
+			var database string
+			eventually.True(t, "the benchmark's worker", func() bool {
+				database = testkit.Value[string](t, pool, workingSQL, name)
+				return database != ""
+			})
+			sh.Signals <- syscall.SIGINT
+			if code := r.Wait(t); code != 1 || r.Err.String() != "soniq: interrupted\n" {
+				t.Errorf("exit %d: %s", code, r.Err.String())
+			}
+			if n := clitest.Count(t, pool, `select count(*) from pg_database where datname = $1`, database); n != 0 {
+				t.Error("the benchmark's database is left")
+			}
+		})
 	}
-	eventually.True(t, "no benchmark's database left", func() bool { return clitest.Count(t, pool, benchDatabasesSQL) == 0 })
 }
 
 func TestBench_roleMayNotCreateDatabases_saysSo(t *testing.T) {
@@ -115,7 +176,7 @@ func TestBench_roleMayNotCreateDatabases_saysSo(t *testing.T) {
 func TestBench_list_namesEachWorkload(t *testing.T) {
 	t.Parallel()
 	r := clitest.NewShell(t, "").OK("bench", "--list")
-	for _, name := range []string{"burn-down", "sustained", "wake-pairs", "idle"} {
+	for _, name := range []string{"burn-down", "sustained", "wake-pairs", "idle", "fleet", "many-queues", "limits"} {
 		if !strings.Contains(r.Out, name) {
 			t.Errorf("the list lacks %s:\n%s", name, r.Out)
 		}
