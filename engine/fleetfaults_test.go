@@ -2,9 +2,11 @@ package engine_test
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -196,4 +198,69 @@ func (f *fleet) randomRound(random *rand.Rand) time.Duration {
 			}
 		}
 	})
+}
+
+// The same while many jobs come, and after they have stopped coming: then workers hear of jobs in
+// another way than at rest.
+func TestFleet_randomFaultsUnderLoad_noJobIsSleptThrough(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, 4, 2)
+	random := testkit.Rand(t)
+	var took []time.Duration
+	for range testkit.Size(5, 500) {
+		if random.IntN(4) > 0 {
+			f.rest()
+		}
+		stop := f.load()
+		<-time.After(time.Duration(random.IntN(2000)) * time.Millisecond)
+		busy := random.IntN(2) == 0
+		if !busy {
+			stop()
+			<-time.After(time.Duration(random.IntN(2000)) * time.Millisecond)
+		}
+		took = append(took, f.strikes(random))
+		if busy {
+			stop()
+		}
+		f.lift()
+	}
+	slices.Sort(took)
+	t.Logf("%d rounds: p50 %s, max %s", len(took), took[len(took)/2], took[len(took)-1])
+}
+
+// load enqueues more than a hundred jobs a second until stop.
+func (f *fleet) load() (stop func()) {
+	ctx, cancel := context.WithCancel(f.Context())
+	var inserting sync.WaitGroup
+	inserting.Go(func() {
+		ticker := time.NewTicker(7 * time.Millisecond)
+		defer ticker.Stop()
+		for ctx.Err() == nil {
+			_, err := f.pool.Exec(ctx, `insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'quick', '{}')`)
+			if err != nil && ctx.Err() == nil {
+				f.Error(err)
+			}
+			<-ticker.C
+		}
+	})
+	return func() {
+		cancel()
+		inserting.Wait()
+	}
+}
+
+// strikes lets faults come to all processes but one at most, and returns how long a job that comes
+// then stays queued. One that was claimed by a process which is struck runs once others have
+// noticed; that is not what is tested here.
+func (f *fleet) strikes(random *rand.Rand) time.Duration {
+	f.Helper()
+	intact := random.IntN(len(f.seats))
+	for i, s := range f.seats {
+		if i != intact && random.IntN(2) == 0 {
+			fleetFaults[random.IntN(5)].do(f, s) // one of those that strike a process
+		}
+	}
+	id, since := f.insert(random.IntN(len(f.sessions)), "quick")
+	waitUntil(f.T, f.pool, "a claim of the job", `select status <> 'queued' from soniq_jobs where id = $1`, id)
+	return time.Since(since)
 }
