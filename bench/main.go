@@ -146,9 +146,9 @@ var (
 	soniqLimited   = bench.Soniq{Label: "soniq, 36 limits", Names: 30, Queues: 6, Limited: true}
 )
 
-// fleet is a fleet in one process. The pool has a connection for each to listen on, and 20.
+// fleet is a fleet in one process.
 func fleet(label string, system bench.System, workers int) bench.Fleet {
-	return bench.Fleet{System: system, Label: label, Workers: workers, PoolSize: workers + 20}
+	return bench.Fleet{System: system, Label: label, Workers: workers}
 }
 
 func (f *flags) matches(graphile *Graphile) ([]bench.Match, error) {

@@ -29,12 +29,20 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	stopWatching, peak := watchHeap()
-	err := s.work(ctx, s.pool, left, left.wait)
+	clock, err := startClock(ctx, s.pool)
+	if err != nil {
+		return nil, err
+	}
+	err = s.work(ctx, s.pool, left, left.wait)
 	stopWatching()
 	if err != nil {
 		return nil, err
 	}
 	runtime.ReadMemStats(&after)
+	spent, err := clock.figures(ctx, "worked off", o.Jobs)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.nothingLeft(ctx); err != nil {
 		return nil, err
 	}
@@ -50,13 +58,14 @@ func burnDown(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 		return nil, err
 	}
 	n := float64(o.Jobs)
-	return []Figure{
+	// spent begins with another rate, which includes the start of the worker.
+	return append([]Figure{
 		perSecond("worked off", o.Jobs, left.took()),
 		{Name: WAL, Value: bytes / n, Unit: "B", Lower: true},
 		{Name: "row versions left behind a job", Value: tuples / n, Unit: "", Lower: true},
 		{Name: "allocations a job", Value: float64(after.Mallocs-before.Mallocs) / n, Unit: "", Lower: true},
 		{Name: "heap at most", Value: float64(peak.Load()) / (1 << 20), Unit: "MB", Lower: true},
-	}, nil
+	}, spent[1:]...), nil
 }
 
 // burnDownFew is burnDown with a tenth of the jobs.

@@ -253,3 +253,37 @@ func manyQueues(ctx context.Context, s *stage, o Options) ([]Figure, error) {
 	figures, err := wakes(ctx, s, o, wakePause, nil)
 	return append([]Figure{perSecond("worked off", jobs, left.took())}, figures...), err
 }
+
+// Fleets are those of [ManyWorkers], which are compared with one worker.
+func Fleets(schema string) (all []System) {
+	for _, f := range []Fleet{
+		{Label: "1 worker", Workers: 1},
+		{Label: "10 workers", Workers: 10},
+		{Label: "10 processes", Workers: 10, Processes: 10, PoolSize: 5},
+		{Label: "40 workers", Workers: 40},
+		// Together with the four sessions that listen, they fit a max_connections of 100.
+		{Label: "400 workers, 4 processes", Workers: 400, Processes: 4, PoolSize: 16},
+	} {
+		f.System = Soniq{Schema: schema}
+		all = append(all, f)
+	}
+	return all
+}
+
+// QueueCounts are those of [ManyQueues], which are compared with a worker of one queue.
+func QueueCounts(schema string) []System {
+	return []System{
+		Soniq{Schema: schema, Label: "1 queue"},
+		Soniq{Schema: schema, Label: "100 queues", Queues: 100},
+		Soniq{Schema: schema, Label: "1,000 queues", Queues: 1000},
+		Soniq{Schema: schema, Label: "10 jobs of others for each", Strangers: true},
+	}
+}
+
+// LimitCounts are those of [Limits], which are compared with a worker that has none.
+func LimitCounts(schema string) []System {
+	return []System{
+		Soniq{Schema: schema, Label: "no limits", Names: 30, Queues: 6},
+		Soniq{Schema: schema, Label: "36 limits", Names: 30, Queues: 6, Limited: true},
+	}
+}

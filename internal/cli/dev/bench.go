@@ -153,9 +153,15 @@ func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
 		{Workload: bench.Import, Systems: []bench.System{tuned}},
 		{Workload: bench.MassDeath, Systems: []bench.System{failing}},
 		{Workload: bench.Idle, Systems: []bench.System{defaults}},
-		{Workload: bench.ManyWorkers, Systems: fleets(schema, c.Workers)},
-		{Workload: bench.ManyQueues, Systems: manyQueues(schema)},
-		{Workload: bench.Limits, Systems: limits(schema)},
+		{Workload: bench.ManyWorkers, Systems: bench.Fleets(schema)},
+		{Workload: bench.ManyQueues, Systems: bench.QueueCounts(schema)},
+		{Workload: bench.Limits, Systems: bench.LimitCounts(schema)},
+	}
+	for i, m := range all {
+		all[i].Systems = slices.DeleteFunc(m.Systems, func(s bench.System) bool {
+			fleet, ok := s.(bench.Fleet)
+			return ok && fleet.Workers > c.Workers
+		})
 	}
 	if len(c.Only) == 0 {
 		return all, nil
@@ -166,42 +172,6 @@ func (c *BenchCommand) matches(schema string) ([]bench.Match, error) {
 		}
 	}
 	return slices.DeleteFunc(all, func(m bench.Match) bool { return !slices.Contains(c.Only, m.Workload.Name) }), nil
-}
-
-// fleets of up to most workers are compared with one worker.
-func fleets(schema string, most int) (all []bench.System) {
-	for _, f := range []bench.Fleet{
-		{Label: "1 worker", Workers: 1},
-		{Label: "10 workers", Workers: 10},
-		{Label: "10 processes", Workers: 10, Processes: 10, PoolSize: 5},
-		{Label: "40 workers", Workers: 40},
-		// Together with the four sessions that listen, they fit a max_connections of 100.
-		{Label: "400 workers, 4 processes", Workers: 400, Processes: 4, PoolSize: 16},
-	} {
-		f.System = bench.Soniq{Schema: schema}
-		if f.Workers <= most {
-			all = append(all, f)
-		}
-	}
-	return all
-}
-
-// manyQueues are compared with a worker of one queue.
-func manyQueues(schema string) []bench.System {
-	return []bench.System{
-		bench.Soniq{Schema: schema, Label: "1 queue"},
-		bench.Soniq{Schema: schema, Label: "100 queues", Queues: 100},
-		bench.Soniq{Schema: schema, Label: "1,000 queues", Queues: 1000},
-		bench.Soniq{Schema: schema, Label: "10 jobs of others for each", Strangers: true},
-	}
-}
-
-// limits are compared with a worker that has none.
-func limits(schema string) []bench.System {
-	return []bench.System{
-		bench.Soniq{Schema: schema, Label: "no limits", Names: 30, Queues: 6},
-		bench.Soniq{Schema: schema, Label: "36 limits", Names: 30, Queues: 6, Limited: true},
-	}
 }
 
 // A machine is what a ratio was measured on.
