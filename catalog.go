@@ -14,7 +14,8 @@ const pinned = "search_path=pg_catalog, pg_temp"
 
 // audited is a function of ours as it is.
 type audited struct {
-	name string
+	// name is as regprocedure prints it, and key as in definitions.
+	name, key string
 	// public: everybody may execute it. loose: it runs under another
 	// search_path. other: its body is another one, or whose rights it has.
 	public, loose, other bool
@@ -339,7 +340,7 @@ func (h *home) auditFunctions(ctx context.Context, tx pgx.Tx, a *audit) error {
 		there[key] = true
 		if want, ok := byKey[key]; ok {
 			a.functions = append(a.functions, audited{
-				name: name, public: public, loose: !slices.Equal(config, []string{pinned}),
+				name: name, key: key, public: public, loose: !slices.Equal(config, []string{pinned}),
 				other: !want.gone && (body != want.body || definer != want.definer),
 			})
 		}

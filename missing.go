@@ -20,6 +20,9 @@ type object struct {
 	table string
 	// statement makes it; empty of a column that no statement can give to rows that are there.
 	statement string
+	// definition of a column is what follows its name. inKey: it is a part of the primary key.
+	definition string
+	inKey      bool
 }
 
 // String is how a missing object is named, such as 'index idx_soniq_jobs_claim of soniq_jobs'.
@@ -62,7 +65,7 @@ func partsOfTable(table, body string) (list []object) {
 			continue
 		}
 		name, definition, _ := strings.Cut(part, " ")
-		column := object{kind: "column", name: name, table: table, statement: "alter table public." + table + " add column if not exists " + part}
+		column := object{kind: "column", name: name, table: table, definition: definition, statement: "alter table public." + table + " add column if not exists " + part}
 		if strings.Contains(definition, "primary key") {
 			key = "primary key (" + name + ")"
 			column.statement = ""
@@ -73,6 +76,10 @@ func partsOfTable(table, body string) (list []object) {
 		list = append(list, column)
 	}
 	if key != "" {
+		columns := strings.FieldsFunc(key, func(r rune) bool { return strings.ContainsRune("(), ", r) })
+		for i, o := range list {
+			list[i].inKey = slices.Contains(columns, o.name)
+		}
 		list = append(list, object{kind: "primary key", name: table + "_pkey", table: table, statement: "alter table public." + table + " add constraint " + table + "_pkey " + key})
 	}
 	return list
@@ -215,7 +222,7 @@ func (a *audit) lostFinding() []Finding {
 		return nil
 	}
 	return []Finding{{
-		fmt.Sprintf("%s is missing, and nothing can make up what it had", strings.Join(a.lost, ", ")),
-		"restore the table from a backup",
+		Problem: fmt.Sprintf("%s is missing, and nothing can make up what it had", strings.Join(a.lost, ", ")),
+		Remedy:  "restore the table from a backup",
 	}}
 }

@@ -21,6 +21,8 @@ type Finding struct {
 	Problem string `json:"problem"`
 	// Remedy closes it. It is mostly a statement, for the owner or a superuser.
 	Remedy string `json:"remedy"`
+	// SQL is the statement of the remedy, if it is one.
+	SQL string `json:"sql,omitempty"`
 }
 
 func (f Finding) String() string { return f.Problem + ": " + f.Remedy }
@@ -50,26 +52,35 @@ func Inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) ([]Finding, er
 }
 
 func inspect(ctx context.Context, pool *pgxpool.Pool, cfg Config) (findings []Finding, err error) {
+	err = looking(ctx, pool, cfg, func(tx pgx.Tx, h *home, a *audit) (err error) {
+		findings, err = h.findings(ctx, tx, a)
+		return err
+	})
+	return findings, err
+}
+
+// looking calls do with what an audit finds, in a transaction that reads. It doesn't where there are no tables.
+func looking(ctx context.Context, pool *pgxpool.Pool, cfg Config, do func(pgx.Tx, *home, *audit) error) error {
 	tx, err := pool.BeginTx(ctx, readOnly)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// It has written nothing.
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	tx = pg.PlainTx(tx)
 	home, err := findHome(ctx, tx, cfg)
 	if err != nil || home.owner == "" {
-		return nil, err
+		return err
 	}
 	// Who runs a worker owns nothing here: the tables' owner is the measure.
 	audit, err := home.audit(ctx, tx, home.owner)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if audit.current, err = home.isCurrent(ctx, tx, audit); err != nil {
-		return nil, err
+		return err
 	}
-	return home.findings(ctx, tx, audit)
+	return do(tx, home, audit)
 }
 
 // isCurrent reports whether the database is at this release's newest migration, as far as the role may know.
@@ -282,32 +293,46 @@ order by s.place`
 
 // findings are what a person has to end.
 func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Finding, err error) {
-	for _, o := range a.foreign {
-		found = append(found, Finding{
-			fmt.Sprintf("%s belongs to role %q, which can run code as whoever uses Soniq's tables", o.Name, o.Owner),
-			"drop it or give it to the owner of the tables, " + fmt.Sprintf("%q", h.owner),
-		})
-	}
+	found = h.foreignFindings(a)
 	const runSetup = "run 'soniq setup' of this release"
 	if n := a.count(isPublic); n > 0 {
-		found = append(found, Finding{fmt.Sprintf("any role that may log in can execute %d functions of Soniq, and run code as their owner", n), runSetup})
+		found = append(found, Finding{Problem: fmt.Sprintf("any role that may log in can execute %d functions of Soniq, and run code as their owner", n), Remedy: runSetup})
 	}
 	if n := a.count(isLoose); n > 0 {
-		found = append(found, Finding{fmt.Sprintf("%d functions of Soniq look names up in schemas where others may create objects", n), runSetup})
+		found = append(found, Finding{Problem: fmt.Sprintf("%d functions of Soniq look names up in schemas where others may create objects", n), Remedy: runSetup})
 	}
 	if n := a.count(isOther) + len(a.missing) - len(a.lost); n > 0 && a.current {
 		found = append(found, Finding{
-			fmt.Sprintf("%d functions, triggers or objects of Soniq are not this release's, or are missing ('soniq migrate check' lists them): the schema was renamed, single tables were restored, or somebody edited them; "+
-				"what is inserted may fail, and nobody is told of it", n), runSetup,
+			Problem: fmt.Sprintf("%d functions, triggers or objects of Soniq are not this release's, or are missing ('soniq migrate check' lists them): the schema was renamed, single tables were restored, or somebody edited them; "+
+				"what is inserted may fail, and nobody is told of it", n), Remedy: runSetup,
 		})
 	}
 	if a.current {
 		found = append(found, a.lostFinding()...)
 	}
-	for _, s := range a.stray {
+	ways, err := h.waysIn(ctx, tx, a)
+	return append(found, ways...), err
+}
+
+// foreignFindings are about objects whose owner isn't trusted.
+func (h *home) foreignFindings(a *audit) (found []Finding) {
+	for _, o := range a.foreign {
 		found = append(found, Finding{
-			fmt.Sprintf("trigger %s of table %s, which belongs to role %q, uses a function of Soniq", s.name, s.table, s.owner),
-			"it does nothing there: find out who made it, and drop trigger " + s.name + " on " + s.table,
+			Problem: fmt.Sprintf("%s belongs to role %q, which can run code as whoever uses Soniq's tables", o.Name, o.Owner),
+			Remedy:  "drop it or give it to the owner of the tables, " + fmt.Sprintf("%q", h.owner),
+		})
+	}
+	return found
+}
+
+// waysIn are triggers elsewhere that use our functions, and schemas in which everybody may create objects.
+func (h *home) waysIn(ctx context.Context, tx pgx.Tx, a *audit) (found []Finding, err error) {
+	for _, s := range a.stray {
+		drop := "drop trigger " + s.name + " on " + s.table
+		found = append(found, Finding{
+			Problem: fmt.Sprintf("trigger %s of table %s, which belongs to role %q, uses a function of Soniq", s.name, s.table, s.owner),
+			Remedy:  "it does nothing there: find out who made it, and " + drop,
+			SQL:     drop,
 		})
 	}
 	rows, _ := tx.Query(ctx, openSchemasSQL, h.path)
@@ -316,9 +341,10 @@ func (h *home) findings(ctx context.Context, tx pgx.Tx, a *audit) (found []Findi
 		return nil, fmt.Errorf("read the rights on schemas: %w", err)
 	}
 	for _, schema := range open {
+		revoke := "revoke create on schema " + schema + " from public"
 		found = append(found, Finding{
-			"any role may create objects in schema " + schema + ", and have them used by statements of workers and applications whose search_path has it",
-			"revoke create on schema " + schema + " from public",
+			Problem: "any role may create objects in schema " + schema + ", and have them used by statements of workers and applications whose search_path has it",
+			Remedy:  revoke, SQL: revoke,
 		})
 	}
 	return found, nil

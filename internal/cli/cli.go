@@ -28,6 +28,7 @@ type grammar struct {
 	Migrate database.MigrateCommand `cmd:"" group:"start" help:"List, apply, undo, check and print the migrations of the tables."`
 	Adopt   database.AdoptCommand   `cmd:"" group:"start" help:"Say that a database that was restored or moved is the one, so that its hooks go on."`
 	Grants  database.GrantsCommand  `cmd:"" group:"start" help:"Print or run what gives roles their rights to the tables."`
+	Doctor  database.DoctorCommand  `cmd:"" group:"start" help:"Examine the database for what makes Soniq slow, deaf or wrong, and say what to do."`
 	Status  workers.StatusCommand   `cmd:"" group:"start" help:"Show queues, workers and dead letters."`
 	Metrics metrics.Command         `cmd:"" group:"start" help:"Serve Prometheus metrics of queues, workers, dead letters and hooks."`
 

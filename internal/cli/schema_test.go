@@ -147,6 +147,7 @@ func (r *schemaRun) tables(schema string) {
 	r.do("migrate list", 0, "migrate", "list", "--schema", schema)
 	r.Env["SONIQ_SCHEMA"] = schema
 	r.do("migrate check", 0, "migrate", "check")
+	clitest.WantIn(r.t, "doctor", r.do("doctor", 0, "doctor", "--only", "schema,drift,rights,identity,queues,dead-letters,hooks,notify").Out, "all is as the schema has it", "notifications arrive")
 	r.do("adopt", 0, "adopt", "--yes")
 	r.do("migrate up", 0, "migrate", "up")
 	r.do("migrate prebuild", 0, "migrate", "prebuild")

@@ -314,6 +314,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"__complete":               lines2([]string{"__complete", "--", "job", ""}),
 		"enqueue":                  lines2([]string{"enqueue", "--from", lines}, []string{"enqueue", "a", "--args", p.doc + "x"}, []string{"enqueue", "a", "--args", p.doc, "--max-args-bytes", "10"}, []string{"enqueue", "a", "--at", p.text}, []string{"enqueue", p.text, "--args", p.doc}),
 		"worker run-once":          lines2([]string{"worker", "run-once", "a", "--handle", "a=exec:" + script, "--args", p.doc}, []string{"worker", "run-once", "a", "--handle", "a=exec:" + good, "--args", p.doc}, []string{"worker", "run-once", "a", "--config", config}),
+		"doctor":                   lines2([]string{"doctor"}, []string{"doctor", "--sql"}, []string{"doctor", "--only", p.short[0]}, []string{"doctor", "--timeout", p.text}),
 		"health":                   lines2([]string{"health", "--from-database", "--host", "host " + p.short[0]}, []string{"health", p.text}, []string{"health", "--from-database", "--timeout", p.text}),
 		"worker list":              lines2([]string{"worker", "list"}),
 		"job show":                 lines2([]string{"job", id}, []string{"job", letter}, []string{"job", letter, "--wait"}, []string{"job", p.text}),
