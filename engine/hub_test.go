@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"soniq/engine"
 	"soniq/internal/claim"
@@ -209,4 +210,50 @@ func TestWorkers_firstProcessFull_theOthersRunTheRest(t *testing.T) {
 	for range processes {
 		receive(t, "a start in each", started)
 	}
+}
+
+// While very many jobs are announced, idle workers of two processes withdraw and poll; so
+// nobody is notified. Then they declare themselves again. The jobs are due later, so no
+// worker withdraws because it is busy.
+func TestWorkers_oftenAnnounced_pollAndDeclareThemselvesAgain(t *testing.T) {
+	t.Parallel()
+	url := testdb.NewURL(t)
+	pool := connect(t, url)
+	started := make(chan *engine.Job, 100)
+	quick := func() *engine.Registry {
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "quick", func(_ context.Context, job *engine.Job) (any, error) {
+			started <- job
+			return nil, nil
+		})
+		return reg
+	}
+	idleCrew(t, connect(t, url), 2, quick)
+	idleCrew(t, connect(t, url), 2, quick)
+	const waitingSQL = `select count(*) = $1 from soniq_waiters`
+	waitUntil(t, pool, "all waiting", waitingSQL, 4)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var producers errgroup.Group
+	for range 4 {
+		producers.Go(func() error {
+			for ctx.Err() == nil {
+				if _, err := pool.Exec(context.Background(), `insert into soniq_jobs (id, job_name, args, scheduled_at)
+					values (gen_random_uuid(), 'quick', '{}', now() + interval '5 minutes')`); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	waitUntil(t, pool, "nobody waiting", waitingSQL, 0)
+	exec(t, pool, quickSQL)
+	receive(t, "a job while all poll", started)
+	cancel()
+	if err := producers.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, pool, "all waiting again", waitingSQL, 4)
+	exec(t, pool, quickSQL)
+	receive(t, "a job that is announced", started)
 }

@@ -30,7 +30,8 @@ type benched struct {
 	// waiting is set up before each turn: which of the ten workers, each of
 	// queue and of its own, have a row in soniq_waiters.
 	waiting string
-	queues  int // that the jobs go to
+	queues  int  // that the jobs go to
+	later   bool // the jobs are due later: a claim finds none
 	rates   []float64
 }
 
@@ -134,14 +135,25 @@ func (k *benched) turn(b *testing.B, clients int) {
 	run(b, k.pool, `truncate soniq_jobs, plain`)
 	run(b, k.pool, `delete from soniq_waiters`)
 	run(b, k.pool, `insert into soniq_waiters select unnest(w.queues), w.id from soniq_workers w where `+k.waiting)
-	sql := `insert into ` + table + ` (id, job_name, args, queue) values (gen_random_uuid(), 'n', '{}', $1)`
+	k.table = table
+	k.rates = append(k.rates, k.insert(b, clients, *benchTurn))
+}
+
+// insert inserts for a while, and returns how many a second.
+func (k *benched) insert(b *testing.B, clients int, lasts time.Duration) float64 {
+	b.Helper()
+	due := "null"
+	if k.later {
+		due = "now() + interval '5 minutes'"
+	}
+	sql := `insert into ` + k.table + ` (id, job_name, args, queue, scheduled_at) values (gen_random_uuid(), 'n', '{}', $1, ` + due + `)`
 	var inserted atomic.Int64
 	var g errgroup.Group
 	began := time.Now()
 	for client := range clients {
 		g.Go(func() error {
 			return k.pool.AcquireFunc(b.Context(), func(conn *pgxpool.Conn) error {
-				for i := client; time.Since(began) < *benchTurn; i++ {
+				for i := client; time.Since(began) < lasts; i++ {
 					if _, err := conn.Exec(b.Context(), sql, fmt.Sprintf("q%d", i%k.queues+1)); err != nil {
 						return err
 					}
@@ -154,7 +166,7 @@ func (k *benched) turn(b *testing.B, clients int) {
 	if err := g.Wait(); err != nil {
 		b.Fatal(err)
 	}
-	k.rates = append(k.rates, float64(inserted.Load())/time.Since(began).Seconds())
+	return float64(inserted.Load()) / time.Since(began).Seconds()
 }
 
 func median(values []float64) float64 {

@@ -122,6 +122,8 @@ type Claimer[J any] struct {
 	slowFloors time.Duration
 	// most limits a claim after one that has timed out; 0 is no limit.
 	most int
+	// waited is that of the last Take.
+	waited time.Duration
 }
 
 // New returns the claimer of a worker that serves what limits say. attemptLimits are the
@@ -175,11 +177,16 @@ type Taken[J any] struct {
 	Again time.Time
 }
 
+// Waited is how long the one of the jobs of the last Take that has waited longest had been
+// due, by the database's clock.
+func (c *Claimer[J]) Waited() time.Duration { return c.waited }
+
 // Take claims up to n due jobs in scope, the most urgent ones, under a fresh token.
 //
 // Errors: those of the database. After an error the database may have committed the
 // claim.
 func (c *Claimer[J]) Take(ctx context.Context, token int64, scope Scope, n int) (Taken[J], error) {
+	c.waited = 0
 	if c.most > 0 {
 		n = min(n, c.most)
 	}
@@ -352,6 +359,9 @@ func (c *Claimer[J]) claim(ctx context.Context, sql func(*statements) string, a 
 		rows, _ := byindex.Query(ctx, db, sql(c.form(limited)), args...)
 		_, err := pgx.ForEachRow(rows, r.targets(), func() error {
 			r.complete()
+			if r.due.InfinityModifier == pgtype.Finite {
+				c.waited = max(c.waited, r.UpdatedAt.Sub(r.due.Time))
+			}
 			got.add(c.take(&r.Job, a.token), point{r.Queue, r.Priority, r.due})
 			if limited {
 				ofQueue[r.Queue]++

@@ -126,11 +126,11 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 			continue
 		}
 		// Before the fetch, never after: what commits while the fetch runs wakes again.
-		f.Member.Begin()
-		next, err := f.fetch(ctx, jobsCtx, free)
+		polls := f.Member.Begin()
+		next, err := f.fetch(ctx, jobsCtx, free, polls)
 		wait := next.wait
 		if err == nil && wait > 0 {
-			wait, err = f.Waiter.Park(ctx, next.short, wait, !next.partly)
+			wait, err = f.Waiter.Park(ctx, next.short, wait, !next.partly, polls)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -207,8 +207,9 @@ type fetched struct {
 	partly bool
 }
 
-// fetch claims up to free jobs, starts them, and looks when the next one is due.
-func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int) (next fetched, err error) {
+// fetch claims up to free jobs, starts them, and looks when the next one is due, unless the
+// crew polls.
+func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int, polls bool) (next fetched, err error) {
 	last, err := f.claimAll(ctx, jobsCtx, free)
 	next.capped = last.full
 	if err != nil {
@@ -228,7 +229,12 @@ func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int) (next fetched
 		next.wait, next.partly = max(time.Until(last.again), time.Millisecond), true
 		return next, nil
 	}
-	due, err := f.Claimer.UntilNext(nextCtx, last.open)
+	var due claim.Next
+	if polls {
+		err = f.Claimer.LookIfDue(nextCtx, last.open)
+	} else {
+		due, err = f.Claimer.UntilNext(nextCtx, last.open)
+	}
 	if err != nil || due.Unsure {
 		return next, err
 	}
@@ -307,6 +313,7 @@ func (f *Fetcher[J]) claim(ctx, jobsCtx context.Context, scope claim.Scope, n in
 	if err != nil {
 		return claim.Taken[J]{}, err
 	}
+	f.Member.Took(len(taken.Jobs), f.Claimer.Waited())
 	f.Load(ctx, token, taken.Jobs)
 	f.Start(jobsCtx, taken.Jobs)
 	// The first job begins now, on this thread, and not once another is awake.

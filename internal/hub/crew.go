@@ -63,6 +63,8 @@ type crew struct {
 	// late fires when a call has not been answered for lateAfter.
 	late *time.Timer
 
+	polling polling
+
 	// others are the locks of the other hubs that have members of this crew.
 	others []int64
 	deputy deputy
@@ -132,7 +134,7 @@ func (m *Member) ask(what call) {
 	m.wakeups.Set()
 	c := m.crew
 	if c.late == nil {
-		c.late = time.AfterFunc(lateAfter, c.lookForLate)
+		c.late = c.hub.after(lateAfter, c.lookForLate)
 	}
 }
 
@@ -156,7 +158,7 @@ func (c *crew) lookForLate() {
 		c.route(late)
 	}
 	if open.origin != 0 && c.late == nil {
-		c.late = time.AfterFunc(lateAfter, c.lookForLate)
+		c.late = c.hub.after(lateAfter, c.lookForLate)
 	}
 }
 
@@ -170,7 +172,7 @@ func (c *crew) dueIn(wait time.Duration) {
 	if c.dueTimer != nil {
 		c.dueTimer.Stop()
 	}
-	c.dueTimer = time.AfterFunc(wait, func() { c.isDue(at) })
+	c.dueTimer = c.hub.after(wait, func() { c.isDue(at) })
 }
 
 // isDue calls a member for a job that is due now.
@@ -193,7 +195,7 @@ func (c *crew) remove(m *Member) {
 	if len(c.members) > 0 {
 		return
 	}
-	for _, t := range []*time.Timer{c.late, c.dueTimer, c.deputy.timer} {
+	for _, t := range []*time.Timer{c.late, c.dueTimer, c.deputy.timer, c.polling.timer} {
 		if t != nil {
 			t.Stop()
 		}

@@ -21,7 +21,7 @@ import (
 // their locks and of the session that notified, which is the same for all. The lead of
 // each hub sees the others' locks when it looks at the other workers.
 //
-//	rank 0       calls a member at once
+//	rank 0       calls a member at once or, if its crew polls, within slowPace
 //	ranks 1, 2   after 250 and 500 ms, unless a member has looked since
 //	ranks 3 - 5  after a second, in the same way, and each of the others with the
 //	             probability that makes it two of them
@@ -98,7 +98,12 @@ func (h *Hub) announce(pid uint32, queue string) {
 		if !c.serves(queue) {
 			continue
 		}
+		c.hears(h.announced)
 		switch rank := c.rank(pid, 0); {
+		case c.polling.on:
+			if rank == 0 {
+				c.pollSoon()
+			}
 		case rank == 0 && c.spreads():
 			c.send(1)
 			c.deputize(h.count, 1)
@@ -154,7 +159,7 @@ func (c *crew) deputize(origin int64, rank int) {
 		d.timer.Stop()
 	}
 	d.at = at
-	d.timer = time.AfterFunc(time.Until(at), func() { c.lookAsDeputy(at) })
+	d.timer = c.hub.after(time.Until(at), func() { c.lookAsDeputy(at) })
 }
 
 func (c *crew) lookAsDeputy(at time.Time) {
@@ -193,13 +198,17 @@ func (m *Member) Saw(peers []liveness.Peer) {
 		if p.Crew == "" || p.LockKey == nil || !p.Held || p.Silent > silentAfter || *p.LockKey == h.lockKey {
 			continue
 		}
-		if !slices.Contains(others[p.Crew], *p.LockKey) {
-			others[p.Crew] = append(others[p.Crew], *p.LockKey)
-		}
+		others[p.Crew] = append(others[p.Crew], *p.LockKey)
 	}
 	for _, c := range h.crews {
-		gone := slices.ContainsFunc(c.others, func(lock int64) bool { return !slices.Contains(others[c.key], lock) })
-		c.others = others[c.key]
+		seen := others[c.key]
+		slices.Sort(seen)
+		seen = slices.Compact(seen)
+		gone := slices.ContainsFunc(c.others, func(lock int64) bool {
+			_, ok := slices.BinarySearch(seen, lock)
+			return !ok
+		})
+		c.others = seen
 		if gone && time.Since(h.announced) < lately {
 			h.count++
 			c.call(call{origin: h.count, hop: lastHop})

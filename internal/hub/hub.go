@@ -2,25 +2,66 @@
 // lock on it that shows that the process lives, and the choice of the worker that is
 // woken.
 //
-// A notification says that a queue has a job. It does not matter which worker runs it,
-// so one is woken, and the others sleep on. That takes care, because the one may not be
-// able to run the job. The rule is:
+// # Why no worker sleeps through a job
 //
-//	A call is answered by a fetch that began after the call, looked at all that the
-//	workers of the crew serve, and left nothing.
+// Package waiters proves this for a worker alone: when it sleeps, each job that is
+// committed is announced, or one of its fetches has seen it. What follows proves it for
+// many. A crew are the workers with the same queues and job names, in all hubs. What one
+// of them can run, each can, unless it is full or at a limit. A call is a wake that is not
+// answered yet. The steps:
 //
-// A crew are the workers with the same queues and job names; each crew is called. A
-// member that was called and can't answer passes the call on: its fetch left more jobs
-// than it had slots for, or failed, or did not look at a handler that is at its limit,
-// or the worker stops. Where no answer comes within lateAfter, another member is called
-// too. A call is passed only to members that have begun no fetch since it was made, so
-// it ends. If there is none of these, nobody sleeps who could run the job: a member that
-// is neither asleep nor at a fetch begins a fetch before it sleeps.
+//  1. An announcement makes a call in each crew that serves the queue, in each hub: at
+//     once, or later (6, 7), or with the next look of a crew that polls (9).
+//  2. A call is given to one member, and wakes it. The bit that wakes it is cleared before
+//     its fetch begins, and never after, and under the lock that gives calls.
+//  3. A call is answered by a fetch that began after the call, looked at all that the crew
+//     serves, and left nothing.
+//  4. A member that was called and can't answer passes the call on: its fetch left more jobs
+//     than it had slots for, or failed, or did not look at a handler that is at its limit, or
+//     the worker stops. A call is passed only to members that have begun no fetch since it
+//     was made, so it ends. If there is none of these, nobody sleeps who could run the job:
+//     a member that is neither asleep nor at a fetch begins a fetch before it sleeps.
+//  5. Where no answer comes within lateAfter, another member is called too.
+//  6. Each hub ranks itself, and the first one calls at once. If it can't answer, it sends
+//     the call to the others (fleet.go).
+//  7. The others look later, in order of their ranks, unless they have looked since.
+//  8. A hub that finds out that another is gone, after a job was announced, looks at once.
+//  9. A crew that polls is withdrawn, and a timer calls its members instead. While a member
+//     sleeps withdrawn, the timer runs (poll.go).
+//  10. When a crew polls no more, it calls a member once more, and then each one that sleeps
+//     withdrawn. A member that has begun its fetch while the crew polled, and sleeps after
+//     that, counts as withdrawn whatever has changed meanwhile. Each that is called goes
+//     through the whole order of package waiters.
+//  11. On a new connection, and with each new incarnation, all members look, and go through
+//     the order.
 //
-// When the next job is due is known to the crew, not to the member that has found out:
-// it may be busy by then.
+// Take a job that is committed, and a worker W that could run it and sleeps. If W is
+// withdrawn, the timer calls its crew (9), within slowestPace. If W is declared, its last
+// order is whole (10, 11), so it has seen the job or the job is announced: its hub hears
+// that (1). W's hub is first, and calls (2, 6); or another one is. If that one lives, it
+// calls a member, who takes the job (3), or the call is passed on and reaches W's hub (4, 5,
+// 6). If it is frozen, killed or cut off, W's hub looks as a deputy (7) or as soon as it
+// misses it (8). In W's hub the call reaches W, or somebody who answers it (3, 4, 5).
 //
-// Between hubs see fleet.go.
+// When the next job is due is known to the crew, not to the member that has found out: it
+// may be busy by then (TestHub_dueWhileTheOneThatKnowsIsBusy_anotherIsWoken).
+//
+// TestHub_anyOrder_noJobIsSleptThrough plays all this, from the trigger to the timer, with
+// producers that commit late, and with processes that freeze, are killed, lose their
+// connection, or are taken for dead. It fails without any of the steps 1 to 7 and 9 to 11.
+// Tests of single steps:
+//
+//	1   TestHub_jobAnnounced_oneOfEachCrewIsWoken
+//	2   TestHub_secondJobBeforeTheLook_wakesNobodyElse
+//	3   TestHub_partlyLooked_stillLooksAsDeputy
+//	4   engine.TestWorkers_handlerAtItsLimit_anotherWorkerRunsTheJob
+//	5   TestHub_late_anotherIsWoken
+//	6   TestHub_ranks_theFirstCallsAtOnceAndAFewLater, engine.TestWorkers_firstProcessFull_theOthersRunTheRest
+//	7   engine.TestWorkers_firstProcessFrozenOrKilled_anotherRunsTheJob
+//	8   TestHub_othersAreGone_looksForWhatWasAnnounced
+//	9   TestHub_announcedWhileItPolls_isCalledSoon, TestHub_manyLookAtTheSameTime_callsNobodyElse
+//	10  TestHub_pollsAndEnds_eachMemberIsCalledOnce, engine.TestWorkers_oftenAnnounced_pollAndDeclareThemselvesAgain
+//	11  engine.TestWaiters_listenerReconnects_declaresItselfAnew
 package hub
 
 import (
@@ -66,6 +107,8 @@ type Hub struct {
 	logger *slog.Logger
 	// publish sends a payload to all hubs.
 	publish func(ctx context.Context, payload string) error
+	// after is time.AfterFunc, but for tests.
+	after func(time.Duration, func()) *time.Timer
 
 	// end ends the listener, and ended is closed when it has ended with err.
 	end   context.CancelFunc
@@ -121,7 +164,7 @@ func Join(ctx context.Context, config Config, m *Member) error {
 
 // start starts a hub without members, which goes on when ctx ends.
 func start(ctx context.Context, config Config) (*Hub, error) {
-	h := &Hub{key: config.Key, id: uuid.New(), publish: publisher(config.Pool), logger: config.Logger, crews: map[string]*crew{}, ended: make(chan struct{})}
+	h := &Hub{key: config.Key, id: uuid.New(), publish: publisher(config.Pool), after: time.AfterFunc, logger: config.Logger, crews: map[string]*crew{}, ended: make(chan struct{})}
 	conn := config.Key.Listen
 	if conn == nil {
 		conn = config.Pool.Config().ConnConfig

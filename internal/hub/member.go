@@ -56,6 +56,12 @@ type Member struct {
 	limited bool
 	// asked is a call for which no fetch has begun; answering is one for which it has.
 	asked, answering call
+	// withdrawn: the crew polled when the last fetch began, so the member withdraws its
+	// declaration before it sleeps.
+	withdrawn bool
+	// took and waited are what the present fetch has found; see Took.
+	took   int
+	waited time.Duration
 }
 
 // Step is a step from a call to the fetch that answers it, as tests know it.
@@ -106,18 +112,26 @@ func (m *Member) lock() (unlock func()) {
 	return h.mu.Unlock
 }
 
-// Begin comes before each fetch, which answers all calls until now.
-func (m *Member) Begin() {
-	m.begin()
+// Begin comes before each fetch, which answers all calls until now. It returns whether the
+// crew polls: then the worker withdraws its declaration before it sleeps, and need not look
+// when the next job is due.
+func (m *Member) Begin() (polls bool) {
+	polls = m.begin()
 	m.reach(Looks)
+	return polls
 }
 
-func (m *Member) begin() {
+func (m *Member) begin() (polls bool) {
 	defer m.lock()()
+	if m.state == looking {
+		m.looked(true)
+	}
+	m.withdrawn = m.crew.polling.on
 	m.state, m.begun = looking, m.hub.Load().count
 	m.answering, m.asked = m.answering.join(m.asked), call{}
 	// Under the lock, and before the fetch: a call that comes later sets the bit again.
 	m.wakeups.Clear()
+	return m.withdrawn
 }
 
 // Parked says how a fetch came back that found fewer jobs than there was room for.
@@ -134,6 +148,7 @@ type Parked struct {
 // Park follows such a fetch: the member sleeps.
 func (m *Member) Park(p Parked) {
 	defer m.lock()()
+	m.looked(false)
 	m.crew.parkings++
 	m.state, m.parking, m.limited = parked, m.crew.parkings, p.Limited
 	if p.Due {
@@ -147,6 +162,7 @@ func (m *Member) Park(p Parked) {
 	default:
 		m.answering = call{}
 	}
+	m.crew.sleeps(m)
 }
 
 // Full says that there is no free slot. It reports whether there is a call to pass on,
@@ -154,6 +170,14 @@ func (m *Member) Park(p Parked) {
 // Answered.
 func (m *Member) Full() (look bool) {
 	defer m.lock()()
+	if m.state == looking {
+		m.looked(true)
+	}
+	if m.crew.polling.on {
+		// Another one that claims costs no more than a look.
+		m.pass()
+		return false
+	}
 	m.state = away
 	m.answering, m.asked = m.answering.join(m.asked), call{}
 	if m.answering.origin == 0 {

@@ -5,7 +5,8 @@
 // soniq_jobs notify a queue only if a worker that serves it has a row in
 // soniq_waiters, the table of the waiters. A worker declares that it waits when a
 // fetch comes back short. It withdraws when fetches have been full for a second:
-// then it fetches again and again, and needs no notification.
+// then it fetches again and again, and needs no notification. It also withdraws
+// while so many jobs are announced that its crew polls (package hub).
 //
 // Between the two is a gap. A producer may have read that nobody waits and be
 // slow to commit: nobody is notified of its job, and no fetch sees it yet. So a
@@ -28,34 +29,52 @@
 // that is committed with a notification is committed before 1, and then 5 sees it;
 // or after 1, and then the notification wakes the worker or keeps it awake.
 //
-// This rests on four facts. Each has its test in engine/waiters_test.go:
+// The tests that fail if a step is left out, or comes before the one above it, are in
+// engine/waiters_test.go:
+//
+//	1  TestWaiters_listenerReconnects_declaresItselfAnew
+//	2  TestWaiters_producerBetweenListAndDeclaration_hasNoPlace
+//	3  TestWaiters_producerStillOpen_isWaitedFor, TestWaiters_producerGetsItsIDLate_isWaitedFor
+//	4  TestWaiters_producerStillOpen_isWaitedFor, TestWaiters_listedProducerEnds_lastFetchFindsItsJob
+//	5  TestWaiters_producerEndsBeforeTheList_lastFetchFindsItsJob,
+//	   TestWaiters_listedProducerEnds_lastFetchFindsItsJob, and for 'all that is due'
+//	   TestWaiters_fetchThatWasNotWhole_provesNothing in this package
+//	6  TestWaiters_producersAndSleepers_noWakeIsLost: all of them, in any order
+//
+// This rests on five facts:
 //
 //   - The trigger reads the waiters as they are at that moment, not as an older
-//     snapshot has them. At read committed it does, because it is VOLATILE. A
-//     stricter transaction always notifies.
+//     snapshot has them. At read committed it does, because it is VOLATILE
+//     (soniq.TestWaiters_declaredDuringAnInsert_isSeen). A stricter transaction always
+//     notifies (TestWaiters_stricterIsolation_wakes), and so does one that can't read
+//     them (soniq.TestWaiters_cantBeRead_isTakenForGranted).
 //   - The list has locks, not transaction ids. pg_current_snapshot() doesn't know a
-//     transaction that got its id after the last one that ended. A lock is released
-//     after the commit is visible.
+//     transaction that got its id after the last one that ended
+//     (TestWaiters_producerGetsItsIDLate_isWaitedFor). A lock is released after the
+//     commit is visible.
 //   - A prepared transaction keeps its locks and has no process. One that is
 //     prepared after 3 may change its virtual id. So a transaction is known by its
 //     virtual id and by its id. Each one that matters had an id at 3: it had
-//     written.
+//     written (TestWaiters_preparedTransaction_isWaitedFor).
 //   - A late withdrawal must not undo the next declaration. It carries the epoch up
-//     to which it counts.
+//     to which it counts (TestWaiters_lateWithdrawal_sparesWhatWasDeclaredSince).
+//   - A row counts while its worker does. 2 is repeated with each new incarnation of
+//     the worker's row in soniq_workers: the row was not there, was marked as stopped,
+//     or was silent for too long (TestWaiters_workerDidNotCount_looksWhenItKnows,
+//     TestWaiters_buriedWhileItBeats_declaresItselfAnew). A worker that others declared
+//     dead learns this with its next heartbeat, and no earlier.
 //
-// 1 is repeated with each connection of the listener. 2 is repeated with each new
-// incarnation of the worker's row in soniq_workers: the row was not there, was
-// marked as stopped, or was silent for too long. Each time the whole order is gone
-// through again. A worker that others declared dead learns this with its next
-// heartbeat, and no earlier.
-//
-// Which of the workers of a process a notification wakes is decided by package hub. The
-// one that is woken here stands for all of them there.
+// 1 is repeated with each connection of the listener. With each repetition the whole
+// order is gone through again.
 //
 // Without a listener, or where notifications don't arrive, the worker polls. It does
 // not wait for a queue at its concurrency limit: the end of a job wakes it, and then
-// it declares itself again. It waits for a paused queue as for any other, and a
-// resumed queue is always notified.
+// it declares itself again (TestWaiters_queueAtItsBound_isNotWaitedFor). It waits for a
+// paused queue as for any other, and a resumed queue is always notified
+// (TestWaiters_pausedQueue_isWaitedFor).
+//
+// The proof goes on in package hub, from the notification to the worker that runs the
+// job. The one that is woken here stands for all of its process there.
 package waiters
 
 import (
@@ -187,10 +206,11 @@ func (w *Waiter) reach(step Step) {
 // Park follows a fetch that found no more jobs in these queues, after which the
 // worker would sleep for wait. It returns how long the worker may sleep; 0 means
 // fetch again. A fetch that was not whole did not look at everything that is due:
-// it proves nothing, and the worker looks at the rest by itself after wait.
+// it proves nothing, and the worker looks at the rest by itself after wait. If the crew
+// polls, the worker withdraws and may sleep: it is called when it must look.
 //
 // Errors: those of the database.
-func (w *Waiter) Park(ctx context.Context, queues []string, wait time.Duration, whole bool) (time.Duration, error) {
+func (w *Waiter) Park(ctx context.Context, queues []string, wait time.Duration, whole, polls bool) (time.Duration, error) {
 	wanted := make([]string, len(queues))
 	for i, queue := range queues {
 		wanted[i] = keyOf(queue)
@@ -206,6 +226,10 @@ func (w *Waiter) Park(ctx context.Context, queues []string, wait time.Duration, 
 		for _, row := range w.rows {
 			row.written, row.declared = true, false
 		}
+	}
+	if polls {
+		w.WithdrawAll(ctx)
+		return wait, nil
 	}
 	if until := w.withdrawLate(ctx, wanted); until >= 0 {
 		wait = min(wait, until)
@@ -355,7 +379,7 @@ func (w *Waiter) withdraw(ctx context.Context, keys []string) {
 	w.reach(Withdrawn)
 }
 
-// WithdrawAll withdraws from all queues. Call it after the fetcher has ended.
+// WithdrawAll withdraws from all queues. Others call it after the fetcher has ended.
 func (w *Waiter) WithdrawAll(ctx context.Context) {
 	var keys []string
 	for key, row := range w.rows {

@@ -17,7 +17,7 @@ func TestWaiters_fetchThatWasNotWhole_provesNothing(t *testing.T) {
 		w.seen = 1
 		w.rows["q"].declared = true
 		w.proof = proof{generation: 1, ended: true}
-		if _, err := w.Park(t.Context(), []string{"q"}, time.Minute, whole); err != nil || w.proof.proved != whole {
+		if _, err := w.Park(t.Context(), []string{"q"}, time.Minute, whole, false); err != nil || w.proof.proved != whole {
 			t.Errorf("proved %t after a fetch that was whole: %t; %v", w.proof.proved, whole, err)
 		}
 	}
