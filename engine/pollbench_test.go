@@ -40,12 +40,12 @@ func BenchmarkRate(b *testing.B) {
 				})
 				benchWorker(b, pools[i%c.pools], reg, engine.WorkerConfig{Concurrency: c.slots})
 			}
-			time.Sleep(6 * time.Second)
+			<-time.After(6 * time.Second)
 			for b.Loop() {
 				const lasts = 4 * time.Second
 				before := transactions(b, client)
 				n := pacedInserts(b, client, c.rate, lasts)
-				time.Sleep(time.Second)
+				<-time.After(time.Second)
 				after := transactions(b, client)
 				waits := make([]time.Duration, 0, n)
 				for range n {
@@ -99,7 +99,7 @@ func benchWorker(b *testing.B, pool *pgxpool.Pool, reg *engine.Registry, config 
 // transactions are those of the database until now. Sessions report them within a second.
 func transactions(b *testing.B, pool *pgxpool.Pool) (n int64) {
 	b.Helper()
-	time.Sleep(1500 * time.Millisecond)
+	<-time.After(1500 * time.Millisecond)
 	err := pool.QueryRow(b.Context(), `select xact_commit from pg_stat_database where datname = current_database()`).Scan(&n)
 	if err != nil {
 		b.Fatal(err)
@@ -115,7 +115,7 @@ func pacedInserts(b *testing.B, pool *pgxpool.Pool, rate int, lasts time.Duratio
 	began := time.Now()
 	n := int(float64(rate) * lasts.Seconds())
 	for i := range n {
-		time.Sleep(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(rate))))
+		<-time.After(time.Until(began.Add(time.Duration(i) * time.Second / time.Duration(rate))))
 		g.Go(func() error {
 			_, err := pool.Exec(b.Context(), `insert into soniq_jobs (id, job_name, args, created_at) values (gen_random_uuid(), 'n', '{}', $1)`, time.Now())
 			return err
@@ -150,9 +150,9 @@ func BenchmarkEnqueueBesideWorkers(b *testing.B) {
 	}
 	run(b, pool, `insert into soniq_jobs (id, job_name, args, queue) select gen_random_uuid(), 'held', '{}', 'q1' from generate_series(1, 9)`)
 	for busy.Load() < 9 {
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
-	time.Sleep(3 * time.Second)
+	<-time.After(3 * time.Second)
 	kinds := []*benched{
 		{name: "plain", pool: pool, table: "plain", queues: 1, later: true},
 		{name: "one-idle", pool: pool, table: "soniq_jobs", queues: 1, later: true},

@@ -33,7 +33,8 @@
 // engine/waiters_test.go:
 //
 //	1  TestWaiters_listenerReconnects_declaresItselfAnew
-//	2  TestWaiters_producerBetweenListAndDeclaration_hasNoPlace
+//	2  TestWaiters_producerBetweenListAndDeclaration_hasNoPlace,
+//	   TestWaiters_producerGetsItsIDLate_isWaitedFor
 //	3  TestWaiters_producerStillOpen_isWaitedFor, TestWaiters_producerGetsItsIDLate_isWaitedFor
 //	4  TestWaiters_producerStillOpen_isWaitedFor, TestWaiters_listedProducerEnds_lastFetchFindsItsJob
 //	5  TestWaiters_producerEndsBeforeTheList_lastFetchFindsItsJob,
