@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"soniq/internal/hub"
 	"soniq/internal/testkit"
 )
@@ -49,15 +51,47 @@ var fleetFaults = []fleetFault{
 // for its session; and when a worker was called for the job, or begins its fetch.
 var fleetMoments = []hub.Step{"before", hub.Called, hub.Looks}
 
-// first is the process that comes first for a session.
+// first is the process that comes first for a session, or any, if a worker finds a job that was
+// not called for it.
 func (f *fleet) first(session int) *fleetSeat {
 	f.Helper()
 	chosen := f.stopAt(hub.Called)
 	id, _ := f.insert(session, "quick")
-	stop := receive(f.T, "a call", chosen)
+	stop, called := f.awaitCall(chosen, id)
+	if !called {
+		return f.seats[session%len(f.seats)]
+	}
 	stop.goOn()
 	waitUntil(f.T, f.pool, "the end of the job", `select status = 'done' from soniq_jobs where id = $1`, id)
 	return stop.seat
+}
+
+// awaitCall waits for a call. There is none if a worker finds the job that looks for another
+// reason, as one does that has just started.
+func (f *fleet) awaitCall(calls <-chan fleetStop, id uuid.UUID) (stop fleetStop, called bool) {
+	f.Helper()
+	timeout := time.After(patience)
+	for {
+		f.mu.Lock()
+		started, changed := len(f.started[id]) > 0, f.changed
+		f.mu.Unlock()
+		if started {
+			f.disarm()
+			select {
+			case stop := <-calls:
+				return stop, true
+			default:
+				return fleetStop{}, false
+			}
+		}
+		select {
+		case stop := <-calls:
+			return stop, true
+		case <-changed:
+		case <-timeout:
+			f.Fatalf("job %s: nobody is called for it, and it doesn't start, for %s", id, patience)
+		}
+	}
 }
 
 // meets enqueues a job through a session, and has the fault come at that moment. others, which
@@ -79,7 +113,10 @@ func (f *fleet) meets(fault fleetFault, moment hub.Step, session int, others fun
 	calls := f.stopAt(moment)
 	id, since := f.insert(session, cmp.Or(fault.job, "quick"))
 	if moment != "before" {
-		stop := receive(f.T, "a call", calls)
+		stop, called := f.awaitCall(calls, id)
+		if !called {
+			return 0
+		}
 		struck = stop.seat
 		strike(struck)
 		since = time.Now()
@@ -174,6 +211,9 @@ func TestFleet_randomFaults_noJobIsSleptThrough(t *testing.T) {
 			var took []time.Duration
 			for range testkit.Size(20, 2500) {
 				took = append(took, f.randomRound(random))
+				if len(took)%100 == 0 {
+					t.Logf("%d rounds", len(took))
+				}
 				f.lift()
 				if random.IntN(4) > 0 {
 					f.rest()
