@@ -176,7 +176,7 @@ func (w *Worker) wire() error {
 	w.liveness = liveness.New(liveness.Config{
 		Pool: w.pool, Logger: w.logger, Worker: w.id, Version: soniq.WorkerVersion,
 		Queues: w.queues, Concurrency: c.Concurrency, Names: w.registry.Names(), ArgsTypes: w.registry.argsTypes(),
-		Busy: w.inflight.busy, Registered: w.registered, Recover: w.maintenance.Recovery.OfWorker,
+		Busy: w.inflight.busy, Registered: w.registered, Tried: w.health.Tried, Recover: w.maintenance.Recovery.OfWorker,
 		Clock: &w.clock, Stepped: stepped, Crew: hub.CrewKey(w.queues, w.registry.Names()),
 		Leads: func() bool { return w.fetcher.Member.Leads() },
 		Saw:   func(peers []liveness.Peer) { w.fetcher.Member.Saw(peers) },

@@ -7,6 +7,8 @@ import (
 	"os"
 	_ "time/tzdata" // the names of time zones, where the machine has none
 
+	_ "golang.org/x/crypto/x509roots/fallback" // the roots of TLS, where the machine has none
+
 	"soniq/internal/cli"
 )
 

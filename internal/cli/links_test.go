@@ -42,6 +42,8 @@ func TestLinks_modules_areTheChosenOnes(t *testing.T) {
 	}
 	all := append(slices.Clone(engine),
 		"github.com/alecthomas/kong",
+		"github.com/coreos/go-systemd/v22",
+		"golang.org/x/crypto/x509roots/fallback",
 		"github.com/lmittmann/tint",
 		"github.com/ulikunitz/xz",
 		"go.yaml.in/yaml/v3",

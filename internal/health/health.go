@@ -25,6 +25,10 @@ const (
 	failing = 5 * time.Second
 )
 
+// still is for how long the loop of the heartbeats may be silent. It tries each one for
+// BeatInterval at most, also while the database is away.
+const still = 3 * liveness.BeatInterval
+
 // Verdict is the answer of one check.
 type Verdict string
 
@@ -48,6 +52,9 @@ type Check struct {
 type Report struct {
 	Live  bool `json:"live"`
 	Ready bool `json:"ready"`
+	// Beating: heartbeats are written, or at least tried, as long as the worker runs. A
+	// process in which they are not hangs.
+	Beating bool `json:"beating"`
 	// Checks are those of readiness, in a fixed order.
 	Checks []Check `json:"checks"`
 }
@@ -76,9 +83,9 @@ type State struct {
 	stopping bool
 	ended    bool
 	failure  bool
-	// beat is the last heartbeat that was written, and failed the first of the claims that
-	// failed in a row: times of the monotonic clock.
-	beat, failed time.Time
+	// beat is the last heartbeat that was written, tried the last that was tried, and failed
+	// the first of the claims that failed in a row: times of the monotonic clock.
+	beat, tried, failed time.Time
 	heard        bool
 	now          func() time.Time
 }
@@ -87,7 +94,14 @@ type State struct {
 func (s *State) Beat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.started, s.beat = true, s.clock()
+	s.started, s.beat, s.tried = true, s.clock(), s.clock()
+}
+
+// Tried notes that the worker's heartbeat was tried.
+func (s *State) Tried() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tried = s.clock()
 }
 
 // Claimed notes how a claim went.
@@ -150,6 +164,7 @@ func (s *State) Report() Report {
 		Live:   !s.failure,
 		Checks: []Check{s.worker(), s.draining(), s.database(), s.claims(), s.listener(), s.schema(missing)},
 	}
+	r.Beating = s.started && !s.ended && s.clock().Sub(s.tried) < still
 	r.Ready = r.Live && len(r.failed()) == 0
 	return r
 }

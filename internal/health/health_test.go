@@ -199,3 +199,37 @@ func TestSwitch_answersBeforeTheWorker(t *testing.T) {
 		t.Errorf("%d", got)
 	}
 }
+
+// The heart beats as long as heartbeats are tried, also while none can be written. That it
+// stands still for half a minute means that the process hangs.
+func TestState_beating(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	s := &health.State{}
+	s.SetClock(func() time.Time { return now })
+	beating := func(want bool, when string) {
+		t.Helper()
+		r, err := health.Ask(health.Handler(s.Report))
+		if err != nil || r.Beating != want {
+			t.Errorf("%s: beating %t, %v", when, r.Beating, err)
+		}
+	}
+	beating(false, "before the start")
+	s.Tried()
+	beating(false, "before the first heartbeat was written")
+	s.Beat()
+	beating(true, "after the start")
+	for range 100 {
+		now = now.Add(20 * time.Second)
+		s.Tried()
+		beating(true, "while the database is away")
+	}
+	s.Stopping()
+	beating(true, "while it drains")
+	now = now.Add(31 * time.Second)
+	beating(false, "after half a minute without a try")
+	s.Tried()
+	beating(true, "when it goes on")
+	s.Ended(nil)
+	beating(false, "after its end")
+}

@@ -129,6 +129,9 @@ func (h *Heartbeat) Run(ctx context.Context) error {
 		case <-retry.C:
 		}
 		err := h.beat(ctx, names, patience)
+		if h.config.Tried != nil {
+			h.config.Tried()
+		}
 		if err != nil {
 			retry.Reset(beatRetry)
 		}

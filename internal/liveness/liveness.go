@@ -47,6 +47,9 @@ type Config struct {
 	Saw func([]Peer)
 	// Registered is called with the incarnation of the row each time it was written.
 	Registered func(incarnation int64)
+	// Tried is called after each heartbeat, also after one that could not be written. Default
+	// none.
+	Tried func()
 	// Clock takes in the database's time of each heartbeat. Stepped is called when it was
 	// set, with by how much.
 	Clock   *pg.Clock

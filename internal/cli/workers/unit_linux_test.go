@@ -2,12 +2,14 @@ package workers_test
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"soniq/internal/cli/clitest"
 	"soniq/internal/eventually"
@@ -64,6 +66,58 @@ func TestWorker_unitSignalled_chargesNothing(t *testing.T) {
 				clitest.WantIn(t, "log", w.Err.String(), `"msg":"stopping once running jobs have ended"`)
 			})
 		}
+	}
+}
+
+// A unit of Type=notify hears that the worker is ready, that it lives, and that it stops.
+// Commands of jobs can't speak for the worker.
+func TestWorker_underSystemd_tellsIt(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	url := pool.Config().ConnString()
+	dir, err := os.MkdirTemp("", "soniq") // the name of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	address := &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"}
+	socket, err := net.ListenUnixgram("unixgram", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	w := clitest.NewProgram(t, t.TempDir(), url, "worker", "--no-hooks", "--handle", `j=exec:test -z "$NOTIFY_SOCKET$WATCHDOG_USEC"`, "--log-format", "json")
+	w.Env = append(w.Env, "NOTIFY_SOCKET="+address.Name, "WATCHDOG_USEC=300000")
+	hear := func(want string) {
+		t.Helper()
+		text := make([]byte, 1000)
+		for {
+			if err := socket.SetReadDeadline(time.Now().Add(clitest.Deadline)); err != nil {
+				t.Fatal(err)
+			}
+			n, err := socket.Read(text)
+			if err != nil {
+				t.Fatalf("it does not say %s: %v: %s", want, err, w.Err.String())
+			}
+			if string(text[:n]) == want {
+				return
+			}
+		}
+	}
+	w.Begin(t)
+	hear("READY=1")
+	if n := testkit.Value[int](t, pool, `select count(*) from soniq_workers where status = 'active'`); n != 1 {
+		t.Errorf("%d workers when it is said to be ready", n)
+	}
+	hear("WATCHDOG=1")
+	hear("WATCHDOG=1")
+	clitest.NewShell(t, url).OK("enqueue", "j", "--wait")
+	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	hear("STOPPING=1")
+	if err := w.Wait(); err != nil {
+		t.Errorf("%v: %s", err, w.Err.String())
 	}
 }
 

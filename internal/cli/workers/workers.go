@@ -145,6 +145,7 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 		return nil, err
 	}
 	s := &served{file: file}
+	file.Withhold(systemdVariables)
 	if !c.Hooks {
 		file.Hooks = nil
 	} else if err := c.loadHooks(a, s); err != nil {
@@ -205,6 +206,7 @@ func (c *runCmd) Run(a *app.App) error {
 	}
 	started <- worker
 	s.probes.Set(worker.Health())
+	defer tellSystemd(a.Ctx, a, worker.Health())()
 	for i := range s.file.Jobs {
 		job := &s.file.Jobs[i]
 		a.Log.Info("serving", "job_name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))
