@@ -58,7 +58,7 @@ var producer = []Grant{
 
 var grants = map[Kind][]Grant{
 	Scaler: {
-		columns("soniq_jobs", "queue", "status", "scheduled_at"),
+		columns("soniq_jobs", "queue", "status", "scheduled_at", "created_at"),
 		columns("soniq_queues", "name", "paused_at"),
 	},
 	Producer: producer,
