@@ -86,8 +86,8 @@ type State struct {
 	// beat is the last heartbeat that was written, tried the last that was tried, and failed
 	// the first of the claims that failed in a row: times of the monotonic clock.
 	beat, tried, failed time.Time
-	heard        bool
-	now          func() time.Time
+	heard               bool
+	now                 func() time.Time
 }
 
 // Beat notes that the worker's heartbeat was written. The first means that it has started.

@@ -101,7 +101,7 @@ const aclCheck = "aclcheck_error"
 // has failed answers no question, nor does a connection with rows under way: then another
 // connection is made, one at a time.
 func (s session) denied(ctx context.Context, err error, sql string) error {
-	if !IsCode(err, InsufficientPrivilege) {
+	if err == nil || !IsCode(err, InsufficientPrivilege) {
 		return err
 	}
 	ask := func(func(Querier) bool) bool { return true }
