@@ -179,7 +179,9 @@ var apiCalls = []apiCall{
 	{"Queue.MoveQueued", "operator", func(ctx context.Context, c *caller) error {
 		return only(c.queue.MoveQueued(ctx, []uuid.UUID{c.id((*place).job)}, ""))
 	}},
-	{"Queue.Operation", "viewer operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.Operation(ctx, c.id((*place).operation))) }},
+	{"Queue.Operation", "viewer operator worker", func(ctx context.Context, c *caller) error {
+		return only(c.queue.Operation(ctx, c.id((*place).operation)))
+	}},
 	{"Queue.Operations", "viewer operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.Operations(ctx, 1)) }},
 	{"Queue.OperationsOf", "viewer operator worker", func(ctx context.Context, c *caller) error {
 		return only(c.queue.OperationsOf(ctx, deadletter.HistoryFilter{Limit: 1}))
