@@ -142,6 +142,7 @@ const record = `[{"id": "ID", "job_name": "j", "args": {}, "dead_letter_reason":
 
 // apart are the commands that are not in the table, and why.
 var apart = map[string]string{
+	"doctor":     "it goes on where the role may not look, and has the rights that lack among its findings",
 	"health":     "it asks a process, and no database",
 	"demo":       "it has a database of its own",
 	"bench":      "it has databases of its own",
