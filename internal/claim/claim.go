@@ -105,9 +105,9 @@ type Claimer[J any] struct {
 	attemptLimit int
 	// cursor is where the last claim ended, until a whole one is due; nil is none.
 	cursor *cursor
-	// noCursor is until when there is none, because a more urgent lane has jobs that can't
-	// be taken: a claim at the cursor brings nothing then.
-	noCursor time.Time
+	// pastUntil is until when claims at the cursor look whose the more urgent jobs are: they
+	// are of other names.
+	pastUntil time.Time
 	// expensive: whole claims are, because of manyLanes or because a look took the
 	// server slowAfter. manyLanes: some queue has more lanes than are walked. lookedAt
 	// is when that was last checked.
@@ -197,31 +197,31 @@ func (c *Claimer[J]) Take(ctx context.Context, token int64, scope Scope, n int) 
 	if c.expensive {
 		return c.takeKnown(ctx, a)
 	}
-	var first []J
-	at, vain := c.cursor, false
-	if at != nil && time.Now().Before(at.until) && at.scope.equal(scope) {
-		got, err := c.takeAtCursor(ctx, a)
-		if err != nil || len(got.jobs) == n {
-			return Taken[J]{Jobs: got.jobs, Full: true}, err
-		}
-		if len(got.jobs) > 0 && scope.limits(n) {
-			// There is less room for the rest than scope says.
-			c.cursor = nil
-			return Taken[J]{Jobs: got.jobs, Unfinished: true}, nil
-		}
-		first, vain = got.jobs, len(got.jobs) == 0
+	at := c.cursor
+	if at == nil || time.Now().After(at.until) || !at.scope.equal(scope) {
+		return c.takeWhole(ctx, a)
+	}
+	got, err := c.takeAtCursor(ctx, a)
+	first := got.jobs
+	if err != nil || len(first) == n {
+		return Taken[J]{Jobs: first, Full: true}, err
+	}
+	if len(first) > 0 && scope.limits(n) {
+		// There is less room for the rest than scope says.
+		c.cursor = nil
+		return Taken[J]{Jobs: first, Unfinished: true}, nil
 	}
 	a.n -= len(first)
 	taken, err := c.takeWhole(ctx, a)
-	if err != nil && len(first) > 0 {
+	switch {
+	case err != nil && len(first) > 0:
 		// These are claimed. The next claim meets the error again.
 		return Taken[J]{Jobs: first, Full: true}, nil
-	}
-	if len(first) > 0 {
+	case len(first) > 0:
 		taken.Jobs = append(first, taken.Jobs...)
-	}
-	if vain && c.cursor != nil && c.cursor.sameLane(at.point) {
-		c.cursor, c.noCursor = nil, time.Now().Add(maxExpensive)
+	case c.cursor != nil && c.cursor.sameLane(at.point):
+		// It brought nothing because of jobs that can't be taken.
+		c.pastUntil = time.Now().Add(maxExpensive)
 	}
 	return taken, err
 }
@@ -256,7 +256,7 @@ func (c *Claimer[J]) takeWhole(ctx context.Context, a asked) (Taken[J], error) {
 	}
 	took := time.Since(began)
 	full := len(got.jobs) == a.n
-	if full && len(got.lanes) == 1 && time.Now().After(c.noCursor) {
+	if full && len(got.lanes) == 1 {
 		c.cursor = &cursor{scope: a.scope, point: got.lanes[0], until: time.Now().Add(max(wholeEvery*took, minWhole))}
 	}
 	taken := Taken[J]{Jobs: got.jobs, Full: full, Unfinished: got.filled}
@@ -277,7 +277,11 @@ func (c *Claimer[J]) takeWhole(ctx context.Context, a asked) (Taken[J], error) {
 // takeAtCursor claims at the cursor and moves it.
 func (c *Claimer[J]) takeAtCursor(ctx context.Context, a asked) (brought[J], error) {
 	at := c.cursor
-	got, err := c.claim(ctx, (*statements).cursorSQL, a, at.queue, at.priority, at.due)
+	sql, further := (*statements).cursorSQL, []any{at.queue, at.priority, at.due}
+	if time.Now().Before(c.pastUntil) {
+		sql, further = (*statements).pastSQL, append(further, c.floors.of(a.scope)...)
+	}
+	got, err := c.claim(ctx, sql, a, further...)
 	if len(got.lanes) > 0 {
 		at.due = got.lanes[0].due
 	}

@@ -158,19 +158,48 @@ func TestClaimer_moreUrgentThanTheCursor_goFirst(t *testing.T) {
 	}
 }
 
-// More urgent jobs of other names: a claim at the cursor would bring nothing each time.
-func TestClaimer_moreUrgentOfOthers_noCursorForAWhile(t *testing.T) {
+// More urgent jobs of other names: a claim at the cursor would bring nothing each time. So
+// it looks whose they are, for a while.
+func TestClaimer_moreUrgentOfOthers_cursorGoesPastThem(t *testing.T) {
 	t.Parallel()
-	c := newClaimer(t)
-	c.fill(t, 8, 100, "q")
-	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority) values (gen_random_uuid(), 'other', '{}', 'r', 1)`)
-	c.takes(t, "1", "2")
-	c.stays(t, true)
-	c.takes(t, "3", "4")
-	c.stays(t, false)
-	c.noCursor = time.Now()
-	c.takes(t, "5", "6")
-	c.stays(t, true)
+	for _, floor := range []bool{false, true} {
+		c := newClaimer(t)
+		c.slowFloors = 0
+		c.fill(t, 12, 100, "q")
+		exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority, created_at) values (gen_random_uuid(), 'other', '{}', 'r', 1, now() - interval '1 hour')`)
+		if floor {
+			c.floors = &floors{tried: true}
+		}
+		past := func(want bool) {
+			t.Helper()
+			if got := time.Now().Before(c.pastUntil); got != want {
+				t.Errorf("the cursor goes past others: %t, want %t", got, want)
+			}
+			c.stays(t, true)
+			if want {
+				c.pastUntil = time.Now().Add(time.Hour)
+			}
+			if floor {
+				c.floors.use(true)
+			}
+		}
+		c.takes(t, "1", "2")
+		past(false)
+		c.takes(t, "3", "4")
+		past(true)
+		// What comes before the cursor waits.
+		exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, created_at) values (gen_random_uuid(), 'x', '0', 'q', now() - interval '2 days')`)
+		c.takes(t, "5", "6")
+		past(true)
+		// More urgent ones of its own don't, whether they are due or not.
+		exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority, scheduled_at) values (gen_random_uuid(), 'x', '99', 'r', 1, now() + interval '1 hour')`)
+		c.takes(t, "7", "8")
+		past(true)
+		exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, priority) values (gen_random_uuid(), 'x', '88', 'r', 5)`)
+		c.takes(t, "0", "88")
+		c.stays(t, false) // it took from two lanes
+		c.takes(t, "9", "10")
+	}
 }
 
 func TestClaimer_queueOfTheCursorIsPaused_takesNothing(t *testing.T) {

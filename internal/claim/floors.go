@@ -18,9 +18,9 @@ import (
 //
 // They are learnt by a statement that reads these rows once, when a claim was slow. It
 // takes a twentieth of the time, so claims use floors that are some 20 times as old as it
-// takes, 1 s at most if it takes up to 50 ms. Until then a job that comes before a floor
-// waits: one that was queued again when its worker died, or that was given an earlier
-// time. So what a claim with old floors finds may not be all.
+// takes, and up to 3 s. Until then a job that comes before a floor waits: one that was
+// queued again when its worker died or stopped, or that was given an earlier time. So what
+// a claim with old floors finds may not be all.
 type floors struct {
 	lanes []floor
 	// until is when they are old, and fresh that they were learnt by the last claim.
@@ -45,14 +45,18 @@ const (
 	// slowClaim is when a claim was slow enough to ask why: jobs took it slowJob each.
 	slowClaim, slowJob = 5 * time.Millisecond, 100 * time.Microsecond
 	// floorsEvery is how many times as long as it takes passes before floors are learnt
-	// again: at least minWhole, and maxExpensive at most unless that is under wholeEvery times.
+	// again: at least minWhole, and maxFloors at most unless that is under wholeEvery times.
 	floorsEvery = 19
+	maxFloors   = 3 * time.Second
 	// slowFloors is the default of a claimer's.
 	slowFloors = 2 * time.Millisecond
 )
 
-// of are the floors of a scope, as the parameters of a statement.
+// of are the floors of a scope, as the parameters of a statement. f may be nil.
 func (f *floors) of(scope Scope) []any {
+	if f == nil {
+		f = new(floors)
+	}
 	var (
 		queues     = make([]string, len(f.lanes))
 		priorities = make([]int32, len(f.lanes))
@@ -94,7 +98,7 @@ func (c *Claimer[J]) learnFloors(ctx context.Context) error {
 		return nil
 	}
 	every := max(floorsEvery*took, minWhole)
-	every = min(every, max(maxExpensive, wholeEvery*took))
+	every = min(every, max(maxFloors, wholeEvery*took))
 	c.floors = &floors{lanes: lanes, until: c.learnt.Add(every), fresh: true}
 	return nil
 }

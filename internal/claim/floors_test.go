@@ -218,7 +218,8 @@ func within(t *testing.T, pool *pgxpool.Pool, statistics string, c *Claimer[Job]
 			testkit.Touched(t, tx, s.floored, append(args, floors...)...).Within(t, what+"a claim from the floors", rows, 600)
 			testkit.Touched(t, tx, s.known, append(args, floors...)...).Within(t, what+"a claim in known lanes", rows, 600)
 			testkit.Touched(t, tx, s.nextFloored, append([]any{queues, open.Names, horizon}, floors...)...).Within(t, what+"a look", rows, 100)
-			if len(c.floors.lanes) > 0 && c.floors.lanes[0].priority == 100 {
+			testkit.Touched(t, tx, s.past, append(append(args, at...), floors...)...).Within(t, what+"a claim at the cursor, past others", rows, 600)
+			if c.floors.lanes[0].priority == 100 {
 				testkit.Touched(t, tx, s.cursor, append(args, at...)...).Within(t, what+"a claim at the cursor", rows, 600)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -78,11 +79,10 @@ func randomList(random *rand.Rand) *oneList {
 func (m *oneList) fill(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	exec(t, pool, `truncate soniq_jobs`)
+	yesterday := time.Now().Add(-24 * time.Hour)
 	for _, j := range m.jobs {
-		exec(t, pool, `
-			insert into soniq_jobs (id, job_name, args, queue, priority, created_at)
-			values ($1, $2, '{}', $3, $4, now() - interval '1 day' + $5 * interval '1 s')`,
-			uuid.New(), j.name, j.queue, j.priority, j.due)
+		exec(t, pool, `insert into soniq_jobs (id, job_name, args, queue, priority, created_at) values ($1, $2, '{}', $3, $4, $5)`,
+			uuid.New(), j.name, j.queue, j.priority, yesterday.Add(time.Duration(j.due)*time.Second))
 	}
 	slices.SortFunc(m.jobs, func(a, b queued) int {
 		return cmp.Or(cmp.Compare(a.priority, b.priority), cmp.Compare(a.due, b.due))

@@ -59,8 +59,8 @@ func (c *Claimer[J]) UntilNext(ctx context.Context, scope Scope) (next Next, err
 //
 // Errors: those of the database.
 func (c *Claimer[J]) LookIfDue(ctx context.Context, scope Scope) error {
-	if time.Since(c.lookedAt) <= lookEvery {
-		return nil
+	if time.Since(c.lookedAt) <= lookEvery || c.floors != nil && len(c.floors.lanes) == 0 {
+		return nil // or it will be known with the next claim where jobs begin
 	}
 	_, _, err := c.look(ctx, scope)
 	return err

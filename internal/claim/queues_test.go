@@ -23,7 +23,7 @@ func TestClaim_manyQueues_theSameLanesAreFound(t *testing.T) {
 	names := []string{"default", "Default", "a", "A", "a b", "a-b", "ab", "ä", "é", "z", "_", "ß", "ss", "10", "9", "", strings.Repeat("q", 900), "日本"}
 	lanes := func(many bool, queues []string) []string {
 		t.Helper()
-		rows, _ := byindex.Query(t.Context(), pool, form{many: many}.walkLanes()+`
+		rows, _ := byindex.Query(t.Context(), pool, form{many: many}.walkLanes("")+`
 			select format('%s %s %s', queue, priority, due) from `+firstLanes+` first`, queues)
 		found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {

@@ -2,6 +2,7 @@ package claim
 
 import (
 	"fmt"
+	"strings"
 
 	"soniq/internal/pg"
 )
@@ -40,6 +41,9 @@ type statements struct {
 	// comes before the cursor. Its last parameters are the queue, the priority, and the
 	// due time.
 	cursor string
+	// past is cursor where more urgent lanes have jobs that are not in scope: it looks into
+	// those lanes, from their floors on, which are its very last parameters.
+	past string
 	// next returns the seconds until the next job in scope is due, by the database's
 	// clock, and whether there are more lanes than it has walked: then it is the next one
 	// of these alone. It takes no locks: a row that another session holds counts too, and
@@ -61,13 +65,14 @@ var forms = func() map[form]*statements {
 	for _, many := range []bool{false, true} {
 		for _, limited := range []bool{false, true} {
 			f := form{many, limited}
-			walk := f.walkLanes()
+			walk := f.walkLanes("")
 			all[f] = &statements{
 				whole:       walk + "," + f.picked(f.dueOfLanes("")) + takePicked,
 				floored:     walk + "," + f.picked(f.dueOfLanes(f.floorOf(f.further()))) + takePicked,
 				rest:        walk + restOfLanes + "," + f.picked(f.dueOfAll()) + takePicked,
 				known:       "\nwith " + f.picked(f.dueOfKnown()) + takePicked,
 				cursor:      f.dueAtCursor() + takePicked,
+				past:        f.duePastOthers() + takePicked,
 				next:        walk + nextOfLanes(""),
 				nextFloored: walk + nextOfLanes(f.floorOf(4)),
 				nextRest:    walk + restOfLanes + nextOfRest,
@@ -83,6 +88,7 @@ func (s *statements) flooredSQL() string { return s.floored }
 func (s *statements) restSQL() string    { return s.rest }
 func (s *statements) knownSQL() string   { return s.known }
 func (s *statements) cursorSQL() string  { return s.cursor }
+func (s *statements) pastSQL() string    { return s.past }
 
 // The statements of a worker of few queues without limits, for tests of their plans.
 // LimitedSQL is WholeSQL with limits.
@@ -91,6 +97,7 @@ var (
 	LimitedSQL   = forms[form{limited: true}].whole
 	WholeRestSQL = forms[form{}].rest
 	KnownSQL     = forms[form{}].known
+	FloorsSQL    = forms[form{}].floors
 	NextSQL      = forms[form{}].next
 	NextRestSQL  = forms[form{}].nextRest
 )
@@ -125,7 +132,6 @@ near (queue, priority, due, served) as (
       ` + pg.JobQueue + ` = any ((select $1::text[])::text[])
     from public.soniq_jobs j
     where j.status = 'queued'
-      and ` + pg.JobQueue + ` >= (select min(served.queue) from ` + servedQueues + `)
     order by ` + pg.JobQueue + `, ` + pg.JobPriority + `, ` + pg.JobDue + `
     limit 1
   )
@@ -163,29 +169,34 @@ near (queue, priority, due, served) as (
 // A probe takes 10 to 20 µs, and whoever may insert can make a lane of each job:
 // 100,000 lanes made a claim take 2 s. So no statement reads all of lane, but
 // firstLanes; what comes after those is the rest (see restOfLanes). The recursion goes
-// no further than it is read: one level of all queues, then the next.
-func (f form) walkLanes() string {
-	before, heads := "", `
+// no further than it is read: one level of all queues, then the next. It ends before the
+// priority before, if that is not empty.
+func (f form) walkLanes(before string) string {
+	if before != "" {
+		before = `
+      and ` + pg.JobPriority + ` < ` + before
+	}
+	first, heads := "", `
   select served.queue, head.priority, head.due
   from `+servedQueues+`
   cross join lateral (
     select`+entry+`
     from public.soniq_jobs j
     where j.status = 'queued'
-      and `+pg.JobQueue+` = served.queue
+      and `+pg.JobQueue+` = served.queue`+before+`
     order by `+pg.JobPriority+`, `+pg.JobDue+`
     limit 1
   ) head
   where not `+isPaused("served.queue")
 	if f.many {
-		before, heads = nearQueues+",", `
-  select near.queue, near.priority, near.due
-  from near
-  where near.served
-    and not `+isPaused("near.queue")
+		first, heads = nearQueues+",", `
+  select j.queue, j.priority, j.due
+  from near j
+  where j.served`+strings.ReplaceAll(before, pg.JobPriority, "j.priority")+`
+    and not `+isPaused("j.queue")
 	}
 	return `
-with recursive ` + before + ` lane (queue, priority, due) as (` + heads + `
+with recursive ` + first + ` lane (queue, priority, due) as (` + heads + `
   union all
   select lane.queue, head.priority, head.due
   from lane
@@ -194,7 +205,7 @@ with recursive ` + before + ` lane (queue, priority, due) as (` + heads + `
     from public.soniq_jobs j
     where j.status = 'queued'
       and ` + pg.JobQueue + ` = lane.queue
-      and ` + pg.JobPriority + ` > lane.priority
+      and ` + pg.JobPriority + ` > lane.priority` + before + `
     order by ` + pg.JobPriority + `, ` + pg.JobDue + `
     limit 1
   ) head
@@ -349,10 +360,15 @@ func (f form) dueOfKnown() string {
   limit (select $3::int)`
 }
 
+// cursorOf are the parameters of the cursor.
+func (f form) cursorOf() (queue, priority, due string) {
+	n := f.further()
+	return fmt.Sprintf(`(select $%d::text)`, n), fmt.Sprintf(`(select $%d::int)`, n+1), fmt.Sprintf(`(select $%d::timestamptz)`, n+2)
+}
+
 // dueAtCursor begins a statement that has the due jobs at the cursor.
 func (f form) dueAtCursor() string {
-	n := f.further()
-	queue, priority, due := fmt.Sprintf(`(select $%d::text)`, n), fmt.Sprintf(`(select $%d::int)`, n+1), fmt.Sprintf(`(select $%d::timestamptz)`, n+2)
+	_, priority, _ := f.cursorOf()
 	begin, urgent := "\nwith ", `
       select from `+servedQueues+`
       cross join lateral (
@@ -367,21 +383,45 @@ func (f form) dueAtCursor() string {
 		begin, urgent = "\nwith recursive "+nearQueues+",", `
       select from near where near.served and near.priority < `+priority
 	}
-	return begin + f.picked(`
-  select j.id, j.job_name, `+pg.JobQueue+` as queue
+	return begin + f.picked(f.fromCursor(urgent))
+}
+
+// duePastOthers is dueAtCursor for more urgent lanes with jobs of others.
+func (f form) duePastOthers() string {
+	_, priority, _ := f.cursorOf()
+	return f.walkLanes(priority) + "," + f.picked(f.fromCursor(`
+      select from `+firstLanes+` first`+f.floorOf(f.further()+3)+`
+      cross join lateral (
+        select
+        from public.soniq_jobs j
+        where j.status = 'queued'
+          and `+pg.JobQueue+` = first.queue
+          and `+pg.JobPriority+` = first.priority
+          and `+pg.JobDue+` >= coalesce(floor.due, timestamptz '-infinity')
+          and `+pg.JobDue+` <= now()
+          and j.job_name = any ((select $2::text[])::text[])
+        limit 1
+      ) urgent`))
+}
+
+// fromCursor has the due jobs at the cursor, or none if there are urgent ones.
+func (f form) fromCursor(urgent string) string {
+	queue, priority, due := f.cursorOf()
+	return `
+  select j.id, j.job_name, ` + pg.JobQueue + ` as queue
   from public.soniq_jobs j
   where j.status = 'queued'
-    and `+pg.JobQueue+` = `+queue+`
-    and `+pg.JobPriority+` = `+priority+`
-    and `+pg.JobDue+` >= `+due+`
-    and `+pg.JobDue+` <= now()
+    and ` + pg.JobQueue + ` = ` + queue + `
+    and ` + pg.JobPriority + ` = ` + priority + `
+    and ` + pg.JobDue + ` >= ` + due + `
+    and ` + pg.JobDue + ` <= now()
     and j.job_name = any ((select $2::text[])::text[])
-    and not `+isPaused(queue)+`
-    and not exists (`+urgent+`
+    and not ` + isPaused(queue) + `
+    and not exists (` + urgent + `
     )
-  order by `+pg.JobDue+`
+  order by ` + pg.JobDue + `
   limit (select $3::int)
-  for update skip locked`)
+  for update skip locked`
 }
 
 // smallArgs is the arguments of a row that has them small and uncompressed, else NULL.
