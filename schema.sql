@@ -359,6 +359,11 @@ create index idx_soniq_dead_letter_audit_dead_letter
 create index idx_soniq_dead_letter_audit_operation
   on public.soniq_dead_letter_audit (operation_id, id) where operation_id is not null;
 
+-- Records of single dead letters, which 'dead-letter history' lists. A bulk replay writes one for each of its own, and
+-- all of them were read.
+create index idx_soniq_dead_letter_audit_single
+  on public.soniq_dead_letter_audit (id) where operation_id is null;
+
 -- Records of 0.1.0 that have the arguments of a replay with their secrets. Workers remove the secrets;
 -- then the index is empty.
 create index idx_soniq_dead_letter_audit_raw
@@ -1476,6 +1481,7 @@ from (values
   ('0220', 'soniq_go_closed'),
   ('0221', 'soniq_go_open'),
   ('0222', 'soniq_go_dead_index'),
+  ('0223', 'soniq_go_single_records'),
   ('0230', 'soniq_go_leader_result')
 ) m (version, name);
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"soniq/internal/byindex"
 	"soniq/internal/replaysql"
 )
 
@@ -54,7 +55,12 @@ func (q *Queue) backlog(ctx context.Context, f Filter) (b Backlog, err error) {
 	}
 	sql, params := backlogSQLOf(f)
 	var age float64
-	if err := q.pool.QueryRow(ctx, sql, params...).Scan(&b.Count, &b.OldestID, &age); err != nil {
+	read := byindex.UnhurriedRow
+	if f.Limit > 0 {
+		// Whatever the planner knows of the table, it reads no more than it counts.
+		read = byindex.LookupRow
+	}
+	if err := read(ctx, q.pool, sql, params, &b.Count, &b.OldestID, &age); err != nil {
 		return Backlog{}, err
 	}
 	b.OldestAge = time.Duration(age * float64(time.Second))

@@ -14,6 +14,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/audit"
+	"soniq/internal/byindex"
 	"soniq/internal/deadwrite"
 	"soniq/internal/history"
 	"soniq/internal/jsondoc"
@@ -285,8 +286,7 @@ func (q *Queue) Records(ctx context.Context, f HistoryFilter) ([]Record, error) 
 		return nil, err
 	}
 	sql, params := f.Records()
-	rows, _ := q.pool.Query(ctx, sql, params...)
-	records, err := pgx.CollectRows(rows, scanHistoryRecord)
+	records, err := byindex.Collect(ctx, q.pool, scanHistoryRecord, sql, params...)
 	if err != nil {
 		return nil, fmt.Errorf("list records: %w", err)
 	}

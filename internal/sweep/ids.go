@@ -38,8 +38,9 @@ type IDs struct {
 func (t *IDs) Delete(ctx context.Context, db pg.Querier) (deleted int64, err error) {
 	for batch := range slices.Chunk(t.IDs, t.Batch) {
 		where := t.Where.Clone()
-		where.And("d.id = any(" + where.Param(batch) + ")")
-		n, err := t.Step(ctx, func(db pg.Querier) (int64, error) { return DeleteUnlocked(ctx, db, t.Table, where) })
+		list := "unnest(" + where.Param(batch) + "::uuid[]) u (id)"
+		where.And("d.id = u.id")
+		n, err := t.Step(ctx, func(db pg.Querier) (int64, error) { return deleteListed(ctx, db, t.Table, list, where) })
 		deleted += n
 		each, wait := batch, false
 		switch {
@@ -47,7 +48,7 @@ func (t *IDs) Delete(ctx context.Context, db pg.Querier) (deleted int64, err err
 			err = nil
 		case err == nil && n < int64(len(batch)):
 			wait = true
-			each, err = t.left(ctx, db, where)
+			each, err = t.left(ctx, db, list, where)
 		default:
 			each = nil
 		}
@@ -62,9 +63,10 @@ func (t *IDs) Delete(ctx context.Context, db pg.Querier) (deleted int64, err err
 	return deleted, t.refused.Err()
 }
 
-// left returns the ids of those that are there yet.
-func (t *IDs) left(ctx context.Context, db pg.Querier, where pg.Where) ([]uuid.UUID, error) {
-	return pg.Collect(ctx, db, pgx.RowTo[uuid.UUID], "select d.id\nfrom "+t.Table+" d"+where.SQL(), where.Params()...)
+// left returns the ids of those that are there yet, each looked up by its key.
+func (t *IDs) left(ctx context.Context, db pg.Querier, list string, where pg.Where) ([]uuid.UUID, error) {
+	sql := "select d.id\nfrom " + list + "\ncross join lateral (select d.id from " + t.Table + " d" + where.SQL() + " offset 0) d"
+	return pg.Collect(ctx, db, pgx.RowTo[uuid.UUID], sql, where.Params()...)
 }
 
 // each deletes rows one by one. wait: also those that are locked, once they are free.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"soniq/internal/byindex"
 	"soniq/internal/pause"
 	"soniq/internal/pg"
 )
@@ -45,7 +46,7 @@ type Oldest struct {
 	Lock int64
 	// Pauses: a pause follows each batch that is as long as the batch took.
 	Pauses bool
-	// Step runs each statement that deletes. Nil is the session of Delete.
+	// Step runs each statement that deletes, in a transaction. Nil is the session of Delete.
 	Step Step
 
 	deleted int64
@@ -151,6 +152,33 @@ with picked as materialized (
 delete from %[1]s d
 using picked
 where d.id = picked.id`
+
+// deleteListedSQL is deleteUnlockedSQL for rows of a list. Each is looked up by its key, by a
+// query of its own: in one query the planner could find the rows by another condition, and read
+// all that meet it for each list. The places are those of the table, the list, which is u, and
+// the conditions.
+const deleteListedSQL = `
+with picked as materialized (
+  select d.id
+  from %[2]s
+  cross join lateral (
+    select d.id
+    from %[1]s d%[3]s
+    for update skip locked
+  ) d
+)
+delete from %[1]s d
+using picked
+where d.id = picked.id`
+
+// deleteListed deletes the rows of a list that are not locked. db is a transaction.
+func deleteListed(ctx context.Context, db pg.Querier, table, list string, where pg.Where) (int64, error) {
+	if _, err := db.Exec(ctx, byindex.LookupSQL); err != nil {
+		return 0, err
+	}
+	tag, err := db.Exec(ctx, fmt.Sprintf(deleteListedSQL, table, list, where.SQL()), where.Params()...)
+	return tag.RowsAffected(), err
+}
 
 // DeleteOne is [DeleteUnlocked] for the row with this id.
 //
@@ -263,6 +291,10 @@ func (o *Oldest) lockedBatch(ctx context.Context) (deleted int64, size int, err 
 }
 
 func (o *Oldest) batch(ctx context.Context, db pg.Querier) (deleted int64, size int, err error) {
+	// Whatever the planner knows of the table, a batch reads its rows by the index on the time.
+	if _, err := db.Exec(ctx, byindex.LookupSQL); err != nil {
+		return 0, size, err
+	}
 	sql, params, size := o.SQL()
 	var last pgtype.Timestamptz
 	var locked bool

@@ -24,7 +24,7 @@ type Version struct {
 // Errors: those of [Refusals.Err], of the step and of the database.
 func DeleteVersions(ctx context.Context, step Step, table string, where pg.Where, rows []Version, size int) (deleted int64, err error) {
 	unlocked := func(rows []Version) (int64, error) {
-		return step(ctx, func(db pg.Querier) (int64, error) { return DeleteUnlocked(ctx, db, table, asRead(where, rows)) })
+		return step(ctx, func(db pg.Querier) (int64, error) { return deleteAsRead(ctx, db, table, where, rows) })
 	}
 	var refused Refusals
 	for batch := range slices.Chunk(rows, size) {
@@ -47,15 +47,16 @@ func DeleteVersions(ctx context.Context, step Step, table string, where pg.Where
 	return deleted, refused.Err()
 }
 
-// asRead adds the condition that a row is as it was read. A row that another transaction has changed
-// before this one could lock it is looked at again, as it is then.
-func asRead(where pg.Where, rows []Version) pg.Where {
+// deleteAsRead deletes those of the rows that are as they were read. A row that another transaction
+// has changed before this one could lock it is looked at again, as it is then.
+func deleteAsRead(ctx context.Context, db pg.Querier, table string, where pg.Where, rows []Version) (int64, error) {
 	ids, xids := make([]uuid.UUID, len(rows)), make([]string, len(rows))
 	for i, row := range rows {
 		ids[i], xids[i] = row.ID, row.XID
 	}
 	w := where.Clone()
-	w.And("d.id = any(" + w.Param(ids) + ")")
-	w.And("(d.id, d.xmin::text) in (select * from unnest(" + w.Param(ids) + "::uuid[], " + w.Param(xids) + "::text[]))")
-	return w
+	list := "unnest(" + w.Param(ids) + "::uuid[], " + w.Param(xids) + "::text[]) u (id, xid)"
+	w.And("d.id = u.id")
+	w.And("d.xmin::text = u.xid")
+	return deleteListed(ctx, db, table, list, w)
 }
