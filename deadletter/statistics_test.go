@@ -20,14 +20,16 @@ import (
 
 // crowdSQL makes dead letters that died within a hundred days, a record of the history for each,
 // of an earlier operation, and some records that are of none. $1 how many.
-var crowdSQL = []string{`
+var crowdSQL = []string{
+	`
 insert into soniq_dead_letter_jobs (
   id, job_name, args, queue, priority, max_attempts, attempts,
   dead_letter_reason, original_created_at, moved_to_dead_letter_at, replay_of
 )
 select gen_random_uuid(), 'job.' || n % 30, '{}', 'q' || n % 10, 100, 3, 3, 'r' || n % 5, now(), now() - n * interval '100 days' / $1::int,
   case when n % 10 = 0 then gen_random_uuid() end
-from generate_series(1, $1::int) n`, `
+from generate_series(1, $1::int) n`,
+	`
 insert into soniq_dead_letter_audit (dead_letter_id, operation_id, action, actor)
 select id, '00000000-0000-7000-8000-000000000001', 'replay', 'ann' from soniq_dead_letter_jobs where $1 > 0`,
 }

@@ -154,7 +154,7 @@ func (r *Reader) NextBatch(ctx context.Context, skip func(*Error) error) (b Batc
 			continue
 		}
 		row := make([]byte, 0, len(record.Args)+len(record.Tags)+len(record.Errors)+recordOverhead)
-		b.add(record.ID, record.AppendJSON(row), brief, at)
+		b.add(record.ID, record.appendFilled(row), brief, at)
 	}
 	return b, true, nil
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -189,7 +190,7 @@ func FuzzRecord_JSON(f *testing.F) {
 			Tags: json.RawMessage("{\"a\":\r\n[1,\n2]}"), ReplayJobID: &id, DedupKey: &b, UniqueJob: &yes, ScheduledAt: &at, MovedXID: &xid, Exact: json.RawMessage(`{}`),
 		}
 		text := r.AppendJSON(nil)
-		var got map[string]json.RawMessage
+		var got, filled map[string]json.RawMessage
 		if err := json.Unmarshal(text, &got); err != nil || strings.ContainsAny(string(text), "\r\n") || len(got) != len(header)+1 {
 			t.Fatalf("%d columns, %v: %s", len(got), err, text)
 		}
@@ -202,6 +203,14 @@ func FuzzRecord_JSON(f *testing.F) {
 			if err != nil || !sameJSON(value, got[name]) {
 				t.Errorf("%s: %s, want %s, %v", name, got[name], value, err)
 			}
+		}
+		// A batch for the server has the same, but for what is null and the transaction.
+		if err := json.Unmarshal(r.appendFilled(nil), &filled); err != nil {
+			t.Fatal(err)
+		}
+		maps.DeleteFunc(got, func(name string, value json.RawMessage) bool { return name == "moved_xid" || string(value) == "null" })
+		if !maps.EqualFunc(filled, got, func(a, b json.RawMessage) bool { return string(a) == string(b) }) {
+			t.Errorf("a batch has %s, want %s", filled, got)
 		}
 	})
 }

@@ -99,10 +99,21 @@ func (w *Writer) End() error {
 func (r *Record) AppendJSON(b []byte) []byte {
 	row := jsonRow{b: b}
 	r.appendTo(&row)
+	return r.appendExact(row.b)
+}
+
+// appendFilled is AppendJSON for a batch that goes to the server.
+func (r *Record) appendFilled(b []byte) []byte {
+	row := filledRow{jsonRow{b: b}}
+	r.appendTo(&row)
+	return r.appendExact(row.b)
+}
+
+func (r *Record) appendExact(b []byte) []byte {
 	if r.Exact != nil {
-		row.b = appendRaw(append(row.b, `,"`+exactColumn+`":`...), r.Exact)
+		b = appendRaw(append(b, `,"`+exactColumn+`":`...), r.Exact)
 	}
-	return append(row.b, '}')
+	return append(b, '}')
 }
 
 // appendCSV appends the record as a row of CSV without its line end. encoding/csv would
@@ -209,6 +220,63 @@ func (w *jsonRow) boolean(b *bool) {
 		return
 	}
 	w.b = strconv.AppendBool(w.key(), *b)
+}
+
+// A filledRow is a record as a JSON object without what is NULL, and without the transaction,
+// which no import takes: the server reads each member of a batch letter by letter.
+type filledRow struct{ jsonRow }
+
+// skip passes over a column.
+func (w *filledRow) skip() { w.n++ }
+
+func (w *filledRow) textOrNull(s *string) {
+	if s == nil {
+		w.skip()
+		return
+	}
+	w.text(*s)
+}
+
+func (w *filledRow) numberOrNull(n *int) {
+	if n == nil {
+		w.skip()
+		return
+	}
+	w.number(*n)
+}
+
+func (w *filledRow) boolean(b *bool) {
+	if b == nil {
+		w.skip()
+		return
+	}
+	w.jsonRow.boolean(b)
+}
+
+func (w *filledRow) id(id *uuid.UUID) {
+	if id == nil {
+		w.skip()
+		return
+	}
+	w.jsonRow.id(id)
+}
+
+func (w *filledRow) time(t *time.Time) {
+	if t == nil {
+		w.skip()
+		return
+	}
+	w.jsonRow.time(t)
+}
+
+func (w *filledRow) xid(*uint64) { w.skip() }
+
+func (w *filledRow) json(doc []byte) {
+	if doc == nil {
+		w.skip()
+		return
+	}
+	w.jsonRow.json(doc)
 }
 
 // A csvRow is a record as a row of CSV.
