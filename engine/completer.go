@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"soniq/internal/deadwrite"
@@ -70,19 +71,19 @@ func (o *outcomes) close() {
 type completer struct {
 	settle.Writer
 	outcomes *outcomes
-	observer Observer
+	tracers  *tracers
 	// settled is called with each outcome after it was written.
 	settled func(Outcome)
-	// observing is held while the observer is called.
+	// observing is held while observers are called.
 	observing sync.Mutex
 }
 
 // wireCompleter makes the completer with its outcomes.
 func (w *Worker) wireCompleter() {
 	c := &completer{
-		Writer:   settle.Writer{Pool: w.pool, Logger: w.logger, Worker: w.id, TTL: w.config.ResultTTL},
-		observer: w.config.Observer,
-		settled:  func(o Outcome) { w.inflight.settled(o.Job.token) },
+		Writer:  settle.Writer{Pool: w.pool, Logger: w.logger, Worker: w.id, TTL: w.config.ResultTTL, Wrote: w.tracers.wrote()},
+		tracers: w.tracers,
+		settled: func(o Outcome) { w.inflight.settled(o.Job.token) },
 	}
 	c.Settled = c.report
 	deferred := settle.NewDeferred(c.Writer)
@@ -114,7 +115,7 @@ func (c *completer) run(ctx context.Context) error {
 	return errors.Join(err, deferred.Wait())
 }
 
-// report logs an outcome that was written, and calls the observer.
+// report logs an outcome that was written, and calls the observers.
 func (c *completer) report(ctx context.Context, written settle.Outcome) {
 	o := Outcome{
 		Job: written.Job.(*Job), Kind: OutcomeKind(written.Kind), Delay: written.Delay,
@@ -145,32 +146,29 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 			c.Logger.Debug("job settled", attrs("outcome", string(o.Kind))...)
 		}
 	}
-	if c.observer == nil {
+	if len(c.tracers.observers) == 0 {
 		return
 	}
 	c.observing.Lock()
 	defer c.observing.Unlock()
-	defer func() {
-		if r := recover(); r != nil {
-			c.Logger.Error("the observer panicked", attrs("panic", r)...)
-		}
-	}()
-	c.observer.Settled(ctx, o)
+	each(c.Logger, c.tracers.observers, func(one Observer) { one.Settled(ctx, o) })
 }
 
 // release queues again, without charging the attempt, jobs whose claim was committed
 // and whose answer was lost. It returns how many.
 func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (released int, err error) {
-	releases := make([]settle.Outcome, len(claims))
+	releases, queues := make([]settle.Outcome, len(claims)), make(map[uuid.UUID]string, len(claims))
 	for i, claim := range claims {
+		queues[claim.ID] = claim.Queue
 		releases[i] = settle.Outcome{
 			ID: claim.ID, Attempts: claim.Attempts, Token: claim.Token, Name: claim.Name, Kind: settle.Released,
 		}
 	}
 	w := c.Writer
-	w.Settled = func(_ context.Context, o settle.Outcome) {
+	w.Settled = func(ctx context.Context, o settle.Outcome) {
 		if o.Kind == settle.Released {
 			released++
+			c.tracers.recovered(ctx, maintenance.Recovered{ID: o.ID, Name: o.Name, Queue: queues[o.ID], Kind: settle.Released})
 			c.Logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "job_name", o.Name)
 		}
 	}

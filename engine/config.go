@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -90,6 +91,9 @@ type WorkerConfig struct {
 	Logger *slog.Logger
 	// Observer is called with the outcome of each attempt. Default none.
 	Observer Observer
+	// Tracers are called when attempts begin and end, and on what else they follow: see
+	// [Tracer]. Their contexts are nested in this order. Default none.
+	Tracers []Tracer
 	// Services run beside the jobs, on the connection of the worker's listener: the
 	// dispatcher of hooks, for instance. Default none.
 	Services []BackgroundService
@@ -109,8 +113,8 @@ type BackgroundService interface {
 }
 
 // Observer is called with the outcome of each attempt after it was written to the
-// database. One goroutine at a time calls it. It must not block: that goroutine writes
-// outcomes. A panic in it is logged. If the database had refused the outcome for a while,
+// database. One goroutine at a time calls it, for each worker. It must not block: that
+// goroutine writes outcomes. A panic in it is logged. If the database had refused the outcome for a while,
 // the job may come without its Args.
 type Observer interface {
 	Settled(ctx context.Context, outcome Outcome)
@@ -188,6 +192,9 @@ func (c WorkerConfig) validate() error {
 		if d < 0 {
 			return fmt.Errorf("config: %s must not be negative, not %s", name, d)
 		}
+	}
+	if i := slices.Index(c.Tracers, nil); i >= 0 {
+		return fmt.Errorf("config: Tracers: number %d is nil", i+1)
 	}
 	for i, classifier := range c.Classifiers {
 		if err := classifier.Validate(); err != nil {

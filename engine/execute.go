@@ -88,6 +88,8 @@ type execution struct {
 	// timeout.
 	overdue func(ctx context.Context, e *execution)
 	grace   time.Duration
+	// tracers is nil in a dry run.
+	tracers *tracers
 	// stopping is closed when the worker was told to stop. Nil in a dry run.
 	stopping <-chan struct{}
 
@@ -105,6 +107,8 @@ type execution struct {
 // function, since nothing else runs after Goexit.
 func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	e.started = time.Now()
+	ctx = e.tracers.start(ctx, e.job)
+	traced := ctx
 	var outcome Outcome // its Kind is empty until the attempt is judged
 	defer func() {
 		judged := outcome.Kind != ""
@@ -120,6 +124,7 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 			outcome = e.cancelled(classify.ReadTree(errors.New(outcome.Verdict.Message)))
 		}
 		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(e.started), e.completed.Load()
+		e.tracers.end(traced, outcome)
 		report(outcome)
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {

@@ -80,3 +80,36 @@ func (i Insert) Format(s fmt.State, _ rune) {
 
 // LogValue implements [slog.LogValuer]: the arguments are not logged.
 func (i Insert) LogValue() slog.Value { return slog.StringValue("job " + describeName(i.Name)) }
+
+// Format implements [fmt.Formatter]: the error is printed without secrets.
+func (c ClaimTrace) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "claim of %d jobs: %d in %s%s", c.Asked, c.Jobs, c.Duration, suffix(c.Err))
+}
+
+// LogValue implements [slog.LogValuer].
+func (c ClaimTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+// Format implements [fmt.Formatter]: the error is printed without secrets.
+func (w WriteTrace) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "write of %d outcomes in %s%s", w.Outcomes, w.Duration, suffix(w.Err))
+}
+
+// LogValue implements [slog.LogValuer].
+func (w WriteTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(w)) }
+
+// Format implements [fmt.Formatter]: the names are printed without secrets.
+func (r RecoveryTrace) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "recovery of job %s, %s, of queue %s: %q",
+		r.JobID, deadletter.RedactText(r.JobName), deadletter.RedactText(r.Queue), string(r.Outcome))
+}
+
+// LogValue implements [slog.LogValuer].
+func (r RecoveryTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
+// suffix is an error at the end of a line.
+func suffix(err error) string {
+	if err == nil {
+		return ""
+	}
+	return ": " + deadletter.RedactText(err.Error())
+}

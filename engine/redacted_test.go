@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -52,6 +53,9 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 		engine.ClientConfig{Registry: reg},
 		workerConfig, *reg,
 		engine.Enqueued{},
+		engine.ClaimTrace{Err: errors.New(text)},
+		engine.WriteTrace{Err: errors.New(text)},
+		engine.RecoveryTrace{JobName: text, Queue: text},
 		engine.JobFilter{},
 		engine.Status{},
 		engine.QueueStatus{},

@@ -47,6 +47,7 @@ type Worker struct {
 	// handlers are the registry's, with its middleware around them.
 	handlers map[string]HandlerFunc
 
+	tracers     *tracers
 	inflight    *inflight
 	fetcher     *fetch.Fetcher[*Job]
 	loader      *jobargs.Loader
@@ -117,6 +118,7 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	}
 	w.logger, w.health.Missing = w.tables.Logger(), w.tables.Missing
 	w.pool.SetLogger(w.logger)
+	w.tracers = newTracers(config, w.logger)
 	if len(w.queues) == 0 {
 		w.queues = registry.queues()
 	}
@@ -153,6 +155,7 @@ func (w *Worker) wire() error {
 			func(job *claim.Job, token int64) *Job { return claimedJob(job, &w.id, token) }),
 		Scope: claim.Scope{Queues: w.queues, Names: w.registry.Names()}, SafetyPoll: c.SafetyPoll,
 		Load: w.loadMiddle, Start: w.start, Heard: w.cancels.Set, Claimed: w.health.Claimed,
+		Took: w.tracers.claimed(), Woken: w.tracers.woken,
 	})
 
 	letters, err := deadletter.NewQueue(w.pool.Raw(), deadletter.QueueConfig{Schema: w.pool.Schema().Name()})
@@ -169,7 +172,7 @@ func (w *Worker) wire() error {
 		Pool: w.pool, Logger: w.logger, Worker: w.id, DeadLetters: letters,
 		Queues: w.queues, Names: w.registry.Names(),
 		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(), ResultTTL: c.ResultTTL,
-		Tokens: w.inflight.tokens, Release: w.completer.release, ClaimUncertain: w.fetcher.ClaimUncertain,
+		Tokens: w.inflight.tokens, Release: w.completer.release, Recovered: w.tracers.recovered, ClaimUncertain: w.fetcher.ClaimUncertain,
 		Clock: &w.clock, Stepped: stepped, ClockBack: clockBack,
 		UnknownGrace: c.UnknownGrace, WarnDead: c.WarnDead, WarnDeadAge: c.WarnDeadAge, Retention: c.Retention,
 	})
@@ -344,6 +347,7 @@ type hearer interface{ Listening(healthy bool) }
 func (w *Worker) listening(healthy bool) {
 	w.health.Listening(healthy)
 	w.fetcher.Listening(healthy)
+	w.tracers.listening(healthy)
 	for _, s := range w.config.Services {
 		if h, ok := s.(hearer); ok {
 			h.Listening(healthy)
@@ -394,7 +398,7 @@ func (w *Worker) execution(ctx context.Context, job *Job) *execution {
 		job: job, handler: w.registry.handlers[job.Name], handle: w.handlers[job.Name], loader: w.loader, log: w.logger,
 		timeout: w.config.JobTimeout, classifiers: w.config.Classifiers,
 		worker: w.id, schema: w.pool.Schema(), ttl: w.config.ResultTTL, overdue: w.abandon, grace: w.config.CancelGrace,
-		stopping: w.stopping,
+		stopping: w.stopping, tracers: w.tracers,
 	}
 	if e.handler.timeout != 0 {
 		e.timeout = e.handler.timeout

@@ -44,6 +44,8 @@ func backoff(attempt int) time.Duration {
 // delivery was not made.
 type result struct {
 	sent, failed bool
+	// final: it is not tried again.
+	final bool
 	// pause is how long the receiver asks not to be called. throttled: that is all it
 	// asks. gone: it takes no more deliveries.
 	pause           time.Duration
@@ -52,9 +54,12 @@ type result struct {
 
 // send delivers, and marks the rows with the result. How long the database takes for the
 // mark says nothing of the hook.
-func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (result, error) {
+func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hook opened, lease uuid.UUID, ids []uuid.UUID, delivery *Delivery) (r result, err error) {
 	sending, end := s.Begin(ctx, hook.preemptible)
-	failure := deliver(sending, hook, delivery)
+	began := time.Now()
+	traced := d.traceStart(sending, delivery)
+	failure := deliver(traced, hook, delivery)
+	defer func() { d.traceEnd(traced, delivery, r, began, failure) }()
 	brokenOff := sending.Err() != nil
 	end()
 	var refused *AnswerError
@@ -72,7 +77,7 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 		}
 		return result{sent: err == nil}, err
 	}
-	r := result{failed: true}
+	r = result{failed: true}
 	final := delivery.Attempt > len(schedule)
 	if errors.As(failure, &refused) {
 		delivery.Status = cmp.Or(delivery.Status, refused.Status)
@@ -85,6 +90,7 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 		// It said when, and the attempt is not charged.
 		wait, final = r.pause, false
 	}
+	r.final = final
 	n, err := d.outbox.failed(ctx, lease, ids, delivery, failure.Error(), final, wait, r.throttled)
 	if err != nil {
 		return result{}, err

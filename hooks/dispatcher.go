@@ -70,6 +70,8 @@ type Config struct {
 	// MaxPending bounds the deliveries that wait for one hook. Of all hooks ten times
 	// as many may wait. Beyond it the oldest are dropped. Default 100,000.
 	MaxPending int
+	// Tracers are called when a delivery begins and ends. Default none.
+	Tracers []Tracer
 }
 
 // A Dispatcher sends what is due in the outbox. Any number of dispatchers share it.
@@ -83,6 +85,7 @@ type Dispatcher struct {
 	guard      *incarnation.Guard
 	limiter    *limiter.Limiter
 	maxPending int
+	tracers    []Tracer
 	wakeups    *notify.Wakeups
 	firstDelay time.Duration // of a digest; firstDelay, but for tests
 	deaf       atomic.Bool   // notifications don't arrive
@@ -128,6 +131,9 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 	if config.Origin == "" {
 		config.Origin, _ = os.Hostname()
 	}
+	if i := slices.Index(config.Tracers, nil); i >= 0 {
+		return nil, fmt.Errorf("new dispatcher: Tracers: number %d is nil", i+1)
+	}
 	if config.MaxPending <= 0 {
 		config.MaxPending = defaultPending
 	}
@@ -138,6 +144,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		outbox:      outbox,
 		log:         log,
 		tables:      monitor,
+		tracers:     config.Tracers,
 		guard:       incarnation.NewGuard(outbox.pool, log),
 		rights:      rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
 		limiter:     limiter.New(config.MaxInFlight, wakeups.Set),

@@ -1,6 +1,7 @@
 package hooks_test
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -91,6 +92,7 @@ func TestStructs_printed_showNoSecret(t *testing.T) {
 		hooks.Event{},
 		hooks.DeliveryFilter{},
 		hooks.RegisterOptions{},
+		hooks.DeliveryTrace{Delivery: delivery, Outcome: hooks.DeliveryRetried, Err: errors.New("token=hunter2")},
 	}
 	printed := map[string]bool{}
 	for _, v := range values {

@@ -237,7 +237,7 @@ func TestFleet_databaseAway_isServedAllTheSame(t *testing.T) {
 	proxy := testkit.StartProxy(t, url)
 	pool := testkit.Open(t, proxy.Through(t, url))
 	log := &testkit.Log{}
-	_, e := newFleet(t, pool, telemetry.FleetConfig{Interval: time.Second, Timeout: 500 * time.Millisecond, Logger: log.Logger(0)})
+	_, e := newFleet(t, pool, telemetry.FleetConfig{Interval: time.Second, Timeout: 2 * time.Second, Logger: log.Logger(0)})
 	// Until it is up: the machine may be busy.
 	up := func(want float64) {
 		t.Helper()

@@ -62,12 +62,15 @@ func TestLinks_modules_areTheChosenOnes(t *testing.T) {
 		"google.golang.org/protobuf",
 	)
 	slices.Sort(all)
+	metrics := append(slices.Clone(engine), api...)
+	slices.Sort(metrics)
 	for _, test := range []struct {
 		what     string
 		packages []string
 		want     []string
 	}{
 		{"a program that imports the engine", []string{"soniq/engine"}, engine},
+		{"a program with metrics and a meter provider of its own", []string{"soniq/telemetry"}, metrics},
 		{"the program soniq", []string{"soniq/cmd/soniq"}, all},
 	} {
 		got := links(t, test.packages...)

@@ -44,6 +44,11 @@ type Config[J any] struct {
 	SafetyPoll time.Duration
 	// Load reads what the claim left out of its jobs.
 	Load func(ctx context.Context, token int64, jobs []J)
+	// Took follows each claim: for how many jobs it was, how many came, and how long it
+	// took. Nil is nobody.
+	Took func(ctx context.Context, asked, jobs int, took time.Duration, err error)
+	// Woken follows the fetch after a wake-up, with how many jobs it brought.
+	Woken func(ctx context.Context, jobs int)
 	// Start runs jobs.
 	Start func(ctx context.Context, jobs []J)
 	// Claimed is called with the error of each claim that failed, and with nil once one works
@@ -67,6 +72,8 @@ type Fetcher[J any] struct {
 	notificationsUnreliable atomic.Bool
 	// overdue paces the next looks at a due job that another session holds.
 	overdue time.Duration
+	// got is how many jobs the last fetch has brought.
+	got int
 }
 
 // New returns a fetcher, which takes notifications for unreliable until the listener has
@@ -112,7 +119,7 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
 	}
 	retry.Reset()
-	failing := false
+	failing, woken := false, false
 	for {
 		free := f.Slots.Free()
 		// Read after the slots, never before: a slot that a job left after ctx had ended
@@ -145,6 +152,9 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 			pause.Until(ctx, retry.NextBackOff(), nil, nil)
 			continue
 		}
+		if woken {
+			f.Woken(ctx, f.got)
+		}
 		if failing {
 			f.Logger.Info("claiming jobs again")
 			failing = false
@@ -155,7 +165,7 @@ func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
 			default:
 			}
 		}
-		f.sleep(ctx, next, wait)
+		woken = f.sleep(ctx, next, wait)
 	}
 }
 
@@ -175,20 +185,21 @@ func (f *Fetcher[J]) passOn(ctx context.Context) {
 	f.Member.Answered(next.Wait, next.OK)
 }
 
-// sleep waits until there may be jobs to claim. wait is how long the waiter allows.
-func (f *Fetcher[J]) sleep(ctx context.Context, next fetched, wait time.Duration) {
+// sleep waits until there may be jobs to claim, and reports whether the hub has said so. wait
+// is how long the waiter allows.
+func (f *Fetcher[J]) sleep(ctx context.Context, next fetched, wait time.Duration) (woken bool) {
 	if next.wait == 0 {
 		f.Waiter.Full(ctx)
 	}
 	if wait == 0 {
-		return
+		return false
 	}
 	var freed <-chan struct{}
 	if next.capped {
 		freed = f.Slots.Freed()
 	}
 	f.Member.Park(hub.Parked{Limited: next.capped, Partly: next.partly, Due: next.due, DueIn: next.dueIn})
-	pause.Until(ctx, wait, f.Member.Wakeups().C(), freed)
+	return pause.Until(ctx, wait, f.Member.Wakeups().C(), freed)
 }
 
 // fetched is what a fetch found.
@@ -210,6 +221,7 @@ type fetched struct {
 // fetch claims up to free jobs, starts them, and looks when the next one is due, unless the
 // crew polls.
 func (f *Fetcher[J]) fetch(ctx, jobsCtx context.Context, free int, polls bool) (next fetched, err error) {
+	f.got = 0
 	last, err := f.claimAll(ctx, jobsCtx, free)
 	next.capped = last.full
 	if err != nil {
@@ -270,6 +282,7 @@ func (f *Fetcher[J]) claimAll(ctx, jobsCtx context.Context, free int) (last last
 			return last, err
 		}
 		free -= len(got.Jobs)
+		f.got += len(got.Jobs)
 		last.again, last.more = got.Again, got.Full || free == 0
 		if last.more || !got.Unfinished {
 			return last, nil
@@ -309,7 +322,11 @@ func (f *Fetcher[J]) claim(ctx, jobsCtx context.Context, scope claim.Scope, n in
 			f.Heard()
 		}
 	}()
+	began := time.Now()
 	taken, err := f.Claimer.Take(ctx, token, scope, n)
+	if f.Took != nil {
+		f.Took(ctx, n, len(taken.Jobs), time.Since(began), err)
+	}
 	if err != nil {
 		return claim.Taken[J]{}, err
 	}

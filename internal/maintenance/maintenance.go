@@ -25,6 +25,7 @@ import (
 	"soniq/internal/liveness"
 	"soniq/internal/periodic"
 	"soniq/internal/pg"
+	"soniq/internal/settle"
 )
 
 // Config is what maintenance needs to know of its worker.
@@ -49,6 +50,8 @@ type Config struct {
 	Tokens func() []int64
 	// Release queues jobs again without charging the attempt, and returns how many.
 	Release func(ctx context.Context, claims []Claim) (released int, err error)
+	// Recovered is called with each job that was recovered. Nil is nobody.
+	Recovered func(context.Context, Recovered)
 	// ClaimUncertain can be received from when the database may have committed a claim
 	// whose answer was lost.
 	ClaimUncertain <-chan struct{}
@@ -66,12 +69,20 @@ type Config struct {
 	Retention    []deadletter.Retention
 }
 
+// Recovered is a recovered job, and what became of it; no Kind means that the outcome was
+// written that its worker had left.
+type Recovered struct {
+	ID          uuid.UUID
+	Name, Queue string
+	Kind        settle.Kind
+}
+
 // Claim is a job under a claim.
 type Claim struct {
-	ID       uuid.UUID
-	Name     string
-	Attempts int
-	Token    int64
+	ID          uuid.UUID
+	Name, Queue string
+	Attempts    int
+	Token       int64
 }
 
 // Maintenance runs the tasks of one worker.

@@ -174,7 +174,7 @@ func (r *Recovery) release(ctx context.Context, orphans []orphan) (released int,
 		if slices.Contains(live, o.Token) {
 			continue
 		}
-		claims = append(claims, Claim{ID: o.ID, Name: o.Name, Attempts: o.Attempts, Token: o.Token})
+		claims = append(claims, Claim{ID: o.ID, Name: o.Name, Queue: o.Queue, Attempts: o.Attempts, Token: o.Token})
 	}
 	if released, err = r.config.Release(ctx, claims); err != nil {
 		return released, fmt.Errorf("release jobs of unanswered claims: %w", err)
@@ -198,16 +198,22 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 		}
 		var done bool
 		var err error
+		var kind settle.Kind
 		if outcome, ok := settle.Keeps(kept[o.ID], o.Token); ok && o.WorkerID != nil {
 			done, err = r.writeKept(ctx, o, outcome)
 		} else if o.isLast() {
+			kind = settle.DeadLetter
 			done, err = r.moveOrphan(ctx, db, o, heartbeat)
 		} else {
 			// Its requeue cancels a job whose cancellation was requested.
+			kind = settle.Retry
 			done, err = r.requeueOrphan(ctx, db, o, heartbeat, &waits)
 		}
 		if done {
 			recovered++
+			if r.config.Recovered != nil {
+				r.config.Recovered(ctx, Recovered{ID: o.ID, Name: o.Name, Queue: o.Queue, Kind: kind})
+			}
 		}
 		switch {
 		case err == nil:

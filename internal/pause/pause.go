@@ -19,8 +19,8 @@ func For(ctx context.Context, d time.Duration) error {
 }
 
 // Until returns when d has passed (negative: never), ctx has ended, or one of the channels,
-// which may be nil, has something.
-func Until(ctx context.Context, d time.Duration, a, b <-chan struct{}) {
+// which may be nil, has something. It reports whether that was a.
+func Until(ctx context.Context, d time.Duration, a, b <-chan struct{}) (first bool) {
 	var timeout <-chan time.Time
 	if d >= 0 {
 		timer := time.NewTimer(d)
@@ -31,6 +31,8 @@ func Until(ctx context.Context, d time.Duration, a, b <-chan struct{}) {
 	case <-ctx.Done():
 	case <-timeout:
 	case <-a:
+		return true
 	case <-b:
 	}
+	return false
 }

@@ -96,6 +96,9 @@ type Writer struct {
 	// Settled is called with each outcome after it was written. A Settler and a Deferred
 	// may call it at the same time.
 	Settled func(context.Context, Outcome)
+	// Wrote is called after each statement that writes outcomes, with how many and how long
+	// it took. Nil is nobody.
+	Wrote func(ctx context.Context, outcomes int, took time.Duration, err error)
 }
 
 // Settler writes outcomes in batches. Its methods are called by one goroutine.

@@ -103,6 +103,14 @@ where j.id = any ($1)
 
 // exec writes a group and returns the ids of the rows that matched.
 func (s *Writer) exec(ctx context.Context, way way, group []Outcome, patience time.Duration) (ids []uuid.UUID, err error) {
+	began := time.Now()
+	if ids, err = s.write(ctx, way, group, patience); s.Wrote != nil {
+		s.Wrote(ctx, len(group), time.Since(began), err)
+	}
+	return ids, err
+}
+
+func (s *Writer) write(ctx context.Context, way way, group []Outcome, patience time.Duration) (ids []uuid.UUID, err error) {
 	// Limited, so that a connection that hangs is given up and tried anew.
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -1,10 +1,13 @@
 package hooks
 
 import (
+	"context"
+
 	"soniq"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/workerflags"
+	"soniq/internal/opsserver"
 	"soniq/internal/pg"
 	"soniq/internal/workerfile"
 )
@@ -13,6 +16,7 @@ type hooksRunCmd struct {
 	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
 	workerflags.HookGrants
 	workerflags.HookFlow
+	workerflags.MetricsFlag
 	app.ListenFlag
 }
 
@@ -42,10 +46,24 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
 		return app.Usagef("%w", err)
 	}
+	ops := opsserver.New(a.Log)
+	metrics, err := c.Metrics(a, ops)
+	if err != nil {
+		return err
+	}
+	stop, err := ops.Start(context.WithoutCancel(a.Ctx))
+	if err != nil {
+		return err
+	}
+	defer stop()
 	pool, err := a.OpenService()
 	if err != nil {
 		return err
 	}
+	if err := metrics.Watch(a, pool); err != nil {
+		return err
+	}
+	config.Tracers = metrics.Hooks()
 	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 		return err
 	}

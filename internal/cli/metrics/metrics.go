@@ -1,13 +1,12 @@
-// Package metrics has the command that serves metrics of the database, and what other
-// commands serve their own with.
+// Package metrics has the command that serves metrics of the database.
 package metrics
 
 import (
 	"time"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/workerflags"
 	"soniq/internal/opsserver"
-	"soniq/telemetry"
 	"soniq/telemetry/prom"
 )
 
@@ -41,7 +40,7 @@ func (c *Command) Run(a *app.App) error {
 	ops := opsserver.New(a.Log)
 	exporter, err := prom.New(prom.Config{WithoutProcess: c.Once})
 	if err == nil && !c.Once {
-		if err := ops.Handle(c.Listen, Path, exporter.Handler(a.Log)); err != nil {
+		if err := ops.Handle(c.Listen, workerflags.MetricsPath, exporter.Handler(a.Log)); err != nil {
 			return app.Usagef("--listen %w", err)
 		}
 	}
@@ -52,9 +51,7 @@ func (c *Command) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	fleet, err := telemetry.NewFleet(pool, telemetry.FleetConfig{
-		Schema: a.SchemaName(), Interval: c.Interval, MeterProvider: exporter.MeterProvider(), Logger: a.Log,
-	})
+	fleet, err := workerflags.WatchFleet(a, pool, exporter, c.Interval)
 	if err != nil {
 		return err
 	}
@@ -76,6 +73,3 @@ func (c *Command) Run(a *app.App) error {
 	stop()
 	return nil
 }
-
-// Path is where metrics are served.
-const Path = "/metrics"

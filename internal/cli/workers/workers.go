@@ -57,6 +57,7 @@ type runCmd struct {
 	workerflags.HookFlow
 	app.ListenFlag
 	healthFlag
+	workerflags.MetricsFlag
 }
 
 func (runCmd) Help() string {
@@ -132,10 +133,12 @@ type served struct {
 	file   *workerfile.File
 	config engine.WorkerConfig
 	hooks  hooks.Config
-	// ops are the addresses for probes.
+	// ops are the addresses for probes and metrics.
 	ops *opsserver.Servers
 	// probes answer there.
 	probes health.Switch
+	// metrics are served there, if that is wanted.
+	metrics *workerflags.Metrics
 }
 
 // load checks the file and the flags as a whole.
@@ -159,6 +162,9 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 		return nil, err
 	}
 	s.ops = opsserver.New(a.Log)
+	if s.metrics, err = c.Metrics(a, s.ops); err != nil {
+		return nil, err
+	}
 	return s, c.serveHealth(a, s.ops, &s.probes)
 }
 
@@ -254,7 +260,12 @@ func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.metrics.Watch(a, pool); err != nil {
+		return nil, err
+	}
+	config.Tracers = s.metrics.Workers()
 	if c.Hooks {
+		s.hooks.Tracers = s.metrics.Hooks()
 		s.hooks.Schema, s.hooks.Origin = a.SchemaName(), workerflags.Origin(s.file)
 		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
 		if err != nil {

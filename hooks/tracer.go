@@ -1,0 +1,94 @@
+package hooks
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"soniq/internal/redact"
+)
+
+// Tracer is called when a dispatcher begins and ends to send a delivery: for metrics,
+// traces, logs. Its methods are called by many goroutines at once, and must not block. A
+// panic in one is logged.
+type Tracer interface {
+	// TraceDeliveryStart is called before the hook is. The context that it returns, which
+	// must come from ctx, is the hook's, and goes to TraceDeliveryEnd.
+	TraceDeliveryStart(ctx context.Context, d *Delivery) context.Context
+	TraceDeliveryEnd(ctx context.Context, end DeliveryTrace)
+}
+
+// DeliveryTrace is how a delivery ended.
+type DeliveryTrace struct {
+	Delivery *Delivery
+	// Outcome is what was written.
+	Outcome DeliveryOutcome
+	// Duration is how long it took to send, and to write that.
+	Duration time.Duration
+	// Err is why the hook did not take it.
+	Err error
+}
+
+// DeliveryOutcome is what becomes of a delivery that a dispatcher has tried to send.
+type DeliveryOutcome string
+
+const (
+	// DeliveryDelivered: the hook took it.
+	DeliveryDelivered DeliveryOutcome = "delivered"
+	// DeliveryRetried: it is tried again.
+	DeliveryRetried DeliveryOutcome = "retried"
+	// DeliveryFailed: it was tried for the last time.
+	DeliveryFailed DeliveryOutcome = "failed"
+	// DeliveryReleased: it was broken off, or nothing could be written. It is sent again,
+	// and this does not count.
+	DeliveryReleased DeliveryOutcome = "released"
+)
+
+// Format implements [fmt.Formatter]: the error and the delivery are printed without secrets.
+func (t DeliveryTrace) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "delivery %s after %s", t.Outcome, t.Duration)
+	if t.Err != nil {
+		_, _ = fmt.Fprintf(s, ": %s", redact.Text(t.Err.Error()))
+	}
+}
+
+// LogValue implements [slog.LogValuer].
+func (t DeliveryTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(t)) }
+
+func (d *Dispatcher) traceStart(ctx context.Context, delivery *Delivery) context.Context {
+	for _, t := range d.tracers {
+		func() {
+			defer d.logTracerPanic()
+			if traced := t.TraceDeliveryStart(ctx, delivery); traced != nil {
+				ctx = traced
+			}
+		}()
+	}
+	return ctx
+}
+
+func (d *Dispatcher) traceEnd(ctx context.Context, delivery *Delivery, r result, began time.Time, failure error) {
+	outcome := DeliveryReleased
+	switch {
+	case r.sent:
+		outcome = DeliveryDelivered
+	case r.failed && r.final:
+		outcome = DeliveryFailed
+	case r.failed:
+		outcome = DeliveryRetried
+	}
+	for i := len(d.tracers) - 1; i >= 0; i-- {
+		func() {
+			defer d.logTracerPanic()
+			d.tracers[i].TraceDeliveryEnd(ctx, DeliveryTrace{delivery, outcome, time.Since(began), failure})
+		}()
+	}
+}
+
+func (d *Dispatcher) logTracerPanic() {
+	if r := recover(); r != nil {
+		d.log.Error("a tracer panicked", "panic", r, "stack", string(debug.Stack()))
+	}
+}

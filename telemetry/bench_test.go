@@ -1,0 +1,93 @@
+package telemetry_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"soniq/engine"
+	"soniq/internal/testdb"
+	"soniq/internal/testkit"
+	"soniq/telemetry"
+)
+
+// counter closes done with the last of left outcomes.
+type counter struct {
+	left atomic.Int64
+	done chan struct{}
+}
+
+func (c *counter) Settled(context.Context, engine.Outcome) {
+	if c.left.Add(-1) == 0 {
+		close(c.done)
+	}
+}
+
+// BenchmarkBurnDown works off a backlog of jobs that do nothing, with metrics and without,
+// in turns, and reports the median of the pairs' ratios: of speed, and of the time on
+// processors that this process takes. Only ratios of one run mean something.
+//
+//	go test ./telemetry -run '^$' -bench BurnDown -benchtime 6x
+func BenchmarkBurnDown(b *testing.B) {
+	const jobs = 20_000
+	pool := testdb.New(b)
+	exporter := newExporter(b)
+	m := newMetrics(b, exporter, telemetry.MetricsConfig{})
+	if _, err := telemetry.NewFleet(pool, telemetry.FleetConfig{MeterProvider: exporter.MeterProvider()}); err != nil {
+		b.Fatal(err)
+	}
+	once := func(config engine.WorkerConfig) (took, cpu time.Duration) {
+		testkit.Exec(b, pool, fmt.Sprintf(`set session_replication_role = replica; truncate soniq_jobs;
+			insert into soniq_jobs (id, job_name, args) select gen_random_uuid(), 'n', '{}' from generate_series(1, %d);
+			reset session_replication_role`, jobs))
+		testkit.Exec(b, pool, `vacuum analyze soniq_jobs`)
+		reg := engine.NewRegistry()
+		engine.HandleRaw(reg, "n", func(context.Context, *engine.Job) (any, error) { return nil, nil })
+		c := &counter{done: make(chan struct{})}
+		c.left.Store(jobs)
+		config.Concurrency, config.ResultTTL, config.Observer, config.Logger = 100, -1, c, slog.New(slog.DiscardHandler)
+		w, err := engine.NewWorker(pool, reg, config)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(b.Context())
+		defer cancel()
+		began, used := time.Now(), processTime(b)
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		select {
+		case <-c.done:
+		case err := <-ended:
+			b.Fatal(err)
+		}
+		took, cpu = time.Since(began), processTime(b)-used
+		cancel()
+		if err := <-ended; err != nil {
+			b.Fatal(err)
+		}
+		return took, cpu
+	}
+	var speed, cpu []float64
+	on, off := engine.WorkerConfig{Tracers: []engine.Tracer{m}}, engine.WorkerConfig{}
+	once(off)
+	for i := range b.N {
+		first, second := off, on
+		if i%2 == 1 {
+			first, second = on, off
+		}
+		t1, c1 := once(first)
+		t2, c2 := once(second)
+		if i%2 == 1 {
+			t1, c1, t2, c2 = t2, c2, t1, c1
+		}
+		speed, cpu = append(speed, float64(t1)/float64(t2)), append(cpu, float64(c2)/float64(c1))
+	}
+	slices.Sort(speed)
+	slices.Sort(cpu)
+	b.ReportMetric(speed[len(speed)/2], "speed-on/off")
+	b.ReportMetric(cpu[len(cpu)/2], "cpu-on/off")
+}
