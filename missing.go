@@ -34,7 +34,7 @@ func (o object) String() string {
 }
 
 var (
-	tableSQL      = regexp.MustCompile(`(?s)^create table public\.(\w+) \(\n(.*)\n\)(?:\s+with \([^()]*\))?$`)
+	tableSQL      = regexp.MustCompile(`(?s)^create table public\.(\w+) \(\n(.*?)\n\)(?:(?:\s|--[^\n]*\n)*with \([^()]*\))?$`)
 	indexSQL      = regexp.MustCompile(`^create (?:unique )?index (\w+)\s+on public\.(\w+)`)
 	otherSQL      = regexp.MustCompile(`^create (view|sequence|statistics) public\.(\w+)`)
 	lineComment   = regexp.MustCompile(`(?m)--[^\n]*$`)
