@@ -37,7 +37,7 @@ func (g *gauges) create(meter metric.Meter) (all []metric.Observable, err error)
 		{&g.dead, "soniq_dead_letters", "Dead letters by state, job name and reason: of each job name the latest, up to soniq_dead_letters_bound."},
 		{&g.deadEstimate, "soniq_dead_letters_estimate", "Like soniq_dead_letters; where there are more than the bound, an estimate from a sample of the table."},
 		{&g.deadBound, "soniq_dead_letters_bound", "How many dead letters of each job name are counted."},
-		{&g.deadTotal, "soniq_dead_letters_dead", "All dead letters in the state dead, up to 5,000."},
+		{&g.deadTotal, "soniq_dead_letters_dead", "All dead letters in the state dead, up to 2,000."},
 		{&g.recent, "soniq_dead_letters_recent", "Dead letters of the last five minutes by job name and reason, up to 1,000 together."},
 		{&g.hookEnabled, "soniq_hook_enabled", "1 if the hook is enabled, else 0."},
 		{&g.hookPending, "soniq_hook_pending_deliveries", "Deliveries that wait to be sent, by hook, up to 1,000."},

@@ -30,8 +30,8 @@ const (
 	processingRows, recentRows = 2_000, 1_000
 	maxHooks, pendingRows      = 100, 1_000
 	samplePages                = 200
-	// totalRows bounds the count of all dead ones, which an index alone answers.
-	totalRows = 5_000
+	// totalRows bounds the count of all dead ones, and oldestRows the search for the oldest.
+	totalRows, oldestRows = 2_000, 1_000
 	// maxName is how many characters of a name are read.
 	maxName = 200
 )
@@ -55,7 +55,7 @@ type Reading struct {
 	DeadBound int64         `json:"dead_bound"`
 	// jobPages and deadPages are how large the tables are.
 	jobPages, deadPages int64
-	// DeadTotal counts all in the state dead, up to 5,000.
+	// DeadTotal counts all in the state dead, up to 2,000.
 	DeadTotal int64 `json:"dead_total"`
 	// OldestDead is for how many seconds the oldest dead letter has been in the state
 	// dead. 0 if there is none.
@@ -123,7 +123,7 @@ type HookReading struct {
 // limitsSQL is for the transaction that reads. With a sequential scan a statement would
 // read ten million rows; the bounds hold only for an index.
 const limitsSQL = `
-select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('enable_incremental_sort', 'off', true),
   set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true),
   set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), set_config('idle_in_transaction_session_timeout', $1, true)`
 
@@ -304,21 +304,29 @@ from (
 ) d
 group by 2, 3`
 
-// deadTotalSQL counts the dead ones and finds the oldest whose work is dead: a replay that
-// died counts, and not what it replayed. Parameter: $1 the bound.
+// deadTotalSQL counts the dead ones and finds the oldest, each piece of work once: what was
+// superseded is closed, and passed over in the index. Parameters: $1 the bound, $2 how many
+// are looked at for the oldest: those that are being replayed may come first.
 const deadTotalSQL = `
 select
-  (select count(*) from (select from public.soniq_dead_letter_jobs d where d.state = 'dead' limit (select $1::int)) d),
-  coalesce((
-    select extract(epoch from now() - min(d.at))
+  (
+    select count(*)
     from (
-      select d.moved_to_dead_letter_at as at, d.replay_job_id
-      from public.soniq_dead_letter_jobs d
-      where d.state = 'dead'
-      order by d.moved_to_dead_letter_at
-      limit 100
+      select from public.soniq_dead_letter_jobs d
+      where d.closed is distinct from 'resolved' and d.closed is null and d.state = 'dead'
+      order by d.moved_to_dead_letter_at, d.id -- the order of that index alone
+      limit (select $1::int)
     ) d
-    where isfinite(d.at) and not exists (select from public.soniq_dead_letter_jobs s where s.id = d.replay_job_id)
+  ),
+  coalesce((
+    select extract(epoch from now() - min(d.at) filter (where d.state = 'dead' and isfinite(d.at)))
+    from (
+      select d.moved_to_dead_letter_at as at, d.state
+      from public.soniq_dead_letter_jobs d
+      where d.closed is distinct from 'resolved' and d.closed is null
+      order by d.moved_to_dead_letter_at, d.id -- the order of that index alone
+      limit (select $2::int)
+    ) d
   ), 0)::float8`
 
 // recentSQL counts who died lately. Parameters: $1 within which time, $2 the bound.
@@ -559,7 +567,7 @@ func (r *Reading) readDead(ctx context.Context, tx pgx.Tx, n names) error {
 	if err := r.estimateDead(ctx, tx); err != nil {
 		return err
 	}
-	if err := tx.QueryRow(ctx, deadTotalSQL, totalRows).Scan(&r.DeadTotal, &r.OldestDead); err != nil {
+	if err := tx.QueryRow(ctx, deadTotalSQL, totalRows, oldestRows).Scan(&r.DeadTotal, &r.OldestDead); err != nil {
 		return err
 	}
 	rows, _ = tx.Query(ctx, recentSQL, RecentWindow, recentRows)

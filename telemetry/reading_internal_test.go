@@ -43,7 +43,7 @@ func TestReading_plans_readNoTableWhole(t *testing.T) {
 		"processing":  {processingSQL, []any{100}, "idx_soniq_jobs_processing"},
 		"dead":        {deadSQL, []any{jobs, 100}, "idx_soniq_dead_letter_jobs_job_name_moved"},
 		"other dead":  {otherDeadSQL, []any{"j1", 100}, "idx_soniq_dead_letter_jobs_job_name_moved"},
-		"dead total":  {deadTotalSQL, []any{100}, "Index Only Scan using idx_soniq_dead_letter_jobs_dead"},
+		"dead total":  {deadTotalSQL, []any{100, 100}, "idx_soniq_dead_letter_jobs_open"},
 		"recent":      {recentSQL, []any{RecentWindow, 100}, "idx_soniq_dead_letter_jobs_moved_at"},
 		"hooks":       {hooksSQL, []any{maxHooks, 100}, "idx_soniq_hook_deliveries_due"},
 		"workers":     {workersSQL, []any{liveness.DeadAfter, liveness.PythonDeadAfter}, ""},
