@@ -86,7 +86,8 @@ func TestModule_renamed_builds(t *testing.T) {
 	old := regexp.MustCompile(`(?m)^\s*(?:import |_ |)"soniq(?:/[a-z]+)*"$|"soniq/[a-z]|pkg: soniq/|^module(-path:)? soniq|=soniq[@=]|^replace soniq`)
 	seen := 0
 	err := filepath.WalkDir(dir, func(file string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.Type().IsRegular() || entry.Name() == "module_test.go" {
+		// JSON imports nothing, and has soniq as a word.
+		if err != nil || !entry.Type().IsRegular() || entry.Name() == "module_test.go" || filepath.Ext(file) == ".json" {
 			return err
 		}
 		content, err := os.ReadFile(file)
