@@ -54,8 +54,9 @@ type producer struct {
 // process is one with a hub.
 type process struct {
 	*Hub
-	// deaf: its listener has lost its connection.
-	frozen, killed, deaf bool
+	// deaf: its listener has lost its connection. buried: others have found it dead, and its
+	// next heartbeat, if there is one, will tell.
+	frozen, killed, deaf, buried bool
 	// inbox is what a frozen one will hear.
 	inbox []func(*Hub)
 }
@@ -302,6 +303,7 @@ func (w *world) isBuried(p *process) {
 			o.row = false
 		}
 	}
+	p.buried = true
 	w.tell("process %d is buried", p.lockKey)
 }
 
@@ -310,7 +312,7 @@ func (w *world) hearsAgain(p *process) {
 	if p.frozen || p.killed {
 		return
 	}
-	p.deaf = false
+	p.deaf, p.buried = false, false
 	for _, o := range w.people {
 		if o.process == p {
 			o.forgets()
@@ -487,7 +489,7 @@ func (w *world) rest() {
 		return
 	}
 	for _, p := range w.processes {
-		if p.deaf {
+		if p.deaf || p.buried {
 			w.hearsAgain(p)
 		}
 	}
