@@ -63,7 +63,7 @@ var commands = []roleLine{
 	{path: "migrate prebuild", may: "", line: words("migrate prebuild")},
 	{path: "adopt", may: "", line: words("adopt --yes")},
 	{path: "status", may: readers, line: words("status")},
-	{path: "metrics", may: "viewer operator worker dispatcher", line: words("metrics --once")},
+	{path: "metrics", may: "viewer operator worker", line: words("metrics --once")},
 	{path: "worker list", may: readers, line: words("worker list")},
 	{path: "worker run", may: "worker", says: "worker started", line: words("worker --no-hooks --handle none=exec:true --log-format text")},
 	{path: "enqueue", may: "producer unique-producer operator", line: words("enqueue j --delay 1d")},

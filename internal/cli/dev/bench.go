@@ -30,7 +30,7 @@ type BenchCommand struct {
 	Samples     int           `placeholder:"N" default:"100" help:"Wakes that are measured, from 1 on. Default 100."`
 	Workers     int           `placeholder:"N" default:"400" help:"Workers of the largest fleet, from 1 on: 1, 10, 40 and 400 are measured. 400 need 80 connections. Default 400."`
 	For         time.Duration `placeholder:"DURATION" default:"3s" help:"How long 'sustained' and the single inserts last, above 0. Default 3s."`
-	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long idle workers are watched, and then given a job each 30 ms, from 1s to 1h. Default 30s."`
+	IdleFor     time.Duration `placeholder:"DURATION" default:"30s" help:"How long idle workers are watched, and then given a job each 30 ms. Above 0: from 1s to 1h. Default 30s."`
 }
 
 // Help implements [kong.HelpProvider].
