@@ -5,7 +5,7 @@ GO            ?= go
 GOLANGCI_LINT ?= $(shell command -v golangci-lint || echo $$($(GO) env GOPATH)/bin/golangci-lint)
 
 .DEFAULT_GOAL := help
-.PHONY: help build release test long race matrix moves faults files snippets bench compare lint fmt docs demo module ci poolers
+.PHONY: help build release test long race matrix moves faults ha files snippets bench compare lint fmt docs demo module ci poolers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ moves: ## move databases in every way that docs/restore.md names, with servers o
 
 faults: ## fill the disk and the NOTIFY queue of servers of its own; as root
 	.ci/faults
+
+ha: ## kill, cut off and restart a cluster of its own with Patroni, HAProxy and PgBouncer under load; TIMES=1 is short
+	.ci/ha
 
 # Their clients are installed into the user's cache folder. It needs Python, Node, Java with
 # Maven, and Rust; what a machine lacks is said.

@@ -15,6 +15,15 @@ func (g *Guard) Promote() {
 	}
 }
 
+// OnTimeline makes the guard see a timeline.
+func (g *Guard) OnTimeline(n int64) {
+	g.read = func(ctx context.Context, db pg.Querier) (View, error) {
+		v, err := Read(ctx, db)
+		v.Now.Timeline = n
+		return v, err
+	}
+}
+
 // SetBack makes the guard see a WAL that is shorter by so many bytes; 0 ends that.
 func (g *Guard) SetBack(bytes int64) {
 	g.read = func(ctx context.Context, db pg.Querier) (View, error) {

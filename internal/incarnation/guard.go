@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ type Guard struct {
 
 	mu    sync.Mutex
 	known *ID // the database that was the one, as this program has seen it
+	// past are those that were known before, on earlier timelines.
+	past []ID
 	// position is how far that one's WAL was.
 	position int64
 	looked   time.Time
@@ -92,17 +95,42 @@ func (g *Guard) look(ctx context.Context) (string, error) {
 		reason = older
 	}
 	if reason == "" && !v.Standby {
-		g.known, g.position = &v.Now, v.Position
+		g.know(v.Now)
+		g.position = v.Position
 	}
 	g.looked, g.server, g.reason = time.Now(), v.Server, reason
 	return reason, nil
 }
 
-// promoted reports whether the database that this program knew has gone on on a later timeline.
+// remembered is how many failovers back a program knows its way.
+const remembered = 64
+
+// know makes this the database that is the one.
+func (g *Guard) know(now ID) {
+	if g.known != nil && *g.known != now {
+		g.past = append(g.past, *g.known)
+		g.past = g.past[max(0, len(g.past)-remembered):]
+	}
+	g.known = &now
+}
+
+// promoted reports whether the database that this program knew has gone on on a later timeline. The table names the
+// timeline that the program knew. Or it names one before it, which the program knew too: the next failover has lost
+// the row of the last one. Or one after it, which others have adopted since.
 func (g *Guard) promoted(v View) bool {
 	others, _ := v.others()
-	return g.known != nil && g.known.Timeline > 0 && g.known.System != "" && len(others) == 1 && others[0].same(*g.known) &&
-		v.Now.System == g.known.System && v.Now.Database == g.known.Database && v.Now.Timeline > g.known.Timeline
+	if g.known == nil || g.known.Timeline == 0 || g.known.System == "" || len(others) != 1 {
+		return false
+	}
+	from := others[0].ID
+	for _, id := range []ID{from, v.Now} {
+		if id.System != g.known.System || id.Database != g.known.Database {
+			return false
+		}
+	}
+	replaced := func(r Row) bool { return r.Replaced != nil && r.ID == *g.known }
+	return v.Now.Timeline > g.known.Timeline && v.Now.Timeline > from.Timeline &&
+		(from == *g.known || slices.Contains(g.past, from) || from.Timeline > g.known.Timeline && slices.ContainsFunc(v.Rows, replaced))
 }
 
 // older returns why hooks must hold on a server whose WAL is not as far as it was: its disk was set back, or this is

@@ -129,6 +129,68 @@ func TestGuard_adoptsAndHolds(t *testing.T) {
 	}
 }
 
+// A failover may lose what the one before it has written, or come before a program has looked. Whoever lived through
+// goes on, and whoever did not can't tell.
+func TestGuard_failoversInARow_areAdoptedByWhoLivedThrough(t *testing.T) {
+	t.Parallel()
+	pool, log := testdb.New(t), slog.New(slog.DiscardHandler)
+	for _, test := range []struct {
+		name string
+		// looks are the timelines on which the program looks, the first being that of the database's first row.
+		looks []int64
+		// table is the timeline that the table names then, and those that it names as replaced.
+		table    int64
+		replaced []int64
+		now      int64
+		held     bool
+	}{
+		{name: "one", looks: []int64{1}, table: 1, now: 2},
+		{name: "two, of which it saw neither", looks: []int64{1}, table: 1, now: 3},
+		{name: "the second has lost the row of the first", looks: []int64{1, 2}, table: 1, now: 3},
+		{name: "and so has the third", looks: []int64{1, 2}, table: 1, now: 4},
+		{name: "others have adopted the first", looks: []int64{1}, table: 2, replaced: []int64{1}, now: 3},
+		{name: "an earlier one than it has known", looks: []int64{2, 3}, table: 1, now: 4, held: true},
+		{name: "one that does not follow from what it knew", looks: []int64{1}, table: 2, now: 3, held: true},
+		{name: "an earlier timeline", looks: []int64{1, 2, 3}, table: 3, replaced: []int64{1, 2}, now: 2, held: true},
+		{name: "it has seen nothing", table: 1, now: 2, held: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			exec(t, pool, `delete from soniq_incarnations`)
+			g := incarnation.NewGuard(pg.Schema{}.Pool(pool), log)
+			look := func(timeline int64) string {
+				t.Helper()
+				g.OnTimeline(timeline)
+				reason, err := g.Held(t.Context(), time.Now())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return reason
+			}
+			for _, timeline := range test.looks {
+				if r := look(timeline); r != "" {
+					t.Fatalf("on timeline %d: held %q", timeline, r)
+				}
+			}
+			v, err := incarnation.Read(t.Context(), pg.Schema{}.Pool(pool))
+			if err != nil {
+				t.Fatal(err)
+			}
+			exec(t, pool, `delete from soniq_incarnations`)
+			const insert = `insert into soniq_incarnations (system_identifier, database_oid, timeline, how, replaced_at)
+				values ($1, $2, $3, 'promotion', case when $4 then now() end)`
+			exec(t, pool, insert, v.Now.System, v.Now.Database, test.table, false)
+			for _, timeline := range test.replaced {
+				exec(t, pool, insert, v.Now.System, v.Now.Database, timeline, true)
+			}
+			for range 2 {
+				if r := look(test.now); (r != "") != test.held {
+					t.Errorf("on timeline %d, where the table names %d: held %q", test.now, test.table, r)
+				}
+			}
+		})
+	}
+}
+
 // A disk that was set back, or its copy, is known to who has seen what came later.
 func TestGuard_diskSetBack_isHeldByWhoKnowsBetter(t *testing.T) {
 	t.Parallel()
