@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// healthyAfter is how long a connection must have lasted for the backoff to begin anew.
-// A server that drops its connections every few seconds is not healthy.
-const healthyAfter = time.Minute
+// healthyAfter is how long a connection must have lasted for the backoff to begin anew: one
+// that is dropped each time costs little then. It is short, since after a failover the next
+// loss may come soon: a switch back, or the restart of a pooler.
+const healthyAfter = 5 * time.Second
 
 // backoff is the wait before the next attempt: a random time from 0 to a ceiling that
 // doubles with each failure. It has full jitter because all programs reconnect at once

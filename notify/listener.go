@@ -38,7 +38,8 @@ type Config struct {
 	// with each failure, up to MaxBackoff. The wait is a random part of it. Default
 	// 100 ms.
 	MinBackoff time.Duration
-	// MaxBackoff is the longest wait between two attempts. Default 30 s.
+	// MaxBackoff is the longest wait between two attempts: so long may nothing be heard
+	// of a server that is back. Default 5 s.
 	MaxBackoff time.Duration
 	// OnConnect is called with each new connection before it listens. Use it for what
 	// must live as long as the session, such as an advisory lock. ConnectTimeout bounds
@@ -80,7 +81,7 @@ type Listener struct {
 // Errors: what is wrong with a field of cfg.
 func NewListener(cfg Config) (*Listener, error) {
 	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, 100*time.Millisecond)
-	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 30*time.Second)
+	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, 5*time.Second)
 	cfg.Meanwhile = cmp.Or(cfg.Meanwhile, "until they arrive, what is new is found by looking (listen on a direct connection: --listen-url)")
 	cfg.Logger = redact.Logger(cmp.Or(cfg.Logger, slog.Default()))
 	switch {
