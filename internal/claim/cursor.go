@@ -23,6 +23,14 @@ type point struct {
 	due      pgtype.Timestamptz
 }
 
+// lane is a lane's name.
+type lane struct {
+	queue    string
+	priority int
+}
+
+func (p point) lane() lane { return lane{p.queue, p.priority} }
+
 func (p point) sameLane(o point) bool { return p.queue == o.queue && p.priority == o.priority }
 
 // isLater reports whether a is after b. Both are due, so neither is at +infinity.

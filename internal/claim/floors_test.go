@@ -3,6 +3,7 @@ package claim
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -234,5 +235,114 @@ func TestClaimer_nothingOfItsOwn_nothingIsDue(t *testing.T) {
 	exec(t, c.pool, `insert into soniq_jobs (id, job_name, args, queue, scheduled_at) values (gen_random_uuid(), 'x', '{}', 'r', now() + interval '1 day')`)
 	if next, err := c.UntilNext(t.Context(), Taken[Job]{}.scope()); err != nil || next.OK || next.Unsure {
 		t.Errorf("it found %+v, %v", next, err)
+	}
+}
+
+// A claim that is full tells where its own jobs begin, and the others are not read again for it.
+// It tells nothing of lanes that it did not come to, and nothing later than a second before it.
+func TestClaimer_fullClaim_tellsWhereItsJobsBegin(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		others map[string]int // how many of which priority are in front, in the queue q
+		want   map[int]string // which lanes have a floor: that of the first job, or of a second before
+	}{
+		"nothing in front":             {},
+		"of the same priority":         {map[string]int{"other": 100}, map[int]string{100: "first"}},
+		"more urgent":                  {map[string]int{"other": 1}, map[int]string{1: "before"}},
+		"both":                         {map[string]int{"other": 1, "another": 100}, map[int]string{1: "before", 100: "first"}},
+		"less urgent":                  {map[string]int{"other": 200}, nil},
+		"of a queue it did not get to": {map[string]int{"other": 300}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			claims := newClaimer(t)
+			for name, priority := range c.others {
+				behind(t, claims.pool, 50, name, priority)
+			}
+			claims.fill(t, 6, 100, "q")
+			a := asked{scope: claims.all, n: 2}
+			a.scope.Names = claims.all.Names
+			got, err := claims.claim(t.Context(), (*statements).wholeSQL, a)
+			if err != nil || len(got.jobs) != 2 {
+				t.Fatalf("it took %d jobs, %v", len(got.jobs), err)
+			}
+			claims.noteSlow(t.Context(), a, got, 40*time.Millisecond)
+			floors := map[int]string{}
+			if claims.floors != nil {
+				for _, l := range claims.floors.lanes {
+					switch l.due {
+					case got.before:
+						floors[int(l.priority)] = "before"
+					case got.first[0]:
+						floors[int(l.priority)] = "first"
+					default:
+						floors[int(l.priority)] = l.due.Time.String()
+					}
+				}
+			}
+			if !maps.Equal(floors, c.want) {
+				t.Fatalf("the floors are %v, want %v", floors, c.want)
+			}
+			claims.floors.useIfAny(true)
+			for _, want := range [][]string{{"3", "4"}, {"5", "6"}, nil} {
+				claims.cursor = nil
+				claims.takes(t, want...)
+			}
+			// What is left is not full: where jobs begin is learnt for sure.
+			if f := claims.floors; f != nil {
+				claims.floors.use(false)
+				claims.takes(t)
+				if claims.floors.derived {
+					t.Error("the floors of a claim that was not full are derived from it")
+				}
+			}
+		})
+	}
+}
+
+func (f *floors) useIfAny(long bool) {
+	if f != nil {
+		f.use(long)
+	}
+}
+
+// Old floors of a full claim are told by the next one. A slow one with floors says that some are
+// missing, and then they are learnt.
+func TestClaimer_fullClaims_tellAnew(t *testing.T) {
+	t.Parallel()
+	c := newClaimer(t)
+	behind(t, c.pool, 50, "other", 100)
+	c.fill(t, 40, 100, "q")
+	a := asked{scope: c.all, n: 2}
+	take := func() brought[Job] {
+		t.Helper()
+		taken, err := c.takeWhole(t.Context(), a)
+		if err != nil || !taken.Full {
+			t.Fatalf("it took %+v, %v", taken, err)
+		}
+		return brought[Job]{jobs: taken.Jobs}
+	}
+	got, err := c.claim(t.Context(), (*statements).wholeSQL, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.noteSlow(t.Context(), a, got, time.Second)
+	if c.floors == nil || !c.floors.derived {
+		t.Fatalf("the floors are %+v", c.floors)
+	}
+	c.floors.use(false)
+	take()
+	if !c.floors.derived || !c.floors.tried {
+		t.Errorf("old floors that were used once more are %+v", c.floors)
+	}
+	// This one reads the others too. It is not slow here, so that was all.
+	take()
+	if c.floors != nil && !c.floors.derived {
+		t.Errorf("the floors are %+v", c.floors)
+	}
+	c.floors = &floors{derived: true, lanes: []floor{{queue: "q", priority: 100}}}
+	c.noteSlow(t.Context(), a, take(), time.Second)
+	if len(c.floors.lanes) > 0 || c.floors.derived || !c.floors.tried {
+		t.Errorf("after a slow claim with floors they are %+v, want them to be learnt", c.floors)
 	}
 }

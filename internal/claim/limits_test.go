@@ -54,24 +54,29 @@ func (m *oneList) next() (queued, bool) {
 	return queued{}, false
 }
 
-// randomList has jobs of a few queues and names, of which some have limits. No priority is
-// that of two queues, among which the oldest lane goes first.
-func randomList(random *rand.Rand) *oneList {
+// randomList has jobs of some queues and names, of which some have limits: so many queues that
+// they are surveyed, or a few. No priority is that of two queues, among which the oldest lane
+// goes first.
+func randomList(random *rand.Rand, many bool) *oneList {
 	m := &oneList{queues: map[string]int{}, names: map[string]int{}}
 	queues, names := 1+random.IntN(4), 1+random.IntN(5)
+	if many {
+		queues += fewQueues + random.IntN(fewQueues)
+	}
 	for i := range queues {
 		if random.IntN(2) == 0 {
 			m.queues[fmt.Sprint("q", i)] = 1 + random.IntN(4)
 		}
 	}
 	for i := range names {
-		if random.IntN(3) > 0 {
+		// A name that has one is never surveyed.
+		if random.IntN(3) > 0 && !many {
 			m.names[fmt.Sprint("n", i)] = 1 + random.IntN(4)
 		}
 	}
 	for _, due := range random.Perm(20 + random.IntN(100)) {
 		q := random.IntN(queues)
-		m.jobs = append(m.jobs, queued{fmt.Sprint("q", q), fmt.Sprint("n", random.IntN(names)), q + 10*random.IntN(3), due})
+		m.jobs = append(m.jobs, queued{fmt.Sprint("q", q), fmt.Sprint("n", random.IntN(names)), q + 100*random.IntN(3), due})
 	}
 	return m
 }
@@ -115,13 +120,15 @@ func fetch(t *testing.T, c *Claimer[Job], limits *Limits, free int) (got []queue
 }
 
 // Jobs start in the order of one list, whatever is limited, and limits are never exceeded.
-// Each way to claim is used: now and then it is chosen at random.
+// Each way to claim is used: now and then it is chosen at random. Of the jobs that are there
+// a survey tells the order however old it is.
 func TestLimits_anyOfThem_orderIsThatOfOneList(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
-	for seed := range uint64(30) {
+	surveyed := 0
+	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		m := randomList(random)
+		m := randomList(random, seed%4 == 0)
 		m.fill(t, pool)
 		const concurrency = 12
 		// What nobody has, among what is served.
@@ -129,9 +136,9 @@ func TestLimits_anyOfThem_orderIsThatOfOneList(t *testing.T) {
 		for _, j := range m.jobs {
 			queues, names = append(queues, j.queue), append(names, j.name)
 		}
-		if seed%3 == 0 {
+		if seed%4 < 2 {
 			for i := range 2 * fewQueues {
-				queues = append(queues, fmt.Sprint("q", i+9))
+				queues = append(queues, fmt.Sprint("q", i+99))
 			}
 		}
 		slices.Sort(queues)
@@ -140,6 +147,10 @@ func TestLimits_anyOfThem_orderIsThatOfOneList(t *testing.T) {
 		c := newLimited(pool, limits)
 		c.slowFloors = 0
 		for len(m.jobs)+len(m.running) > 0 {
+			if s := c.survey; s != nil && !s.few && !s.until.IsZero() {
+				surveyed++
+				s.until = time.Now().Add(time.Duration(random.IntN(4)) * time.Hour)
+			}
 			if random.IntN(4) == 0 {
 				// Another way to claim.
 				c.expensive, c.cursor, c.floors = random.IntN(2) == 0, nil, &floors{tried: true}
@@ -168,5 +179,8 @@ func TestLimits_anyOfThem_orderIsThatOfOneList(t *testing.T) {
 				m.running = slices.Delete(m.running, i, i+1)
 			}
 		}
+	}
+	if surveyed < 20 {
+		t.Errorf("%d claims had a survey", surveyed)
 	}
 }

@@ -81,7 +81,7 @@ func (c *Claimer[J]) look(ctx context.Context, scope Scope) (next Next, more boo
 	}
 	c.lookedAt, c.manyLanes = time.Now(), more
 	if expensive := more || took > slowAfter && !unknown; expensive != c.expensive {
-		c.expensive, c.cursor, c.known, c.floors = expensive, nil, nil, nil
+		c.expensive, c.cursor, c.known, c.floors, c.survey = expensive, nil, nil, nil, nil
 	}
 	return next, more, nil
 }

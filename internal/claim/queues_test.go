@@ -24,7 +24,7 @@ func TestClaim_manyQueues_theSameLanesAreFound(t *testing.T) {
 	lanes := func(many bool, queues []string) []string {
 		t.Helper()
 		rows, _ := byindex.Query(t.Context(), pool, form{many: many}.walkLanes("")+`
-			select format('%s %s %s', queue, priority, due) from `+firstLanes+` first`, queues)
+			select format('%s %s %s', queue, priority, due) from `+form{many: many}.firstLanes()+` first`, queues)
 		found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			t.Fatal(err)

@@ -55,6 +55,10 @@ type statements struct {
 	// within the horizon it looks at restLook in each queue. Its second column is whether
 	// there are more.
 	nextRest string
+	// survey returns the lanes with a due job in the order in which claims take from them, each
+	// with the due time of its first job. Its only parameter is $1, and it looks
+	// into each queue.
+	survey string
 	// floors returns where claims can begin in the first lanes (see floors.go). $2 are the
 	// names without a limit of their own, and $3 the others.
 	floors string
@@ -69,14 +73,15 @@ var forms = func() map[form]*statements {
 			all[f] = &statements{
 				whole:       walk + "," + f.picked(f.dueOfLanes("")) + takePicked,
 				floored:     walk + "," + f.picked(f.dueOfLanes(f.floorOf(f.further()))) + takePicked,
-				rest:        walk + restOfLanes + "," + f.picked(f.dueOfAll()) + takePicked,
+				rest:        walk + f.restOfLanes() + "," + f.picked(f.dueOfAll()) + takePicked,
 				known:       "\nwith " + f.picked(f.dueOfKnown()) + takePicked,
 				cursor:      f.dueAtCursor() + takePicked,
 				past:        f.duePastOthers() + takePicked,
-				next:        walk + nextOfLanes(""),
-				nextFloored: walk + nextOfLanes(f.floorOf(4)),
-				nextRest:    walk + restOfLanes + nextOfRest,
-				floors:      walk + floorsOfLanes,
+				next:        walk + f.nextOfLanes(""),
+				nextFloored: walk + f.nextOfLanes(f.floorOf(4)),
+				nextRest:    walk + f.restOfLanes() + nextOfRest,
+				floors:      walk + f.floorsOfLanes(),
+				survey:      f.dueLanes(),
 			}
 		}
 	}
@@ -212,11 +217,19 @@ with recursive ` + first + ` lane (queue, priority, due) as (` + heads + `
 )`
 }
 
-// mostLanes is how many lanes a statement walks, of all queues together. It is a
-// literal: a computed limit makes each claim 1 % slower.
-const mostLanes = `500`
+// mostLanes is how many lanes a statement walks, of all queues together. For few queues it is
+// a literal: a computed limit makes each claim 1 % slower. Many queues have a lane each, and
+// these don't count.
+func (f form) mostLanes() string {
+	if f.many {
+		return `(select 500 + cardinality($1::text[]))`
+	}
+	return `500`
+}
 
-const firstLanes = `(select queue, priority, due from lane limit ` + mostLanes + `)`
+func (f form) firstLanes() string {
+	return `(select queue, priority, due from lane limit ` + f.mostLanes() + `)`
+}
 
 // floorOf joins the floors to the first lanes. They are the parameters from n on.
 func (form) floorOf(n int) string {
@@ -271,7 +284,7 @@ func (f form) dueOfLanes(floors string) string {
   select head.id, head.job_name, due_lane.queue, due_lane.priority, head.due
   from (
     select first.queue, first.priority, ` + begin + ` as due
-    from ` + firstLanes + ` first` + floors + `
+    from ` + f.firstLanes() + ` first` + floors + `
     where first.due <= now()
     order by 2, 3
   ) due_lane
@@ -290,13 +303,23 @@ func (f form) dueOfLanes(floors string) string {
   limit (select $3::int)`
 }
 
+// dueLanes is the statement of a survey.
+func (f form) dueLanes() string {
+	return form{limited: f.limited}.walkLanes("") + `
+select first.queue, first.priority, first.due
+from ` + f.firstLanes() + ` first
+where first.due <= now()
+order by 2, 3`
+}
+
 // restOfLanes has, of each queue that is not paused, the priority of the last lane that
 // was walked, or less than any. What comes after it is read entry by entry: 0.1 µs for
 // an entry that is not due, 0.3 µs for one that is due under a name that is not served.
-var restOfLanes = `
+func (f form) restOfLanes() string {
+	return `
 , walked as materialized (
   select queue, max(priority) as priority
-  from ` + firstLanes + ` first
+  from ` + f.firstLanes() + ` first
   group by queue
 ), rest as materialized (
   select served.queue, coalesce(walked.priority, -2147483649) as after
@@ -304,6 +327,7 @@ var restOfLanes = `
   left join walked on walked.queue = served.queue
   where not ` + isPaused("served.queue") + `
 )`
+}
 
 // dueOfAll has the due jobs of all lanes.
 func (f form) dueOfAll() string {
@@ -339,10 +363,10 @@ func (f form) dueOfKnown() string {
   select head.id, head.job_name, known.queue
   from (
     select k.queue, k.priority, k.due
-    from unnest((select $%d::text[]), (select $%d::int[]), (select $%d::timestamptz[])) as k (queue, priority, due)
+    from unnest((select $%d::text[]), (select $%d::int[]), (select $%d::timestamptz[])) with ordinality as k (queue, priority, due, place)
     where k.queue = any ((select $1::text[])::text[])
       and not `, n, n+1, n+2) + isPaused("k.queue") + `
-    order by k.priority, k.due
+    order by k.priority, k.due, k.place
   ) known
   cross join lateral (
     select j.id, j.job_name
@@ -390,7 +414,7 @@ func (f form) dueAtCursor() string {
 func (f form) duePastOthers() string {
 	_, priority, _ := f.cursorOf()
 	return f.walkLanes(priority) + "," + f.picked(f.fromCursor(`
-      select from `+firstLanes+` first`+f.floorOf(f.further()+3)+`
+      select from `+f.firstLanes()+` first`+f.floorOf(f.further()+3)+`
       cross join lateral (
         select
         from public.soniq_jobs j
@@ -460,16 +484,16 @@ returning
   j.replay_of, ` + pg.JobDue
 
 // nextOfLanes is when the next job of the first lanes is due.
-func nextOfLanes(floors string) string {
+func (f form) nextOfLanes(floors string) string {
 	from := ""
 	if floors != "" {
 		from = `
     and ` + pg.JobDue + ` >= coalesce(floor.due, timestamptz '-infinity')`
 	}
 	return `
-select` + secondsUntil + `, count(*) >= ` + mostLanes + `,
+select` + secondsUntil + `, count(*) >= ` + f.mostLanes() + `,
   extract(epoch from clock_timestamp() - statement_timestamp())::float8
-from ` + firstLanes + ` first` + floors + `
+from ` + f.firstLanes() + ` first` + floors + `
 left join lateral (
   select ` + pg.JobDue + ` as due
   from public.soniq_jobs j
@@ -512,9 +536,10 @@ const restLook = `10000`
 // job: the queue, the priority, the first due time of a name without a limit, and of the
 // names with one, those that have a job before that, each with its first due time. Nothing
 // is after a second ago: a transaction may have begun then, and not committed its job.
-const floorsOfLanes = `
+func (f form) floorsOfLanes() string {
+	return `
 select first.queue, first.priority, least(open.due, now() - interval '1 second'), bounded.names, bounded.dues
-from ` + firstLanes + ` first
+from ` + f.firstLanes() + ` first
 left join lateral (
   select ` + pg.JobDue + ` as due
   from public.soniq_jobs j
@@ -542,3 +567,4 @@ left join lateral (
 ) bounded on true
 where first.due <= now() - interval '1 second'
   and (open.due > first.due or open.due is null)`
+}
