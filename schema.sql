@@ -281,7 +281,7 @@ create index idx_soniq_dead_letter_jobs_reason_moved
 
 -- The group of a dead letter: its fingerprint or, if another program wrote none, a digest of the job,
 -- the reason and the first line of the error without numbers and ids. The expression must be the same
--- as groupKey in the package deadletter.
+-- as Key in the package groupsql.
 create index idx_soniq_dead_letter_jobs_group_moved
   on public.soniq_dead_letter_jobs (
     coalesce(fingerprint, pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.hashtextextended(job_name || '|' || dead_letter_reason || '|' || pg_catalog.regexp_replace(pg_catalog.left(pg_catalog.split_part(coalesce(last_error, ''), pg_catalog.chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi'), 0)), 16, '0')),

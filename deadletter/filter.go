@@ -41,6 +41,9 @@ type Filter struct {
 	// ErrorLike is a part of the last error's text, taken literally. Case doesn't
 	// count. Default any.
 	ErrorLike string
+	// Text is a part of the last error's text, or of the arguments as PostgreSQL writes them.
+	// Case doesn't count. It finds secrets too. Default any.
+	Text string
 	// Replayed picks what was replayed at least once (true) or never (false).
 	// Default nil: both.
 	Replayed *bool
@@ -99,6 +102,7 @@ func (f Filter) validateTexts() error {
 		"NameLike":  {f.NameLike},
 		"Groups":    f.Groups,
 		"ErrorLike": {f.ErrorLike},
+		"Text":      {f.Text},
 	}
 	for _, r := range f.Reasons {
 		texts["Reasons"] = append(texts["Reasons"], string(r))
@@ -106,7 +110,7 @@ func (f Filter) validateTexts() error {
 	for k, v := range f.Tags {
 		texts["Tags"] = append(texts["Tags"], k, v)
 	}
-	for _, field := range []string{"JobNames", "Queues", "NameLike", "Reasons", "Tags", "Groups", "ErrorLike"} {
+	for _, field := range []string{"JobNames", "Queues", "NameLike", "Reasons", "Tags", "Groups", "ErrorLike", "Text"} {
 		if slices.ContainsFunc(texts[field], func(s string) bool { return !acceptable(s) }) {
 			return fmt.Errorf("filter: %s: not valid UTF-8, or with a NUL byte in it", field)
 		}
@@ -122,7 +126,7 @@ func acceptable(s string) bool {
 func (f Filter) narrow() bool {
 	return f.JobNames != nil || f.Queues != nil || f.NameLike != "" || f.Reasons != nil ||
 		!f.From.IsZero() || !f.To.IsZero() || f.Tags != nil || f.State != "" ||
-		f.Groups != nil || f.ErrorLike != "" || f.Replayed != nil
+		f.Groups != nil || f.ErrorLike != "" || f.Text != "" || f.Replayed != nil
 }
 
 // validateBulk is Validate for a verb that changes what it picks.

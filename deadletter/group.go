@@ -3,15 +3,13 @@ package deadletter
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
-	"soniq/internal/deadwrite"
-	"soniq/internal/pg"
+	"soniq/internal/groupsql"
 )
 
 // TrendHours is how many hours the trend of a group covers.
@@ -43,88 +41,6 @@ type Group struct {
 	// Trend counts the deaths of the last 24 hours, the oldest hour first.
 	Trend []int64 `json:"trend"`
 }
-
-// Groups are counted by their key alone, so that PostgreSQL can do it in parallel
-// and in little memory. Nearly all groups have one job and one reason; only the
-// others are read again. $1 is the number of hours of the trend, $2 the limit. The
-// places are those of the filter's conditions and of the 'and' or 'where' before
-// another one.
-// groupError is the latest error of a group, for a format.
-var groupError = strings.ReplaceAll(pg.BoundedText("s.last_error", 65536), "%", "%%")
-
-var groupsSQL = `
-with groups as materialized (
-  select
-    ` + groupKey + ` as id,
-    count(*) as n,
-    count(*) filter (where d.state = 'dead') as dead,
-    count(*) filter (where d.state = 'replaying') as replaying,
-    count(*) filter (where d.state = 'resolved') as resolved,
-    min(d.moved_to_dead_letter_at) as first_seen,
-    max(d.moved_to_dead_letter_at) as last_seen,
-    min(d.job_name collate "C") as first_job,
-    max(d.job_name collate "C") as last_job,
-    min(d.dead_letter_reason collate "C") as first_reason,
-    max(d.dead_letter_reason collate "C") as last_reason
-  from public.soniq_dead_letter_jobs d%[1]s
-  group by 1
-), recounted as materialized (
-  select ` + groupKey + ` as id, count(*) as n
-  from public.soniq_dead_letter_jobs d%[1]s%[2]s d.id in (` + deadwrite.Recounted + `)
-  group by 1
-), worst as (
-  select
-    g.id, g.n, g.dead - coalesce(r.n, 0) as dead, coalesce(r.n, 0) as superseded, g.replaying, g.resolved,
-    g.first_seen, g.last_seen, g.first_job, g.last_job, g.first_reason, g.last_reason
-  from groups g
-  left join recounted r on r.id = g.id
-  order by 3 desc, g.n desc, g.last_seen desc, g.id
-  limit $2
-), hours as materialized (
-  select
-    ` + groupKey + ` as id,
-    $1::integer - 1 - floor(extract(epoch from now() - d.moved_to_dead_letter_at) / 3600)::integer as hour,
-    count(*) as n
-  from public.soniq_dead_letter_jobs d%[1]s%[2]s d.moved_to_dead_letter_at > now() - $1::integer * interval '1 hour'
-    and d.moved_to_dead_letter_at <= now()
-  group by 1, 2
-)
-select
-  g.id, g.n, g.dead, g.superseded, g.replaying, g.resolved,
-  least(greatest(g.first_seen, ` + earliest + `), ` + latest + `),
-  least(greatest(g.last_seen, ` + earliest + `), ` + latest + `),
-  case
-    when g.first_job = g.last_job then array[g.first_job]
-    else array(
-      select distinct d.job_name
-      from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
-      order by 1
-      limit 10
-    )
-  end,
-  case
-    when g.first_reason = g.last_reason then array[g.first_reason]
-    else array(
-      select distinct d.dead_letter_reason
-      from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
-      order by 1
-    )
-  end,
-  s.id, coalesce(` + groupError + `, ''),
-  array(
-    select coalesce(h.n, 0)
-    from generate_series(0, $1::integer - 1) as t (hour)
-    left join hours h on h.id = g.id and h.hour = t.hour
-    order by t.hour
-  )
-from worst g
-cross join lateral (
-  select d.id, d.last_error
-  from public.soniq_dead_letter_jobs d%[1]s%[2]s ` + groupKey + ` = g.id
-  order by d.moved_to_dead_letter_at desc, d.id desc
-  limit 1
-) s
-order by g.dead desc, g.n desc, g.last_seen desc, g.id`
 
 // Groups returns the groups of the dead letters that the filter picks: those with
 // the most dead ones first, then the largest. The filter's Limit is the highest
@@ -172,5 +88,5 @@ func groupsSQLOf(f Filter) (sql string, params []any) {
 	if w.SQL() == "" {
 		and = "\nwhere"
 	}
-	return fmt.Sprintf(groupsSQL, w.SQL(), and), w.Params()
+	return fmt.Sprintf(groupsql.Groups, w.SQL(), and), w.Params()
 }

@@ -155,11 +155,12 @@ func (f Filter) MarshalJSON() ([]byte, error) {
 		State     State             `json:"state,omitempty"`
 		Groups    []string          `json:"groups,omitempty"`
 		ErrorLike string            `json:"error_like,omitempty"`
+		Text      string            `json:"text,omitempty"`
 		Replayed  *bool             `json:"replayed,omitempty"`
 		Limit     int               `json:"limit,omitempty"`
 	}{
 		f.JobNames, f.Queues, f.NameLike, f.Reasons, moment(f.From), moment(f.To),
-		f.Tags, f.State, f.Groups, f.ErrorLike, f.Replayed, f.Limit,
+		f.Tags, f.State, f.Groups, f.ErrorLike, f.Text, f.Replayed, f.Limit,
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq/deadletter/classify"
@@ -299,5 +300,43 @@ func batchReads(t *testing.T, pool *pgxpool.Pool, operation uuid.UUID, selected 
 	var left int
 	if err := tx.QueryRow(t.Context(), "select count(*) from soniq_dead_letter_selections where operation_id = $1", operation).Scan(&left); err != nil || left != selected-6*most {
 		t.Errorf("%d of the selection are left, %v", left, err)
+	}
+}
+
+// A page of ten million dead letters takes no longer than one of ten thousand.
+func TestLook_readsAWindow_whateverTheFilter(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	testkit.Exec(t, pool, `
+		with quiet as (select set_config('soniq.notify', 'off', true))
+		insert into soniq_dead_letter_jobs (
+		  id, job_name, args, queue, priority, max_attempts, attempts, last_error, fingerprint,
+		  dead_letter_reason, original_created_at, moved_to_dead_letter_at, state, closed
+		)
+		select gen_random_uuid(), 'job.' || n % 2, '{}', 'q' || n % 2, 100, 3, 3, 'e', 'f' || n % 2, 'r' || n % 2, now(), now() - n * interval '1 minute',
+		  case when n % 2 = 0 then 'resolved' else 'dead' end, case when n % 2 = 0 then 'resolved' end
+		from quiet, generate_series(1, 30000) n`)
+	for _, analyzed := range []bool{false, true} {
+		if analyzed {
+			testkit.Exec(t, pool, `analyze soniq_dead_letter_jobs`)
+		}
+		for name, f := range map[string]Filter{
+			"nothing": {}, "a job": {JobNames: []string{"job.1"}}, "a queue": {Queues: []string{"q1"}}, "a reason": {Reasons: []classify.Reason{"r1"}},
+			"a group": {Groups: []string{"f1"}}, "a state": {State: StateDead}, "a tag": {Tags: map[string]string{"a": "b"}}, "a text": {Text: "nowhere"},
+			"a job and a queue": {JobNames: []string{"job.1"}, Queues: []string{"q0"}}, "a part of a name": {NameLike: "nowhere"},
+		} {
+			f.Limit = 50
+			sql, params := lookSQLOf(f, Cursor{}, 500)
+			err := pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(t.Context(), byindex.LookupSQL); err != nil {
+					return err
+				}
+				testkit.Touched(t, tx, sql, params...).Within(t, name, 2000, 3000)
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"soniq/internal/argshash"
+	"soniq/internal/groupsql"
 	"soniq/internal/pg"
 	"soniq/internal/replaysql"
 )
@@ -54,10 +55,14 @@ func (w *where) filter(f Filter) {
 		w.And(stateCondition(f.State))
 	}
 	if f.Groups != nil {
-		w.And(groupKey + " = any(" + w.Param(f.Groups) + ")")
+		w.And(groupsql.Key + " = any(" + w.Param(f.Groups) + ")")
 	}
 	if f.ErrorLike != "" {
 		w.And("d.last_error ilike " + w.Param("%"+escapeLike(f.ErrorLike)+"%"))
+	}
+	if f.Text != "" {
+		like := " ilike " + w.Param("%"+escapeLike(f.Text)+"%")
+		w.And("(d.last_error" + like + " or d.args::text" + like + ")")
 	}
 	if f.Replayed != nil {
 		comparison := map[bool]string{true: "> 0", false: "= 0"}[*f.Replayed]
@@ -108,14 +113,6 @@ func globToLike(glob string) string {
 func escapeLike(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(s)
 }
-
-// groupKey is the group of the row d: its fingerprint or, if another program wrote
-// none, a digest of what failures of one cause have in common. It must match the
-// expression of an index in schema.sql to the letter.
-const groupKey = `coalesce(d.fingerprint, lpad(to_hex(hashtextextended(` +
-	`d.job_name || '|' || d.dead_letter_reason || '|' || ` +
-	`regexp_replace(left(split_part(coalesce(d.last_error, ''), chr(10), 1), 200), '[0-9a-f]*[0-9][0-9a-f-]*', '#', 'gi')` +
-	`, 0)), 16, '0'))`
 
 // tag adds the condition for one tag.
 //

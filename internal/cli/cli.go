@@ -10,6 +10,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/dashboard"
 	"soniq/internal/cli/database"
 	"soniq/internal/cli/deadletters"
 	"soniq/internal/cli/dev"
@@ -39,6 +40,8 @@ type grammar struct {
 	Queue   jobs.QueueCommand     `cmd:"" group:"jobs" help:"List, pause and resume queues."`
 
 	DeadLetter deadletters.Command `cmd:"" group:"dead" name:"dead-letter" aliases:"dlq" help:"Inspect, replay, clean and export dead letters: jobs that cannot succeed."`
+
+	Dashboard dashboard.Command `cmd:"" group:"dead" help:"Serve a web page: see dead letters, understand them, bring them back."`
 
 	Hooks hooks.Command `cmd:"" group:"hooks" help:"Send dead letters to a webhook, to Slack, to the log or to a command."`
 

@@ -182,6 +182,7 @@ func (r *schemaRun) jobs(dir string) {
 	clitest.WantIn(r.t, "worker list", r.do("worker list", 0, "worker", "list").Out, "default")
 	end()
 	clitest.WantIn(r.t, "status", r.do("status", 0, "status").Out, "Dead letters: 3 dead")
+	r.begin("dashboard", "serving the dashboard", "dashboard", "--port", "0", "--log-format", "text")()
 	clitest.WantIn(r.t, "metrics", r.do("metrics", 0, "metrics", "--once").Out, "soniq_dead_letters_dead 3")
 	clitest.WantIn(r.t, "job", r.do("job show", 0, "job", later).Out, "later")
 	clitest.WantIn(r.t, "job list", r.do("job list", 0, "job", "list").Out, later)

@@ -307,6 +307,7 @@ func TestSecrets_noCommandShowsThem(t *testing.T) {
 		"migrate prebuild":         lines2([]string{"migrate", "prebuild"}),
 		"migrate sql":              lines2([]string{"migrate", "sql"}, []string{"migrate", "sql", "--from", p.short[0]}),
 		"metrics":                  lines2([]string{"metrics", "--once"}, []string{"metrics", "--listen", p.short[0]}),
+		"dashboard":                lines2([]string{"dashboard", "--host", p.short[0]}, []string{"dashboard", "--allow-host", p.text}, []string{"dashboard", "--port", p.short[0]}),
 		"grants":                   lines2([]string{"grants", "--viewer", "soniq"}, []string{"grants", "--run", "--viewer", p.short[0]}, []string{"grants", "--viewer", p.text}),
 		"status":                   lines2([]string{"status"}),
 		"version":                  lines2([]string{"version"}),

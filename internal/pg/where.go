@@ -16,6 +16,9 @@ type Where struct {
 	params     []any
 }
 
+// NewWhere returns conditions whose parameters follow these.
+func NewWhere(params []any) Where { return Where{params: slices.Clone(params)} }
+
 // Param adds a parameter and returns its placeholder.
 func (w *Where) Param(v any) string {
 	w.params = append(w.params, v)

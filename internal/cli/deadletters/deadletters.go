@@ -61,13 +61,14 @@ type traits struct {
 	Reason []string `sep:"none" placeholder:"REASON" help:"Why they died: max_retries_exceeded, permanent_failure, job_not_found, invalid_arguments, timeout, manual_move. Repeatable: any of them."`
 	Group  []string `sep:"none" placeholder:"GROUP" help:"Of this group, as 'soniq dead-letter groups' shows them. Repeatable: any of them."`
 	Error  *string  `placeholder:"TEXT" help:"The last error contains TEXT. Case does not count."`
+	Text   *string  `placeholder:"TEXT" help:"The last error or the arguments contain TEXT. Case does not count. It reads each row: narrow it by others on a large table."`
 	Tag    []string `sep:"none" once:"=" placeholder:"KEY=VALUE" help:"Has this tag. Repeatable for other keys: all of them."`
 }
 
 // given reports whether any of the flags was used.
 func (s *selection) given() bool {
 	return s.Filter != nil || len(s.Job)+len(s.Queue)+len(s.Reason)+len(s.Group)+len(s.Tag) > 0 ||
-		s.Error != nil || s.State != nil || s.Replayed != nil || s.Since != nil || s.Until != nil
+		s.Error != nil || s.Text != nil || s.State != nil || s.Replayed != nil || s.Since != nil || s.Until != nil
 }
 
 // filter returns the filter that the flags make. An empty value is refused: in a
@@ -84,6 +85,9 @@ func (s *selection) filter(now time.Time) (f deadletter.Filter, err error) {
 	}
 	if s.Error != nil {
 		f.ErrorLike = *s.Error
+	}
+	if s.Text != nil {
+		f.Text = *s.Text
 	}
 	for _, text := range reasons {
 		reason, err := classify.ParseReason(text)
@@ -136,6 +140,7 @@ func (s *selection) checkEmpty(reasons, groups []string) error {
 		{"--reason", reasons},
 		{"--group", groups},
 		{"--error", app.Values(s.Error)},
+		{"--text", app.Values(s.Text)},
 		{"--state", app.Values(s.State)},
 		{"--since", app.Values(s.Since)},
 		{"--until", app.Values(s.Until)},

@@ -262,7 +262,7 @@ func filterWords(op deadletter.Operation) string {
 	if dec.Decode(&fields) != nil {
 		return ""
 	}
-	names := []string{"source", "job_names", "name_like", "queues", "reasons", "groups", "error_like", "state", "replayed", "tags", "from", "limit"}
+	names := []string{"source", "job_names", "name_like", "queues", "reasons", "groups", "error_like", "text", "state", "replayed", "tags", "from", "limit"}
 	if op.Action == deadletter.ActionCleanup {
 		names = append(names, "to")
 	}

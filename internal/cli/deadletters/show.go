@@ -7,9 +7,9 @@ import (
 	"strings"
 
 	"soniq/deadletter"
-	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/explain"
 )
 
 type showCmd struct {
@@ -99,51 +99,6 @@ type letterStory struct {
 	History []deadletter.Record `json:"history"`
 }
 
-// whyDead is a sentence that explains the reason.
-func whyDead(j deadletter.Job) string {
-	what := "this error"
-	if t := errorType(j); t != "" {
-		what = t
-	}
-	if j.ErrorCode != "" {
-		what += " with the code " + j.ErrorCode
-	}
-	switch j.Reason {
-	case classify.MaxRetriesExceeded:
-		switch j.ErrorKind {
-		case classify.KindCrash:
-			return "Its worker died while it ran, and no attempt remains."
-		case classify.KindPanic:
-			return "Its handler panicked, and no attempt remains."
-		case classify.KindGoexit:
-			return "Its handler ended its goroutine, and no attempt remains."
-		default:
-			return "It failed, and no attempt remains."
-		}
-	case classify.PermanentFailure:
-		switch j.DecidedBy {
-		case classify.ByRule:
-			return "The job's own rule says that " + what + " is permanent: no retry can help."
-		case classify.ByMarker:
-			return "Its handler said that " + what + " is permanent: no retry can help."
-		}
-		if name, ok := strings.CutPrefix(j.DecidedBy, classify.ByClassifier+":"); ok {
-			return "The worker's classifier " + name + " says that " + what + " is permanent: no retry can help."
-		}
-		return "Its handler said that the failure is permanent: no retry can help."
-	case classify.JobNotFound:
-		return "No worker registered a handler for this name: deploy one, then replay."
-	case classify.InvalidArguments:
-		return "Its handler refused the arguments, so it was not tried again."
-	case classify.Timeout:
-		return "Its last attempt ran into the timeout, and none remains."
-	case classify.ManualMove:
-		return "Somebody moved it here by hand."
-	default:
-		return "Another program wrote this reason."
-	}
-}
-
 // printField prints a name and a value on one line.
 func printField(a *app.App, name, format string, args ...any) {
 	a.Out.Printf("%-12s %s", name, terminal.OneLine(fmt.Sprintf(format, args...)))
@@ -174,7 +129,7 @@ func printFacts(a *app.App, s letterStory) {
 	field("State", "%s", lineage(j))
 	_ = a.Out.Spans(
 		terminal.Span{Text: fmt.Sprintf("%-12s ", "Reason")}, terminal.Span{Text: terminal.OneLine(string(j.Reason)), Style: reasonStyle(string(j.Reason))},
-		terminal.Span{Text: ". " + terminal.OneLine(whyDead(j)) + "\n"},
+		terminal.Span{Text: ". " + terminal.OneLine(explain.Death(j)) + "\n"},
 	)
 	field("Attempts", "%d of %d", j.Attempts, j.MaxAttempts)
 	field("Queue", "%s, priority %d", j.Queue, j.Priority)
@@ -214,7 +169,7 @@ func printFacts(a *app.App, s letterStory) {
 // printError prints the last error, under what is known of its kind.
 func printError(a *app.App, j deadletter.Job) {
 	var about []string
-	for _, part := range []string{string(j.ErrorKind), errorType(j), j.ErrorCode} {
+	for _, part := range []string{string(j.ErrorKind), explain.ErrorType(j), j.ErrorCode} {
 		if part != "" {
 			about = append(about, terminal.OneLine(part))
 		}
@@ -229,15 +184,6 @@ func printError(a *app.App, j deadletter.Job) {
 		return
 	}
 	a.Out.Printf("%s", terminal.Indent(j.LastError, "  "))
-}
-
-// errorType is the Go type of the error, unless it is one of a command or an
-// endpoint: a name from this program's inside.
-func errorType(j deadletter.Job) string {
-	if strings.HasPrefix(j.ErrorType, "*main.") {
-		return ""
-	}
-	return j.ErrorType
 }
 
 // printReplays prints the replays of a dead letter and its history.

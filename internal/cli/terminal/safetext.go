@@ -1,155 +1,32 @@
 package terminal
 
 import (
-	"fmt"
 	"io"
-	"strings"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 
-	"soniq/internal/command"
+	"soniq/internal/safetext"
 )
 
-// Text that a job wrote (its name, arguments, error, tags) must not control the
-// terminal that shows it: move the cursor, set the title, hide text or change its
-// direction. There are two layers. Fields pass OneLine when they are laid out. Every
-// byte to a terminal passes a SafeWriter, so a field that was forgotten only looks
-// wrong.
+// Text that a job wrote must not control the terminal that shows it. Package safetext has
+// the rules.
 
-// UnsafeRune reports whether r must not reach a terminal as it is: C0 and C1
-// controls and DEL, the invisible format characters (bidirectional overrides
-// and isolates, zero-width marks, tags) and the line and paragraph
-// separators. The two joiners stay: Persian, Indic scripts and emoji are
-// written with them.
-func UnsafeRune(r rune) bool {
-	switch {
-	case r == '\u200c' || r == '\u200d':
-		return false
-	case unicode.IsControl(r):
-		return true
-	default:
-		return unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp)
-	}
-}
+// UnsafeRune is [safetext.Unsafe].
+func UnsafeRune(r rune) bool { return safetext.Unsafe(r) }
 
-// appendEscaped writes r in Go's notation, such as \x1b or \u202e.
-func appendEscaped(dst []byte, r rune) []byte {
-	switch {
-	case r == '\n':
-		return append(dst, `\n`...)
-	case r == '\t':
-		return append(dst, `\t`...)
-	case r == '\r':
-		return append(dst, `\r`...)
-	case r < utf8.RuneSelf:
-		return fmt.Appendf(dst, `\x%02x`, r)
-	case r <= 0xffff:
-		return fmt.Appendf(dst, `\u%04x`, r)
-	default:
-		return fmt.Appendf(dst, `\U%08x`, r)
-	}
-}
+// OneLine is [safetext.OneLine].
+func OneLine(s string) string { return safetext.OneLine(s) }
 
-// appendEscapedJSON writes r as JSON's \uXXXX, which any JSON reader turns
-// back into r.
-func appendEscapedJSON(dst []byte, r rune) []byte {
-	if high, low := utf16.EncodeRune(r); high != unicode.ReplacementChar {
-		return fmt.Appendf(dst, `\u%04x\u%04x`, high, low)
-	}
-	return fmt.Appendf(dst, `\u%04x`, r)
-}
+// FirstLine is [safetext.FirstLine].
+func FirstLine(s string) string { return safetext.FirstLine(s) }
 
-// OneLine makes s safe within a line of text or a cell of a table: line
-// breaks and tabs are escaped too.
-func OneLine(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || UnsafeRune(r) }) < 0 {
-		return s
-	}
-	out := make([]byte, 0, len(s)+16)
-	for i := 0; i < len(s); {
-		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			out = fmt.Appendf(out, `\x%02x`, s[i])
-		case UnsafeRune(r):
-			out = appendEscaped(out, r)
-		default:
-			out = append(out, s[i:i+size]...)
-		}
-		i += size
-	}
-	return string(out)
-}
+// ErrorLine is [safetext.ErrorLine].
+func ErrorLine(s string) string { return safetext.ErrorLine(s) }
 
-// FirstLine is the first line of s that is not empty, made safe.
-func FirstLine(s string) string {
-	for line := range strings.Lines(s) {
-		if line = strings.TrimSpace(line); line != "" {
-			return OneLine(line)
-		}
-	}
-	return ""
-}
-
-// ErrorLine returns the most useful line of an error text. It is the last line of a
-// Python traceback, or of output that was cut off at its beginning; else the first line.
-func ErrorLine(s string) string {
-	head := FirstLine(s)
-	if strings.HasPrefix(head, "Traceback (most recent call last)") || head == strings.TrimSpace(command.CutOff) {
-		lines := strings.Split(strings.TrimSpace(s), "\n")
-		return OneLine(strings.TrimSpace(lines[len(lines)-1]))
-	}
-	return head
-}
-
-// SafeWriter passes text on with everything that could drive a terminal
-// escaped. Line breaks and tabs pass. A character that is split between two
-// writes is held until its end arrives.
-type SafeWriter struct {
-	w       io.Writer
-	escape  func(dst []byte, r rune) []byte
-	pending []byte // the beginning of a character, less than utf8.UTFMax bytes
-}
+// SafeWriter passes text on with everything that could drive a terminal escaped.
+type SafeWriter = safetext.Writer
 
 // NewSafeWriter returns a SafeWriter of text to w.
-func NewSafeWriter(w io.Writer) *SafeWriter {
-	return &SafeWriter{w: w, escape: appendEscaped}
-}
+func NewSafeWriter(w io.Writer) *SafeWriter { return safetext.NewWriter(w) }
 
 // NewSafeJSONWriter is for JSON: escapes are JSON's own, so the document
 // means the same.
-func NewSafeJSONWriter(w io.Writer) *SafeWriter {
-	return &SafeWriter{w: w, escape: appendEscapedJSON}
-}
-
-// Write implements [io.Writer]. It reports len(p) when all went well, however
-// many bytes were written for it.
-func (s *SafeWriter) Write(p []byte) (int, error) {
-	in := p
-	if len(s.pending) > 0 {
-		in = append(s.pending, p...)
-		s.pending = nil
-	}
-	out := make([]byte, 0, len(in)+16)
-	for len(in) > 0 {
-		if !utf8.FullRune(in) {
-			s.pending = append([]byte(nil), in...)
-			break
-		}
-		r, size := utf8.DecodeRune(in)
-		switch {
-		case r == utf8.RuneError && size == 1:
-			out = s.escape(out, rune(in[0]))
-		case r != '\n' && r != '\t' && UnsafeRune(r):
-			out = s.escape(out, r)
-		default:
-			out = append(out, in[:size]...)
-		}
-		in = in[size:]
-	}
-	if _, err := s.w.Write(out); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
+func NewSafeJSONWriter(w io.Writer) *SafeWriter { return safetext.NewJSONWriter(w) }

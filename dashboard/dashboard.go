@@ -1,0 +1,165 @@
+package dashboard
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"soniq/deadletter"
+	"soniq/engine"
+	"soniq/hooks"
+	"soniq/internal/pg"
+	"soniq/internal/redact"
+)
+
+// A Dashboard serves the pages. Any number of requests may use it.
+type Dashboard struct {
+	cfg    Config
+	base   string // the path under which it is mounted, without a slash at its end
+	schema pg.Schema
+	db     *pg.Pool
+	log    *slog.Logger
+
+	queue  *deadletter.Queue
+	client *engine.Client
+	store  *hooks.Store
+
+	templates templates
+	sessions  *sessions
+	hub       *hub
+	handler   http.Handler
+}
+
+// New returns a dashboard of the pool's database. It runs no statement. The caller closes the
+// pool.
+//
+// Errors: one that names the field of cfg which is wrong.
+func New(pool *pgxpool.Pool, cfg Config) (*Dashboard, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("new dashboard: %w", err)
+	}
+	schema, err := pg.NewSchema(cfg.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("new dashboard: Schema: %w", err)
+	}
+	if cfg.ListenConfig == nil {
+		cfg.ListenConfig = pool.Config().ConnConfig
+	}
+	cfg.Title = cmp.Or(cfg.Title, "Soniq")
+	d := &Dashboard{
+		cfg: cfg, base: strings.TrimRight(cfg.BasePath, "/"), schema: schema, db: schema.Pool(pool),
+		log:      redact.Logger(cmp.Or(cfg.Logger, slog.Default())),
+		sessions: newSessions(cfg.Key), hub: newHub(),
+	}
+	if d.queue, err = deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: cfg.Schema}); err != nil {
+		return nil, err
+	}
+	if d.client, err = engine.NewClient(pool, engine.ClientConfig{Schema: cfg.Schema}); err != nil {
+		return nil, err
+	}
+	if d.store, err = hooks.NewStore(pool, hooks.StoreConfig{Schema: cfg.Schema}); err != nil {
+		return nil, err
+	}
+	if d.templates, err = parseTemplates(d.functions()); err != nil {
+		return nil, fmt.Errorf("new dashboard: %w", err)
+	}
+	d.handler = d.guarded(d.routes())
+	return d, nil
+}
+
+// Handler serves the dashboard. Mount it under the BasePath: mux.Handle(base+"/", d.Handler()).
+// It works with and without http.StripPrefix around it.
+func (d *Dashboard) Handler() http.Handler { return d.handler }
+
+// Run feeds the pages with what dies, until ctx ends: then it returns nil. One connection
+// listens, whatever the number of pages. Without Run they show the moment at which they were
+// opened, and say so.
+//
+// Errors: those of [deadletter.Subscribe], such as a role that may not read the dead letters.
+func (d *Dashboard) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.follow(ctx) })
+	group.Go(func() error { return d.watch(ctx) })
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("dashboard: %w", err)
+	}
+	return nil
+}
+
+// A right is one of [Rights], which a page needs.
+type right int
+
+const (
+	anybody right = iota // the page to sign in
+	see
+	act
+	reveal
+)
+
+func (r Rights) has(needed right) bool {
+	switch needed {
+	case see:
+		return r.See
+	case act:
+		return r.See && r.Act
+	case reveal:
+		return r.See && r.Reveal
+	default:
+		return true
+	}
+}
+
+// A page is what answers requests of one pattern.
+type page struct {
+	// pattern is one of [http.ServeMux], without the base path: GET /dead-letters/{id}.
+	pattern string
+	// needs is the right that a user must have.
+	needs right
+	serve func(*visit) error
+}
+
+// A navEntry is a link at the top of each page.
+type navEntry struct {
+	Path, Name string
+}
+
+// navigation are the links at the top, in their order.
+var navigation = []navEntry{
+	{"/groups", "Dead letters"},
+}
+
+// pages are all pages.
+func (d *Dashboard) pages() []page {
+	return []page{
+		{"GET /{$}", see, d.home},
+		{"GET /sign-in", anybody, d.signInPage},
+		{"POST /sign-in", anybody, d.signIn},
+		{"POST /sign-out", anybody, d.signOut},
+		{"GET /groups", see, d.groups},
+		{"GET /dead-letters", see, d.letters},
+		{"GET /live", see, d.live},
+		{"GET /dead-letters/{id}", see, d.letter},
+		{"GET /dead-letters/{id}/args.json", see, d.letterArgs},
+		{"POST /dead-letters/{id}/reveal", reveal, d.reveal},
+	}
+}
+
+// routes serves the pages and the assets.
+func (d *Dashboard) routes() http.Handler {
+	mux := http.NewServeMux()
+	for _, p := range d.pages() {
+		mux.Handle(p.pattern, d.visited(p))
+	}
+	mux.Handle("GET /assets/{version}/{name}", http.HandlerFunc(serveAsset))
+	mux.Handle("/", d.visited(page{needs: see, serve: func(*visit) error { return errNoPage }}))
+	return mux
+}
+
+// home is where somebody begins.
+func (d *Dashboard) home(v *visit) error { return v.redirect("/groups") }
