@@ -114,9 +114,10 @@ func (f *Fetcher[J]) Listening(healthy bool) {
 
 // Run claims jobs and starts them until ctx ends. The jobs run under jobsCtx.
 func (f *Fetcher[J]) Run(ctx, jobsCtx context.Context) error {
-	// retry paces the claims while the database is away.
+	// retry paces the claims while the database is away. A failover takes some seconds, and
+	// should not take more.
 	retry := &backoff.ExponentialBackOff{
-		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second,
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 2 * time.Second,
 	}
 	retry.Reset()
 	failing, woken := false, false

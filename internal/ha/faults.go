@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"strings"
 	"syscall"
 	"time"
+
+	"soniq/internal/pause"
 )
 
 // A fault is a way to break the cluster.
@@ -31,17 +35,41 @@ var faults = []fault{
 	{name: "pgbouncer", inject: restartPooler},
 }
 
-// kill ends a whole machine with kill -9: Patroni, the server and each of its processes.
-func kill(ctx context.Context, d *drill, _ int, old *node) error {
+// behind is for how long the standbys of every other killed primary have heard nothing.
+const behind = 500 * time.Millisecond
+
+// kill ends a whole machine with kill -9: Patroni, the server and each of its processes. Every other
+// time the standbys are behind: asynchronous ones have not what was acknowledged last.
+func kill(ctx context.Context, d *drill, n int, old *node) error {
 	postmaster := old.postmaster()
 	if postmaster == 0 {
 		return errors.New("the primary has no server")
+	}
+	if n%2 == 1 {
+		if err := holdBack(ctx, postmaster); err != nil {
+			return err
+		}
 	}
 	_ = old.patroni.cmd.Process.Kill()
 	if err := killServer(ctx, postmaster); err != nil {
 		return err
 	}
 	return d.promoted(ctx, old)
+}
+
+// holdBack stops the processes of a server that send to standbys, for a while.
+func holdBack(ctx context.Context, postmaster int) error {
+	held := 0
+	for _, pid := range childrenOf(postmaster) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(line), "walsender") && syscall.Kill(pid, syscall.SIGSTOP) == nil {
+			held++
+		}
+	}
+	if held < nodes-1 {
+		return fmt.Errorf("%d processes send to standbys, want %d", held, nodes-1)
+	}
+	return pause.For(ctx, behind)
 }
 
 // killServer stops the postmaster first, so that it starts nothing more.
@@ -71,7 +99,7 @@ func revive(ctx context.Context, d *drill, old *node) error {
 
 // crash ends the server alone with kill -9. Its Patroni has it recover where it was, and promotes it
 // again, on a timeline of its own.
-func crash(ctx context.Context, _ *drill, _ int, old *node) error {
+func crash(ctx context.Context, d *drill, _ int, old *node) error {
 	postmaster := old.postmaster()
 	if postmaster == 0 {
 		return errors.New("the primary has no server")
@@ -83,7 +111,8 @@ func crash(ctx context.Context, _ *drill, _ int, old *node) error {
 		if now := old.postmaster(); now == postmaster || now == 0 {
 			return errors.New("it has not started")
 		}
-		return get(ctx, "http://"+old.rest+"/primary", nil)
+		_, err := d.leader(ctx)
+		return err
 	})
 }
 

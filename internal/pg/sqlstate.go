@@ -35,6 +35,7 @@ const (
 	ObjectInUse                  = "55006"
 	LockNotAvailable             = "55P03" // lock_timeout has passed, or NOWAIT
 	QueryCanceled                = "57014"
+	AdminShutdown                = "57P01" // also of one session, by pg_terminate_backend
 	CannotConnectNow             = "57P03" // the server is starting up
 	InternalError                = "XX000"
 )
@@ -123,6 +124,21 @@ func Refused(err error) bool {
 	return severity != "FATAL" && severity != "PANIC"
 }
 
+// NoServer reports whether no server that takes writes was reached: the connection could not be made,
+// or a pooler has no server for it, or the server is a standby, read-only, starting or shutting
+// down. What the statement writes has no part in it.
+func NoServer(err error) bool {
+	var connecting *pgconn.ConnectError
+	if errors.As(err, &connecting) || IsReadOnly(err) {
+		return true
+	}
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || cmp.Or(pgErr.SeverityUnlocalized, pgErr.Severity) != "FATAL" {
+		return false
+	}
+	return IsClass(err, ClassConnection) || IsCode(err, AdminShutdown, CannotConnectNow)
+}
+
 // Momentary reports whether a refusal may be over in a moment: it is about what other
 // transactions do at the same time.
 func Momentary(err error) bool {
@@ -136,6 +152,9 @@ const notifies = "PreCommit_Notify"
 func Remedy(err error) string {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
+		if NoServer(err) {
+			return "there is no server to write to; it goes on when there is one"
+		}
 		return "see the error"
 	}
 	if remedy, ok := renamed(err); ok {
@@ -143,6 +162,10 @@ func Remedy(err error) string {
 	}
 	var denied *DeniedError
 	switch code := pgErr.Code; {
+	case code == ReadOnlyTransaction:
+		return "the server takes no writes: a standby, or one that is being promoted; it goes on with one that does"
+	case NoServer(err):
+		return "there is no server to write to; it goes on when there is one"
 	case errors.As(err, &denied):
 		return denied.grant() + " (" + denied.remedy() + ")"
 	case code == InsufficientPrivilege:

@@ -73,7 +73,7 @@ func (s *Settler) writeGroup(ctx context.Context, way way, group []Outcome) erro
 			InitialInterval:     50 * time.Millisecond,
 			RandomizationFactor: 0.5,
 			Multiplier:          2,
-			MaxInterval:         5 * time.Second,
+			MaxInterval:         2 * time.Second, // a failover takes some seconds, and should not take more
 		}),
 		backoff.WithMaxElapsedTime(0),
 		backoff.WithNotify(func(err error, _ time.Duration) {
@@ -115,6 +115,10 @@ func (w *writing) try(ctx context.Context) ([]uuid.UUID, error) {
 	w.ambiguous, w.trouble = true, cmp.Or(w.trouble, err)
 	if errors.As(err, &connecting) {
 		w.tries = 0
+		return nil, err
+	}
+	if pg.NoServer(err) {
+		// It says nothing of the outcomes; a pooler says it at once, and again and again.
 		return nil, err
 	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
