@@ -186,7 +186,7 @@ func (c *cluster) leader(ctx context.Context, but ...*node) (*node, error) {
 }
 
 // whole waits until there is a primary to which all others stream, and with sync one of them
-// synchronously.
+// synchronously: as PostgreSQL says, and as etcd has it, since no other one would be promoted.
 func (c *cluster) whole(ctx context.Context, patience time.Duration, sync bool) error {
 	return until(ctx, patience, "a primary with two standbys", func(ctx context.Context) error {
 		n, err := c.leader(ctx)
@@ -197,10 +197,26 @@ func (c *cluster) whole(ctx context.Context, patience time.Duration, sync bool) 
 		err = query(ctx, n.direct(), `select count(*) filter (where pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 1 << 20),
 			count(*) filter (where sync_state = 'sync') from pg_stat_replication where state = 'streaming' and application_name like 'node%'`,
 			[]any{&streaming, &synchronous})
-		if err == nil && (streaming < nodes-1 || sync && synchronous == 0) {
-			err = fmt.Errorf("%s has %d standbys, %d of them synchronous", n.name, streaming, synchronous)
+		if err != nil {
+			return err
 		}
-		return err
+		if streaming < nodes-1 || sync && synchronous == 0 {
+			return fmt.Errorf("%s has %d standbys, %d of them synchronous", n.name, streaming, synchronous)
+		}
+		var known struct {
+			Members []struct {
+				Role string `json:"role"`
+			} `json:"members"`
+		}
+		if err := get(ctx, "http://"+n.rest+"/cluster", &known); err != nil || !sync {
+			return err
+		}
+		for _, m := range known.Members {
+			if m.Role == "sync_standby" {
+				return nil
+			}
+		}
+		return fmt.Errorf("etcd has no synchronous standby: %+v", known.Members)
 	})
 }
 

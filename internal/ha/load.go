@@ -437,8 +437,8 @@ func (l *load) flows(ctx context.Context, patience time.Duration, after time.Tim
 func (l *load) drained(ctx context.Context, patience time.Duration) error {
 	return until(ctx, patience, "an empty queue", func(ctx context.Context) error {
 		var left, pending int
-		err := query(ctx, l.viaHAProxy(), `select (select count(*) from soniq_jobs where status in ('queued', 'processing')),
-			(select count(*) from soniq_hook_deliveries where state = 'pending')`, []any{&left, &pending})
+		err := query(ctx, l.viaHAProxy(), `select (select count(*) from public.soniq_jobs where status in ('queued', 'processing')),
+			(select count(*) from public.soniq_hook_deliveries where state = 'pending')`, []any{&left, &pending})
 		if err == nil && left+pending > 0 {
 			err = fmt.Errorf("%d jobs and %d deliveries are left", left, pending)
 		}
