@@ -33,6 +33,7 @@ type Dashboard struct {
 	templates templates
 	sessions  *sessions
 	hub       *hub
+	runs      *runs
 	handler   http.Handler
 }
 
@@ -55,7 +56,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Dashboard, error) {
 	d := &Dashboard{
 		cfg: cfg, base: strings.TrimRight(cfg.BasePath, "/"), schema: schema, db: schema.Pool(pool),
 		log:      redact.Logger(cmp.Or(cfg.Logger, slog.Default())),
-		sessions: newSessions(cfg.Key), hub: newHub(),
+		sessions: newSessions(cfg.Key), hub: newHub(), runs: newRuns(),
 	}
 	if d.queue, err = deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: cfg.Schema}); err != nil {
 		return nil, err
@@ -77,7 +78,8 @@ func New(pool *pgxpool.Pool, cfg Config) (*Dashboard, error) {
 // It works with and without http.StripPrefix around it.
 func (d *Dashboard) Handler() http.Handler { return d.handler }
 
-// Run feeds the pages with what dies, until ctx ends: then it returns nil. One connection
+// Run feeds the pages with what dies, and does what people begin on many dead letters, until ctx
+// ends: then it returns nil, once that has stopped; a bulk replay can be resumed. One connection
 // listens, whatever the number of pages. Without Run they show the moment at which they were
 // opened, and say so.
 //
@@ -86,6 +88,7 @@ func (d *Dashboard) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.follow(ctx) })
 	group.Go(func() error { return d.watch(ctx) })
+	group.Go(func() error { return d.runs.work(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("dashboard: %w", err)
 	}
@@ -144,6 +147,20 @@ func (d *Dashboard) pages() []page {
 		{"GET /groups", see, d.groups},
 		{"GET /dead-letters", see, d.letters},
 		{"GET /live", see, d.live},
+		{"POST /dead-letters/prepare", act, d.prepare},
+		{"POST /dead-letters/replay", act, d.replayMany},
+		{"POST /dead-letters/delete", act, d.deleteMany},
+		{"POST /dead-letters/tag", act, d.tagMany},
+		{"POST /dead-letters/export", reveal, d.export},
+		{"GET /cleanup", act, d.cleanupPreview},
+		{"POST /cleanup", act, d.cleanup},
+		{"GET /runs/{id}", see, d.runPage},
+		{"GET /operations/{id}", see, d.operation},
+		{"POST /operations/{id}/stop", act, d.stopOperation},
+		{"POST /operations/{id}/resume", act, d.resumeOperation},
+		{"GET /dead-letters/{id}/edit", act, d.edit},
+		{"POST /dead-letters/{id}/edit", act, d.checkEdit},
+		{"POST /dead-letters/{id}/replay", act, d.replayOne},
 		{"GET /dead-letters/{id}", see, d.letter},
 		{"GET /dead-letters/{id}/args.json", see, d.letterArgs},
 		{"POST /dead-letters/{id}/reveal", reveal, d.reveal},

@@ -31,7 +31,7 @@ func (d *Dashboard) functions() template.FuncMap {
 		"words":  func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
 		"short":  func(s any) string { return cut(fmt.Sprint(s), 8) },
 		"cut":    func(n int, s any) string { return cut(safetext.OneLine(fmt.Sprint(s)), n) },
-		"dict":   dict,
+		"list":   func(values ...any) []any { return values },
 	}
 }
 
@@ -55,18 +55,6 @@ func (d *Dashboard) link(path string, query ...any) (string, error) {
 		separator = "&"
 	}
 	return d.base + path + separator + values.Encode(), nil
-}
-
-// dict is a map of names and values, for a template that needs several.
-func dict(pairs ...any) (map[string]any, error) {
-	if len(pairs)%2 != 0 {
-		return nil, fmt.Errorf("dict: a name without a value")
-	}
-	m := map[string]any{}
-	for i := 0; i < len(pairs); i += 2 {
-		m[fmt.Sprint(pairs[i])] = pairs[i+1]
-	}
-	return m, nil
 }
 
 // visibleLines makes a text of several lines safe, and keeps its lines and tabs.

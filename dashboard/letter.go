@@ -26,6 +26,9 @@ type letterPage struct {
 	Deliveries []hooks.DeliveryInfo
 	// Revealed: secrets are shown, and the history says to whom.
 	Revealed bool
+	// Token is for the form that replays it, and Selection for the others.
+	Token     string
+	Selection frozen
 }
 
 // A change is a record of the history, with what it changed.
@@ -90,7 +93,7 @@ func (d *Dashboard) readLetter(v *visit) (deadletter.Job, error) {
 }
 
 func (d *Dashboard) showLetter(v *visit, j deadletter.Job, revealed bool) (err error) {
-	page := letterPage{StateText: stateText(j), Revealed: revealed}
+	page := letterPage{StateText: stateText(j), Revealed: revealed, Token: uuid.NewString(), Selection: frozen{IDs: []uuid.UUID{j.ID}}}
 	if page.Job = j; !revealed {
 		page.Job = j.Redacted()
 	}

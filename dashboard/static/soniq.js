@@ -223,3 +223,21 @@ if (part) {
   part.addEventListener("focusout", () => setTimeout(arrived, 0));
   document.getElementById("news")?.addEventListener("click", () => { refresh(); });
 }
+
+// A page of work that goes on reads itself again until that has ended.
+async function poll() {
+  try {
+    const response = await fetch(location.href, {redirect: "error"});
+    if (response.ok) {
+      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+      const old = document.querySelector("[data-poll]"), next = fresh.querySelector('[data-part="run"]');
+      if (old && next) {
+        if (!old.contains(document.activeElement) || !next.hasAttribute("data-poll")) old.replaceChildren(...next.childNodes);
+        if (!next.hasAttribute("data-poll")) old.removeAttribute("data-poll");
+        showTimes(old);
+      }
+    }
+  } catch { /* tried again */ }
+  if (document.querySelector("[data-poll]")) setTimeout(poll, 1000);
+}
+if (document.querySelector("[data-poll]")) setTimeout(poll, 500);

@@ -1,0 +1,118 @@
+package dashboard
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"soniq/deadletter"
+)
+
+// operationPage is what the page of an operation shows.
+type operationPage struct {
+	deadletter.Operation
+	// Here: it runs in this process, which can stop it.
+	Here bool
+	// Running, Resumable: what can be done with it.
+	Running, Resumable bool
+	Percent            int64
+	Stopped            string
+	Picked             string
+	Token              string
+}
+
+func (v *visit) operationID() (uuid.UUID, error) {
+	id, err := uuid.Parse(v.r.PathValue("id"))
+	if err != nil {
+		return id, deadletter.ErrNoOperation
+	}
+	return id, nil
+}
+
+func (d *Dashboard) operation(v *visit) error {
+	id, err := v.operationID()
+	if err != nil {
+		return err
+	}
+	op, err := d.queue.Operation(v.Context(), id)
+	if err != nil {
+		return err
+	}
+	page := operationPage{Operation: op.Redacted(), Here: d.runs.here(id), Stopped: stoppedText(op), Token: uuid.NewString()}
+	page.Running = op.State == deadletter.OperationRunning
+	page.Resumable = op.Action == deadletter.ActionReplay && op.State == deadletter.OperationStopped && time.Since(op.UpdatedAt) < deadletter.ResumableFor
+	if op.Total > 0 {
+		page.Percent = (op.Done + op.Skipped) * 100 / op.Total
+	}
+	title := map[deadletter.Action]string{deadletter.ActionReplay: "Replay of ", deadletter.ActionDelete: "Deletion of ", deadletter.ActionCleanup: "Cleanup of "}[op.Action]
+	if title == "" {
+		title = string(op.Action) + " of "
+	}
+	return v.show("operation", view{Title: title + plural(op.Total, "dead letter"), Nav: "/groups", Data: page})
+}
+
+// stoppedText says why an operation stopped.
+func stoppedText(op deadletter.Operation) string {
+	switch op.StoppedBy {
+	case "":
+		return ""
+	case deadletter.StoppedByCanary:
+		return "One of the first replays did not succeed, so the others were left. Look at why it died, mend the cause, and resume."
+	case deadletter.StoppedByBreaker:
+		return "Too many of the replays died again. Mend the cause, and resume."
+	case deadletter.StoppedByLoss:
+		return "Its process is gone. Resume to go on."
+	case deadletter.StoppedByCaller:
+		return "It was interrupted. Resume to go on."
+	default:
+		return "It stopped: " + deadletter.RedactText(op.StoppedBy)
+	}
+}
+
+// stopOperation stops a replay after its batch.
+func (d *Dashboard) stopOperation(v *visit) error {
+	id, err := v.operationID()
+	if err != nil {
+		return err
+	}
+	if !d.runs.stop(id) {
+		op, err := d.queue.Operation(v.Context(), id)
+		if err != nil {
+			return err
+		}
+		if op.State == deadletter.OperationRunning {
+			return badInput("it runs in another program, which alone can stop it")
+		}
+	}
+	return v.redirect("/operations/" + id.String())
+}
+
+// resumeOperation goes on with a replay that has stopped, as it was begun.
+func (d *Dashboard) resumeOperation(v *visit) error {
+	id, err := v.operationID()
+	if err != nil {
+		return err
+	}
+	if err := v.r.ParseForm(); err != nil {
+		return err
+	}
+	queue := v.queue(v.r.PostForm.Get("comment"))
+	path, err := d.runs.once(v.Context(), v.r.PostForm.Get("token"), func() (string, error) {
+		if d.runs.here(id) {
+			return "/operations/" + id.String(), nil
+		}
+		_, err := d.runs.replay(v.Context(), func(ctx context.Context, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.ReplayResult, error) {
+			return queue.ResumeReplay(ctx, id, onProgress)
+		})
+		if errors.Is(err, deadletter.ErrNotResumable) {
+			return "", badInput("it can't be resumed: it is done, or too old")
+		}
+		return "/operations/" + id.String(), err
+	})
+	if err != nil {
+		return err
+	}
+	return v.redirect(path)
+}
