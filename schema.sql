@@ -103,7 +103,10 @@ create table public.soniq_jobs (
   cancel_requested_at timestamptz,
   -- An array of objects, one for each failed attempt; see docs/dead-letters.md. NULL while none
   -- has failed.
-  errors jsonb
+  errors jsonb,
+  -- To which trace the job belongs, as W3C's headers have it: traceparent and, where there is one, a
+  -- space and tracestate. Whatever else stands there counts as nothing; see docs/traces.md.
+  trace_context text
 );
 
 -- What becomes of jobs whose outcomes the database refuses for now. If a worker ends before it has written
@@ -258,7 +261,9 @@ create table public.soniq_dead_letter_jobs (
   -- Why it needs no attention any more: resolved, or superseded by the dead letter of its replay. It is in an index
   -- and says less than the state, which is in none: a replay changes no index. Others that need no attention
   -- have it too, once workers have looked at them; so the state and the replays have the last word.
-  closed text
+  closed text,
+  -- That of the job.
+  trace_context text
 )
 -- A page has room for new versions of some of its rows: a replay then leaves them in it, and all indexes as
 -- they are.
@@ -1482,7 +1487,8 @@ from (values
   ('0221', 'soniq_go_open'),
   ('0222', 'soniq_go_dead_index'),
   ('0223', 'soniq_go_single_records'),
-  ('0230', 'soniq_go_leader_result')
+  ('0230', 'soniq_go_leader_result'),
+  ('0240', 'soniq_go_trace_context')
 ) m (version, name);
 
 commit;

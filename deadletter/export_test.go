@@ -20,7 +20,7 @@ import (
 const exportHeader = "id,job_name,args,queue,priority,max_attempts,attempts,last_error,dead_letter_reason," +
 	"original_created_at,moved_to_dead_letter_at,resurrection_count,last_resurrection_at,tags," +
 	"state,replay_job_id,replay_of,error_kind,error_type,error_code,decided_by,fingerprint," +
-	"args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,moved_xid,created_at,errors\n"
+	"args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,moved_xid,created_at,errors,trace_context\n"
 
 // csvHeaderLine is that of a CSV file: it has the column exact in each case.
 var csvHeaderLine = `"` + strings.ReplaceAll(strings.TrimSuffix(exportHeader, "\n"), ",", `","`) + `","exact"` + "\n"
@@ -65,7 +65,8 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 		"state": "replaying", "replay_job_id": bare, "replay_of": bare, "error_kind": "error", "error_type": "*x.E", "error_code": "-1",
 		"decided_by": "budget", "fingerprint": "f", "args_hash": "h", "unique_job": true, "dedup_key": "\tk", "producer_id": "-p",
 		"worker_id": bare, "scheduled_at": made,
-		"errors": `[{"attempt": 1, "failed_at": "2026-01-02T03:04:05Z", "message": "=1+1"}]`,
+		"errors":        `[{"attempt": 1, "failed_at": "2026-01-02T03:04:05Z", "message": "=1+1"}]`,
+		"trace_context": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1",
 	})
 	exec(t, pool, "update soniq_dead_letter_jobs set moved_xid = '77' where moved_xid is not null")
 
@@ -82,13 +83,13 @@ func TestQueue_Export_writesEveryColumnExactly(t *testing.T) {
 		`"replay_of":"` + bare.String() + `","error_kind":"error","error_type":"*x.E","error_code":"-1","decided_by":"budget","fingerprint":"f",` +
 		`"args_hash":"h","unique_job":true,"dedup_key":"\tk","producer_id":"-p","worker_id":"` + bare.String() + `",` +
 		`"scheduled_at":"2026-01-02T03:04:05.600000Z","moved_xid":77,"created_at":"2026-01-02T03:04:05.600000Z",` +
-		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}]}`
+		`"errors":[{"attempt": 1, "message": "=1+1", "failed_at": "2026-01-02T03:04:05Z"}],"trace_context":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1"}`
 	csvBare := `"` + bare.String() + `","emails.send","{""user_id"": 42}","default","100","3","3","a` + "\r\n" + `b, ""c"" <d>` + "\u2028é\x01" + `","max_retries_exceeded",` +
-		`"2026-01-02T03:04:05.600000Z","2026-11-23T12:00:00.000000Z","0",,,"dead",,,,,,,,,,,,,,,,,"{ }"` + "\n"
+		`"2026-01-02T03:04:05.600000Z","2026-11-23T12:00:00.000000Z","0",,,"dead",,,,,,,,,,,,,,,,,,"{ }"` + "\n"
 	csvFull := `"` + full.String() + `","ʼ@x","{""f"": 1.50, ""n"": 12345678901234567890, ""s"": ""<&>""}","ʼ+q","-5","3","3","ʼ=cmd|' /C calc'!A0","max_retries_exceeded",` +
 		`"2026-01-02T03:04:05.600000Z","2026-11-23T13:00:00.000000Z","1","2026-01-02T03:04:05.600000Z","{""a"": ""\u003d1""}","replaying","` + bare.String() + `","` + bare.String() +
 		`","error","*x.E","ʼ-1","budget","f","h","true","` + "\tk" + `","ʼ-p","` + bare.String() + `","2026-01-02T03:04:05.600000Z","77","2026-01-02T03:04:05.600000Z",` +
-		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]","{ }"` + "\n"
+		`"[{""attempt"": 1, ""message"": ""\u003d1+1"", ""failed_at"": ""2026-01-02T03:04:05Z""}]","00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=1","{ }"` + "\n"
 
 	for format, want := range map[deadletter.Format]string{
 		deadletter.FormatJSON:  "[\n" + jsonBare + ",\n" + jsonFull + "\n]\n",

@@ -16,6 +16,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/testdb"
+	"soniq/internal/tracecontext"
 )
 
 // Files as Python Soniq's export writes them: an array over many lines, times
@@ -221,7 +222,7 @@ func TestQueue_Import_inputFails_isNoFileError(t *testing.T) {
 // The names of the columns are the same in each place.
 func TestImport_columns_areThoseOfTheExport(t *testing.T) {
 	t.Parallel()
-	names := regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(jsonOf(t, deadletter.Job{}), -1)
+	names := regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(jsonOf(t, deadletter.Job{TraceContext: tracecontext.Parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")}), -1)
 	var of []string
 	for _, name := range names {
 		of = append(of, name[1])

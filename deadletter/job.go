@@ -13,6 +13,7 @@ import (
 	"soniq/internal/history"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // State is what became of a dead letter. Its text is that of the column.
@@ -101,7 +102,13 @@ type Job struct {
 	// Errors are the first failed attempt and the last nine, the oldest first. Nil
 	// if another program ran them.
 	Errors []classify.Failure `json:"errors"`
+	// TraceContext is that of the job: the span that enqueued it.
+	TraceContext TraceContext `json:"trace_context,omitzero"`
 }
+
+// TraceContext is the trace context of W3C; the zero value is none. It is the same type as
+// engine.TraceContext.
+type TraceContext = tracecontext.Context
 
 // OutcomeUnknown reports whether a program that doesn't record the outcome, such
 // as Python Soniq, replayed the job since it died. Its state is dead then, and
@@ -158,7 +165,7 @@ func (r reading) columns() string {
   ` + r.argsHash + `, coalesce(d.unique_job, false), ` + r.dedupKey + `, ` + r.producer + `, d.worker_id,
   case when d.scheduled_at` + between + ` then d.scheduled_at end,
   d.moved_xid::text::bigint, case when d.created_at` + between + ` then d.created_at end,
-  ` + r.failures
+  ` + r.failures + `, ` + tracecontext.Column("d.trace_context")
 }
 
 // selectJobs selects dead letters d.
@@ -218,7 +225,7 @@ func scanRow(row pgx.CollectableRow, j *Job, more ...any) (failures []byte, err 
 		&j.ArgsHash, &j.UniqueJob, &j.DedupKey, &j.ProducerID, &worker,
 		&j.ScheduledAt,
 		&j.MovedXID, &j.CreatedAt,
-		&failures,
+		&failures, &j.TraceContext,
 	}, more...)...)
 	if err != nil {
 		return nil, err

@@ -35,5 +35,6 @@ func scanRecord(row pgx.CollectableRow) (*recordfile.Record, string, error) {
 		ArgsHash: j.ArgsHash, UniqueJob: uniqueJob, DedupKey: j.DedupKey, ProducerID: j.ProducerID,
 		WorkerID: j.WorkerID, ScheduledAt: j.ScheduledAt,
 		MovedXID: j.MovedXID, CreatedAt: j.CreatedAt, Errors: recordfile.NotNull(failures), Exact: exact,
+		TraceContext: j.TraceContext.String(),
 	}, xid, nil
 }

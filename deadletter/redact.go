@@ -34,6 +34,7 @@ func (j Job) Redacted() Job {
 	j.JobName, j.Queue = RedactText(j.JobName), RedactText(j.Queue)
 	j.ErrorType, j.ErrorCode, j.DecidedBy = RedactText(j.ErrorType), RedactText(j.ErrorCode), RedactText(j.DecidedBy)
 	j.DedupKey, j.ProducerID = redactOptional(j.DedupKey), redactOptional(j.ProducerID)
+	j.TraceContext = j.TraceContext.Redacted()
 	return j
 }
 

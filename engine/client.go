@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -35,6 +36,9 @@ type ClientConfig struct {
 	ProducerID string
 	// MaxArgsBytes limits the arguments of one job, in bytes of JSON. Default 1 MiB.
 	MaxArgsBytes int
+	// Tracers are called before and after jobs are inserted. Their contexts are nested in
+	// this order. Default none.
+	Tracers []EnqueueTracer
 }
 
 // Client enqueues jobs, reads them, and changes them: it cancels, retries and
@@ -52,7 +56,7 @@ type Client struct {
 // NewClient returns a client that uses pool. The caller closes the pool.
 //
 // Errors: soniq.ErrSchemaName for a Schema that can't be one; for a nil pool, a
-// negative MaxArgsBytes and mistakes in the Registry an error without a type. The
+// negative MaxArgsBytes, a nil tracer and mistakes in the Registry an error without a type. The
 // database isn't asked.
 func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 	if pool == nil {
@@ -74,6 +78,9 @@ func NewClient(pool *pgxpool.Pool, config ClientConfig) (*Client, error) {
 func (config ClientConfig) client() (*Client, error) {
 	if config.MaxArgsBytes < 0 {
 		return nil, fmt.Errorf("new client: config: MaxArgsBytes must not be negative, not %d", config.MaxArgsBytes)
+	}
+	if i := slices.Index(config.Tracers, nil); i >= 0 {
+		return nil, fmt.Errorf("new client: config: Tracers: number %d is nil", i+1)
 	}
 	if config.MaxArgsBytes == 0 {
 		config.MaxArgsBytes = defaultMaxArgsBytes

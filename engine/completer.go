@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"soniq/internal/deadwrite"
 	"soniq/internal/maintenance"
 	"soniq/internal/settle"
+	"soniq/internal/tracecontext"
 )
 
 // outcomes lead from the jobs to the completer.
@@ -57,6 +59,7 @@ func (o Outcome) toSettle() settle.Outcome {
 		ID: job.ID, Attempts: job.Attempts, Token: job.token, Name: job.Name, ClaimedAt: job.UpdatedAt,
 		Replay: job.ReplayOf != nil, Kind: settle.Kind(o.Kind), Delay: o.Delay, Verdict: o.Verdict,
 		Duration: o.Duration, Result: o.result, Completed: o.completed, Job: job, Bytes: len(job.Args),
+		Trace: cmp.Or(o.trace, job.TraceContext.TraceID()),
 	}
 	return out
 }
@@ -119,20 +122,20 @@ func (c *completer) run(ctx context.Context) error {
 func (c *completer) report(ctx context.Context, written settle.Outcome) {
 	o := Outcome{
 		Job: written.Job.(*Job), Kind: OutcomeKind(written.Kind), Delay: written.Delay,
-		Verdict: written.Verdict, Duration: written.Duration, result: written.Result,
+		Verdict: written.Verdict, Duration: written.Duration, result: written.Result, trace: written.Trace,
 	}
 	if !written.Deferred {
 		defer o.Job.held.Release()
 	}
 	c.settled(o)
 	attrs := func(more ...any) []any {
-		return append([]any{"job", o.Job.ID, "job_name", o.Job.Name, "attempt", o.Job.Attempts}, more...)
+		return tracecontext.Attrs(o.trace, append([]any{"job", o.Job.ID, "job_name", o.Job.Name, "attempt", o.Job.Attempts}, more...)...)
 	}
 	switch o.Kind {
 	case OutcomeDeadLetter:
 		deadwrite.Dead{
 			ID: o.Job.ID, JobName: o.Job.Name, Queue: o.Job.Queue, Attempts: o.Job.Attempts, MaxAttempts: o.Job.MaxAttempts, Verdict: o.Verdict,
-		}.Log(c.Logger)
+		}.Log(c.Logger, tracecontext.Attrs(o.trace)...)
 	case OutcomeRetry:
 		c.Logger.Info("job failed, will retry", attrs(
 			"max_attempts", o.Job.MaxAttempts, "in", o.Delay.Round(time.Millisecond).String(), "error", o.Verdict.Message)...)
@@ -157,9 +160,9 @@ func (c *completer) report(ctx context.Context, written settle.Outcome) {
 // release queues again, without charging the attempt, jobs whose claim was committed
 // and whose answer was lost. It returns how many.
 func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (released int, err error) {
-	releases, queues := make([]settle.Outcome, len(claims)), make(map[uuid.UUID]string, len(claims))
+	releases, of := make([]settle.Outcome, len(claims)), make(map[uuid.UUID]maintenance.Claim, len(claims))
 	for i, claim := range claims {
-		queues[claim.ID] = claim.Queue
+		of[claim.ID] = claim
 		releases[i] = settle.Outcome{
 			ID: claim.ID, Attempts: claim.Attempts, Token: claim.Token, Name: claim.Name, Kind: settle.Released,
 		}
@@ -168,8 +171,10 @@ func (c *completer) release(ctx context.Context, claims []maintenance.Claim) (re
 	w.Settled = func(ctx context.Context, o settle.Outcome) {
 		if o.Kind == settle.Released {
 			released++
-			c.tracers.recovered(ctx, maintenance.Recovered{ID: o.ID, Name: o.Name, Queue: queues[o.ID], Kind: settle.Released})
-			c.Logger.Warn("the answer to a claim was lost; the job is queued again", "job", o.ID, "job_name", o.Name)
+			trace := of[o.ID].TraceContext
+			c.tracers.recovered(ctx, maintenance.Recovered{ID: o.ID, Name: o.Name, Queue: of[o.ID].Queue, Kind: settle.Released, TraceContext: trace})
+			c.Logger.Warn("the answer to a claim was lost; the job is queued again",
+				tracecontext.Attrs(trace.TraceID(), "job", o.ID, "job_name", o.Name)...)
 		}
 	}
 	s := &settle.Settler{Writer: w, Batch: settle.MaxBatch}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,7 @@ type insert struct {
 	unique      bool
 	dedupKey    *string
 	producerID  *string
+	trace       TraceContext
 }
 
 // Enqueue inserts a job, commits it and wakes a sleeping worker. args is a struct,
@@ -75,7 +77,7 @@ func (c *Client) enqueue(ctx context.Context, db pg.Querier, name string, args a
 	if err != nil {
 		return Enqueued{}, fmt.Errorf("enqueue %s: %w", describeName(name), err)
 	}
-	done, err := enqueueAll(ctx, db, []*insert{in})
+	done, err := c.insert(ctx, db, []*insert{in})
 	if err, _ := pg.Explain(err); err != nil {
 		return Enqueued{}, fmt.Errorf("enqueue %s: %w", describeName(name), err)
 	}
@@ -114,7 +116,7 @@ func (c *Client) enqueueMany(ctx context.Context, db pg.Querier, jobs []Insert) 
 		}
 		rows[i] = in
 	}
-	done, err := enqueueAll(ctx, db, rows)
+	done, err := c.insert(ctx, db, rows)
 	if err, _ := pg.Explain(err); err != nil {
 		return nil, fmt.Errorf("enqueue %d jobs: %w", len(jobs), err)
 	}
@@ -225,11 +227,15 @@ func (in *insert) validate() error {
 	return nil
 }
 
-const insertInto = `
+// insertInto begins an INSERT. A job without a trace context is inserted without that
+// column: a role may have the right to insert the others alone.
+func insertInto(traced string) string {
+	return `
 insert into public.soniq_jobs (
   id, job_name, args, args_hash, status, attempts, max_attempts, queue, priority,
-  unique_job, dedup_key, scheduled_at, producer_id
+  unique_job, dedup_key, scheduled_at, producer_id` + traced + `
 )`
+}
 
 // ON CONFLICT has no target: a job may be unique by its arguments and by its key
 // at once, and a target names one arbiter.
@@ -237,29 +243,37 @@ insert into public.soniq_jobs (
 // Rows are inserted in the order of what they are unique by, and only then of
 // their position. Two statements that insert the same unique jobs wait for each
 // other's rows: in opposite orders they would deadlock.
-const enqueueSQL = insertInto + `
+var enqueueSQL, enqueueTracedSQL = enqueueRows("", "", ""), enqueueRows(", trace_context", ", n.trace_context", ", $13::text[]")
+
+func enqueueRows(column, value, param string) string {
+	return insertInto(column) + `
 select
   n.id, n.job_name, n.args::jsonb, n.args_hash, 'queued', 0, n.max_attempts, n.queue, n.priority,
-  n.unique_job, n.dedup_key, coalesce(n.scheduled_at, now() + n.delay), n.producer_id
+  n.unique_job, n.dedup_key, coalesce(n.scheduled_at, now() + n.delay), n.producer_id` + value + `
 from unnest(
   $1::uuid[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::int[],
-  $8::bool[], $9::text[], $10::timestamptz[], $11::interval[], $12::text[]
+  $8::bool[], $9::text[], $10::timestamptz[], $11::interval[], $12::text[]` + param + `
 ) with ordinality as n (
   id, job_name, args, args_hash, max_attempts, queue, priority,
-  unique_job, dedup_key, scheduled_at, delay, producer_id, position
+  unique_job, dedup_key, scheduled_at, delay, producer_id` + column + `, position
 )
 order by n.dedup_key, n.args_hash, case when n.unique_job then n.job_name end, n.position
 on conflict do nothing
 returning id`
+}
 
 // enqueueOneSQL is enqueueSQL for one row. It costs the server less.
-const enqueueOneSQL = insertInto + `
+var enqueueOneSQL, enqueueOneTracedSQL = enqueueRow("", ""), enqueueRow(", trace_context", ", $13")
+
+func enqueueRow(column, param string) string {
+	return insertInto(column) + `
 values (
   $1, $2, $3::text::jsonb, $4, 'queued', 0, $5, $6, $7,
-  $8, $9, coalesce($10::timestamptz, now() + $11::interval), $12
+  $8, $9, coalesce($10::timestamptz, now() + $11::interval), $12` + param + `
 )
 on conflict do nothing
 returning id`
+}
 
 // Two joins, not one with OR: each uses its own unique index.
 const duplicatesSQL = `
@@ -319,7 +333,11 @@ func insertRows(ctx context.Context, db pg.Querier, rows []*insert, missing map[
 		times       = make([]*time.Time, 0, n)
 		delays      = make([]*time.Duration, 0, n)
 		producers   = make([]*string, 0, n)
+		traces      []*string
 	)
+	if slices.ContainsFunc(rows, func(in *insert) bool { return !in.trace.IsZero() }) {
+		traces = make([]*string, 0, n)
+	}
 	for _, in := range rows {
 		if _, ok := missing[in.id]; !ok {
 			continue
@@ -336,15 +354,32 @@ func insertRows(ctx context.Context, db pg.Querier, rows []*insert, missing map[
 		times = append(times, in.at)
 		delays = append(delays, in.delay)
 		producers = append(producers, in.producerID)
+		if traces != nil {
+			traces = append(traces, in.trace.OrNull())
+		}
 	}
-	return takeInserted(ctx, db, missing, enqueueSQL, pg.IDs(ids), names, args, hashes, maxAttempts, queues,
-		priorities, uniques, dedupKeys, times, delays, producers)
+	params := []any{
+		pg.IDs(ids), names, args, hashes, maxAttempts, queues, priorities, uniques, dedupKeys, times, delays, producers,
+	}
+	sql := enqueueSQL
+	if traces != nil {
+		sql, params = enqueueTracedSQL, append(params, traces)
+	}
+	return takeInserted(ctx, db, missing, sql, params...)
 }
 
 // insertOne is insertRows for one row.
 func insertOne(ctx context.Context, db pg.Querier, in *insert, missing map[uuid.UUID]int) error {
-	return takeInserted(ctx, db, missing, enqueueOneSQL, pgtype.UUID{Bytes: in.id, Valid: true}, in.name, string(in.args), in.argsHash,
-		*in.maxAttempts, *in.queue, in.priority, in.unique, in.dedupKey, in.at, in.delay, in.producerID)
+	params := []any{
+		pgtype.UUID{Bytes: in.id, Valid: true},
+		in.name, string(in.args), in.argsHash,
+		*in.maxAttempts, *in.queue, in.priority, in.unique, in.dedupKey, in.at, in.delay, in.producerID,
+	}
+	sql := enqueueOneSQL
+	if !in.trace.IsZero() {
+		sql, params = enqueueOneTracedSQL, append(params, in.trace.String())
+	}
+	return takeInserted(ctx, db, missing, sql, params...)
 }
 
 // takeInserted inserts rows, and takes those that were inserted off missing.

@@ -60,6 +60,8 @@ type Outcome struct {
 	result json.RawMessage
 	// completed is true if CompleteTx succeeded.
 	completed bool
+	// trace is the attempt's trace, for the log.
+	trace string
 }
 
 // execution is one running attempt.
@@ -88,8 +90,12 @@ type execution struct {
 	// timeout.
 	overdue func(ctx context.Context, e *execution)
 	grace   time.Duration
-	// tracers is nil in a dry run.
+	// tracers is nil in a dry run. traced is the context that they have returned, and
+	// trace the attempt's trace context. begun is set once both, and started, are there.
 	tracers *tracers
+	traced  context.Context
+	trace   TraceContext
+	begun   atomic.Bool
 	// stopping is closed when the worker was told to stop. Nil in a dry run.
 	stopping <-chan struct{}
 
@@ -107,8 +113,9 @@ type execution struct {
 // function, since nothing else runs after Goexit.
 func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	e.started = time.Now()
-	ctx = e.tracers.start(ctx, e.job)
-	traced := ctx
+	ctx, e.trace = e.tracers.start(ctx, e.job)
+	e.traced = ctx
+	e.begun.Store(true)
 	var outcome Outcome // its Kind is empty until the attempt is judged
 	defer func() {
 		judged := outcome.Kind != ""
@@ -123,8 +130,8 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 		if !judged && errors.Is(context.Cause(ctx), ErrCancelled) {
 			outcome = e.cancelled(classify.ReadTree(errors.New(outcome.Verdict.Message)))
 		}
-		outcome.Job, outcome.Duration, outcome.completed = e.job, time.Since(e.started), e.completed.Load()
-		e.tracers.end(traced, outcome)
+		outcome = e.ended(outcome)
+		e.tracers.end(e.traced, outcome)
 		report(outcome)
 	}()
 	if e.job.Attempts > e.job.MaxAttempts {
@@ -151,6 +158,12 @@ func (e *execution) run(ctx context.Context, report func(Outcome)) {
 	}
 	result, err := e.handle(ctx, e.handed)
 	outcome = e.judge(ctx, result, err)
+}
+
+// ended completes the outcome of an attempt that has begun.
+func (e *execution) ended(o Outcome) Outcome {
+	o.Job, o.Duration, o.completed, o.trace = e.job, time.Since(e.started), e.completed.Load(), e.trace.TraceID()
+	return o
 }
 
 // jobContext is a handler's context. It has two values: the handler's copy of the job,

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/internal/claim"
+	"soniq/internal/tracecontext"
 )
 
 // inflight has the jobs from their claim until their outcome is written: which are
@@ -133,7 +134,7 @@ func (f *inflight) end(o Outcome, abandon bool) int {
 	if !ok {
 		if _, was := f.abandoned[o.Job]; was && !abandon {
 			delete(f.abandoned, o.Job)
-			f.logger.Info("an abandoned handler has returned", "job", o.Job.ID, "job_name", o.Job.Name, "after", o.Duration.String())
+			f.logger.Info("an abandoned handler has returned", tracecontext.Attrs(o.trace, "job", o.Job.ID, "job_name", o.Job.Name, "after", o.Duration.String())...)
 		}
 		return 0
 	}
@@ -214,8 +215,8 @@ func (f *inflight) cancel(claims []claimed) (ended []*execution) {
 }
 
 // drain waits for the running jobs, cancels them after timeout or when hurry is
-// closed, and gives back those that don't return within grace.
-func (f *inflight) drain(cancelJobs context.CancelCauseFunc, timeout, grace time.Duration, hurry <-chan struct{}) {
+// closed, and gives back those that don't return within grace, which it returns.
+func (f *inflight) drain(cancelJobs context.CancelCauseFunc, timeout, grace time.Duration, hurry <-chan struct{}) (givenBack []*execution) {
 	f.mu.Lock()
 	n := len(f.running)
 	f.draining = true
@@ -230,7 +231,7 @@ func (f *inflight) drain(cancelJobs context.CancelCauseFunc, timeout, grace time
 	defer deadline.Stop()
 	select {
 	case <-f.idle:
-		return
+		return nil
 	case <-deadline.C:
 	case <-hurry:
 	}
@@ -239,23 +240,25 @@ func (f *inflight) drain(cancelJobs context.CancelCauseFunc, timeout, grace time
 	defer patience.Stop()
 	select {
 	case <-f.idle:
-		return
+		return nil
 	case <-patience.C:
 	}
-	f.giveBack()
+	return f.giveBack()
 }
 
 // giveBack releases the jobs whose handlers did not return.
-func (f *inflight) giveBack() {
+func (f *inflight) giveBack() (givenBack []*execution) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for job, e := range f.running {
 		e.cancel(nil)
 		f.logger.Warn("a handler is still running after cancellation; its job is given back, and may run elsewhere at the same time",
-			"job", job.ID, "job_name", job.Name)
+			tracecontext.Attrs(job.TraceContext.TraceID(), "job", job.ID, "job_name", job.Name)...)
 		f.outcomes.add(Outcome{Job: job, Kind: OutcomeReleased})
 		delete(f.running, job)
+		givenBack = append(givenBack, e)
 	}
+	return givenBack
 }
 
 // signal makes c, which has room for one, readable.

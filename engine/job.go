@@ -71,6 +71,9 @@ type Job struct {
 	// Errors has the failed attempts, the oldest first: the first one and the last
 	// nine. In a handler it is nil.
 	Errors []classify.Failure `json:"errors,omitempty"`
+	// TraceContext is that of the span that enqueued the job. [TraceContextFrom] has that
+	// of a running attempt.
+	TraceContext TraceContext `json:"trace_context,omitzero"`
 
 	token int64
 	// held is what the arguments take of the worker's MaxArgsMemory; nil is nothing.
@@ -111,6 +114,7 @@ func claimedJob(c *claim.Job, worker *uuid.UUID, token int64) *Job {
 		Attempts: c.Attempts, MaxAttempts: c.MaxAttempts,
 		ScheduledAt: c.ScheduledAt, CreatedAt: c.CreatedAt, UpdatedAt: c.UpdatedAt, LastError: c.LastError,
 		ProducerID: c.ProducerID, DedupKey: c.DedupKey, WorkerID: worker, ReplayOf: c.ReplayOf, token: token,
+		TraceContext: c.TraceContext,
 	}
 	j.inUTC()
 	return j

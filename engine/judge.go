@@ -10,6 +10,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 	"soniq/internal/settle"
+	"soniq/internal/tracecontext"
 )
 
 // judge makes an outcome of what the handler returned. The cause of the context
@@ -113,7 +114,7 @@ func (e *execution) succeed(result any) Outcome {
 	raw, err := encodeResult(result)
 	if err != nil {
 		e.log.Error("the result of a job can't be stored; the job is done, with a note in its place",
-			"job", e.job.ID, "job_name", e.job.Name, "error", err)
+			tracecontext.Attrs(e.trace.TraceID(), "job", e.job.ID, "job_name", e.job.Name, "error", err)...)
 		raw = settle.NoResult(err.Error())
 	}
 	return Outcome{Kind: OutcomeDone, result: raw}

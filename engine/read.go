@@ -11,6 +11,7 @@ import (
 	"soniq/internal/history"
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // jobColumns are the columns of a [Job]. A text stands in the place of arguments and
@@ -25,7 +26,7 @@ func jobColumns(most int) string {
   coalesce(` + pg.FiniteTime("updated_at") + `, ` + pg.FiniteTime("created_at") + `, now()),
   coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), ` + pg.BoundedJSON("result", "a result", most) + `, ` + pg.FiniteTime("expires_at") + `,
   coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, '',
-  ` + pg.FiniteTime("cancel_requested_at") + `, ` + pg.BoundedHistory("errors")
+  ` + pg.FiniteTime("cancel_requested_at") + `, ` + pg.BoundedHistory("errors") + `, ` + tracecontext.Column("trace_context")
 }
 
 // jobSQL reads the job with the id $1, or its dead letter.
@@ -41,7 +42,7 @@ select
   ` + pg.BoundedTime("scheduled_at") + `,
   coalesce(` + pg.FiniteTime("original_created_at") + `, now()), coalesce(` + pg.FiniteTime("moved_to_dead_letter_at") + `, now()),
   coalesce(` + pg.BoundedText("last_error", 65536) + `, ''), null, null,
-  coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `
+  coalesce(` + pg.BoundedText("producer_id", 1000) + `, ''), coalesce(` + pg.BoundedText("dedup_key", 3000) + `, ''), worker_id, replay_of, dead_letter_reason, null, ` + pg.BoundedHistory("errors") + `, ` + tracecontext.Column("trace_context") + `
 from public.soniq_dead_letter_jobs
 where id = $1
 limit 1`
@@ -104,7 +105,7 @@ func scanJob(row pgx.Row) (*Job, error) {
 		&j.CreatedAt, &j.UpdatedAt,
 		&j.LastError, (*[]byte)(&j.Result), &j.ExpiresAt,
 		&j.ProducerID, &j.DedupKey, &j.WorkerID, &j.ReplayOf, &j.DeadLetterReason,
-		&j.CancelRequestedAt, &failures,
+		&j.CancelRequestedAt, &failures, &j.TraceContext,
 	)
 	j.Args, j.Result = jsondoc.Shown(j.Args, "arguments"), jsondoc.Shown(j.Result, "a result")
 	j.Errors = history.Decode(failures)

@@ -23,6 +23,7 @@ func (j *Job) Redacted() *Job {
 	for i, f := range j.Errors {
 		redacted.Errors[i] = f.Redacted()
 	}
+	redacted.TraceContext = j.TraceContext.Redacted()
 	return &redacted
 }
 

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"time"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/tracecontext"
 )
 
 // stuckError is the timeout of a handler that is still running.
@@ -35,10 +35,20 @@ func (w *Worker) abandon(ctx context.Context, e *execution) {
 	} else {
 		o = e.fail(classify.KindTimeout, &stuckError{timeoutError{e.timeout}}, "", stack)
 	}
-	o.Job, o.Duration, o.completed = e.job, time.Since(e.started), e.completed.Load()
+	o = e.ended(o)
 	if abandoned := w.inflight.end(o, true); abandoned > 0 {
+		w.tracers.abandoned(e.traced, o)
 		w.logger.Error("a handler is still running after cancellation and is abandoned: its job is settled, and its goroutine goes on",
-			"job", e.job.ID, "job_name", e.job.Name, "attempt", e.job.Attempts, "abandoned_handlers", abandoned, "stack", stack)
+			tracecontext.Attrs(o.trace, "job", e.job.ID, "job_name", e.job.Name, "attempt", e.job.Attempts, "abandoned_handlers", abandoned, "stack", stack)...)
+	}
+}
+
+// traceGivenBack tells the tracers of handlers that were still running at shutdown.
+func (w *Worker) traceGivenBack(all []*execution) {
+	for _, e := range all {
+		if e.begun.Load() {
+			w.tracers.abandoned(e.traced, Outcome{Job: e.job, Kind: OutcomeReleased, trace: e.trace.TraceID()})
+		}
 	}
 }
 

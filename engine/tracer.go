@@ -12,7 +12,8 @@ import (
 )
 
 // Tracer is called when an attempt of a job begins and ends: for metrics, traces, logs. It
-// may also implement any of the other interfaces of this file, and [Observer].
+// may also implement any of the other interfaces of this file, and [Observer]. What follows
+// enqueues is an [EnqueueTracer].
 //
 // Its methods are called by many goroutines at once, and must not block: jobs wait for
 // them. A panic in one is logged.
@@ -26,6 +27,21 @@ type Tracer interface {
 	// goroutine. The outcome is not written yet, and may be lost; Settled of an Observer
 	// has what was written. An abandoned handler ends late, and its outcome is not used.
 	TraceAttemptEnd(ctx context.Context, outcome Outcome)
+}
+
+// ContextTracer is a [Tracer] that knows the trace context of what it has begun: of a span.
+// TraceContext gets a context that TraceAttemptStart has returned. What it returns goes to
+// commands and endpoints that run the job, to [TraceContextFrom], and into the log as
+// trace_id. The first ContextTracer that knows one decides; without any it is the job's own.
+type ContextTracer interface {
+	TraceContext(ctx context.Context) TraceContext
+}
+
+// AbandonTracer is a [Tracer] that follows handlers which go on after their attempt was
+// settled. TraceAttemptAbandon is called with what was decided, before it is written; the
+// context is that of TraceAttemptStart. TraceAttemptEnd follows if the handler ever returns.
+type AbandonTracer interface {
+	TraceAttemptAbandon(ctx context.Context, outcome Outcome)
 }
 
 // ClaimTracer is a [Tracer] that follows claims. TraceClaim is called after each.
@@ -73,6 +89,8 @@ type RecoveryTrace struct {
 	// was too, without charging the attempt. OutcomeDeadLetter: it had no attempts left.
 	// Empty: the outcome was written that its worker had left behind.
 	Outcome OutcomeKind
+	// TraceContext is the job's.
+	TraceContext TraceContext
 }
 
 // WakeTracer is a [Tracer] that follows what wakes a worker which sleeps: a notification, or
@@ -92,6 +110,8 @@ type ListenTracer interface {
 type tracers struct {
 	logger     *slog.Logger
 	attempts   []Tracer
+	contexts   []ContextTracer
+	abandons   []AbandonTracer
 	observers  []Observer
 	claims     []ClaimTracer
 	writes     []WriteTracer
@@ -107,6 +127,7 @@ func newTracers(c WorkerConfig, logger *slog.Logger) *tracers {
 	}
 	for _, tracer := range c.Tracers {
 		t.observers = also(t.observers, tracer)
+		t.contexts, t.abandons = also(t.contexts, tracer), also(t.abandons, tracer)
 		t.claims, t.writes = also(t.claims, tracer), also(t.writes, tracer)
 		t.recoveries, t.wakes, t.listens = also(t.recoveries, tracer), also(t.wakes, tracer), also(t.listens, tracer)
 	}
@@ -137,17 +158,26 @@ func logPanic(logger *slog.Logger) {
 	}
 }
 
-// start returns the context of an attempt that begins.
-func (t *tracers) start(ctx context.Context, job *Job) context.Context {
+// start returns the context of an attempt that begins, and its trace context.
+func (t *tracers) start(ctx context.Context, job *Job) (context.Context, TraceContext) {
 	if t == nil || len(t.attempts) == 0 {
-		return ctx
+		return ctx, job.TraceContext
 	}
+	trace := job.TraceContext
 	each(t.logger, t.attempts, func(one Tracer) {
 		if traced := one.TraceAttemptStart(ctx, job); traced != nil {
 			ctx = traced
 		}
 	})
-	return ctx
+	for i := len(t.contexts) - 1; i >= 0; i-- {
+		func() {
+			defer logPanic(t.logger)
+			if known := t.contexts[i].TraceContext(ctx); !known.IsZero() {
+				trace = known
+			}
+		}()
+	}
+	return ctx, trace
 }
 
 // end is called in the reverse order of start.
@@ -161,6 +191,10 @@ func (t *tracers) end(ctx context.Context, o Outcome) {
 			t.attempts[i].TraceAttemptEnd(ctx, o)
 		}()
 	}
+}
+
+func (t *tracers) abandoned(ctx context.Context, o Outcome) {
+	each(t.logger, t.abandons, func(one AbandonTracer) { one.TraceAttemptAbandon(ctx, o) })
 }
 
 // claimed, wrote and woken are nil if nobody follows.
@@ -189,7 +223,7 @@ func (t *tracers) woken(ctx context.Context, jobs int) {
 
 func (t *tracers) recovered(ctx context.Context, r maintenance.Recovered) {
 	each(t.logger, t.recoveries, func(one RecoveryTracer) {
-		one.TraceRecovery(ctx, RecoveryTrace{JobID: r.ID, JobName: r.Name, Queue: r.Queue, Outcome: OutcomeKind(r.Kind)})
+		one.TraceRecovery(ctx, RecoveryTrace{JobID: r.ID, JobName: r.Name, Queue: r.Queue, Outcome: OutcomeKind(r.Kind), TraceContext: r.TraceContext})
 	})
 }
 

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,16 +32,37 @@ func TestTracers_none_allocateNothing(t *testing.T) {
 	}
 	ctx, o := context.Background(), Outcome{Job: job}
 	if n := testing.AllocsPerRun(1000, func() {
-		none.end(none.start(ctx, job), o)
+		traced, _ := none.start(ctx, job)
+		none.end(traced, o)
+		none.abandoned(ctx, o)
 		none.woken(ctx, 1)
 		none.listening(true)
 	}); n != 0 {
 		t.Errorf("%v allocations for nobody", n)
+	}
+	rows := []*insert{{name: "n"}}
+	if n := testing.AllocsPerRun(1000, func() { inherit(ctx, rows) }); n != 0 {
+		t.Errorf("%v allocations for jobs in no trace", n)
 	}
 	c := &completer{tracers: none, settled: func(Outcome) {}}
 	c.Logger = logger
 	written := Outcome{Job: job, Kind: OutcomeDone, Duration: time.Second}.toSettle()
 	if n := testing.AllocsPerRun(1000, func() { c.report(ctx, written) }); n != 0 {
 		t.Errorf("%v allocations for an outcome that nobody observes", n)
+	}
+}
+
+// Jobs in no trace are inserted as ever: a role may have the right to insert the other
+// columns alone, and the server reads no more.
+func TestEnqueue_noTrace_columnIsNotNamed(t *testing.T) {
+	for _, sql := range []string{enqueueSQL, enqueueOneSQL} {
+		if strings.Contains(sql, "trace_context") || strings.Contains(sql, "$13") {
+			t.Errorf("names the column:\n%s", sql)
+		}
+	}
+	for _, sql := range []string{enqueueTracedSQL, enqueueOneTracedSQL} {
+		if !strings.Contains(sql, "trace_context") || !strings.Contains(sql, "$13") {
+			t.Errorf("does not name the column:\n%s", sql)
+		}
 	}
 }

@@ -299,7 +299,7 @@ func (w *Worker) work(ctx context.Context) error {
 		// Producers need not wait for a drain. Without one, Unregister withdraws.
 		beating.Go(func() error { w.fetcher.Waiter.WithdrawAll(background); return nil })
 	}
-	w.inflight.drain(cancelJobs, w.config.ShutdownTimeout, w.config.CancelGrace, w.cancelled)
+	w.traceGivenBack(w.inflight.drain(cancelJobs, w.config.ShutdownTimeout, w.config.CancelGrace, w.cancelled))
 	// All outcomes are there now. Handlers that never returned can't add any.
 	w.completer.outcomes.close()
 	drained := time.Now()

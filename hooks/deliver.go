@@ -14,6 +14,7 @@ import (
 
 	"soniq/internal/command"
 	"soniq/internal/limiter"
+	"soniq/internal/tracecontext"
 )
 
 const (
@@ -60,6 +61,7 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 	traced := d.traceStart(sending, delivery)
 	failure := deliver(traced, hook, delivery)
 	defer func() { d.traceEnd(traced, delivery, r, began, failure) }()
+	trace := func(attrs ...any) []any { return tracecontext.Attrs(delivery.TraceContext.TraceID(), attrs...) }
 	brokenOff := sending.Err() != nil
 	end()
 	var refused *AnswerError
@@ -73,7 +75,7 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 	if failure == nil {
 		n, err := d.outbox.delivered(ctx, h.ID, lease, ids, delivery)
 		if err == nil && n < int64(len(ids)) {
-			d.log.Warn("a hook delivery took longer than its lease; it may arrive twice, with the same id", "hook", h.Name, "delivery", delivery.ID)
+			d.log.Warn("a hook delivery took longer than its lease; it may arrive twice, with the same id", trace("hook", h.Name, "delivery", delivery.ID)...)
 		}
 		return result{sent: err == nil}, err
 	}
@@ -97,15 +99,15 @@ func (d *Dispatcher) send(ctx context.Context, s *limiter.Sender, h dueHook, hoo
 	}
 	if n == 0 {
 		// Whoever has the lease now says how it ended, and what that says about the hook.
-		d.log.Warn("a hook delivery failed after the end of its lease; it is another dispatcher's now, or was removed", "hook", h.Name, "delivery", delivery.ID, "error", failure)
+		d.log.Warn("a hook delivery failed after the end of its lease; it is another dispatcher's now, or was removed", trace("hook", h.Name, "delivery", delivery.ID, "error", failure)...)
 		return result{}, nil
 	}
 	level := slog.LevelWarn
 	if final {
 		level = slog.LevelError
 	}
-	d.log.Log(ctx, level, "a hook delivery failed", "hook", h.Name, "delivery", delivery.ID, "attempt", delivery.Attempt,
-		"error", failure, "retry_in", wait.Round(time.Millisecond).String(), "final", final)
+	d.log.Log(ctx, level, "a hook delivery failed", trace("hook", h.Name, "delivery", delivery.ID, "attempt", delivery.Attempt,
+		"error", failure, "retry_in", wait.Round(time.Millisecond).String(), "final", final)...)
 	return r, nil
 }
 

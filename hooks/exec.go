@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -99,13 +100,13 @@ func (h *execHook) Deliver(ctx context.Context, d *Delivery) error {
 	stdout, stderr := &command.Head{Limit: limit}, &command.Tail{Limit: limit}
 	err = warden.Run(ctx, command.Command{
 		Line: h.line, Stdin: bytes.NewReader(append(b, '\n')), Stdout: stdout, Stderr: stderr, Grace: execGrace,
-		Env: append(commandEnviron(),
-			"SONIQ_HOOK="+d.Hook,
-			"SONIQ_EVENT="+string(d.Event.Type),
-			"SONIQ_DELIVERY_ID="+d.ID.String(),
-			"SONIQ_DEAD_LETTER_ID="+d.Event.Letter.ID.String(),
-			"SONIQ_ATTEMPT="+strconv.Itoa(d.Attempt),
-		),
+		Env: slices.Concat(commandEnviron(), []string{
+			"SONIQ_HOOK=" + d.Hook,
+			"SONIQ_EVENT=" + string(d.Event.Type),
+			"SONIQ_DELIVERY_ID=" + d.ID.String(),
+			"SONIQ_DEAD_LETTER_ID=" + d.Event.Letter.ID.String(),
+			"SONIQ_ATTEMPT=" + strconv.Itoa(d.Attempt),
+		}, d.TraceContext.Environ()),
 	})
 	d.Answer = strings.TrimSpace(cut(h.known.Cut(string(stdout.Bytes()), false, stdout.More), maxAnswer))
 	if err == nil {

@@ -51,6 +51,10 @@ type Delivery struct {
 	// Groups are all events of a digest: one group for each kind of event, the
 	// largest first. A hook without digests gets one group of one event.
 	Groups []Group
+	// TraceContext is what is passed on to the receiver: that of the span which a
+	// [ContextTracer] began for the delivery, else the dead letter's. A digest of several
+	// events is in no trace without a tracer.
+	TraceContext deadletter.TraceContext
 	// Status and Answer are the receiver's answer: an HTTP status or an exit code,
 	// and the beginning of its text. Deliver sets them. They are kept with the
 	// delivery.

@@ -6,6 +6,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/redact"
+	"soniq/internal/tracecontext"
 )
 
 var logKind = kind{
@@ -27,6 +28,7 @@ func (h logHook) Deliver(ctx context.Context, d *Delivery) error {
 		"kind", string(e.Letter.ErrorKind), "code", e.Letter.ErrorCode, "decided_by", e.Letter.DecidedBy, "fingerprint", e.Letter.Fingerprint,
 		"error", cut(deadletter.RedactText(e.Letter.LastError), maxErrorText), "at", e.At,
 	}
+	attrs = tracecontext.Attrs(e.Letter.TraceContext.TraceID(), attrs...)
 	if e.Sample {
 		attrs = append(attrs, "sample", true)
 	}

@@ -32,6 +32,7 @@ type payloadData struct {
 	OriginalCreatedAt *time.Time      `json:"original_created_at,omitempty"`
 	ResurrectionCount int             `json:"resurrection_count"`
 	Tags              json.RawMessage `json:"tags,omitempty"`
+	TraceID           string          `json:"trace_id,omitempty"`
 	Args              json.RawMessage `json:"args,omitempty"`
 	Gone              bool            `json:"gone,omitempty"`
 	Sample            bool            `json:"sample,omitempty"`
@@ -45,7 +46,7 @@ func marshalEvent(e Event, args bool) ([]byte, error) {
 		ID: l.ID.String(), JobName: l.JobName, Queue: l.Queue, Reason: string(l.Reason),
 		Error: cut(l.LastError, maxErrorText), ErrorKind: string(l.ErrorKind), ErrorType: l.ErrorType,
 		Fingerprint: l.Fingerprint, Attempts: l.Attempts, MaxAttempts: l.MaxAttempts, MovedAt: l.MovedAt,
-		ResurrectionCount: l.ResurrectionCount, Tags: l.Tags, Gone: e.Gone, Sample: e.Sample,
+		ResurrectionCount: l.ResurrectionCount, Tags: l.Tags, TraceID: l.TraceContext.TraceID(), Gone: e.Gone, Sample: e.Sample,
 	}
 	if !l.OriginalCreatedAt.IsZero() {
 		data.OriginalCreatedAt = &l.OriginalCreatedAt

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"soniq/internal/egress"
+	"soniq/internal/tracecontext"
 )
 
 // OwnPrefix begins the names of variables that every hook may use.
@@ -162,5 +163,8 @@ func isUnavailable(err error) bool {
 // commandEnviron is the environment of commands: that of this process without the
 // keys of sealed secrets.
 func commandEnviron() []string {
-	return slices.DeleteFunc(os.Environ(), func(pair string) bool { return strings.HasPrefix(pair, "SONIQ_HOOK_KEY=") })
+	return slices.DeleteFunc(os.Environ(), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return name == "SONIQ_HOOK_KEY" || name == tracecontext.ParentVariable || name == tracecontext.StateVariable
+	})
 }

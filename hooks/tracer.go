@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
+	"soniq/deadletter"
 	"soniq/internal/redact"
 )
 
@@ -18,6 +20,13 @@ type Tracer interface {
 	// must come from ctx, is the hook's, and goes to TraceDeliveryEnd.
 	TraceDeliveryStart(ctx context.Context, d *Delivery) context.Context
 	TraceDeliveryEnd(ctx context.Context, end DeliveryTrace)
+}
+
+// ContextTracer is a [Tracer] that knows the trace context of what it has begun: of a span.
+// TraceContext gets a context that TraceDeliveryStart has returned. What it returns is the
+// delivery's TraceContext. The first one that knows it decides.
+type ContextTracer interface {
+	TraceContext(ctx context.Context) deadletter.TraceContext
 }
 
 // DeliveryTrace is how a delivery ended.
@@ -58,11 +67,24 @@ func (t DeliveryTrace) Format(s fmt.State, _ rune) {
 func (t DeliveryTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(t)) }
 
 func (d *Dispatcher) traceStart(ctx context.Context, delivery *Delivery) context.Context {
+	if len(delivery.Groups) == 1 && delivery.Groups[0].Count == 1 {
+		delivery.TraceContext = delivery.Event.Letter.TraceContext
+	}
 	for _, t := range d.tracers {
 		func() {
 			defer d.logTracerPanic()
 			if traced := t.TraceDeliveryStart(ctx, delivery); traced != nil {
 				ctx = traced
+			}
+		}()
+	}
+	for _, t := range slices.Backward(d.tracers) {
+		func() {
+			defer d.logTracerPanic()
+			if knows, ok := t.(ContextTracer); ok {
+				if trace := knows.TraceContext(ctx); !trace.IsZero() {
+					delivery.TraceContext = trace
+				}
 			}
 		}()
 	}

@@ -65,6 +65,7 @@ func (w *webhookHook) Deliver(ctx context.Context, d *Delivery) error {
 	if len(w.secrets) > 0 {
 		header.Set("Webhook-Signature", webhook.Sign(w.secrets, id, timestamp, b))
 	}
+	d.TraceContext.Into(header)
 	return w.post(ctx, d, header, b)
 }
 

@@ -1,9 +1,10 @@
-// Package telemetry measures jobs, workers, dead letters and hooks, through the API of
+// Package telemetry measures and traces jobs, workers, dead letters and hooks, through the API of
 // OpenTelemetry. Package telemetry/prom serves what it measures to Prometheus; any other
 // meter provider will do.
 //
 //	Metrics   what one process does: a tracer of workers and dispatchers
 //	Fleet     what the database holds: gauges that are read once for all processes
+//	Traces    spans of enqueues, attempts, recoveries and deliveries; docs/traces.md lists them
 //
 // Names, labels and meanings of all metrics are in docs/metrics.md. Where Python Soniq has
 // a metric, it has the same name, labels and buckets here.
@@ -15,5 +16,5 @@ package telemetry
 // Other is the name under which names beyond a limit count together.
 const Other = "other"
 
-// scope is the name of the meter.
+// scope is the name of the meter and of the tracer.
 const scope = "soniq/telemetry"

@@ -40,6 +40,7 @@ import (
 
 	"soniq/internal/byindex"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // Scope is what one claim takes: jobs of these names from these queues, and no more than
@@ -89,6 +90,7 @@ type Job struct {
 	LastError             string
 	ProducerID, DedupKey  string
 	ReplayOf              *uuid.UUID
+	TraceContext          tracecontext.Context
 }
 
 // Claimer claims jobs for one worker, and returns each as a J. One goroutine at a time
@@ -475,6 +477,7 @@ type row struct {
 	Job
 	lastError, producer, key *string
 	due                      pgtype.Timestamptz
+	trace                    *string
 }
 
 // targets are what a row is scanned to.
@@ -483,13 +486,14 @@ func (r *row) targets() []any {
 		pg.ScanID(&r.ID), &r.Name, &r.Args, &r.Queue, &r.Priority,
 		&r.Attempts, &r.MaxAttempts, &r.ScheduledAt,
 		&r.CreatedAt, &r.UpdatedAt, &r.lastError,
-		&r.producer, &r.key, &r.ReplayOf, &r.due,
+		&r.producer, &r.key, &r.ReplayOf, &r.due, &r.trace,
 	}
 }
 
 // complete follows the scan of a row.
 func (r *row) complete() {
 	r.LastError, r.ProducerID, r.DedupKey = orEmpty(r.lastError), orEmpty(r.producer), orEmpty(r.key)
+	r.TraceContext = tracecontext.Parse(orEmpty(r.trace))
 	if len(r.Args) > maxSmallArgs {
 		r.Args = nil
 	}

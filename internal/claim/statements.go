@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // form is one of the ways in which the statements are written.
@@ -463,7 +464,7 @@ const smallArgs = `case
 // times at infinity, which Go can't hold, are read like NULL. Nor may a claim return
 // more than the worker can hold: only small arguments come with it, and texts are cut.
 // The name and the queue are ours.
-const takePicked = `
+var takePicked = `
 update public.soniq_jobs j
 set status = 'processing',
   attempts = least(greatest(coalesce(j.attempts, 0), 0), 2147483646) + 1,
@@ -481,7 +482,7 @@ returning
   case when isfinite(j.created_at) then j.created_at else now() end,
   j.updated_at,
   left(j.last_error, 8192), left(j.producer_id, 1000), left(j.dedup_key, 3000),
-  j.replay_of, ` + pg.JobDue
+  j.replay_of, ` + pg.JobDue + `, ` + tracecontext.Column("j.trace_context")
 
 // nextOfLanes is when the next job of the first lanes is due.
 func (f form) nextOfLanes(floors string) string {

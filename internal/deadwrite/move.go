@@ -21,6 +21,7 @@ import (
 	"soniq/internal/byindex"
 	"soniq/internal/history"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // A Death is a claimed job that won't run again.
@@ -67,7 +68,7 @@ insert into public.soniq_dead_letter_jobs (
   id, job_name, whole_job_name, whole_queue, args, queue, priority, max_attempts, attempts,
   last_error, dead_letter_reason, original_created_at, moved_to_dead_letter_at,
   replay_of, error_kind, error_type, error_code, decided_by, fingerprint,
-  args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors
+  args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at, errors, trace_context
 )
 select
   g.letter_id, ` + pg.IndexedText("g.job_name") + `, ` + pg.WholeText("g.job_name") + `, ` + pg.WholeText("g.queue") + `, g.args,
@@ -85,7 +86,7 @@ select
   nullif(g.error_kind, ''), nullif(g.error_type, ''),
   nullif(g.error_code, ''), nullif(g.decided_by, ''), nullif(g.fingerprint, ''),
   g.args_hash, g.unique_job, g.dedup_key, g.producer_id, g.worker_id, g.scheduled_at,
-  ` + history.Add(keptErrors, "g.failure::jsonb") + `
+  ` + history.Add(keptErrors, "g.failure::jsonb") + `, ` + tracecontext.Column("g.trace_context") + `
 from letter g
 returning id
 )`

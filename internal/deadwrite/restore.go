@@ -66,6 +66,7 @@ var recordColumns = [][2]string{
 	{"scheduled_at", "timestamptz"},
 	{"created_at", "timestamptz"},
 	{"errors", "jsonb"},
+	{"trace_context", "text"},
 	{"exact", "jsonb"},
 }
 
@@ -131,7 +132,7 @@ var restoreRowsSQL = `, restored as (
     resurrection_count, last_resurrection_at, tags, state, replay_job_id, replay_of,
     error_kind, error_type, error_code, decided_by, fingerprint,
     args_hash, unique_job, dedup_key, producer_id, worker_id, scheduled_at,
-    moved_xid, created_at, errors, whole_job_name, whole_queue, closed
+    moved_xid, created_at, errors, whole_job_name, whole_queue, closed, trace_context
   )
   select
     f.id, ` + shortText("job_name") + `, coalesce(f.args, 'null'), ` + shortText("queue") + `, f.priority, f.max_attempts, f.attempts,
@@ -140,7 +141,7 @@ var restoreRowsSQL = `, restored as (
     ` + exactText("error_kind") + `, ` + exactText("error_type") + `, ` + exactText("error_code") + `, ` + exactText("decided_by") + `, ` + exactText("fingerprint") + `,
     f.args_hash, f.unique_job, f.dedup_key, f.producer_id, f.worker_id, ` + exactTime("scheduled_at") + `,
     null, ` + exactTime("created_at") + `, coalesce((f.exact ->> 'errors')::jsonb, f.errors), ` + wholeText("job_name") + `, ` + wholeText("queue") + `,
-    case ` + stateNow + ` when 'resolved' then 'resolved' end
+    case ` + stateNow + ` when 'resolved' then 'resolved' end, nullif(f.trace_context, '')
   from file f
   left join replay p on p.id = f.replay_job_id and p.replay_of = f.id
   order by f.id

@@ -16,6 +16,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/command"
+	"soniq/internal/tracecontext"
 )
 
 // Exit codes of a command that say more than 'failed, try again': two of
@@ -67,6 +68,10 @@ func JobVariables() []string {
 	return []string{"SONIQ_JOB_ID", "SONIQ_JOB_NAME", "SONIQ_QUEUE", "SONIQ_ATTEMPT", "SONIQ_MAX_ATTEMPTS"}
 }
 
+// traceVariables are those that a command gets if its job is in a trace, and never the
+// worker's own.
+var traceVariables = []string{tracecontext.ParentVariable, tracecontext.StateVariable}
+
 // execHandler runs a job by a shell command.
 type execHandler struct {
 	Exec
@@ -93,28 +98,29 @@ func (h *execHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 		Stdout: tee(stdout, h.stdout),
 		Stderr: tee(stderr, h.stderr),
 		Dir:    h.Dir,
-		Env: append(append(commandEnvironment(os.Environ(), h.Withheld), h.Env...),
-			"SONIQ_JOB_ID="+job.ID.String(),
-			"SONIQ_JOB_NAME="+job.Name,
-			"SONIQ_QUEUE="+job.Queue,
-			"SONIQ_ATTEMPT="+strconv.Itoa(job.Attempts),
-			"SONIQ_MAX_ATTEMPTS="+strconv.Itoa(job.MaxAttempts),
-		),
+		Env: slices.Concat(commandEnvironment(os.Environ(), h.Withheld), h.Env, []string{
+			"SONIQ_JOB_ID=" + job.ID.String(),
+			"SONIQ_JOB_NAME=" + job.Name,
+			"SONIQ_QUEUE=" + job.Queue,
+			"SONIQ_ATTEMPT=" + strconv.Itoa(job.Attempts),
+			"SONIQ_MAX_ATTEMPTS=" + strconv.Itoa(job.MaxAttempts),
+		}, engine.TraceContextFrom(ctx).Environ()),
 		Grace: h.grace,
 	})
 	if err == nil {
-		return h.result(job, stdout), nil
+		return h.result(ctx, job, stdout), nil
 	}
 	return nil, h.verdict(ctx, job, err, stderr.String())
 }
 
 // commandEnvironment returns environ without the secrets of endpoints and hooks. A
 // command has no use for them, and could print them into the job's error, where
-// others read them. The database's URL stays, for commands that enqueue jobs.
+// others read them. The database's URL stays, for commands that enqueue jobs. The trace
+// that the worker was started in is not the job's.
 func commandEnvironment(environ, withheld []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(variable string) bool {
 		name, _, _ := strings.Cut(variable, "=")
-		return isHookVariable(name) || slices.Contains(withheld, name)
+		return isHookVariable(name) || slices.Contains(withheld, name) || slices.Contains(traceVariables, name)
 	})
 }
 
@@ -152,7 +158,7 @@ func (h *execHandler) verdict(ctx context.Context, job *engine.Job, err error, s
 	case code == StatusPermanent || slices.Contains(h.PermanentCodes, code):
 		return engine.Permanent(failed)
 	case code == StatusNotFound || code == StatusNotExecutable:
-		h.log.Error("the command of a handler can't be run: jobs fail until it is mended",
+		traced(ctx, h.log).Error("the command of a handler can't be run: jobs fail until it is mended",
 			"job_name", job.Name, "command", h.Command, "status", failed.status, "error", stderr)
 	}
 	return failed
@@ -196,22 +202,22 @@ func (e *commandError) ErrorType() string { return "*main.commandError" }
 
 // result is standard output if that is JSON which can be stored, else nil. The
 // work is done: its output must not make it fail.
-func (h *execHandler) result(job *engine.Job, stdout *command.Head) any {
-	raw := bytes.TrimSpace(stdout.Bytes())
+func (h *execHandler) result(ctx context.Context, job *engine.Job, stdout *command.Head) any {
+	raw, log := bytes.TrimSpace(stdout.Bytes()), traced(ctx, h.log)
 	switch {
 	case len(raw) == 0:
 		return nil
 	case stdout.More:
-		h.log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "job_name", job.Name, "limit", stdout.Limit)
+		log.Warn("the output of a command is too long to be the job's result", "job", job.ID, "job_name", job.Name, "limit", stdout.Limit)
 		return nil
 	}
 	result, refused := storableJSON(raw)
 	switch {
 	case refused != "":
-		h.log.Warn("the output of a command can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
+		log.Warn("the output of a command can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
 		return nil
 	case result == nil:
-		h.log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "job_name", job.Name)
+		log.Info("the output of a command is not JSON, so its job has no result", "job", job.ID, "job_name", job.Name)
 		return nil
 	default:
 		return result

@@ -104,6 +104,7 @@ func TestExec_environment_hasNoSecretOfOthers(t *testing.T) {
 	got := commandEnvironment([]string{
 		"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=",
 		"SONIQ_SLACK_WEBHOOK_URL=e", "SONIQ_WEBHOOK_URL=f", "SONIQ_WEBHOOK_SECRET=g", "SONIQ_HOOK_ORDERS=h", "CRM_TOKEN=i=j", "CRM_TOKENS=k",
+		"TRACEPARENT=00-l", "TRACESTATE=m=n",
 	}, []string{"CRM_TOKEN"})
 	want := []string{"PATH=/bin", "DATABASE_URL=a", "SONIQ_DATABASE_URL=b", "PGPASSWORD=c", "MINE=d", "EMPTY=", "CRM_TOKENS=k"}
 	if !slices.Equal(got, want) {

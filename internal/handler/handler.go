@@ -12,6 +12,7 @@
 package handler
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,14 @@ type Config struct {
 	Logger *slog.Logger
 	// Stdout and Stderr get a copy of what commands print. Default nowhere.
 	Stdout, Stderr io.Writer
+}
+
+// traced is log for what concerns the attempt of ctx.
+func traced(ctx context.Context, log *slog.Logger) *slog.Logger {
+	if id := engine.TraceContextFrom(ctx).TraceID(); id != "" {
+		return log.With("trace_id", id)
+	}
+	return log
 }
 
 // A Set makes handlers, and owns their connections and the warden that ends their

@@ -122,13 +122,13 @@ func (h *httpHandler) run(ctx context.Context, job *engine.Job) (any, error) {
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, h.verdict(job, req, resp, stop)
+		return nil, h.verdict(ctx, job, req, resp, stop)
 	}
 	body, err := readAtMost(resp.Body, h.maxResult)
 	if err != nil {
 		return nil, h.failed(ctx, req, started, "read response: ", err)
 	}
-	return h.result(job, resp, body)
+	return h.result(ctx, job, resp, body)
 }
 
 // request makes the request of a job. docs/worker.md has its headers.
@@ -156,6 +156,7 @@ func (h *httpHandler) request(ctx context.Context, job *engine.Job) (*http.Reque
 	// crashes by a job would get it twice in one attempt. Servers don't tell the two
 	// spellings apart.
 	req.Header["idempotency-key"] = []string{id}
+	engine.TraceContextFrom(ctx).Into(req.Header)
 	if len(h.secrets) > 0 {
 		timestamp := h.now().Unix()
 		req.Header.Set("Webhook-Id", id)

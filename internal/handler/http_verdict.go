@@ -52,17 +52,17 @@ func (e *httpError) ErrorType() string { return "*main.httpError" }
 
 // verdict is the error of a response whose status is not 2xx. What each status
 // means stands in package httpverdict. stop aborts the request.
-func (h *httpHandler) verdict(job *engine.Job, req *http.Request, resp *http.Response, stop context.CancelFunc) error {
+func (h *httpHandler) verdict(ctx context.Context, job *engine.Job, req *http.Request, resp *http.Response, stop context.CancelFunc) error {
 	failed := &httpError{status: resp.StatusCode, text: h.errorText(resp, h.secretsOf(req), stop)}
 	row := httpverdict.Of(failed.status)
 	if row.Paused {
 		if pause, ok := retryAfter(resp.Header, h.now()); ok {
-			h.log.Info("an endpoint asks for a pause", "job", job.ID, "job_name", job.Name, "status", failed.status, "pause", pause.String())
+			traced(ctx, h.log).Info("an endpoint asks for a pause", "job", job.ID, "job_name", job.Name, "status", failed.status, "pause", pause.String())
 			return engine.Snooze(pause)
 		}
 	}
 	if row.Misconfigured {
-		h.log.Warn("an endpoint is missing or refuses the worker: its jobs fail until that is mended",
+		traced(ctx, h.log).Warn("an endpoint is missing or refuses the worker: its jobs fail until that is mended",
 			"job_name", job.Name, "endpoint", h.endpoint, "status", failed.status)
 	}
 	switch row.Endpoint {
@@ -137,7 +137,7 @@ func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 // work is done: its output must not make it fail. But a body that is too long does,
 // since nobody could tell what was lost; and for good, since it would be as long the
 // next time.
-func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) (any, error) {
+func (h *httpHandler) result(ctx context.Context, job *engine.Job, resp *http.Response, body []byte) (any, error) {
 	if int64(len(body)) > h.maxResult {
 		return nil, engine.Permanent(&httpError{
 			status: resp.StatusCode,
@@ -146,7 +146,7 @@ func (h *httpHandler) result(job *engine.Job, resp *http.Response, body []byte) 
 	}
 	result, refused := storableJSON(body)
 	if refused != "" {
-		h.log.Warn("the response of an endpoint can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
+		traced(ctx, h.log).Warn("the response of an endpoint can't be stored as the job's result: it holds "+refused, "job", job.ID, "job_name", job.Name)
 	}
 	if result == nil {
 		return nil, nil

@@ -26,6 +26,7 @@ import (
 	"soniq/internal/periodic"
 	"soniq/internal/pg"
 	"soniq/internal/settle"
+	"soniq/internal/tracecontext"
 )
 
 // Config is what maintenance needs to know of its worker.
@@ -75,6 +76,8 @@ type Recovered struct {
 	ID          uuid.UUID
 	Name, Queue string
 	Kind        settle.Kind
+	// TraceContext is the job's.
+	TraceContext tracecontext.Context
 }
 
 // Claim is a job under a claim.
@@ -83,6 +86,8 @@ type Claim struct {
 	Name, Queue string
 	Attempts    int
 	Token       int64
+	// TraceContext is the job's.
+	TraceContext tracecontext.Context
 }
 
 // Maintenance runs the tasks of one worker.

@@ -17,6 +17,7 @@ import (
 	"soniq/internal/history"
 	"soniq/internal/pg"
 	"soniq/internal/settle"
+	"soniq/internal/tracecontext"
 )
 
 // orphanGrace is how long after its timeout a processing job without a worker may
@@ -36,11 +37,11 @@ type Recovery struct {
 // orphanColumns are what an orphan is read from. The time of its claim is that of its
 // last update: only its end updates a processing row again. Texts are cut: a producer
 // may have written anything.
-const orphanColumns = `
+var orphanColumns = `
   j.id, j.worker_id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1),
   coalesce(j.claim_token, 0), coalesce(left(j.last_error, 500), ''), j.cancel_requested_at is not null,
   case when isfinite(j.updated_at) then j.updated_at end, clock_timestamp(),
-  octet_length(j.queue) > ` + longName + `, left(` + pg.JobQueue + `, 500)`
+  octet_length(j.queue) > ` + longName + `, left(` + pg.JobQueue + `, 500), ` + tracecontext.Column("j.trace_context")
 
 // orphan is a processing job that nobody runs.
 type orphan struct {
@@ -55,8 +56,15 @@ type orphan struct {
 	ClaimedAt       *time.Time
 	FoundAt         time.Time
 	// LongQueue: the index of claims may not hold the queue's name.
-	LongQueue *bool
-	Queue     string
+	LongQueue    *bool
+	Queue        string
+	TraceContext tracecontext.Context
+}
+
+// attrs are those of a log record about it.
+func (o *orphan) attrs(more ...any) []any {
+	attrs := append([]any{"job", o.ID, "job_name", o.Name}, more...)
+	return tracecontext.Attrs(o.TraceContext.TraceID(), append(attrs, "dead_worker", o.WorkerID)...)
 }
 
 // crashed is the verdict on an attempt that ended with its worker.
@@ -95,7 +103,7 @@ func (o *orphan) failure() *classify.Failure {
 
 // WorkersJobsSQL finds the processing jobs of a worker. Parameters: $1 the worker, $2
 // how many.
-const WorkersJobsSQL = `
+var WorkersJobsSQL = `
 select` + orphanColumns + `
 from public.soniq_jobs j
 where j.worker_id = $1
@@ -120,7 +128,7 @@ func (r *Recovery) OfWorker(ctx context.Context, db pg.Session, worker uuid.UUID
 // live: the answer to their claim was lost. (A claim counts the attempt: a row without
 // attempts is of none, whatever it says.) Parameters: $1 this worker, $2 the silence
 // after which a job without a worker is an orphan, $3 the live tokens, $4 how many.
-const OrphansSQL = `
+var OrphansSQL = `
 select` + orphanColumns + `
 from public.soniq_jobs j
 where j.status = 'processing'
@@ -174,7 +182,7 @@ func (r *Recovery) release(ctx context.Context, orphans []orphan) (released int,
 		if slices.Contains(live, o.Token) {
 			continue
 		}
-		claims = append(claims, Claim{ID: o.ID, Name: o.Name, Queue: o.Queue, Attempts: o.Attempts, Token: o.Token})
+		claims = append(claims, Claim{ID: o.ID, Name: o.Name, Queue: o.Queue, Attempts: o.Attempts, Token: o.Token, TraceContext: o.TraceContext})
 	}
 	if released, err = r.config.Release(ctx, claims); err != nil {
 		return released, fmt.Errorf("release jobs of unanswered claims: %w", err)
@@ -212,7 +220,7 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 		if done {
 			recovered++
 			if r.config.Recovered != nil {
-				r.config.Recovered(ctx, Recovered{ID: o.ID, Name: o.Name, Queue: o.Queue, Kind: kind})
+				r.config.Recovered(ctx, Recovered{ID: o.ID, Name: o.Name, Queue: o.Queue, Kind: kind, TraceContext: o.TraceContext})
 			}
 		}
 		switch {
@@ -223,7 +231,7 @@ func (r *Recovery) recoverAll(ctx context.Context, db pg.Session, orphans []orph
 			return recovered, errors.Join(append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))...)
 		case r.refused.add(o.ID, err):
 			r.config.Logger.Error("the database refuses to recover a job; it is skipped",
-				"job", o.ID, "job_name", o.Name, "dead_worker", o.WorkerID, "error", err, "remedy", pg.Remedy(err))
+				o.attrs("error", err, "remedy", pg.Remedy(err))...)
 		}
 		errs = append(errs, fmt.Errorf("recover job %s: %w", o.ID, err))
 		if r.refused.stuck() {
@@ -266,7 +274,7 @@ func (r *Recovery) writeKept(ctx context.Context, o *orphan, kept settle.Kept) (
 	written, err = settle.WriteKept(ctx, r.config.Pool, r.config.Logger, r.config.ResultTTL, *o.WorkerID, outcome, kept)
 	if written {
 		r.config.Logger.Warn("the outcome of a job is written, which the database had refused to its worker",
-			"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "outcome", string(kept.Kind), "dead_worker", o.WorkerID)
+			o.attrs("attempt", o.Attempts, "outcome", string(kept.Kind))...)
 	}
 	return written, err
 }
@@ -344,7 +352,7 @@ func (r *Recovery) requeueOrphan(ctx context.Context, db pg.Session, o *orphan, 
 	}
 	if requeued {
 		r.config.Logger.Warn("the worker of a job is dead; the job is queued again",
-			"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "dead_worker", o.WorkerID)
+			o.attrs("attempt", o.Attempts)...)
 	}
 	return requeued, err
 }
@@ -376,7 +384,7 @@ func (r *Recovery) moveOrphan(ctx context.Context, db pg.Session, o *orphan, hea
 	if moved {
 		deadwrite.Dead{
 			ID: o.ID, JobName: o.Name, Queue: o.Queue, Attempts: o.Attempts, MaxAttempts: o.MaxAttempts, Verdict: verdict, Message: message,
-		}.Log(r.config.Logger, "dead_worker", o.WorkerID)
+		}.Log(r.config.Logger, tracecontext.Attrs(o.TraceContext.TraceID(), "dead_worker", o.WorkerID)...)
 	}
 	return moved, nil
 }

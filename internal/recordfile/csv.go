@@ -75,7 +75,7 @@ func (f *csvReader) readHeader() error {
 	for i, cell := range row {
 		names[i] = string(cell)
 	}
-	f.old = slices.Equal(names, header)
+	f.old = slices.Equal(names, header[:headerOf010])
 	for i, name := range names {
 		if columns[name] == nil {
 			if err := f.unknown.add(name, func(known string) bool { return slices.Contains(names, known) }); err != nil {

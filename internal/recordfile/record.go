@@ -14,6 +14,7 @@ import (
 	"soniq/internal/jsondoc"
 	"soniq/internal/pg"
 	"soniq/internal/redact"
+	"soniq/internal/tracecontext"
 )
 
 const (
@@ -66,6 +67,8 @@ type Record struct {
 	CreatedAt          *time.Time
 	// Errors is the job's history as JSON, nil for none.
 	Errors json.RawMessage
+	// TraceContext is valid, or empty.
+	TraceContext string
 	// Exact is a JSON object, or nil. It has the columns that the others don't have exactly, as
 	// PostgreSQL writes them: times beyond the years 1 to 9999, texts that are empty and not
 	// NULL, JSON that is null and not NULL, tags that Python Soniq encoded twice, and a name
@@ -82,8 +85,11 @@ var header = []string{
 	"moved_to_dead_letter_at", "resurrection_count", "last_resurrection_at", "tags",
 	"state", "replay_job_id", "replay_of", "error_kind", "error_type", "error_code",
 	"decided_by", "fingerprint", "args_hash", "unique_job", "dedup_key", "producer_id",
-	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors",
+	"worker_id", "scheduled_at", "moved_xid", "created_at", "errors", "trace_context",
 }
+
+// headerOf010 is how many of these 0.1.0 has.
+const headerOf010 = 31
 
 // exactColumn is the last column of CSV, where it is an empty object for a record that needs none. In JSON only a
 // record that needs it has it.
@@ -138,6 +144,7 @@ var columns = map[string]func(*Record) any{
 	"moved_xid":               func(r *Record) any { return &r.MovedXID },
 	"created_at":              func(r *Record) any { return &r.CreatedAt },
 	"errors":                  func(r *Record) any { return &r.Errors },
+	"trace_context":           func(r *Record) any { return &r.TraceContext },
 	exactColumn:               func(r *Record) any { return &r.Exact },
 	wholeNameColumn:           func(*Record) any { return new(string) },
 	wholeQueueColumn:          func(*Record) any { return new(string) },
@@ -205,6 +212,7 @@ func (c cells) record() (Record, error) {
 	if err := a.exactly(c[exactColumn], &r); err != nil {
 		return r, &fieldError{exactColumn, err}
 	}
+	r.TraceContext = tracecontext.Parse(r.TraceContext).String()
 	return r, r.validate(a.exact)
 }
 

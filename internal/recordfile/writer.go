@@ -141,6 +141,8 @@ type row interface {
 	time(t *time.Time)
 	xid(xid *uint64)
 	json(doc []byte)
+	// optional is a text that JSON has only where it is not empty: 0.1.0 knows nothing of it.
+	optional(s string)
 }
 
 func (r *Record) appendTo(to row) {
@@ -175,6 +177,7 @@ func (r *Record) appendTo(to row) {
 	to.xid(r.MovedXID)
 	to.time(r.CreatedAt)
 	to.json(r.Errors)
+	to.optional(r.TraceContext)
 }
 
 // keys are what a JSON object has before each value.
@@ -205,6 +208,12 @@ func (w *jsonRow) id(id *uuid.UUID)     { w.b = appendID(w.key(), id) }
 func (w *jsonRow) time(t *time.Time)    { w.b = appendTime(w.key(), t) }
 func (w *jsonRow) xid(xid *uint64)      { w.b = appendXID(w.key(), xid) }
 func (w *jsonRow) json(doc []byte)      { w.b = appendRaw(w.key(), doc) }
+
+func (w *jsonRow) optional(s string) {
+	if s != "" {
+		w.text(s)
+	}
+}
 
 func (w *jsonRow) numberOrNull(n *int) {
 	if n == nil {
@@ -293,6 +302,8 @@ func (w *csvRow) cell() []byte {
 }
 
 func (w *csvRow) text(s string) { w.b = appendCell(w.cell(), defuse(s)) }
+
+func (w *csvRow) optional(s string) { w.text(s) }
 
 func (w *csvRow) textOrNull(s *string) {
 	if s == nil {

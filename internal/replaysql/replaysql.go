@@ -33,7 +33,7 @@ func (o Options) Params() []any {
 
 // columns are those of a dead letter that its job is made of.
 const columns = `d.id, d.job_name, d.whole_job_name, d.args, d.args_hash, d.attempts, d.max_attempts, d.queue,
-    d.whole_queue, d.priority, d.unique_job, d.dedup_key, d.producer_id`
+    d.whole_queue, d.priority, d.unique_job, d.dedup_key, d.producer_id, d.trace_context`
 
 // made inserts a queued job for each row of picked, in the order of their places, and
 // links the two.
@@ -48,7 +48,7 @@ const columns = `d.id, d.job_name, d.whole_job_name, d.args, d.args_hash, d.atte
 const made = `made as (
   insert into public.soniq_jobs (
     id, job_name, args, args_hash, status, attempts, max_attempts,
-    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at
+    queue, priority, unique_job, dedup_key, producer_id, replay_of, created_at, scheduled_at, trace_context
   )
   select
     p.job_id, coalesce(p.whole_job_name, p.job_name), coalesce(p.other_args::jsonb, p.args),
@@ -60,7 +60,7 @@ const made = `made as (
     coalesce(p.unique_job, false) and p.whole_job_name is null
       and octet_length(p.job_name) + octet_length(coalesce(p.args_hash, '')) <= 2500,
     case when octet_length(p.dedup_key) <= 2500 then p.dedup_key end, p.producer_id, p.id, clock_timestamp(),
-    case when $5::interval > interval '0' then clock_timestamp() + $5::interval end
+    case when $5::interval > interval '0' then clock_timestamp() + $5::interval end, p.trace_context
   from picked p
   order by p.place
   on conflict do nothing

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // Deferred writes the outcomes that the database refuses with their batch, one by one.
@@ -300,10 +301,9 @@ func (d *Deferred) tell(f *fault, w *waiting) {
 		return
 	}
 	var locked *lockedError
-	attrs := []any{
+	attrs := tracecontext.Attrs(w.Trace,
 		"job", w.ID, "job_name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err,
-		"remedy", pg.Remedy(w.err), "waiting", d.count.Load(),
-	}
+		"remedy", pg.Remedy(w.err), "waiting", d.count.Load())
 	if d.Full() {
 		attrs = append(attrs, "claims", "none until outcomes are written")
 	}
@@ -342,7 +342,8 @@ func (d *Deferred) giveUp(ctx context.Context) error {
 			effect = "whoever recovers the job writes it"
 		}
 		d.Logger.Error("the outcome of a job could not be written before the worker stopped; "+effect,
-			"job", w.ID, "job_name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind), "error", w.err, "remedy", pg.Remedy(w.err))
+			tracecontext.Attrs(w.Trace, "job", w.ID, "job_name", w.Name, "attempt", w.Attempts, "outcome", string(w.Kind),
+				"error", w.err, "remedy", pg.Remedy(w.err))...)
 	}
 	return fmt.Errorf("settle %d jobs: gave up: %w", len(left), left[0].err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // form is one way to write an outcome. The first is the outcome as it is. Each of the
@@ -102,7 +103,7 @@ func (s *Writer) writeOne(ctx context.Context, o Outcome, refusal error, patienc
 		if last == nil {
 			if o.Result != nil && !slices.Equal(group[0].Result, o.Result) {
 				s.Logger.Error("the database refuses the result of a job; the job is done, with a note in its place",
-					"job", o.ID, "job_name", o.Name, "error", err)
+					tracecontext.Attrs(o.Trace, "job", o.ID, "job_name", o.Name, "error", err)...)
 			}
 			s.report(ctx, group, ids, o.unsure)
 			return nil

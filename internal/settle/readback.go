@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"soniq/deadletter/classify"
+	"soniq/internal/tracecontext"
 )
 
 // report calls Settled with each outcome. An outcome that matched no row was lost:
@@ -39,7 +40,7 @@ func (s *Writer) report(ctx context.Context, group []Outcome, written []uuid.UUI
 			o.Kind, o.Delay = Cancelled, 0
 		case !unsure || found && !trace.of(o.Kind):
 			s.Logger.Warn("lost the claim of a job; its outcome was not written",
-				"job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "outcome", string(o.Kind))
+				tracecontext.Attrs(o.Trace, "job", o.ID, "job_name", o.Name, "attempt", o.Attempts, "outcome", string(o.Kind))...)
 			o.Kind = Lost
 		}
 		s.Settled(ctx, o)

@@ -70,6 +70,8 @@ type Outcome struct {
 	Deferred bool
 	// Job is the caller's.
 	Job any
+	// Trace is the trace of the attempt, for the log, or empty.
+	Trace string
 
 	// unsure: an earlier try may have been committed.
 	unsure bool

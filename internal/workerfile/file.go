@@ -22,6 +22,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/internal/input"
+	"soniq/internal/tracecontext"
 )
 
 // DefaultPath is the file that a worker reads where no flag names one.
@@ -76,6 +77,8 @@ type File struct {
 	// of the oldest on, the worker logs a warning. 0 is never.
 	WarnDead    *int
 	WarnDeadAge *time.Duration
+	// TraceURL is where a tracing UI shows a trace. Default nowhere.
+	TraceURL tracecontext.URLPattern
 	// Retention is how long dead letters are kept.
 	Retention []deadletter.Retention
 	// Jobs are the handlers, Hooks the hooks, in the order of the file.

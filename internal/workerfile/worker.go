@@ -10,6 +10,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/pg"
 	"soniq/internal/suggest"
+	"soniq/internal/tracecontext"
 )
 
 // worker reads the top of the file.
@@ -38,6 +39,7 @@ func (r *reader) worker(root *yaml.Node, file *File) {
 		},
 		"warn_dead":     func(n *yaml.Node) { file.WarnDead = r.upTo(n, "warn_dead", MaxWarnDead) },
 		"warn_dead_age": func(n *yaml.Node) { file.WarnDeadAge = r.duration(n, "warn_dead_age") },
+		"trace_url":     func(n *yaml.Node) { file.TraceURL = r.traceURL(n, "trace_url") },
 		"retention":     func(n *yaml.Node) { r.retention(n, file) },
 		"jobs":          func(n *yaml.Node) { jobs = n },
 		"hooks":         func(n *yaml.Node) { hooks = n },
@@ -64,6 +66,19 @@ func (r *reader) schema(n *yaml.Node, where string) string {
 		return ""
 	}
 	return name
+}
+
+// traceURL reads where a trace is shown.
+func (r *reader) traceURL(n *yaml.Node, where string) tracecontext.URLPattern {
+	text := r.text(n, where)
+	if text == "" {
+		return ""
+	}
+	pattern, err := tracecontext.ParseURLPattern(text)
+	if err != nil {
+		r.wrong(n, "%s %s", where, err)
+	}
+	return pattern
 }
 
 // forever is the age of a rule that keeps what it matches.

@@ -9,12 +9,14 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/cli/workerflags"
 	"soniq/internal/explain"
 )
 
 type showCmd struct {
 	ID    *string `arg:"" optional:"" name:"id" help:"The dead letter's id. Its first digits are enough."`
 	Group *string `placeholder:"GROUP" help:"The latest of this group, in place of an id. 'soniq dead-letter groups' shows the groups."`
+	workerflags.TraceFlag
 	app.RevealFlags
 }
 
@@ -37,7 +39,7 @@ func (c *showCmd) Run(a *app.App) error {
 			return err
 		}
 	}
-	if err := c.Check(); err != nil {
+	if err := errors.Join(c.Check(), c.CheckTrace(a)); err != nil {
 		return err
 	}
 	pool, queue, err := a.OpenDeadLetters()
@@ -51,7 +53,7 @@ func (c *showCmd) Run(a *app.App) error {
 	if err := c.Show(a, pool, j.ID); err != nil {
 		return err
 	}
-	s := letterStory{Job: app.Redacted(a, j)}
+	s := letterStory{Job: app.Redacted(a, j), Trace: c.Trace(a, j.TraceContext)}
 	if s.Lineage, err = queue.Lineage(a.Ctx, j.ID); err != nil {
 		return err
 	}
@@ -95,6 +97,7 @@ func (c *showCmd) letter(ctx context.Context, queue *deadletter.Queue) (j deadle
 // letterStory is a dead letter with its replays and its history.
 type letterStory struct {
 	deadletter.Job
+	workerflags.Trace
 	Lineage deadletter.Lineage  `json:"lineage"`
 	History []deadletter.Record `json:"history"`
 }
@@ -164,6 +167,7 @@ func printFacts(a *app.App, s letterStory) {
 		field("Tags", "%s", terminal.CompactJSON(j.Tags))
 	}
 	optional("Group", &j.Fingerprint)
+	optional("Trace", new(s.Trace.Line()))
 }
 
 // printError prints the last error, under what is known of its kind.

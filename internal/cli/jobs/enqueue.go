@@ -11,6 +11,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/input"
+	"soniq/internal/tracecontext"
 	"soniq/internal/unit"
 )
 
@@ -26,6 +27,8 @@ type EnqueueCommand struct {
 	At          string         `placeholder:"TIME" xor:"when" help:"Run it at TIME: 2006-01-02, '2006-01-02 15:04:05 UTC' or 2006-01-02T15:04:05Z. Without a zone it is in UTC."`
 	Unique      bool           `help:"Do nothing if an equal unique job is queued already."`
 	DedupKey    *string        `placeholder:"KEY" help:"Do nothing if a job with this key is queued already."`
+	Traceparent *string        `placeholder:"HEADER" help:"The W3C trace context that the job belongs to. Default $$TRACEPARENT and $$TRACESTATE."`
+	Tracestate  *string        `placeholder:"HEADER" help:"The tracestate that goes with --traceparent."`
 	MaxArgs     *int           `name:"max-args-bytes" placeholder:"N" help:"Refuse arguments of more than N bytes, from 1 on. Default 1 MiB."`
 	waitFlags
 	app.RevealFlags
@@ -40,7 +43,7 @@ func (EnqueueCommand) Help() string {
     soniq enqueue reports.build --wait --wait-timeout 1m
     jq -c .payload event.json | soniq enqueue events.handle --args -
 
-Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m", "1d"), scheduled_at (a time, as for --at), unique and dedup_key; the flags are the defaults. All lines are checked first, and enqueued in one transaction. The ids are printed in the order of the lines.
+Each line of --from is an object with job_name (or name), args, queue, priority, max_attempts, delay ("5m", "1d"), scheduled_at (a time, as for --at), unique, dedup_key, traceparent and tracestate; the flags are the defaults. All lines are checked first, and enqueued in one transaction. The ids are printed in the order of the lines.
 
     soniq enqueue --from jobs.jsonl --queue bulk
     jq -c '.users[] | {args: {user_id: .id}}' users.json | soniq enqueue emails.send --from -`
@@ -48,7 +51,7 @@ Each line of --from is an object with job_name (or name), args, queue, priority,
 
 // Run runs the command.
 func (c *EnqueueCommand) Run(a *app.App) error {
-	defaults, err := c.order()
+	defaults, err := c.order(a)
 	if err != nil {
 		return err
 	}
@@ -171,10 +174,11 @@ type order struct {
 	at          *time.Time
 	unique      bool
 	dedupKey    *string
+	trace       engine.TraceContext
 }
 
 // order is what the flags say, without the arguments.
-func (c *EnqueueCommand) order() (order, error) {
+func (c *EnqueueCommand) order(a *app.App) (order, error) {
 	o := order{
 		queue: c.Queue, priority: c.Priority, maxAttempts: c.MaxAttempts,
 		delay: c.Delay, unique: c.Unique, dedupKey: c.DedupKey,
@@ -193,7 +197,32 @@ func (c *EnqueueCommand) order() (order, error) {
 		}
 		o.at = &at.Time
 	}
-	return o, nil
+	var err error
+	o.trace, err = c.trace(a)
+	return o, err
+}
+
+// trace is what the flags say, or the environment, which other programs set: an invalid
+// variable is none.
+func (c *EnqueueCommand) trace(a *app.App) (engine.TraceContext, error) {
+	if c.Traceparent == nil && c.Tracestate == nil {
+		return engine.NewTraceContext(a.Getenv(tracecontext.ParentVariable), a.Getenv(tracecontext.StateVariable)), nil
+	}
+	if c.Traceparent == nil {
+		return engine.TraceContext{}, app.Usagef("--tracestate goes with --traceparent: give both")
+	}
+	state := ""
+	if c.Tracestate != nil {
+		state = *c.Tracestate
+	}
+	trace := engine.NewTraceContext(*c.Traceparent, state)
+	switch {
+	case trace.IsZero():
+		return trace, app.Usagef("--traceparent must be VERSION-TRACE-SPAN-FLAGS, 55 characters in lower case such as 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	case trace.State() != state:
+		return trace, app.Usagef("--tracestate must be KEY=VALUE, or several with commas between, of at most 512 bytes")
+	}
+	return trace, nil
 }
 
 func (o *order) options() (opts []engine.EnqueueOption) {
@@ -217,6 +246,9 @@ func (o *order) options() (opts []engine.EnqueueOption) {
 	}
 	if o.dedupKey != nil {
 		opts = append(opts, engine.DedupKey(*o.dedupKey))
+	}
+	if !o.trace.IsZero() {
+		opts = append(opts, engine.InTrace(o.trace))
 	}
 	return opts
 }

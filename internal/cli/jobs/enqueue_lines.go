@@ -13,13 +13,14 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/input"
 	"soniq/internal/unit"
 )
 
 // lineFields are the fields of a line, for a person who misspelt one.
-const lineFields = "job_name (or name), args, queue, priority, max_attempts, delay, scheduled_at, unique and dedup_key"
+const lineFields = "job_name (or name), args, queue, priority, max_attempts, delay, scheduled_at, unique, dedup_key, traceparent and tracestate"
 
 // orderLine is one line of --from as it stands there.
 type orderLine struct {
@@ -33,6 +34,8 @@ type orderLine struct {
 	ScheduledAt *string         `json:"scheduled_at"`
 	Unique      *bool           `json:"unique"`
 	DedupKey    *string         `json:"dedup_key"`
+	Traceparent *string         `json:"traceparent"`
+	Tracestate  *string         `json:"tracestate"`
 }
 
 // parseLine reads a line over the defaults o. The error completes a sentence
@@ -59,6 +62,17 @@ func parseLine(text []byte, o order) (order, error) {
 	over(&o.priority, line.Priority)
 	over(&o.maxAttempts, line.MaxAttempts)
 	over(&o.dedupKey, line.DedupKey)
+	if line.Traceparent == nil && line.Tracestate != nil {
+		return o, errors.New("tracestate goes with traceparent: give both")
+	}
+	if line.Traceparent != nil {
+		state := ""
+		if line.Tracestate != nil {
+			state = *line.Tracestate
+		}
+		// It comes from elsewhere: an invalid one is none.
+		o.trace = engine.NewTraceContext(*line.Traceparent, state)
+	}
 	if line.Unique != nil {
 		o.unique = *line.Unique
 	}

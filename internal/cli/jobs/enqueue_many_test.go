@@ -73,6 +73,8 @@ func TestEnqueueMany_mistakes_eachByItsLine_nothingEnqueued(t *testing.T) {
 		{`{"job_name": "j", "max_attempts": 0}`, `max attempts must be`},
 		{`{"job_name": "j", "priority": "high"}`, `priority must be a whole number, not a JSON string`},
 		{`{"job_name": "j", "priority": 1.5}`, `priority must be a whole number`},
+		{`{"job_name": "j", "traceparent": 1}`, `traceparent must be a string`},
+		{`{"job_name": "j", "tracestate": "a=1"}`, `tracestate goes with traceparent`},
 		{`{"job_name": "j", "unique": 1}`, `unique must be true or false`},
 		{`{"job_name": "j", "delay": "soon"}`, `delay must be a duration`},
 		{`{"job_name": "j", "delay": "-1s"}`, `delay must not be negative`},
@@ -90,8 +92,8 @@ func TestEnqueueMany_mistakes_eachByItsLine_nothingEnqueued(t *testing.T) {
 		{"{\"job_name\": \"j\", \"\x1b[2J\": 1}", `not valid JSON`},
 	}
 	// Twenty are named: the first half in one file, the second in another.
-	for start := 0; start < len(bad); start += 12 {
-		part := bad[start:min(start+12, len(bad))]
+	for start := 0; start < len(bad); start += 13 {
+		part := bad[start:min(start+13, len(bad))]
 		var in strings.Builder
 		for _, b := range part {
 			in.WriteString("{\"job_name\": \"good\"}\n" + b.line + "\n")

@@ -11,6 +11,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/cli/workerflags"
 )
 
 // JobCommand groups what can be done with jobs. 'soniq job ID' alone shows one.
@@ -33,6 +34,7 @@ func (JobCommand) Help() string {
 type jobShowCmd struct {
 	ID string `arg:"" name:"id" help:"The job's id. Its first 8 or more digits are enough."`
 	waitFlags
+	workerflags.TraceFlag
 	app.RevealFlags
 }
 
@@ -45,7 +47,7 @@ func (jobShowCmd) Help() string {
 }
 
 func (c *jobShowCmd) Run(a *app.App) error {
-	if err := errors.Join(app.CheckIDs(c.ID), c.waitFlags.check(), c.RevealFlags.Check()); err != nil {
+	if err := errors.Join(app.CheckIDs(c.ID), c.waitFlags.check(), c.RevealFlags.Check(), c.CheckTrace(a)); err != nil {
 		return err
 	}
 	pool, client, err := a.OpenClient()
@@ -67,9 +69,10 @@ func (c *jobShowCmd) Run(a *app.App) error {
 		return err
 	}
 	j = app.Redacted(a, j)
+	trace := c.Trace(a, j.TraceContext)
 	if !a.JSON {
-		printJob(a, j)
-	} else if err := a.Out.Document(j); err != nil {
+		printJob(a, j, trace)
+	} else if err := a.Out.Document(shownJob{j, trace}); err != nil {
 		return err
 	}
 	if !c.Wait {
@@ -109,7 +112,13 @@ func (c *jobShowCmd) wait(a *app.App, pool *pgxpool.Pool, client *engine.Client,
 	return j, err
 }
 
-func printJob(a *app.App, j *engine.Job) {
+// shownJob is a job with what is known of its trace.
+type shownJob struct {
+	*engine.Job
+	workerflags.Trace
+}
+
+func printJob(a *app.App, j *engine.Job, trace workerflags.Trace) {
 	p := a.Out.Printf
 	field := func(name, value string) {
 		if value != "" {
@@ -141,6 +150,7 @@ func printJob(a *app.App, j *engine.Job) {
 	if j.WorkerID != nil {
 		field("Worker", j.WorkerID.String())
 	}
+	field("Trace", trace.Line())
 	if j.LastError != "" {
 		p("\nLast error\n%s", terminal.Indent(j.LastError, "  "))
 	}
