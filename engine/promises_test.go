@@ -14,7 +14,7 @@ import (
 
 	"soniq/engine"
 	"soniq/internal/faultydb"
-	"soniq/internal/maintenance"
+	"soniq/internal/liveness"
 	"soniq/internal/pause"
 	"soniq/internal/testdb"
 )
@@ -284,26 +284,33 @@ func TestWorker_realTimes(t *testing.T) {
 	cases := map[string]func(*testing.T){
 		"idle": func(t *testing.T) {
 			url := testdb.NewURL(t)
-			// The rarest of its statements is the clock: it comes each 30 s.
-			pool, sent := tracedFor(t, url, maintenance.OrphansSQL)
+			// Its look at the other workers is the clock: it comes each 30 s.
+			pool, sent := tracedFor(t, url, liveness.LookSQL)
 			reg := engine.NewRegistry()
 			noop(reg, "a")
 			start(t, pool, reg, engine.WorkerConfig{SafetyPoll: 30 * time.Second})
 			waitUntil(t, connect(t, url), "the lock", advertisingSQL, 1)
-			quiet(t, sent)
-			began := time.Now()
-			before, strays := sent.count()
-			waitLong(t, "half a minute", time.Minute, func() bool {
-				_, now := sent.count()
-				return now > strays
-			})
-			quiet(t, sent) // all that is due at this time
-			all, _ := sent.count()
-			took := time.Since(began)
-			t.Logf("%d statements in %s", all-before, took)
+			var sentSince int
+			var took time.Duration
+			// One more look may follow the start.
+			for range 3 {
+				quiet(t, sent)
+				began := time.Now()
+				before, looks := sent.count()
+				waitLong(t, "half a minute", time.Minute, func() bool {
+					_, now := sent.count()
+					return now > looks
+				})
+				quiet(t, sent) // all that is due at this time
+				all, _ := sent.count()
+				if sentSince, took = all-before, time.Since(began); took > 20*time.Second {
+					break
+				}
+			}
+			t.Logf("%d statements in %s", sentSince, took)
 			// 20 a minute is the bar.
-			if all-before > 10 || took < 20*time.Second {
-				t.Errorf("%d statements in %s, want at most 10 in half a minute", all-before, took)
+			if sentSince > 10 || took < 20*time.Second {
+				t.Errorf("%d statements in %s, want at most 10 in half a minute", sentSince, took)
 			}
 		},
 	}

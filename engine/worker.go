@@ -174,6 +174,7 @@ func (w *Worker) wire() error {
 		AttemptLimits: w.registry.attemptLimits(), AttemptLimit: c.MaxAttemptsLimit, LongestTimeout: w.longestTimeout(), ResultTTL: c.ResultTTL,
 		Tokens: w.inflight.tokens, Release: w.completer.release, Recovered: w.tracers.recovered, ClaimUncertain: w.fetcher.ClaimUncertain,
 		Clock: &w.clock, Stepped: stepped, ClockBack: clockBack,
+		Leads:        func() bool { return w.fetcher.Member.LeadsAlike() },
 		UnknownGrace: c.UnknownGrace, WarnDead: c.WarnDead, WarnDeadAge: c.WarnDeadAge, Retention: c.Retention,
 	})
 	w.liveness = liveness.New(liveness.Config{
@@ -191,7 +192,7 @@ func (w *Worker) wire() error {
 // wireHub makes the worker's side of a hub.
 func (w *Worker) wireHub() {
 	w.fetcher.Member = hub.NewMember(hub.MemberConfig{
-		Queues: w.queues, Names: w.registry.Names(), Session: w.liveness.Session, Control: w.cancels,
+		Queues: w.queues, Names: w.registry.Names(), Alike: w.alike(), Session: w.liveness.Session, Control: w.cancels,
 		Listened: w.fetcher.Waiter.Invalidate, OnHealth: w.listening, Busy: w.inflight.busy, WakeDetector: w.liveness.Watch.Wake,
 	})
 	w.cancels.wakeDetector = func() {
@@ -199,6 +200,12 @@ func (w *Worker) wireHub() {
 			w.liveness.Watch.Wake()
 		}
 	}
+}
+
+// alike is equal for workers that expire, move and warn as this one does.
+func (w *Worker) alike() string {
+	c := w.config
+	return fmt.Sprint(hub.CrewKey(w.queues, w.registry.Names()), c.UnknownGrace, c.WarnDead, c.WarnDeadAge)
 }
 
 // newestMigration is the version of the tables that this release was built for.

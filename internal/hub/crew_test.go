@@ -282,3 +282,32 @@ func TestHub_detectorLooksWhileItsWorkerJoins_noRace(t *testing.T) {
 		t.Error("two lead, or the wrong one")
 	}
 }
+
+// Of the members that are alike the first one does for all what is done now and then; when it
+// leaves, the next one does.
+func TestHub_membersThatAreAlike_oneLeads(t *testing.T) {
+	t.Parallel()
+	h := newHub()
+	if m := newcomer("q", "n"); !m.LeadsAlike() {
+		t.Error("one that is alone does not lead")
+	}
+	var members []*Member
+	for _, alike := range []string{"a", "b", "a", "b", "a"} {
+		m := newcomer("q", "n")
+		m.config.Alike = alike
+		h.add(context.Background(), m)
+		members = append(members, m)
+	}
+	leads := func(want ...bool) {
+		t.Helper()
+		for i, m := range members {
+			if m.LeadsAlike() != want[i] {
+				t.Errorf("member %d leads: %t, want %t", i, !want[i], want[i])
+			}
+		}
+	}
+	leads(true, true, false, false, false)
+	h.remove(members[0])
+	members = members[1:]
+	leads(true, true, false, false)
+}

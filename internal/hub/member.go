@@ -13,6 +13,8 @@ import (
 type MemberConfig struct {
 	// Queues and Names are what the worker serves.
 	Queues, Names []string
+	// Alike is equal for members of which one can do for all what is done now and then.
+	Alike string
 	// Session is told of the lock that the connection holds.
 	Session *liveness.Session
 	// Control handles what is announced to workers.
@@ -103,6 +105,23 @@ func (m *Member) Leads() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.members) == 0 || h.members[0] == m
+}
+
+// LeadsAlike reports whether this member does for all that are alike what is done now and then: it is
+// the first of them in its hub. When it leaves, or dies with its process, another one does.
+func (m *Member) LeadsAlike() bool {
+	h := m.hub.Load()
+	if h == nil {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, o := range h.members {
+		if o.config.Alike == m.config.Alike {
+			return o == m
+		}
+	}
+	return true
 }
 
 // lock locks the member's hub, and returns what unlocks it.

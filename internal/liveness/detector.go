@@ -16,6 +16,8 @@ const (
 	// after an error. restInterval is that while nobody holds any.
 	unlockedLookInterval = 5 * time.Second
 	restInterval         = 30 * time.Second
+	// followInterval is that of a worker for which another one of its process looks.
+	followInterval = 5 * time.Minute
 	// restAfter is how long nobody must have been busy before that.
 	restAfter = 3 * time.Second
 

@@ -17,6 +17,7 @@ type Heartbeat struct {
 	session *Session
 	contact *contact
 	timing  *Timing
+	beaten  beaten
 }
 
 // RegisterSQL writes or renews the worker's row.
@@ -109,24 +110,44 @@ const (
 )
 
 // Run renews the worker's row until ctx ends, which is after its last job: once in
-// each interval, and at once when the lock that the row advertises has changed.
+// each interval, and at once when the lock that the row advertises has changed. In between, another
+// worker of the process may do it.
 func (h *Heartbeat) Run(ctx context.Context) error {
-	ticker := time.NewTicker(h.timing.Beat)
-	defer ticker.Stop()
+	defer h.quit()
+	timer := time.NewTimer(h.timing.Beat)
+	defer timer.Stop()
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
-	ticks := 0
+	ticks, waited := 0, false
 	state := beatState{}
+	// next is the time to the next heartbeat after one that began so long ago.
+	next := func(took time.Duration) {
+		ticks, waited = ticks+1, false
+		h.beaten.withNames((ticks+1)%NamesEvery == 0)
+		timer.Reset(max(h.timing.Beat-took, 0))
+	}
 	for {
-		names, patience := false, urgentPatience
+		regular, names, patience := false, false, urgentPatience
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
-			ticks++
-			names, patience = ticks%NamesEvery == 0, PoolPatience
+		case <-h.beaten.others:
+			next(0)
+			continue
+		case <-timer.C:
+			if !waited && h.isGiven() {
+				waited = true
+				timer.Reset(othersPatience)
+				continue
+			}
+			regular, names, patience = true, (ticks+1)%NamesEvery == 0, PoolPatience
 		case <-h.session.changed:
 		case <-retry.C:
+		}
+		began := time.Now()
+		var others []*Heartbeat
+		if regular {
+			others = h.othersDue()
 		}
 		err := h.beat(ctx, names, patience)
 		if h.config.Tried != nil {
@@ -136,6 +157,10 @@ func (h *Heartbeat) Run(ctx context.Context) error {
 			retry.Reset(beatRetry)
 		}
 		h.after(ctx, &state, err)
+		h.renew(ctx, others, err)
+		if regular {
+			next(time.Since(began))
+		}
 	}
 }
 
@@ -147,7 +172,30 @@ func (h *Heartbeat) beat(ctx context.Context, names bool, patience time.Duration
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastBeat, cancel) })()
 	err := h.Renew(beatCtx, names, patience)
 	h.contact.answered(err == nil)
+	h.beaten.wrote(err == nil)
+	if err == nil {
+		h.join()
+	}
 	return err
+}
+
+// renew renews the rows of others, after the worker's own if that worked. Otherwise each does it
+// when it is due.
+func (h *Heartbeat) renew(ctx context.Context, others []*Heartbeat, err error) {
+	if len(others) == 0 {
+		return
+	}
+	if err != nil {
+		for _, o := range others {
+			o.beaten.wrote(false)
+		}
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, PoolPatience)
+	defer cancel()
+	if err := h.beatFor(ctx, others); err != nil {
+		h.config.Logger.Debug("heartbeats are written one by one", "error", err)
+	}
 }
 
 // beatState is what the loop remembers of earlier heartbeats.

@@ -77,10 +77,12 @@ func New(config Config) Parts {
 	}
 	session.wakeDetector = watch.Wake
 	return Parts{
-		Session:   session,
-		Heartbeat: &Heartbeat{config: config, session: session, contact: contact, timing: &timing},
-		Watch:     watch,
-		Timing:    &timing,
+		Session: session,
+		Heartbeat: &Heartbeat{
+			config: config, session: session, contact: contact, timing: &timing, beaten: beaten{others: make(chan struct{}, 1)},
+		},
+		Watch:  watch,
+		Timing: &timing,
 	}
 }
 

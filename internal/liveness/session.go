@@ -43,6 +43,8 @@ type Lock struct {
 	key   int64
 	pid   uint32
 	since time.Time
+	// together are the heartbeats of the workers that share it.
+	together *together
 }
 
 // Key is what others see the lock by.
@@ -75,7 +77,7 @@ func TakeLock(ctx context.Context, conn *pgx.Conn, owner uuid.UUID, count int, l
 			"after", DeadAfter.String(), "error", err)
 		return nil, nil
 	}
-	l.since = time.Now()
+	l.since, l.together = time.Now(), &together{}
 	return l, nil
 }
 
@@ -110,6 +112,16 @@ func (s *Session) advertised() (key *int64, pid *int32) {
 		return nil, nil
 	}
 	return &s.lock.key, new(int32(s.lock.pid))
+}
+
+// group are the heartbeats of the workers whose rows name the same lock; nil if this one's names none.
+func (s *Session) group() *together {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lock == nil || !s.lock.visible {
+		return nil
+	}
+	return s.lock.together
 }
 
 // current is the lock, nil if there is none.

@@ -144,8 +144,11 @@ func (w *Watch) lookOn(ctx context.Context, db pg.Session, d *Detector, saw *boo
 	}
 	next = d.pace(s.peers, contact, w.session.current() != nil && w.config.Busy())
 	if w.config.Leads != nil && !w.config.Leads() {
-		// Another worker of this process looks, and dies with it.
-		next = restInterval
+		// Another worker of this process looks, and dies with it. Once the row names the lock, there is
+		// nothing to see.
+		if next = restInterval; w.session.Advertises() {
+			next = followInterval
+		}
 	}
 	return next, nil
 }

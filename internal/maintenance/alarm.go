@@ -97,7 +97,7 @@ func (m *Maintenance) WatchDeadLetters(ctx context.Context) error {
 
 // check raises or clears an alarm, if this worker is the leader of the turn.
 func (m *Maintenance) check(ctx context.Context, a alarm) error {
-	leads, err := pg.TakeTurn(ctx, m.config.Pool, a.name, alarmInterval)
+	leads, raised, err := pg.TakeTurnRaised(ctx, m.config.Pool, a.name, alarmInterval)
 	if err != nil || !leads {
 		return err
 	}
@@ -105,11 +105,10 @@ func (m *Maintenance) check(ctx context.Context, a alarm) error {
 	if err != nil {
 		return err
 	}
-	change, log := "", a.warn
+	change, log := raiseAlarmSQL, a.warn
 	switch {
-	case a.over(b):
-		change = raiseAlarmSQL
-	case a.under(b):
+	case a.over(b) && !raised:
+	case a.under(b) && raised:
 		change, log = clearAlarmSQL, a.calm
 	default:
 		return nil

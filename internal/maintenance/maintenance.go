@@ -1,5 +1,5 @@
 // Package maintenance does what keeps the tables in order and belongs to no single
-// job. Each worker runs all of it:
+// job. Each process runs all of it:
 //
 //	Recovery   jobs whose worker is dead, or that nobody runs    (recovery.go)
 //	expiry     rows of done and cancelled jobs                   (expiry.go)
@@ -8,9 +8,10 @@
 //	retention  dead letters that are old enough to be deleted    (retention.go)
 //	alarms     a warning when dead letters pile up               (alarm.go)
 //
-// Recovery, expiry and unknown jobs need no leader: each worker works row by row,
+// Recovery, expiry and unknown jobs need no leader: each process works row by row,
 // skips what another holds, and finds little to do where another was faster. The
-// others are periodic tasks with a leader for each turn (see pg.TakeTurn).
+// others are periodic tasks with a leader for each turn (see pg.TakeTurn). Of the workers
+// of a process that are alike, one expires, moves and warns for all.
 package maintenance
 
 import (
@@ -53,6 +54,9 @@ type Config struct {
 	Release func(ctx context.Context, claims []Claim) (released int, err error)
 	// Recovered is called with each job that was recovered. Nil is nobody.
 	Recovered func(context.Context, Recovered)
+	// Leads reports whether this worker is the one of its process that expires results, moves unknown
+	// jobs and raises alarms, as all that are alike would. Default: it is.
+	Leads func() bool
 	// ClaimUncertain can be received from when the database may have committed a claim
 	// whose answer was lost.
 	ClaimUncertain <-chan struct{}
@@ -112,7 +116,7 @@ func New(config Config) *Maintenance {
 
 const (
 	expireInterval = time.Minute
-	orphanInterval = 30 * time.Second
+	orphanInterval = time.Minute
 	// clockInterval is long: what sees a step hurries the task. clockTurn keeps many
 	// workers that see the same one from looking all at once.
 	clockInterval = 24 * time.Hour
@@ -130,7 +134,7 @@ const (
 func (m *Maintenance) Run(ctx context.Context) error {
 	c := m.config
 	tasks := []*periodic.Task{
-		{Name: "expire results", Every: expireInterval, Timeout: passTimeout, Do: m.Expire},
+		{Name: "expire results", Every: expireInterval, Timeout: passTimeout, Do: m.forAll(m.Expire)},
 		{
 			Name: "recover jobs without a worker", Every: orphanInterval, Timeout: passTimeout,
 			Do: m.Recovery.Orphans, Hurry: c.ClaimUncertain,
@@ -140,16 +144,26 @@ func (m *Maintenance) Run(ctx context.Context) error {
 		tasks = append(tasks, &periodic.Task{
 			Name: "move unknown jobs",
 			// Often enough that the grace means what it says.
-			Every:   min(max(c.UnknownGrace/4, 250*time.Millisecond), 30*time.Second),
-			Timeout: passTimeout, Do: m.MoveUnknown,
+			Every:   min(max(c.UnknownGrace/5, 250*time.Millisecond), time.Minute),
+			Timeout: passTimeout, Do: m.forAll(m.MoveUnknown),
 		})
 	}
 	if len(m.alarms()) > 0 {
 		tasks = append(tasks, &periodic.Task{
-			Name: "watch the dead letters", Every: alarmInterval, Timeout: passTimeout, Do: m.WatchDeadLetters,
+			Name: "watch the dead letters", Every: alarmInterval, Timeout: passTimeout, Do: m.forAll(m.WatchDeadLetters),
 		})
 	}
 	return periodic.Run(ctx, c.Logger, tasks...)
+}
+
+// forAll is a task that one of the workers that are alike does for all of its process.
+func (m *Maintenance) forAll(do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if m.config.Leads != nil && !m.config.Leads() {
+			return nil
+		}
+		return do(ctx)
+	}
 }
 
 // RunClock makes jobs due whose time a clock that was set back has put off, at the start

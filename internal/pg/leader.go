@@ -2,8 +2,11 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // MaintenanceLock is the key of the advisory lock under which old rows are
@@ -39,7 +42,8 @@ where not exists (
 )
 on conflict (name) do update
 set begun_at = excluded.begun_at
-where soniq_leader_tasks.begun_at not between clock_timestamp() - $2::interval and clock_timestamp()`
+where soniq_leader_tasks.begun_at not between clock_timestamp() - $2::interval and clock_timestamp()
+returning raised_at is not null`
 
 // TakeTurn reports whether the caller is the leader of this turn of a periodic task
 // that one process does for all. Every process asks once in each interval. If the
@@ -50,9 +54,21 @@ where soniq_leader_tasks.begun_at not between clock_timestamp() - $2::interval a
 //
 // Errors: those of the database.
 func TakeTurn(ctx context.Context, q Querier, task string, interval time.Duration) (bool, error) {
-	tag, err := q.Exec(ctx, takeTurnSQL, task, interval-interval/10)
-	if err != nil {
-		return false, fmt.Errorf("take the turn of %s: %w", task, err)
+	leads, _, err := TakeTurnRaised(ctx, q, task, interval)
+	return leads, err
+}
+
+// TakeTurnRaised is [TakeTurn] for a task that raises an alarm: raised reports to the leader whether
+// it is raised.
+//
+// Errors: those of the database.
+func TakeTurnRaised(ctx context.Context, q Querier, task string, interval time.Duration) (leads, raised bool, err error) {
+	err = q.QueryRow(ctx, takeTurnSQL, task, interval-interval/10).Scan(&raised)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return false, false, nil
+	case err != nil:
+		return false, false, fmt.Errorf("take the turn of %s: %w", task, err)
 	}
-	return tag.RowsAffected() > 0, nil
+	return true, raised, nil
 }
