@@ -305,17 +305,28 @@ func (d *Dashboard) replayMany(v *visit) error {
 		if err != nil {
 			return "", err
 		}
-		id, err := d.runs.replay(v.Context(), func(ctx context.Context, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.ReplayResult, error) {
-			return queue.ReplayAll(ctx, filter, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: pace, OnProgress: onProgress})
-		})
+		id, err := d.replayAll(v.Context(), queue, filter, deadletter.ReplayAllOptions{ReplayOptions: o, Pace: pace})
 		switch {
 		case err != nil:
-			return "", replayError(err)
+			return "", err
 		case id == uuid.Nil:
 			return "", badInput("nothing is left to replay: somebody else was faster, or it was deleted")
 		}
 		return "/operations/" + id.String(), nil
 	})
+}
+
+// replayAll begins a bulk replay, and returns its operation. It is nil where there is nothing to
+// do.
+func (d *Dashboard) replayAll(ctx context.Context, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayAllOptions) (uuid.UUID, error) {
+	id, err := d.runs.replay(ctx, func(ctx context.Context, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.ReplayResult, error) {
+		o.OnProgress = onProgress
+		return queue.ReplayAll(ctx, f, o)
+	})
+	if err != nil {
+		return id, replayError(err)
+	}
+	return id, nil
 }
 
 // deleteMany deletes a selection.

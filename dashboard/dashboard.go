@@ -145,6 +145,7 @@ func (d *Dashboard) pages() []page {
 		{"POST /sign-in", anybody, d.signIn},
 		{"POST /sign-out", anybody, d.signOut},
 		{"GET /groups", see, d.groups},
+		{"GET " + apiPrefix + "openapi.json", see, d.openAPI},
 		{"GET /dead-letters", see, d.letters},
 		{"GET /live", see, d.live},
 		{"POST /dead-letters/prepare", act, d.prepare},
@@ -172,6 +173,9 @@ func (d *Dashboard) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, p := range d.pages() {
 		mux.Handle(p.pattern, d.visited(p))
+	}
+	for _, e := range d.endpoints() {
+		mux.Handle(e.page().pattern, d.visited(e.page()))
 	}
 	mux.Handle("GET /assets/{version}/{name}", http.HandlerFunc(serveAsset))
 	mux.Handle("/", d.visited(page{needs: see, serve: func(*visit) error { return errNoPage }}))

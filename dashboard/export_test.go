@@ -18,7 +18,11 @@ type Page struct {
 
 // Pages are all pages.
 func (d *Dashboard) Pages() (all []Page) {
-	for _, p := range d.pages() {
+	pages := d.pages()
+	for _, e := range d.endpoints() {
+		pages = append(pages, e.page())
+	}
+	for _, p := range pages {
 		method, path, _ := strings.Cut(p.pattern, " ")
 		all = append(all, Page{method, strings.TrimSuffix(path, "{$}"), map[right]string{see: "see", act: "act", reveal: "reveal"}[p.needs]})
 	}

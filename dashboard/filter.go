@@ -17,6 +17,8 @@ import (
 // 'soniq dead-letter list'.
 var filterNames = []string{"filter", "job", "queue", "reason", "group", "error", "text", "tag", "state", "replayed", "since", "until"}
 
+func isFilterName(name string) bool { return slices.Contains(filterNames, name) }
+
 // A selection is what a URL picks.
 type selection struct {
 	deadletter.Filter

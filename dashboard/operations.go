@@ -74,19 +74,25 @@ func stoppedText(op deadletter.Operation) string {
 // stopOperation stops a replay after its batch.
 func (d *Dashboard) stopOperation(v *visit) error {
 	id, err := v.operationID()
+	if err == nil {
+		err = d.stopHere(v, id)
+	}
 	if err != nil {
 		return err
 	}
-	if !d.runs.stop(id) {
-		op, err := d.queue.Operation(v.Context(), id)
-		if err != nil {
-			return err
-		}
-		if op.State == deadletter.OperationRunning {
-			return badInput("it runs in another program, which alone can stop it")
-		}
-	}
 	return v.redirect("/operations/" + id.String())
+}
+
+// stopHere stops a replay that runs in this process. One that has ended is left as it is.
+func (d *Dashboard) stopHere(v *visit, id uuid.UUID) error {
+	if d.runs.stop(id) {
+		return nil
+	}
+	op, err := d.queue.Operation(v.Context(), id)
+	if err == nil && op.State == deadletter.OperationRunning {
+		err = badInput("it runs in another program, which alone can stop it")
+	}
+	return err
 }
 
 // resumeOperation goes on with a replay that has stopped, as it was begun.
@@ -98,21 +104,26 @@ func (d *Dashboard) resumeOperation(v *visit) error {
 	if err := v.r.ParseForm(); err != nil {
 		return err
 	}
-	queue := v.queue(v.r.PostForm.Get("comment"))
 	path, err := d.runs.once(v.Context(), v.r.PostForm.Get("token"), func() (string, error) {
-		if d.runs.here(id) {
-			return "/operations/" + id.String(), nil
-		}
-		_, err := d.runs.replay(v.Context(), func(ctx context.Context, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.ReplayResult, error) {
-			return queue.ResumeReplay(ctx, id, onProgress)
-		})
-		if errors.Is(err, deadletter.ErrNotResumable) {
-			return "", badInput("it can't be resumed: it is done, or too old")
-		}
-		return "/operations/" + id.String(), err
+		return "/operations/" + id.String(), d.resumeHere(v, id, v.r.PostForm.Get("comment"))
 	})
 	if err != nil {
 		return err
 	}
 	return v.redirect(path)
+}
+
+// resumeHere goes on with a replay in this process, unless it runs here already.
+func (d *Dashboard) resumeHere(v *visit, id uuid.UUID, comment string) error {
+	if d.runs.here(id) {
+		return nil
+	}
+	queue := v.queue(comment)
+	_, err := d.runs.replay(v.Context(), func(ctx context.Context, onProgress func(deadletter.Operation, []deadletter.Replayed)) (deadletter.ReplayResult, error) {
+		return queue.ResumeReplay(ctx, id, onProgress)
+	})
+	if errors.Is(err, deadletter.ErrNotResumable) {
+		return badInput("it can't be resumed: it is done, or too old")
+	}
+	return err
 }
