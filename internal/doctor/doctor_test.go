@@ -109,6 +109,41 @@ func (p *patient) examine(only ...string) doctor.Report {
 	return r
 }
 
+// alterSystem changes a setting of the server, until the test ends.
+func (p *patient) alterSystem(name, value string) {
+	p.Helper()
+	p.exec("alter system set " + name + " = " + value)
+	p.Cleanup(func() {
+		for _, s := range []string{"alter system reset " + name, "select pg_reload_conf()"} {
+			if _, err := p.pool.Exec(context.Background(), s); err != nil {
+				p.Error(err)
+			}
+		}
+	})
+	p.exec("select pg_reload_conf()")
+	eventually.True(p, "the server to read it", func() bool {
+		return testkit.Value[string](p, p.pool, "select current_setting('"+name+"')") == value
+	})
+}
+
+// encoded has a database with an encoding examined in place of the patient's.
+func (p *patient) encoded(encoding string) {
+	p.Helper()
+	name := strings.ToLower("soniq_" + encoding)
+	p.exec("create database " + name + " encoding '" + encoding + "' locale 'C' template template0")
+	u, err := url.Parse(p.pool.Config().ConnString())
+	if err != nil {
+		p.Fatal(err)
+	}
+	u.Path = "/" + name
+	p.Cleanup(func() {
+		if _, err := p.pool.Exec(context.Background(), "drop database "+name+" with (force)"); err != nil {
+			p.Error(err)
+		}
+	})
+	p.config.Pool = testkit.Open(p, u.String())
+}
+
 // named is the finding with these words, nil if there is none.
 func named(r doctor.Report, severity doctor.Severity, words string) *doctor.Finding {
 	i := slices.IndexFunc(r.Findings, func(f doctor.Finding) bool {
@@ -181,6 +216,8 @@ type illness struct {
 	noSQL bool
 	// own: it takes a database of its own, which nothing heals.
 	own bool
+	// from is the first server_version_num that can have it. Default all.
+	from int
 }
 
 // wipe takes away what an illness leaves in the tables, and what it stood on.
@@ -228,6 +265,10 @@ func TestDoctor_illnesses_areNamedAndHealed(t *testing.T) {
 						t.Error(err)
 					}
 				})
+			}
+			if testkit.Value[int](t, p.pool, "select current_setting('server_version_num')::int") < ill.from {
+				t.Logf("LEFT OUT: PostgreSQL before %d can't have it", ill.from/10000)
+				return
 			}
 			p.config.Limits = limits()
 			ill.inflict(p)
@@ -277,6 +318,78 @@ func TestDoctor_illnesses_areNamedAndHealed(t *testing.T) {
 	for _, f := range p.examine().Findings {
 		if f.Severity != doctor.OK && !strings.HasPrefix(f.Problem, setUpByTests) {
 			t.Errorf("at the end: %+v", f)
+		}
+	}
+}
+
+// field has what was seen to do harm in real use, each with the illness that makes it and has
+// doctor name it.
+var field = map[string]string{
+	"default_transaction_read_only":                 "read-only database",
+	"a read-only session by the URL":                "a setting of the URL",
+	"session_replication_role":                      "triggers of a role off",
+	"soniq.notify":                                  "notifications of a role off",
+	"soniq.silent":                                  "dead letters of a role silent",
+	"autovacuum":                                    "autovacuum off",
+	"track_counts":                                  "no statistics of tables",
+	"autovacuum of one table":                       "autovacuum of a table off",
+	"standard_conforming_strings":                   "backslashes",
+	"default_transaction_isolation":                 "serializable",
+	"client_encoding":                               "encoding of the client",
+	"a database of another encoding":                "an encoding that lacks characters",
+	"SQL_ASCII":                                     "no encoding at all",
+	"statement_timeout":                             "statement_timeout",
+	"transaction_timeout":                           "transactions end early",
+	"lock_timeout":                                  "lock_timeout",
+	"idle_in_transaction_session_timeout":           "idle_in_transaction_session_timeout",
+	"idle_session_timeout":                          "idle_session_timeout",
+	"enable_indexscan":                              "no index scans",
+	"synchronous_commit":                            "commits that are not waited for",
+	"full_page_writes":                              "pages that are not written whole",
+	"UNLOGGED":                                      "unlogged table",
+	"connection limit":                              "few connections",
+	"a pooler in transaction mode":                  "a pooler in transaction mode",
+	"a listen URL that leads elsewhere":             "a listen URL to another database",
+	"search_path or schema: a second set of tables": "two sets of tables",
+	"CREATE for everybody":                          "create for everybody",
+	"EXECUTE for PUBLIC":                            "function for everybody",
+	"functions with a search_path of their own":     "function with another path",
+	"an open transaction":                           "idle in a transaction",
+	"a prepared transaction":                        "prepared transaction",
+	"a replication slot that nobody uses":           "unused slot",
+	"a listener that stays in a transaction":        "a listener that does not read",
+	"a trigger that is disabled, or gone":           "trigger disabled",
+	"pg_dump -t: no functions, no triggers":         "function dropped",
+	"somebody's trigger on the dead letters":        "somebody's trigger",
+	"somebody's foreign key":                        "somebody's foreign key",
+	"row-level security":                            "row-level security",
+	"sequences after logical replication":           "a sequence that is behind",
+	"a copy that would send hooks":                  "a copy of a database",
+	"rights that lack":                              "a worker that lacks a right",
+	"a clock that is off":                           "clock ahead",
+	"a queue that nobody serves":                    "a queue that nobody serves",
+	"a name that is misspelt":                       "a name that nobody handles",
+	"hooks without a dispatcher":                    "a hook that nobody sends",
+}
+
+// Each setting that is looked at, and all else that did harm in real use, is inflicted.
+func TestDoctor_field_isAmongTheIllnesses(t *testing.T) {
+	t.Parallel()
+	names := map[string]bool{}
+	for _, ill := range slices.Concat(settingIllnesses, sessionIllnesses, schemaIllnesses, driftIllnesses, fleetIllnesses) {
+		if names[ill.name] {
+			t.Errorf("two illnesses are called %q", ill.name)
+		}
+		names[ill.name] = true
+	}
+	for fault, name := range field {
+		if !names[name] {
+			t.Errorf("%s: no illness is called %q", fault, name)
+		}
+	}
+	for _, setting := range doctor.Settings() {
+		if field[setting] == "" {
+			t.Errorf("nothing inflicts %s", setting)
 		}
 	}
 }

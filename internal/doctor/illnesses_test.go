@@ -62,21 +62,20 @@ var settingIllnesses = []illness{
 		inflict: sql(`alter database "DATABASE" set enable_indexscan = off`),
 	},
 	{
+		name: "transactions end early", check: "settings", severity: doctor.Warning, says: "transaction_timeout is 1min for database", from: 170000,
+		inflict: sql(`alter database "DATABASE" set transaction_timeout = '1min'`),
+	},
+	{
+		name: "dead letters of a role silent", check: "settings", severity: doctor.Critical, says: "soniq.silent is on for role",
+		inflict: func(p *patient) { p.exec("alter role " + p.role() + " set soniq.silent = on") },
+	},
+	{
+		name: "no statistics of tables", check: "settings", severity: doctor.Critical, says: "track_counts is off",
+		inflict: sql(`alter database "DATABASE" set track_counts = off`),
+	},
+	{
 		name: "autovacuum off", check: "settings", severity: doctor.Critical, says: "autovacuum is off",
-		inflict: func(p *patient) {
-			p.exec("alter system set autovacuum = off")
-			p.Cleanup(func() {
-				for _, s := range []string{"alter system reset autovacuum", "select pg_reload_conf()"} {
-					if _, err := p.pool.Exec(context.Background(), s); err != nil {
-						p.Error(err)
-					}
-				}
-			})
-			p.exec("select pg_reload_conf()")
-			eventually.True(p, "the server to read it", func() bool {
-				return testkit.Value[string](p, p.pool, "show autovacuum") == "off"
-			})
-		},
+		inflict: func(p *patient) { p.alterSystem("autovacuum", "off") },
 	},
 	{
 		name: "a setting of the URL", check: "settings", severity: doctor.Critical, says: "default_transaction_read_only is on: ", noSQL: true,
@@ -87,6 +86,22 @@ var settingIllnesses = []illness{
 	{
 		name: "unlogged table", check: "durability", severity: doctor.Critical, says: "table public.soniq_jobs is UNLOGGED",
 		inflict: sql("alter table soniq_jobs set unlogged"),
+	},
+	{
+		name: "commits that are not waited for", check: "durability", severity: doctor.Note, says: "synchronous_commit is off", noSQL: true,
+		inflict: func(p *patient) { p.alterSystem("synchronous_commit", "off") },
+	},
+	{
+		name: "pages that are not written whole", check: "durability", severity: doctor.Warning, says: "full_page_writes is off", noSQL: true,
+		inflict: func(p *patient) { p.alterSystem("full_page_writes", "off") },
+	},
+	{
+		name: "an encoding that lacks characters", check: "server", severity: doctor.Note, says: "the database's encoding is LATIN1", noSQL: true,
+		inflict: func(p *patient) { p.encoded("LATIN1") },
+	},
+	{
+		name: "no encoding at all", check: "server", severity: doctor.Warning, says: "the database's encoding is SQL_ASCII", noSQL: true,
+		inflict: func(p *patient) { p.encoded("SQL_ASCII") },
 	},
 	{
 		name: "few connections", check: "connections", severity: doctor.Critical, says: " connections of database ",

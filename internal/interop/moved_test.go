@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"soniq"
+	"soniq/internal/doctor"
 	"soniq/internal/eventually"
 	"soniq/internal/incarnation"
 	"soniq/internal/pg"
@@ -130,6 +131,7 @@ func TestMoved_promotedRightAfterSetup_deathsGoOn(t *testing.T) {
 	eventually.True(t, "the standby has all", func() bool {
 		return m.now.sql(t, "app", "select pg_current_wal_lsn()") == standby.sql(t, "app", "select pg_last_wal_replay_lsn()")
 	})
+	examined(t, standby.url())
 	m.now.stop(t, "immediate")
 	postgresProgram(t, "pg_ctl", "-D", standby.dir, "-w", "promote")
 	standby.writable(t)
@@ -151,6 +153,20 @@ func TestMoved_promotedRightAfterSetup_deathsGoOn(t *testing.T) {
 	m.allRead(t)
 	if m.reader.epoch < first {
 		t.Errorf("epoch %d after %d", m.reader.epoch, first)
+	}
+}
+
+// examined checks that doctor knows a standby, and that each of its checks can be made there.
+func examined(t *testing.T, url string) {
+	t.Helper()
+	r, err := doctor.Run(t.Context(), doctor.Config{Pool: testkit.Open(t, url)})
+	if err != nil || r.Status != doctor.Critical {
+		t.Errorf("a standby is %s: %v", r.Status, err)
+	}
+	for i, f := range r.Findings {
+		if f.Severity == doctor.Unknown || i == 0 && !strings.HasPrefix(f.Problem, "this is a standby") {
+			t.Errorf("on a standby: %+v", f)
+		}
 	}
 }
 
