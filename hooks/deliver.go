@@ -128,7 +128,12 @@ func (d *Dispatcher) stops(ctx context.Context) bool {
 // Stopping tells the dispatcher that its process stops: Run's context will end. A worker
 // calls it before it waits for its jobs. Where a signal has ended a hook's command, it may
 // have been the one that stops the process; then the delivery is not charged.
-func (d *Dispatcher) Stopping() { d.stopOnce.Do(func() { close(d.stopping) }) }
+func (d *Dispatcher) Stopping() {
+	d.stopOnce.Do(func() {
+		d.probes.Stopping()
+		close(d.stopping)
+	})
+}
 
 // recordFailure records what deliveries that were made at once say about their hook.
 // However many failed, that is one failure. A receiver that asks for a pause has not

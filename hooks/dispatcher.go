@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	probes "soniq/internal/health"
 	"soniq/internal/incarnation"
 	"soniq/internal/limiter"
 	"soniq/internal/redact"
@@ -82,6 +83,7 @@ type Dispatcher struct {
 	log        *slog.Logger
 	rights     rights
 	tables     *tables.Monitor
+	probes     probes.State
 	guard      *incarnation.Guard
 	limiter    *limiter.Limiter
 	maxPending int
@@ -144,6 +146,7 @@ func NewDispatcher(pool *pgxpool.Pool, config Config) (*Dispatcher, error) {
 		outbox:      outbox,
 		log:         log,
 		tables:      monitor,
+		probes:      probes.State{Dispatcher: true, Schema: newestMigration(), Missing: monitor.Missing},
 		tracers:     config.Tracers,
 		guard:       incarnation.NewGuard(outbox.pool, log),
 		rights:      rights{env: config.Env, allow: config.Allow, exec: config.AllowExec, keys: config.Keys, getenv: os.Getenv},
@@ -172,7 +175,8 @@ func (d *Dispatcher) Channels() map[string]notify.Handler {
 // connection, it warns once and looks at the outbox every 2 s.
 //
 // Errors: what is wrong with config.
-func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error {
+func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) (err error) {
+	defer func() { d.probes.Ended(err) }()
 	listener, err := notify.NewListener(notify.Config{ConnConfig: config, Logger: d.log, Probe: notify.ProbeThrough(d.outbox.pool), OnHealth: d.Listening})
 	if err != nil {
 		return fmt.Errorf("run hooks: %w", err)
@@ -198,6 +202,7 @@ func (d *Dispatcher) RunAlone(ctx context.Context, config *pgx.ConnConfig) error
 // Listening tells the dispatcher whether notifications arrive. While they don't, it looks
 // at the outbox every 2 s, else once a minute. An engine.Worker calls it.
 func (d *Dispatcher) Listening(healthy bool) {
+	d.probes.Listening(healthy)
 	if d.deaf.Swap(!healthy) != !healthy {
 		d.wakeups.Set()
 	}
@@ -234,6 +239,7 @@ func (d *Dispatcher) loop(ctx context.Context) error {
 	for ctx.Err() == nil {
 		d.wakeups.Clear()
 		wait, waiting, err := d.pass(ctx, work)
+		d.passed(ctx, err)
 		if err != nil && ctx.Err() == nil {
 			if !failing {
 				d.log.Warn("reading the outbox of hooks failed; retrying until it works", "error", err)

@@ -160,11 +160,14 @@ func isUnavailable(err error) bool {
 	return errors.As(err, &missing) || errors.As(err, &needs) || errors.Is(err, ErrExecNotAllowed) || errors.Is(err, ErrSealed)
 }
 
-// commandEnviron is the environment of commands: that of this process without the
-// keys of sealed secrets.
+// withheld are variables that commands don't get: the keys of sealed secrets, and what systemd
+// tells this process alone, so that no command speaks for it.
+var withheld = []string{"SONIQ_HOOK_KEY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", tracecontext.ParentVariable, tracecontext.StateVariable}
+
+// commandEnviron is the environment of commands: that of this process without what is withheld.
 func commandEnviron() []string {
 	return slices.DeleteFunc(os.Environ(), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
-		return name == "SONIQ_HOOK_KEY" || name == tracecontext.ParentVariable || name == tracecontext.StateVariable
+		return slices.Contains(withheld, name)
 	})
 }

@@ -69,9 +69,14 @@ func text(r Report, path string, holds, verbose bool) string {
 	return b.String() + "\n"
 }
 
-// Switch is a handler for a worker that does not exist yet: until [Switch.Set] it answers as
-// one that has not started.
-type Switch struct{ handler atomic.Pointer[http.Handler] }
+// Switch is a handler for a worker or dispatcher that does not exist yet: until [Switch.Set]
+// it answers as one that has not started.
+type Switch struct {
+	// Dispatcher says that it is one.
+	Dispatcher bool
+
+	handler atomic.Pointer[http.Handler]
+}
 
 // Set makes h answer from now on.
 func (s *Switch) Set(h http.Handler) { s.handler.Store(&h) }
@@ -82,5 +87,5 @@ func (s *Switch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(*h).ServeHTTP(w, r)
 		return
 	}
-	Handler((&State{}).Report).ServeHTTP(w, r)
+	Handler((&State{Dispatcher: s.Dispatcher}).Report).ServeHTTP(w, r)
 }

@@ -1,11 +1,13 @@
-// Package health says whether a worker lives and whether it is ready, and answers probes.
+// Package health says whether a worker, or a dispatcher of hooks, lives and whether it is
+// ready, and answers probes.
 //
 // Live is a process that should not be restarted: one that is busy, one that drains, and one
 // whose database is away, which a restart would not bring back. Ready is a worker that takes
 // jobs. A worker is not ready before it has started, as soon as it is told to stop, and while
 // its database has not answered for some seconds.
 //
-// A probe asks nothing of the database: a worker notes what its heartbeats and claims saw.
+// A probe asks nothing of the database: a worker notes what its heartbeats and claims saw, and
+// a dispatcher what its readings of the outbox did.
 package health
 
 import (
@@ -23,11 +25,18 @@ const (
 	// failing is for how long claims must have failed in a row. One that failed for a
 	// moment is tried again before.
 	failing = 5 * time.Second
+	// unread is after how long without a reading of the outbox the database counts as away:
+	// a dispatcher that nothing wakes reads it once a minute.
+	unread = 75 * time.Second
 )
 
 // still is for how long the loop of the heartbeats may be silent. It tries each one for
-// BeatInterval at most, also while the database is away.
-const still = 3 * liveness.BeatInterval
+// BeatInterval at most, also while the database is away. The loop of a dispatcher may sleep
+// for a minute, and stillReading is for that one.
+const (
+	still        = 3 * liveness.BeatInterval
+	stillReading = 3 * time.Minute
+)
 
 // Verdict is the answer of one check.
 type Verdict string
@@ -77,6 +86,9 @@ type State struct {
 	// Missing says what the database lacks of the tables, if anything. Nil is the same as
 	// a function that returns nothing.
 	Missing func() string
+	// Dispatcher makes it the state of a dispatcher: a reading of the outbox that worked is its
+	// heartbeat, and each reading is a claim.
+	Dispatcher bool
 
 	mu       sync.Mutex
 	started  bool
@@ -164,26 +176,60 @@ func (s *State) Report() Report {
 		Live:   !s.failure,
 		Checks: []Check{s.worker(), s.draining(), s.database(), s.claims(), s.listener(), s.schema(missing)},
 	}
-	r.Beating = s.started && !s.ended && s.clock().Sub(s.tried) < still
+	r.Beating = s.started && !s.ended && s.clock().Sub(s.tried) < s.words().still
 	r.Ready = r.Live && len(r.failed()) == 0
 	return r
 }
 
+// words are what a program's checks say where worker and dispatcher differ.
+type words struct {
+	program, claims                    string
+	silence, still                     time.Duration
+	draining, beat, silent, fail, deaf string
+}
+
+var (
+	workerWords = words{
+		program: "worker", claims: "claims", silence: silence, still: still,
+		draining: "it was told to stop; running jobs go on, and no other begins",
+		beat:     "the last heartbeat was written %s ago",
+		silent:   "no heartbeat could be written for %s",
+		fail:     "jobs can't be claimed since %s; the log says why",
+		deaf:     "notifications don't arrive; the worker looks for jobs every second",
+	}
+	dispatcherWords = words{
+		program: "dispatcher", claims: "outbox", silence: unread, still: stillReading,
+		draining: "it was told to stop; what is being sent goes on for 3 s at most",
+		beat:     "the outbox was last read %s ago",
+		silent:   "the outbox could not be read for %s",
+		fail:     "the outbox can't be read since %s; the log says why",
+		deaf:     "notifications don't arrive; the dispatcher looks at the outbox every 2 s",
+	}
+)
+
+func (s *State) words() words {
+	if s.Dispatcher {
+		return dispatcherWords
+	}
+	return workerWords
+}
+
 func (s *State) worker() Check {
+	name := s.words().program
 	switch {
 	case s.failure:
-		return Check{"worker", Fail, "it has ended with an error, which its log has"}
+		return Check{name, Fail, "it has ended with an error, which its log has"}
 	case s.ended:
-		return Check{"worker", Fail, "it has ended"}
+		return Check{name, Fail, "it has ended"}
 	case !s.started:
-		return Check{"worker", Fail, "it has not started yet"}
+		return Check{name, Fail, "it has not started yet"}
 	}
-	return Check{"worker", OK, ""}
+	return Check{name, OK, ""}
 }
 
 func (s *State) draining() Check {
 	if s.stopping && !s.ended {
-		return Check{"draining", Fail, "it was told to stop; running jobs go on, and no other begins"}
+		return Check{"draining", Fail, s.words().draining}
 	}
 	return Check{"draining", OK, ""}
 }
@@ -192,28 +238,30 @@ func (s *State) database() Check {
 	if !s.started || s.ended {
 		return Check{"database", OK, "not asked"}
 	}
+	w := s.words()
 	ago := s.clock().Sub(s.beat).Truncate(time.Second)
-	if ago >= silence {
-		return Check{"database", Fail, fmt.Sprintf("no heartbeat could be written for %s", ago)}
+	if ago >= w.silence {
+		return Check{"database", Fail, fmt.Sprintf(w.silent, ago)}
 	}
-	return Check{"database", OK, fmt.Sprintf("the last heartbeat was written %s ago", ago)}
+	return Check{"database", OK, fmt.Sprintf(w.beat, ago)}
 }
 
 func (s *State) claims() Check {
+	w := s.words()
 	if s.failed.IsZero() || s.stopping {
-		return Check{"claims", OK, ""}
+		return Check{w.claims, OK, ""}
 	}
 	since := s.clock().Sub(s.failed).Truncate(time.Second)
 	if since >= failing {
-		return Check{"claims", Fail, fmt.Sprintf("jobs can't be claimed since %s; the log says why", since)}
+		return Check{w.claims, Fail, fmt.Sprintf(w.fail, since)}
 	}
-	return Check{"claims", OK, "the last one failed, and is tried again"}
+	return Check{w.claims, OK, "the last one failed, and is tried again"}
 }
 
 func (s *State) listener() Check {
 	if !s.heard && s.started && !s.ended {
-		// Behind a pooler that is for ever, and the worker works.
-		return Check{"listener", Warn, "notifications don't arrive; the worker looks for jobs every second"}
+		// Behind a pooler that is for ever, and the program works.
+		return Check{"listener", Warn, s.words().deaf}
 	}
 	return Check{"listener", OK, ""}
 }

@@ -233,3 +233,40 @@ func TestState_beating(t *testing.T) {
 	s.Ended(nil)
 	beating(false, "after its end")
 }
+
+// A dispatcher's probes speak of its outbox. It reads it once a minute where nothing wakes it.
+func TestHandler_dispatcher_speaksOfItsOutbox(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		notes       func(s *health.State, pass func(time.Duration))
+		live, ready bool
+		says        string
+	}{
+		"not started":     {func(*health.State, func(time.Duration)) {}, true, false, "[-] dispatcher failed: it has not started yet"},
+		"at rest":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(74 * time.Second) }, true, true, "[+] database ok: the outbox was last read 1m14s ago"},
+		"cut off":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(75 * time.Second) }, true, false, "[-] database failed: the outbox could not be read for 1m15s"},
+		"refused":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); s.Claimed(errors.New("x")); pass(5 * time.Second) }, true, false, "[-] outbox failed: the outbox can't be read since 5s"},
+		"no notification": {func(s *health.State, _ func(time.Duration)) { s.Beat() }, true, true, "[!] listener warning: notifications don't arrive; the dispatcher looks at the outbox every 2 s"},
+		"draining":        {func(s *health.State, _ func(time.Duration)) { s.Beat(); s.Stopping() }, true, false, "[-] draining failed: it was told to stop; what is being sent"},
+		"ended":           {func(s *health.State, _ func(time.Duration)) { s.Ended(errors.New("lacks rights")) }, false, false, "[-] dispatcher failed: it has ended with an error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			now := time.Now()
+			s := &health.State{Dispatcher: true}
+			s.SetClock(func() time.Time { return now })
+			c.notes(s, func(d time.Duration) { now = now.Add(d) })
+			h := health.Handler(s.Report)
+			if got, body := probe(t, h, "/livez", ""); got != code(c.live) {
+				t.Errorf("/livez: %d %q", got, body)
+			}
+			got, body := probe(t, h, "/readyz?verbose", "")
+			if got != code(c.ready) || !strings.Contains(body, c.says) || strings.Contains(body, "worker") {
+				t.Errorf("/readyz: %d %q", got, body)
+			}
+		})
+	}
+	if _, body := probe(t, &health.Switch{Dispatcher: true}, "/readyz", ""); !strings.Contains(body, "not ready: dispatcher") {
+		t.Errorf("before it is made: %q", body)
+	}
+}

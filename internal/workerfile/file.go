@@ -79,6 +79,9 @@ type File struct {
 	WarnDeadAge *time.Duration
 	// TraceURL is where a tracing UI shows a trace. Default nowhere.
 	TraceURL tracecontext.URLPattern
+	// HealthListen and MetricsListen are the addresses where the program answers probes and
+	// serves metrics. Default none.
+	HealthListen, MetricsListen string
 	// Retention is how long dead letters are kept.
 	Retention []deadletter.Retention
 	// Jobs are the handlers, Hooks the hooks, in the order of the file.

@@ -8,6 +8,7 @@ import (
 
 	"soniq/deadletter"
 	"soniq/deadletter/classify"
+	"soniq/internal/opsserver"
 	"soniq/internal/pg"
 	"soniq/internal/suggest"
 	"soniq/internal/tracecontext"
@@ -37,12 +38,14 @@ func (r *reader) worker(root *yaml.Node, file *File) {
 		"max_attempts_limit": func(n *yaml.Node) {
 			file.MaxAttempts = r.upTo(n, "max_attempts_limit", math.MaxInt32)
 		},
-		"warn_dead":     func(n *yaml.Node) { file.WarnDead = r.upTo(n, "warn_dead", MaxWarnDead) },
-		"warn_dead_age": func(n *yaml.Node) { file.WarnDeadAge = r.duration(n, "warn_dead_age") },
-		"trace_url":     func(n *yaml.Node) { file.TraceURL = r.traceURL(n, "trace_url") },
-		"retention":     func(n *yaml.Node) { r.retention(n, file) },
-		"jobs":          func(n *yaml.Node) { jobs = n },
-		"hooks":         func(n *yaml.Node) { hooks = n },
+		"warn_dead":      func(n *yaml.Node) { file.WarnDead = r.upTo(n, "warn_dead", MaxWarnDead) },
+		"warn_dead_age":  func(n *yaml.Node) { file.WarnDeadAge = r.duration(n, "warn_dead_age") },
+		"health_listen":  func(n *yaml.Node) { file.HealthListen = r.address(n, "health_listen") },
+		"metrics_listen": func(n *yaml.Node) { file.MetricsListen = r.address(n, "metrics_listen") },
+		"trace_url":      func(n *yaml.Node) { file.TraceURL = r.traceURL(n, "trace_url") },
+		"retention":      func(n *yaml.Node) { r.retention(n, file) },
+		"jobs":           func(n *yaml.Node) { jobs = n },
+		"hooks":          func(n *yaml.Node) { hooks = n },
 	})
 	if jobs != nil && r.options.Jobs {
 		r.jobs(jobs, file)
@@ -79,6 +82,20 @@ func (r *reader) traceURL(n *yaml.Node, where string) tracecontext.URLPattern {
 		r.wrong(n, "%s %s", where, err)
 	}
 	return pattern
+}
+
+// address reads where to listen. A port alone is a number.
+func (r *reader) address(n *yaml.Node, where string) string {
+	value := resolve(n)
+	if value.Kind != yaml.ScalarNode || isNull(value) {
+		r.wrong(n, "%s must be PORT, HOST:PORT or unix:PATH, not %s", where, kind(value))
+		return ""
+	}
+	if _, err := opsserver.ParseAddress(value.Value); err != nil {
+		r.wrong(n, "%s %s", where, err)
+		return ""
+	}
+	return value.Value
 }
 
 // forever is the age of a rule that keeps what it matches.

@@ -2,11 +2,13 @@ package hooks
 
 import (
 	"context"
+	"net/http"
 
 	"soniq"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/workerflags"
+	"soniq/internal/health"
 	"soniq/internal/opsserver"
 	"soniq/internal/pg"
 	"soniq/internal/workerfile"
@@ -16,6 +18,7 @@ type hooksRunCmd struct {
 	Config *string `placeholder:"FILE" help:"Read hooks from FILE too. Default soniq.yaml, if there is one."`
 	workerflags.HookGrants
 	workerflags.HookFlow
+	workerflags.HealthFlag
 	workerflags.MetricsFlag
 	app.ListenFlag
 }
@@ -46,12 +49,8 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
 		return app.Usagef("%w", err)
 	}
-	ops := opsserver.New(a.Log)
-	metrics, err := c.Metrics(a, ops)
-	if err != nil {
-		return err
-	}
-	stop, err := ops.Start(context.WithoutCancel(a.Ctx))
+	probes := health.Switch{Dispatcher: true}
+	metrics, stop, err := c.serve(a, file, &probes)
 	if err != nil {
 		return err
 	}
@@ -87,5 +86,20 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := workerflags.Declare(a, dispatcher, file); err != nil {
 		return err
 	}
+	probes.Set(dispatcher.Health())
+	defer workerflags.TellSystemd(a.Ctx, a, dispatcher.Health())()
 	return dispatcher.RunAlone(a.Ctx, listen)
+}
+
+// serve serves probes and metrics, until stop is called: a drain can be seen.
+func (c *hooksRunCmd) serve(a *app.App, file *workerfile.File, probes http.Handler) (metrics *workerflags.Metrics, stop func(), err error) {
+	ops := opsserver.New(a.Log)
+	if metrics, err = c.Metrics(a, ops, file.MetricsListen); err != nil {
+		return nil, nil, err
+	}
+	if err = c.ServeHealth(a, ops, file.HealthListen, probes); err != nil {
+		return nil, nil, err
+	}
+	stop, err = ops.Start(context.WithoutCancel(a.Ctx))
+	return metrics, stop, err
 }

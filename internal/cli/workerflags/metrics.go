@@ -21,7 +21,7 @@ const MetricsPath = "/metrics"
 
 // MetricsFlag makes a program serve its metrics, and those of the database.
 type MetricsFlag struct {
-	MetricsListen string `name:"metrics-listen" placeholder:"ADDR" help:"Serve Prometheus metrics at GET /metrics on ADDR: PORT or HOST:PORT, on this machine only without HOST, or unix:PATH. 0.0.0.0:PORT is all networks. Default $$SONIQ_METRICS_LISTEN, else none."`
+	MetricsListen string `name:"metrics-listen" placeholder:"ADDR" help:"Serve Prometheus metrics at GET /metrics on ADDR: PORT or HOST:PORT, on this machine only without HOST, or unix:PATH. 0.0.0.0:PORT is all networks. Default $$SONIQ_METRICS_LISTEN, else metrics_listen of the file, else none."`
 }
 
 // Metrics are those of a process. A nil one has none.
@@ -30,14 +30,12 @@ type Metrics struct {
 	process  *telemetry.Metrics
 }
 
-// Metrics adds the metrics to ops, if an address was given; else it returns nil.
+// Metrics adds the metrics to ops, if an address was given, by the flag, the variable or the
+// configuration file; else it returns nil.
 //
 // Errors: a usage error for the address.
-func (f *MetricsFlag) Metrics(a *app.App, ops *opsserver.Servers) (*Metrics, error) {
-	addr, source := f.MetricsListen, "--metrics-listen"
-	if addr == "" {
-		addr, source = a.Getenv(metricsVariable), metricsVariable
-	}
+func (f *MetricsFlag) Metrics(a *app.App, ops *opsserver.Servers, file string) (*Metrics, error) {
+	addr, source := listenAddress(a, f.MetricsListen, "--metrics-listen", metricsVariable, file, "metrics_listen")
 	if addr == "" {
 		return nil, nil
 	}

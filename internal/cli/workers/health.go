@@ -16,38 +16,14 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/cli/workerflags"
 	"soniq/internal/health"
 	"soniq/internal/opsserver"
 )
 
-// healthVariable stands for the flag of the worker, and tells 'soniq health' beside it whom to
-// ask.
-const healthVariable = "SONIQ_HEALTH_LISTEN"
-
-type healthFlag struct {
-	HealthListen string `name:"health-listen" placeholder:"ADDR" help:"Answer probes at GET /livez and /readyz on ADDR: PORT or HOST:PORT, on this machine only without HOST, or unix:PATH. 0.0.0.0:PORT is all networks. Default $$SONIQ_HEALTH_LISTEN, else none."`
-}
-
-// serveHealth adds the probes to ops, if an address was given.
-func (f *healthFlag) serveHealth(a *app.App, ops *opsserver.Servers, probes http.Handler) error {
-	addr, source := f.HealthListen, "--health-listen"
-	if addr == "" {
-		addr, source = a.Getenv(healthVariable), healthVariable
-	}
-	if addr == "" {
-		return nil
-	}
-	for _, path := range []string{health.LivePath, health.ReadyPath} {
-		if err := ops.Handle(addr, path, probes); err != nil {
-			return app.Usagef("%s %w", source, err)
-		}
-	}
-	return nil
-}
-
-// HealthCommand asks a worker how it is.
+// HealthCommand asks a worker, or a dispatcher, how it is.
 type HealthCommand struct {
-	Address      string        `arg:"" optional:"" placeholder:"ADDR" help:"The address of the worker's --health-listen: PORT, HOST:PORT or unix:PATH. Default $$SONIQ_HEALTH_LISTEN."`
+	Address      string        `arg:"" optional:"" placeholder:"ADDR" help:"The address of its --health-listen: PORT, HOST:PORT or unix:PATH. Default $$SONIQ_HEALTH_LISTEN."`
 	Live         bool          `help:"Ask whether it is live. Default: whether it is ready."`
 	FromDatabase bool          `help:"Ask the database instead whether a worker of this host lives, a Python worker too. Such a worker may be draining."`
 	Host         string        `placeholder:"NAME" help:"With --from-database: the host. Default this one."`
@@ -85,9 +61,9 @@ func (c HealthCommand) Run(a *app.App) error {
 	case c.Host != "":
 		return app.Usagef("--host is for --from-database")
 	}
-	addr := cmp.Or(c.Address, a.Getenv(healthVariable))
+	addr := cmp.Or(c.Address, a.Getenv(workerflags.HealthVariable))
 	if addr == "" {
-		return app.Usagef("which worker? give the ADDR of its --health-listen, or set %s; --from-database asks the database", healthVariable)
+		return app.Usagef("which worker? give the ADDR of its --health-listen, or set %s; --from-database asks the database", workerflags.HealthVariable)
 	}
 	address, err := opsserver.ParseAddress(addr)
 	if err != nil {

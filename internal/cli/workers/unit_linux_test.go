@@ -69,12 +69,52 @@ func TestWorker_unitSignalled_chargesNothing(t *testing.T) {
 	}
 }
 
-// A unit of Type=notify hears that the worker is ready, that it lives, and that it stops.
-// Commands of jobs can't speak for the worker.
-func TestWorker_underSystemd_tellsIt(t *testing.T) {
+// A unit of Type=notify hears that the worker, or the dispatcher, is ready, that it lives, and
+// that it stops. Commands of jobs and hooks can't speak for it.
+func TestPrograms_underSystemd_tellIt(t *testing.T) {
 	t.Parallel()
-	pool := testdb.New(t)
-	url := pool.Config().ConnString()
+	const quiet = `test -z "$NOTIFY_SOCKET$WATCHDOG_USEC" && echo heard >> quiet`
+	for name, line := range map[string][]string{
+		"worker":     {"worker", "--allow-exec-hooks", "--handle", "j=exec:" + quiet, "--log-format", "json"},
+		"dispatcher": {"hooks", "run", "--allow-exec-hooks", "--log-format", "json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			s := clitest.NewShell(t, pool.Config().ConnString())
+			s.OK("hooks", "add", "exec", quiet, "--name", "h")
+			w := clitest.NewProgram(t, t.TempDir(), pool.Config().ConnString(), line...)
+			hear := underSystemd(t, w)
+			hear("READY=1")
+			if n := testkit.Value[int](t, pool, `select count(*) from soniq_workers where status = 'active'`); n != 1 && name == "worker" {
+				t.Errorf("%d workers when it is said to be ready", n)
+			}
+			hear("WATCHDOG=1")
+			hear("WATCHDOG=1")
+			lines := 1
+			if name == "worker" {
+				lines++
+				s.OK("enqueue", "j", "--wait")
+			}
+			clitest.Seed(t, pool, clitest.Letter{})
+			eventually.True(t, "the commands to find no variable", func() bool {
+				text, _ := os.ReadFile(filepath.Join(w.Dir, "quiet"))
+				return strings.Count(string(text), "heard") == lines
+			})
+			if err := w.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			hear("STOPPING=1")
+			if err := w.Wait(); err != nil {
+				t.Errorf("%v: %s", err, w.Err.String())
+			}
+		})
+	}
+}
+
+// underSystemd starts a program as systemd does. hear waits until it has said something.
+func underSystemd(t *testing.T, w *clitest.Program) (hear func(want string)) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "soniq") // the name of a socket is short
 	if err != nil {
 		t.Fatal(err)
@@ -86,9 +126,9 @@ func TestWorker_underSystemd_tellsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = socket.Close() })
-	w := clitest.NewProgram(t, t.TempDir(), url, "worker", "--no-hooks", "--handle", `j=exec:test -z "$NOTIFY_SOCKET$WATCHDOG_USEC"`, "--log-format", "json")
 	w.Env = append(w.Env, "NOTIFY_SOCKET="+address.Name, "WATCHDOG_USEC=300000")
-	hear := func(want string) {
+	w.Begin(t)
+	return func(want string) {
 		t.Helper()
 		text := make([]byte, 1000)
 		for {
@@ -103,21 +143,6 @@ func TestWorker_underSystemd_tellsIt(t *testing.T) {
 				return
 			}
 		}
-	}
-	w.Begin(t)
-	hear("READY=1")
-	if n := testkit.Value[int](t, pool, `select count(*) from soniq_workers where status = 'active'`); n != 1 {
-		t.Errorf("%d workers when it is said to be ready", n)
-	}
-	hear("WATCHDOG=1")
-	hear("WATCHDOG=1")
-	clitest.NewShell(t, url).OK("enqueue", "j", "--wait")
-	if err := w.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	hear("STOPPING=1")
-	if err := w.Wait(); err != nil {
-		t.Errorf("%v: %s", err, w.Err.String())
 	}
 }
 

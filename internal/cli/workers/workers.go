@@ -56,7 +56,7 @@ type runCmd struct {
 	workerflags.HookGrants
 	workerflags.HookFlow
 	app.ListenFlag
-	healthFlag
+	workerflags.HealthFlag
 	workerflags.MetricsFlag
 }
 
@@ -148,7 +148,7 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 		return nil, err
 	}
 	s := &served{file: file}
-	file.Withhold(systemdVariables)
+	file.Withhold(workerflags.SystemdVariables)
 	if !c.Hooks {
 		file.Hooks = nil
 	} else if err := c.loadHooks(a, s); err != nil {
@@ -162,10 +162,10 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 		return nil, err
 	}
 	s.ops = opsserver.New(a.Log)
-	if s.metrics, err = c.Metrics(a, s.ops); err != nil {
+	if s.metrics, err = c.Metrics(a, s.ops, file.MetricsListen); err != nil {
 		return nil, err
 	}
-	return s, c.serveHealth(a, s.ops, &s.probes)
+	return s, c.ServeHealth(a, s.ops, file.HealthListen, &s.probes)
 }
 
 // loadHooks checks what is for the dispatcher.
@@ -212,7 +212,7 @@ func (c *runCmd) Run(a *app.App) error {
 	}
 	started <- worker
 	s.probes.Set(worker.Health())
-	defer tellSystemd(a.Ctx, a, worker.Health())()
+	defer workerflags.TellSystemd(a.Ctx, a, worker.Health())()
 	for i := range s.file.Jobs {
 		job := &s.file.Jobs[i]
 		a.Log.Info("serving", "job_name", job.Name, job.Run.Kind(), job.Run.Target(), "from", s.file.JobOrigin(job))

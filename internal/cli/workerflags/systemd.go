@@ -1,4 +1,4 @@
-package workers
+package workerflags
 
 import (
 	"context"
@@ -13,30 +13,30 @@ import (
 	"soniq/internal/health"
 )
 
-// systemdVariables are what systemd tells the service's own process. They are not for the
+// SystemdVariables are what systemd tells the service's own process. They are not for the
 // commands of jobs, which would speak for the worker.
-var systemdVariables = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
+var SystemdVariables = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 
-// systemdLook is how often the worker is asked how it is, until it has started.
+// systemdLook is how often the program is asked how it is, until it has started.
 const systemdLook = 100 * time.Millisecond
 
-// tellSystemd tells systemd that the worker is ready, that it stops once ctx has ended, and,
+// TellSystemd tells systemd that a worker, or a dispatcher, is ready, that it stops once ctx has ended, and,
 // where the unit has a watchdog, that its heart beats. It does nothing where systemd has not
 // asked for it. The function that it returns ends that, and waits for it.
-func tellSystemd(ctx context.Context, a *app.App, worker http.Handler) (end func()) {
+func TellSystemd(ctx context.Context, a *app.App, program http.Handler) (end func()) {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return func() {}
 	}
 	done := make(chan struct{})
 	var running sync.WaitGroup
-	running.Go(func() { runSystemd(ctx, a, worker, done) })
+	running.Go(func() { runSystemd(ctx, a, program, done) })
 	return func() {
 		close(done)
 		running.Wait()
 	}
 }
 
-func runSystemd(ctx context.Context, a *app.App, worker http.Handler, done <-chan struct{}) {
+func runSystemd(ctx context.Context, a *app.App, program http.Handler, done <-chan struct{}) {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		a.Log.Warn("the watchdog of systemd is not fed: its variables can't be read", "error", err)
@@ -45,20 +45,20 @@ func runSystemd(ctx context.Context, a *app.App, worker http.Handler, done <-cha
 		watchdog: watchdog,
 		say: func(state string) {
 			if _, err := daemon.SdNotify(false, state); err != nil {
-				a.Log.Warn("can't tell systemd how the worker is", "state", state, "error", err)
+				a.Log.Warn("can't tell systemd how the program is", "state", state, "error", err)
 			}
 		},
 		beats: func() bool {
-			r, err := health.Ask(worker)
+			r, err := health.Ask(program)
 			if err != nil {
-				a.Log.Error("can't tell systemd how the worker is", "error", err)
+				a.Log.Error("can't tell systemd how the program is", "error", err)
 			}
 			return r.Beating
 		},
 	}).run(ctx.Done(), done)
 }
 
-// speaker tells systemd how a worker is.
+// speaker tells systemd how a program is.
 type speaker struct {
 	// watchdog is within which time systemd wants to hear; 0 for never.
 	watchdog time.Duration
