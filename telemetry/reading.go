@@ -341,11 +341,19 @@ from (
 ) d
 group by 1, 3`
 
-// rightsSQL tells whether the role may read the hooks, and whether it may share its reading:
-// it may write to soniq_leader_tasks, on a server that takes writes.
+// rightsSQL tells whether the role may read of the hooks what hooksSQL reads, and whether it
+// may share its reading: it may write to soniq_leader_tasks, on a server that takes writes.
 const rightsSQL = `
 select
-  has_table_privilege('public.soniq_hook_status', 'select') and has_table_privilege('public.soniq_hook_deliveries', 'select'),
+  not exists (
+    select
+    from unnest(
+      array['id', 'name', 'enabled', 'failures', 'dropped', 'hook_id', 'state', 'created_at', 'next_attempt_at'],
+      array[1, 1, 1, 1, 1, 2, 2, 2, 2]
+    ) r (name, class)
+    where not has_column_privilege(
+      case r.class when 1 then 'public.soniq_hook_status'::regclass else 'public.soniq_hook_deliveries'::regclass end, r.name, 'select')
+  ),
   has_table_privilege('public.soniq_leader_tasks', 'select') and has_table_privilege('public.soniq_leader_tasks', 'insert')
     and has_table_privilege('public.soniq_leader_tasks', 'update')
     and not pg_is_in_recovery() and current_setting('transaction_read_only') = 'off'`

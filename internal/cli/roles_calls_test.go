@@ -40,6 +40,12 @@ func (p *place) caller(kind roles.Kind) *caller {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.callerOn(pool)
+}
+
+// callerOn is a program on a pool, which it closes.
+func (p *place) callerOn(pool *pgxpool.Pool) *caller {
+	p.t.Helper()
 	p.t.Cleanup(pool.Close)
 	c := &caller{place: p, pool: pool}
 	for _, err := range []error{
@@ -141,18 +147,18 @@ var apiCalls = []apiCall{
 	{"Queue.ApplyRetention", "operator worker", func(ctx context.Context, c *caller) error {
 		return only(c.queue.ApplyRetention(ctx, []deadletter.Retention{{Filter: c.of(), Keep: 24 * time.Hour}, {}}, deadletter.MaintenanceOptions{}))
 	}},
-	{"Queue.Backlog", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Backlog(ctx, deadletter.Filter{})) }},
+	{"Queue.Backlog", "metrics viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Backlog(ctx, deadletter.Filter{})) }},
 	{"Queue.CheckReplay", "viewer operator worker", func(ctx context.Context, c *caller) error {
 		return c.queue.CheckReplay(ctx, c.id((*place).letter), deadletter.ReplayOptions{})
 	}},
 	{"Queue.Cleanup", "operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.Cleanup(ctx, 24*time.Hour, c.of())) }},
-	{"Queue.CleanupCount", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
+	{"Queue.CleanupCount", "metrics viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
 		return only(c.queue.CleanupCount(ctx, 24*time.Hour, c.of()))
 	}},
 	{"Queue.CleanupTo", "operator worker", func(ctx context.Context, c *caller) error {
 		return only(c.queue.CleanupTo(ctx, 24*time.Hour, c.of(), &nowhere{}, deadletter.FormatJSONL))
 	}},
-	{"Queue.Count", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Count(ctx, deadletter.Filter{})) }},
+	{"Queue.Count", "metrics viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Count(ctx, deadletter.Filter{})) }},
 	{"Queue.Delete", "operator", func(ctx context.Context, c *caller) error { return c.queue.Delete(ctx, c.id((*place).letter)) }},
 	{"Queue.DeleteAll", "operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.DeleteAll(ctx, c.of())) }},
 	{"Queue.DeleteTx", "operator", func(ctx context.Context, c *caller) error {
@@ -164,7 +170,7 @@ var apiCalls = []apiCall{
 	{"Queue.ExportProgress", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
 		return only(c.queue.ExportProgress(ctx, &nowhere{}, c.of(), deadletter.FormatJSONL, nil))
 	}},
-	{"Queue.Find", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Find(ctx, c.letter())) }},
+	{"Queue.Find", "metrics viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Find(ctx, c.letter())) }},
 	{"Queue.Get", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Get(ctx, c.id((*place).letter))) }},
 	{"Queue.Groups", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.Groups(ctx, c.of())) }},
 	{"Queue.History", "viewer operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.History(ctx, c.id((*place).letter))) }},
@@ -186,7 +192,7 @@ var apiCalls = []apiCall{
 	{"Queue.OperationsOf", "viewer operator worker", func(ctx context.Context, c *caller) error {
 		return only(c.queue.OperationsOf(ctx, deadletter.HistoryFilter{Limit: 1}))
 	}},
-	{"Queue.Picks", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
+	{"Queue.Picks", "metrics viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
 		return only(c.queue.Picks(ctx, c.of(), c.id((*place).letter)))
 	}},
 	{"Queue.PlanReplay", "viewer operator worker", func(ctx context.Context, c *caller) error {

@@ -26,7 +26,7 @@ type roleLine struct {
 }
 
 const (
-	all     = "nobody scaler producer unique-producer viewer operator worker dispatcher"
+	all     = "nobody scaler metrics producer unique-producer viewer operator worker dispatcher"
 	readers = "viewer operator worker"
 )
 
@@ -65,7 +65,7 @@ var commands = []roleLine{
 	{path: "migrate prebuild", may: "", line: words("migrate prebuild")},
 	{path: "adopt", may: "", line: words("adopt --yes")},
 	{path: "status", may: readers, line: words("status")},
-	{path: "metrics", may: "viewer operator worker", perhaps: "dispatcher", line: words("metrics --once")},
+	{path: "metrics", may: "metrics viewer operator worker", perhaps: "dispatcher", line: words("metrics --once")},
 	{path: "dashboard", may: "viewer operator worker dispatcher", says: "serving the dashboard", line: words("dashboard --port 0 --log-format text")},
 	{path: "worker list", may: readers, line: words("worker list")},
 	{path: "worker run", may: "worker", says: "worker started", line: words("worker --no-hooks --handle none=exec:true --log-format text")},

@@ -206,6 +206,36 @@ func TestRoles_scaler_countsAndNothingElse(t *testing.T) {
 	)...)
 }
 
+// A monitor counts everything, hooks too, and sees nothing of a job.
+func TestRoles_metrics_countsAndNothingElse(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	clitest.Seed(t, pool, clitest.Letter{})
+	owner := clitest.NewShell(t, pool.Config().ConnString())
+	owner.OK("enqueue", "j")
+	owner.OK("hooks", "add", "log", "--name", "l")
+	dsn := login(t, pool, "metrics")
+	s := clitest.NewShell(t, dsn)
+	clitest.WantIn(t, "metrics", s.OK("metrics", "--once").Out, `soniq_queue_jobs{queue="default",state="due"} 1`, "soniq_dead_letters_dead 1", `soniq_hook_enabled{hook="l"} 1`)
+	var refusals []string
+	for table, columns := range map[string]string{
+		"soniq_jobs":             "id job_name args result last_error worker_id dedup_key args_hash",
+		"soniq_dead_letter_jobs": "args last_error tags queue",
+		"soniq_workers":          "hostname pid",
+		"soniq_hook_status":      "target secret_from",
+		"soniq_hook_deliveries":  "facts dead_letter_id group_key",
+	} {
+		for column := range strings.FieldsSeq(columns) {
+			refusals = append(refusals, "select "+column+" from "+table)
+		}
+	}
+	refused(t, dsn, append(append(ownersAlone, refusals...),
+		"insert into soniq_jobs (id, job_name, args) values (gen_random_uuid(), 'j', '{}')", "update soniq_jobs set priority = 1", "delete from soniq_jobs",
+		"select from soniq_hooks", "select from soniq_dead_letter_feed", "select from soniq_dead_letter_audit", "update soniq_queues set paused_at = null",
+		"insert into soniq_leader_tasks (name, begun_at) values ('expire', now())", "select from soniq_leader_tasks",
+	)...)
+}
+
 func TestRoles_viewer_seesAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
@@ -344,25 +374,38 @@ func TestRoles_operator_worksTheDeadLetters(t *testing.T) {
 	)...)
 }
 
+// oldHouse is what a worker has to recover and to delete.
+const oldHouse = `
+insert into soniq_dead_letter_audit (dead_letter_id, action, at) values (gen_random_uuid(), 'tag', now() - interval '400 days');
+insert into soniq_dead_letter_audit (dead_letter_id, action, detail) values (gen_random_uuid(), 'replay', '{"args": {"password": "hunter2"}}');
+insert into soniq_dead_letter_operations (id, action, state, options, created_at, updated_at) values
+  (gen_random_uuid(), 'replay', 'running', '{}', now() - interval '31 days', now() - interval '31 days'),
+  (gen_random_uuid(), 'replay', 'done', null, now() - interval '400 days', now() - interval '400 days');
+insert into soniq_dead_letter_selections select id, 1, gen_random_uuid() from soniq_dead_letter_operations;
+insert into soniq_queues (name) values ('forgotten');
+insert into soniq_workers (id, hostname, pid, last_heartbeat, version) values (gen_random_uuid(), 'h', 1, now() - interval '40 days', 'go/x');
+insert into soniq_task_registry values ('forgotten', 'w', now() - interval '40 days');
+insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, updated_at) values
+  (gen_random_uuid(), 'good', '{}', 'processing', 1, 3, now() - interval '1 day'),
+  (gen_random_uuid(), 'lost', '{}', 'processing', 3, 3, now() - interval '1 day');`
+
+// houseLeft counts what is left of oldHouse, and what is running.
+const houseLeft = `
+select concat_ws(' ',
+  (select count(*) from soniq_dead_letter_audit where at < now() - interval '1 day' or detail::text like '%hunter2%'),
+  (select count(*) from soniq_dead_letter_operations where options is not null or created_at < now() - interval '40 days'),
+  (select count(*) from soniq_dead_letter_selections),
+  (select count(*) from soniq_queues), (select count(*) from soniq_workers where pid = 1),
+  (select count(*) from soniq_task_registry where task_name = 'forgotten'),
+  (select count(*) from soniq_dead_letter_jobs where job_name = 'old'),
+  (select count(*) from soniq_jobs where status = 'processing'))`
+
 func TestRoles_worker_runsJobsBuriesRecoversAndKeepsHouse(t *testing.T) {
 	t.Parallel()
 	pool := testdb.New(t)
 	owner := clitest.NewShell(t, pool.Config().ConnString())
 	dsn := login(t, pool, "worker")
-	const old = `
-		insert into soniq_dead_letter_audit (dead_letter_id, action, at) values (gen_random_uuid(), 'tag', now() - interval '400 days');
-		insert into soniq_dead_letter_audit (dead_letter_id, action, detail) values (gen_random_uuid(), 'replay', '{"args": {"password": "hunter2"}}');
-		insert into soniq_dead_letter_operations (id, action, state, options, created_at, updated_at) values
-		  (gen_random_uuid(), 'replay', 'running', '{}', now() - interval '31 days', now() - interval '31 days'),
-		  (gen_random_uuid(), 'replay', 'done', null, now() - interval '400 days', now() - interval '400 days');
-		insert into soniq_dead_letter_selections select id, 1, gen_random_uuid() from soniq_dead_letter_operations;
-		insert into soniq_queues (name) values ('forgotten');
-		insert into soniq_workers (id, hostname, pid, last_heartbeat, version) values (gen_random_uuid(), 'h', 1, now() - interval '40 days', 'go/x');
-		insert into soniq_task_registry values ('forgotten', 'w', now() - interval '40 days');
-		insert into soniq_jobs (id, job_name, args, status, attempts, max_attempts, updated_at) values
-		  (gen_random_uuid(), 'good', '{}', 'processing', 1, 3, now() - interval '1 day'),
-		  (gen_random_uuid(), 'lost', '{}', 'processing', 3, 3, now() - interval '1 day');`
-	if _, err := pool.Exec(t.Context(), old); err != nil {
+	if _, err := pool.Exec(t.Context(), oldHouse); err != nil {
 		t.Fatal(err)
 	}
 	clitest.Seed(t, pool, clitest.Letter{Job: "old", Age: 40 * 24 * time.Hour})
@@ -375,15 +418,7 @@ func TestRoles_worker_runsJobsBuriesRecoversAndKeepsHouse(t *testing.T) {
 	p.Begin(t)
 	eventually.True(t, "the house to be kept", func() bool {
 		var left string
-		err := pool.QueryRow(t.Context(), `
-			select concat_ws(' ',
-			  (select count(*) from soniq_dead_letter_audit where at < now() - interval '1 day' or detail::text like '%hunter2%'),
-			  (select count(*) from soniq_dead_letter_operations where options is not null or created_at < now() - interval '40 days'),
-			  (select count(*) from soniq_dead_letter_selections),
-			  (select count(*) from soniq_queues), (select count(*) from soniq_workers where pid = 1),
-			  (select count(*) from soniq_task_registry where task_name = 'forgotten'),
-			  (select count(*) from soniq_dead_letter_jobs where job_name = 'old'),
-			  (select count(*) from soniq_jobs where status = 'processing'))`).Scan(&left)
+		err := pool.QueryRow(t.Context(), houseLeft).Scan(&left)
 		return err == nil && left == "0 0 0 0 0 0 0 0"
 	})
 	for range 3 {

@@ -14,6 +14,7 @@ type Kind string
 // The kinds, from the one with the fewest rights on.
 const (
 	Scaler         Kind = "scaler"
+	Metrics        Kind = "metrics"
 	Producer       Kind = "producer"
 	UniqueProducer Kind = "unique-producer"
 	Viewer         Kind = "viewer"
@@ -24,7 +25,7 @@ const (
 
 // Kinds are all kinds, in that order.
 func Kinds() []Kind {
-	return []Kind{Scaler, Producer, UniqueProducer, Viewer, Operator, Worker, Dispatcher}
+	return []Kind{Scaler, Metrics, Producer, UniqueProducer, Viewer, Operator, Worker, Dispatcher}
 }
 
 // Grant is rights on tables and views, or on some of their columns.
@@ -60,6 +61,14 @@ var grants = map[Kind][]Grant{
 	Scaler: {
 		columns("soniq_jobs", "queue", "status", "scheduled_at", "created_at"),
 		columns("soniq_queues", "name", "paused_at"),
+	},
+	Metrics: {
+		columns("soniq_jobs", "queue", "priority", "status", "scheduled_at", "created_at"),
+		columns("soniq_dead_letter_jobs", "id", "job_name", "state", "dead_letter_reason", "moved_to_dead_letter_at", "closed"),
+		columns("soniq_workers", "id", "queues", "concurrency", "status", "version", "last_heartbeat", "lock_key"),
+		columns("soniq_queues", "name", "paused_at"),
+		columns("soniq_hook_status", "id", "name", "enabled", "failures", "dropped"),
+		columns("soniq_hook_deliveries", "hook_id", "state", "created_at", "next_attempt_at"),
 	},
 	Producer: producer,
 	UniqueProducer: append(slices.Clone(producer),

@@ -22,6 +22,7 @@ type GrantsCommand struct {
 	Dispatcher     []string `sep:"none" placeholder:"ROLE" help:"A role that sends hooks: 'soniq hooks run', and workers without --no-hooks. Repeatable."`
 	Operator       []string `sep:"none" placeholder:"ROLE" help:"A role that replays, deletes, cancels and pauses. Repeatable."`
 	Viewer         []string `sep:"none" placeholder:"ROLE" help:"A role that reads. Repeatable."`
+	Metrics        []string `sep:"none" placeholder:"ROLE" help:"A role that counts for a monitor, and reads no job: 'soniq metrics'. Repeatable."`
 	Scaler         []string `sep:"none" placeholder:"ROLE" help:"A role that counts due jobs, such as KEDA's. Repeatable."`
 	Revoke         bool     `help:"Take the rights away instead."`
 	Execute        bool     `name:"run" help:"Run the statements, in one transaction. Without it they are printed, and no database is needed."`
@@ -65,6 +66,7 @@ func (c *GrantsCommand) assignments() (list []assignment, err error) {
 		{roles.Dispatcher, c.Dispatcher},
 		{roles.Operator, c.Operator},
 		{roles.Viewer, c.Viewer},
+		{roles.Metrics, c.Metrics},
 		{roles.Scaler, c.Scaler},
 	} {
 		for _, name := range of.names {

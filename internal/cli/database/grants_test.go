@@ -42,7 +42,7 @@ func privileges(t *testing.T, pool *pgxpool.Pool, role string) (n int) {
 	return n
 }
 
-var allKinds = []string{"--producer", "--unique-producer", "--worker", "--dispatcher", "--operator", "--viewer", "--scaler"}
+var allKinds = []string{"--producer", "--unique-producer", "--worker", "--dispatcher", "--operator", "--viewer", "--metrics", "--scaler"}
 
 // What is printed is what --run runs, it may run twice, and --revoke leaves nothing. In any schema, for any name.
 func TestGrants_printed_andRun_areTheSame(t *testing.T) {
