@@ -61,14 +61,22 @@ func setting(t *testing.T, unit, key string) string {
 	return m[1]
 }
 
+// units are those of systemd, the worker's first.
+var units = []string{"systemd/soniq-worker.service", "systemd/soniq-hooks.service"}
+
 func TestUnit_letsJobsEnd_andIsFedByTheHeart(t *testing.T) {
 	t.Parallel()
-	unit := read(t, "systemd/soniq-worker.service")
-	for key, want := range map[string]string{"Type": "notify", "KillMode": "mixed", "NotifyAccess": "main", "RestartPreventExitStatus": "2", "DynamicUser": "yes"} {
-		if got := setting(t, unit, key); got != want {
-			t.Errorf("%s=%s, want %s", key, got, want)
+	for _, name := range units {
+		for key, want := range map[string]string{"Type": "notify", "KillMode": "mixed", "NotifyAccess": "main", "RestartPreventExitStatus": "2", "DynamicUser": "yes"} {
+			if got := setting(t, read(t, name), key); got != want {
+				t.Errorf("%s: %s=%s, want %s", name, key, got, want)
+			}
 		}
+		// The command line is one of this program.
+		line := strings.Fields(setting(t, read(t, name), "ExecStart"))
+		clitest.NewShell(t, "").OK(append(line[1:], "--help")...)
 	}
+	unit := read(t, units[0])
 	for key, least := range map[string]time.Duration{
 		"TimeoutStopSec": shutdown,
 		// A heart that stands still is noticed after half a minute, and told by its silence.
@@ -98,19 +106,21 @@ func TestUnit_isWhatSystemdReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := filepath.Join(t.TempDir(), "soniq-worker.service")
-	text := strings.ReplaceAll(read(t, "systemd/soniq-worker.service"), "/usr/local/bin/soniq", self)
-	if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", unit).CombinedOutput()
-	if err != nil || strings.Contains(string(out), unit) {
-		t.Errorf("systemd-analyze verify: %v: %s", err, out)
-	}
-	// 0 is a service that may do nothing, 100 one that may do everything.
-	out, err = exec.Command(analyze, "security", "--offline=yes", "--threshold=25", "--no-pager", unit).CombinedOutput()
-	if err != nil {
-		t.Errorf("systemd-analyze security: %v: %s", err, out)
+	for _, name := range units {
+		unit := filepath.Join(t.TempDir(), filepath.Base(name))
+		text := strings.ReplaceAll(read(t, name), "/usr/local/bin/soniq", self)
+		if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", unit).CombinedOutput()
+		if err != nil || strings.Contains(string(out), unit) {
+			t.Errorf("systemd-analyze verify: %v: %s", err, out)
+		}
+		// 0 is a service that may do nothing, 100 one that may do everything.
+		out, err = exec.Command(analyze, "security", "--offline=yes", "--threshold=25", "--no-pager", unit).CombinedOutput()
+		if err != nil {
+			t.Errorf("systemd-analyze security: %v: %s", err, out)
+		}
 	}
 }
 
@@ -225,13 +235,22 @@ func TestManifests_letJobsEnd_andProbeWhatIsServed(t *testing.T) {
 	if at(t, worker, "env", 1, "name") != "SONIQ_HEALTH_LISTEN" || at(t, worker, "env", 1, "value") != fmt.Sprint("0.0.0.0:", at(t, worker, "ports", 0, "containerPort")) {
 		t.Errorf("the probes ask another port than the worker serves: %v", at(t, worker, "env"))
 	}
+	// The monitor scrapes what the worker serves.
+	port := at(t, worker, "ports", 1)
+	endpoint := at(t, kind(t, "kubernetes/podmonitor.yaml", "PodMonitor"), "spec", "podMetricsEndpoints", 0)
+	if at(t, worker, "env", 2, "name") != "SONIQ_METRICS_LISTEN" || at(t, worker, "env", 2, "value") != fmt.Sprint("0.0.0.0:", at(t, port, "containerPort")) ||
+		at(t, endpoint, "port") != at(t, port, "name") || at(t, endpoint, "path") != "/metrics" {
+		t.Errorf("the monitor scrapes %v, and the worker serves %v", endpoint, at(t, worker, "env"))
+	}
 	// The endpoint beside it is there until the worker has stopped.
 	if sleep := at(t, pod, "containers", 1, "lifecycle", "preStop", "sleep", "seconds").(int); time.Duration(sleep)*time.Second < shutdown {
 		t.Errorf("the endpoint ends after %d s, while jobs may call it", sleep)
 	}
 	labels := at(t, kind(t, file, "Deployment"), "spec", "template", "metadata", "labels")
-	if got := at(t, kind(t, file, "PodDisruptionBudget"), "spec", "selector", "matchLabels"); fmt.Sprint(got) != fmt.Sprint(labels) {
-		t.Errorf("the budget is of other pods: %v", got)
+	for _, of := range []struct{ file, kind string }{{file, "PodDisruptionBudget"}, {"kubernetes/podmonitor.yaml", "PodMonitor"}} {
+		if got := at(t, kind(t, of.file, of.kind), "spec", "selector", "matchLabels"); fmt.Sprint(got) != fmt.Sprint(labels) {
+			t.Errorf("the %s is of other pods: %v", of.kind, got)
+		}
 	}
 	config := filepath.Join(t.TempDir(), "soniq.yaml")
 	if err := os.WriteFile(config, []byte(at(t, kind(t, file, "ConfigMap"), "data", "soniq.yaml").(string)), 0o600); err != nil {
@@ -421,8 +440,8 @@ func TestOperate_commands_run(t *testing.T) {
 	sh := clitest.NewShell(t, pool.Config().ConnString())
 	text := read(t, "../docs/operate.md")
 	suffix := strings.ReplaceAll(uuid.NewString(), "-", "")
-	role := regexp.MustCompile(`\b(soniq_worker|soniq_app|oncall|grafana|keda)\b`)
-	for _, name := range []string{"soniq_worker", "soniq_app", "oncall", "grafana", "keda"} {
+	role := regexp.MustCompile(`\b(soniq_worker|soniq_app|oncall|monitor|keda)\b`)
+	for _, name := range []string{"soniq_worker", "soniq_app", "oncall", "monitor", "keda"} {
 		name += "_" + suffix
 		execute := func(sql string) {
 			if _, err := pool.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol); err != nil {

@@ -160,8 +160,8 @@ func isUnavailable(err error) bool {
 	return errors.As(err, &missing) || errors.As(err, &needs) || errors.Is(err, ErrExecNotAllowed) || errors.Is(err, ErrSealed)
 }
 
-// withheld are variables that commands don't get: the keys of sealed secrets, and what systemd
-// tells this process alone, so that no command speaks for it.
+// withheld are variables that commands don't get: the keys of sealed secrets, what systemd tells
+// this process alone, so that no command speaks for it, and a trace that is not the event's.
 var withheld = []string{"SONIQ_HOOK_KEY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", tracecontext.ParentVariable, tracecontext.StateVariable}
 
 // commandEnviron is the environment of commands: that of this process without what is withheld.

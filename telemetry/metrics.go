@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
@@ -50,6 +51,8 @@ type Metrics struct {
 	listening                                          atomic.Pointer[bool]
 
 	claimed, written [3][]metric.AddOption
+	// begun is done once a worker of this process works.
+	begun sync.Once
 }
 
 // jobKey is what job metrics are kept by.
@@ -114,8 +117,8 @@ func NewMetrics(config MetricsConfig) (*Metrics, error) {
 		config.Logger = slog.Default()
 	}
 	m := &Metrics{}
-	m.jobs = newBounded(config.MaxJobs, jobKey{Other, Other}, redact.Logger(config.Logger), "pairs of queue and job name", newJobMetrics)
-	m.hooks = newBounded(config.MaxJobs, Other, redact.Logger(config.Logger), "hooks", newHookMetrics)
+	m.jobs = newBounded(config.MaxJobs, jobKey{Other, Other}, redact.Logger(config.Logger), "pairs of queue and job name", m.newJob)
+	m.hooks = newBounded(config.MaxJobs, Other, redact.Logger(config.Logger), "hooks", m.newHook)
 	for i, result := range []string{"ok", "empty", "error"} {
 		option := attributes(attribute.String("result", result))
 		m.claimed[i], m.written[i] = []metric.AddOption{option}, []metric.AddOption{option}
@@ -205,6 +208,41 @@ func attributes(all ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(all...))
 }
 
+// begin makes the counters of a worker's faults stand at 0. One that appeared with its first
+// fault would have grown by nothing for Prometheus, which sees no growth from absence to 1.
+func (m *Metrics) begin() {
+	m.begun.Do(func() {
+		ctx := context.Background()
+		for _, counted := range []struct {
+			counter metric.Int64Counter
+			options [][]metric.AddOption
+		}{
+			{m.claims, m.claimed[:]},
+			{m.writes, [][]metric.AddOption{m.written[resultOK], m.written[resultError]}},
+			{m.wakes, [][]metric.AddOption{nil}},
+			{m.spurious, [][]metric.AddOption{nil}},
+		} {
+			for _, options := range counted.options {
+				counted.counter.Add(ctx, 0, options...)
+			}
+		}
+	})
+}
+
+// newJob makes the metrics of a job. Its lost claims stand at 0, as in begin.
+func (m *Metrics) newJob(k jobKey) *jobMetrics {
+	j := newJobMetrics(k)
+	m.lost.Add(context.Background(), 0, j.add...)
+	return j
+}
+
+// newHook makes the metrics of a hook. Its deliveries that failed for good stand at 0.
+func (m *Metrics) newHook(name string) map[hooks.DeliveryOutcome]*statusMetrics {
+	all := newHookMetrics(name)
+	m.deliveries.Add(context.Background(), 0, all[hooks.DeliveryFailed].add...)
+	return all
+}
+
 func newJobMetrics(k jobKey) *jobMetrics {
 	job := []attribute.KeyValue{attribute.String("queue", label(k.queue)), attribute.String("job_name", label(k.name))}
 	with := func(key, value string) metric.MeasurementOption {
@@ -279,6 +317,7 @@ func (m *Metrics) Settled(ctx context.Context, o engine.Outcome) {
 
 // TraceClaim implements [engine.ClaimTracer].
 func (m *Metrics) TraceClaim(ctx context.Context, claim engine.ClaimTrace) {
+	m.begin()
 	result := resultOK
 	switch {
 	case claim.Err != nil:
@@ -320,7 +359,10 @@ func (m *Metrics) TraceWake(ctx context.Context, jobs int) {
 }
 
 // TraceListening implements [engine.ListenTracer].
-func (m *Metrics) TraceListening(healthy bool) { m.listening.Store(&healthy) }
+func (m *Metrics) TraceListening(healthy bool) {
+	m.begin()
+	m.listening.Store(&healthy)
+}
 
 // TraceDeliveryStart implements [hooks.Tracer].
 func (m *Metrics) TraceDeliveryStart(ctx context.Context, _ *hooks.Delivery) context.Context {

@@ -66,7 +66,7 @@ var commands = []roleLine{
 	{path: "adopt", may: "", line: words("adopt --yes")},
 	{path: "status", may: readers, line: words("status")},
 	{path: "metrics", may: "metrics viewer operator worker", perhaps: "dispatcher", line: words("metrics --once")},
-	{path: "dashboard", may: "viewer operator worker dispatcher", says: "serving the dashboard", line: words("dashboard --port 0 --log-format text")},
+	{path: "dashboard", may: "metrics viewer operator worker dispatcher", says: "serving the dashboard", line: words("dashboard --port 0 --log-format text")},
 	{path: "worker list", may: readers, line: words("worker list")},
 	{path: "worker run", may: "worker", says: "worker started", line: words("worker --no-hooks --handle none=exec:true --log-format text")},
 	{path: "enqueue", may: "producer unique-producer operator", line: words("enqueue j --delay 1d")},
