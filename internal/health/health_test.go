@@ -242,10 +242,14 @@ func TestHandler_dispatcher_speaksOfItsOutbox(t *testing.T) {
 		live, ready bool
 		says        string
 	}{
-		"not started":     {func(*health.State, func(time.Duration)) {}, true, false, "[-] dispatcher failed: it has not started yet"},
-		"at rest":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(74 * time.Second) }, true, true, "[+] database ok: the outbox was last read 1m14s ago"},
-		"cut off":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(75 * time.Second) }, true, false, "[-] database failed: the outbox could not be read for 1m15s"},
-		"refused":         {func(s *health.State, pass func(time.Duration)) { s.Beat(); s.Claimed(errors.New("x")); pass(5 * time.Second) }, true, false, "[-] outbox failed: the outbox can't be read since 5s"},
+		"not started": {func(*health.State, func(time.Duration)) {}, true, false, "[-] dispatcher failed: it has not started yet"},
+		"at rest":     {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(74 * time.Second) }, true, true, "[+] database ok: the outbox was last read 1m14s ago"},
+		"cut off":     {func(s *health.State, pass func(time.Duration)) { s.Beat(); pass(75 * time.Second) }, true, false, "[-] database failed: the outbox could not be read for 1m15s"},
+		"refused": {func(s *health.State, pass func(time.Duration)) {
+			s.Beat()
+			s.Claimed(errors.New("x"))
+			pass(5 * time.Second)
+		}, true, false, "[-] outbox failed: the outbox can't be read since 5s"},
 		"no notification": {func(s *health.State, _ func(time.Duration)) { s.Beat() }, true, true, "[!] listener warning: notifications don't arrive; the dispatcher looks at the outbox every 2 s"},
 		"draining":        {func(s *health.State, _ func(time.Duration)) { s.Beat(); s.Stopping() }, true, false, "[-] draining failed: it was told to stop; what is being sent"},
 		"ended":           {func(s *health.State, _ func(time.Duration)) { s.Ended(errors.New("lacks rights")) }, false, false, "[-] dispatcher failed: it has ended with an error"},
