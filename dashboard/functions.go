@@ -18,7 +18,7 @@ func (d *Dashboard) functions() template.FuncMap {
 	return template.FuncMap{
 		"link":   d.link,
 		"asset":  func(name string) string { return d.base + "/assets/" + assetVersion() + "/" + name },
-		"text":   func(s any) string { return safetext.OneLine(fmt.Sprint(s)) },
+		"text":   func(s any) string { return safetext.OneLine(plain(s)) },
 		"lines":  visibleLines,
 		"line":   safetext.ErrorLine,
 		"when":   when,
@@ -28,9 +28,9 @@ func (d *Dashboard) functions() template.FuncMap {
 		"json":   visibleJSON,
 		"tree":   treeOf,
 		"spark":  sparkline,
-		"words":  func(s any) string { return strings.ReplaceAll(fmt.Sprint(s), "_", " ") },
-		"short":  func(s any) string { return cut(fmt.Sprint(s), 8) },
-		"cut":    func(n int, s any) string { return cut(safetext.OneLine(fmt.Sprint(s)), n) },
+		"words":  func(s any) string { return strings.ReplaceAll(plain(s), "_", " ") },
+		"short":  func(s any) string { return cut(plain(s), 8) },
+		"cut":    func(n int, s any) string { return cut(safetext.OneLine(plain(s)), n) },
 		"list":   func(values ...any) []any { return values },
 	}
 }
@@ -55,6 +55,14 @@ func (d *Dashboard) link(path string, query ...any) (string, error) {
 		separator = "&"
 	}
 	return d.base + path + separator + values.Encode(), nil
+}
+
+// plain is a value as text. What a pointer leads to is meant, and not its address.
+func plain(value any) string {
+	if text, ok := value.(*string); ok && text != nil {
+		return *text
+	}
+	return fmt.Sprint(value)
 }
 
 // visibleLines makes a text of several lines safe, and keeps its lines and tabs.

@@ -152,6 +152,9 @@ func TestPages_whatJobsWrote_isText(t *testing.T) {
 		clitest.CheckSafe(t, text)
 		wantNotIn(t, page, text, "<script>", "<img", "<b>x", "</pre><b>", `href="javascript:`, "ZgotmplZ")
 	}
+	for _, name := range []string{"Producer", "Dedup key"} {
+		wantIn(t, "what a pointer leads to", s.page(pages[len(pages)-3]), "<dt>"+name+"</dt><dd>&lt;/textarea&gt;")
+	}
 	wantIn(t, "an override", s.page("/dead-letters/"+ids[4].String()), `abc\u202edef`)
 }
 
