@@ -604,7 +604,8 @@ from public.soniq_leader_tasks;
 
 -- Whether a worker waits for a queue. A worker that has been silent for five minutes, which is how long
 -- Python's may be, no longer counts. Otherwise producers would notify for ever if no worker is left to
--- remove its row.
+-- remove its row. The triggers look by themselves, without a call; the function is for people, and for
+-- releases before, which look whether it is there.
 create or replace function public.soniq_waiting(queue text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp as $$
@@ -723,14 +724,24 @@ begin
       if not found then
         return null;
       end if;
-      perform public.soniq_notify_queue(q.queue)
+      perform pg_notify('soniq_new_job', case when octet_length(q.queue) < 8000 then q.queue else '' end)
       from (
         select distinct coalesce(n.queue, 'default') as queue
         from soniq_new_rows n
         where n.status = 'queued'
           and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
       ) q
-      where public.soniq_waiting(q.queue);
+      where (
+        select exists (
+          select from public.soniq_waiters h
+          where h.queue in (q.queue, '')
+            and exists (
+              select from public.soniq_workers w
+              where w.id = h.worker_id
+                and w.last_heartbeat > now() - interval '5 minutes'
+            )
+        )
+      );
       return null;
     exception when others then
       null;
@@ -767,7 +778,15 @@ begin
   end if;
   if current_setting('transaction_isolation') = 'read committed' then
     begin
-      if not public.soniq_waiting(coalesce(new.queue, 'default')) then
+      if not exists (
+        select from public.soniq_waiters h
+        where h.queue in (coalesce(new.queue, 'default'), '')
+          and exists (
+            select from public.soniq_workers w
+            where w.id = h.worker_id
+              and w.last_heartbeat > now() - interval '5 minutes'
+          )
+      ) then
         return null;
       end if;
     exception when others then
@@ -1488,7 +1507,8 @@ from (values
   ('0222', 'soniq_go_dead_index'),
   ('0223', 'soniq_go_single_records'),
   ('0230', 'soniq_go_leader_result'),
-  ('0240', 'soniq_go_trace_context')
+  ('0240', 'soniq_go_trace_context'),
+  ('0251', 'soniq_go_short_triggers')
 ) m (version, name);
 
 commit;

@@ -24,7 +24,7 @@ var allMigrations = []string{
 	"0153_soniq_go_operations", "0154_soniq_go_hooks", "0155_soniq_go_hooks_wake",
 	"0156_soniq_go_dead_letter_operation", "0157_soniq_go_hunger", "0160_soniq_go_dead_letter_counts",
 	"0161_soniq_go_trust", "0162_soniq_go_long_names", "0163_soniq_go_audit_secrets", "0164_soniq_go_hook_status",
-	"0165_soniq_go_waiters", "0166_soniq_go_leader_tasks", "0167_soniq_go_incarnation", "0168_soniq_go_comment", "0170_soniq_go_kept_outcome", "0174_soniq_go_epoch", "0175_soniq_go_incarnations", "0176_soniq_go_feed", "0178_soniq_go_operation_heartbeat", "0179_soniq_go_hook_health", "0183_soniq_go_serializable", "0186_soniq_go_grant_options", "0189_soniq_go_death_cost", "0190_soniq_go_audit_sequence", "0192_soniq_go_max_attempts", "0195_soniq_go_conflicts", "0198_soniq_go_epoch_unread", "0220_soniq_go_closed", "0221_soniq_go_open", "0222_soniq_go_dead_index", "0223_soniq_go_single_records", "0230_soniq_go_leader_result", "0240_soniq_go_trace_context",
+	"0165_soniq_go_waiters", "0166_soniq_go_leader_tasks", "0167_soniq_go_incarnation", "0168_soniq_go_comment", "0170_soniq_go_kept_outcome", "0174_soniq_go_epoch", "0175_soniq_go_incarnations", "0176_soniq_go_feed", "0178_soniq_go_operation_heartbeat", "0179_soniq_go_hook_health", "0183_soniq_go_serializable", "0186_soniq_go_grant_options", "0189_soniq_go_death_cost", "0190_soniq_go_audit_sequence", "0192_soniq_go_max_attempts", "0195_soniq_go_conflicts", "0198_soniq_go_epoch_unread", "0220_soniq_go_closed", "0221_soniq_go_open", "0222_soniq_go_dead_index", "0223_soniq_go_single_records", "0230_soniq_go_leader_result", "0240_soniq_go_trace_context", "0251_soniq_go_short_triggers",
 }
 
 // migrations010 is how many of them 0.1.0 had.

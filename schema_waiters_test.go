@@ -3,6 +3,7 @@ package soniq_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -203,5 +204,26 @@ func TestWaiters_stricterIsolation_alwaysAnnounces(t *testing.T) {
 		if got := l.heard(t, pool); !sameSet(got, want) {
 			t.Errorf("%s: update announced %q, want %q", level, got, want)
 		}
+	}
+}
+
+// An INSERT that wakes a worker calls its trigger's function and no other: each has a search_path of
+// its own to set.
+func TestWaiters_insertThatWakes_callsOneFunction(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	comeWaiting(t, pool)
+	conn := acquire(t, pool)
+	l := listen(t, pool, "soniq_new_job")
+	exec(t, conn, `set track_functions = 'all'`)
+	exec(t, conn, `begin`)
+	exec(t, conn, insertJobSQL)
+	calls := queryColumn[string](t, conn, `select funcname || ' ' || calls from pg_stat_xact_user_functions where funcname like 'soniq%'`)
+	exec(t, conn, `commit`)
+	if !slices.Equal(calls, []string{"soniq_jobs_inserted 1"}) {
+		t.Errorf("it called %q", calls)
+	}
+	if got := l.heard(t, pool); !sameSet(got, []string{"default"}) {
+		t.Errorf("it announced %q", got)
 	}
 }

@@ -1,0 +1,85 @@
+-- The triggers on soniq_jobs look for waiters and notify by themselves. They called two functions for it, each
+-- with a search_path of its own: a tenth of the server's time of an INSERT that wakes a worker. soniq_waiting
+-- stays, for the releases before, which look whether it is there.
+
+create or replace function public.soniq_jobs_inserted() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_relid <> 'public.soniq_jobs'::regclass
+    or coalesce(current_setting('soniq.notify', true), '') = 'off'
+  then
+    return null;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      perform from public.soniq_waiters limit 1;
+      if not found then
+        return null;
+      end if;
+      perform pg_notify('soniq_new_job', case when octet_length(q.queue) < 8000 then q.queue else '' end)
+      from (
+        select distinct coalesce(n.queue, 'default') as queue
+        from soniq_new_rows n
+        where n.status = 'queued'
+          and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+      ) q
+      where (
+        select exists (
+          select from public.soniq_waiters h
+          where h.queue in (q.queue, '')
+            and exists (
+              select from public.soniq_workers w
+              where w.id = h.worker_id
+                and w.last_heartbeat > now() - interval '5 minutes'
+            )
+        )
+      );
+      return null;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform public.soniq_notify_queue(q.queue)
+  from (
+    select distinct coalesce(n.queue, 'default') as queue
+    from soniq_new_rows n
+    where n.status = 'queued'
+      and (n.scheduled_at is null or n.scheduled_at <= now() + interval '10 minutes')
+  ) q;
+  return null;
+end
+$$;
+revoke all on function public.soniq_jobs_inserted() from public;
+
+create or replace function public.soniq_jobs_requeued() returns trigger
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_relid <> 'public.soniq_jobs'::regclass
+    or coalesce(current_setting('soniq.notify', true), '') = 'off'
+  then
+    return null;
+  end if;
+  if current_setting('transaction_isolation') = 'read committed' then
+    begin
+      if not exists (
+        select from public.soniq_waiters h
+        where h.queue in (coalesce(new.queue, 'default'), '')
+          and exists (
+            select from public.soniq_workers w
+            where w.id = h.worker_id
+              and w.last_heartbeat > now() - interval '5 minutes'
+          )
+      ) then
+        return null;
+      end if;
+    exception when others then
+      null;
+    end;
+  end if;
+  perform public.soniq_notify_queue(coalesce(new.queue, 'default'));
+  return null;
+end
+$$;
+revoke all on function public.soniq_jobs_requeued() from public;
