@@ -49,6 +49,10 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
 		return app.Usagef("%w", err)
 	}
+	traces, err := workerflags.NewTraces(a, "soniq-hooks")
+	if err != nil {
+		return err
+	}
 	probes := health.Switch{Dispatcher: true}
 	metrics, stop, err := c.serve(a, file, &probes)
 	if err != nil {
@@ -62,7 +66,7 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := metrics.Watch(a, pool); err != nil {
 		return err
 	}
-	config.Tracers = metrics.Hooks()
+	config.Tracers = append(metrics.Hooks(), traces.Hooks()...)
 	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 		return err
 	}

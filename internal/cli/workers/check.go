@@ -35,8 +35,10 @@ type checkedConfig struct {
 	Concurrency int      `json:"concurrency"`
 	// PerQueue is the concurrency of queues that have one of their own.
 	PerQueue map[string]int `json:"queue_concurrency,omitempty"`
-	Jobs     []checkedJob   `json:"jobs"`
-	Hooks    []checkedHook  `json:"hooks,omitempty"`
+	// Traces is where traces are sent to.
+	Traces string        `json:"traces,omitempty"`
+	Jobs   []checkedJob  `json:"jobs"`
+	Hooks  []checkedHook `json:"hooks,omitempty"`
 }
 
 type checkedHook struct {
@@ -106,6 +108,9 @@ func (s *served) check(a *app.App) error {
 		}
 	}
 	a.Note("%s; queues %s; %d jobs at once", what, strings.Join(queues, ", "), s.concurrency())
+	if s.traces != nil {
+		a.Note("traces go to %s", s.traces.Target)
+	}
 	if slices.ContainsFunc(s.file.Jobs, func(j workerfile.Job) bool { return j.MaxAttempts == nil }) {
 		a.Note("attempts '-': as many as each job says, 4 unless its producer set it")
 	}
@@ -114,6 +119,9 @@ func (s *served) check(a *app.App) error {
 
 func (s *served) describe() checkedConfig {
 	c := checkedConfig{Config: s.file.Path, Queues: s.queues(), Concurrency: s.concurrency(), PerQueue: s.config.QueueConcurrency}
+	if s.traces != nil {
+		c.Traces = s.traces.Target
+	}
 	for i := range s.file.Jobs {
 		c.Jobs = append(c.Jobs, s.job(&s.file.Jobs[i]))
 	}

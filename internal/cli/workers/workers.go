@@ -139,6 +139,8 @@ type served struct {
 	probes health.Switch
 	// metrics are served there, if that is wanted.
 	metrics *workerflags.Metrics
+	// traces are sent where the environment says.
+	traces *workerflags.Traces
 }
 
 // load checks the file and the flags as a whole.
@@ -163,6 +165,9 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 	}
 	s.ops = opsserver.New(a.Log)
 	if s.metrics, err = c.Metrics(a, s.ops, file.MetricsListen); err != nil {
+		return nil, err
+	}
+	if s.traces, err = workerflags.NewTraces(a, "soniq-worker"); err != nil {
 		return nil, err
 	}
 	return s, c.ServeHealth(a, s.ops, file.HealthListen, &s.probes)
@@ -263,9 +268,12 @@ func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
 	if err := s.metrics.Watch(a, pool); err != nil {
 		return nil, err
 	}
-	config.Tracers = s.metrics.Workers()
+	config.Tracers = append(s.metrics.Workers(), s.traces.Workers()...)
+	if s.traces != nil {
+		a.Log.Info("sending traces", "to", s.traces.Target)
+	}
 	if c.Hooks {
-		s.hooks.Tracers = s.metrics.Hooks()
+		s.hooks.Tracers = append(s.metrics.Hooks(), s.traces.Hooks()...)
 		s.hooks.Schema, s.hooks.Origin = a.SchemaName(), workerflags.Origin(s.file)
 		dispatcher, err := hooks.NewDispatcher(pool, s.hooks)
 		if err != nil {
