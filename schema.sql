@@ -191,6 +191,29 @@ create table public.soniq_leader_tasks (
   result jsonb
 );
 
+-- What became of jobs, for charts of the past: internal/rollup explains it. A row is for the time from 'at' on, for
+-- step seconds. With reason '' it is about attempts, which workers add once a minute; else about the jobs that
+-- became dead letters for that reason, which one worker counts. waits and runs count how long jobs were due, and
+-- how long their handlers ran, in buckets: below 1 ms, and then four to each doubling.
+create table public.soniq_job_stats (
+  step integer not null,
+  at timestamptz not null,
+  queue text not null,
+  job_name text not null,
+  reason text not null default '',
+  completed bigint not null default 0,
+  failed bigint not null default 0,
+  resolved bigint not null default 0,
+  dead bigint not null default 0,
+  waited_ms bigint not null default 0,
+  ran_ms bigint not null default 0,
+  waits bigint[] not null default '{}',
+  runs bigint[] not null default '{}',
+  primary key (step, at, queue, job_name, reason)
+)
+-- The rows of now are written to again and again, and find room for that in their page.
+with (fillfactor = 50);
+
 ---------------------------------------------------------------------------
 -- Dead letters
 ---------------------------------------------------------------------------
@@ -1508,7 +1531,8 @@ from (values
   ('0223', 'soniq_go_single_records'),
   ('0230', 'soniq_go_leader_result'),
   ('0240', 'soniq_go_trace_context'),
-  ('0251', 'soniq_go_short_triggers')
+  ('0251', 'soniq_go_short_triggers'),
+  ('0260', 'soniq_go_job_stats')
 ) m (version, name);
 
 commit;

@@ -27,6 +27,7 @@ import (
 	"soniq/internal/liveness"
 	"soniq/internal/maintenance"
 	"soniq/internal/pg"
+	"soniq/internal/rollup"
 	"soniq/internal/tables"
 	"soniq/internal/waiters"
 	"soniq/notify"
@@ -48,6 +49,7 @@ type Worker struct {
 	handlers map[string]HandlerFunc
 
 	tracers     *tracers
+	recorder    *rollup.Recorder
 	inflight    *inflight
 	fetcher     *fetch.Fetcher[*Job]
 	loader      *jobargs.Loader
@@ -119,6 +121,8 @@ func newWorker(pool *pgxpool.Pool, registry *Registry, config WorkerConfig) (*Wo
 	w.logger, w.health.Missing = w.tables.Logger(), w.tables.Missing
 	w.pool.SetLogger(w.logger)
 	w.tracers = newTracers(config, w.logger)
+	w.recorder = rollup.NewRecorder(w.pool, w.logger)
+	w.tracers.observers = append(w.tracers.observers, recorded{w.recorder})
 	if len(w.queues) == 0 {
 		w.queues = registry.queues()
 	}
@@ -283,6 +287,7 @@ func (w *Worker) work(ctx context.Context) error {
 	var beating errgroup.Group
 	beating.Go(func() error { return w.liveness.Heartbeat.Run(beatCtx) })
 	beating.Go(func() error { return w.cancels.run(beatCtx) })
+	beating.Go(func() error { return w.recorder.Run(beatCtx) })
 
 	settleCtx, stopSettling := context.WithCancel(background)
 	defer stopSettling()
@@ -296,6 +301,7 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunRetention(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunPruning(awakeCtx) })
+	awake.Go(func() error { return w.maintenance.RunCounting(awakeCtx) })
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })
 	awake.Go(func() error { return incarnation.NewGuard(w.pool, w.logger).Run(awakeCtx) })
 	awake.Go(func() error { return w.fetcher.Run(awakeCtx, jobsCtx) })

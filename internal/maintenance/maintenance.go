@@ -7,6 +7,7 @@
 //	pruning    what workers leave behind, and the history        (prune.go)
 //	retention  dead letters that are old enough to be deleted    (retention.go)
 //	alarms     a warning when dead letters pile up               (alarm.go)
+//	counting   dead letters, for the charts of the past          (package rollup)
 //
 // Recovery, expiry and unknown jobs need no leader: each process works row by row,
 // skips what another holds, and finds little to do where another was faster. The
@@ -26,6 +27,7 @@ import (
 	"soniq/internal/liveness"
 	"soniq/internal/periodic"
 	"soniq/internal/pg"
+	"soniq/internal/rollup"
 	"soniq/internal/settle"
 	"soniq/internal/tracecontext"
 )
@@ -117,6 +119,8 @@ func New(config Config) *Maintenance {
 const (
 	expireInterval = time.Minute
 	orphanInterval = time.Minute
+	// Of all workers one does it each time; the others only ask.
+	countInterval, pruneCountsInterval = time.Minute, 15 * time.Minute
 	// clockInterval is long: what sees a step hurries the task. clockTurn keeps many
 	// workers that see the same one from looking all at once.
 	clockInterval = 24 * time.Hour
@@ -191,6 +195,20 @@ func (m *Maintenance) RunRetention(ctx context.Context) error {
 func (m *Maintenance) RunPruning(ctx context.Context) error {
 	return periodic.Run(ctx, m.config.Logger,
 		&periodic.Task{Name: "delete old rows", Every: pruneInterval, Do: m.pruneInTurn})
+}
+
+// RunCounting counts the dead letters for the charts of the past, and deletes counts that have served their time,
+// until ctx ends. It has a goroutine of its own: at first there may be many.
+func (m *Maintenance) RunCounting(ctx context.Context) error {
+	return periodic.Run(ctx, m.config.Logger,
+		&periodic.Task{
+			Name: "count dead letters", Every: countInterval, Timeout: passTimeout,
+			Do: func(ctx context.Context) error { return rollup.CountDeaths(ctx, m.config.Pool) },
+		},
+		&periodic.Task{
+			Name: "delete old counts", Every: pruneCountsInterval, Timeout: passTimeout,
+			Do: func(ctx context.Context) error { return rollup.Prune(ctx, m.config.Pool) },
+		})
 }
 
 // Expire deletes the rows of done and cancelled jobs whose time has come, in batches.

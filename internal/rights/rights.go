@@ -72,5 +72,5 @@ func Lacking(ctx context.Context, db *pg.Pool) (grants []string, vital bool, err
 		return grants, vital, err
 	}
 	return grants, vital, pg.CheckRowSecurity(ctx, db, pg.ChangesRows, "soniq_jobs", "soniq_workers", "soniq_waiters", "soniq_task_registry",
-		"soniq_kept_outcomes", "soniq_leader_tasks", "soniq_dead_letter_jobs")
+		"soniq_kept_outcomes", "soniq_leader_tasks", "soniq_job_stats", "soniq_dead_letter_jobs")
 }
