@@ -99,7 +99,7 @@ func TestChart_ofAnything_isSound(t *testing.T) {
 	random := testkit.Rand(t)
 	zones := []*time.Location{nil, zone(t, "Asia/Kathmandu"), zone(t, "America/St_Johns"), zone(t, "Pacific/Kiritimati")}
 	steps := []time.Duration{time.Second, time.Minute, 7 * time.Minute, 30 * time.Minute, 3 * time.Hour, 12 * time.Hour, 24 * time.Hour, 800 * time.Hour}
-	for n := range 1500 {
+	for n := range 250 {
 		c := Chart{
 			ID: "c", Title: anyText(random), Summary: anyText(random), Kind: Kind(random.IntN(2)), Unit: Unit(random.IntN(2)),
 			Step: steps[random.IntN(len(steps))], Location: zones[random.IntN(len(zones))], Late: random.IntN(2) == 0,
@@ -118,7 +118,7 @@ func TestChart_ofAnything_isSound(t *testing.T) {
 		}
 		sound(t, fmt.Sprint(n), c)
 		if t.Failed() {
-			t.Fatalf("%+v\n%s", c, c.Figure())
+			t.Fatalf("%.2000s", fmt.Sprintf("%+v", c))
 		}
 	}
 }
@@ -261,7 +261,7 @@ func TestUnit_values_areWrittenAsPeopleSayThem(t *testing.T) {
 		short, exact string
 	}{
 		{Count, 0, "0", "0"}, {Count, 7, "7", "7"}, {Count, 1500, "1.5k", "1,500"}, {Count, 2_000_000, "2M", "2,000,000"},
-		{Count, 1 << 60, "1e18", "1.153e+18"}, {Count, math.NaN(), "NaN", "–"},
+		{Count, 1 << 60, "1.15e18", "1.153e+18"}, {Count, math.NaN(), "NaN", "–"},
 		{Seconds, 0, "0", "0"}, {Seconds, 0.0004, "<1 ms", "<1 ms"}, {Seconds, 0.25, "250 ms", "250 ms"}, {Seconds, 1.5, "1.5 s", "1.5 s"},
 		{Seconds, 90, "1.5 min", "1.5 min"}, {Seconds, 7200, "2 h", "2 h"}, {Seconds, 3 * 86400, "3 d", "3 d"},
 	} {

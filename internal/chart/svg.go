@@ -272,13 +272,8 @@ func (p *plot) labelOf(i int, interval time.Duration) label {
 func textWidth(s string) float64 {
 	w := 0.0
 	for _, r := range s {
-		switch {
-		case strings.ContainsRune(" .,:ijlIt1", r):
-			w += 0.45
-		case r < 0x80:
-			w += 0.65
-		default:
-			w += 1
+		if w += 0.65; r >= 0x80 {
+			w += 0.35
 		}
 	}
 	return w * fontSize

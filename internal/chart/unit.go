@@ -23,7 +23,8 @@ func (u Unit) ticks(most float64) []float64 {
 			return ticks
 		}
 	}
-	return append(ticks, math.MaxFloat64)
+	// The next one would be infinite.
+	return append(ticks[:max(len(ticks)-1, 1)], math.MaxFloat64)
 }
 
 // timeSteps are the steps in seconds that are no 1, 2 or 5 with zeros.
@@ -78,7 +79,7 @@ func (u Unit) short(v float64) string {
 		}
 	}
 	if v >= 1e15 {
-		return strings.Replace(strconv.FormatFloat(v, 'e', 0, 64), "e+", "e", 1)
+		return power(v)
 	}
 	return trimmed(v)
 }
@@ -118,7 +119,12 @@ func duration(s float64) string {
 	case s < 1e11:
 		return trimmed(s/86400) + " d"
 	}
-	return strings.Replace(strconv.FormatFloat(s/86400, 'e', 0, 64), "e+", "e", 1) + " d"
+	return power(s/86400) + " d"
+}
+
+// power is a very large number with up to three digits.
+func power(v float64) string {
+	return strings.Replace(strconv.FormatFloat(v, 'g', 3, 64), "e+", "e", 1)
 }
 
 // trimmed is a number with three digits and no zeros at its end.

@@ -15,6 +15,18 @@ func CountNow(ctx context.Context, pool *pg.Pool) error {
 	return countDeaths(ctx, pool)
 }
 
+// Uncounted is how many dead letters are not counted yet.
+func Uncounted(ctx context.Context, pool *pg.Pool) (n int, err error) {
+	err = pool.QueryRow(ctx, `
+		select count(*)
+		from public.soniq_dead_letter_jobs d
+		left join public.soniq_leader_tasks t on t.name = $1
+		where d.moved_xid is not null
+		  and (d.moved_epoch, d.moved_xid, d.id) > ((t.result ->> 'epoch')::bigint, (t.result ->> 'xid')::xid8, (t.result ->> 'id')::uuid)`,
+		deathsTask).Scan(&n)
+	return n, err
+}
+
 func PruneNow(ctx context.Context, pool *pg.Pool) error { return prune(ctx, pool) }
 
 // Bound is the lower bound of a bucket after the first.
