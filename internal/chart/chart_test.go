@@ -260,10 +260,19 @@ func TestUnit_values_areWrittenAsPeopleSayThem(t *testing.T) {
 		v            float64
 		short, exact string
 	}{
-		{Count, 0, "0", "0"}, {Count, 7, "7", "7"}, {Count, 1500, "1.5k", "1,500"}, {Count, 2_000_000, "2M", "2,000,000"},
-		{Count, 1 << 60, "1.15e18", "1.153e+18"}, {Count, math.NaN(), "NaN", "–"},
-		{Seconds, 0, "0", "0"}, {Seconds, 0.0004, "<1 ms", "<1 ms"}, {Seconds, 0.25, "250 ms", "250 ms"}, {Seconds, 1.5, "1.5 s", "1.5 s"},
-		{Seconds, 90, "1.5 min", "1.5 min"}, {Seconds, 7200, "2 h", "2 h"}, {Seconds, 3 * 86400, "3 d", "3 d"},
+		{Count, 0, "0", "0"},
+		{Count, 7, "7", "7"},
+		{Count, 1500, "1.5k", "1,500"},
+		{Count, 2_000_000, "2M", "2,000,000"},
+		{Count, 1 << 60, "1.15e18", "1.153e+18"},
+		{Count, math.NaN(), "NaN", "–"},
+		{Seconds, 0, "0", "0"},
+		{Seconds, 0.0004, "<1 ms", "<1 ms"},
+		{Seconds, 0.25, "250 ms", "250 ms"},
+		{Seconds, 1.5, "1.5 s", "1.5 s"},
+		{Seconds, 90, "1.5 min", "1.5 min"},
+		{Seconds, 7200, "2 h", "2 h"},
+		{Seconds, 3 * 86400, "3 d", "3 d"},
 	} {
 		if got := c.unit.exact(c.v); got != c.exact {
 			t.Errorf("%g is %q, want %q", c.v, got, c.exact)

@@ -94,6 +94,7 @@ var grants = map[Kind][]Grant{
 		vital("select update delete", "select", "soniq_queues"),
 		on("select update delete", "soniq_dead_letter_selections", "soniq_dead_letter_audit"),
 		vital("select", "select", "soniq_migrations"),
+		on("select", "soniq_dead_letter_feed"),
 		on("select insert update", "soniq_incarnations"),
 	},
 	Dispatcher: {
