@@ -301,7 +301,6 @@ func (w *Worker) work(ctx context.Context) error {
 	awake.Go(func() error { return w.maintenance.RunClock(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunRetention(awakeCtx) })
 	awake.Go(func() error { return w.maintenance.RunPruning(awakeCtx) })
-	awake.Go(func() error { return w.maintenance.RunCounting(awakeCtx) })
 	awake.Go(func() error { return w.liveness.Watch.Run(awakeCtx) })
 	awake.Go(func() error { return incarnation.NewGuard(w.pool, w.logger).Run(awakeCtx) })
 	awake.Go(func() error { return w.fetcher.Run(awakeCtx, jobsCtx) })

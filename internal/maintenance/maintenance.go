@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"soniq/deadletter"
 	"soniq/internal/liveness"
@@ -190,16 +191,20 @@ func (m *Maintenance) RunRetention(ctx context.Context) error {
 		&periodic.Task{Name: "clean up dead letters", Every: retentionCheck, Do: m.Retain})
 }
 
-// RunPruning deletes what is of no use any more until ctx ends. It has a goroutine of
-// its own: where there is much of it, a pass takes long.
+// RunPruning deletes what is of no use any more, and keeps the counts for the charts of the past, until ctx ends.
+// Both have a goroutine of their own: where there is much of it, a pass takes long.
 func (m *Maintenance) RunPruning(ctx context.Context) error {
-	return periodic.Run(ctx, m.config.Logger,
-		&periodic.Task{Name: "delete old rows", Every: pruneInterval, Do: m.pruneInTurn})
+	var both errgroup.Group
+	both.Go(func() error {
+		return periodic.Run(ctx, m.config.Logger,
+			&periodic.Task{Name: "delete old rows", Every: pruneInterval, Do: m.pruneInTurn})
+	})
+	both.Go(func() error { return m.runCounting(ctx) })
+	return both.Wait()
 }
 
-// RunCounting counts the dead letters for the charts of the past, and deletes counts that have served their time,
-// until ctx ends. It has a goroutine of its own: at first there may be many.
-func (m *Maintenance) RunCounting(ctx context.Context) error {
+// runCounting counts the dead letters for the charts of the past, and deletes counts that have served their time.
+func (m *Maintenance) runCounting(ctx context.Context) error {
 	return periodic.Run(ctx, m.config.Logger,
 		&periodic.Task{
 			Name: "count dead letters", Every: countInterval, Timeout: passTimeout,
