@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
 )
@@ -344,5 +345,58 @@ func TestClaimer_fullClaims_tellAnew(t *testing.T) {
 	c.noteSlow(t.Context(), a, take(), time.Second)
 	if len(c.floors.lanes) > 0 || c.floors.derived || !c.floors.tried {
 		t.Errorf("after a slow claim with floors they are %+v, want them to be learnt", c.floors)
+	}
+}
+
+// Full claims behind 30,000 jobs of others, more urgent or not, read these once: the first one does.
+func TestClaimer_fullClaims_behindManyJobs_readThemOnce(t *testing.T) {
+	t.Parallel()
+	for _, priority := range []int{1, 100} {
+		t.Run(fmt.Sprint("priority ", priority), func(t *testing.T) {
+			t.Parallel()
+			pool := testdb.New(t)
+			const others, own, each = 30_000, 2000, 100
+			behind(t, pool, others, "other", priority)
+			claimer{pool: pool}.fill(t, own, 100, "q")
+			// Another pool, whose connections tell what they have read when they end.
+			claiming, err := pgxpool.NewWithConfig(t.Context(), pool.Config())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer claiming.Close()
+			c := claimer{newUnlimited(claiming), claiming}
+			a := asked{scope: c.all, n: each}
+			got, err := c.claim(t.Context(), (*statements).wholeSQL, a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.noteSlow(t.Context(), a, got, time.Hour)
+			taken := len(got.jobs)
+			for taken < own {
+				// No time passes.
+				c.floors.use(true)
+				c.stay(true)
+				more, err := c.Take(t.Context(), 1, c.all, each)
+				if err != nil || !more.Full {
+					t.Fatalf("after %d jobs it took %d, %v", taken, len(more.Jobs), err)
+				}
+				if err := c.LookIfDue(t.Context(), c.all); err != nil {
+					t.Fatal(err)
+				}
+				taken += len(more.Jobs)
+			}
+			claiming.Close()
+			var read int
+			const readSQL = `select idx_tup_read from pg_stat_user_indexes where indexrelname = 'idx_soniq_jobs_claim'`
+			eventually.True(t, "what was read", func() bool {
+				if err := pool.QueryRow(t.Context(), readSQL).Scan(&read); err != nil {
+					t.Fatal(err)
+				}
+				return read >= own
+			})
+			if read > others+10*own {
+				t.Errorf("%d entries were read for %d jobs behind %d", read, own, others)
+			}
+		})
 	}
 }
