@@ -135,6 +135,7 @@ type navEntry struct {
 // navigation are the links at the top, in their order.
 var navigation = []navEntry{
 	{"/groups", "Dead letters"},
+	{"/overview", "Overview"},
 }
 
 // pages are all pages.
@@ -145,6 +146,7 @@ func (d *Dashboard) pages() []page {
 		{"POST /sign-in", anybody, d.signIn},
 		{"POST /sign-out", anybody, d.signOut},
 		{"GET /groups", see, d.groups},
+		{"GET /overview", see, d.overview},
 		{"GET " + apiPrefix + "openapi.json", see, d.openAPI},
 		{"GET /dead-letters", see, d.letters},
 		{"GET /live", see, d.live},
