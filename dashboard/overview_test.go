@@ -28,7 +28,8 @@ func TestOverview_showsThePast_andWhoWorks(t *testing.T) {
 	r := rollup.NewRecorder(pg.Schema{}.Pool(s.pool), slog.New(slog.DiscardHandler))
 	const hostile = "<script>alert(1)</script>\u202e"
 	for i, a := range []rollup.Attempt{
-		{JobName: "mail", Ran: 250 * time.Millisecond, Waited: 2 * time.Second}, {JobName: "mail", Failed: true, Ran: time.Minute},
+		{JobName: "mail", Ran: 250 * time.Millisecond, Waited: 2 * time.Second},
+		{JobName: "mail", Failed: true, Ran: time.Minute},
 		{JobName: hostile, Ran: time.Second, Resolved: true},
 	} {
 		a.Queue, a.Ended = []string{"q", "q", hostile}[i], now
