@@ -12,8 +12,11 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"soniq/dashboard"
@@ -67,28 +70,95 @@ func (c *Command) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	queue, err := a.DeadLetters(pool)
-	if err != nil {
-		return err
-	}
 	if config.ListenConfig, err = c.Listen(a, pool); err != nil {
 		return err
 	}
-	// What is wrong with the tables or with rights is told at once.
-	if _, err := queue.Backlog(a.Ctx, deadletter.Filter{Limit: 1}); err != nil {
+	l, d, err := c.open(a, pool, config)
+	if err != nil {
 		return err
+	}
+	return Serve(a.Ctx, a.Log, l, d)
+}
+
+// open binds the address, once it is known that the dead letters can be read: what is wrong with
+// the tables or with rights is told at once.
+func (c *Command) open(a *app.App, pool *pgxpool.Pool, config dashboard.Config) (net.Listener, *dashboard.Dashboard, error) {
+	queue, err := a.DeadLetters(pool)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := queue.Backlog(a.Ctx, deadletter.Filter{Limit: 1}); err != nil {
+		return nil, nil, err
 	}
 	d, err := dashboard.New(pool, config)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	var listen net.ListenConfig
 	l, err := listen.Listen(a.Ctx, "tcp", net.JoinHostPort(c.Host, strconv.Itoa(c.Port)))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	a.Log.Info("serving the dashboard", "url", "http://"+l.Addr().String()+"/", "changes", config.KeyRights.Act)
-	return Serve(a.Ctx, a.Log, l, d)
+	return l, d, nil
+}
+
+// Flag serves the dashboard beside another command.
+type Flag struct {
+	Dashboard string `placeholder:"ADDR" help:"Serve the dashboard on ADDR too: PORT, on this machine only, or HOST:PORT. 'soniq dashboard' has the variables for its key. Default none."`
+}
+
+// Beside checks the flag. It is nil if that was not given.
+//
+// Errors: a usage error.
+func (f Flag) Beside(a *app.App) (*Command, error) {
+	if f.Dashboard == "" {
+		return nil, nil
+	}
+	host, port := "127.0.0.1", f.Dashboard
+	if strings.Contains(port, ":") {
+		var err error
+		if host, port, err = net.SplitHostPort(f.Dashboard); err != nil {
+			return nil, app.Usagef("--dashboard must be PORT or HOST:PORT, such as 6161, not %q", f.Dashboard)
+		}
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || host == "" {
+		return nil, app.Usagef("--dashboard must be PORT or HOST:PORT, such as 6161, not %q", f.Dashboard)
+	}
+	c := &Command{Host: host, Port: n, Title: "Soniq"}
+	_, err = c.config(a)
+	return c, err
+}
+
+// Start serves the dashboard until stop is called. listen is the connection to LISTEN on, or nil
+// for the pool's. A nil command serves nothing.
+//
+// Errors: those of the database and of the network.
+func (c *Command) Start(a *app.App, pool *pgxpool.Pool, listen *pgx.ConnConfig) (stop func(), err error) {
+	if c == nil {
+		return func() {}, nil
+	}
+	config, err := c.config(a)
+	if err != nil {
+		return nil, err
+	}
+	config.ListenConfig = listen
+	l, d, err := c.open(a, pool, config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.Ctx))
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := Serve(ctx, a.Log, l, d); err != nil {
+			a.Log.Error("the dashboard is not served any more", "error", err)
+		}
+	})
+	return func() {
+		cancel()
+		serving.Wait()
+	}, nil
 }
 
 // config checks the flags and the variables.

@@ -126,6 +126,25 @@ func TestDashboard_wrongUse_saysWhatToDo(t *testing.T) {
 	}
 }
 
+func TestDashboard_besideAWorker(t *testing.T) {
+	t.Parallel()
+	s := clitest.NewShell(t, testdb.NewURL(t))
+	r := s.Start("worker", "--dashboard", "0", "--handle", "none=exec:true", "--no-hooks")
+	url := address(t, r.Err.String)
+	if status, text := get(t, url+"groups", ""); status != http.StatusOK || !strings.Contains(text, "No dead letters") {
+		t.Errorf("%d\n%s", status, text)
+	}
+	s.Signals <- syscall.SIGTERM
+	if code := r.Wait(t); code != app.ExitDone {
+		t.Errorf("exit %d, %s", code, r.Err.String())
+	}
+	for _, addr := range []string{"x", "1:2:3", ":6161", "0.0.0.0:6161", "70000"} {
+		if r := s.Run("worker", "--dashboard", addr, "--handle", "none=exec:true"); r.Code != app.ExitUsage {
+			t.Errorf("%s: exit %d, %s", addr, r.Code, r.Err)
+		}
+	}
+}
+
 func TestDashboard_noTables_saysRunSetup(t *testing.T) {
 	t.Parallel()
 	s := clitest.NewShell(t, testdb.EmptyURL(t))

@@ -18,6 +18,7 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/cli/app"
+	"soniq/internal/cli/dashboard"
 	"soniq/internal/cli/workerflags"
 	"soniq/internal/handler"
 	"soniq/internal/health"
@@ -58,6 +59,7 @@ type runCmd struct {
 	app.ListenFlag
 	workerflags.HealthFlag
 	workerflags.MetricsFlag
+	dashboard.Flag
 }
 
 func (runCmd) Help() string {
@@ -141,6 +143,8 @@ type served struct {
 	metrics *workerflags.Metrics
 	// traces are sent where the environment says.
 	traces *workerflags.Traces
+	// dashboard is served too, unless it is nil.
+	dashboard *dashboard.Command
 }
 
 // load checks the file and the flags as a whole.
@@ -161,6 +165,9 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 		return nil, err
 	}
 	if s.config.ListenConfig, err = c.ListenConfig(a); err != nil {
+		return nil, err
+	}
+	if s.dashboard, err = c.Beside(a); err != nil {
 		return nil, err
 	}
 	s.ops = opsserver.New(a.Log)
@@ -216,6 +223,15 @@ func (c *runCmd) Run(a *app.App) error {
 		return err
 	}
 	started <- worker
+	pool, err := a.OpenService() // the worker's
+	if err != nil {
+		return err
+	}
+	stopDashboard, err := s.dashboard.Start(a, pool, s.config.ListenConfig)
+	if err != nil {
+		return err
+	}
+	defer stopDashboard()
 	s.probes.Set(worker.Health())
 	defer workerflags.TellSystemd(a.Ctx, a, worker.Health())()
 	for i := range s.file.Jobs {
