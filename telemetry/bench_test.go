@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
 	"soniq/engine"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
@@ -27,22 +30,49 @@ func (c *counter) Settled(context.Context, engine.Outcome) {
 	}
 }
 
-// BenchmarkBurnDown works off a backlog of jobs that do nothing, with metrics and without,
+// BenchmarkBurnDown works off a backlog of jobs that do nothing, with metrics or traces and without,
 // in turns, and reports the median of the pairs' ratios: of speed, and of the time on
 // processors that this process takes. Only ratios of one run mean something.
 //
 //	go test ./telemetry -run '^$' -bench BurnDown -benchtime 6x
 func BenchmarkBurnDown(b *testing.B) {
-	const jobs = 20_000
 	pool := testdb.New(b)
+	b.Run("metrics", func(b *testing.B) { burnDown(b, pool, metricsOf(b, pool)) })
+	b.Run("traces", func(b *testing.B) { burnDown(b, pool, tracesOf(b, nil)) })
+	b.Run("traces that are not sampled", func(b *testing.B) { burnDown(b, pool, tracesOf(b, sdktrace.NeverSample())) })
+}
+
+// tracesOf makes spans, which are batched and thrown away. Each job is in a trace.
+func tracesOf(b *testing.B, sampler sdktrace.Sampler) engine.Tracer {
+	options := []sdktrace.TracerProviderOption{sdktrace.WithBatcher(noExporter{})}
+	if sampler != nil {
+		options = append(options, sdktrace.WithSampler(sampler))
+	}
+	provider := sdktrace.NewTracerProvider(options...)
+	b.Cleanup(func() { _ = provider.Shutdown(context.Background()) })
+	return telemetry.NewTraces(telemetry.TracesConfig{TracerProvider: provider})
+}
+
+type noExporter struct{}
+
+func (noExporter) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
+func (noExporter) Shutdown(context.Context) error                             { return nil }
+
+func metricsOf(b *testing.B, pool *pgxpool.Pool) engine.Tracer {
 	exporter := newExporter(b)
 	m := newMetrics(b, exporter, telemetry.MetricsConfig{})
 	if _, err := telemetry.NewFleet(pool, telemetry.FleetConfig{MeterProvider: exporter.MeterProvider()}); err != nil {
 		b.Fatal(err)
 	}
+	return m
+}
+
+func burnDown(b *testing.B, pool *pgxpool.Pool, tracer engine.Tracer) {
+	const jobs = 20_000
 	once := func(config engine.WorkerConfig) (took, cpu time.Duration) {
 		testkit.Exec(b, pool, fmt.Sprintf(`set session_replication_role = replica; truncate soniq_jobs;
-			insert into soniq_jobs (id, job_name, args) select gen_random_uuid(), 'n', '{}' from generate_series(1, %d);
+			insert into soniq_jobs (id, job_name, args, trace_context)
+			select gen_random_uuid(), 'n', '{}', '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01' from generate_series(1, %d);
 			reset session_replication_role`, jobs))
 		testkit.Exec(b, pool, `vacuum analyze soniq_jobs`)
 		reg := engine.NewRegistry()
@@ -72,7 +102,7 @@ func BenchmarkBurnDown(b *testing.B) {
 		return took, cpu
 	}
 	var speed, cpu []float64
-	on, off := engine.WorkerConfig{Tracers: []engine.Tracer{m}}, engine.WorkerConfig{}
+	on, off := engine.WorkerConfig{Tracers: []engine.Tracer{tracer}}, engine.WorkerConfig{}
 	once(off)
 	for i := range b.N {
 		first, second := off, on

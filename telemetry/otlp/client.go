@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -36,6 +37,8 @@ type client struct {
 	// stopped is closed by Stop: requests under way end.
 	stopped context.Context
 	stop    context.CancelFunc
+	// last is why the latest request failed; nil if it did not.
+	last atomic.Pointer[string]
 }
 
 func newClient(s *settings, version string) *client {
@@ -87,15 +90,18 @@ func (c *client) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpan
 	defer cancel()
 	defer context.AfterFunc(c.stopped, cancel)()
 	var last error
+	c.last.Store(nil)
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
 		defer cancel()
 		if err := c.send(ctx, body); err != nil {
 			if !errors.Is(err, context.Canceled) {
 				last = err
+				c.last.Store(new(said(err.Error())))
 			}
 			return struct{}{}, err
 		}
+		c.last.Store(nil)
 		return struct{}{}, nil
 	}, backoff.WithBackOff(&backoff.ExponentialBackOff{InitialInterval: time.Second, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}))
 	if err != nil && ctx.Err() != nil && last != nil {

@@ -99,7 +99,7 @@ func (s *Sender) Target() string { return s.target }
 
 // Shutdown sends what is left, and ends the sender. Spans that end later are dropped.
 //
-// Errors: that ctx has ended before that.
+// Errors: that ctx has ended before that, with what the collector said last.
 func (s *Sender) Shutdown(ctx context.Context) error {
 	if s.provider == nil {
 		return nil
@@ -107,8 +107,11 @@ func (s *Sender) Shutdown(ctx context.Context) error {
 	err := s.provider.Shutdown(ctx)
 	// What is still under way must not outlive it.
 	_ = s.client.Stop(ctx)
-	if err != nil {
-		return fmt.Errorf("send the last traces: %w", err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if last := s.client.last.Load(); last != nil {
+		return fmt.Errorf("send the last traces: %w: %s", err, *last)
+	}
+	return fmt.Errorf("send the last traces: %w", err)
 }

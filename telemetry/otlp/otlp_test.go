@@ -373,7 +373,7 @@ func TestSender_portOfTheOtherProtocol_isHinted(t *testing.T) {
 	for protocol, port := range map[string]string{"http/protobuf": "4317", "grpc": "4318"} {
 		log := &testkit.Log{}
 		sender := newSender(t, map[string]string{
-			"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[100::1]:" + port, "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
+			"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.77.66.55:" + port, "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
 		}, log.Logger(slog.LevelInfo))
 		span(t, sender, "one")
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)

@@ -39,7 +39,7 @@ func NewTraces(a *app.App, service string) (*Traces, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(a.Ctx), flushTime)
 		defer cancel()
 		if err := sender.Shutdown(ctx); err != nil {
-			a.Log.Warn("the last traces could not be sent", "to", sender.Target(), "within", flushTime.String())
+			a.Log.Warn("the last traces could not be sent", "to", sender.Target(), "within", flushTime.String(), "error", err)
 		}
 		return nil
 	})

@@ -90,6 +90,8 @@ The rest of its environment is the worker's, with the database's URL and without
 
 An endpoint gets the arguments as the body of a POST. 2xx is done and the body, if it is JSON, the result; 400 and 422 are invalid arguments; 429 and 503 with Retry-After run the job again then; 401, 403, 404, 407, 408, 421, 425, other 5xx and network errors are tried again; anything else has failed for good. With a secret, requests are signed; docs/worker.md has code that verifies them.
 
+OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4318 and its kin have it send traces; docs/traces.md lists them.
+
 Ctrl-C (or SIGTERM) lets running jobs end; a second one gives them back to their queue at once; a third one exits.
 
     soniq worker --handle emails.send='exec:./send-email' --handle reports.build=https://reports.example.com/jobs
