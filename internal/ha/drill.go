@@ -16,6 +16,8 @@ type drill struct {
 	say   func(format string, args ...any)
 	times int
 	kinds []fault
+	// enough is closed when no more faults shall be injected.
+	enough <-chan struct{}
 
 	// Of the phase that goes on.
 	synchronous bool
@@ -97,12 +99,24 @@ func (d *drill) breakAll(ctx context.Context) error {
 	}
 	for n := range d.times {
 		for _, f := range d.kinds {
+			if d.isEnough() {
+				return nil
+			}
 			if err := d.round(ctx, f, n); err != nil {
 				return fmt.Errorf("%s %d: %w", f.name, n+1, err)
 			}
 		}
 	}
 	return nil
+}
+
+func (d *drill) isEnough() bool {
+	select {
+	case <-d.enough:
+		return true
+	default:
+		return false
+	}
 }
 
 // round injects one fault, waits until all flows again, and makes the cluster whole.

@@ -35,9 +35,18 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 60, "jobs a second")
 	flag.IntVar(&o.ttl, "ttl", 10, "Patroni's ttl, in seconds")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	ok, err := run(ctx, o, os.Stdout)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals, enough := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		fmt.Fprintln(os.Stderr, "ha: no more faults; once more gives up")
+		close(enough)
+		<-signals
+		cancel()
+	}()
+	ok, err := run(ctx, o, enough, os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ha:", err)
 	}
@@ -67,9 +76,9 @@ func assemble(o options) (*load, error) {
 	return newLoad(c, o.soniq, o.rate)
 }
 
-// run makes the cluster, breaks it in each mode, and reports. It returns whether all promises
-// were kept.
-func run(ctx context.Context, o options, out io.Writer) (ok bool, err error) {
+// run makes the cluster, breaks it in each mode until enough is closed, and reports. It returns
+// whether all promises were kept.
+func run(ctx context.Context, o options, enough <-chan struct{}, out io.Writer) (ok bool, err error) {
 	kinds, err := choose(o.kinds)
 	if err != nil {
 		return false, err
@@ -106,13 +115,16 @@ func run(ctx context.Context, o options, out io.Writer) (ok bool, err error) {
 	if err := errors.Join(l.checkpoint(ctx), l.begin(using, users)); err != nil {
 		return false, err
 	}
-	return phases(ctx, &drill{load: l, say: say, times: o.times, kinds: kinds}, o.modes, out)
+	return phases(ctx, &drill{load: l, say: say, times: o.times, kinds: kinds, enough: enough}, o.modes, out)
 }
 
 // phases goes through the modes, and writes a report of each.
 func phases(ctx context.Context, d *drill, modes string, out io.Writer) (ok bool, err error) {
 	ok = true
 	for mode := range strings.SplitSeq(modes, ",") {
+		if d.isEnough() && d.rounds != nil {
+			break
+		}
 		d.say("%s replication", mode)
 		r, err := d.phase(ctx, mode == "sync")
 		if err != nil {
