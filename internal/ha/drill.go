@@ -166,7 +166,7 @@ func (d *drill) round(ctx context.Context, f fault, n int) error {
 
 // collect reads what the last primary has, once the followers and the hook had time for it.
 func (d *drill) collect(ctx context.Context) (evidence, error) {
-	e := evidence{Acked: map[uuid.UUID]string{}, Lost: d.lost}
+	e := evidence{Acked: map[uuid.UUID]string{}, Lost: d.lost, Killed: map[string]bool{d.watcher.name: true}}
 	err := until(ctx, patience, "the steps of all jobs", func(ctx context.Context) (err error) {
 		e.Steps, err = steps(ctx, d.viaHAProxy(), d.since)
 		return err

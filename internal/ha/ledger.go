@@ -47,6 +47,9 @@ type evidence struct {
 	// hook's receiver was sent.
 	Seen   map[string]map[uuid.UUID]int
 	Hooked map[uuid.UUID]int
+	// Killed are followers that are killed now and then, and go on after their cursor: 'dead-letter
+	// watch' shows what is announced at once, out of order, and then shows that again.
+	Killed map[string]bool
 }
 
 // A verdict says what became of the jobs. Each list has the jobs concerned.
@@ -65,15 +68,16 @@ type verdict struct {
 	AgainByReplication, AgainByUs []uuid.UUID
 	// NeverRan are done, and the endpoint was never asked.
 	NeverRan []uuid.UUID
-	// Missed and Twice are of each follower; Twice leaves out those with a lost step.
-	Missed, Twice map[string][]uuid.UUID
+	// Missed and Twice are of each follower; Twice leaves out those with a lost step. Again is Twice
+	// of followers that are killed.
+	Missed, Twice, Again map[string][]uuid.UUID
 	// Unhooked were never sent to the hook; HookedTwice more than once.
 	Unhooked, HookedTwice []uuid.UUID
 }
 
 // judge decides.
 func judge(e evidence) verdict {
-	v := verdict{Acked: len(e.Acked), Executions: len(e.Executions), Missed: map[string][]uuid.UUID{}, Twice: map[string][]uuid.UUID{}}
+	v := verdict{Acked: len(e.Acked), Executions: len(e.Executions), Missed: map[string][]uuid.UUID{}, Twice: map[string][]uuid.UUID{}, Again: map[string][]uuid.UUID{}}
 	touched := map[uuid.UUID]bool{}    // a step was lost
 	lostInsert := map[uuid.UUID]bool{} // the first one was
 	for _, s := range e.Lost {
@@ -143,6 +147,8 @@ func (v *verdict) announcements(e evidence, touched, dead map[uuid.UUID]bool) {
 			switch {
 			case seen[job] == 0:
 				v.Missed[follower] = append(v.Missed[follower], job)
+			case seen[job] > 1 && e.Killed[follower]:
+				v.Again[follower] = append(v.Again[follower], job)
 			case seen[job] > 1 && !touched[job]:
 				v.Twice[follower] = append(v.Twice[follower], job)
 			}

@@ -52,6 +52,9 @@ func TestJudge_eachKindOfFault_isFound(t *testing.T) {
 		{"done without having run", func(e *evidence) { e.Executions = nil }, "jobs done without", "jobs done without", 0, 0, 0},
 		{"missed by a follower", func(e *evidence) { e.Seen[follower] = nil }, "dead letters missed by follower: 1", "dead letters missed by follower: 1", 0, 0, 0},
 		{"told twice", func(e *evidence) { e.Seen[follower][id] = 2 }, "dead letters told twice to follower: 1", "dead letters told twice to follower: 1", 0, 0, 0},
+		{"told twice after it was killed", func(e *evidence) {
+			e.Seen[follower][id], e.Killed = 2, map[string]bool{follower: true}
+		}, "", "", 0, 0, 0},
 		{"told twice, the first death being lost", func(e *evidence) { e.Seen[follower][id], e.Lost = 2, []step{took("dead")} }, "", "", 0, 0, 0},
 		{"never sent to the hook", func(e *evidence) { e.Hooked = nil }, "dead letters never sent", "dead letters never sent", 0, 0, 0},
 		{"sent twice to the hook", func(e *evidence) { e.Hooked[id] = 2 }, "", "", 0, 0, 0},

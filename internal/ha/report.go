@@ -89,7 +89,11 @@ func (r *result) String() string {
 	fmt.Fprintf(&text, "jobs run again otherwise: %d\n", len(r.AgainByUs))
 	fmt.Fprintf(&text, "jobs done without having run: %d\n", len(r.NeverRan))
 	for _, follower := range slices.Sorted(maps.Keys(r.seen.Seen)) {
-		fmt.Fprintf(&text, "%s: missed %d, told twice %d\n", follower, len(r.Missed[follower]), len(r.Twice[follower]))
+		fmt.Fprintf(&text, "%s: missed %d, told twice %d", follower, len(r.Missed[follower]), len(r.Twice[follower]))
+		if r.seen.Killed[follower] {
+			fmt.Fprintf(&text, ", told again after kill -9 %d", len(r.Again[follower]))
+		}
+		fmt.Fprintln(&text)
 	}
 	fmt.Fprintf(&text, "hook: never sent %d, sent more than once %d\n", len(r.Unhooked), len(r.HookedTwice))
 	fmt.Fprintf(&text, "failovers that nobody asked for: %d; PgBouncer ended by itself: %d\n", r.unplanned, r.poolerDied)
