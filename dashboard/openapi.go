@@ -112,7 +112,7 @@ func addFields(t reflect.Type, properties object, required *[]any) {
 			addFields(f.Type, properties, required)
 		case f.IsExported() && name != "-" && name != "":
 			properties[name] = schemaOf(f.Type)
-			if !strings.Contains(options, "omitempty") {
+			if !strings.Contains(options, "omit") {
 				*required = append(*required, name)
 			}
 		}
