@@ -18,14 +18,15 @@ import (
 
 // scribbles are what a bad handler writes into the fields of a job, by type.
 var scribbles = map[reflect.Type]any{
-	reflect.TypeFor[uuid.UUID]():          uuid.Must(uuid.NewV7()),
-	reflect.TypeFor[string]():             "scribble",
-	reflect.TypeFor[json.RawMessage]():    json.RawMessage(`{"scribble":1}`),
-	reflect.TypeFor[int]():                77,
-	reflect.TypeFor[time.Time]():          time.Unix(0, 0),
-	reflect.TypeFor[engine.JobStatus]():   engine.StatusCancelled,
-	reflect.TypeFor[classify.Reason]():    classify.ManualMove,
-	reflect.TypeFor[[]classify.Failure](): []classify.Failure{{Attempt: 77}},
+	reflect.TypeFor[uuid.UUID]():           uuid.Must(uuid.NewV7()),
+	reflect.TypeFor[string]():              "scribble",
+	reflect.TypeFor[json.RawMessage]():     json.RawMessage(`{"scribble":1}`),
+	reflect.TypeFor[int]():                 77,
+	reflect.TypeFor[time.Time]():           time.Unix(0, 0),
+	reflect.TypeFor[engine.JobStatus]():    engine.StatusCancelled,
+	reflect.TypeFor[classify.Reason]():     classify.ManualMove,
+	reflect.TypeFor[engine.TraceContext](): engine.NewTraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", ""),
+	reflect.TypeFor[[]classify.Failure]():  []classify.Failure{{Attempt: 77}},
 }
 
 // scribble overwrites a field, and what a pointer in it leads to.

@@ -107,6 +107,29 @@ func (r RecoveryTrace) Format(s fmt.State, _ rune) {
 // LogValue implements [slog.LogValuer].
 func (r RecoveryTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 
+// Format implements [fmt.Formatter]: the names and the error are printed without secrets.
+func (e EnqueueTrace) Format(s fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(s, "enqueue of %d jobs%s", len(e.Jobs), suffix(e.Err))
+	for _, job := range e.Jobs {
+		_, _ = fmt.Fprintf(s, ", %v", job)
+	}
+}
+
+// LogValue implements [slog.LogValuer].
+func (e EnqueueTrace) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+
+// Format implements [fmt.Formatter]: the names are printed without secrets.
+func (e EnqueuedJob) Format(s fmt.State, _ rune) {
+	duplicate := ""
+	if e.Duplicate {
+		duplicate = " (a duplicate)"
+	}
+	_, _ = fmt.Fprintf(s, "job %s, %s, of queue %s%s", e.ID, deadletter.RedactText(e.Name), deadletter.RedactText(e.Queue), duplicate)
+}
+
+// LogValue implements [slog.LogValuer].
+func (e EnqueuedJob) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+
 // suffix is an error at the end of a line.
 func suffix(err error) string {
 	if err == nil {

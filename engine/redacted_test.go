@@ -40,8 +40,10 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	inTrace := engine.NewTraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "password="+secret)
 	job := engine.Job{
-		ID: uuid.New(), Name: text, Queue: text, Args: object, Result: object, LastError: text, ProducerID: text, DedupKey: text,
+		TraceContext: inTrace,
+		ID:           uuid.New(), Name: text, Queue: text, Args: object, Result: object, LastError: text, ProducerID: text, DedupKey: text,
 		DeadLetterReason: classify.Timeout,
 		Errors:           []classify.Failure{{Message: text, Stack: text}},
 	}
@@ -56,6 +58,8 @@ func TestExportedStructs_printNoSecrets(t *testing.T) {
 		engine.ClaimTrace{Err: errors.New(text)},
 		engine.WriteTrace{Err: errors.New(text)},
 		engine.RecoveryTrace{JobName: text, Queue: text},
+		engine.EnqueueTrace{Jobs: []engine.EnqueuedJob{{Name: text, Queue: text, TraceContext: inTrace}}, Err: errors.New(text)},
+		engine.EnqueuedJob{Name: text, Queue: text, TraceContext: inTrace},
 		engine.JobFilter{},
 		engine.Status{},
 		engine.QueueStatus{},
