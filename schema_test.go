@@ -322,14 +322,14 @@ const workerKey = "constraint soniq_jobs soniq_jobs_worker_id_fkey " +
 
 // What Python's tables hold, but for the columns that are ours.
 const pythonRowsSQL = `
-select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at,errors}'::text[] from soniq_jobs j
+select to_jsonb(j) - '{claim_token,replay_of,cancel_requested_at,errors,trace_context}'::text[] from soniq_jobs j
 union all
 select to_jsonb(w) - '{lock_key,backend_pid,tenure,incarnation}'::text[] from soniq_workers w
 union all
 select to_jsonb(r) from soniq_task_registry r
 union all
 select to_jsonb(d) - '{state,replay_job_id,replay_of,moved_xid,moved_epoch,closed,error_kind,error_type,error_code,decided_by,whole_job_name,whole_queue,
-  fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors}'::text[]
+  fingerprint,args_hash,unique_job,dedup_key,producer_id,worker_id,scheduled_at,errors,trace_context}'::text[]
 from soniq_dead_letter_jobs d
 union all
 select to_jsonb(m) from soniq_migrations m where m.version < '0150'
