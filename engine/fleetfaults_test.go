@@ -130,8 +130,16 @@ func (f *fleet) meets(fault fleetFault, moment hub.Step, session int, others fun
 	if err != nil {
 		f.Fatalf("%s, %s: %v", fault.name, moment, err)
 	}
-	// A fetch may have been under way already when the job came.
-	if fault.away && start.seat == struck && start.at.After(since) {
+	switch {
+	case !fault.away || start.seat != struck || !start.at.After(since):
+	case start.attempts != "1":
+		// A claim was under way already when the job came, and its answer was lost. It is
+		// nobody's until the process is buried; then this is the time of another round.
+		if f.underway == nil {
+			f.underway = map[uuid.UUID]bool{}
+		}
+		f.underway[id] = true
+	default:
 		f.Errorf("%s, %s: the job started in that process", fault.name, moment)
 	}
 	return start.at.Sub(since)

@@ -49,8 +49,8 @@ func TestLinks_modules_areTheChosenOnes(t *testing.T) {
 		"go.yaml.in/yaml/v3",
 		"golang.org/x/term",
 	)
-	// OpenTelemetry's API, which libraries are to use; its SDK and its exporter for
-	// Prometheus, which brings Prometheus's own client.
+	// OpenTelemetry's API, which libraries are to use; its SDK, its exporter for
+	// Prometheus, which brings Prometheus's own client, and the one for traces.
 	api := []string{
 		"github.com/cespare/xxhash/v2", "github.com/go-logr/logr", "github.com/go-logr/stdr",
 		"go.opentelemetry.io/auto/sdk", "go.opentelemetry.io/otel", "go.opentelemetry.io/otel/log", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace",
@@ -58,6 +58,7 @@ func TestLinks_modules_areTheChosenOnes(t *testing.T) {
 	all = append(append(all, api...),
 		"github.com/beorn7/perks", "github.com/munnerz/goautoneg", "github.com/prometheus/client_golang", "github.com/prometheus/client_model",
 		"github.com/prometheus/common", "github.com/prometheus/otlptranslator", "github.com/prometheus/procfs",
+		"go.opentelemetry.io/otel/exporters/otlp/otlptrace", "go.opentelemetry.io/proto/otlp",
 		"go.opentelemetry.io/otel/exporters/prometheus", "go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/sdk/metric",
 		"google.golang.org/protobuf",
 	)

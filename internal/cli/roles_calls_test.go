@@ -179,6 +179,13 @@ var apiCalls = []apiCall{
 	}},
 	{"Queue.Lineage", "viewer operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.Lineage(ctx, c.id((*place).letter))) }},
 	{"Queue.List", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error { return only(c.queue.List(ctx, c.of())) }},
+	{"Queue.Look", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
+		return only(c.queue.Look(ctx, c.of(), deadletter.Cursor{}, 10))
+	}},
+	{"Queue.Recent", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
+		_, _, err := c.queue.Recent(ctx, c.of(), 10)
+		return err
+	}},
 	{"Queue.ListAfter", "viewer operator worker dispatcher", func(ctx context.Context, c *caller) error {
 		return only(c.queue.ListAfter(ctx, c.of(), deadletter.Cursor{}))
 	}},
@@ -198,7 +205,7 @@ var apiCalls = []apiCall{
 	{"Queue.PlanReplay", "viewer operator worker", func(ctx context.Context, c *caller) error {
 		return only(c.queue.PlanReplay(ctx, c.of(), deadletter.ReplayOptions{}))
 	}},
-	{"Queue.Position", "viewer operator", func(ctx context.Context, c *caller) error { return only(c.queue.Position(ctx)) }},
+	{"Queue.Position", "viewer operator worker", func(ctx context.Context, c *caller) error { return only(c.queue.Position(ctx)) }},
 	{"Queue.PruneHistory", "worker", func(ctx context.Context, c *caller) error {
 		c.exec(`insert into soniq_dead_letter_audit (dead_letter_id, action, at) values (gen_random_uuid(), 'tag', now() - interval '400 days')`)
 		return c.queue.PruneHistory(ctx, deadletter.MaintenanceOptions{})
@@ -283,7 +290,7 @@ var apiCalls = []apiCall{
 		}
 		return c.until(ctx, &log, "sending hooks", func(ctx context.Context) error { return d.RunAlone(ctx, c.pool.Config().ConnConfig) })
 	}},
-	{"deadletter.Subscribe", "viewer operator", func(ctx context.Context, c *caller) error {
+	{"deadletter.Subscribe", "viewer operator worker", func(ctx context.Context, c *caller) error {
 		c.letter()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()

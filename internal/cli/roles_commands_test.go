@@ -102,7 +102,7 @@ var commands = []roleLine{
 	{path: "dead-letter history", may: readers, line: words("dead-letter history")},
 	{path: "dead-letter check", may: "viewer operator worker dispatcher", line: words("dead-letter check --max 100000")},
 	{path: "dead-letter export", may: "viewer operator worker dispatcher", line: words("dead-letter export --format jsonl -o -")},
-	{path: "dead-letter watch", may: "viewer operator", says: "watching", line: words("dead-letter watch")},
+	{path: "dead-letter watch", may: "viewer operator worker", says: "watching", line: words("dead-letter watch")},
 	{path: "dead-letter import", may: "operator", line: func(p *place) []string {
 		return []string{"dead-letter", "import", p.file(uuid.NewString()+".json", strings.ReplaceAll(record, "ID", uuid.NewString()))}
 	}},

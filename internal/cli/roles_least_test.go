@@ -25,7 +25,9 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/eventually"
+	"soniq/internal/pg"
 	"soniq/internal/roles"
+	"soniq/internal/rollup"
 	"soniq/internal/testkit"
 	"soniq/telemetry"
 )
@@ -189,10 +191,24 @@ func (c *caller) work(kind roles.Kind) {
 				c.t.Error(err)
 			}
 		}
+	case roles.Viewer, roles.Operator:
+		c.overview()
 	case roles.Worker:
 		c.keepHouse()
 	case roles.Dispatcher:
 		c.send()
+	}
+}
+
+// overview reads what the dashboard's overview shows of the past.
+func (c *caller) overview() {
+	c.t.Helper()
+	schema, err := pg.NewSchema("")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := rollup.ReadPool(c.t.Context(), schema.Pool(c.pool), rollup.Windows()[0], rollup.Pick{}); err != nil {
+		c.t.Error(err)
 	}
 }
 
