@@ -9,6 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
+	"soniq/internal/jsontree"
 	"soniq/internal/safetext"
 	"soniq/internal/unit"
 )
@@ -26,11 +29,12 @@ func (d *Dashboard) functions() template.FuncMap {
 		"upTo":   upTo,
 		"plural": func(n any, noun string) string { return plural(toInt64(n), noun) },
 		"json":   visibleJSON,
-		"tree":   treeOf,
+		"tree":   jsontree.Of,
 		"spark":  sparkline,
 		"words":  func(s any) string { return strings.ReplaceAll(plain(s), "_", " ") },
 		"short":  func(s any) string { return cut(plain(s), 8) },
 		"cut":    func(n int, s any) string { return cut(safetext.OneLine(plain(s)), n) },
+		"token":  uuid.NewString,
 		"list":   func(values ...any) []any { return values },
 	}
 }

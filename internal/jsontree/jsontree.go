@@ -1,11 +1,15 @@
-package dashboard
+// Package jsontree makes a tree of a JSON document, for a page to show: bounded, with the digits of
+// its numbers, and without characters that are no text.
+package jsontree
 
 import (
 	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
 
 	"soniq/internal/jsondoc"
+	"soniq/internal/safetext"
 )
 
 const (
@@ -21,24 +25,24 @@ const (
 	openLevels = 2
 )
 
-// A node is a value of a JSON document, as a page shows it. Numbers keep their digits.
-type node struct {
+// A Node is a value of a JSON document, as a page shows it. Numbers keep their digits.
+type Node struct {
 	Key      string // with its quotes, or the index
 	Path     string
 	Kind     string // object, array, string, number, word
 	Text     string
-	Children []*node
+	Children []*Node
 	Open     bool
 	Size     int
 	// More is how many children are left out.
 	More int
 }
 
-// treeOf reads a document. A document that is none is shown as it is.
-func treeOf(doc json.RawMessage) *node {
+// Of reads a document. A document that is none is shown as it is.
+func Of(doc json.RawMessage) *Node {
 	left := mostNodes
 	if len(doc) == 0 {
-		return &node{Kind: "word", Text: "none"}
+		return &Node{Kind: "word", Text: "none"}
 	}
 	if len(doc) > mostTree || !jsondoc.Valid(doc) {
 		return cutNode(doc)
@@ -47,25 +51,25 @@ func treeOf(doc json.RawMessage) *node {
 }
 
 // cutNode shows the beginning of a value as it is.
-func cutNode(doc []byte) *node {
-	n := &node{Kind: "string", Text: visibleJSON(doc[:min(len(doc), 4*mostText)])}
-	if short := cut(n.Text, mostText); short != n.Text || len(doc) > 4*mostText {
+func cutNode(doc []byte) *Node {
+	n := &Node{Kind: "string", Text: visible(doc[:min(len(doc), 4*mostText)])}
+	if short := beginning(n.Text, mostText); short != n.Text || len(doc) > 4*mostText {
 		n.Text, n.More = short+"…", len(doc)-len(short)
 	}
 	return n
 }
 
-func readNode(doc []byte, level int, left *int) *node {
+func readNode(doc []byte, level int, left *int) *Node {
 	*left--
 	if level >= mostLevels {
 		return cutNode(doc)
 	}
-	n := &node{Open: level < openLevels}
+	n := &Node{Open: level < openLevels}
 	switch doc[0] {
 	case '{':
 		n.Kind = "object"
 		for key, value := range jsondoc.Members(doc) {
-			n.add(visibleJSON(key), value, level, left)
+			n.add(visible(key), value, level, left)
 		}
 	case '[':
 		n.Kind = "array"
@@ -82,7 +86,7 @@ func readNode(doc []byte, level int, left *int) *node {
 	return n
 }
 
-func (n *node) add(key string, value []byte, level int, left *int) {
+func (n *Node) add(key string, value []byte, level int, left *int) {
 	n.Size++
 	if *left <= 0 {
 		n.More++
@@ -91,4 +95,19 @@ func (n *node) add(key string, value []byte, level int, left *int) {
 	child := readNode(bytes.TrimSpace(value), level+1, left)
 	child.Key = key
 	n.Children = append(n.Children, child)
+}
+
+// visible is a part of a document whose unsafe characters are escapes of JSON.
+func visible(doc []byte) string {
+	var b strings.Builder
+	_, _ = safetext.NewJSONWriter(&b).Write(doc)
+	return b.String()
+}
+
+// beginning is that of a text, of at most n characters.
+func beginning(s string, n int) string {
+	if runes := []rune(s); len(runes) > n {
+		return string(runes[:n])
+	}
+	return s
 }
