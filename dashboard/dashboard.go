@@ -35,6 +35,11 @@ type Dashboard struct {
 	hub       *hub
 	runs      *runs
 	handler   http.Handler
+	// smallTable is how large the table of jobs may be, in bytes, whose whole a page reads.
+	smallTable int64
+	samples    samples
+	// hookConfig is what a hook may use that is tested here: nothing beyond the public network.
+	hookConfig hooks.Config
 }
 
 // New returns a dashboard of the pool's database. It runs no statement. The caller closes the
@@ -57,6 +62,7 @@ func New(pool *pgxpool.Pool, cfg Config) (*Dashboard, error) {
 		cfg: cfg, base: strings.TrimRight(cfg.BasePath, "/"), schema: schema, db: schema.Pool(pool),
 		log:      redact.Logger(cmp.Or(cfg.Logger, slog.Default())),
 		sessions: newSessions(cfg.Key), hub: newHub(), runs: newRuns(),
+		smallTable: smallTable,
 	}
 	if d.queue, err = deadletter.NewQueue(pool, deadletter.QueueConfig{Schema: cfg.Schema}); err != nil {
 		return nil, err
@@ -134,8 +140,13 @@ type navEntry struct {
 
 // navigation are the links at the top, in their order.
 var navigation = []navEntry{
-	{"/groups", "Dead letters"},
 	{"/overview", "Overview"},
+	{"/groups", "Dead letters"},
+	{"/jobs", "Jobs"},
+	{"/queues", "Queues"},
+	{"/workers", "Workers"},
+	{"/hooks", "Hooks"},
+	{"/history", "History"},
 }
 
 // pages are all pages.
@@ -147,6 +158,21 @@ func (d *Dashboard) pages() []page {
 		{"POST /sign-out", anybody, d.signOut},
 		{"GET /groups", see, d.groups},
 		{"GET /overview", see, d.overview},
+		{"GET /jobs", see, d.jobs},
+		{"GET /jobs/{id}", see, d.job},
+		{"GET /jobs/{id}/job.json", see, d.jobFile},
+		{"POST /jobs/{id}/cancel", act, d.cancelJob},
+		{"POST /jobs/{id}/retry", act, d.retryJob},
+		{"GET /queues", see, d.queues},
+		{"POST /queues/pause", act, d.pauseQueue},
+		{"POST /queues/resume", act, d.resumeQueue},
+		{"GET /workers", see, d.workers},
+		{"GET /hooks", see, d.hooks},
+		{"POST /hooks/test", act, d.testHook},
+		{"POST /hooks/enable", act, d.enableHook},
+		{"POST /hooks/disable", act, d.disableHook},
+		{"POST /hooks/retry", act, d.retryDeliveries},
+		{"GET /history", see, d.history},
 		{"GET " + apiPrefix + "openapi.json", see, d.openAPI},
 		{"GET /dead-letters", see, d.letters},
 		{"GET /live", see, d.live},

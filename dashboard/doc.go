@@ -18,17 +18,17 @@
 //
 // A page is a line in [Dashboard.pages], a method that serves it, and a template:
 //
-//	{"GET /queues", see, d.queues},
+//	{"GET /workers", see, d.workers},
 //
-//	func (d *Dashboard) queues(v *visit) error {
-//		all, err := d.client.Queues(v.Context())
+//	func (d *Dashboard) workers(v *visit) error {
+//		t, err := d.team(v.Context())
 //		if err != nil {
 //			return err // the page of the error: 404, 503 ... by what it is
 //		}
-//		return v.show("queues", view{Title: "Queues", Nav: "/queues", Data: all})
+//		return v.show("workers", view{Title: "Workers", Nav: "/workers", Data: t})
 //	}
 //
-// The template is templates/queues.html and defines "content". Its dot is a [frame]: .Data
+// The template is templates/workers.html and defines "content". Its dot is a [frame]: .Data
 // is what the method gave, .User who looks, and .May.Act whether they may act. Functions
 // are in functions.go: link for a path within the dashboard, text for what a job wrote,
 // when for a time, count for a number. An entry in navigation puts the page at the top.

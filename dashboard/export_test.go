@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -46,3 +47,9 @@ func (d *Dashboard) LetterHTML(j deadletter.Job) (string, error) {
 
 // NextPath is where somebody goes after signing in.
 var NextPath = nextPath
+
+// SetSmallTable sets how large a table of jobs is read as a whole, in bytes.
+func (d *Dashboard) SetSmallTable(bytes int64) { d.smallTable = bytes }
+
+// AllowHooks lets the hooks that are tested here reach a network.
+func (d *Dashboard) AllowHooks(network netip.Prefix) { d.hookConfig.Allow = []netip.Prefix{network} }

@@ -133,17 +133,48 @@ func whole(t *testing.T, s *site, text string) uuid.UUID {
 	return id
 }
 
+// around is a job that has this text everywhere, in a queue that is paused, on a worker, and told of to
+// a hook.
+func around(t *testing.T, s *site, text string) uuid.UUID {
+	t.Helper()
+	id, worker := uuid.New(), uuid.New()
+	doc, err := json.Marshal(map[string]any{text: []any{text, 1, nil}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	failures, err := json.Marshal([]classify.Failure{{Attempt: 1, FailedAt: time.Now(), Kind: "error", Message: text, Stack: text}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Exec(t, s.pool, `insert into soniq_workers (id, hostname, pid, queues, version, last_heartbeat) values ($1, $2, 1, array[$2], $2, now())`, worker, text)
+	testkit.Exec(t, s.pool, `insert into soniq_queues (name, paused_at, paused_by) values ($1, now(), $1)`, text)
+	testkit.Exec(t, s.pool, `insert into soniq_jobs (id, job_name, args, queue, status, worker_id, last_error, errors, result, producer_id, dedup_key) values ($1, $2, $3, $2, 'processing', $4, $2, $5, $3, $2, $2)`,
+		id, text, doc, worker, failures)
+	testkit.Exec(t, s.pool, `insert into soniq_hooks (name, kind, url, jobs, queues, enabled, disabled_reason) values ($1, 'webhook', 'https://example.com/' || $1, array[$1], array[$1], false, $1)`, text)
+	testkit.Exec(t, s.pool, `
+		insert into soniq_hook_deliveries (hook_id, event, dead_letter_id, state, last_answer, last_error, facts, group_key)
+		select id, 'job.dead_lettered', $2, 'failed', $1, $1, jsonb_build_object('job_name', $1::text), 'g' from soniq_hooks where name = $1`, text, id)
+	return id
+}
+
 // What jobs write is text.
 func TestPages_whatJobsWrote_isText(t *testing.T) {
 	t.Parallel()
 	s := open(t, all)
-	var ids []uuid.UUID
+	var ids, jobs []uuid.UUID
 	for _, text := range []string{
 		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, "{{.}}", "abc\u202edef\u202c", "zero\u200bwidth\u2066x\u2069", "esc\x1b[31m\x07\x7f\u009b", "sep\u2028\u2029", `</textarea></pre><b>`, "javascript:alert(1)", "tag\U000e0041x",
 	} {
 		ids = append(ids, whole(t, s, text))
+		jobs = append(jobs, around(t, s, text))
 	}
-	pages := []string{"/groups", "/dead-letters", "/dead-letters?filter=%3Cscript%3E&text=%E2%80%AE"}
+	pages := []string{
+		"/groups", "/dead-letters", "/dead-letters?filter=%3Cscript%3E&text=%E2%80%AE", "/overview", "/queues", "/workers", "/jobs", "/hooks", "/history",
+		"/jobs?queue=%3Cscript%3E&job=%E2%80%AE", "/hooks?hook=%3Cscript%3E%E2%80%AE", "/history?actor=%3Cscript%3E%E2%80%AE",
+	}
+	for _, id := range jobs {
+		pages = append(pages, "/jobs/"+id.String())
+	}
 	for _, id := range ids {
 		pages = append(pages, "/dead-letters/"+id.String())
 	}

@@ -14,12 +14,8 @@ import (
 	"soniq/internal/rollup"
 )
 
-const (
-	// shownJobs is how many jobs the overview lists.
-	shownJobs = 50
-	// overviewTimeout bounds the statements of the page.
-	overviewTimeout = 10 * time.Second
-)
+// shownJobs is how many jobs the overview lists.
+const shownJobs = 50
 
 // An overview is what its page shows.
 type overview struct {
@@ -67,7 +63,7 @@ func (d *Dashboard) readOverview(v *visit) (*overview, error) {
 	if i < 0 {
 		return nil, badInput("span: must be one of %s, not %q", strings.Join(o.Windows, ", "), o.Span)
 	}
-	ctx, cancel := context.WithTimeout(v.Context(), overviewTimeout)
+	ctx, cancel := context.WithTimeout(v.Context(), pageTimeout)
 	defer cancel()
 	var err error
 	if o.Past, err = rollup.ReadPool(ctx, d.db, windows[i], o.Pick); err != nil {

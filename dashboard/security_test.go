@@ -97,7 +97,7 @@ func TestHeaders_areOnEveryAnswer(t *testing.T) {
 		wantNotIn(t, path, policy, "unsafe", "http:", "https:", "*", "data:")
 	}
 	// What the policy would block must not be there.
-	for _, path := range []string{"/groups", "/dead-letters"} {
+	for _, path := range []string{"/groups", "/dead-letters", "/overview", "/jobs", "/queues", "/workers", "/hooks", "/history"} {
 		wantNotIn(t, path, s.page(path), " style=", " onclick=", "<style", "javascript:", "http://", "https://")
 	}
 }
@@ -154,7 +154,7 @@ func TestOtherSites_changeNothing(t *testing.T) {
 func TestBasePath_linksStayWithin(t *testing.T) {
 	t.Parallel()
 	s := open(t, all)
-	for _, path := range []string{"/groups", "/dead-letters", "/nowhere"} {
+	for _, path := range []string{"/groups", "/dead-letters", "/nowhere", "/overview", "/jobs", "/queues", "/workers", "/hooks", "/history"} {
 		text := s.get(path).text
 		for part := range strings.SplitSeq(text, ` href="`) {
 			link, _, _ := strings.Cut(part, `"`)

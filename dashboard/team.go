@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"soniq/deadletter"
 	"soniq/engine"
 	"soniq/internal/pg"
 )
@@ -80,6 +81,7 @@ func (d *Dashboard) team(ctx context.Context) (t team, err error) {
 				return nil
 			}
 			t.Workers[i].Total += r.Count
+			r.Name = deadletter.RedactText(r.Name)
 			t.Workers[i].Running = append(t.Workers[i].Running, r)
 			return nil
 		})

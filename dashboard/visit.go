@@ -87,6 +87,7 @@ func (v *visit) redirect(path string) error {
 var (
 	errNoPage   = errors.New("there is no such page")
 	errNoLetter = errors.New("there is no such dead letter: it was deleted, or the link is not whole")
+	errNoJob    = errors.New("there is no such job: it ended a while ago, was deleted, or the link is not whole")
 )
 
 // An inputError is a mistake in what the visitor sent.
@@ -112,7 +113,7 @@ func problemOf(err error) problem {
 	var denied *pg.DeniedError
 	var connect *pgconn.ConnectError
 	switch {
-	case errors.Is(err, errNoPage), errors.Is(err, errNoLetter):
+	case errors.Is(err, errNoPage), errors.Is(err, errNoLetter), errors.Is(err, errNoJob):
 		return problem{Status: http.StatusNotFound, Title: "Not found", Text: err.Error()}
 	case errors.Is(err, deadletter.ErrNotFound):
 		return problem{Status: http.StatusNotFound, Title: "Not found", Text: errNoLetter.Error()}
@@ -167,19 +168,30 @@ func isAPI(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, apiPrefi
 const apiPrefix = "/api/v1/"
 
 // notices are what pages say after a change, by a word in the URL: a link can't put
-// words of its own on a page. %s is a number with its noun.
-var notices = map[string]string{
-	"replayed": "Queued %s again.",
+// words of its own on a page.
+var notices = map[string]func(n int64) string{
+	"replayed":   func(n int64) string { return "Queued " + plural(n, "dead letter") + " again." },
+	"paused":     func(int64) string { return "Paused: no Go worker starts a job of it until it is resumed." },
+	"resumed":    func(int64) string { return "Resumed: its jobs are started again." },
+	"cancelled":  func(int64) string { return "Cancelled. The row is kept for a day; until then it can be queued again." },
+	"cancelling": func(int64) string { return "Its worker was asked to stop it." },
+	"retried":    func(int64) string { return "Queued to run now." },
+	"enabled":    func(int64) string { return "Enabled. What waits is sent." },
+	"disabled":   func(int64) string { return "Disabled. What waits is kept; what happens meanwhile is not." },
+	"resent":     func(n int64) string { return "Made due now: " + thousands(n) + "." },
 }
 
+// notice is what was just done, by the words done and n of a URL.
 func notice(query url.Values) string {
-	format := notices[query.Get("done")]
-	if format == "" {
+	say := notices[query.Get("done")]
+	if say == nil {
 		return ""
 	}
 	var n int64
-	if _, err := fmt.Sscan(query.Get("n"), &n); err != nil || n < 0 {
-		return ""
+	if text := query.Get("n"); text != "" {
+		if _, err := fmt.Sscan(text, &n); err != nil || n < 0 {
+			return ""
+		}
 	}
-	return fmt.Sprintf(format, plural(n, "dead letter"))
+	return say(n)
 }
