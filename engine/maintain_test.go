@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"soniq/deadletter/classify"
 	"soniq/engine"
+	"soniq/internal/eventually"
 	"soniq/internal/pg"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
@@ -53,9 +55,18 @@ func TestWorker_unknownJob_isBuriedAfterTheGrace(t *testing.T) {
 	reg := engine.NewRegistry()
 	noop(reg, "known")
 	client := newClient(t, pool)
-	start(t, pool, reg, engine.WorkerConfig{UnknownGrace: time.Second})
-	id := enqueue(t, client, "unknown", map[string]int{"n": 1})
+	log := &testkit.Log{}
+	start(t, pool, reg, engine.WorkerConfig{UnknownGrace: time.Second, Logger: log.Logger(slog.LevelInfo)})
+	id := enqueue(t, client, "unknown", map[string]int{"n": 1}, engine.InTrace(engine.NewTraceContext(traceparent, "")))
 	waitUntil(t, pool, "dead letter", deadSQL, id)
+	eventually.True(t, "a record with the trace of the job", func() bool {
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "job is a dead letter") {
+				return strings.Contains(line, id.String()) && strings.Contains(line, "trace_id="+traceID)
+			}
+		}
+		return false
+	})
 	dead, err := newQueue(t, pool).Get(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)

@@ -2,7 +2,10 @@ package telemetry
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -13,6 +16,7 @@ import (
 	"soniq/engine"
 	"soniq/hooks"
 	"soniq/internal/redact"
+	"soniq/internal/tracecontext"
 )
 
 // TracesConfig configures [Traces]. Its zero value works.
@@ -46,6 +50,9 @@ type Traces struct {
 	config TracesConfig
 	tracer trace.Tracer
 	names  spanNames
+	// standard is true if trace contexts are read and written without the propagator: it
+	// would do the same, by way of a carrier.
+	standard bool
 }
 
 // NewTraces returns the traces of a process.
@@ -56,7 +63,10 @@ func NewTraces(config TracesConfig) *Traces {
 	if config.Propagator == nil {
 		config.Propagator = propagation.TraceContext{}
 	}
-	return &Traces{config: config, tracer: config.TracerProvider.Tracer(scope), names: spanNames{of: map[jobKey]*spanName{}}}
+	_, standard := config.Propagator.(propagation.TraceContext)
+	return &Traces{
+		config: config, tracer: config.TracerProvider.Tracer(scope), names: spanNames{of: map[jobKey]*spanName{}}, standard: standard,
+	}
 }
 
 const (
@@ -75,7 +85,20 @@ const (
 )
 
 // spanName is what a job is called in its spans.
-type spanName struct{ queue, job string }
+type spanName struct {
+	queue, job string
+	// first is how a first attempt of such a job begins. Nil if there was none.
+	first atomic.Pointer[attemptStart]
+}
+
+// attemptStart is what the spans of attempts with the same numbers begin with. It is shared
+// by them: an attempt that is not sampled then builds nothing of its own. A sampler sees
+// these attributes, and those that are of one job alone come when it has decided.
+type attemptStart struct {
+	max     int
+	name    string
+	options []trace.SpanStartOption
+}
 
 // spanNames remembers them: to look for secrets takes longer than a span.
 type spanNames struct {
@@ -91,7 +114,7 @@ func (n *spanNames) get(queue, job string) *spanName {
 	if known != nil {
 		return known
 	}
-	name := &spanName{label(queue), label(job)}
+	name := &spanName{queue: label(queue), job: label(job)}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if len(n.of) < maxSpanNames {
@@ -134,44 +157,77 @@ func (h *headers) Keys() []string { return []string{"traceparent", "tracestate"}
 
 // TraceContext implements [engine.ContextTracer] and [hooks.ContextTracer].
 func (t *Traces) TraceContext(ctx context.Context) engine.TraceContext {
+	if t.standard {
+		sc := trace.SpanContextFromContext(ctx)
+		return tracecontext.Of(sc.TraceID(), sc.SpanID(), byte(sc.TraceFlags()&knownFlags), sc.TraceState().String())
+	}
 	var h headers
 	t.config.Propagator.Inject(ctx, &h)
 	return engine.NewTraceContext(h.parent, h.state)
 }
 
+// knownFlags are the flags that have a meaning. Others are not passed on, as W3C wants it.
+const knownFlags = trace.FlagsSampled | trace.FlagsRandom
+
 // origin is ctx with the span of a trace context as the remote parent, and that span. It is
 // not valid for none.
 func (t *Traces) origin(ctx context.Context, from engine.TraceContext) (context.Context, trace.SpanContext) {
-	if from.IsZero() {
+	switch {
+	case from.IsZero():
 		return ctx, trace.SpanContext{}
+	case t.standard:
+		origin := spanContext(from)
+		return trace.ContextWithRemoteSpanContext(ctx, origin), origin
 	}
-	h := headers{from.Parent(), from.State()}
-	if h.parent[:2] == "00" && h.parent[53:] > "03" {
-		// OpenTelemetry refuses flags that have no meaning yet; W3C ignores them.
-		h.parent = h.parent[:53] + "00"
-		if from.Sampled() {
-			h.parent = h.parent[:53] + "01"
-		}
-	}
+	h := headers{known(from), from.State()}
 	ctx = t.config.Propagator.Extract(ctx, &h)
 	return ctx, trace.SpanContextFromContext(ctx)
 }
 
+// known is a traceparent with flags that OpenTelemetry takes: it refuses some that have no
+// meaning yet, and W3C ignores them.
+func known(from engine.TraceContext) string {
+	parent := from.Parent()
+	switch {
+	case parent[:2] != "00" || parent[53:] <= "03":
+		return parent
+	case from.Sampled():
+		return parent[:53] + "01"
+	}
+	return parent[:53] + "00"
+}
+
+// spanContext is what [propagation.TraceContext] makes of a trace context, which is valid.
+func spanContext(from engine.TraceContext) trace.SpanContext {
+	config := trace.SpanContextConfig{Remote: true}
+	config.TraceID, _ = trace.TraceIDFromHex(from.TraceID())
+	config.SpanID, _ = trace.SpanIDFromHex(from.SpanID())
+	flags, _ := strconv.ParseUint(known(from)[53:], 16, 8)
+	config.TraceFlags = trace.TraceFlags(flags) & knownFlags //nolint:gosec // it has 8 bits
+	config.TraceState, _ = trace.ParseTraceState(from.State())
+	return trace.NewSpanContext(config)
+}
+
 // begin starts a span about something of a job: a child of the span that enqueued the job,
-// with a link to it.
-func (t *Traces) begin(ctx context.Context, name string, from engine.TraceContext, kind trace.SpanKind, attributes []attribute.KeyValue) (context.Context, trace.Span) {
-	options := make([]trace.SpanStartOption, 0, 4)
-	options = append(options, trace.WithSpanKind(kind), trace.WithAttributes(attributes...))
-	child, origin := t.origin(trace.ContextWithSpanContext(ctx, trace.SpanContext{}), from)
-	if origin.IsValid() {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: origin}))
+// with a link to it. The options are not changed.
+func (t *Traces) begin(ctx context.Context, name string, from engine.TraceContext, options []trace.SpanStartOption) (context.Context, trace.Span) {
+	if trace.SpanContextFromContext(ctx).IsValid() {
+		// It is of whoever runs the worker, and has nothing to do with the job.
+		ctx = trace.ContextWithSpanContext(ctx, trace.SpanContext{})
 	}
-	if !origin.IsValid() || t.config.LinkOnly {
-		options = append(options, trace.WithNewRoot())
-	} else {
-		ctx = child
+	child, origin := t.origin(ctx, from)
+	switch {
+	case !origin.IsValid():
+		return t.tracer.Start(ctx, name, append(slices.Clip(options), trace.WithNewRoot())...)
+	case t.config.LinkOnly:
+		return t.tracer.Start(ctx, name, append(slices.Clip(options), trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: origin}))...)
 	}
-	return t.tracer.Start(ctx, name, options...)
+	ctx, span := t.tracer.Start(child, name, options...)
+	if span.IsRecording() {
+		// A sampler knows the span from ctx.
+		span.AddLink(trace.Link{SpanContext: origin})
+	}
+	return ctx, span
 }
 
 // operation is the name of a span, and the attributes of the conventions.
@@ -269,23 +325,44 @@ func (t *Traces) TraceEnqueueEnd(ctx context.Context, e *engine.EnqueueTrace) {
 
 // TraceAttemptStart implements [engine.Tracer]. Each attempt is a span of its own.
 func (t *Traces) TraceAttemptStart(ctx context.Context, job *engine.Job) context.Context {
-	names := t.names.get(job.Queue, job.Name)
-	name, attributes := t.operation(operationProcess, "process", names)
+	start := t.attempt(job)
+	ctx, span := t.begin(ctx, start.name, job.TraceContext, start.options)
+	if !span.IsRecording() {
+		return ctx
+	}
 	id := job.ID.String()
-	attributes = append(attributes,
-		attribute.String("soniq.job.id", id),
-		attribute.String("soniq.job.name", names.job),
-		attribute.String("soniq.queue", names.queue),
-		attribute.Int("soniq.attempt", job.Attempts),
-		attribute.Int("soniq.max_attempts", job.MaxAttempts))
+	attributes := make([]attribute.KeyValue, 1, 3)
+	attributes[0] = attribute.String("soniq.job.id", id)
 	if job.ReplayOf != nil {
 		attributes = append(attributes, attribute.String("soniq.replay_of", job.ReplayOf.String()))
 	}
 	if t.config.Messaging {
 		attributes = append(attributes, attribute.String("messaging.message.id", id))
 	}
-	ctx, _ = t.begin(ctx, name, job.TraceContext, trace.SpanKindConsumer, attributes)
+	span.SetAttributes(attributes...)
 	return ctx
+}
+
+// attempt is how the span of a job's attempt begins.
+func (t *Traces) attempt(job *engine.Job) *attemptStart {
+	names := t.names.get(job.Queue, job.Name)
+	first := names.first.Load()
+	if first != nil && job.Attempts == 1 && first.max == job.MaxAttempts {
+		return first
+	}
+	name, attributes := t.operation(operationProcess, "process", names)
+	attributes = append(attributes,
+		attribute.String("soniq.job.name", names.job),
+		attribute.String("soniq.queue", names.queue),
+		attribute.Int("soniq.attempt", job.Attempts),
+		attribute.Int("soniq.max_attempts", job.MaxAttempts))
+	start := &attemptStart{job.MaxAttempts, name, []trace.SpanStartOption{
+		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...),
+	}}
+	if job.Attempts == 1 {
+		names.first.Store(start)
+	}
+	return start
 }
 
 // TraceAttemptEnd implements [engine.Tracer].
@@ -297,10 +374,17 @@ func (t *Traces) TraceAttemptAbandon(ctx context.Context, o engine.Outcome) {
 	endAttempt(ctx, o, attribute.Bool("soniq.abandoned", true))
 }
 
+// done is what most spans end with. It is never changed.
+var done = []attribute.KeyValue{attribute.String("soniq.outcome", string(engine.OutcomeDone))}
+
 func endAttempt(ctx context.Context, o engine.Outcome, more ...attribute.KeyValue) {
 	span := trace.SpanFromContext(ctx)
 	defer span.End()
 	if !span.IsRecording() {
+		return
+	}
+	if o.Kind == engine.OutcomeDone && o.Delay <= 0 && len(more) == 0 {
+		span.SetAttributes(done...)
 		return
 	}
 	attributes := append(more, attribute.String("soniq.outcome", string(o.Kind)))
@@ -341,11 +425,12 @@ func failed(span trace.Span, o engine.Outcome) []attribute.KeyValue {
 func (t *Traces) TraceRecovery(ctx context.Context, r engine.RecoveryTrace) {
 	names := t.names.get(r.Queue, r.JobName)
 	outcome := recoveries[r.Outcome]
-	_, span := t.begin(ctx, "recover "+names.job, r.TraceContext, trace.SpanKindInternal, []attribute.KeyValue{
-		attribute.String("soniq.job.id", r.JobID.String()),
-		attribute.String("soniq.job.name", names.job),
-		attribute.String("soniq.queue", names.queue),
-		attribute.String("soniq.recovery", outcome),
+	_, span := t.begin(ctx, "recover "+names.job, r.TraceContext, []trace.SpanStartOption{
+		trace.WithSpanKind(trace.SpanKindInternal), trace.WithAttributes(
+			attribute.String("soniq.job.id", r.JobID.String()),
+			attribute.String("soniq.job.name", names.job),
+			attribute.String("soniq.queue", names.queue),
+			attribute.String("soniq.recovery", outcome)),
 	})
 	if r.Outcome == engine.OutcomeDeadLetter {
 		span.AddEvent("dead letter")
@@ -369,7 +454,9 @@ func (t *Traces) TraceDeliveryStart(ctx context.Context, d *hooks.Delivery) cont
 			attribute.String("soniq.event", string(d.Event.Type)),
 			attribute.String("soniq.dead_letter.id", d.Event.Letter.ID.String()),
 			attribute.String("soniq.job.name", names.job))
-		ctx, _ = t.begin(ctx, "hook "+hook, d.Event.Letter.TraceContext, trace.SpanKindClient, attributes)
+		ctx, _ = t.begin(ctx, "hook "+hook, d.Event.Letter.TraceContext, []trace.SpanStartOption{
+			trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...),
+		})
 		return ctx
 	}
 	events := 0

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -535,5 +536,107 @@ func TestTraces_notSampled_nothingIsRecorded(t *testing.T) {
 	traces.TraceEnqueueEnd(traces.TraceEnqueueStart(t.Context(), e), e)
 	if c := e.Jobs[0].TraceContext; c.IsZero() || c.Sampled() || len(never.GetSpans()) != 0 {
 		t.Errorf("%q and %d spans", c, len(never.GetSpans()))
+	}
+}
+
+// noShortcut is the standard propagator, which Traces does not recognize.
+type noShortcut struct{ propagation.TraceContext }
+
+// Trace contexts are read and written without the propagator where it is the standard one:
+// what comes of it is the same, whatever programs of other kinds have written.
+func TestTraces_standardPropagator_isMatchedToTheLetter(t *testing.T) {
+	t.Parallel()
+	states := []string{"", "vendor=1", "a=1, b=2 ,c@d=e", " , ", "bad", strings.Repeat("k=v,", 40), "k=" + strings.Repeat("v", 256)}
+	s := newSpans(t, sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	shortcut := telemetry.NewTraces(telemetry.TracesConfig{TracerProvider: s.provider})
+	plain := telemetry.NewTraces(telemetry.TracesConfig{TracerProvider: s.provider, Propagator: noShortcut{}})
+	for flags := range 256 {
+		for _, version := range []string{"00", "01", "cc", "fe", "ff"} {
+			parent, _ := elsewhere(t)
+			from := engine.NewTraceContext(fmt.Sprintf("%s%s%02x", version, parent[2:53], flags), states[flags%len(states)])
+			if version == "ff" && !from.IsZero() {
+				t.Fatal(from)
+			}
+			job := &engine.Job{ID: uuid.New(), Queue: "q", Name: "n", Attempts: 1, MaxAttempts: 3, TraceContext: from}
+			var stubs [2]tracetest.SpanStub
+			for i, traces := range []*telemetry.Traces{shortcut, plain} {
+				s.Reset()
+				// What a worker runs in is of nobody's job.
+				ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}))
+				ctx = traces.TraceAttemptStart(ctx, job)
+				if a, b := shortcut.TraceContext(ctx), plain.TraceContext(ctx); a != b || a.IsZero() {
+					t.Fatalf("%s is passed on as %q, want %q", from, a, b)
+				}
+				traces.TraceAttemptEnd(ctx, engine.Outcome{Job: job, Kind: engine.OutcomeDone})
+				stubs[i] = s.GetSpans()[0]
+			}
+			a, b := stubs[0], stubs[1]
+			if !a.Parent.Equal(b.Parent) || len(a.Links) != len(b.Links) || a.SpanContext.TraceFlags() != b.SpanContext.TraceFlags() ||
+				a.SpanContext.TraceState().String() != b.SpanContext.TraceState().String() || !slices.Equal(a.Attributes, b.Attributes) {
+				t.Errorf("%s: %+v, want %+v", from, a, b)
+			}
+			if a.Parent.IsValid() == from.IsZero() || !from.IsZero() && (a.SpanContext.TraceID() != b.SpanContext.TraceID() || !a.Links[0].SpanContext.Equal(b.Links[0].SpanContext)) {
+				t.Errorf("%s: %+v, want %+v", from, a, b)
+			}
+		}
+	}
+	if c := shortcut.TraceContext(t.Context()); !c.IsZero() {
+		t.Errorf("no span is passed on as %q", c)
+	}
+}
+
+// What is remembered of the first attempts of a job's name is not taken for another attempt, nor for
+// another limit or another job.
+func TestTraces_attemptsOfOneName_haveTheirOwnAttributes(t *testing.T) {
+	t.Parallel()
+	s := newSpans(t)
+	for _, messaging := range []bool{false, true} {
+		traces := telemetry.NewTraces(telemetry.TracesConfig{TracerProvider: s.provider, Messaging: messaging})
+		for range 2 {
+			for _, number := range [][2]int{{2, 3}, {1, 3}, {1, 3}, {1, 4}, {2, 4}, {1, 3}} {
+				for _, replayOf := range []*uuid.UUID{nil, new(uuid.New())} {
+					s.Reset()
+					job := &engine.Job{ID: uuid.New(), Queue: "q", Name: "n", Attempts: number[0], MaxAttempts: number[1], ReplayOf: replayOf}
+					attempt(t.Context(), traces, job)
+					span := s.GetSpans()[0]
+					want := map[string]string{
+						"soniq.job.id": job.ID.String(), "soniq.job.name": "n", "soniq.queue": "q", "soniq.outcome": "done",
+						"soniq.attempt": fmt.Sprint(number[0]), "soniq.max_attempts": fmt.Sprint(number[1]), "soniq.replay_of": "",
+					}
+					count := 6
+					if replayOf != nil {
+						want["soniq.replay_of"] = replayOf.String()
+						count++
+					}
+					if messaging {
+						want["messaging.message.id"], want["messaging.destination.name"] = job.ID.String(), "q"
+						count += 5
+					}
+					for key, value := range want {
+						if got := attributeOf(span, key); got != value {
+							t.Errorf("attempt %v: %s is %q, want %q", number, key, got, value)
+						}
+					}
+					if len(span.Attributes) != count || span.SpanKind != trace.SpanKindConsumer {
+						t.Errorf("attempt %v: a %s with %d attributes, want %d: %v", number, span.SpanKind, len(span.Attributes), count, span.Attributes)
+					}
+				}
+			}
+		}
+	}
+}
+
+// An attempt that is not sampled costs what it takes to say so, and to pass its context on.
+func TestTraces_notSampled_attemptsCostLittle(t *testing.T) {
+	parent, _ := elsewhere(t)
+	allocations := func(sampler sdktrace.Sampler, flags string) float64 {
+		traces := tracesOf(t, sampler)
+		job := &engine.Job{ID: uuid.New(), Queue: "q", Name: "n", Attempts: 1, MaxAttempts: 3, TraceContext: engine.NewTraceContext(parent[:53]+flags, "")}
+		return testing.AllocsPerRun(1000, func() { attempt(t.Context(), traces, job) })
+	}
+	never, byParent, recorded := allocations(sdktrace.NeverSample(), "01"), allocations(sdktrace.ParentBased(sdktrace.AlwaysSample()), "00"), allocations(sdktrace.AlwaysSample(), "01")
+	t.Logf("allocations: %v never sampled, %v as the producer wants it, %v recorded", never, byParent, recorded)
+	if never > 8 || byParent > 8 || recorded > 30 {
+		t.Errorf("allocations: %v never sampled, %v as the producer wants it, want at most 8; %v recorded, want at most 30", never, byParent, recorded)
 	}
 }

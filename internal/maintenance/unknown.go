@@ -15,6 +15,7 @@ import (
 	"soniq/internal/deadwrite"
 	"soniq/internal/liveness"
 	"soniq/internal/pg"
+	"soniq/internal/tracecontext"
 )
 
 // unknown moves jobs that nobody can run to the dead letters.
@@ -29,9 +30,10 @@ type unknown struct {
 // paused one, has no unknown jobs. Parameters: $1 served queues, $2 job names, $3
 // grace, $4 how long names are remembered, $5 and $6 the silence after which a Go and
 // a Python worker is dead, $7 how many.
-const unknownSQL = `
+var unknownSQL = `
 select j.id, case when length(left(j.job_name, 501)) > 500 then regexp_replace(left(j.job_name, 500), ` + pg.LastWord + `, '') else j.job_name end, coalesce(pg_column_size(j.args), 0) + coalesce(pg_column_size(j.errors), 0),
-  clock_timestamp(), left(` + pg.JobQueue + `, 500), coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1)
+  clock_timestamp(), left(` + pg.JobQueue + `, 500), coalesce(j.attempts, 0), greatest(coalesce(j.max_attempts, 4), 1),
+  ` + tracecontext.Column("j.trace_context") + `
 from public.soniq_jobs j
 where j.status = 'queued'
   and ` + pg.JobQueue + ` = any ($1::text[])
@@ -73,6 +75,7 @@ type unknownJob struct {
 	At                    time.Time
 	Queue                 string
 	Attempts, MaxAttempts int
+	TraceContext          tracecontext.Context
 }
 
 // trusts reports whether the times that found make jobs unknown: after a step of the
@@ -172,7 +175,7 @@ func (u *unknown) moveNamed(ctx context.Context, name string, jobs []unknownJob)
 		return u.moveEach(ctx, name, jobs)
 	case err != nil && isRefusal(err) && u.refused.add(jobs[0].ID, err):
 		u.config.Logger.Error("the database refuses to make a dead letter of a job that nobody can run; it is skipped",
-			"job", jobs[0].ID, "job_name", name, "error", err, "remedy", pg.Remedy(err))
+			tracecontext.Attrs(jobs[0].TraceContext.TraceID(), "job", jobs[0].ID, "job_name", name, "error", err, "remedy", pg.Remedy(err))...)
 	}
 	if err != nil {
 		return 0, err
@@ -184,7 +187,7 @@ func (u *unknown) moveNamed(ctx context.Context, name string, jobs []unknownJob)
 		u.refused.succeeded(job.ID)
 		deadwrite.Dead{
 			ID: job.ID, JobName: name, Queue: job.Queue, Attempts: job.Attempts, MaxAttempts: job.MaxAttempts, Verdict: verdict,
-		}.Log(u.config.Logger)
+		}.Log(u.config.Logger, tracecontext.Attrs(job.TraceContext.TraceID())...)
 	}
 	return len(gone), nil
 }

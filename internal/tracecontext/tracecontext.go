@@ -7,6 +7,7 @@
 package tracecontext
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
@@ -52,6 +53,25 @@ func New(traceparent, tracestate string) Context {
 		tracestate = ""
 	}
 	return Context{traceparent, tracestate}
+}
+
+// Of returns the trace context of a span. It is none if an id is zero. An invalid tracestate is
+// left out.
+func Of(trace [16]byte, span [8]byte, flags byte, tracestate string) Context {
+	if trace == [16]byte{} || span == [8]byte{} {
+		return Context{}
+	}
+	var text [parentBytes]byte
+	copy(text[:], "00-")
+	hex.Encode(text[3:35], trace[:])
+	text[35] = '-'
+	hex.Encode(text[36:52], span[:])
+	text[52] = '-'
+	hex.Encode(text[53:], []byte{flags})
+	if !validState(tracestate) {
+		tracestate = ""
+	}
+	return Context{string(text[:]), tracestate}
 }
 
 // Parse reads the text of the column. An invalid text is no trace context.

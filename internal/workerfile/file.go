@@ -79,6 +79,8 @@ type File struct {
 	WarnDeadAge *time.Duration
 	// TraceURL is where a tracing UI shows a trace. Default nowhere.
 	TraceURL tracecontext.URLPattern
+	// TraceLinkOnly begins a new trace with each attempt. Nil if the file doesn't say.
+	TraceLinkOnly *bool
 	// HealthListen and MetricsListen are the addresses where the program answers probes and
 	// serves metrics. Default none.
 	HealthListen, MetricsListen string

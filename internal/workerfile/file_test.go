@@ -50,7 +50,7 @@ result_ttl: 5 minutes                # result_ttl must be a duration such as 90s
 shutdown_timeout: -5s                # shutdown_timeout must not be negative: -5s
 unknown_grace:                       # unknown_grace has no value
 <<: {a: b}                           # '<<' is not supported: write the keys out, or use an &anchor for single values
-nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, health_listen, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, metrics_listen, queue_concurrency, queues, result_ttl, retention, schema, shutdown_timeout, timeout, trace_url, unknown_grace, warn_dead, warn_dead_age
+nonsense_entirely: 1                 # unknown key "nonsense_entirely"; known are concurrency, health_listen, hooks, jobs, max_args_memory, max_args_size, max_attempts_limit, metrics_listen, queue_concurrency, queues, result_ttl, retention, schema, shutdown_timeout, timeout, trace_link_only, trace_url, unknown_grace, warn_dead, warn_dead_age
 queue_concurrency:
   emails: 0                          # queue_concurrency: emails must be from 1 to 10000, not 0
   other: 2                           # queue_concurrency: queue "other" is not among the queues of line 1
@@ -131,6 +131,7 @@ retention:
 - 30d                                # retention: rule 10 must be a mapping ('key: value' lines), not text
 schema: pg_mine                      # schema: invalid schema name "pg_mine": PostgreSQL reserves it for itself
 health_listen: here                  # health_listen must be PORT, HOST:PORT or unix:PATH, such as 9090, 0.0.0.0:9090 or unix:/run/soniq/health.sock, not "here"
+trace_link_only: sometimes           # trace_link_only must be true or false, not "sometimes"
 metrics_listen: [9090]               # metrics_listen must be PORT, HOST:PORT or unix:PATH, not a list
 warn_dead_age: 3y                    # warn_dead_age must be a duration such as 90s, 5m, 1h30m or 7d (the units are ms, s, m, h, d and w), not "3y"
 `

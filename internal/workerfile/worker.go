@@ -43,9 +43,14 @@ func (r *reader) worker(root *yaml.Node, file *File) {
 		"health_listen":  func(n *yaml.Node) { file.HealthListen = r.address(n, "health_listen") },
 		"metrics_listen": func(n *yaml.Node) { file.MetricsListen = r.address(n, "metrics_listen") },
 		"trace_url":      func(n *yaml.Node) { file.TraceURL = r.traceURL(n, "trace_url") },
-		"retention":      func(n *yaml.Node) { r.retention(n, file) },
-		"jobs":           func(n *yaml.Node) { jobs = n },
-		"hooks":          func(n *yaml.Node) { hooks = n },
+		"trace_link_only": func(n *yaml.Node) {
+			if only, ok := r.boolean(n, "trace_link_only"); ok {
+				file.TraceLinkOnly = &only
+			}
+		},
+		"retention": func(n *yaml.Node) { r.retention(n, file) },
+		"jobs":      func(n *yaml.Node) { jobs = n },
+		"hooks":     func(n *yaml.Node) { hooks = n },
 	})
 	if jobs != nil && r.options.Jobs {
 		r.jobs(jobs, file)

@@ -37,6 +37,8 @@ type client struct {
 	// stopped is closed by Stop: requests under way end.
 	stopped context.Context
 	stop    context.CancelFunc
+	// retried is called before spans are sent once more. Nil calls nobody.
+	retried func(tries int, since time.Duration, err error)
 	// last is why the latest request failed; nil if it did not.
 	last atomic.Pointer[string]
 }
@@ -90,6 +92,7 @@ func (c *client) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpan
 	defer cancel()
 	defer context.AfterFunc(c.stopped, cancel)()
 	var last error
+	tries, began := 0, time.Now()
 	c.last.Store(nil)
 	_, err = backoff.Retry(ctx, func() (struct{}, error) {
 		ctx, cancel := context.WithTimeout(ctx, c.settings.timeout)
@@ -103,7 +106,12 @@ func (c *client) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpan
 		}
 		c.last.Store(nil)
 		return struct{}{}, nil
-	}, backoff.WithBackOff(&backoff.ExponentialBackOff{InitialInterval: time.Second, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}))
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{InitialInterval: time.Second, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 10 * time.Second}),
+		backoff.WithNotify(func(err error, _ time.Duration) {
+			if tries++; c.retried != nil {
+				c.retried(tries, time.Since(began), err)
+			}
+		}))
 	if err != nil && ctx.Err() != nil && last != nil {
 		// That its time was up says less than why it took so long.
 		return last

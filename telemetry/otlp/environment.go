@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -187,6 +188,52 @@ func (e environment) timeout(s *settings) error {
 	}
 	s.timeout = time.Duration(n) * time.Millisecond
 	return nil
+}
+
+// batching is how spans are collected before they are sent.
+type batching struct {
+	delay, timeout time.Duration
+	queue, batch   int
+}
+
+// maxQueue limits the queue of spans: the SDK sets aside room for all of it.
+const maxQueue = 1_000_000
+
+// batching is read here and not by the SDK, which panics at a queue of -1, and never rests at a
+// delay of 0.
+func (e environment) batching() (*batching, error) {
+	b := &batching{}
+	delay, timeout := sdktrace.DefaultScheduleDelay, sdktrace.DefaultExportTimeout
+	b.queue, b.batch = sdktrace.DefaultMaxQueueSize, sdktrace.DefaultMaxExportBatchSize
+	for _, number := range []struct {
+		name        string
+		least, most int
+		value       *int
+	}{
+		{"OTEL_BSP_SCHEDULE_DELAY", 1, math.MaxInt32, &delay},
+		{"OTEL_BSP_EXPORT_TIMEOUT", 1, math.MaxInt32, &timeout},
+		{"OTEL_BSP_MAX_QUEUE_SIZE", 1, maxQueue, &b.queue},
+		{"OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1, maxQueue, &b.batch},
+	} {
+		text := e(number.name)
+		if text == "" {
+			continue
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < number.least || n > number.most {
+			return nil, fmt.Errorf("%s must be a whole number from %d to %d", number.name, number.least, number.most)
+		}
+		*number.value = n
+	}
+	b.delay, b.timeout = time.Duration(delay)*time.Millisecond, time.Duration(timeout)*time.Millisecond
+	b.batch = min(b.batch, b.queue)
+	return b, nil
+}
+
+// processor is the SDK's, that collects spans for an exporter.
+func (b *batching) processor(e *exporter) sdktrace.SpanProcessor {
+	return counted{sdktrace.NewBatchSpanProcessor(e, sdktrace.WithBatchTimeout(b.delay), sdktrace.WithExportTimeout(b.timeout),
+		sdktrace.WithMaxQueueSize(b.queue), sdktrace.WithMaxExportBatchSize(b.batch)), e}
 }
 
 func (e environment) security(s *settings) error {

@@ -27,7 +27,7 @@ import (
 // Config configures a [Sender]. Its zero value works.
 type Config struct {
 	// Getenv looks up a variable. Default [os.Getenv]. What OpenTelemetry's SDK reads by
-	// itself, OTEL_BSP_... and the limits of spans, is always of the environment.
+	// itself, the limits of spans, is always of the environment.
 	Getenv func(name string) string
 	// Service is the name of the service, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES
 	// has one, and Version its version. Default "soniq", and none.
@@ -74,13 +74,19 @@ func New(config Config) (*Sender, error) {
 	if err != nil {
 		return nil, err
 	}
+	batching, err := e.batching()
+	if err != nil {
+		return nil, err
+	}
 	client := newClient(settings, config.Version)
 	exporter := &exporter{
+		queue:        batching.queue,
 		SpanExporter: otlptrace.NewUnstarted(client),
 		log:          redact.Logger(config.Logger), target: settings.target(), hint: settings.hint(),
 	}
+	client.retried = exporter.retried
 	return &Sender{
-		provider: sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(resource), sdktrace.WithSampler(sampler)),
+		provider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(batching.processor(exporter)), sdktrace.WithResource(resource), sdktrace.WithSampler(sampler)),
 		client:   client,
 		target:   settings.target(),
 	}, nil

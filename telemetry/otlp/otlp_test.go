@@ -274,6 +274,66 @@ func TestSender_collectorFails_isSaidOnce(t *testing.T) {
 	}
 }
 
+// A collector that is away is said after some seconds, once, while nothing is lost yet, and
+// so is its coming back.
+func TestSender_collectorIsAway_isSaidBeforeSpansAreLost(t *testing.T) {
+	t.Parallel()
+	for _, protocol := range []string{"http/protobuf", "grpc"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			away := http.StatusServiceUnavailable
+			if protocol == "grpc" {
+				away = int(codes.Unavailable)
+			}
+			r, log := &receiver{fail: []int{away, away}}, &testkit.Log{}
+			sender := newSender(t, r.serve(t, protocol, false), log.Logger(slog.LevelInfo))
+			span(t, sender, "one")
+			shutdown(t, sender)
+			if spans, requests := r.got(); len(spans) != 1 || requests != 3 {
+				t.Errorf("%d spans in %d requests", len(spans), requests)
+			}
+			said := log.String()
+			if strings.Count(said, "can't be sent yet") != 1 || strings.Count(said, "traces are sent again") != 1 || strings.Count(said, "\n") != 2 ||
+				!strings.Contains(said, "spans_lost=0") || strings.Contains(said, "hunter2") {
+				t.Errorf("logged:\n%s", said)
+			}
+		})
+	}
+}
+
+// A collector that is slower than the jobs costs spans: how many is said, once while it lasts and at
+// the end.
+func TestSender_collectorIsSlow_lossIsSaid(t *testing.T) {
+	t.Parallel()
+	asked, goOn := make(chan struct{}, 100), make(chan struct{})
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		<-goOn
+	}))
+	defer collector.Close()
+	log := &testkit.Log{}
+	sender := newSender(t, map[string]string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL, "OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10",
+	}, log.Logger(slog.LevelInfo))
+	for range 10 {
+		span(t, sender, "the first batch")
+	}
+	<-asked
+	for range 100 + 33 {
+		span(t, sender, "more than the queue holds")
+	}
+	if log.String() != "" {
+		t.Errorf("logged:\n%s", log)
+	}
+	close(goOn)
+	shutdown(t, sender)
+	said := log.String()
+	if strings.Count(said, "spans end faster than they can be sent") != 2 || !strings.Contains(said, "spans_lost=33") || !strings.Contains(said, "OTEL_BSP_MAX_QUEUE_SIZE") {
+		t.Errorf("logged:\n%s", said)
+	}
+}
+
 // Nobody listens, the wrong protocol is asked for, or a collector hangs: a shutdown ends in
 // time, and the log says what may be wrong.
 func TestSender_nobodyAnswers_shutdownEnds(t *testing.T) {
@@ -338,6 +398,10 @@ func TestNew_environment_isReadOrRefused(t *testing.T) {
 		"key alone":      {on("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/nowhere"), "", "set both"},
 		"no key":         {on("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/nowhere"), "", "set both"},
 		"no pair":        {on("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/nowhere", "OTEL_EXPORTER_OTLP_CLIENT_KEY", "/nowhere"), "", "no such file"},
+		"queue":          {on("OTEL_BSP_MAX_QUEUE_SIZE", "-1"), "", "OTEL_BSP_MAX_QUEUE_SIZE must be a whole number from 1 to 1000000"},
+		"batch":          {on("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many"), "", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE must be a whole number from 1 to"},
+		"delay":          {on("OTEL_BSP_SCHEDULE_DELAY", "0"), "", "OTEL_BSP_SCHEDULE_DELAY must be a whole number from 1 to"},
+		"export timeout": {on("OTEL_BSP_EXPORT_TIMEOUT", "30s"), "", "OTEL_BSP_EXPORT_TIMEOUT must be a whole number from 1 to"},
 		"no sampler":     {on("OTEL_TRACES_SAMPLER", "jaeger_remote"), "", "OTEL_TRACES_SAMPLER must be one of always_on, "},
 		"ratio":          {on("OTEL_TRACES_SAMPLER", "traceidratio", "OTEL_TRACES_SAMPLER_ARG", "25"), "", "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1"},
 		"resource":       {on("OTEL_RESOURCE_ATTRIBUTES", "x"), "", "OTEL_RESOURCE_ATTRIBUTES must be KEY=VALUE"},

@@ -20,6 +20,7 @@ type hooksRunCmd struct {
 	workerflags.HookFlow
 	workerflags.HealthFlag
 	workerflags.MetricsFlag
+	workerflags.TracesFlag
 	app.ListenFlag
 }
 
@@ -49,7 +50,7 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := file.AddEnvironmentHooks(a.Getenv, c.Networks(a)); err != nil {
 		return app.Usagef("%w", err)
 	}
-	traces, err := workerflags.NewTraces(a, "soniq-hooks")
+	traces, err := c.Traces(a, "soniq-hooks", file.TraceLinkOnly)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,8 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err := metrics.Watch(a, pool); err != nil {
 		return err
 	}
-	config.Tracers = append(metrics.Hooks(), traces.Hooks()...)
+	config.Schema, config.Origin, config.Tracers = a.SchemaName(), workerflags.Origin(file), append(metrics.Hooks(), traces.Hooks()...)
+	traces.Log(a.Log)
 	if err := soniq.Check(a.Ctx, pool, soniq.Config{Schema: a.SchemaName()}); err != nil {
 		return err
 	}
@@ -82,7 +84,6 @@ func (c *hooksRunCmd) Run(a *app.App) error {
 	if err != nil {
 		return err
 	}
-	config.Schema, config.Origin = a.SchemaName(), workerflags.Origin(file)
 	dispatcher, err := hooks.NewDispatcher(pool, config)
 	if err != nil {
 		return err

@@ -1,7 +1,9 @@
 package workerflags
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -23,11 +25,17 @@ type Traces struct {
 	traces *telemetry.Traces
 }
 
-// NewTraces returns the traces that the variables OTEL_* ask for, or nil if they ask for
-// none. service is what the process is called if they don't say. What is left is sent when the command ends.
+// TracesFlag is what the variables OTEL_* can't say about traces.
+type TracesFlag struct {
+	TraceLinkOnly *bool `name:"trace-link-only" negatable:"" help:"Each attempt and delivery begins a trace of its own, with a link to the one that enqueued the job: for jobs that run long after that. Default trace_link_only of the file, else no."`
+}
+
+// Traces returns the traces that the variables OTEL_* ask for, or nil if they ask for none.
+// service is what the process is called if they don't say, and linkOnly what the file says
+// of the flag, or nil. What is left is sent when the command ends.
 //
 // Errors: a usage error for a variable.
-func NewTraces(a *app.App, service string) (*Traces, error) {
+func (f *TracesFlag) Traces(a *app.App, service string, linkOnly *bool) (*Traces, error) {
 	sender, err := otlp.New(otlp.Config{Getenv: a.Getenv, Service: service, Version: soniq.Version, Logger: a.Log})
 	if err != nil {
 		return nil, app.Usagef("%w", err)
@@ -48,7 +56,17 @@ func NewTraces(a *app.App, service string) (*Traces, error) {
 		option = strings.TrimSpace(option)
 		messaging = messaging || option == "messaging" || option == "messaging/dup"
 	}
-	return &Traces{sender.Target(), telemetry.NewTraces(telemetry.TracesConfig{TracerProvider: sender.TracerProvider(), Messaging: messaging})}, nil
+	linkOnly = cmp.Or(f.TraceLinkOnly, linkOnly)
+	return &Traces{sender.Target(), telemetry.NewTraces(telemetry.TracesConfig{
+		TracerProvider: sender.TracerProvider(), Messaging: messaging, LinkOnly: linkOnly != nil && *linkOnly,
+	})}, nil
+}
+
+// Log says where they are sent to.
+func (t *Traces) Log(log *slog.Logger) {
+	if t != nil {
+		log.Info("sending traces", "to", t.Target)
+	}
 }
 
 // Workers are the tracers of a worker.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"soniq/internal/cli/clitest"
+	"soniq/internal/eventually"
 	"soniq/internal/testdb"
 	"soniq/internal/testkit"
 )
@@ -75,6 +76,48 @@ func TestWorker_otlpEndpoint_sendsTraces(t *testing.T) {
 		t.Errorf("the command got %s, want %s", said, want)
 	}
 	clitest.WantIn(t, "the log", worker.Err.String(), `"trace_id":"`+hexOf(second.TraceId)+`"`, "sending traces")
+}
+
+// With the key of the file, or the flag, which wins, an attempt begins a trace of its own. A
+// dispatcher says too where traces go.
+func TestWorker_traceLinkOnly_attemptsBeginTraces(t *testing.T) {
+	t.Parallel()
+	pool := testdb.New(t)
+	c := &collector{}
+	server := httptest.NewServer(c)
+	defer server.Close()
+	s := clitest.NewShell(t, pool.Config().ConnString())
+	s.Env["OTEL_EXPORTER_OTLP_ENDPOINT"] = server.URL
+	const trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+	config := testkit.ConfigFile(t, "trace_link_only: true\njobs: {j: {exec: \"true\"}}\n")
+	for _, try := range []struct {
+		line []string
+		own  bool
+	}{
+		{[]string{"worker", "--config", config}, true},
+		{[]string{"worker", "--config", config, "--no-trace-link-only"}, false},
+		{[]string{"worker", "--handle", "j=exec:true"}, false},
+		{[]string{"worker", "--handle", "j=exec:true", "--trace-link-only"}, true},
+	} {
+		worker := s.Start(try.line...)
+		s.OK("enqueue", "j", "--traceparent", "00-"+trace+"-00f067aa0ba902b7-01", "--wait")
+		s.Signals <- os.Interrupt
+		clitest.WantCode(t, clitest.Result{Code: worker.Wait(t), Err: worker.Err.String()}, 0)
+		c.mu.Lock()
+		if len(c.spans) != 1 {
+			t.Fatalf("%q: %d spans", try.line, len(c.spans))
+		}
+		span := c.spans[0]
+		c.spans = nil
+		c.mu.Unlock()
+		if own := hexOf(span.TraceId) != trace && len(span.ParentSpanId) == 0; own != try.own || len(span.Links) != 1 || hexOf(span.Links[0].TraceId) != trace {
+			t.Errorf("%q: a trace of its own: %t, %v", try.line, own, span)
+		}
+	}
+	dispatcher := s.Start("hooks", "run", "--trace-link-only")
+	eventually.True(t, "where traces go", func() bool { return strings.Contains(dispatcher.Err.String(), "sending traces") })
+	s.Signals <- os.Interrupt
+	dispatcher.Wait(t) // it may have been broken off in its start
 }
 
 func hexOf(b []byte) string {

@@ -59,6 +59,7 @@ type runCmd struct {
 	app.ListenFlag
 	workerflags.HealthFlag
 	workerflags.MetricsFlag
+	workerflags.TracesFlag
 	dashboard.Flag
 }
 
@@ -176,7 +177,7 @@ func (c *runCmd) load(a *app.App) (*served, error) {
 	if s.metrics, err = c.Metrics(a, s.ops, file.MetricsListen); err != nil {
 		return nil, err
 	}
-	if s.traces, err = workerflags.NewTraces(a, "soniq-worker"); err != nil {
+	if s.traces, err = c.Traces(a, "soniq-worker", file.TraceLinkOnly); err != nil {
 		return nil, err
 	}
 	return s, c.ServeHealth(a, s.ops, file.HealthListen, &s.probes)
@@ -287,9 +288,7 @@ func (c *runCmd) newWorker(a *app.App, s *served) (*engine.Worker, error) {
 		return nil, err
 	}
 	config.Tracers = append(s.metrics.Workers(), s.traces.Workers()...)
-	if s.traces != nil {
-		a.Log.Info("sending traces", "to", s.traces.Target)
-	}
+	s.traces.Log(a.Log)
 	if c.Hooks {
 		s.hooks.Tracers = append(s.metrics.Hooks(), s.traces.Hooks()...)
 		s.hooks.Schema, s.hooks.Origin = a.SchemaName(), workerflags.Origin(s.file)
