@@ -97,16 +97,17 @@ document.addEventListener("keydown", (e) => {
 // a button says how much is new.
 const part = document.querySelector("[data-live]");
 const liveState = document.getElementById("live");
-const live = {source: null, last: "", heard: 0, waiting: 0, maybe: false, busy: false, again: false, failing: false, since: 0};
+const live = {source: null, last: "", greeted: false, heard: Date.now(), tried: 0, waiting: 0, maybe: false, busy: false, again: false, failing: false, since: 0};
 
 function exact(ms) { return new Date(ms).toLocaleTimeString(); }
 
 function say() {
   if (!part || !liveState) return;
-  const silent = Date.now() - live.heard > 25000;
+  // The browser says that the connection is gone, or nothing comes: two and a half heartbeats.
+  const cut = live.source?.readyState !== EventSource.OPEN || Date.now() - live.heard > 25000;
   let text = "Live", off = false;
   if (live.off) { text = "Not live: reload to see what is new"; off = true; }
-  else if (silent || !live.source) { text = "Not live since " + exact(live.heard) + ", trying to reconnect"; off = true; }
+  else if (cut) { text = "Not live since " + exact(live.heard) + ", trying to reconnect"; off = true; }
   else if (live.failing) { text = "The database does not answer; this is as of " + exact(live.since); off = true; }
   if (liveState.textContent !== text) {
     liveState.textContent = text;
@@ -129,6 +130,9 @@ function announce() {
   document.title = (live.waiting ? "(" + live.waiting + ") " : "") + document.title.replace(/^\(\d+\) /, "");
 }
 
+// boxes are the ticks of the rows, and the one for all of them.
+function boxes(which = "") { return Array.from(part.querySelectorAll("input[type=checkbox]" + which)); }
+
 async function refresh() {
   if (live.busy) { live.again = true; return; }
   live.busy = true;
@@ -139,10 +143,12 @@ async function refresh() {
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const known = new Set(rows().map((row) => row.dataset.id));
     const focused = current?.dataset.id;
+    const ticked = new Set(boxes(":checked").map((box) => box.name + " " + box.value));
     for (const old of document.querySelectorAll("[data-part]")) {
       const next = fresh.querySelector('[data-part="' + old.dataset.part + '"]');
       if (next) old.replaceChildren(...next.childNodes);
     }
+    for (const box of boxes()) box.checked = ticked.has(box.name + " " + box.value);
     current = null;
     for (const row of rows()) {
       if (known.size && row.dataset.id && !known.has(row.dataset.id)) row.classList.add("new-row");
@@ -168,6 +174,7 @@ function arrived() {
 }
 
 function hear(e) {
+  live.greeted = true;
   live.heard = Date.now();
   live.last = e.lastEventId;
   const m = JSON.parse(e.data);
@@ -186,12 +193,13 @@ function connect() {
   if (live.last) url.searchParams.set("last", live.last);
   const source = new EventSource(url);
   live.source = source;
+  live.tried = Date.now();
   for (const name of ["hello", "new", "beat"]) source.addEventListener(name, hear);
   source.onerror = () => {
     // The browser gives up after an answer that isn't a stream.
     if (source.readyState === EventSource.CLOSED) {
       live.source = null;
-      if (!live.heard) live.off = true;
+      if (!live.greeted) live.off = true;
       else setTimeout(connect, 3000);
     }
     say();
@@ -202,7 +210,8 @@ if (part) {
   live.since = Date.now();
   connect();
   setInterval(() => {
-    if (live.source && live.heard && Date.now() - live.heard > 25000) {
+    // A new connection has as long as the one before.
+    if (live.source && Date.now() - Math.max(live.heard, live.tried) > 25000) {
       live.source.close();
       live.source = null;
       connect();
