@@ -149,6 +149,20 @@ func TestContainerfile_isANumericUserOnScratch(t *testing.T) {
 	}
 }
 
+// base is the image that the Containerfile begins with.
+func base(t *testing.T) string {
+	t.Helper()
+	text := read(t, "container/Containerfile")
+	part := func(pattern string) string {
+		m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+		if m == nil {
+			t.Fatalf("the Containerfile has no %s", pattern)
+		}
+		return m[1]
+	}
+	return strings.ReplaceAll(part(`(?m)^FROM (.*) AS build$`), "${GO_VERSION}", part(`(?m)^ARG GO_VERSION=(.*)$`))
+}
+
 func TestContainerfile_builtAndRun(t *testing.T) {
 	t.Parallel()
 	engine := ""
@@ -160,6 +174,13 @@ func TestContainerfile_builtAndRun(t *testing.T) {
 	}
 	if engine == "" {
 		t.Log("LEFT OUT: no container engine runs here, so the image is not built")
+		return
+	}
+	base := base(t)
+	patience, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(patience, engine, "pull", "-q", base).CombinedOutput(); err != nil {
+		t.Logf("LEFT OUT: %s can't be pulled, so the image is not built: %s", base, out)
 		return
 	}
 	tag := "soniq-test:" + uuid.NewString()
