@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/explain"
 	"soniq/internal/unit"
 )
 
@@ -147,7 +148,7 @@ func (d *Dashboard) prepare(v *visit) error {
 	if err != nil {
 		return err
 	}
-	title := map[string]string{"replay": "Replay ", "delete": "Delete ", "tag": "Tag "}[page.Verb] + plural(page.Count, "dead letter")
+	title := map[string]string{"replay": "Replay ", "delete": "Delete ", "tag": "Tag "}[page.Verb] + unit.Plural(page.Count, "dead letter")
 	return v.show("prepare", view{Title: title, Nav: "/groups", Data: page})
 }
 
@@ -180,7 +181,7 @@ func (d *Dashboard) prepareAll(ctx context.Context, page *preparePage) error {
 		if err != nil {
 			return err
 		}
-		page.Count, page.LeftOut = plan.Replay, leftOut(plan)
+		page.Count, page.LeftOut = plan.Replay, explain.LeftOut(plan, "", "")
 		if jobs, err = d.queue.ReplayList(ctx, f, o, shownRows); err != nil {
 			return err
 		}
@@ -198,28 +199,6 @@ func (d *Dashboard) prepareAll(ctx context.Context, page *preparePage) error {
 	}
 	page.Rest = page.Count - int64(len(page.Rows))
 	return nil
-}
-
-// leftOut says what the filter picks and a replay doesn't take.
-func leftOut(p deadletter.ReplayPlan) string {
-	var parts []string
-	for _, part := range []struct {
-		n    int64
-		what string
-	}{
-		{p.Duplicates, "equal to a queued job"},
-		{p.Replaying, "being replayed"},
-		{p.Resolved, "resolved"},
-		{p.Superseded, "with a younger dead letter of their replay"},
-		{p.OutcomeUnknown, "replayed elsewhere with an unknown outcome"},
-		{p.Exhausted, "replayed three times or more"},
-		{p.LongQueue, "of a queue whose name is too long"},
-	} {
-		if part.n > 0 {
-			parts = append(parts, thousands(part.n)+" "+part.what)
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // form begins what a form asks for: once for its token.
@@ -424,5 +403,5 @@ func (d *Dashboard) runPage(v *visit) error {
 		return badInput("this dashboard knows nothing of it: it was restarted since; the history has what was done")
 	}
 	verb := map[string]string{"delete": "Deleting", "replay": "Replaying", "tag": "Tagging", "cleanup": "Cleaning up"}[r.Verb]
-	return v.show("run", view{Title: fmt.Sprintf("%s %s", verb, plural(r.Picked, "dead letter")), Nav: "/groups", Data: r})
+	return v.show("run", view{Title: fmt.Sprintf("%s %s", verb, unit.Plural(r.Picked, "dead letter")), Nav: "/groups", Data: r})
 }

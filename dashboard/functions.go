@@ -25,9 +25,9 @@ func (d *Dashboard) functions() template.FuncMap {
 		"lines":  visibleLines,
 		"line":   safetext.ErrorLine,
 		"when":   when,
-		"count":  func(n any) string { return thousands(toInt64(n)) },
+		"count":  func(n any) string { return unit.Thousands(toInt64(n)) },
 		"upTo":   upTo,
-		"plural": func(n any, noun string) string { return plural(toInt64(n), noun) },
+		"plural": func(n any, noun string) string { return unit.Plural(toInt64(n), noun) },
 		"json":   visibleJSON,
 		"tree":   jsontree.Of,
 		"spark":  sparkline,
@@ -148,33 +148,12 @@ func toInt64(n any) int64 {
 	}
 }
 
-// plural is a count with its noun, such as '1 job' or '1,200 jobs'.
-func plural(n int64, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return thousands(n) + " " + noun
-}
-
-// thousands writes n with a comma between groups of three digits.
-func thousands(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	var b strings.Builder
-	for i, r := range digits {
-		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
-			b.WriteByte(',')
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
-}
-
 // upTo is a number that was counted to a bound, such as 10,000+.
 func upTo(n, bound int64) string {
 	if n > bound {
-		return thousands(bound) + "+"
+		return unit.Thousands(bound) + "+"
 	}
-	return thousands(n)
+	return unit.Thousands(n)
 }
 
 // sparkline is the path of a small chart of counts, 100 wide and 20 high.

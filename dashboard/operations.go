@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"soniq/deadletter"
+	"soniq/internal/unit"
 )
 
 // operationPage is what the page of an operation shows.
@@ -50,7 +51,7 @@ func (d *Dashboard) operation(v *visit) error {
 	if title == "" {
 		title = string(op.Action) + " of "
 	}
-	return v.show("operation", view{Title: title + plural(op.Total, "dead letter"), Nav: "/groups", Data: page})
+	return v.show("operation", view{Title: title + unit.Plural(op.Total, "dead letter"), Nav: "/groups", Data: page})
 }
 
 // stoppedText says why an operation stopped.

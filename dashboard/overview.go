@@ -12,6 +12,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/chart"
 	"soniq/internal/rollup"
+	"soniq/internal/unit"
 )
 
 // shownJobs is how many jobs the overview lists.
@@ -93,7 +94,7 @@ func perMinute(n int64, p *rollup.Past) string {
 	case each < 10:
 		return strconv.FormatFloat(each, 'f', 2, 64)
 	}
-	return thousands(int64(math.Round(each)))
+	return unit.Thousands(int64(math.Round(each)))
 }
 
 func newJobRow(j rollup.Job, p *rollup.Past) jobRow {
@@ -137,7 +138,7 @@ func charts(p *rollup.Past) (all []template.HTML) {
 func deathsChart(p *rollup.Past) chart.Chart {
 	c := chart.Chart{
 		ID: "deaths", Title: "Deaths by reason", Empty: "Nothing has died in this time.",
-		Summary: plural(p.Total.Dead, "job") + " died.",
+		Summary: unit.Plural(p.Total.Dead, "job") + " died.",
 	}
 	reasons := []string{}
 	for _, r := range classify.Reasons() {
@@ -159,7 +160,7 @@ func attemptsChart(p *rollup.Past) chart.Chart {
 	}
 	return chart.Chart{
 		ID: "attempts", Title: "Attempts", Empty: "Nothing has run in this time.",
-		Summary: plural(p.Total.Completed, "attempt") + " completed, and " + thousands(p.Total.Failed) + " failed.",
+		Summary: unit.Plural(p.Total.Completed, "attempt") + " completed, and " + unit.Thousands(p.Total.Failed) + " failed.",
 		Series:  []chart.Series{completed, failed},
 	}
 }
@@ -188,7 +189,7 @@ func resolvedChart(p *rollup.Past) chart.Chart {
 	}
 	return chart.Chart{
 		ID: "resolved", Title: "Died and resolved", Kind: chart.Lines, Empty: "Nothing has died, and nothing was resolved, in this time.",
-		Summary: plural(p.Total.Dead, "job") + " died, and " + thousands(p.Total.Resolved) + " were resolved.",
+		Summary: unit.Plural(p.Total.Dead, "job") + " died, and " + unit.Thousands(p.Total.Resolved) + " were resolved.",
 		Series:  []chart.Series{died, resolved},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/pg"
 	"soniq/internal/safetext"
+	"soniq/internal/unit"
 )
 
 // A visit is a request of somebody who may make it.
@@ -170,7 +171,7 @@ const apiPrefix = "/api/v1/"
 // notices are what pages say after a change, by a word in the URL: a link can't put
 // words of its own on a page.
 var notices = map[string]func(n int64) string{
-	"replayed":   func(n int64) string { return "Queued " + plural(n, "dead letter") + " again." },
+	"replayed":   func(n int64) string { return "Queued " + unit.Plural(n, "dead letter") + " again." },
 	"paused":     func(int64) string { return "Paused: no Go worker starts a job of it until it is resumed." },
 	"resumed":    func(int64) string { return "Resumed: its jobs are started again." },
 	"cancelled":  func(int64) string { return "Cancelled. The row is kept for a day; until then it can be queued again." },
@@ -178,7 +179,7 @@ var notices = map[string]func(n int64) string{
 	"retried":    func(int64) string { return "Queued to run now." },
 	"enabled":    func(int64) string { return "Enabled. What waits is sent." },
 	"disabled":   func(int64) string { return "Disabled. What waits is kept; what happens meanwhile is not." },
-	"resent":     func(n int64) string { return "Made due now: " + thousands(n) + "." },
+	"resent":     func(n int64) string { return "Made due now: " + unit.Thousands(n) + "." },
 }
 
 // notice is what was just done, by the words done and n of a URL.

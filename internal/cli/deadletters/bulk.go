@@ -12,6 +12,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
+	"soniq/internal/unit"
 )
 
 // target is what replay and delete work on: single ids, or in bulk.
@@ -105,7 +106,7 @@ func previewRows(a *app.App, n int64, list func() ([]deadletter.Job, error)) err
 		return err
 	}
 	if rest := n - int64(len(jobs)); rest > 0 {
-		a.Out.Printf("... and %s more", terminal.Thousands(rest))
+		a.Out.Printf("... and %s more", unit.Thousands(rest))
 	}
 	return nil
 }

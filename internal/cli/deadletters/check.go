@@ -15,6 +15,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 // What a monitor understands: the exit codes of its plugins, and their names.
@@ -188,9 +189,9 @@ func (c *checkCmd) measure(a *app.App, f deadletter.Filter) (deadletter.Backlog,
 
 // checkText is the part for people.
 func checkText(state string, b deadletter.Backlog, count limit[int64], age limit[time.Duration]) string {
-	text := terminal.Thousands(b.Count) + " " + state
+	text := unit.Thousands(b.Count) + " " + state
 	if most := count.passed(b.Count); most != nil {
-		text += fmt.Sprintf(" (more than %s)", terminal.Thousands(*most))
+		text += fmt.Sprintf(" (more than %s)", unit.Thousands(*most))
 	}
 	if b.OldestID == nil {
 		return text

@@ -15,6 +15,7 @@ import (
 	"soniq/internal/cli/terminal"
 	"soniq/internal/outfile"
 	"soniq/internal/recordfile"
+	"soniq/internal/unit"
 )
 
 type cleanupCmd struct {
@@ -60,7 +61,7 @@ func (c *cleanupCmd) age() (olderThan time.Duration, told string, err error) {
 	if days < 1 || days > most {
 		return 0, "", app.Usagef("--days must be from 1 to %d, not %d", most, days)
 	}
-	return time.Duration(days) * day, terminal.Plural(int64(days), "day"), nil
+	return time.Duration(days) * day, unit.Plural(int64(days), "day"), nil
 }
 
 func (c *cleanupCmd) Run(a *app.App) error {

@@ -10,6 +10,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type deleteCmd struct {
@@ -116,5 +117,5 @@ func (c *deleteCmd) bulk(a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue
 	} else if err := a.Out.Document(map[string]any{"deleted": deleted}); err != nil {
 		return err
 	}
-	return unfinished(a, fmt.Sprintf("deleted %s of %s", terminal.Thousands(deleted), terminal.Letters(n)), deleted, err)
+	return unfinished(a, fmt.Sprintf("deleted %s of %s", unit.Thousands(deleted), terminal.Letters(n)), deleted, err)
 }

@@ -9,6 +9,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type groupsCmd struct {
@@ -86,9 +87,9 @@ func (c *groupsCmd) noteTotal(a *app.App, groups []deadletter.Group, more bool) 
 	case n == 0:
 		a.Note("no dead letters")
 	case more:
-		a.Note("the first %s with %s; --limit N for more", terminal.Plural(int64(len(groups)), "group"), terminal.Letters(n))
+		a.Note("the first %s with %s; --limit N for more", unit.Plural(int64(len(groups)), "group"), terminal.Letters(n))
 	default:
-		a.Note("%s in %s", terminal.Letters(n), terminal.Plural(int64(len(groups)), "group"))
+		a.Note("%s in %s", terminal.Letters(n), unit.Plural(int64(len(groups)), "group"))
 	}
 }
 
@@ -121,7 +122,7 @@ func printGroups(a *app.App, groups []deadletter.Group) error {
 			reasons[i] = string(r)
 		}
 		t.Add(
-			g.ID, terminal.Thousands(g.Dead), terminal.Thousands(g.Superseded), terminal.Thousands(g.Replaying), terminal.Thousands(g.Resolved), terminal.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
+			g.ID, unit.Thousands(g.Dead), unit.Thousands(g.Superseded), unit.Thousands(g.Replaying), unit.Thousands(g.Resolved), unit.Thousands(g.Count), terminal.Age(now, g.LastSeen), terminal.Age(now, g.FirstSeen), spark(g.Trend, 12),
 			strings.Join(reasons, ","), strings.Join(g.Jobs, ","), terminal.ErrorLine(g.SampleError),
 		)
 	}

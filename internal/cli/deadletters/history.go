@@ -13,6 +13,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type historyCmd struct {
@@ -225,7 +226,7 @@ func printEntries(a *app.App, entries []entry) error {
 			continue
 		}
 		op := e.operation
-		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), terminal.Thousands(op.Done), terminal.Thousands(op.Total), stateText(*op), op.Actor, op.Comment, filterWords(*op), op.ID.String())
+		t.Add(terminal.Age(now, op.CreatedAt), string(op.Action), unit.Thousands(op.Done), unit.Thousands(op.Total), stateText(*op), op.Actor, op.Comment, filterWords(*op), op.ID.String())
 	}
 	if err := t.Write(a.Out, a.TableWidth()); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/input"
+	"soniq/internal/unit"
 )
 
 type importCmd struct {
@@ -184,7 +185,7 @@ func wasOrWere(n int64) string {
 	if n == 1 {
 		return "1 was"
 	}
-	return terminal.Thousands(n) + " were"
+	return unit.Thousands(n) + " were"
 }
 
 // someIDs names the first three of n ids.
@@ -196,7 +197,7 @@ func someIDs(ids []uuid.UUID, n int64) string {
 	}
 	text := strings.Join(texts, ", ")
 	if rest := n - int64(len(ids)); rest > 0 {
-		text += fmt.Sprintf(" and %s more", terminal.Thousands(rest))
+		text += fmt.Sprintf(" and %s more", unit.Thousands(rest))
 	}
 	return text
 }

@@ -9,6 +9,7 @@ import (
 	"soniq/deadletter/classify"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type listCmd struct {
@@ -105,9 +106,9 @@ func (c *listCmd) noteTotal(a *app.App, jobs []deadletter.Job, total int64) {
 	case shown == 0:
 		a.Note("nothing comes after that; %s in all", terminal.Letters(total))
 	case len(jobs) == c.Limit && total > shown:
-		a.Note("%s of %s; --limit 0 for all, --after %s for the next", terminal.Thousands(shown), terminal.Letters(total), jobs[shown-1].ID)
+		a.Note("%s of %s; --limit 0 for all, --after %s for the next", unit.Thousands(shown), terminal.Letters(total), jobs[shown-1].ID)
 	case total > shown:
-		a.Note("the last %s of %s", terminal.Thousands(shown), terminal.Letters(total))
+		a.Note("the last %s of %s", unit.Thousands(shown), terminal.Letters(total))
 	default:
 		a.Note("%s", terminal.Letters(total))
 	}

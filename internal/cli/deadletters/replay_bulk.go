@@ -13,6 +13,8 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/explain"
+	"soniq/internal/unit"
 )
 
 // replayPace are the flags of a bulk replay: how fast it goes, and what stops
@@ -88,29 +90,6 @@ func parseRate(text string) (float64, error) {
 	return n / seconds, nil
 }
 
-// leftOut says what the filter means and a replay does not take, in the words
-// of a sentence; empty if there is nothing of the kind.
-func leftOut(p deadletter.ReplayPlan) string {
-	var parts []string
-	for _, part := range []struct {
-		n    int64
-		what string
-	}{
-		{p.Duplicates, "equal to a queued job"},
-		{p.Replaying, "being replayed"},
-		{p.Resolved, "resolved"},
-		{p.Superseded, "with a younger dead letter of their replay"},
-		{p.OutcomeUnknown, "replayed elsewhere with an unknown outcome"},
-		{p.Exhausted, "replayed too often (--max-replays)"},
-		{p.LongQueue, "of a queue whose name is too long (--new-queue)"},
-	} {
-		if part.n > 0 {
-			parts = append(parts, terminal.Thousands(part.n)+" "+part.what)
-		}
-	}
-	return strings.Join(parts, ", ")
-}
-
 func (c *replayCmd) bulk(
 	a *app.App, pool *pgxpool.Pool, queue *deadletter.Queue, f deadletter.Filter, o deadletter.ReplayOptions, pace deadletter.Pace,
 ) error {
@@ -126,7 +105,7 @@ func (c *replayCmd) bulk(
 			return nothingPicked(plan)
 		}
 		if c.DryRun {
-			return c.previewReplay(a, queue, f, o, plan, leftOut(plan))
+			return c.previewReplay(a, queue, f, o, plan, explain.LeftOut(plan, " (--max-replays)", " (--new-queue)"))
 		}
 		if err := c.ask(a, queue, f, o, plan); err != nil {
 			return err
@@ -150,7 +129,7 @@ func (c *replayCmd) bulk(
 
 // nothingPicked is the error of a replay that would take nothing.
 func nothingPicked(plan deadletter.ReplayPlan) error {
-	rest := leftOut(plan)
+	rest := explain.LeftOut(plan, " (--max-replays)", " (--new-queue)")
 	if rest == "" {
 		return errNothingMatched
 	}
@@ -166,7 +145,7 @@ func (c *replayCmd) ask(a *app.App, queue *deadletter.Queue, f deadletter.Filter
 	if c.replayEdit.used() != "" {
 		question = fmt.Sprintf("This will queue %s again, with their arguments changed. Where the cause isn't mended they will fail again.", terminal.Letters(plan.Replay))
 	}
-	if rest := leftOut(plan); rest != "" {
+	if rest := explain.LeftOut(plan, " (--max-replays)", " (--new-queue)"); rest != "" {
 		question += " Left alone: " + rest + "."
 	}
 	return a.Confirm(false, question)
@@ -295,7 +274,7 @@ func (f *replayFollower) onProgress(op deadletter.Operation, made []deadletter.R
 		f.started = true
 		f.a.HintOnAbort(fmt.Sprintf("'soniq dead-letter replay --resume %s' goes on", op.ID))
 		if f.canary > 0 {
-			f.a.Note("replaying %s first; the others follow when all of these have succeeded", terminal.Thousands(min(f.canary, op.Total)))
+			f.a.Note("replaying %s first; the others follow when all of these have succeeded", unit.Thousands(min(f.canary, op.Total)))
 		}
 		f.bar = f.a.Progress("replaying", int(op.Total), linesUpTo+1)
 		f.lines = !f.a.JSON && (!f.a.StdoutIsTTY || op.Total <= linesUpTo)
@@ -357,5 +336,5 @@ func (f *replayFollower) broken(op deadletter.Operation, done int64, err error) 
 		why = stopped.Error()
 	}
 	return &app.ExitError{Code: code, Err: fmt.Errorf("%s; replayed %s of %s; 'soniq dead-letter replay --resume %s' goes on",
-		why, terminal.Thousands(op.Done), terminal.Letters(op.Total), op.ID)}
+		why, unit.Thousands(op.Done), terminal.Letters(op.Total), op.ID)}
 }

@@ -11,6 +11,7 @@ import (
 	"soniq/internal/cli/terminal"
 	"soniq/internal/cli/workerflags"
 	"soniq/internal/explain"
+	"soniq/internal/unit"
 )
 
 type showCmd struct {
@@ -146,7 +147,7 @@ func printFacts(a *app.App, s letterStory) {
 		if j.LastResurrectionAt != nil {
 			last = ", last " + a.When(*j.LastResurrectionAt)
 		}
-		field("Replayed", "%s%s", terminal.Plural(int64(j.ResurrectionCount), "time"), last)
+		field("Replayed", "%s%s", unit.Plural(int64(j.ResurrectionCount), "time"), last)
 	}
 	if j.ReplayOf != nil {
 		origins := j.ReplayOf.String()

@@ -10,6 +10,7 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type statsCmd struct {
@@ -51,13 +52,13 @@ func (c *statsCmd) Run(a *app.App) error {
 	if s.OldestAge > 0 {
 		oldest = "the oldest still dead is " + terminal.Age(time.Time{}.Add(s.OldestAge), time.Time{}) + " old"
 	}
-	a.Out.Printf("%s: %s dead, %s being replayed, %s resolved", terminal.Letters(s.Total), terminal.Thousands(s.ByState[deadletter.StateDead]),
-		terminal.Thousands(s.ByState[deadletter.StateReplaying]), terminal.Thousands(s.ByState[deadletter.StateResolved]))
+	a.Out.Printf("%s: %s dead, %s being replayed, %s resolved", terminal.Letters(s.Total), unit.Thousands(s.ByState[deadletter.StateDead]),
+		unit.Thousands(s.ByState[deadletter.StateReplaying]), unit.Thousands(s.ByState[deadletter.StateResolved]))
 	if oldest != "" {
 		a.Out.Printf("%s", oldest)
 	}
 	if s.ReplaysFinished > 0 {
-		a.Out.Printf("%s ended, %.0f %% of them well", terminal.Plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
+		a.Out.Printf("%s ended, %.0f %% of them well", unit.Plural(s.ReplaysFinished, "replay"), 100*s.ReplaySuccessRate)
 	}
 	for _, part := range []struct {
 		title  string
@@ -118,11 +119,11 @@ func printCounts(a *app.App, title string, counts map[string]int64, byName bool,
 		{Min: 4, Drop: 1, Style: func(string) terminal.Style { return terminal.Cyan }},
 	}}
 	for _, name := range names {
-		t.Add(name, terminal.Thousands(counts[name]), bar(counts[name], most))
+		t.Add(name, unit.Thousands(counts[name]), bar(counts[name], most))
 	}
 	err := t.Write(a.Out, a.TableWidth())
 	if rest > 0 {
-		a.Out.Printf("... and %s more; --json has all", terminal.Thousands(int64(rest)))
+		a.Out.Printf("... and %s more; --json has all", unit.Thousands(int64(rest)))
 	}
 	return err
 }

@@ -177,7 +177,7 @@ func printEvent(a *app.App, e watched) error {
 	return a.Out.Spans(
 		terminal.Span{Text: moved + "  " + e.ID.String() + "  " + terminal.OneLine(e.JobName) + "  "},
 		terminal.Span{Text: terminal.OneLine(string(e.Reason)), Style: reasonStyle(string(e.Reason))},
-		terminal.Span{Text: "  " + terminal.Plural(int64(e.Attempts), "attempt") + "  " + e.Error + "\n"},
+		terminal.Span{Text: "  " + unit.Plural(int64(e.Attempts), "attempt") + "  " + e.Error + "\n"},
 	)
 }
 

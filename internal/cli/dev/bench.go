@@ -17,6 +17,7 @@ import (
 	"soniq/internal/bench"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 // BenchCommand measures this program beside plain SQL.
@@ -224,7 +225,7 @@ func (c *BenchCommand) show(a *app.App, on machine, results []bench.Result) erro
 func figure(v float64) string {
 	switch {
 	case v >= 1000:
-		return terminal.Thousands(int64(math.Round(v)))
+		return unit.Thousands(int64(math.Round(v)))
 	case v >= 100:
 		return strconv.FormatFloat(v, 'f', 0, 64)
 	case v >= 10:

@@ -18,6 +18,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 // demoQueue keeps the demo's jobs apart from what else is in the private
@@ -419,7 +420,7 @@ func (d *demo) epilogue(ctx context.Context, replayed deadletter.Job) error {
 		return err
 	}
 	d.say("\n%s done, %d retries, %s announced, 1 replayed and %s.",
-		terminal.Plural(int64(d.done), "job"), d.retries, terminal.Plural(int64(len(d.buried)), "dead letter"), replayed.State)
+		unit.Plural(int64(d.done), "job"), d.retries, unit.Plural(int64(len(d.buried)), "dead letter"), replayed.State)
 	if line := d.logged.String(); line != "" {
 		d.say("\nThe worker's log has a line for each death:\n\n  %s", line)
 	}

@@ -20,6 +20,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/devdb"
+	"soniq/internal/unit"
 )
 
 // Command groups what can be done with the private database of --dev.
@@ -365,7 +366,7 @@ func contents(a *app.App) string {
 	if err := conn.QueryRow(a.Ctx, schema.SQL(devContentsSQL)).Scan(&jobs, &dead, &size); err != nil {
 		return ""
 	}
-	return fmt.Sprintf(": %s, %s, %s in all", terminal.Plural(jobs, "job"), terminal.Letters(dead), size)
+	return fmt.Sprintf(": %s, %s, %s in all", unit.Plural(jobs, "job"), terminal.Letters(dead), size)
 }
 
 func (*devURLCmd) ShowsSecret() {}

@@ -15,6 +15,7 @@ import (
 	"soniq/internal/cli/terminal"
 	"soniq/internal/cli/workerflags"
 	"soniq/internal/suggest"
+	"soniq/internal/unit"
 	"soniq/internal/workerfile"
 )
 
@@ -249,7 +250,7 @@ func (hooksListCmd) Run(a *app.App) error {
 	}}
 	held := a.NoteHeld()
 	for _, h := range list {
-		t.Add(h.Name, string(h.Kind), hookState(a, h, held), terminal.Thousands(h.Pending), oldestText(a, h), terminal.Thousands(h.Delivered), terminal.Thousands(h.Failed), h.Target)
+		t.Add(h.Name, string(h.Kind), hookState(a, h, held), unit.Thousands(h.Pending), oldestText(a, h), unit.Thousands(h.Delivered), unit.Thousands(h.Failed), h.Target)
 	}
 	return t.Write(a.Out, a.TableWidth())
 }
@@ -289,7 +290,7 @@ func hookState(a *app.App, h hooks.Info, held bool) string {
 		state = "due" // that nobody is there to send it shows after two minutes
 	}
 	if h.Dropped > 0 {
-		state += "; dropped " + terminal.Thousands(h.Dropped)
+		state += "; dropped " + unit.Thousands(h.Dropped)
 	}
 	return state
 }
@@ -334,10 +335,10 @@ func (c *hooksShowCmd) Run(a *app.App) error {
 		{"Queues", anyOf(h.Queues)},
 		{"Reasons", anyOf(h.Reasons)},
 		{"Tags", string(h.Tags)},
-		{"Pending", terminal.Thousands(h.Pending)},
+		{"Pending", unit.Thousands(h.Pending)},
 		{"Oldest", oldestText(a, h)},
-		{"Delivered", terminal.Thousands(h.Delivered)},
-		{"Failed", terminal.Thousands(h.Failed)},
+		{"Delivered", unit.Thousands(h.Delivered)},
+		{"Failed", unit.Thousands(h.Failed)},
 		{"Dropped", droppedText(h)},
 	} {
 		if field[1] != "" {
@@ -359,7 +360,7 @@ func droppedText(h hooks.Info) string {
 	if h.Dropped == 0 {
 		return ""
 	}
-	return terminal.Thousands(h.Dropped) + ", as too many waited"
+	return unit.Thousands(h.Dropped) + ", as too many waited"
 }
 
 func secretText(h hooks.Info) string {

@@ -11,6 +11,7 @@ import (
 	"soniq/hooks"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 type hooksRetryCmd struct {
@@ -115,7 +116,7 @@ func deliveries(n int64) string {
 	if n == 1 {
 		return "1 delivery is"
 	}
-	return terminal.Thousands(n) + " deliveries are"
+	return unit.Thousands(n) + " deliveries are"
 }
 
 // errNoDelivery ends 'hooks retry' if no delivery matches.

@@ -14,6 +14,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
+	"soniq/internal/unit"
 )
 
 const (
@@ -85,13 +86,13 @@ func noteEnqueued(a *app.App, jobs []engine.Enqueued) {
 			duplicates++
 		}
 	}
-	text := terminal.Plural(int64(len(jobs)-duplicates), "job") + " enqueued"
+	text := unit.Plural(int64(len(jobs)-duplicates), "job") + " enqueued"
 	switch duplicates {
 	case 0:
 	case 1:
 		text += ", 1 was a duplicate"
 	default:
-		text += fmt.Sprintf(", %s were duplicates", terminal.Thousands(int64(duplicates)))
+		text += fmt.Sprintf(", %s were duplicates", unit.Thousands(int64(duplicates)))
 	}
 	a.Note("%s", text)
 }
@@ -120,14 +121,14 @@ func checkLines(a *app.App, config engine.ClientConfig, lines *lineFile, default
 		return total, nil
 	}
 	if more := mistakes - shownMistakes; more > 0 {
-		a.Note("soniq: and %s more", terminal.Plural(int64(more), "line"))
+		a.Note("soniq: and %s more", unit.Plural(int64(more), "line"))
 	}
 	verb := "are"
 	if mistakes == 1 {
 		verb = "is"
 	}
 	a.Note("soniq: %s of %s %s wrong; nothing was enqueued (see 'soniq enqueue --help')",
-		terminal.Thousands(int64(mistakes)), terminal.Plural(int64(total), "line"), verb)
+		unit.Thousands(int64(mistakes)), unit.Plural(int64(total), "line"), verb)
 	return 0, &app.ExitError{Code: app.ExitUsage, Err: app.ErrReported}
 }
 

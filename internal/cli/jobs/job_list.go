@@ -11,6 +11,7 @@ import (
 	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
 	"soniq/internal/suggest"
+	"soniq/internal/unit"
 )
 
 type jobListCmd struct {
@@ -106,9 +107,9 @@ func (c *jobListCmd) Run(a *app.App) error {
 	case len(jobs) == 0:
 		a.Note("no jobs")
 	case len(jobs) == f.Limit:
-		a.Note("the newest %s; --limit 0 for all", terminal.Plural(int64(len(jobs)), "job"))
+		a.Note("the newest %s; --limit 0 for all", unit.Plural(int64(len(jobs)), "job"))
 	default:
-		a.Note("%s", terminal.Plural(int64(len(jobs)), "job"))
+		a.Note("%s", unit.Plural(int64(len(jobs)), "job"))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"soniq/engine"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
+	"soniq/internal/unit"
 )
 
 // QueueCommand groups what can be done with queues.
@@ -171,9 +172,9 @@ func PrintQueues(a *app.App, queues []engine.QueueStatus) error {
 		}
 		name := q.Queue
 		if q.Others > 0 {
-			name, state = "("+terminal.Thousands(q.Others)+" more)", "-"
+			name, state = "("+unit.Thousands(q.Others)+" more)", "-"
 		}
-		t.Add(name, state, terminal.Thousands(q.Due), waiting, terminal.Thousands(q.Scheduled), terminal.Thousands(q.Processing), terminal.Thousands(q.Done), terminal.Thousands(q.Cancelled))
+		t.Add(name, state, unit.Thousands(q.Due), waiting, unit.Thousands(q.Scheduled), unit.Thousands(q.Processing), unit.Thousands(q.Done), unit.Thousands(q.Cancelled))
 	}
 	return t.Write(a.Out, a.TableWidth())
 }

@@ -7,6 +7,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/suggest"
+	"soniq/internal/unit"
 )
 
 // place is where a job waits, and for whom.
@@ -99,6 +100,6 @@ func (p *places) warn(a *app.App, client *engine.Client) {
 		a.Note("%s", line)
 	}
 	if more := len(told) - shownPlaces; more > 0 {
-		a.Note("and %s more of their queues and names that no live worker serves", terminal.Thousands(int64(more)))
+		a.Note("and %s more of their queues and names that no live worker serves", unit.Thousands(int64(more)))
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
+	"soniq/internal/unit"
 	"soniq/notify"
 )
 
@@ -98,7 +99,7 @@ func (f *waitFlags) await(a *app.App, pool *pgxpool.Pool, client *engine.Client,
 // unfinished ends a wait before its jobs.
 func (w *waiting) unfinished(how string) error {
 	if len(w.open) > 1 {
-		return fmt.Errorf("%s: %s go on (see 'soniq status')", how, terminal.Plural(int64(len(w.open)), "job"))
+		return fmt.Errorf("%s: %s go on (see 'soniq status')", how, unit.Plural(int64(len(w.open)), "job"))
 	}
 	status := ""
 	if s, ok := w.statuses[w.open[0]]; ok {

@@ -13,6 +13,7 @@ import (
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/terminal"
 	"soniq/internal/redact"
+	"soniq/internal/unit"
 )
 
 // jobOutcome is what --json says of a job that was waited for.
@@ -135,5 +136,5 @@ func (f *waitFlags) waitForResults(a *app.App, pool *pgxpool.Pool, client *engin
 		code = app.ExitFailed
 	}
 	return &app.ExitError{Code: code, Err: fmt.Errorf("%s of %s not done (see 'soniq dead-letter list')",
-		terminal.Thousands(int64(failed)), terminal.Plural(int64(len(ids)), "job"))}
+		unit.Thousands(int64(failed)), unit.Plural(int64(len(ids)), "job"))}
 }

@@ -6,31 +6,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"soniq/internal/unit"
 )
 
 // Letters is '1 dead letter' or '37 dead letters'.
-func Letters(n int64) string { return Plural(n, "dead letter") }
-
-// Plural is a count with its noun, such as '1 job' or '1,200 jobs'.
-func Plural(n int64, noun string) string {
-	if n != 1 {
-		noun += "s"
-	}
-	return Thousands(n) + " " + noun
-}
-
-// Thousands writes n with a comma between groups of three digits.
-func Thousands(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	var b strings.Builder
-	for i, d := range digits {
-		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
-			b.WriteByte(',')
-		}
-		b.WriteRune(d)
-	}
-	return b.String()
-}
+func Letters(n int64) string { return unit.Plural(n, "dead letter") }
 
 // Age is how long ago t was, in its largest unit: 12s, 5m, 3h, 40d.
 func Age(now, t time.Time) string {

@@ -4,8 +4,8 @@ import (
 	"soniq/deadletter"
 	"soniq/internal/cli/app"
 	"soniq/internal/cli/jobs"
-	"soniq/internal/cli/terminal"
 	"soniq/internal/pg"
+	"soniq/internal/unit"
 )
 
 // StatusCommand shows queues, workers and dead letters.
@@ -44,8 +44,8 @@ func (StatusCommand) Run(a *app.App) error {
 	}
 	a.Out.Printf("")
 	dead := s.DeadLetters[deadletter.StateDead]
-	a.Out.Printf("Dead letters: %s dead, %s being replayed, %s resolved", terminal.Thousands(dead),
-		terminal.Thousands(s.DeadLetters[deadletter.StateReplaying]), terminal.Thousands(s.DeadLetters[deadletter.StateResolved]))
+	a.Out.Printf("Dead letters: %s dead, %s being replayed, %s resolved", unit.Thousands(dead),
+		unit.Thousands(s.DeadLetters[deadletter.StateReplaying]), unit.Thousands(s.DeadLetters[deadletter.StateResolved]))
 	if dead > 0 {
 		a.Note("see 'soniq dead-letter list'")
 	}
